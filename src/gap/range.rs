@@ -1,0 +1,181 @@
+//! Inclusive ranges of positions, and sets of them.
+
+use std::collections::BTreeMap;
+
+/// An inclusive range of positions. `first <= last` always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    /// First position in the range.
+    pub first: i64,
+    /// Last position in the range.
+    pub last: i64,
+}
+
+impl Range {
+    /// `None` when there is no position from `first` to `last`.
+    pub fn new(first: i64, last: i64) -> Option<Self> {
+        (first <= last).then_some(Self { first, last })
+    }
+
+    /// How many positions it holds, `step` apart.
+    pub fn len(self, step: i64) -> i64 {
+        (self.last - self.first) / step + 1
+    }
+
+    /// Whether `position` lies in it.
+    pub fn contains(self, position: i64) -> bool {
+        self.first <= position && position <= self.last
+    }
+
+    /// What both have in common.
+    pub fn intersect(self, other: Self) -> Option<Self> {
+        Self::new(self.first.max(other.first), self.last.min(other.last))
+    }
+}
+
+/// A set of positions as disjoint, non-adjacent ranges: ten million ids in a row cost one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSet {
+    /// first -> last
+    ranges: BTreeMap<i64, i64>,
+    step: i64,
+}
+
+impl RangeSet {
+    /// An empty set of positions that are `step` apart.
+    pub fn new(step: i64) -> Self {
+        Self { ranges: BTreeMap::new(), step }
+    }
+
+    /// Adds a range; what touches or overlaps becomes one.
+    pub fn insert(&mut self, range: Range) {
+        let Range { mut first, mut last } = range;
+        while let Some((&other_first, &other_last)) = self.ranges.range(..=last + self.step).next_back() {
+            if other_last + self.step < first {
+                break;
+            }
+            first = first.min(other_first);
+            last = last.max(other_last);
+            self.ranges.remove(&other_first);
+        }
+        self.ranges.insert(first, last);
+    }
+
+    /// Takes a range out; returns whether anything of it was in.
+    pub fn remove(&mut self, range: Range) -> bool {
+        let mut touched = false;
+        while let Some((&first, &last)) = self.ranges.range(..=range.last).next_back() {
+            if last < range.first {
+                break;
+            }
+            touched = true;
+            self.ranges.remove(&first);
+            if last > range.last {
+                self.ranges.insert(range.last + self.step, last);
+            }
+            if first < range.first {
+                self.ranges.insert(first, range.first - self.step);
+            }
+        }
+        touched
+    }
+
+    /// Whether `position` is in.
+    pub fn contains(&self, position: i64) -> bool {
+        self.ranges.range(..=position).next_back().is_some_and(|(_, &last)| position <= last)
+    }
+
+    /// Whether every position of `range` is in.
+    pub fn covers(&self, range: Range) -> bool {
+        self.ranges.range(..=range.first).next_back().is_some_and(|(_, &last)| range.last <= last)
+    }
+
+    /// The parts of `range` that are not in the set.
+    pub fn absent(&self, range: Range) -> Vec<Range> {
+        let mut rest = Self::new(self.step);
+        rest.insert(range);
+        for known in self.iter() {
+            rest.remove(known);
+        }
+        rest.iter().collect()
+    }
+
+    /// The ranges, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Range> + '_ {
+        self.ranges.iter().map(|(&first, &last)| Range { first, last })
+    }
+
+    /// How many positions it holds.
+    pub fn len(&self) -> i64 {
+        self.iter().map(|range| range.len(self.step)).sum()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_set_is_a_set_of_positions(
+            step in prop_oneof![Just(1_i64), Just(60)],
+            steps in prop::collection::vec((any::<bool>(), 0_i64..60, 0_i64..12), 0..40),
+        ) {
+            let mut set = RangeSet::new(step);
+            let mut model = BTreeSet::new();
+            for (insert, first, len) in steps {
+                let range = Range { first: first * step, last: (first + len) * step };
+                let positions: Vec<i64> = (first..=first + len).map(|n| n * step).collect();
+                if insert {
+                    set.insert(range);
+                    model.extend(positions);
+                } else {
+                    let any = positions.iter().any(|position| model.contains(position));
+                    prop_assert_eq!(set.remove(range), any);
+                    for position in positions {
+                        model.remove(&position);
+                    }
+                }
+                let listed: BTreeSet<i64> =
+                    set.iter().flat_map(|r| (0..r.len(step)).map(move |n| r.first + n * step)).collect();
+                prop_assert_eq!(&listed, &model);
+                prop_assert_eq!(set.len(), model.len() as i64);
+                let ranges: Vec<Range> = set.iter().collect();
+                prop_assert!(ranges.windows(2).all(|w| w[0].last + step < w[1].first), "touching ranges");
+            }
+        }
+
+        #[test]
+        fn what_is_absent_and_what_is_in_make_the_range(
+            known in prop::collection::vec((0_i64..50, 0_i64..8), 0..10), first in 0_i64..40, len in 0_i64..20,
+        ) {
+            let mut set = RangeSet::new(1);
+            for (first, len) in known {
+                set.insert(Range { first, last: first + len });
+            }
+            let asked = Range { first, last: first + len };
+            let absent = set.absent(asked);
+            for position in asked.first..=asked.last {
+                prop_assert_eq!(absent.iter().any(|r| r.contains(position)), !set.contains(position));
+            }
+            prop_assert_eq!(set.covers(asked), absent.is_empty());
+        }
+    }
+
+    #[test]
+    fn ten_million_ids_cost_one_entry() {
+        let mut set = RangeSet::new(1);
+        set.insert(Range { first: 1, last: 10_000_000 });
+        assert_eq!(set.len(), 10_000_000);
+        assert_eq!(set.iter().count(), 1);
+    }
+}

@@ -1,0 +1,144 @@
+//! What kind of data a stream carries.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The length of a kline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Interval {
+    /// One minute.
+    M1,
+    /// Five minutes.
+    M5,
+    /// Fifteen minutes.
+    M15,
+    /// One hour.
+    H1,
+    /// Four hours.
+    H4,
+    /// One day of UTC.
+    D1,
+}
+
+impl Interval {
+    /// Every interval there is, shortest first.
+    pub const ALL: [Self; 6] = [Self::M1, Self::M5, Self::M15, Self::H1, Self::H4, Self::D1];
+
+    /// `1m`, `5m`, `15m`, `1h`, `4h` or `1d`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::M1 => "1m",
+            Self::M5 => "5m",
+            Self::M15 => "15m",
+            Self::H1 => "1h",
+            Self::H4 => "4h",
+            Self::D1 => "1d",
+        }
+    }
+
+    /// Length in microseconds; open times are multiples of it since 1970.
+    pub const fn micros(self) -> i64 {
+        let minutes = match self {
+            Self::M1 => 1,
+            Self::M5 => 5,
+            Self::M15 => 15,
+            Self::H1 => 60,
+            Self::H4 => 240,
+            Self::D1 => 1_440,
+        };
+        minutes * 60_000_000
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Interval {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|interval| interval.as_str() == text).ok_or(())
+    }
+}
+
+/// A kind of stream that one symbol has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// Every trade, numbered by the exchange.
+    Trade,
+    /// Open, high, low, close and volume of an interval.
+    Kline(Interval),
+    /// Best bid and ask: goes to the log and the cache, not to history.
+    BookTicker,
+}
+
+impl Channel {
+    /// Every channel there is.
+    pub const ALL: [Self; 8] = [
+        Self::Trade,
+        Self::Kline(Interval::M1),
+        Self::Kline(Interval::M5),
+        Self::Kline(Interval::M15),
+        Self::Kline(Interval::H1),
+        Self::Kline(Interval::H4),
+        Self::Kline(Interval::D1),
+        Self::BookTicker,
+    ];
+
+    /// As written in configuration, ledger and API: `trade`, `kline_1m`, `book_ticker`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trade => "trade",
+            Self::Kline(Interval::M1) => "kline_1m",
+            Self::Kline(Interval::M5) => "kline_5m",
+            Self::Kline(Interval::M15) => "kline_15m",
+            Self::Kline(Interval::H1) => "kline_1h",
+            Self::Kline(Interval::H4) => "kline_4h",
+            Self::Kline(Interval::D1) => "kline_1d",
+            Self::BookTicker => "book_ticker",
+        }
+    }
+
+    /// The distance between two neighbouring positions: 1 for trade ids, the interval's
+    /// microseconds for kline open times; `None` for what is not numbered.
+    pub const fn step(self) -> Option<i64> {
+        match self {
+            Self::Trade => Some(1),
+            Self::Kline(interval) => Some(interval.micros()),
+            Self::BookTicker => None,
+        }
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Channel {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|channel| channel.as_str() == text).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back() {
+        for channel in Channel::ALL {
+            assert_eq!(channel.as_str().parse(), Ok(channel));
+        }
+        for interval in Interval::ALL {
+            assert_eq!(interval.as_str().parse(), Ok(interval));
+        }
+        assert_eq!("kline_2m".parse::<Channel>(), Err(()));
+    }
+}

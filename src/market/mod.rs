@@ -1,0 +1,21 @@
+//! The vocabulary of a market: exchange, symbol, channel, stream, trade, kline, tick, book, frame.
+//!
+//! Pure: no I/O, no clock, no runtime. Every other room speaks these words and adds none of its own.
+
+mod book;
+mod channel;
+mod decimal;
+mod frame;
+mod kline;
+mod stream;
+mod timestamp;
+mod trade;
+
+pub use book::Book;
+pub use channel::{Channel, Interval};
+pub use decimal::{parse_decimal, plain};
+pub use frame::{Frame, Origin};
+pub use kline::Kline;
+pub use stream::{Exchange, Stream, Symbol};
+pub use timestamp::Timestamp;
+pub use trade::{Side, Tick, Trade};
