@@ -1,1 +1,2 @@
-fn main(){}
+//! The pipeline.
+fn main() {}

@@ -68,7 +68,8 @@ impl Pulses {
             .iter()
             .map(|pulse| Beat {
                 name: pulse.0.name.clone(),
-                age_ms: (pulse.0.born.elapsed().as_millis() as u64).saturating_sub(pulse.0.last_ms.load(Ordering::Relaxed)),
+                age_ms: (pulse.0.born.elapsed().as_millis() as u64)
+                    .saturating_sub(pulse.0.last_ms.load(Ordering::Relaxed)),
                 count: pulse.0.count.load(Ordering::Relaxed),
             })
             .collect()

@@ -4,14 +4,17 @@
 //! It never sees a clock, a socket or the runtime, so it is tested on recorded bytes alone.
 
 pub mod binance;
+mod feed;
 pub mod proxy;
 pub mod rest;
 pub mod socket;
 
+pub use feed::{Feed, Since};
+
 use std::time::Duration;
 
 use crate::gap::Range;
-use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
+use crate::market::{Book, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
 /// A frame's content; the symbol is borrowed from the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +46,8 @@ pub enum Decoded<'a> {
 /// What a frame is about, told without decoding it: for ingest, which must be cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Routed<'a> {
-    /// Data of one stream: symbol as configured, and channel.
-    Stream(&'a str, Channel),
+    /// Data of one stream, by the name [`Dialect::stream_name`] gives it.
+    Stream(&'a str),
     /// The answer to a request we sent; `error` is the exchange's own text.
     Answer {
         /// Our request's number.
@@ -128,8 +131,11 @@ pub trait Dialect: Send + Sync {
     /// Requests that end the subscription to `streams`.
     fn unsubscribe(&self, streams: &[Stream], first_id: u64) -> Vec<String>;
 
+    /// The exchange's own name of a stream: `btcusdt@trade`.
+    fn stream_name(&self, stream: &Stream) -> String;
+
     /// What a frame is about, without decoding it.
-    fn route<'a>(&self, payload: &'a [u8], symbol: &'a mut String) -> Routed<'a>;
+    fn route<'a>(&self, payload: &'a [u8]) -> Routed<'a>;
 
     /// Everything a frame says. An error is a dead letter.
     fn decode<'a>(&self, payload: &'a [u8]) -> Result<Decoded<'a>, DecodeError>;

@@ -5,11 +5,7 @@
 //! microseconds (step = the interval); see [`crate::market::Channel::step`].
 
 mod ledger;
-mod plan;
 mod range;
-mod tracker;
 
 pub use ledger::{Evidence, Gap, GapState};
-pub use plan::{next_page, repair_order, verdict, Page, Verdict};
 pub use range::{Range, RangeSet};
-pub use tracker::{Observation, Tracker};

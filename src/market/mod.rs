@@ -17,5 +17,5 @@ pub use decimal::{parse_decimal, plain};
 pub use frame::{Frame, Origin};
 pub use kline::Kline;
 pub use stream::{Exchange, Stream, Symbol};
-pub use timestamp::Timestamp;
+pub use timestamp::{DAY_US, Timestamp};
 pub use trade::{Side, Tick, Trade};

@@ -1,0 +1,1 @@
+//! HTTPS_PROXY for sockets.

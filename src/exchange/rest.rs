@@ -1,0 +1,1 @@
+//! THE REST client.
