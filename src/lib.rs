@@ -2,9 +2,17 @@
 
 pub mod cache;
 pub mod clock;
+pub mod consume;
 pub mod exchange;
 pub mod gap;
+pub mod health;
 pub mod history;
 pub mod log;
 pub mod market;
 pub mod pulse;
+pub mod signals;
+pub mod state;
+pub mod supervisor;
+pub mod systemd;
+pub mod telemetry;
+pub mod writer;

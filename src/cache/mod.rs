@@ -9,9 +9,14 @@
 //! 3. **What was applied is read back** exactly: decimals and times as given.
 //! 4. **Losing it loses nothing**: everything here is rebuilt from history.
 
+mod carrier;
 pub mod embedded;
+mod latest;
 
 use async_trait::async_trait;
+
+pub use carrier::carry;
+pub use latest::{Latest, kline_is_newer, tick_is_newer};
 
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
