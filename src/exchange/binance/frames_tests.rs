@@ -1,0 +1,260 @@
+//! Frames: what the documents show, what the captures hold, and anything at all.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rust_decimal::Decimal;
+
+use super::*;
+use crate::exchange::binance::captures;
+use crate::market::{Side, Timestamp, parse_decimal};
+
+const TRADE_FRAME: &str = r#"{"stream":"ethusdt@trade","data":{"e":"trade","E":1723161255612,"s":"ETHUSDT","t":1520538925,"p":"2683.80000000","q":"0.00200000","T":1723161255611,"m":true,"M":true}}"#;
+const KLINE_FRAME: &str = r#"{"stream":"nknusdt@kline_1m","data":{"e":"kline","E":1633998523963,"s":"NKNUSDT","k":{"t":1633998480000,"T":1633998539999,"s":"NKNUSDT","i":"1m","f":19862761,"L":19862790,"o":"0.35270000","c":"0.35280000","h":"0.35290000","l":"0.35220000","v":"25877.00000000","n":30,"x":false,"q":"9116.04600000","V":"58.00000000","Q":"20.46240000","B":"0"}}}"#;
+const BOOK_FRAME: &str = r#"{"stream":"xemusdt@bookTicker","data":{"u":542937457,"s":"XEMUSDT","b":"0.04100000","B":"485240.00000000","a":"0.04110000","A":"44994.00000000"}}"#;
+
+fn data(frame: &str) -> &str {
+    frame.split_once(r#""data":"#).unwrap().1.strip_suffix('}').unwrap()
+}
+
+fn expected_trade() -> Trade {
+    Trade {
+        id: 1_520_538_925,
+        ts: Timestamp(1_723_161_255_611_000),
+        price: parse_decimal("2683.8").unwrap(),
+        quantity: parse_decimal("0.002").unwrap(),
+        side: Side::Sell,
+    }
+}
+
+fn check_trade(frame: &str) {
+    let expected = Decoded::Market {
+        symbol: "ETHUSDT",
+        event_time: Some(Timestamp(1_723_161_255_612_000)),
+        event: Event::Trade(expected_trade()),
+    };
+    assert_eq!(decode(frame.as_bytes()), Ok(expected), "{frame}");
+}
+
+fn check_error(frame: &str, part: &str) {
+    let error = decode(frame.as_bytes()).expect_err(frame);
+    assert!(error.to_string().contains(part), "{error} does not say {part:?}");
+}
+
+#[test]
+fn a_trade_reads_the_same_however_it_is_wrapped() {
+    check_trade(TRADE_FRAME);
+    check_trade(&format!(" {TRADE_FRAME}\n"));
+    check_trade(data(TRADE_FRAME));
+    check_trade(&format!(r#"{{"data":{},"stream":"ethusdt@trade"}}"#, data(TRADE_FRAME)));
+    check_trade(&format!(r#"{{"stream":"ethusdt@trade","data":{},"more":[1]}}"#, data(TRADE_FRAME)));
+    check_trade(&TRADE_FRAME.replace(r#""t":"#, r#""b":88,"a":50,"new":{"x":[null]},"t":"#));
+}
+
+#[test]
+fn the_taker_buys_when_the_buyer_is_not_the_maker() {
+    let frame = TRADE_FRAME.replace(r#""m":true"#, r#""m":false"#);
+    let Ok(Decoded::Market { event: Event::Trade(trade), .. }) = decode(frame.as_bytes()) else { panic!("a trade") };
+    assert_eq!(trade.side, Side::Buy);
+}
+
+#[test]
+fn a_kline_reads_whole() {
+    for frame in [KLINE_FRAME, data(KLINE_FRAME)] {
+        let Ok(Decoded::Market { symbol, event_time, event: Event::Kline(kline) }) = decode(frame.as_bytes()) else {
+            panic!("a kline")
+        };
+        assert_eq!((symbol, event_time), ("NKNUSDT", Some(Timestamp::from_millis(1_633_998_523_963))));
+        let text = |value: Decimal| crate::market::plain(value);
+        assert_eq!(
+            [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume].map(text),
+            ["0.3527", "0.3529", "0.3522", "0.3528", "25877", "9116.046"]
+        );
+        assert_eq!((kline.interval, kline.closed), (Interval::M1, false));
+        assert_eq!((kline.trade_count, kline.first_trade_id, kline.last_trade_id), (30, 19_862_761, 19_862_790));
+        assert_eq!(kline.open_time, Timestamp::from_millis(1_633_998_480_000));
+        assert_eq!(kline.close_time, Timestamp::from_millis(1_633_998_539_999));
+    }
+}
+
+#[test]
+fn a_book_ticker_has_no_event_time() {
+    for frame in [BOOK_FRAME, data(BOOK_FRAME)] {
+        let Ok(Decoded::Market { symbol: "XEMUSDT", event_time: None, event: Event::Book(book) }) =
+            decode(frame.as_bytes())
+        else {
+            panic!("a book")
+        };
+        assert_eq!(book.update_id, 542_937_457);
+        assert_eq!((book.bid, book.ask), (parse_decimal("0.041").unwrap(), parse_decimal("0.0411").unwrap()));
+        assert_eq!(book.bid_quantity, parse_decimal("485240").unwrap());
+        assert_eq!(book.ask_quantity, parse_decimal("44994").unwrap());
+    }
+}
+
+#[test]
+fn what_carries_no_market_data_of_ours_is_ignored() {
+    for frame in [
+        r#"{"result":null,"id":1}"#,
+        r#"{"id":"a","result":["btcusdt@trade"]}"#,
+        r#"{"code":2,"msg":"Invalid request","id":1}"#,
+        r#"{"error":{"code":2,"msg":"Invalid request"},"id":null}"#,
+        r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#,
+        r#"{"e":"serverShutdown","E":1}"#,
+        r#"{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate"}}"#,
+        r#"{"stream":"btcusdt@kline_3m","data":{"e":"kline","k":{}}}"#,
+        r#"{"stream":"btcusdt@kline_1d@+08:00","data":{"e":"kline","k":{}}}"#,
+        r#"{"stream":"!ticker@arr","data":[]}"#,
+        r#"{"e":"aggTrade","s":"BTCUSDT"}"#,
+    ] {
+        assert_eq!(decode(frame.as_bytes()), Ok(Decoded::Ignored), "{frame}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    check_error("", "EOF");
+    check_error("[]", "cannot decode frame");
+    check_error("{}", "neither");
+    check_error(r#"{"stream":"a@trade"}"#, "only one");
+    check_error(&TRADE_FRAME.replace(r#""p":"2683.80000000","#, ""), "missing field `p`");
+    check_error(&TRADE_FRAME.replace("2683.80000000", "abc"), r#"p "abc" is not an exact decimal"#);
+    check_error(&TRADE_FRAME.replace(r#""2683.80000000""#, "2683.8"), "invalid type");
+    check_error(&TRADE_FRAME.replace("1723161255611", "9223372036854775807"), "not a time");
+    check_error(&TRADE_FRAME.replace(r#""t":1520538925"#, r#""t":"1520538925""#), "invalid type");
+    check_error(&TRADE_FRAME.replace("ETHUSDT", "BTCUSDT"), "its stream says");
+    check_error(&TRADE_FRAME.replace(r#""e":"trade""#, r#""e":"aggTrade""#), "its stream says");
+    check_error(&KLINE_FRAME.replace(r#""i":"1m""#, r#""i":"5m""#), "its stream says 1m");
+    check_error(&TRADE_FRAME[..TRADE_FRAME.len() - 1], "EOF");
+    check_error(r#"{"stream":"btcusdt@depth","data":{"e":}"#, "cannot decode");
+    assert!(decode(b"{\"stream\":\"a@trade\",\"data\":{\"e\":\"\xff\"}}").is_err());
+}
+
+#[test]
+fn routing_tells_streams_answers_and_the_shutdown_apart() {
+    let answer = |id, error: Option<&str>| Routed::Answer { id, error: error.map(str::to_owned) };
+    let check = |payload: &'static str, expected| assert_eq!(route(payload.as_bytes()), expected, "{payload}");
+    check(TRADE_FRAME, Routed::Stream("ethusdt@trade"));
+    check(r#"{"data":{},"stream":"ethusdt@trade"}"#, Routed::Stream("ethusdt@trade"));
+    check(r#"{"result":null,"id":7}"#, answer(Some(7), None));
+    check(r#"{"code":-1121,"msg":"Invalid symbol.","id":7}"#, answer(Some(7), Some("-1121: Invalid symbol.")));
+    check(r#"{"error":{"code":2,"msg":"x"},"id":"8"}"#, answer(Some(8), Some(r#"{"code":2,"msg":"x"}"#)));
+    check(r#"{"code":2,"msg":"x","id":null}"#, answer(None, Some("2: x")));
+    check(r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#, Routed::Shutdown);
+    check(r#"{"e":"serverShutdown","E":1}"#, Routed::Shutdown);
+    check(data(TRADE_FRAME), Routed::Other);
+    check(data(BOOK_FRAME), Routed::Other);
+    check("garbage", Routed::Other);
+    check(r#"{"stream":""#, Routed::Other);
+}
+
+/// JSON of each line of a capture: `time {...}` or `time: {...}`.
+fn frames(name: &str) -> Vec<String> {
+    let Some(bytes) = captures::read(name) else { return Vec::new() };
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines().filter_map(|line| Some(line.get(line.find('{')?..)?.to_owned())).collect()
+}
+
+#[test]
+fn every_trade_of_the_capture_is_read_exactly_and_their_ids_are_contiguous() {
+    let mut ids = Vec::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let frames = frames("binance/ethusdt_20240808.gz");
+    for frame in &frames {
+        let Routed::Stream(name) = route(frame.as_bytes()) else { continue };
+        *counts.entry(name.to_owned()).or_default() += 1;
+        match decode(frame.as_bytes()).unwrap() {
+            Decoded::Market { symbol, event_time, event } => {
+                assert_eq!(symbol, "ETHUSDT");
+                let sent: serde_json::Value = serde_json::from_str(frame).unwrap();
+                let sent = &sent["data"];
+                match event {
+                    Event::Trade(trade) => {
+                        ids.push(trade.id);
+                        assert_eq!(trade.price.to_string(), sent["p"].as_str().unwrap());
+                        assert_eq!(trade.quantity.to_string(), sent["q"].as_str().unwrap());
+                        assert_eq!(trade.ts.millis(), sent["T"].as_i64().unwrap());
+                        assert!(event_time.unwrap() >= trade.ts);
+                    }
+                    Event::Book(book) => assert_eq!(book.bid.to_string(), sent["b"].as_str().unwrap()),
+                    Event::Kline(_) => panic!("the capture has no klines"),
+                }
+            }
+            Decoded::Ignored => assert!(name.contains("@depth"), "{frame}"),
+        }
+    }
+    if frames.is_empty() {
+        return;
+    }
+    assert_eq!(ids.len(), 6_106);
+    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1));
+    assert_eq!(counts.get("ethusdt@bookTicker"), Some(&24_077));
+}
+
+#[test]
+fn every_frame_of_the_other_captures_is_read() {
+    let mut closed_without_trades = 0;
+    let mut klines = 0;
+    let mut books = 0;
+    let mut any = false;
+    for name in ["binance/BINANCE.ws.1.0", "binance/BINANCE_TR.ws.1.0", "binance/BINANCE_US.ws.1.0"] {
+        for frame in frames(name) {
+            any = true;
+            let Routed::Stream(stream) = route(frame.as_bytes()) else { panic!("{frame}") };
+            match decode(frame.as_bytes()).unwrap() {
+                Decoded::Market { event: Event::Kline(kline), .. } => {
+                    klines += 1;
+                    if kline.trade_count == 0 {
+                        assert_eq!((kline.first_trade_id, kline.last_trade_id), (-1, -1));
+                        assert_eq!((kline.open, kline.high), (kline.close, kline.low));
+                        closed_without_trades += usize::from(kline.closed);
+                    } else {
+                        assert_eq!(kline.trade_count, kline.last_trade_id - kline.first_trade_id + 1);
+                    }
+                }
+                Decoded::Market { event: Event::Book(_), .. } => books += 1,
+                Decoded::Market { .. } => panic!("these captures have no trades"),
+                Decoded::Ignored => assert!(stream.contains("@depth") || stream.contains("@aggTrade"), "{frame}"),
+            }
+        }
+    }
+    if any {
+        assert!(klines > 0 && books > 0 && closed_without_trades > 0, "{klines} {books} {closed_without_trades}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_trade_that_was_written_reads_back(
+        id in any::<i64>(), ms in -9_000_000_000_000_000_i64..9_000_000_000_000_000,
+        price in any::<i64>(), quantity in any::<i64>(), scale in 0_u32..=18, maker in any::<bool>(),
+    ) {
+        let (price, quantity) = (Decimal::new(price, scale), Decimal::new(quantity, scale));
+        let frame = format!(
+            r#"{{"stream":"btcusdt@trade","data":{{"e":"trade","E":{ms},"s":"BTCUSDT","t":{id},"p":"{price}","q":"{quantity}","T":{ms},"m":{maker},"M":true}}}}"#
+        );
+        let side = if maker { Side::Sell } else { Side::Buy };
+        let ts = Timestamp::from_millis(ms);
+        let event = Event::Trade(Trade { id, ts, price, quantity, side });
+        prop_assert_eq!(decode(frame.as_bytes()), Ok(Decoded::Market { symbol: "BTCUSDT", event_time: Some(ts), event }));
+    }
+
+    #[test]
+    fn broken_frames_are_errors_and_never_a_panic(
+        which in 0_usize..3, cut in any::<prop::sample::Index>(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = [TRADE_FRAME, KLINE_FRAME, BOOK_FRAME][which].as_bytes().to_vec();
+        for (at, byte) in &flips {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        let whole = bytes.len();
+        bytes.truncate(cut.index(whole + 1));
+        let routed = route(&bytes);
+        let decoded = decode(&bytes);
+        if flips.is_empty() {
+            prop_assert_eq!(decoded.is_ok(), bytes.len() == whole);
+        }
+        drop((routed, decoded));
+    }
+}

@@ -1,0 +1,83 @@
+//! Names of streams and the requests that subscribe to them.
+
+use crate::market::{Channel, Stream};
+
+/// `btcusdt@trade`: "symbol lowercase".
+pub(super) fn name(stream: &Stream) -> String {
+    let symbol = stream.symbol.as_str().to_lowercase();
+    match stream.channel {
+        Channel::Trade => format!("{symbol}@trade"),
+        Channel::Kline(interval) => format!("{symbol}@kline_{interval}"),
+        Channel::BookTicker => format!("{symbol}@bookTicker"),
+    }
+}
+
+/// Requests of at most `bytes_max` bytes each, numbered from `first_id`: as many streams in one as fit,
+/// because each request counts against the 5 messages a second.
+pub(super) fn requests(method: &str, streams: &[Stream], first_id: u64, bytes_max: usize) -> Vec<String> {
+    let mut requests = Vec::new();
+    let mut params = String::new();
+    for stream in streams {
+        let quoted = serde_json::Value::from(name(stream)).to_string();
+        let grown = request(method, &params, u64::MAX).len() + 1 + quoted.len();
+        if !params.is_empty() && grown > bytes_max {
+            requests.push(request(method, &params, first_id + requests.len() as u64));
+            params.clear();
+        }
+        if !params.is_empty() {
+            params.push(',');
+        }
+        params.push_str(&quoted);
+    }
+    if !params.is_empty() {
+        requests.push(request(method, &params, first_id + requests.len() as u64));
+    }
+    requests
+}
+
+fn request(method: &str, params: &str, id: u64) -> String {
+    format!(r#"{{"method":"{method}","params":[{params}],"id":{id}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::market::{Exchange, Interval, Symbol};
+
+    fn stream(symbol: &str, channel: Channel) -> Stream {
+        Stream::new(Exchange::Binance, Symbol::new(symbol), channel)
+    }
+
+    #[test]
+    fn names_are_lower_case() {
+        assert_eq!(name(&stream("BTCUSDT", Channel::Trade)), "btcusdt@trade");
+        assert_eq!(name(&stream("ETHBTC", Channel::Kline(Interval::M1))), "ethbtc@kline_1m");
+        assert_eq!(name(&stream("ETHBTC", Channel::BookTicker)), "ethbtc@bookTicker");
+    }
+
+    #[test]
+    fn a_request_is_what_the_documents_show() {
+        assert_eq!(
+            requests("SUBSCRIBE", &[stream("BTCUSDT", Channel::Trade)], 1, 4_095),
+            [r#"{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":1}"#]
+        );
+        assert!(requests("SUBSCRIBE", &[], 1, 4_095).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_stream_is_asked_for_once_in_requests_under_the_limit(count in 0_usize..400, first_id in 1_u64..1_000_000) {
+            let streams: Vec<Stream> = (0..count).map(|n| stream(&format!("SYM{n}USDT"), Channel::Trade)).collect();
+            let mut asked = Vec::new();
+            for (index, text) in requests("SUBSCRIBE", &streams, first_id, 4_095).iter().enumerate() {
+                prop_assert!(text.len() <= 4_095);
+                let request: serde_json::Value = serde_json::from_str(text).unwrap();
+                prop_assert_eq!(request["id"].as_u64(), Some(first_id + index as u64));
+                asked.extend(request["params"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
+            }
+            prop_assert_eq!(asked, streams.iter().map(name).collect::<Vec<_>>());
+        }
+    }
+}
