@@ -1,0 +1,84 @@
+//! Opens the backends that the configuration names. Nothing else in the program knows which they are.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use crate::cache::embedded::EmbeddedCache;
+use crate::cache::{self, Cache};
+use crate::config::Config;
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::{self, History, HistoryError};
+use crate::log::embedded::EmbeddedLog;
+use crate::log::{self, Log, LogError};
+
+/// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
+pub fn claim(data_dir: &Path) -> Result<File, Failure> {
+    fs::create_dir_all(data_dir)
+        .with_context(|| format!("create the state directory {}", data_dir.display()))
+        .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
+    let path = data_dir.join("lock");
+    let file = File::create(&path)
+        .with_context(|| format!("create {}", path.display()))
+        .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(
+            TEMPORARY,
+            anyhow!("another recorder runs on {}: stop it, or set another data_dir", data_dir.display()),
+        )),
+        Err(TryLockError::Error(error)) => {
+            Err(Failure::new(IO, anyhow!(error).context(format!("lock {}", path.display()))))
+        }
+    }
+}
+
+/// Opens the log.
+pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
+    match config.log.backend {
+        log::Backend::Embedded => {
+            let path = config.data_dir.join("log.db");
+            let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path)).await;
+            match opened.context("open the log")? {
+                Ok(log) => Ok(Arc::new(log)),
+                Err(LogError::Fatal(why)) => Err(Failure::new(CONFIGURATION, anyhow!("open the log: {why}"))),
+                Err(LogError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the log: {why}"))),
+            }
+        }
+        log::Backend::Kafka => Err(not_built("log", "kafka")),
+    }
+}
+
+/// Opens the history.
+pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
+    match config.history.backend {
+        history::Backend::Embedded => {
+            let path = config.data_dir.join("history.db");
+            let opened = tokio::task::spawn_blocking(move || EmbeddedHistory::open(&path)).await;
+            match opened.context("open the history")? {
+                Ok(history) => Ok(Arc::new(history)),
+                Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
+                Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
+                    Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
+                }
+            }
+        }
+        history::Backend::Clickhouse => Err(not_built("history", "clickhouse")),
+    }
+}
+
+/// Opens the cache.
+pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
+    match config.cache.backend {
+        cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::default())),
+        cache::Backend::Redis => Err(not_built("cache", "redis")),
+    }
+}
+
+fn not_built(room: &str, backend: &str) -> Failure {
+    let error = anyhow!("[{room}] backend = \"{backend}\" is not built into this version: use \"embedded\"");
+    Failure::new(CONFIGURATION, error)
+}
