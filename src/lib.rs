@@ -8,3 +8,4 @@ pub mod history;
 pub mod log;
 pub mod market;
 pub mod pulse;
+pub mod sqlite;
