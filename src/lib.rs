@@ -11,6 +11,7 @@ pub mod log;
 pub mod market;
 pub mod pulse;
 pub mod signals;
+pub mod sqlite;
 pub mod state;
 pub mod supervisor;
 pub mod systemd;
