@@ -542,3 +542,7 @@ fn kline_line<'a>(
 ) -> &'a mut Line<Kline> {
     lines.klines.entry(interval).or_insert_with(|| Line::new(Channel::Kline(interval), exchange, symbol, watermarks))
 }
+
+#[cfg(test)]
+#[path = "sorter_tests.rs"]
+mod tests;
