@@ -5,11 +5,13 @@
 
 pub mod binance;
 mod feed;
-pub mod proxy;
+mod proxy;
 pub mod rest;
 pub mod socket;
+mod tls;
 
 pub use feed::{Feed, Since};
+pub use proxy::Proxy;
 
 use std::time::Duration;
 

@@ -1,0 +1,125 @@
+//! Opens one connection: TCP (through a proxy), TLS, upgrade; and says in plain words why not.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::{RETRY_AFTER, USER_AGENT};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, http};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use crate::exchange::{Proxy, tls};
+
+pub(super) type WebSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Most bytes of one message; a combined frame of any stream we know is below 100 KiB.
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes asked from the system at once: some 500 frames of a busy second.
+const READ_BYTES: usize = 128 << 10;
+/// How long a 429 without Retry-After is obeyed.
+const LIMITED_WAIT: Duration = Duration::from_secs(60);
+/// How long a 418 without Retry-After is obeyed: the shortest ban, "2 min ... 3 days".
+const BANNED_WAIT: Duration = Duration::from_secs(120);
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct ConnectError {
+    pub(super) text: String,
+    pub(super) again: Again,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// As the back-off says.
+    Backoff,
+    /// Slowly: it will not change by itself.
+    Slowly,
+    /// Not before this wait, which the exchange asked for.
+    After(Duration),
+}
+
+/// Opens a WebSocket to `url`. Never waits by itself: the caller sets the time limit.
+pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, ConnectError> {
+    let failed = |error: anyhow::Error| ConnectError { text: format!("{error:#}"), again: Again::Backoff };
+    let mut request = url.into_client_request().with_context(|| format!("read the address {url}")).map_err(failed)?;
+    request
+        .headers_mut()
+        .insert(USER_AGENT, HeaderValue::from_static(concat!("tapekeeper/", env!("CARGO_PKG_VERSION"))));
+    let stream = proxy.connect(request.uri()).await.map_err(failed)?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let connector = Connector::Rustls(tls::client_config());
+    match client_async_tls_with_config(request, stream, Some(config), Some(connector)).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(Error::Http(response)) => Err(refusal(&response)),
+        Err(error) => Err(ConnectError { text: format!("open a WebSocket to {url}: {error}"), again: Again::Backoff }),
+    }
+}
+
+fn refusal(response: &Response) -> ConnectError {
+    let status = response.status().as_u16();
+    let asked = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map(Duration::from_secs);
+    match status {
+        // "403 = WAF"; 451 = a geo-block.
+        403 | 451 => ConnectError { text: refused_address(status, "ws_url"), again: Again::Slowly },
+        // "429 -> Retry-After seconds; ignoring it -> 418 ban 2 min ... 3 days".
+        429 => {
+            let wait = asked.unwrap_or(LIMITED_WAIT);
+            let text = format!("the exchange limits us (HTTP 429): waiting {} s", wait.as_secs());
+            ConnectError { text, again: Again::After(wait) }
+        }
+        418 => {
+            let wait = asked.unwrap_or(BANNED_WAIT);
+            let text = format!("the exchange has banned this address (HTTP 418) for {} s", wait.as_secs());
+            ConnectError { text, again: Again::After(wait) }
+        }
+        _ => {
+            let words = http::StatusCode::canonical_reason(&response.status()).unwrap_or("no reason given");
+            let text = format!("the exchange refuses to open a WebSocket (HTTP {status} {words})");
+            ConnectError { text, again: Again::Backoff }
+        }
+    }
+}
+
+/// What to say of a 403 or 451, and which key of the feed helps.
+pub(in crate::exchange) fn refused_address(status: u16, key: &str) -> String {
+    let why = if status == 451 { "a geo-block" } else { "a firewall or geo-block" };
+    format!("the exchange refuses this address (HTTP {status}: {why}): use a server in a permitted region or set {key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: u16, retry_after: Option<&str>, again: Again, part: &str) {
+        let mut response = http::Response::builder().status(status);
+        if let Some(seconds) = retry_after {
+            response = response.header(RETRY_AFTER, seconds);
+        }
+        let error = refusal(&response.body(None).unwrap());
+        assert_eq!(error.again, again, "{status}");
+        assert!(error.text.contains(part), "{} does not say {part:?}", error.text);
+    }
+
+    #[test]
+    fn refusals_are_said_in_plain_words_and_obeyed() {
+        check(451, None, Again::Slowly, "geo-block): use a server in a permitted region or set ws_url");
+        check(403, None, Again::Slowly, "HTTP 403");
+        check(429, Some("7"), Again::After(Duration::from_secs(7)), "7 s");
+        check(418, Some("259200"), Again::After(Duration::from_secs(259_200)), "banned");
+        check(418, None, Again::After(BANNED_WAIT), "banned");
+        check(429, Some("soon"), Again::After(LIMITED_WAIT), "limits");
+        check(503, None, Again::Backoff, "503");
+    }
+}

@@ -1,0 +1,277 @@
+//! THE WebSocket loop: one for every exchange, one ordered reader per socket.
+//!
+//! It keeps a connection open, subscribes within the exchange's limits and hands over the bytes exactly as
+//! they came, in batches of what was ready at once. It knows nothing of trades: a [`Dialect`] tells it what
+//! to send and what an answer is. When the receiver of its events is slow it stops reading (back-pressure);
+//! it never drops a frame and never waits without an eye on `stop`.
+//!
+//! [`session`] owns exactly one open connection and [`connect`] opens one: a make-before-break rotation runs
+//! a second session beside the first and changes neither.
+
+mod connect;
+mod connections;
+mod pace;
+mod session;
+mod subscriptions;
+
+pub use connections::{ConnectionStatus, Connections};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::{Again, ConnectError, WebSocket};
+use self::connections::Status;
+use self::pace::Backoff;
+use self::session::{End, Session};
+use super::{Dialect, Proxy};
+use crate::clock::Clock;
+use crate::market::{Stream, Timestamp};
+
+/// How long a stopping socket waits for room for its last event.
+const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
+
+/// How a socket behaves.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// Replaces the exchange's own base (`wss://host:port`, no path).
+    pub url_base: Option<String>,
+    /// Replaces the dialect's own limit of silence.
+    pub silence_max: Option<Duration>,
+    /// The first wait after a connection was lost.
+    pub backoff_min: Duration,
+    /// The longest wait between two attempts.
+    pub backoff_max: Duration,
+    /// The wait after a refusal that will not change by itself (403, 451).
+    pub refused_wait: Duration,
+    /// Most time for TCP, TLS and upgrade together.
+    pub connect_timeout: Duration,
+    /// Most time for the answer to a SUBSCRIBE.
+    pub answer_timeout: Duration,
+    /// Through what to connect.
+    pub proxy: Proxy,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            url_base: None,
+            silence_max: None,
+            backoff_min: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(30),
+            refused_wait: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
+            proxy: Proxy::from_env(),
+        }
+    }
+}
+
+/// What a socket tells.
+#[derive(Debug)]
+pub enum SocketEvent {
+    /// Every SUBSCRIBE for these streams was acknowledged, or the time for an answer passed. Told again for
+    /// the same connection with the streams that a [`SocketCommand`] added or subscribed to again.
+    Connected {
+        /// The connection's number.
+        connection: i64,
+        /// Streams that are delivered from about now on. Frames of theirs may have come before.
+        streams: Vec<Stream>,
+    },
+    /// Everything that was ready at once, in order; answers to our requests included.
+    Frames {
+        /// The connection's number.
+        connection: i64,
+        /// When they came, and the bytes exactly as received.
+        frames: Vec<(Timestamp, Bytes)>,
+    },
+    /// The connection ended. Told for every connection that was opened, even if it was never `Connected`.
+    Disconnected {
+        /// The connection's number.
+        connection: i64,
+        /// The streams that the socket was to carry.
+        streams: Vec<Stream>,
+        /// In words.
+        reason: String,
+    },
+    /// The exchange refuses a stream; the others go on. It is asked for again at the next connection.
+    Refused {
+        /// Which one.
+        stream: Stream,
+        /// The exchange's own words.
+        reason: String,
+    },
+}
+
+/// What a socket can be told to do. Send with `try_send`, or from a task that does not receive the events:
+/// a socket that waits for room for an event does not read commands.
+#[derive(Clone, Debug)]
+pub enum SocketCommand {
+    /// Carry these streams from now on; what differs is subscribed or ended on the open connection.
+    SetStreams(Vec<Stream>),
+    /// End and begin the subscription to these streams of the open connection.
+    Resubscribe(Vec<Stream>),
+    /// Give this connection up, for a reason, and open another one.
+    Reconnect(String),
+}
+
+/// One socket: everything it needs to run.
+pub struct Socket {
+    /// Whose language it speaks.
+    pub dialect: Arc<dyn Dialect>,
+    /// How it behaves.
+    pub options: SocketOptions,
+    /// Stamps the frames.
+    pub clock: Clock,
+    /// The next connection's number, shared by all sockets.
+    pub next_connection: Arc<AtomicI64>,
+    /// Where it shows its state, and the connect limit it shares.
+    pub connections: Connections,
+    /// Bounded: when it is full, the socket stops reading.
+    pub events: mpsc::Sender<SocketEvent>,
+    /// See [`SocketCommand`].
+    pub commands: mpsc::Receiver<SocketCommand>,
+    /// Ends the socket.
+    pub stop: CancellationToken,
+}
+
+/// Shares streams out over as few connections as the exchange allows.
+pub fn split(streams: &[Stream], streams_per_connection: usize) -> Vec<Vec<Stream>> {
+    streams.chunks(streams_per_connection.max(1)).map(<[Stream]>::to_vec).collect()
+}
+
+impl Socket {
+    /// Keeps `streams` connected until `stop`, or until nobody receives the events.
+    pub async fn run(mut self, mut streams: Vec<Stream>) {
+        let status = self.connections.register(self.dialect.exchange());
+        let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
+        let mut wait = Duration::ZERO;
+        loop {
+            if !self.pause(wait, &mut streams, &status).await {
+                return;
+            }
+            status.change(|row| "connecting".clone_into(&mut row.state));
+            let connected = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                connected = self.connect() => connected,
+            };
+            wait = match connected {
+                Ok(socket) => match self.serve(socket, &mut streams, &status).await {
+                    Some(end) => after_session(&end, &mut backoff),
+                    None => return,
+                },
+                Err(error) => self.after_failure(&error, &mut backoff, &status),
+            };
+        }
+    }
+
+    /// Waits for `wait`, then for something to carry, then for the exchange's limit on connection attempts.
+    /// Commands are obeyed meanwhile. `false`: stop.
+    async fn pause(&mut self, wait: Duration, streams: &mut Vec<Stream>, status: &Status) -> bool {
+        let mut until = Instant::now() + wait;
+        loop {
+            let idle = streams.is_empty();
+            if idle {
+                status.change(|row| "idle".clone_into(&mut row.state));
+            } else if until <= Instant::now() {
+                match self.connections.attempt(self.dialect.exchange(), &self.dialect.limits(), Instant::now()) {
+                    Ok(()) => return true,
+                    Err(later) => until = later,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                () = self.events.closed() => return false,
+                Some(command) = self.commands.recv() => {
+                    if let SocketCommand::SetStreams(new) = command {
+                        *streams = new;
+                    }
+                }
+                () = tokio::time::sleep_until(until), if !idle => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<WebSocket, ConnectError> {
+        let base = self.options.url_base.as_deref().unwrap_or_else(|| self.dialect.ws_base());
+        let url = format!("{}{}", base.trim_end_matches('/'), self.dialect.ws_path());
+        let limit = self.options.connect_timeout;
+        match tokio::time::timeout(limit, connect::connect(&url, &self.options.proxy)).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let text = format!("open a WebSocket to {url}: no answer within {} s", limit.as_secs_f32());
+                Err(ConnectError { text, again: Again::Backoff })
+            }
+        }
+    }
+
+    /// Lives one connection from its opening to its end. `None`: the socket is to end too.
+    async fn serve(&mut self, socket: WebSocket, streams: &mut Vec<Stream>, status: &Status) -> Option<End> {
+        let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        status.change(|row| {
+            row.reconnects += u64::from(row.connection.is_some());
+            row.connection = Some(connection);
+            row.connected_since = Some(self.clock.now().micros());
+            "subscribing".clone_into(&mut row.state);
+        });
+        let end = Session::new(self, socket, connection, streams, status).run().await;
+        status.change(|row| {
+            row.connected_since = None;
+            row.last_error.clone_from(&end.reason);
+            row.state = if end.stopped { "stopped".to_owned() } else { format!("waiting: {}", end.reason) };
+        });
+        let last = SocketEvent::Disconnected { connection, streams: streams.clone(), reason: end.reason.clone() };
+        if end.stopped {
+            tracing::debug!(connection, reason = end.reason, "connection {connection} ended");
+            // Whoever receives may have ended too; what is lost here is one marker.
+            if tokio::time::timeout(LAST_EVENT_WAIT, self.events.send(last)).await.is_err() {
+                tracing::warn!(connection, "nobody took the last event of connection {connection}");
+            }
+            return None;
+        }
+        tracing::warn!(connection, reason = end.reason, "connection {connection} was lost: {}", end.reason);
+        tokio::select! {
+            biased;
+            sent = self.events.send(last) => sent.is_ok().then_some(end),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    fn after_failure(&self, error: &ConnectError, backoff: &mut Backoff, status: &Status) -> Duration {
+        let wait = match error.again {
+            Again::Backoff => backoff.next(rand::random()),
+            Again::Slowly => self.options.refused_wait,
+            Again::After(wait) => wait,
+        };
+        let exchange = self.dialect.exchange();
+        let wait_ms = wait.as_millis();
+        tracing::warn!(%exchange, wait_ms, error = error.text, "no connection to {exchange}: {}", error.text);
+        status.change(|row| {
+            row.last_error.clone_from(&error.text);
+            row.state = format!("waiting: {}", error.text);
+        });
+        wait
+    }
+}
+
+/// How long to wait after a connection ended. One that delivered data was a good one.
+fn after_session(end: &End, backoff: &mut Backoff) -> Duration {
+    if end.delivered {
+        backoff.reset();
+        if end.at_once {
+            return Duration::ZERO;
+        }
+    }
+    backoff.next(rand::random())
+}
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;

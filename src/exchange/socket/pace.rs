@@ -1,0 +1,142 @@
+//! When something may be sent and when a connection may be tried: three small clocks without a clock.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Spaces messages evenly. A burst followed by a bunched arrival would break the exchange's limit although
+/// each second of ours kept it.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    spacing: Duration,
+    next: Instant,
+}
+
+impl Pacer {
+    pub(super) fn new(messages_per_second: u32, now: Instant) -> Self {
+        Self { spacing: Duration::from_secs(1) / messages_per_second.max(1), next: now }
+    }
+
+    /// When the next message may leave.
+    pub(super) fn ready_at(&self) -> Instant {
+        self.next
+    }
+
+    /// Counts a message that leaves at `now`; a pong leaves whenever its ping came and delays the others.
+    pub(super) fn spend(&mut self, now: Instant) {
+        self.next = self.next.max(now) + self.spacing;
+    }
+}
+
+/// Doubles the wait after each failure up to a cap, with jitter so that many recorders do not come back
+/// in step.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, failures: 0 }
+    }
+
+    /// The next wait: between half and all of the doubled one; `jitter` lies in 0..=1.
+    pub(super) fn next(&mut self, jitter: f64) -> Duration {
+        let doubled = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
+        self.failures = self.failures.saturating_add(1);
+        doubled.mul_f64(0.5 + jitter / 2.0)
+    }
+
+    /// The connection was a good one.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Keeps connection attempts under the exchange's limit per address: half of them may come as they like,
+/// the others are spread over what is left of the window.
+#[derive(Debug, Default)]
+pub(super) struct ConnectLimit {
+    attempts: VecDeque<Instant>,
+}
+
+impl ConnectLimit {
+    /// Counts an attempt, or says when one may be made.
+    pub(super) fn attempt(&mut self, attempts_max: u32, window: Duration, now: Instant) -> Result<(), Instant> {
+        while self.attempts.front().is_some_and(|&at| at + window <= now) {
+            self.attempts.pop_front();
+        }
+        let free = (attempts_max / 2).max(1);
+        if self.attempts.len() >= attempts_max as usize
+            && let Some(&oldest) = self.attempts.front()
+        {
+            return Err(oldest + window);
+        }
+        if self.attempts.len() >= free as usize
+            && let Some(&last) = self.attempts.back()
+            && now < last + window / free
+        {
+            return Err(last + window / free);
+        }
+        self.attempts.push_back(now);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_spaced_evenly_and_pongs_delay_them() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(4, start);
+        assert_eq!(pacer.ready_at(), start);
+        pacer.spend(start);
+        assert_eq!(pacer.ready_at(), start + Duration::from_millis(250));
+        pacer.spend(start);
+        assert_eq!(pacer.ready_at(), start + Duration::from_millis(500));
+        pacer.spend(start + Duration::from_secs(9));
+        assert_eq!(pacer.ready_at(), start + Duration::from_millis(9_250));
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap_until_a_reset() {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        let waits: Vec<u128> = (0..9).map(|_| backoff.next(1.0).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+        for _ in 0..100 {
+            backoff.next(0.0);
+        }
+        assert_eq!(backoff.next(0.0).as_millis(), 15_000);
+        backoff.reset();
+        assert_eq!(backoff.next(0.5).as_micros(), 187_500);
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_attempts_than_allowed(steps in prop::collection::vec(0_u64..3_000, 1..900)) {
+            let (attempts_max, window) = (30, Duration::from_secs(30));
+            let mut limit = ConnectLimit::default();
+            let mut now = Instant::now();
+            let mut made: Vec<Instant> = Vec::new();
+            for step in steps {
+                now += Duration::from_millis(step / 10);
+                if let Err(later) = limit.attempt(attempts_max, window, now) {
+                    prop_assert!(later > now && later <= now + window);
+                    continue;
+                }
+                made.push(now);
+            }
+            for (index, &first) in made.iter().enumerate() {
+                let within = made[index..].iter().filter(|&&at| at < first + window).count();
+                prop_assert!(within <= attempts_max as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What one connection has asked for and what was answered. Pure: the session sends and listens.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::exchange::Dialect;
+use crate::market::Stream;
+
+/// The requests of one connection.
+pub(super) struct Subscriptions {
+    dialect: Arc<dyn Dialect>,
+    /// What was asked for, and not refused or ended since.
+    asked: BTreeSet<Stream>,
+    outbox: VecDeque<Request>,
+    /// Sent and not answered, by our number.
+    pending: BTreeMap<u64, Request>,
+    next_id: u64,
+    /// Acknowledged, or overdue, since [`Subscriptions::settled`] last told.
+    accepted: Vec<Stream>,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: u64,
+    text: String,
+    streams: Vec<Stream>,
+    ends: bool,
+    /// Its streams were told as accepted although no answer came in time.
+    overdue: bool,
+}
+
+/// One stream that the exchange does not want to serve.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) stream: Stream,
+    pub(super) reason: String,
+}
+
+impl Subscriptions {
+    pub(super) fn new(dialect: Arc<dyn Dialect>, streams: &[Stream]) -> Self {
+        let mut new = Self {
+            dialect,
+            asked: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            pending: BTreeMap::new(),
+            next_id: 1,
+            accepted: Vec::new(),
+        };
+        new.add(streams);
+        new
+    }
+
+    /// How many streams this connection carries, or will once they are acknowledged.
+    pub(super) fn len(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Subscribes to what is new and ends what is no longer wanted.
+    pub(super) fn set(&mut self, streams: &[Stream]) {
+        let wanted: BTreeSet<Stream> = streams.iter().cloned().collect();
+        let gone: Vec<Stream> = self.asked.difference(&wanted).cloned().collect();
+        let new: Vec<Stream> = wanted.difference(&self.asked).cloned().collect();
+        self.end(&gone);
+        self.add(&new);
+    }
+
+    /// Ends and begins the subscription to streams that this connection already carries.
+    pub(super) fn resubscribe(&mut self, streams: &[Stream]) {
+        let known: Vec<Stream> = streams.iter().filter(|stream| self.asked.contains(stream)).cloned().collect();
+        self.end(&known);
+        self.add(&known);
+    }
+
+    /// Whether a request waits to be sent.
+    pub(super) fn has_more(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// The next request to send now; it is pending from here on.
+    pub(super) fn next_request(&mut self) -> Option<String> {
+        let request = self.outbox.pop_front()?;
+        let text = request.text.clone();
+        self.pending.insert(request.id, request);
+        Some(text)
+    }
+
+    /// An answer came. A refused request with several streams is asked again in halves, until the stream that
+    /// spoils it stands alone: the others are kept.
+    pub(super) fn answered(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
+        // "id = int64, string <=36, or null": an error without a number can only mean the oldest request.
+        let id = id.or_else(|| self.pending.keys().next().copied())?;
+        let request = self.pending.remove(&id)?;
+        let Some(reason) = error else {
+            if !request.ends && !request.overdue {
+                self.accepted.extend(request.streams.into_iter().filter(|stream| self.asked.contains(stream)));
+            }
+            return None;
+        };
+        if request.ends {
+            tracing::debug!(reason, "the exchange refused to end a subscription");
+            return None;
+        }
+        if let [stream] = request.streams.as_slice() {
+            self.asked.remove(stream);
+            return Some(Refusal { stream: stream.clone(), reason });
+        }
+        let (left, right) = request.streams.split_at(request.streams.len() / 2);
+        self.queue(right, false);
+        self.queue(left, false);
+        None
+    }
+
+    /// Streams to tell as connected: `None` while a subscription is unanswered.
+    pub(super) fn settled(&mut self) -> Option<Vec<Stream>> {
+        let waiting = self.outbox.iter().chain(self.pending.values()).any(|request| !request.ends && !request.overdue);
+        if waiting || self.accepted.is_empty() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.accepted))
+    }
+
+    /// The exchange did not answer in time: what was sent counts as accepted. Returns how many streams.
+    pub(super) fn give_up_waiting(&mut self) -> usize {
+        let mut overdue = 0;
+        for request in self.pending.values_mut().filter(|request| !request.ends && !request.overdue) {
+            request.overdue = true;
+            overdue += request.streams.len();
+            self.accepted.extend(request.streams.iter().filter(|stream| self.asked.contains(stream)).cloned());
+        }
+        overdue
+    }
+
+    fn add(&mut self, streams: &[Stream]) {
+        let new: Vec<Stream> = streams.iter().filter(|stream| self.asked.insert((*stream).clone())).cloned().collect();
+        self.queue(&new, false);
+    }
+
+    fn end(&mut self, streams: &[Stream]) {
+        for stream in streams {
+            self.asked.remove(stream);
+        }
+        self.queue(streams, true);
+    }
+
+    /// Puts requests for `streams` at the end of the outbox, in pieces of which each is one request: so that
+    /// an answer's number tells which streams it speaks of.
+    fn queue(&mut self, streams: &[Stream], ends: bool) {
+        if streams.is_empty() {
+            return;
+        }
+        let mut texts = self.build(streams, ends);
+        if texts.len() > 1 && streams.len() > 1 {
+            let (left, right) = streams.split_at(streams.len() / 2);
+            self.queue(left, ends);
+            self.queue(right, ends);
+            return;
+        }
+        if let Some(text) = texts.pop() {
+            self.outbox.push_back(Request { id: self.next_id, text, streams: streams.to_vec(), ends, overdue: false });
+            self.next_id += 1;
+        }
+    }
+
+    fn build(&self, streams: &[Stream], ends: bool) -> Vec<String> {
+        if ends {
+            self.dialect.unsubscribe(streams, self.next_id)
+        } else {
+            self.dialect.subscribe(streams, self.next_id)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::binance::Binance;
+    use crate::market::{Channel, Exchange, Symbol};
+
+    fn streams(count: usize) -> Vec<Stream> {
+        let stream = |n| Stream::new(Exchange::Binance, Symbol::new(&format!("SYM{n:04}")), Channel::Trade);
+        (0..count).map(stream).collect()
+    }
+
+    fn new(count: usize) -> Subscriptions {
+        Subscriptions::new(Arc::new(Binance), &streams(count))
+    }
+
+    /// Sends everything, answers as `judge` says of the request's text, until nothing is left.
+    fn drive(subscriptions: &mut Subscriptions, judge: impl Fn(&str) -> Option<String>) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        while let Some(text) = subscriptions.next_request() {
+            let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].as_u64();
+            refusals.extend(subscriptions.answered(id, judge(&text)));
+        }
+        refusals
+    }
+
+    #[test]
+    fn streams_are_told_once_all_requests_are_acknowledged() {
+        let mut subscriptions = new(1_024);
+        let first = subscriptions.next_request().unwrap();
+        assert!(first.len() < 4_096);
+        subscriptions.answered(Some(1), None);
+        assert_eq!(subscriptions.settled(), None);
+        assert!(drive(&mut subscriptions, |_| None).is_empty());
+        let mut told = subscriptions.settled().unwrap();
+        told.sort();
+        assert_eq!(told, streams(1_024));
+        assert_eq!(subscriptions.settled(), None);
+    }
+
+    #[test]
+    fn a_refused_stream_is_isolated_and_the_rest_kept() {
+        let mut subscriptions = new(100);
+        let bad = |text: &str| text.contains("sym0041").then(|| "-1121: Invalid symbol.".to_owned());
+        let refusals = drive(&mut subscriptions, bad);
+        let expected = Refusal { stream: streams(42)[41].clone(), reason: "-1121: Invalid symbol.".to_owned() };
+        assert_eq!(refusals, [expected]);
+        assert_eq!(subscriptions.settled().unwrap().len(), 99);
+        assert_eq!(subscriptions.len(), 99);
+    }
+
+    #[test]
+    fn an_error_without_a_number_means_the_oldest_request() {
+        let mut subscriptions = new(1);
+        subscriptions.next_request();
+        let refusal = subscriptions.answered(None, Some("2: no".to_owned())).unwrap();
+        assert_eq!(refusal.stream, streams(1)[0]);
+        assert_eq!(subscriptions.answered(Some(77), None), None);
+        assert_eq!(subscriptions.answered(None, Some("again".to_owned())), None);
+    }
+
+    #[test]
+    fn what_is_not_answered_in_time_is_told_and_may_still_be_refused() {
+        let mut subscriptions = new(1);
+        subscriptions.next_request();
+        assert_eq!(subscriptions.settled(), None);
+        assert_eq!(subscriptions.give_up_waiting(), 1);
+        assert_eq!(subscriptions.settled(), Some(streams(1)));
+        assert_eq!(subscriptions.give_up_waiting(), 0);
+        assert!(subscriptions.answered(Some(1), Some("late".to_owned())).is_some());
+        assert_eq!(subscriptions.settled(), None);
+    }
+
+    #[test]
+    fn a_new_list_changes_only_what_differs() {
+        let mut subscriptions = new(3);
+        drive(&mut subscriptions, |_| None);
+        subscriptions.settled();
+        subscriptions.set(&streams(4)[1..]);
+        let ends = subscriptions.next_request().unwrap();
+        assert!(ends.contains("UNSUBSCRIBE") && ends.contains("sym0000") && !ends.contains("sym0001"), "{ends}");
+        let adds = subscriptions.next_request().unwrap();
+        assert!(adds.contains(r#""SUBSCRIBE""#) && adds.contains("sym0003") && !adds.contains("sym0001"), "{adds}");
+        subscriptions.answered(Some(3), None);
+        assert_eq!(subscriptions.settled(), Some(streams(4)[3..].to_vec()));
+    }
+
+    #[test]
+    fn subscribing_again_ends_and_begins() {
+        let mut subscriptions = new(2);
+        drive(&mut subscriptions, |_| None);
+        subscriptions.settled();
+        subscriptions.resubscribe(&streams(3)[1..]);
+        assert!(subscriptions.next_request().unwrap().contains("UNSUBSCRIBE"));
+        assert!(subscriptions.next_request().unwrap().contains("sym0001"));
+        assert!(!subscriptions.has_more());
+    }
+}
