@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -54,8 +54,8 @@ pub enum ConnectionNews {
     Up(i64, Vec<Stream>),
     /// These streams have no connection.
     Down(i64, Vec<Stream>),
-    /// The exchange refuses these streams.
-    Refused(Vec<Stream>, String),
+    /// The exchange refuses this stream.
+    Refused(Stream, String),
 }
 
 /// What ingest works with.
@@ -70,6 +70,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What was seen.
     pub counters: Arc<Counters>,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
     /// Who wants to know of connections. When it is full, news is dropped: the tail asks by itself, later.
     pub news: mpsc::Sender<ConnectionNews>,
 }
@@ -82,7 +84,7 @@ pub async fn run(
     pulse: Pulse,
     stop: CancellationToken,
 ) -> Result<(), LogError> {
-    let mut keys = Keys::new(parts.dialect.clone());
+    let mut keys = Keys::new(parts.dialect.clone(), parts.streams.clone());
     let mut frames = Vec::new();
     loop {
         pulse.beat();
@@ -170,17 +172,32 @@ struct Keys {
     by_stream: HashMap<Box<str>, Arc<str>>,
     /// For markers and frames of no known stream.
     exchange: Arc<str>,
+    streams: watch::Receiver<Vec<Stream>>,
 }
 
 impl Keys {
-    fn new(dialect: Arc<dyn Dialect>) -> Self {
+    fn new(dialect: Arc<dyn Dialect>, streams: watch::Receiver<Vec<Stream>>) -> Self {
         let exchange = Arc::from(dialect.exchange().as_str());
-        Self { dialect, by_stream: HashMap::new(), exchange }
+        let mut keys = Self { dialect, by_stream: HashMap::new(), exchange, streams };
+        keys.learn();
+        keys
+    }
+
+    /// Takes over the streams of now.
+    fn learn(&mut self) {
+        let streams = self.streams.borrow_and_update().clone();
+        for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
+            let key = Arc::from(format!("{}:{}", stream.exchange, stream.symbol));
+            self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
+        }
     }
 
     fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, parts: &Parts) {
         match event {
             SocketEvent::Frames { connection, frames: arrived } => {
+                if self.streams.has_changed().unwrap_or(false) {
+                    self.learn();
+                }
                 frames.reserve(arrived.len());
                 for (received_at, payload) in arrived {
                     let key = self.key(&payload);
@@ -189,10 +206,6 @@ impl Keys {
             }
             SocketEvent::Connected { connection, streams } => {
                 parts.counters.connects.fetch_add(1, Ordering::Relaxed);
-                for stream in &streams {
-                    let key = Arc::from(format!("{}:{}", stream.exchange, stream.symbol));
-                    self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
-                }
                 info!("connection {connection} carries {} streams", streams.len());
                 frames.push(self.marker(connection, Origin::Connected, &streams, "", parts.clock.now()));
                 tell(parts, ConnectionNews::Up(connection, streams));
@@ -203,9 +216,9 @@ impl Keys {
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
                 tell(parts, ConnectionNews::Down(connection, streams));
             }
-            SocketEvent::Refused { streams, reason } => {
-                warn!("the exchange refuses {} streams: {reason}", streams.len());
-                tell(parts, ConnectionNews::Refused(streams, reason));
+            SocketEvent::Refused { stream, reason } => {
+                warn!(EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, "the exchange refuses {stream}: {reason}");
+                tell(parts, ConnectionNews::Refused(stream, reason));
             }
         }
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions};
 use crate::exchange::socket::Connections;
@@ -13,10 +14,10 @@ use crate::exchange::{Dialect, Feed};
 use crate::health::Health;
 use crate::ingest::{self, ConnectionNews, Counters};
 use crate::log::Log;
-use crate::market::{Exchange, Timestamp};
+use crate::market::{Exchange, Stream, Timestamp};
 use crate::pulse::Pulses;
-use crate::supervisor::Group;
 
+use super::Groups;
 use super::sockets::{EVENTS_MAX, Sockets};
 
 /// News of connections that may wait for the tail.
@@ -52,6 +53,8 @@ pub struct Shared {
     pub pulses: Pulses,
     /// The time.
     pub clock: Clock,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
 }
 
 /// The language of an exchange.
@@ -78,10 +81,9 @@ pub fn rest(
 pub async fn start(
     rest: Arc<Rest>,
     exchange: Exchange,
-    feeds: &[Feed],
+    config: &Config,
     shared: &Shared,
-    sockets_group: &Group,
-    ingest_group: &mut Group,
+    groups: &mut Groups,
 ) -> Market {
     let dialect = dialect(exchange);
     let (events, received) = mpsc::channel(EVENTS_MAX);
@@ -92,19 +94,20 @@ pub async fn start(
         health: shared.health.clone(),
         clock: shared.clock.clone(),
         counters: shared.counters.clone(),
+        streams: shared.streams.clone(),
         news,
     };
     let pulse = shared.pulses.watch("ingest");
-    let stop = ingest_group.stop.clone();
-    ingest_group.spawn("ingest", async move { Ok(ingest::run(parts, received, pulse, stop).await?) });
+    let stop = groups.ingest.stop.clone();
+    groups.ingest.spawn("ingest", async move { Ok(ingest::run(parts, received, pulse, stop).await?) });
     let mut sockets = Sockets::new(
         dialect.clone(),
         events,
         shared.next_connection.clone(),
         shared.connections.clone(),
         shared.clock.clone(),
-        sockets_group.stop.clone(),
+        groups.sockets.stop.clone(),
     );
-    sockets.carry(feeds).await;
+    sockets.carry(&config.feeds).await;
     Market { exchange, dialect, rest, sockets, news: Some(heard) }
 }

@@ -196,6 +196,7 @@ async fn start(
     let config = &launch.config;
     let startup = clock.now();
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let (streams_sender, streams_watch) = watch::channel(streams.clone());
     let file = StateFile::new(&config.data_dir);
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
@@ -209,6 +210,7 @@ async fn start(
         health: health.clone(),
         pulses: pulses.clone(),
         clock: clock.clone(),
+        streams: streams_watch.clone(),
     };
     let mut markets = Vec::new();
     let mut exchanges: Vec<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
@@ -216,8 +218,7 @@ async fn start(
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
     for exchange in exchanges {
         let client = rest[&exchange].clone();
-        let market =
-            market::start(client, exchange, &config.feeds, &shared, &groups.sockets, &mut groups.ingest).await;
+        let market = market::start(client, exchange, config, &shared, groups).await;
         markets.push(market);
     }
     systemd::status("connected, opening the stores");
@@ -228,7 +229,6 @@ async fn start(
     let latest = Arc::new(Latest::default());
     let ledger = SharedLedger::new(resume.ledger);
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
-    let (streams_sender, streams_watch) = watch::channel(streams);
     let backfill = backfill::Parts {
         rest: rest.clone(),
         dialects: markets.iter().map(|market| (market.exchange, market.dialect.clone())).collect(),
@@ -358,7 +358,7 @@ fn flow(
             exchange: market.exchange,
             board: service.board.clone(),
             questions: questions.clone(),
-            sockets: market.sockets.handles(),
+            carriers: market.sockets.carriers(),
             streams: service.streams.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::clock::Clock;
-use crate::exchange::socket::{self, Connections, SocketCommand, SocketEvent, SocketOptions};
+use crate::backfill::Carrier;
+use crate::exchange::socket::{Connections, Socket, SocketCommand, SocketEvent, SocketOptions};
 use crate::exchange::{Dialect, Feed};
 use crate::market::Stream;
 
@@ -22,7 +23,7 @@ pub struct Sockets {
     events: mpsc::Sender<SocketEvent>,
     next_connection: Arc<AtomicI64>,
     connections: Connections,
-    handles: watch::Sender<Vec<mpsc::Sender<SocketCommand>>>,
+    carriers: watch::Sender<Vec<Carrier>>,
     clock: Clock,
     stop: CancellationToken,
 }
@@ -44,13 +45,13 @@ impl Sockets {
         clock: Clock,
         stop: CancellationToken,
     ) -> Self {
-        let (handles, _) = watch::channel(Vec::new());
-        Self { dialect, open: Vec::new(), events, next_connection, connections, handles, clock, stop }
+        let (carriers, _) = watch::channel(Vec::new());
+        Self { dialect, open: Vec::new(), events, next_connection, connections, carriers, clock, stop }
     }
 
-    /// Where commands to the connections of now go.
-    pub fn handles(&self) -> watch::Receiver<Vec<mpsc::Sender<SocketCommand>>> {
-        self.handles.subscribe()
+    /// The connections of now.
+    pub fn carriers(&self) -> watch::Receiver<Vec<Carrier>> {
+        self.carriers.subscribe()
     }
 
     /// Makes the connections carry exactly the streams of `feeds`: what stays is not touched, what is new goes
@@ -88,23 +89,24 @@ impl Sockets {
                 self.connect(ws_url.clone(), part.to_vec());
             }
         }
-        self.handles.send_replace(self.open.iter().map(|open| open.commands.clone()).collect());
+        let carrier = |open: &Open| Carrier { streams: open.streams.clone(), commands: open.commands.clone() };
+        self.carriers.send_replace(self.open.iter().map(carrier).collect());
     }
 
     fn connect(&mut self, ws_url: Option<String>, streams: Vec<Stream>) {
         let (commands, received) = mpsc::channel(16);
         let options = SocketOptions { url_base: ws_url.clone(), ..SocketOptions::default() };
-        let task = tokio::spawn(socket::run(
-            self.dialect.clone(),
+        let socket = Socket {
+            dialect: self.dialect.clone(),
             options,
-            streams.clone(),
-            self.next_connection.clone(),
-            self.connections.clone(),
-            self.events.clone(),
-            received,
-            self.clock.clone(),
-            self.stop.clone(),
-        ));
+            clock: self.clock.clone(),
+            next_connection: self.next_connection.clone(),
+            connections: self.connections.clone(),
+            events: self.events.clone(),
+            commands: received,
+            stop: self.stop.clone(),
+        };
+        let task = tokio::spawn(socket.run(streams.clone()));
         self.open.push(Open { ws_url, streams, commands, task });
     }
 

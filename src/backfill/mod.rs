@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use tail::{Tail, TailOptions};
+pub use tail::{Carrier, Tail, TailOptions};
 
 use crate::clock::Clock;
 use crate::consume::SharedLedger;

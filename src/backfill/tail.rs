@@ -43,6 +43,15 @@ impl Default for TailOptions {
     }
 }
 
+/// A connection, what it carries, and how it is told.
+#[derive(Clone)]
+pub struct Carrier {
+    /// The streams it carries.
+    pub streams: Vec<Stream>,
+    /// Where its commands go.
+    pub commands: mpsc::Sender<SocketCommand>,
+}
+
 /// Asks about the tails of one exchange's trade streams.
 pub struct Tail {
     /// Who is asked.
@@ -53,8 +62,8 @@ pub struct Tail {
     pub board: Arc<Board>,
     /// Where answers go.
     pub questions: mpsc::Sender<Question>,
-    /// To every socket of the exchange; each looks for its own streams.
-    pub sockets: watch::Receiver<Vec<mpsc::Sender<SocketCommand>>>,
+    /// The connections of now.
+    pub carriers: watch::Receiver<Vec<Carrier>>,
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// What is degraded.
@@ -123,10 +132,8 @@ impl Tail {
             }
             // Asked when it is up again: until then backfill would race the reconnect for the same trades.
             ConnectionNews::Down(_, _) => {}
-            ConnectionNews::Refused(streams, reason) => {
-                for stream in streams {
-                    self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
-                }
+            ConnectionNews::Refused(stream, reason) => {
+                self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
             }
         }
     }
@@ -204,7 +211,7 @@ impl Tail {
         silence.wait = self.options.silence;
         if silence.by == "silence" && standing.last_received == silence.heard {
             silence.deaf += 1;
-            self.mend(stream, silence.deaf).await;
+            self.mend(stream, silence.deaf);
         }
         silence.by = "silence";
     }
@@ -217,7 +224,7 @@ impl Tail {
     }
 
     /// First the subscription, then the connection.
-    async fn mend(&self, stream: &Stream, deaf: u32) {
+    fn mend(&self, stream: &Stream, deaf: u32) {
         let command = match deaf {
             0 | 1 => return,
             2 => SocketCommand::Resubscribe(vec![stream.clone()]),
@@ -227,9 +234,9 @@ impl Tail {
             SocketCommand::Resubscribe(_) => info!("{stream} is silent although it trades, subscribing again"),
             _ => warn!("{stream} stays silent although it trades, replacing its connection"),
         }
-        let sockets = self.sockets.borrow().clone();
-        for socket in sockets {
-            if socket.try_send(command.clone()).is_err() {
+        let carriers = self.carriers.borrow().clone();
+        for carrier in carriers.into_iter().filter(|carrier| carrier.streams.contains(stream)) {
+            if carrier.commands.try_send(command.clone()).is_err() {
                 debug!("a socket takes no commands now, told again later");
             }
         }
