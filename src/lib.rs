@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod clock;
 pub mod exchange;
+pub mod faults;
 pub mod gap;
 pub mod history;
 pub mod log;

@@ -10,6 +10,7 @@
 //! 4. **Losing it loses nothing**: everything here is rebuilt from history.
 
 pub mod embedded;
+pub mod faulty;
 
 use async_trait::async_trait;
 
