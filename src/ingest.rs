@@ -124,12 +124,7 @@ async fn collect(
 }
 
 /// Appends, however long it takes; false when told to stop meanwhile.
-async fn append(
-    parts: &Parts,
-    frames: Vec<Frame>,
-    pulse: &Pulse,
-    stop: &CancellationToken,
-) -> Result<bool, LogError> {
+async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &CancellationToken) -> Result<bool, LogError> {
     let mut wait = Duration::from_millis(50);
     let mut failed = false;
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.payload.len() as u64).sum());

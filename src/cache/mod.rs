@@ -11,6 +11,7 @@
 
 mod carrier;
 pub mod embedded;
+pub mod faulty;
 mod latest;
 
 use async_trait::async_trait;

@@ -235,7 +235,7 @@ impl Worker {
         }
     }
 
-    async fn wait_for_log(&self, why: &str) -> Option<Timestamp> {
+    async fn wait_for_log(&mut self, why: &str) -> Option<Timestamp> {
         self.parts.health.degraded("log", why);
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -245,7 +245,7 @@ impl Worker {
     }
 
     /// Whether everything the log holds was sorted.
-    async fn is_at_end(&self, sorter: &Sorter) -> bool {
+    async fn is_at_end(&mut self, sorter: &Sorter) -> bool {
         match self.parts.log.usage().await {
             Ok(usage) => usage.end.iter().all(|(partition, end)| {
                 let next = sorter.next_offsets().get(partition).or_else(|| usage.committed.get(partition));
@@ -275,7 +275,7 @@ impl Worker {
     }
 
     /// Makes everything sealed durable; returns what may be committed, `None` when told to stop meanwhile.
-    async fn write(&self, sorter: &mut Sorter) -> Result<Option<Positions>, ConsumeError> {
+    async fn write(&mut self, sorter: &mut Sorter) -> Result<Option<Positions>, ConsumeError> {
         let began = Instant::now();
         let mut sealed = sorter.seal();
         let gaps = self.open_gaps(&sealed.holes);

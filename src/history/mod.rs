@@ -18,6 +18,7 @@
 //! Decimals are exact, times are microseconds. This room knows rows; it does not know where they come from.
 
 pub mod embedded;
+pub mod faulty;
 mod rows;
 
 use async_trait::async_trait;

@@ -20,6 +20,7 @@
 //! This room knows frames and positions; it does not know what is inside a frame.
 
 pub mod embedded;
+pub mod faulty;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
