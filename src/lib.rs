@@ -1,7 +1,11 @@
 //! Tapekeeper: records an exchange's market data without a gap.
 
+pub mod admin;
+pub mod audit;
+pub mod backfill;
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod consume;
 pub mod exchange;
 pub mod exit;
@@ -10,6 +14,7 @@ pub mod gap;
 pub mod health;
 pub mod history;
 pub mod ingest;
+pub mod jobs;
 pub mod log;
 pub mod market;
 pub mod pulse;

@@ -12,9 +12,12 @@
 mod carrier;
 pub mod embedded;
 pub mod faulty;
+mod options;
 mod latest;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, Options, RedisOptions};
 
 pub use carrier::carry;
 pub use latest::{Latest, kline_is_newer, tick_is_newer};

@@ -19,9 +19,12 @@
 
 pub mod embedded;
 pub mod faulty;
+mod options;
 mod rows;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow, VERSION_BACKFILLED, VERSION_LIVE};
 

@@ -21,11 +21,14 @@
 
 pub mod embedded;
 pub mod faulty;
+mod options;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, KafkaOptions, Options};
 
 use crate::market::Frame;
 
