@@ -1,6 +1,7 @@
 //! Tapekeeper: records an exchange's market data without a gap.
 
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod exchange;
 pub mod gap;
@@ -8,3 +9,4 @@ pub mod history;
 pub mod log;
 pub mod market;
 pub mod pulse;
+pub mod simulator;
