@@ -32,6 +32,8 @@ pub(super) enum Request {
 pub(super) struct RetainStep {
     /// Frames removed.
     pub(super) removed: u64,
+    /// The first offset that may still be there.
+    pub(super) keep_from: i64,
     /// Whether there is more to do.
     pub(super) more: bool,
 }
@@ -94,6 +96,9 @@ impl Writer {
         for request in turn {
             if let Request::Retain { older_than, bytes, done } = request {
                 let step = retention::step(&mut self.connection, *self.committed.borrow(), older_than, bytes);
+                if let Ok(step) = &step {
+                    self.recent.lock().unwrap_or_else(PoisonError::into_inner).remove_below(step.keep_from);
+                }
                 answer(done, step.map_err(LogError::from));
                 continue;
             }
