@@ -179,3 +179,62 @@ fn answer<T>(done: oneshot::Sender<Result<T, LogError>>, result: Result<T, LogEr
         tracing::debug!("a caller of the log went away before its answer");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::Origin;
+
+    fn append(len: usize) -> (Request, oneshot::Receiver<Result<(), LogError>>) {
+        let (done, answer) = oneshot::channel();
+        let frame = Frame {
+            key: "binance:BTCUSDT".into(),
+            received_at: Timestamp(7),
+            connection: 1,
+            origin: Origin::Socket,
+            payload: vec![b'x'; len].into(),
+        };
+        (Request::Append { frames: vec![frame], done }, answer)
+    }
+
+    fn writer(directory: &Path) -> Writer {
+        Writer::open(&directory.join("log.db"), Arc::new(Mutex::new(Ring::new(1 << 20)))).unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_refuses_alone_what_does_not_fit_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        let (before, stored) = append(10);
+        writer.take_turn(vec![before]);
+        stored.blocking_recv().unwrap().unwrap();
+        // As a full disk answers: SQLITE_FULL.
+        writer.connection.pragma_update_and_check(None, "max_page_count", 20, |_| Ok(())).unwrap();
+        let (big, refused) = append(1 << 20);
+        let (small, stored) = append(10);
+        let (done, committed) = oneshot::channel();
+        writer.take_turn(vec![big, small, Request::Commit { next: 1, done }]);
+        assert!(matches!(refused.blocking_recv().unwrap(), Err(LogError::Unavailable(_))));
+        stored.blocking_recv().unwrap().unwrap();
+        committed.blocking_recv().unwrap().unwrap();
+        assert_eq!((*writer.end.borrow(), *writer.committed.borrow()), (2, Some(1)));
+        let kept = rows::read(&writer.connection, 0, 9, 1 << 30).unwrap();
+        assert_eq!(kept.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1]);
+        // Space returns: the same frame fits and takes the next offset.
+        writer.connection.pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(())).unwrap();
+        let (big, stored) = append(1 << 20);
+        writer.take_turn(vec![big]);
+        stored.blocking_recv().unwrap().unwrap();
+        assert_eq!(rows::last(&writer.connection), Ok(Some(2)));
+    }
+
+    #[test]
+    fn a_commit_beyond_the_end_is_taken_to_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        let (done, answer) = oneshot::channel();
+        writer.take_turn(vec![append(1).0, Request::Commit { next: 99, done }]);
+        answer.blocking_recv().unwrap().unwrap();
+        assert_eq!(*writer.committed.borrow(), Some(1));
+    }
+}
