@@ -11,6 +11,16 @@ const TRADE_COLUMNS: &str = "t.symbol, t.trade_id, t.ts, t.received_at, t.price,
 const KLINE_COLUMNS: &str = "k.symbol, k.interval, k.open_time, k.close_time, k.open, k.high, k.low, k.close, k.volume,
     k.quote_volume, k.trade_count, k.first_trade_id, k.last_trade_id, k.is_backfilled";
 
+const WATERMARKS_TRADES: &str = "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
+        WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.trade_id =
+          (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
+           ORDER BY trade_id DESC LIMIT 1)";
+const WATERMARKS_KLINES: &str =
+    "SELECT w.value ->> 0, k.open_time, k.open_time FROM json_each(?1) w CROSS JOIN klines k
+        WHERE k.exchange = w.value ->> 1 AND k.symbol = w.value ->> 2 AND k.interval = w.value ->> 3 AND k.open_time =
+          (SELECT open_time FROM klines WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
+           AND interval = w.value ->> 3 ORDER BY open_time DESC LIMIT 1)";
+
 /// The highest stored position of each stream that has rows.
 pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlite::Result<Vec<Watermark>> {
     let wanted = |kline: bool| {
@@ -25,16 +35,8 @@ pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlit
         });
         serde_json::Value::Array(keys.collect()).to_string()
     };
-    let trades = "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
-        WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.trade_id =
-          (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
-           ORDER BY trade_id DESC LIMIT 1)";
-    let klines = "SELECT w.value ->> 0, k.open_time, k.open_time FROM json_each(?1) w CROSS JOIN klines k
-        WHERE k.exchange = w.value ->> 1 AND k.symbol = w.value ->> 2 AND k.interval = w.value ->> 3 AND k.open_time =
-          (SELECT open_time FROM klines WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
-           AND interval = w.value ->> 3 ORDER BY open_time DESC LIMIT 1)";
     let mut found = Vec::new();
-    for (query, keys) in [(trades, wanted(false)), (klines, wanted(true))] {
+    for (query, keys) in [(WATERMARKS_TRADES, wanted(false)), (WATERMARKS_KLINES, wanted(true))] {
         if keys == "[]" {
             continue;
         }
@@ -49,6 +51,23 @@ pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlit
     Ok(found)
 }
 
+fn latest_trades_query() -> String {
+    format!(
+        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
+         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.trade_id =
+           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value ORDER BY trade_id DESC LIMIT 1)"
+    )
+}
+
+fn latest_klines_query() -> String {
+    format!(
+        "SELECT {KLINE_COLUMNS} FROM json_each(?2) s CROSS JOIN json_each(?3) i CROSS JOIN klines k
+         WHERE k.exchange = ?1 AND k.symbol = s.value AND k.interval = i.value AND k.open_time =
+           (SELECT open_time FROM klines WHERE exchange = ?1 AND symbol = s.value AND interval = i.value
+            ORDER BY open_time DESC LIMIT 1)"
+    )
+}
+
 /// The trade with the highest id of each symbol that has one.
 pub(super) fn latest_trades(
     connection: &Connection,
@@ -56,11 +75,7 @@ pub(super) fn latest_trades(
     symbols: &[Symbol],
 ) -> rusqlite::Result<Vec<TradeRow>> {
     let keys: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
-    let query = format!(
-        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
-         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.trade_id =
-           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value ORDER BY trade_id DESC LIMIT 1)"
-    );
+    let query = latest_trades_query();
     let mut select = connection.prepare_cached(&query)?;
     let rows = select
         .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| trade_row(row, exchange))?;
@@ -76,12 +91,7 @@ pub(super) fn latest_klines(
 ) -> rusqlite::Result<Vec<KlineRow>> {
     let symbols: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
     let intervals: Vec<&str> = intervals.iter().map(|interval| interval.as_str()).collect();
-    let query = format!(
-        "SELECT {KLINE_COLUMNS} FROM json_each(?2) s CROSS JOIN json_each(?3) i CROSS JOIN klines k
-         WHERE k.exchange = ?1 AND k.symbol = s.value AND k.interval = i.value AND k.open_time =
-           (SELECT open_time FROM klines WHERE exchange = ?1 AND symbol = s.value AND interval = i.value
-            ORDER BY open_time DESC LIMIT 1)"
-    );
+    let query = latest_klines_query();
     let mut select = connection.prepare_cached(&query)?;
     let keys =
         params![exchange.as_str(), serde_json::json!(symbols).to_string(), serde_json::json!(intervals).to_string()];
@@ -212,4 +222,35 @@ pub(super) fn read<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> 
         let what = format!("{text:?} in column {name} has no meaning");
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::embedded::schema::SCHEMA;
+
+    /// SQLite's own account of how it would answer.
+    fn plan(connection: &Connection, query: &str) -> String {
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let mut rows = explain.raw_query();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            lines.push(row.get::<_, String>(3).unwrap());
+        }
+        lines.join("\n")
+    }
+
+    #[test]
+    fn the_latest_rows_are_found_without_reading_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = SCHEMA.open(&directory.path().join("history.db")).unwrap();
+        for query in [WATERMARKS_TRADES, WATERMARKS_KLINES, &latest_trades_query(), &latest_klines_query()] {
+            let plan = plan(&connection, query);
+            for line in plan.lines().filter(|line| line.contains("SCAN")) {
+                assert!(line.contains("VIRTUAL TABLE"), "{query}\n{plan}");
+            }
+            assert!(!plan.contains("TEMP B-TREE"), "{query}\n{plan}");
+            assert!(plan.contains("PRIMARY KEY"), "{query}\n{plan}");
+        }
+    }
 }

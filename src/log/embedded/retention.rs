@@ -31,7 +31,9 @@ pub(super) fn step(
         let beyond = limit.min(first + frames_beyond(&transaction, first, bytes)?);
         let keep_from = old.max(beyond);
         step.removed = rows::remove_below(&transaction, keep_from)?;
-        step.more = keep_from == limit && limit < committed;
+        step.keep_from = keep_from;
+        // The average size is an estimate: what is left may still be too big.
+        step.more = keep_from < committed && (keep_from == limit || frames_beyond(&transaction, keep_from, bytes)? > 0);
     }
     if step.removed == 0 && mostly_free(&transaction)? {
         let mut vacuum = transaction.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES_MAX})"))?;

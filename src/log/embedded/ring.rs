@@ -35,6 +35,14 @@ impl Ring {
         }
     }
 
+    /// Forgets what the file has forgotten: a replay must find the same in both.
+    pub(super) fn remove_below(&mut self, offset: i64) {
+        while self.records.front().is_some_and(|first| first.offset < offset) {
+            let Some(old) = self.records.pop_front() else { return };
+            self.bytes -= cost(&old);
+        }
+    }
+
     /// At most `records` records from `offset` on, up to and with the one that exceeds `bytes`; `None`
     /// when `offset` is not in memory.
     pub(super) fn read(&self, offset: i64, records: usize, bytes: usize) -> Option<Vec<Record>> {
@@ -91,6 +99,9 @@ mod tests {
         assert_eq!(offsets(&ring, 8, 1, 999), Some(vec![8]));
         assert_eq!(offsets(&ring, 7, 9, 15), Some(vec![7, 8]));
         assert_eq!(offsets(&ring, 10, 9, 999), None);
+        ring.remove_below(9);
+        assert_eq!(offsets(&ring, 8, 9, 999), None);
+        assert_eq!(offsets(&ring, 9, 9, 999), Some(vec![9]));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) enum Request {
 pub(super) struct RetainStep {
     /// Frames removed.
     pub(super) removed: u64,
+    /// The first offset that may still be there.
+    pub(super) keep_from: i64,
     /// Whether there is more to do.
     pub(super) more: bool,
 }
@@ -94,6 +96,9 @@ impl Writer {
         for request in turn {
             if let Request::Retain { older_than, bytes, done } = request {
                 let step = retention::step(&mut self.connection, *self.committed.borrow(), older_than, bytes);
+                if let Ok(step) = &step {
+                    self.recent.lock().unwrap_or_else(PoisonError::into_inner).remove_below(step.keep_from);
+                }
                 answer(done, step.map_err(LogError::from));
                 continue;
             }
@@ -172,5 +177,64 @@ impl Request {
 fn answer<T>(done: oneshot::Sender<Result<T, LogError>>, result: Result<T, LogError>) {
     if done.send(result).is_err() {
         tracing::debug!("a caller of the log went away before its answer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::Origin;
+
+    fn append(len: usize) -> (Request, oneshot::Receiver<Result<(), LogError>>) {
+        let (done, answer) = oneshot::channel();
+        let frame = Frame {
+            key: "binance:BTCUSDT".into(),
+            received_at: Timestamp(7),
+            connection: 1,
+            origin: Origin::Socket,
+            payload: vec![b'x'; len].into(),
+        };
+        (Request::Append { frames: vec![frame], done }, answer)
+    }
+
+    fn writer(directory: &Path) -> Writer {
+        Writer::open(&directory.join("log.db"), Arc::new(Mutex::new(Ring::new(1 << 20)))).unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_refuses_alone_what_does_not_fit_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        let (before, stored) = append(10);
+        writer.take_turn(vec![before]);
+        stored.blocking_recv().unwrap().unwrap();
+        // As a full disk answers: SQLITE_FULL.
+        writer.connection.pragma_update_and_check(None, "max_page_count", 20, |_| Ok(())).unwrap();
+        let (big, refused) = append(1 << 20);
+        let (small, stored) = append(10);
+        let (done, committed) = oneshot::channel();
+        writer.take_turn(vec![big, small, Request::Commit { next: 1, done }]);
+        assert!(matches!(refused.blocking_recv().unwrap(), Err(LogError::Unavailable(_))));
+        stored.blocking_recv().unwrap().unwrap();
+        committed.blocking_recv().unwrap().unwrap();
+        assert_eq!((*writer.end.borrow(), *writer.committed.borrow()), (2, Some(1)));
+        let kept = rows::read(&writer.connection, 0, 9, 1 << 30).unwrap();
+        assert_eq!(kept.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1]);
+        // Space returns: the same frame fits and takes the next offset.
+        writer.connection.pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(())).unwrap();
+        let (big, stored) = append(1 << 20);
+        writer.take_turn(vec![big]);
+        stored.blocking_recv().unwrap().unwrap();
+        assert_eq!(rows::last(&writer.connection), Ok(Some(2)));
+    }
+
+    #[test]
+    fn a_commit_beyond_the_end_is_taken_to_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path());
+        let (done, answer) = oneshot::channel();
+        writer.take_turn(vec![append(1).0, Request::Commit { next: 99, done }]);
+        answer.blocking_recv().unwrap().unwrap();
+        assert_eq!(*writer.committed.borrow(), Some(1));
     }
 }
