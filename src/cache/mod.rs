@@ -12,8 +12,8 @@
 mod carrier;
 pub mod embedded;
 pub mod faulty;
-mod options;
 mod latest;
+mod options;
 
 use async_trait::async_trait;
 

@@ -106,7 +106,11 @@ pub struct Loaded {
 /// The configuration: `explicit`, `TAPEKEEPER_CONFIG`, `./tapekeeper.toml`, `/etc/tapekeeper/tapekeeper.toml`, else
 /// the built-in one. The schedule: `jobs`, `TAPEKEEPER_JOBS`, `jobs.toml` beside the configuration, else the
 /// built-in one; `jobs.d/*.toml` beside it is added.
-pub fn load_all(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environment<'_>) -> Result<Loaded, Problems> {
+pub fn load_all(
+    explicit: Option<&Path>,
+    jobs: Option<&Path>,
+    environment: Environment<'_>,
+) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let mut files = Vec::new();
     let (config_path, config_text) = match find_config(explicit, environment) {
@@ -118,7 +122,8 @@ pub fn load_all(explicit: Option<&Path>, jobs: Option<&Path>, environment: Envir
     };
     let mut config = Config::default();
     if problems.is_empty() {
-        let name = config_path.as_deref().map_or("the built-in configuration".to_owned(), |path| path.display().to_string());
+        let name =
+            config_path.as_deref().map_or("the built-in configuration".to_owned(), |path| path.display().to_string());
         let notes = Notes::new(&name, &config_text);
         files.push(name);
         config = service::read(&config_text, &notes, default_data_dir(environment));

@@ -60,14 +60,14 @@ impl fmt::Display for Problem {
             let margin = " ".repeat(number.len());
             // What is marked ends with its line, however long the value goes on.
             let marked = source.text.get(floor(&source.text, span.start)..floor(&source.text, span.end));
-            let wide = marked.and_then(|marked| marked.lines().next()).map_or(1, |marked| marked.chars().count().max(1));
+            let wide =
+                marked.and_then(|marked| marked.lines().next()).map_or(1, |marked| marked.chars().count().max(1));
             let wide = wide.min(text.chars().count().saturating_sub(column - 1).max(1));
             writeln!(f, "{margin}--> {}:{line}:{column}", source.name)?;
             writeln!(f, "{margin} |")?;
             writeln!(f, "{number} | {text}")?;
             // Tabs are kept so that the caret stands under its character whatever their width.
-            let indent: String =
-                text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             writeln!(f, "{margin} | {indent}{}", "^".repeat(wide))?;
             if let Some(help) = &self.help {
                 writeln!(f, "{margin} = help: {help}")?;

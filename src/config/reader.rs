@@ -241,8 +241,8 @@ impl<'a> Table<'a> {
             return Some(*value);
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let help = did_you_mean(&text, names.iter().copied())
-            .unwrap_or_else(|| format!("write one of: {}", names.join(", ")));
+        let help =
+            did_you_mean(&text, names.iter().copied()).unwrap_or_else(|| format!("write one of: {}", names.join(", ")));
         self.notes.error(span, format!("`{}` cannot be `{text}`", self.name(key)), Some(help));
         None
     }
@@ -254,12 +254,7 @@ impl<'a> Table<'a> {
     }
 
     /// A value as the table below this one that it should be.
-    pub fn table_of(
-        &self,
-        key: &str,
-        key_span: Range<usize>,
-        value: &'a Spanned<DeValue<'a>>,
-    ) -> Option<Table<'a>> {
+    pub fn table_of(&self, key: &str, key_span: Range<usize>, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Self::at(table, key_span, self.name(key), self.notes)),
             other => {

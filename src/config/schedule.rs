@@ -75,7 +75,11 @@ fn when(table: &Table<'_>) -> Option<When> {
         [_] => {}
         [] => {
             let help = "add `every = \"30s\"`, `cron = \"0 */5 * * * *\"` or `on = [\"startup\"]`".to_owned();
-            notes.error(table.span(), format!("`{}` does not say when it runs", table.name("").trim_end_matches('.')), Some(help));
+            notes.error(
+                table.span(),
+                format!("`{}` does not say when it runs", table.name("").trim_end_matches('.')),
+                Some(help),
+            );
             return None;
         }
         [first, second, ..] => {

@@ -104,7 +104,11 @@ fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
     if let Some(first) = twice.first() {
         let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
         let help = "each stream is recorded once: remove the symbol or the channel here or there".to_owned();
-        table.notes().error(table.key_span("symbols"), format!("duplicate feed: {first}{more} is named twice"), Some(help));
+        table.notes().error(
+            table.key_span("symbols"),
+            format!("duplicate feed: {first}{more} is named twice"),
+            Some(help),
+        );
     }
 }
 
@@ -218,7 +222,10 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
         return None;
     }
     let host = rest.strip_suffix('/').unwrap_or(rest);
-    if host.is_empty() || host.contains(['/', '?', '#', ' ']) || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err() {
+    if host.is_empty()
+        || host.contains(['/', '?', '#', ' '])
+        || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
+    {
         let help = format!("write the base only: `{scheme}://host:port`");
         table.notes().error(span, format!("`{}` is a base without a path", table.name(key)), Some(help));
         return None;
@@ -261,7 +268,11 @@ fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
             toml::de::DeValue::Boolean(boolean) => boolean.to_string(),
             _ => {
                 let help = format!("quote the key: `\"{name}...\" = \"value\"`");
-                table.notes().error(span, format!("`{}` must be text, a number or a boolean", table.name(&name)), Some(help));
+                table.notes().error(
+                    span,
+                    format!("`{}` must be text, a number or a boolean", table.name(&name)),
+                    Some(help),
+                );
                 continue;
             }
         };
