@@ -263,8 +263,10 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
     let mut venue = Venue::new(symbols, aggregated, limits, time, stop.clone());
     if let Some(capture) = &played {
         venue.capture_ends = capture.symbols();
-        // Until playback starts the clock stands just before its first frame.
-        venue.time.play(capture.frames[0].received_at);
+        // Until playback starts the clock stands at its first frame; the exchange's own time, because a
+        // recorder's clock may be seconds off.
+        let first = capture.frames.iter().find_map(|recorded| recorded.event_time);
+        venue.time.play(first.unwrap_or(capture.frames[0].received_at));
     }
     let venue = Arc::new(venue);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
@@ -353,3 +355,6 @@ fn accept(venue: Arc<Venue>, peer: Peer, upgrade: WebSocketUpgrade, combined: bo
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
