@@ -136,7 +136,7 @@ pub struct Flood {
     pub listings: Vec<Listing>,
     /// See [`Generated::seed`].
     pub seed: u64,
-    /// How many trades; each takes about 400 bytes of memory until it is sent.
+    /// How many trades; each takes about 600 bytes of memory until it is sent.
     pub trades: usize,
 }
 
@@ -228,6 +228,10 @@ impl Simulator {
                 if let Err(error) = ended {
                     tracing::error!(%error, "the simulator's {task} failed");
                 }
+            }
+            // Upgraded connections are no longer the server's: they end by themselves.
+            while self.control.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         if tokio::time::timeout(STOP_GRACE, ended).await.is_err() {

@@ -93,6 +93,15 @@ impl Client {
         }
     }
 
+    async fn trade_of(&mut self, symbol: &str) -> i64 {
+        loop {
+            let value = self.json().await;
+            if value["data"]["s"] == symbol {
+                return value["data"]["t"].as_i64().unwrap();
+            }
+        }
+    }
+
     async fn trades(&mut self, count: usize) -> Vec<i64> {
         let mut ids = Vec::new();
         while ids.len() < count {
