@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn the_arguments_are_sound() {
         Command::command().debug_assert();
-        let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s --format json").unwrap();
+        let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s").unwrap();
         assert_eq!((args.capture.len(), args.speed), (2, 20.0));
         assert_eq!(parsed("").unwrap().symbols.len(), 3);
         for wrong in ["--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"] {
@@ -171,12 +171,12 @@ mod tests {
     #[tokio::test]
     async fn it_runs_for_as_long_as_asked() {
         let args = parsed("--listen 127.0.0.1:0 --for 100ms --faults cut@10ms").unwrap();
-        assert_eq!(run(args, CancellationToken::new()).await.unwrap(), 0);
+        assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn a_fault_that_is_none_is_a_usage_error() {
         let args = parsed("--listen 127.0.0.1:0 --faults explode").unwrap();
-        assert_eq!(run(args, CancellationToken::new()).await.unwrap(), EXIT_USAGE);
+        assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), EXIT_USAGE);
     }
 }
