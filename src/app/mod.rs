@@ -148,7 +148,7 @@ pub struct Service {
 pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     let clock = Clock::system();
     let (health, pulses) = (Health::default(), Pulses::default());
-    let _lock = stores::claim(&launch.config.data_dir)?;
+    let _lock = stores::claim(&launch.config.data_dir).await?;
     if let Some(interval) = systemd::watchdog_interval() {
         // Not in a group: it must outlive every other task, and ends with the process.
         tokio::spawn(systemd::feed_watchdog(pulses.clone(), interval));
