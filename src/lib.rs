@@ -1,6 +1,7 @@
 //! Tapekeeper: records an exchange's market data without a gap.
 
 pub mod admin;
+pub mod app;
 pub mod audit;
 pub mod backfill;
 pub mod cache;
@@ -20,10 +21,10 @@ pub mod log;
 pub mod market;
 pub mod pulse;
 pub mod signals;
+pub mod simulator;
 pub mod sqlite;
 pub mod state;
 pub mod supervisor;
 pub mod systemd;
 pub mod telemetry;
 pub mod writer;
-pub mod simulator;

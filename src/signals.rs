@@ -48,3 +48,11 @@ pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
     })?;
     Ok(received)
 }
+
+/// Sends SIGTERM to a process.
+pub fn terminate(process: i32) -> anyhow::Result<()> {
+    let process =
+        rustix::process::Pid::from_raw(process).ok_or_else(|| anyhow::anyhow!("{process} is no process id"))?;
+    rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+    Ok(())
+}

@@ -10,9 +10,9 @@ use tokio::sync::Semaphore;
 
 /// Rows are readable by other programs while we write; one that holds a lock is waited for so long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The write-ahead log is copied into the file when it has so many pages. Bigger means fewer copies of
-/// a page that is written again and again, smaller means less to replay after a crash.
-const CHECKPOINT_PAGES: u32 = 4_000;
+/// The write-ahead log is copied into the file when it has so many bytes. Bigger means fewer copies of
+/// a page that is written again and again, smaller means less to read after a crash.
+const CHECKPOINT_BYTES: u32 = 64 << 20;
 /// What a burst leaves of the write-ahead log on disk.
 const WAL_BYTES_MAX: u32 = 128 << 20;
 /// Pages are mapped, not copied, by readers, up to here.
@@ -91,7 +91,7 @@ impl Schema {
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         // Durable means after a power cut: the write-ahead log is synced at every commit.
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_BYTES / self.page_bytes)?;
         connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_MAX, |_| Ok(()))?;
         connection.pragma_update(None, "cache_size", -65_536)?;
         connection.set_prepared_statement_cache_capacity(64);
@@ -145,13 +145,14 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let closed = || Failure::Unusable(format!("{} is closed", self.path.display()));
+        let closed = || Failure::Unavailable(format!("{} is closed", self.path.display()));
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closed())?;
         let readers = self.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let connection = match readers.lock_idle().pop() {
                 Some(connection) => connection,
-                None => open_reader(&readers.path).map_err(Failure::from)?,
+                // The writer has the file open: what fails here (no descriptor left) may pass.
+                None => open_reader(&readers.path).map_err(|error| Failure::Unavailable(error.to_string()))?,
             };
             let transaction = connection.unchecked_transaction()?;
             let answer = read(&transaction)?;

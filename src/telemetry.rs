@@ -18,7 +18,8 @@ pub enum LogFormat {
 
 /// Installs the process's subscriber, once. `TAPEKEEPER_LOG` sets the filter (default `info`).
 pub fn install(format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("TAPEKEEPER_LOG").unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("TAPEKEEPER_LOG")
+        .unwrap_or_else(|_unset| EnvFilter::new("info,tokio_cron_scheduler=warn"));
     let layer: Box<dyn Layer<Registry> + Send + Sync> = if under_systemd() {
         // Without the prefix, or MESSAGE_ID, JOB and the like are not the fields that people filter by.
         match tracing_journald::layer() {

@@ -78,7 +78,7 @@ pub fn rest(
 }
 
 /// Starts an exchange: from here on its frames are safe in the log.
-pub async fn start(
+pub(super) async fn start(
     rest: Arc<Rest>,
     exchange: Exchange,
     config: &Config,

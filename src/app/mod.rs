@@ -14,7 +14,6 @@ pub mod stores;
 mod wiring;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use anyhow::{Context, anyhow};
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::admin::ReloadRequest;
 use crate::backfill::{self, Tail, TailOptions};
 use crate::cache::{self, Cache, Latest};
 use crate::clock::Clock;
@@ -44,7 +44,7 @@ use crate::supervisor::{self, Fault, Group};
 use crate::systemd;
 use crate::writer::Writer;
 
-pub use reload::{ReloadRequest, Sources};
+pub use reload::Sources;
 pub use saver::Saver;
 
 /// How long each part of a stop may take, in order; their sum stays below the unit's `TimeoutStopSec`
@@ -335,7 +335,8 @@ fn flow(
         carrier.await;
         Ok(())
     });
-    let repair = backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
+    let repair =
+        backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
     groups.backfill.spawn("backfill", async move {
         repair.await;
         Ok(())
@@ -407,9 +408,4 @@ async fn close(service: &Service) -> anyhow::Result<String> {
     service.history.close().await.context("close the history")?;
     service.log.close().await.context("close the log")?;
     Ok(saved)
-}
-
-/// `{data_dir}` as configured.
-pub fn data_dir(config: &Config) -> PathBuf {
-    config.data_dir.clone()
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::config::{self, Config};
@@ -20,14 +19,6 @@ pub struct Sources {
     pub config: Option<PathBuf>,
     /// `--jobs`.
     pub jobs: Option<PathBuf>,
-}
-
-/// Asks for a reload; answered with what changed in words, or why nothing did.
-pub struct ReloadRequest {
-    /// Only say what would change.
-    pub dry_run: bool,
-    /// Where the answer goes.
-    pub answer: oneshot::Sender<Result<String, String>>,
 }
 
 impl Sources {
@@ -56,9 +47,12 @@ pub async fn apply(
     let added = after.iter().filter(|stream| !before.contains(stream)).count();
     let removed: Vec<&Stream> = before.iter().filter(|stream| !after.contains(stream)).collect();
     let mut said = format!("{added} streams added, {} removed", removed.len());
-    if let Some(exchange) = config.feeds.iter().map(|feed| feed.exchange).find(|exchange| {
-        !feeds.markets.iter().any(|market| market.exchange == *exchange)
-    }) {
+    if let Some(exchange) = config
+        .feeds
+        .iter()
+        .map(|feed| feed.exchange)
+        .find(|exchange| !feeds.markets.iter().any(|market| market.exchange == *exchange))
+    {
         return Err(anyhow!("a first feed of {exchange} needs a restart"));
     }
     if !dry_run {

@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::clock::Clock;
 use crate::backfill::Carrier;
+use crate::clock::Clock;
 use crate::exchange::socket::{Connections, Socket, SocketCommand, SocketEvent, SocketOptions};
 use crate::exchange::{Dialect, Feed};
 use crate::market::Stream;

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
-use crate::log::embedded::EmbeddedLog;
+use crate::log::embedded::{self, EmbeddedLog};
 use crate::log::{self, Log, LogError};
 
 /// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
@@ -41,7 +41,8 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     match config.log.backend {
         log::Backend::Embedded => {
             let path = config.data_dir.join("log.db");
-            let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(&path)).await;
+            let opened =
+                tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, embedded::Options::default())).await;
             match opened.context("open the log")? {
                 Ok(log) => Ok(Arc::new(log)),
                 Err(LogError::Fatal(why)) => Err(Failure::new(CONFIGURATION, anyhow!("open the log: {why}"))),
@@ -73,7 +74,7 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
 /// Opens the cache.
 pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
     match config.cache.backend {
-        cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::default())),
+        cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::new())),
         cache::Backend::Redis => Err(not_built("cache", "redis")),
     }
 }

@@ -92,13 +92,7 @@ pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
     pulse.retire();
 }
 
-fn choose(
-    parts: &Parts,
-    busy: &[String],
-    due: &HashMap<String, Timestamp>,
-    now: Timestamp,
-    room: usize,
-) -> Vec<Gap> {
+fn choose(parts: &Parts, busy: &[String], due: &HashMap<String, Timestamp>, now: Timestamp, room: usize) -> Vec<Gap> {
     if room == 0 {
         return Vec::new();
     }

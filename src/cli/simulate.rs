@@ -4,22 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::service::Format;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
-
-/// How the command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Human,
-    /// One object a line.
-    Json,
-}
 
 /// Arguments of `simulate`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -57,16 +48,13 @@ pub struct Args {
     /// Stop after so long; default: at Ctrl-C
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     run_for: Option<Duration>,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
 }
 
 /// Exit code for arguments that cannot be used (sysexits: EX_USAGE).
 const EXIT_USAGE: i32 = 64;
 
 /// Runs the exchange until `stop`, or for as long as was asked; gives the exit code.
-pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<i32> {
+pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow::Result<i32> {
     let faults = match parse_schedule(&args.faults) {
         Ok(faults) => faults,
         Err(message) => {
@@ -90,7 +78,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<i32> {
     options.faults = faults;
     options.limits.lag = args.lag;
     let simulator = simulator::start(options, stop.clone()).await?;
-    print_start(&simulator, &args);
+    print_start(&simulator, &args, format);
     let end = async {
         match args.run_for {
             Some(time) => tokio::time::sleep(time).await,
@@ -98,7 +86,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<i32> {
         }
     };
     stop.run_until_cancelled(end).await;
-    print_end(&simulator, args.format);
+    print_end(&simulator, format);
     simulator.stop().await;
     Ok(0)
 }
@@ -110,10 +98,10 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-fn print_start(simulator: &Simulator, args: &Args) {
+fn print_start(simulator: &Simulator, args: &Args, format: Format) {
     let symbols: Vec<&str> = simulator.control.symbols().iter().map(|symbol| symbol.as_str()).collect();
     let (ws_url, rest_url) = (simulator.ws_url(), simulator.rest_url());
-    if args.format == Format::Json {
+    if format == Format::Json {
         println!(
             "{}",
             json!({"event": "started", "ws_url": ws_url, "rest_url": rest_url, "symbols": symbols, "seed": args.seed})
@@ -150,4 +138,45 @@ fn print_end(simulator: &Simulator, format: Format) {
         );
     }
     println!("faults: {}", json!(faults));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(arguments: &str) -> Result<Args, clap::Error> {
+        let words = std::iter::once("simulate").chain(arguments.split_whitespace());
+        Command::try_parse_from(words).map(|command| command.args)
+    }
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Command::command().debug_assert();
+        let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s --format json").unwrap();
+        assert_eq!((args.capture.len(), args.speed), (2, 20.0));
+        assert_eq!(parsed("").unwrap().symbols.len(), 3);
+        for wrong in ["--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"] {
+            assert!(parsed(wrong).is_err(), "{wrong} was accepted");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_runs_for_as_long_as_asked() {
+        let args = parsed("--listen 127.0.0.1:0 --for 100ms --faults cut@10ms").unwrap();
+        assert_eq!(run(args, CancellationToken::new()).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_is_none_is_a_usage_error() {
+        let args = parsed("--listen 127.0.0.1:0 --faults explode").unwrap();
+        assert_eq!(run(args, CancellationToken::new()).await.unwrap(), EXIT_USAGE);
+    }
 }

@@ -109,9 +109,14 @@ fn a_local_time_that_happens_twice_runs_once_the_first_time() {
 #[test]
 fn a_cron_that_means_a_period_never_pauses_and_never_doubles() {
     for timezone in [Tz::Europe__Berlin, Tz::America__New_York, Tz::Australia__Lord_Howe, Tz::UTC] {
-        for (from, to) in [("2026-03-07", "2026-03-09"), ("2026-03-28", "2026-03-30"), ("2026-04-04", "2026-04-06"),
-            ("2026-10-03", "2026-10-05"), ("2026-10-24", "2026-10-26"), ("2026-10-31", "2026-11-02")]
-        {
+        for (from, to) in [
+            ("2026-03-07", "2026-03-09"),
+            ("2026-03-28", "2026-03-30"),
+            ("2026-04-04", "2026-04-06"),
+            ("2026-10-03", "2026-10-05"),
+            ("2026-10-24", "2026-10-26"),
+            ("2026-10-31", "2026-11-02"),
+        ] {
             let found = instants("*/30 * * * * *", timezone, from, to);
             let regular = found.windows(2).all(|pair| pair[1].since(pair[0]) == 30_000_000);
             assert!(regular && found.len() == 2 * 2_880 - 1, "{timezone} {from}: {} instants", found.len());

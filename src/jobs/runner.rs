@@ -120,7 +120,10 @@ impl JobsHandle {
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> anyhow::Result<T> {
         let limit = Duration::from_secs(5);
         tokio::time::timeout(limit, self.0.send(request)).await.context("the scheduler is busy")?.ok();
-        tokio::time::timeout(limit, answered).await.context("the scheduler does not answer")?.context("the scheduler stopped")
+        tokio::time::timeout(limit, answered)
+            .await
+            .context("the scheduler does not answer")?
+            .context("the scheduler stopped")
     }
 }
 
@@ -171,8 +174,7 @@ impl Runner {
     pub async fn run_blocking(&mut self) {
         self.close_interrupted().await;
         let startup = |spec: &JobSpec| matches!(&spec.when, When::On(events) if events.contains(&JobEvent::Startup));
-        let specs: Vec<JobSpec> =
-            self.planner.specs().filter(|spec| spec.enabled && startup(spec)).cloned().collect();
+        let specs: Vec<JobSpec> = self.planner.specs().filter(|spec| spec.enabled && startup(spec)).cloned().collect();
         for spec in specs {
             let firing = Firing { job: spec.name.clone(), scheduled_at: self.parts.clock.now(), missed: 0 };
             if self.start(&spec, firing, "event").await.is_ok() && spec.blocking {

@@ -1,7 +1,7 @@
 //! The log in SQLite: one file, one partition (0), one writer thread, readers beside it.
 //!
 //! Appends and commits that wait together share one transaction and one sync. A consumer at the end is
-//! served from memory ([`ring`]); one that lags reads the file. Must not know what is inside a frame.
+//! served from memory; one that lags reads the file. Must not know what is inside a frame.
 //!
 //! Offsets are never used twice: retention removes only below the committed position, which is itself
 //! durable in the file, so the next offset is always the higher of (last row + 1, committed).

@@ -24,7 +24,7 @@ const INBOUND_WINDOW: Duration = Duration::from_secs(1);
 /// Deliveries that are written before one flush; after it, pings and requests have their turn.
 const DELIVERIES_PER_FLUSH: usize = 16;
 /// How long a last close frame may take.
-const CLOSE_GRACE: Duration = Duration::from_secs(1);
+const CLOSE_GRACE: Duration = Duration::from_millis(300);
 
 /// Why the loop of a connection ended.
 enum Over {
@@ -71,25 +71,28 @@ pub async fn serve(socket: WebSocket, peer: Peer, combined: bool, streams: Vec<S
         venue.hub.first_subscription.cancel();
     }
     let over = connection.run(queue).await;
-    venue.hub.leave(id, connection.subscriptions.streams.iter());
-    let (code, reason) = match over {
-        Over::Gone => return,
-        Over::Reset => return peer.reset_at_end(),
-        Over::Close(code, reason) => (code, reason),
-    };
-    let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-    let close = async {
-        if connection.socket.send(Message::Close(Some(frame))).await.is_ok() {
-            // The client's own close frame ends the stream; without reading it, closing would be a reset.
-            while let Some(Ok(_)) = connection.socket.recv().await {}
-        }
-    };
-    if timeout(CLOSE_GRACE, close).await.is_err() {
-        tracing::debug!(connection = id, "the client did not answer the close frame of connection {id}");
+    if let Over::Close(code, reason) = over {
+        connection.close(code, reason).await;
+    } else if let Over::Reset = over {
+        peer.reset_at_end();
     }
+    venue.hub.leave(id, connection.subscriptions.streams.iter());
 }
 
 impl Connection {
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        let close = async {
+            if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+                // The client's own close frame ends the stream; without reading it, closing would be a reset.
+                while let Some(Ok(_)) = self.socket.recv().await {}
+            }
+        };
+        if timeout(CLOSE_GRACE, close).await.is_err() {
+            tracing::debug!("a client did not answer its close frame");
+        }
+    }
+
     async fn run(&mut self, mut queue: mpsc::Receiver<Delivery>) -> Over {
         let limits = self.venue.limits.clone();
         let born = Instant::now();

@@ -136,7 +136,7 @@ pub struct Flood {
     pub listings: Vec<Listing>,
     /// See [`Generated::seed`].
     pub seed: u64,
-    /// How many trades; each takes about 400 bytes of memory until it is sent.
+    /// How many trades; each takes about 600 bytes of memory until it is sent.
     pub trades: usize,
 }
 
@@ -229,6 +229,10 @@ impl Simulator {
                     tracing::error!(%error, "the simulator's {task} failed");
                 }
             }
+            // Upgraded connections are no longer the server's: they end by themselves.
+            while self.control.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         };
         if tokio::time::timeout(STOP_GRACE, ended).await.is_err() {
             tracing::warn!("the simulator left a connection open that did not end in time");
@@ -263,8 +267,10 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
     let mut venue = Venue::new(symbols, aggregated, limits, time, stop.clone());
     if let Some(capture) = &played {
         venue.capture_ends = capture.symbols();
-        // Until playback starts the clock stands just before its first frame.
-        venue.time.play(capture.frames[0].received_at);
+        // Until playback starts the clock stands at its first frame; the exchange's own time, because a
+        // recorder's clock may be seconds off.
+        let first = capture.frames.iter().find_map(|recorded| recorded.event_time);
+        venue.time.play(first.unwrap_or(capture.frames[0].received_at));
     }
     let venue = Arc::new(venue);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
@@ -353,3 +359,6 @@ fn accept(venue: Arc<Venue>, peer: Peer, upgrade: WebSocketUpgrade, combined: bo
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,9 @@ pub async fn capture(venue: Arc<Venue>, capture: Capture, speed: f64, trades_max
             played_us = at_us;
             before = recorded.received_at;
             let Some(recorded) = frames.next() else { break };
-            venue.time.play(recorded.event_time.unwrap_or(recorded.received_at));
+            if let Some(at) = recorded.event_time {
+                venue.time.play(at);
+            }
             if let Some(tape) = locked(&venue.tapes).get_mut(&recorded.frame.symbol) {
                 if recorded.trade.is_some() {
                     tape.push(recorded.trade, venue.aggregated, Instant::now());

@@ -110,7 +110,7 @@ fn answer(venue: &Venue, weight: u32, make: impl FnOnce(&Venue) -> Result<String
         }
         Admission::Banned(wait) => {
             locked(&venue.counters).rest_banned += 1;
-            let until = venue.time.now().plus_micros(wait.as_micros() as i64).millis();
+            let until = venue.time.after(wait).millis();
             let message = format!(
                 "Way too much request weight used; IP banned until {until}. Please use WebSocket Streams for live updates to avoid bans."
             );

@@ -41,6 +41,11 @@ impl ExchangeTime {
         }
     }
 
+    /// What the clock will show when `wait` has passed on the wall.
+    pub fn after(&self, wait: Duration) -> Timestamp {
+        self.now().plus_micros((wait.as_micros() as f64 * self.scale) as i64)
+    }
+
     /// From here on the clock stands at what was played, and never goes back.
     pub fn play(&self, at: Timestamp) {
         self.played.get_or_init(|| AtomicI64::new(at.micros())).fetch_max(at.micros(), Ordering::Relaxed);

@@ -25,6 +25,7 @@ pub(super) const SCHEMA: Schema = Schema {
            payload BLOB NOT NULL
          ) STRICT;
          CREATE TABLE committed(log_partition INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT;"],
+    // 16 KiB would save a fifth of a microsecond a frame at full load, and double what a lone append writes.
     page_bytes: 8_192,
 };
 
