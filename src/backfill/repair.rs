@@ -28,6 +28,15 @@ pub async fn repair(parts: &Parts, mut gap: Gap, stop: &CancellationToken) -> Ti
     let settled = match outcome {
         Ok(turn) => settle(parts, &mut gap, turn).await,
         Err(Trouble::Stopped) => return parts.clock.now(),
+        // Once could be a symbol that is just being listed or renamed.
+        Err(Trouble::Gone(why)) if gap.attempts >= SKIPPED_ATTEMPTS => {
+            gap.advance(GapState::Unrecoverable, &why, parts.clock.now());
+            close(parts, &gap, Vec::new()).await
+        }
+        Err(Trouble::Gone(why)) => {
+            gap.reason = why;
+            keep(parts, &gap, parts.again(gap.attempts)).await
+        }
         Err(Trouble::Wait(until, why)) => {
             gap.reason = why;
             keep(parts, &gap, until.max(parts.again(gap.attempts))).await
@@ -53,6 +62,8 @@ enum Trouble {
     Stopped,
     /// Not before then, and why.
     Wait(Timestamp, String),
+    /// The exchange will not serve it, and why.
+    Gone(String),
 }
 
 enum Settled {
@@ -158,6 +169,11 @@ async fn klines(
     stop: &CancellationToken,
 ) -> Result<(Batch, Vec<i64>), RestError> {
     let rest = rest(parts, gap);
+    // Which klines are closed is a matter of the exchange's clock, not ours: ask it (1 of weight). When it does
+    // not say, its offset as last measured has to do.
+    if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
+        return Err(RestError::Stopped);
+    }
     let mut klines = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
     klines.retain(|kline| kline.closed && page.contains(kline.open_time.micros()));
     number(parts, gap, &mut klines, stop).await?;
@@ -273,6 +289,7 @@ fn trouble(parts: &Parts, error: RestError) -> Trouble {
         RestError::Stopped => Trouble::Stopped,
         RestError::Limited { until } => Trouble::Wait(until, "waiting for the exchange's budget".to_owned()),
         RestError::Banned { until } => Trouble::Wait(until, format!("the exchange bans this address until {until}")),
+        RestError::UnknownSymbol { text } => Trouble::Gone(format!("the exchange does not know the symbol: {text}")),
         other => Trouble::Wait(now, other.to_string()),
     }
 }
