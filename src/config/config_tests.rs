@@ -146,7 +146,7 @@ fn files_that_are_named_and_not_there_are_errors_both_at_once() {
     let problems = load_all(Some(&config), Some(&jobs), &nothing).unwrap_err();
     assert_eq!(problems.errors(), 2);
     let text = problems.to_string();
-    assert!(text.contains("no.toml") && text.contains("neither.toml"), "{text}");
+    assert!(text.contains("no.toml: there is no such file") && text.contains("neither.toml"), "{text}");
     assert!(text.ends_with("2 errors in 2 files"), "{text}");
 }
 

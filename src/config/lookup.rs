@@ -104,7 +104,7 @@ fn variable(name: &str, environment: Environment<'_>) -> Option<PathBuf> {
 fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<Text> {
     match read(path) {
         Ok(Some(text)) => return Some(text),
-        Ok(None) => problems.push(unreadable(path, &ErrorKind::NotFound.into())),
+        Ok(None) => problems.push(unreadable(path, &"there is no such file")),
         Err(problem) => problems.push(problem),
     }
     None
@@ -130,7 +130,7 @@ fn read(path: &Path) -> Result<Option<Text>, Problem> {
     }
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
     let help = "name a file that this user can read with --config or --jobs, or none for the built-in one";
     Problem::without_place(format!("cannot read {}: {error}", path.display()), help)
 }
