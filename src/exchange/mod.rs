@@ -4,6 +4,7 @@
 //! It never sees a clock, a socket or the runtime, so it is tested on recorded bytes alone.
 
 pub mod binance;
+mod budget;
 mod feed;
 mod proxy;
 pub mod rest;
@@ -200,4 +201,10 @@ pub trait Dialect: Send + Sync {
 
     /// The exchange's text when an error answer means that the symbol does not exist; else `None`.
     fn unknown_symbol(&self, body: &str) -> Option<String>;
+}
+
+/// What to say of a 403 or 451, and which key of the feed helps.
+fn refused_address(status: u16, key: &str) -> String {
+    let why = if status == 451 { "a geo-block" } else { "a firewall or geo-block" };
+    format!("the exchange refuses this address (HTTP {status}: {why}): use a server in a permitted region or set {key}")
 }
