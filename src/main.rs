@@ -1,2 +1,29 @@
-//! The command.
-fn main() {}
+//! Parse, run, exit code; everything else is in the library.
+
+use std::process::ExitCode;
+
+use tapekeeper::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::from(tapekeeper::exit::INTERNAL);
+        }
+    };
+    let code = match runtime.block_on(cli.run()) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("tapekeeper: {:#}", failure.error);
+            failure.code
+        }
+    };
+    // A store's worker that hangs must not keep the process: everything durable is durable by now.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ExitCode::from(code)
+}

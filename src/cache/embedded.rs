@@ -1,1 +1,107 @@
-//! The cache in memory.
+//! The cache in memory. It is empty at every start and rebuilt from history.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Cache, CacheError, Update};
+use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
+
+/// The latest value of everything, in this process. One lock: an update is microseconds.
+#[derive(Debug, Default)]
+pub struct EmbeddedCache(Mutex<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    ticks: HashMap<(Exchange, Symbol), Tick>,
+    klines: HashMap<(Exchange, Symbol, Interval), Kline>,
+    books: HashMap<(Exchange, Symbol), Book>,
+    states: HashMap<String, String>,
+}
+
+impl EmbeddedCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        // Every value is written whole: a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Cache for EmbeddedCache {
+    async fn apply(&self, update: &Update) -> Result<u64, CacheError> {
+        let mut latest = self.lock();
+        let mut moved = 0;
+        for (exchange, symbol, tick) in &update.ticks {
+            moved += put(&mut latest.ticks, (*exchange, symbol.clone()), *tick, |held| {
+                (tick.ts, tick.id) > (held.ts, held.id)
+            });
+        }
+        for (exchange, symbol, kline) in &update.klines {
+            moved += put(&mut latest.klines, (*exchange, symbol.clone(), kline.interval), *kline, |held| {
+                is_newer_kline(kline, held)
+            });
+        }
+        for (exchange, symbol, book) in &update.books {
+            moved += put(&mut latest.books, (*exchange, symbol.clone()), *book, |held| book.update_id > held.update_id);
+        }
+        Ok(moved)
+    }
+
+    async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
+        let latest = self.lock();
+        Ok(symbols.iter().map(|symbol| latest.ticks.get(&(exchange, symbol.clone())).copied()).collect())
+    }
+
+    async fn klines(&self, exchange: Exchange, keys: &[(Symbol, Interval)]) -> Result<Vec<Option<Kline>>, CacheError> {
+        let latest = self.lock();
+        let get = |(symbol, interval): &(Symbol, Interval)| {
+            latest.klines.get(&(exchange, symbol.clone(), *interval)).copied()
+        };
+        Ok(keys.iter().map(get).collect())
+    }
+
+    async fn books(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Book>>, CacheError> {
+        let latest = self.lock();
+        Ok(symbols.iter().map(|symbol| latest.books.get(&(exchange, symbol.clone())).copied()).collect())
+    }
+
+    async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError> {
+        self.lock().states.insert(instance.to_owned(), document.to_owned());
+        Ok(())
+    }
+
+    async fn get_state(&self, instance: &str) -> Result<Option<String>, CacheError> {
+        Ok(self.lock().states.get(instance).cloned())
+    }
+
+    async fn ping(&self) -> Result<String, CacheError> {
+        Ok(concat!("embedded ", env!("CARGO_PKG_VERSION")).to_owned())
+    }
+}
+
+/// Later open time first; within one interval a closed kline is final and more trades are later.
+fn is_newer_kline(kline: &Kline, held: &Kline) -> bool {
+    (kline.open_time, kline.closed, kline.trade_count) > (held.open_time, held.closed, held.trade_count)
+}
+
+fn put<K: Eq + Hash, V>(values: &mut HashMap<K, V>, key: K, value: V, is_newer: impl FnOnce(&V) -> bool) -> u64 {
+    match values.entry(key) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(value);
+            1
+        }
+        Entry::Occupied(mut occupied) if is_newer(occupied.get()) => {
+            occupied.insert(value);
+            1
+        }
+        Entry::Occupied(_) => 0,
+    }
+}

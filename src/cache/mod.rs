@@ -3,15 +3,24 @@
 //! What the contract suite in `tests/it/contracts` holds every backend to:
 //!
 //! 1. **The cache only moves forward.** A tick is replaced only by one with a higher (ts, id), a kline
-//!    only by one with a later open time, or of the same open time with more trades or closed over open,
+//!    only by one with a later open time, or of the same open time closed over open, then with more trades,
 //!    a book only by one with a higher update id. The store decides, so no race rolls a value back.
 //! 2. **Apply is all or retry.** On an error any part may have been applied; applying again is harmless.
 //! 3. **What was applied is read back** exactly: decimals and times as given.
 //! 4. **Losing it loses nothing**: everything here is rebuilt from history.
 
+mod carrier;
 pub mod embedded;
+pub mod faulty;
+mod latest;
+mod options;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, Options, RedisOptions};
+
+pub use carrier::carry;
+pub use latest::{Latest, kline_is_newer, tick_is_newer};
 
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 

@@ -202,6 +202,11 @@ pub trait Dialect: Send + Sync {
     fn unknown_symbol(&self, body: &str) -> Option<String>;
 }
 
+/// The TLS configuration of this process, for any other client it needs.
+pub fn tls_config() -> std::sync::Arc<rustls::ClientConfig> {
+    tls::client_config()
+}
+
 /// What to say of a 403 or 451, and which key of the feed helps.
 fn refused_address(status: u16, key: &str) -> String {
     let why = if status == 451 { "a geo-block" } else { "a firewall or geo-block" };

@@ -1,165 +1,120 @@
-//! A row of the gap ledger: what is missing, how we know, and what became of it.
+//! The rows of the ledger that are not done with, in memory, and the rules for adding to them.
+//!
+//! Whoever finds a hole asks [`Ledger::open`] which part of it is news, and stores the rows it gets.
 
-use std::fmt;
-use std::str::FromStr;
+use std::collections::HashMap;
 
 use crate::market::{Stream, Timestamp};
 
-use super::Range;
+use super::{Evidence, Gap, GapState, Range, RangeSet};
 
-/// Where a gap stands. States only move forward (see [`GapState::can_become`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GapState {
-    /// Found, waiting for its repair.
-    Open,
-    /// A repair has begun.
-    Filling,
-    /// Every position of it is in history, counted.
-    Filled,
-    /// The exchange itself has no such positions.
-    NeverExisted,
-    /// The exchange no longer serves it.
-    Unrecoverable,
-    /// Another row speaks for it, or its feed was removed.
-    Superseded,
+/// Gaps that are open, and ranges that will never be filled.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    open: HashMap<String, Gap>,
+    /// Positions declared never existed or unrecoverable: finding them missing again is no news.
+    settled: HashMap<Stream, RangeSet>,
+    totals: Totals,
 }
 
-impl GapState {
-    /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Filling, Self::Filled, Self::NeverExisted, Self::Unrecoverable, Self::Superseded];
+/// What became of gaps since this process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Totals {
+    /// Rows opened.
+    pub found: u64,
+    /// Rows closed as filled.
+    pub filled: u64,
+    /// Rows closed otherwise.
+    pub closed_otherwise: u64,
+}
 
-    /// As stored.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Filling => "filling",
-            Self::Filled => "filled",
-            Self::NeverExisted => "never_existed",
-            Self::Unrecoverable => "unrecoverable",
-            Self::Superseded => "superseded",
+impl Ledger {
+    /// Takes over the rows of a store at start.
+    pub fn restore(rows: impl IntoIterator<Item = Gap>) -> Self {
+        let mut ledger = Self::default();
+        for gap in rows {
+            ledger.place(gap);
         }
+        ledger
     }
 
-    /// Whether the row is done with.
-    pub const fn is_closed(self) -> bool {
-        !matches!(self, Self::Open | Self::Filling)
-    }
-
-    /// Open -> filling -> one of the closed states; nothing leaves a closed state.
-    pub const fn can_become(self, next: Self) -> bool {
-        match self {
-            Self::Open => true,
-            Self::Filling => !matches!(next, Self::Open),
-            _ => false,
+    /// New rows for those parts of `range` that no open row speaks for and that are not settled.
+    pub fn open(&mut self, stream: &Stream, range: Range, evidence: &Evidence, now: Timestamp) -> Vec<Gap> {
+        let Some(step) = stream.channel.step() else { return Vec::new() };
+        let mut known = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
+        for gap in self.of(stream) {
+            known.insert(gap.range);
         }
-    }
-}
-
-impl fmt::Display for GapState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for GapState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
-    }
-}
-
-/// How we know that something is missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Evidence {
-    /// What noticed: `neighbour`, `restart`, `tail`, `silence`, `kline`, `sweep`, `since`, `manual`.
-    pub by: String,
-    /// Last position seen before the hole.
-    pub previous: Option<i64>,
-    /// First position seen after it.
-    pub next: Option<i64>,
-    /// Log partition and offset of the frame that revealed it.
-    pub partition: Option<i32>,
-    /// See `partition`.
-    pub offset: Option<i64>,
-    /// Connection that frame came over.
-    pub connection: Option<i64>,
-}
-
-/// One row of the ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// UUIDv7; a range that opens again is a new row.
-    pub gap_id: String,
-    /// Whose.
-    pub stream: Stream,
-    /// What is missing, inclusive.
-    pub range: Range,
-    /// The exchange's time of the last row before it, when known.
-    pub from_ts: Option<Timestamp>,
-    /// The exchange's time of the first row after it, when known.
-    pub to_ts: Option<Timestamp>,
-    /// Where it stands.
-    pub state: GapState,
-    /// When it was found, by our clock.
-    pub detected_at: Timestamp,
-    /// When it was closed, by our clock; set exactly when the state is a closed one.
-    pub closed_at: Option<Timestamp>,
-    /// Rows that came back.
-    pub filled: i64,
-    /// Repairs begun.
-    pub attempts: i64,
-    /// Why it stands where it stands; empty when there is nothing to say.
-    pub reason: String,
-    /// How we know.
-    pub evidence: Evidence,
-    /// Grows with every change: the higher one is the row.
-    pub version: i64,
-}
-
-impl Gap {
-    /// A new open gap.
-    pub fn open(stream: Stream, range: Range, evidence: Evidence, now: Timestamp) -> Self {
-        Self {
-            gap_id: uuid::Uuid::now_v7().to_string(),
-            stream,
-            range,
-            from_ts: None,
-            to_ts: None,
-            state: GapState::Open,
-            detected_at: now,
-            closed_at: None,
-            filled: 0,
-            attempts: 0,
-            reason: String::new(),
-            evidence,
-            version: 1,
+        let news: Vec<Gap> = known
+            .absent(range)
+            .into_iter()
+            .map(|range| Gap::open(stream.clone(), range, evidence.clone(), now))
+            .collect();
+        for gap in &news {
+            self.totals.found += 1;
+            self.open.insert(gap.gap_id.clone(), gap.clone());
         }
+        news
     }
 
-    /// How many positions are missing.
-    pub fn len(&self) -> i64 {
-        self.range.len(self.stream.channel.step().unwrap_or(1))
-    }
-
-    /// Never: a range holds at least one position.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Moves forward; a move that [`GapState::can_become`] forbids changes nothing and says so.
-    pub fn advance(&mut self, next: GapState, reason: &str, now: Timestamp) -> bool {
-        if !self.state.can_become(next) {
-            return false;
+    /// Takes a changed row; a closed one leaves the open ones.
+    pub fn update(&mut self, gap: &Gap) {
+        if gap.state.is_closed() && self.open.contains_key(&gap.gap_id) {
+            match gap.state {
+                GapState::Filled => self.totals.filled += 1,
+                _ => self.totals.closed_otherwise += 1,
+            }
         }
-        self.state = next;
-        self.reason = reason.to_owned();
-        self.version += 1;
-        if next.is_closed() {
-            self.closed_at = Some(now);
+        self.place(gap.clone());
+    }
+
+    /// Closes every open row of streams that `keep` does not name, and returns the changed rows.
+    pub fn supersede(&mut self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
+        let mut changed: Vec<Gap> = self.open.values().filter(|gap| !keep(&gap.stream)).cloned().collect();
+        changed.retain_mut(|gap| gap.advance(GapState::Superseded, reason, now));
+        for gap in &changed {
+            self.update(gap);
         }
-        true
+        changed
+    }
+
+    /// Every open row.
+    pub fn rows(&self) -> impl Iterator<Item = &Gap> {
+        self.open.values()
+    }
+
+    /// The open row with this id.
+    pub fn get(&self, gap_id: &str) -> Option<&Gap> {
+        self.open.get(gap_id)
+    }
+
+    /// How many rows are open, and how many positions they miss.
+    pub fn open_count(&self) -> (usize, i64) {
+        (self.open.len(), self.open.values().map(Gap::len).sum())
+    }
+
+    /// Open rows of one stream.
+    pub fn of<'a>(&'a self, stream: &'a Stream) -> impl Iterator<Item = &'a Gap> {
+        self.open.values().filter(move |gap| &gap.stream == stream)
+    }
+
+    /// What became of gaps since this process began.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn place(&mut self, gap: Gap) {
+        if !gap.state.is_closed() {
+            self.open.insert(gap.gap_id.clone(), gap);
+            return;
+        }
+        self.open.remove(&gap.gap_id);
+        let settled = matches!(gap.state, GapState::NeverExisted | GapState::Unrecoverable);
+        if let Some(step) = gap.stream.channel.step()
+            && settled
+        {
+            self.settled.entry(gap.stream.clone()).or_insert_with(|| RangeSet::new(step)).insert(gap.range);
+        }
     }
 }
 
@@ -167,36 +122,50 @@ impl Gap {
 mod tests {
     use super::*;
 
-    fn gap() -> Gap {
-        let stream = "binance:BTCUSDT:trade".parse().unwrap();
-        Gap::open(stream, Range { first: 5, last: 9 }, Evidence::default(), Timestamp(7))
+    fn stream() -> Stream {
+        "binance:BTCUSDT:trade".parse().unwrap()
+    }
+
+    fn open(ledger: &mut Ledger, first: i64, last: i64) -> Vec<(i64, i64)> {
+        let rows = ledger.open(&stream(), Range { first, last }, &Evidence::default(), Timestamp(1));
+        rows.iter().map(|gap| (gap.range.first, gap.range.last)).collect()
     }
 
     #[test]
-    fn states_only_move_forward() {
-        for from in GapState::ALL {
-            for to in GapState::ALL {
-                let forward = !from.is_closed() && !(from == GapState::Filling && to == GapState::Open);
-                assert_eq!(from.can_become(to), forward, "{from} -> {to}");
+    fn only_news_makes_a_row() {
+        let mut ledger = Ledger::default();
+        assert_eq!(open(&mut ledger, 10, 20), [(10, 20)]);
+        assert_eq!(open(&mut ledger, 10, 20), []);
+        assert_eq!(open(&mut ledger, 5, 25), [(5, 9), (21, 25)]);
+        assert_eq!(ledger.open_count(), (3, 21));
+    }
+
+    #[test]
+    fn a_filled_range_may_open_again_as_a_new_row_but_a_settled_one_not() {
+        let mut ledger = Ledger::default();
+        for (state, again) in [(GapState::Filled, vec![(1, 3)]), (GapState::NeverExisted, vec![])] {
+            let mut rows = ledger.open(&stream(), Range { first: 1, last: 3 }, &Evidence::default(), Timestamp(1));
+            let mut gap = rows.pop().unwrap();
+            assert!(gap.advance(state, "", Timestamp(2)));
+            ledger.update(&gap);
+            assert_eq!(ledger.open_count().0, 0);
+            assert_eq!(open(&mut ledger, 1, 3), again);
+            let rows: Vec<Gap> = ledger.rows().cloned().collect();
+            for mut gap in rows {
+                gap.advance(GapState::Filled, "", Timestamp(3));
+                ledger.update(&gap);
             }
         }
+        assert_eq!(ledger.totals(), Totals { found: 3, filled: 2, closed_otherwise: 1 });
     }
 
     #[test]
-    fn a_closed_row_has_its_time_and_stays() {
-        let mut gap = gap();
-        assert!(gap.advance(GapState::Filling, "", Timestamp(8)));
-        assert_eq!(gap.closed_at, None);
-        assert!(gap.advance(GapState::Filled, "", Timestamp(9)));
-        assert_eq!(gap.closed_at, Some(Timestamp(9)));
-        assert!(!gap.advance(GapState::Open, "again", Timestamp(10)));
-        assert_eq!((gap.state, gap.version, gap.len()), (GapState::Filled, 3, 5));
-    }
-
-    #[test]
-    fn every_state_reads_back() {
-        for state in GapState::ALL {
-            assert_eq!(state.as_str().parse(), Ok(state));
-        }
+    fn a_removed_feed_leaves_no_alarm_behind() {
+        let mut ledger = Ledger::default();
+        open(&mut ledger, 1, 3);
+        let changed = ledger.supersede(|_| false, "feed removed", Timestamp(5));
+        assert_eq!(changed.len(), 1);
+        assert_eq!((changed[0].state, changed[0].closed_at), (GapState::Superseded, Some(Timestamp(5))));
+        assert_eq!(ledger.open_count(), (0, 0));
     }
 }

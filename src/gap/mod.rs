@@ -5,7 +5,13 @@
 //! microseconds (step = the interval); see [`crate::market::Channel::step`].
 
 mod ledger;
+mod plan;
 mod range;
+mod row;
+mod tracker;
 
-pub use ledger::{Evidence, Gap, GapState};
+pub use ledger::{Ledger, Totals};
+pub use plan::{Page, Verdict, next_page, repair_order, retry_at, verdict};
 pub use range::{Range, RangeSet};
+pub use row::{Evidence, Gap, GapState};
+pub use tracker::{Hole, Observation, Tracker};

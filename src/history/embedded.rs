@@ -1,1 +1,244 @@
-//! History in SQLite.
+//! History in SQLite: one file, one writer thread, readers beside it.
+//!
+//! Inserts that wait together share one transaction and one sync. The file's tables are DESIGN.md's
+//! contract with dashboards and audits; other programs may read them while we write.
+
+mod coverage;
+mod decimal_text;
+mod ledger;
+mod lookup;
+mod retention;
+mod schema;
+mod tables;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+};
+use crate::gap::{Gap, Range};
+use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
+use crate::sqlite::{Failure, Readers};
+use writer::{Request, Work, Writer};
+
+/// Requests that may wait for the writer; further callers wait for room.
+const REQUESTS_MAX: usize = 64;
+/// Reads that may run at once.
+const READERS_MAX: usize = 3;
+
+/// History in one SQLite file.
+#[derive(Debug)]
+pub struct EmbeddedHistory {
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    readers: Readers,
+    identity: String,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl EmbeddedHistory {
+    /// Opens `{data_dir}/history.db`, or makes it; the directory must exist. Another process may have
+    /// the file open too.
+    pub fn open(path: &Path) -> Result<Self, HistoryError> {
+        let connection = schema::SCHEMA.open(path)?;
+        let identity = schema::identity(&connection)?;
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let writer = Writer::new(connection);
+        let thread = std::thread::Builder::new()
+            .name("history-writer".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(|error| HistoryError::Unavailable(format!("start history's writer thread: {error}")))?;
+        Ok(Self {
+            requests: Mutex::new(Some(requests)),
+            readers: Readers::new(path, READERS_MAX),
+            identity,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.readers.close();
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Hands work to the writer and waits until it is durable; returns how many rows changed. Once the
+    /// writer has it, it is carried out, whether or not the caller still waits.
+    async fn write(&self, work: Work) -> Result<u64, HistoryError> {
+        let closed = || HistoryError::Unavailable("history is closed".to_owned());
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (done, answer) = oneshot::channel();
+        let requests = requests.ok_or_else(closed)?;
+        requests.send(Request { work, done }).await.map_err(|_| closed())?;
+        drop(requests);
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        self.readers.read(read).await.map_err(HistoryError::from)
+    }
+}
+
+#[async_trait]
+impl History for EmbeddedHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        Ok(self.identity.clone())
+    }
+
+    async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write(Work::Insert(batch.clone())).await.map(|_| ())
+    }
+
+    async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
+        let streams = streams.to_vec();
+        self.read(move |connection| lookup::watermarks(connection, &streams)).await
+    }
+
+    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+        let symbols = symbols.to_vec();
+        self.read(move |connection| lookup::latest_trades(connection, exchange, &symbols)).await
+    }
+
+    async fn latest_klines(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        intervals: &[Interval],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        let (symbols, intervals) = (symbols.to_vec(), intervals.to_vec());
+        self.read(move |connection| lookup::latest_klines(connection, exchange, &symbols, &intervals)).await
+    }
+
+    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+        let keys = keys.to_vec();
+        self.read(move |connection| lookup::trades_by_id(connection, exchange, &keys)).await
+    }
+
+    async fn klines_by_time(
+        &self,
+        exchange: Exchange,
+        keys: &[(Symbol, Interval, Timestamp)],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        let keys = keys.to_vec();
+        self.read(move |connection| lookup::klines_by_time(connection, exchange, &keys)).await
+    }
+
+    async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
+        let stream = stream.clone();
+        self.read(move |connection| lookup::trades(connection, &stream, range, limit)).await
+    }
+
+    async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
+        let Channel::Kline(interval) = stream.channel else { return Ok(Vec::new()) };
+        let stream = stream.clone();
+        self.read(move |connection| lookup::klines(connection, &stream, interval, range, limit)).await
+    }
+
+    async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
+        let stream = stream.clone();
+        self.read(move |connection| coverage::count(connection, &stream, range)).await
+    }
+
+    async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
+        let stream = stream.clone();
+        self.read(move |connection| coverage::extent(connection, &stream)).await
+    }
+
+    async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
+        let stream = stream.clone();
+        self.read(move |connection| coverage::missing(connection, &stream, range, limit)).await
+    }
+
+    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+        let stream = stream.clone();
+        self.read(move |connection| coverage::days(connection, &stream)).await
+    }
+
+    async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
+        let filter = filter.clone();
+        self.read(move |connection| ledger::gaps(connection, &filter)).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        self.read(move |connection| ledger::dead_letters(connection, limit)).await
+    }
+
+    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
+        self.read(ledger::dead_letter_count).await
+    }
+
+    async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
+        self.write(Work::PutRun(run.clone())).await.map(|_| ())
+    }
+
+    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        let job = job.map(str::to_owned);
+        self.read(move |connection| ledger::runs(connection, job.as_deref(), limit)).await
+    }
+
+    async fn retain(
+        &self,
+        dead_letters_before: Timestamp,
+        runs_before: Timestamp,
+        rows_before: Option<Timestamp>,
+    ) -> Result<u64, HistoryError> {
+        let mut removed = self.write(Work::Forget { dead_letters_before, runs_before }).await?;
+        let Some(before) = rows_before else { return Ok(removed) };
+        let mut place = retention::Place::default();
+        // The readers look for what is old; the writer is only given bounded portions that hold some.
+        loop {
+            let from = place.clone();
+            let portion = self.read(move |connection| retention::next_portion(connection, from, before)).await?;
+            let Some(portion) = portion else { return Ok(removed) };
+            place = portion.next_place();
+            if portion.has_old {
+                removed += self.write(Work::Remove { portion, before }).await?;
+            }
+        }
+    }
+
+    async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
+        Ok(Some(self.readers.bytes_on_disk()))
+    }
+
+    async fn close(&self) -> Result<(), HistoryError> {
+        let Some(thread) = self.stop() else { return Ok(()) };
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(HistoryError::Unavailable("history's writer thread panicked".to_owned())),
+        }
+    }
+}
+
+impl Drop for EmbeddedHistory {
+    fn drop(&mut self) {
+        // Waits for the work that the writer already has: whoever opens the file next finds it at rest.
+        if let Some(thread) = self.stop()
+            && thread.join().is_err()
+        {
+            tracing::error!("history's writer thread panicked");
+        }
+    }
+}
+
+impl From<Failure> for HistoryError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(text) => Self::Unavailable(text),
+            Failure::Refused(text) => Self::Data(text),
+            Failure::Unusable(text) => Self::Schema(text),
+        }
+    }
+}

@@ -18,9 +18,13 @@
 //! Decimals are exact, times are microseconds. This room knows rows; it does not know where they come from.
 
 pub mod embedded;
+pub mod faulty;
+mod options;
 mod rows;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow, VERSION_BACKFILLED, VERSION_LIVE};
 

@@ -1,1 +1,218 @@
-//! The log in SQLite.
+//! The log in SQLite: one file, one partition (0), one writer thread, readers beside it.
+//!
+//! Appends and commits that wait together share one transaction and one sync. A consumer at the end is
+//! served from memory; one that lags reads the file. Must not know what is inside a frame.
+//!
+//! Offsets are never used twice: retention removes only below the committed position, which is itself
+//! durable in the file, so the next offset is always the higher of (last row + 1, committed).
+
+mod consumer;
+mod retention;
+mod ring;
+mod rows;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Consumer, Log, LogError, LogUsage, Partition, Positions, Record};
+use crate::market::{Frame, Timestamp};
+use crate::sqlite::{Failure, Readers};
+use consumer::EmbeddedConsumer;
+use ring::Ring;
+use writer::{Request, Writer};
+
+/// The one partition.
+pub const PARTITION: Partition = 0;
+/// Appends and commits that may wait for the writer; further callers wait for room.
+const REQUESTS_MAX: usize = 64;
+/// Consumers and replays that may read the file at once.
+const READERS_MAX: usize = 2;
+
+/// How the embedded log behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Most records of one delivery.
+    pub batch_records: usize,
+    /// A delivery ends with the record that exceeds so many bytes of payload.
+    pub batch_bytes: usize,
+    /// Recently appended frames kept in memory for consumers at the end, in bytes.
+    pub recent_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { batch_records: 4_096, batch_bytes: 4 << 20, recent_bytes: 32 << 20 }
+    }
+}
+
+/// The log in one SQLite file.
+#[derive(Debug)]
+pub struct EmbeddedLog {
+    shared: Arc<Shared>,
+    options: Options,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What the log and its consumers have in common.
+#[derive(Debug)]
+struct Shared {
+    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    readers: Readers,
+    recent: Arc<Mutex<Ring>>,
+    /// Next offset to be written; everything below it is durable.
+    end: watch::Receiver<i64>,
+    /// Next offset to be consumed, when one was ever committed.
+    committed: watch::Receiver<Option<i64>>,
+}
+
+impl EmbeddedLog {
+    /// Opens `{data_dir}/log.db`, or makes it; the directory must exist.
+    pub fn open(path: &Path, options: Options) -> Result<Self, LogError> {
+        let recent = Arc::new(Mutex::new(Ring::new(options.recent_bytes)));
+        let writer = Writer::open(path, Arc::clone(&recent))?;
+        let shared = Shared {
+            requests: Mutex::new(None),
+            readers: Readers::new(path, READERS_MAX),
+            recent,
+            end: writer.end(),
+            committed: writer.committed(),
+        };
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(|error| LogError::Fatal(format!("start the log's writer thread: {error}")))?;
+        *shared.lock_requests() = Some(requests);
+        Ok(Self { shared: Arc::new(shared), options, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
+        self.shared.lock_requests().take();
+        self.shared.readers.close();
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Shared {
+    fn lock_requests(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Request>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_recent(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a request to the writer and waits for its answer. Once the writer has the request it carries
+    /// it out, whether or not the caller still waits.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
+    ) -> Result<T, LogError> {
+        let closed = || LogError::Fatal("the log is closed".to_owned());
+        let requests = self.lock_requests().clone().ok_or_else(closed)?;
+        let (done, answer) = oneshot::channel();
+        requests.send(request(done)).await.map_err(|_| closed())?;
+        drop(requests);
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn commit(&self, positions: &Positions) -> Result<(), LogError> {
+        if let Some(partition) = positions.keys().find(|partition| **partition != PARTITION) {
+            return Err(LogError::Fatal(format!("commit partition {partition}: the embedded log has only 0")));
+        }
+        let Some(next) = positions.get(&PARTITION).copied() else { return Ok(()) };
+        self.ask(|done| Request::Commit { next, done }).await
+    }
+
+    /// At most `records` records from `offset` on, from memory when it has them; ends with the record
+    /// that exceeds `bytes`.
+    async fn read(&self, offset: i64, records: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
+        if let Some(found) = self.lock_recent().read(offset, records, bytes) {
+            return Ok(found);
+        }
+        let read = self.readers.read(move |connection| rows::read(connection, offset, records, bytes)).await;
+        read.map_err(LogError::from)
+    }
+}
+
+#[async_trait]
+impl Log for EmbeddedLog {
+    async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.shared.ask(|done| Request::Append { frames, done }).await
+    }
+
+    async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
+        if self.shared.lock_requests().is_none() {
+            return Err(LogError::Fatal("the log is closed".to_owned()));
+        }
+        let committed = *self.shared.committed.borrow();
+        Ok(Box::new(EmbeddedConsumer::new(Arc::clone(&self.shared), self.options, committed.unwrap_or(0))))
+    }
+
+    async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
+        if partition != PARTITION {
+            return Ok(Vec::new());
+        }
+        self.shared.read(offset.max(0), limit, usize::MAX).await
+    }
+
+    async fn usage(&self) -> Result<LogUsage, LogError> {
+        let first = self.shared.readers.read(rows::first).await?;
+        let end = *self.shared.end.borrow();
+        let committed = *self.shared.committed.borrow();
+        Ok(LogUsage {
+            first: Positions::from([(PARTITION, first.unwrap_or(end))]),
+            end: Positions::from([(PARTITION, end)]),
+            committed: committed.map(|next| (PARTITION, next)).into_iter().collect(),
+            bytes: Some(self.shared.readers.bytes_on_disk()),
+        })
+    }
+
+    async fn retain(&self, older_than: Timestamp, bytes: u64) -> Result<u64, LogError> {
+        let mut removed = 0;
+        // One bounded step a turn, so that appends are never kept waiting for long.
+        loop {
+            let step = self.shared.ask(|done| Request::Retain { older_than, bytes, done }).await?;
+            removed += step.removed;
+            if !step.more {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        let Some(thread) = self.stop() else { return Ok(()) };
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(LogError::Fatal("the log's writer thread panicked".to_owned())),
+        }
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        // Waits for the requests that the writer already has: whoever opens the file next finds it at rest.
+        if let Some(thread) = self.stop()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's writer thread panicked");
+        }
+    }
+}
+
+impl From<Failure> for LogError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(text) => Self::Unavailable(text),
+            Failure::Refused(text) | Failure::Unusable(text) => Self::Fatal(text),
+        }
+    }
+}

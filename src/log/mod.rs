@@ -20,11 +20,15 @@
 //! This room knows frames and positions; it does not know what is inside a frame.
 
 pub mod embedded;
+pub mod faulty;
+mod options;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use options::{Backend, KafkaOptions, Options};
 
 use crate::market::Frame;
 

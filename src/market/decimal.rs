@@ -21,7 +21,8 @@ fn parse_short(text: &[u8]) -> Option<Decimal> {
     let mut point = None;
     for (index, &byte) in text.iter().enumerate() {
         match byte {
-            b'0'..=b'9' => mantissa = mantissa * 10 + i64::from(byte - b'0'),
+            // Nineteen digits without a point may wrap; they are given up below.
+            b'0'..=b'9' => mantissa = mantissa.wrapping_mul(10).wrapping_add(i64::from(byte - b'0')),
             b'.' if point.is_none() && index > 0 => point = Some(index),
             _ => return None,
         }
@@ -52,6 +53,12 @@ mod tests {
                 let general = Decimal::from_str_exact(&text).unwrap();
                 prop_assert_eq!((value, value.scale()), (general, general.scale()));
             }
+        }
+
+        #[test]
+        fn nineteen_digits_are_left_to_the_general_parser(text in "[1-9][0-9]{18}") {
+            prop_assert_eq!(parse_short(text.as_bytes()), None);
+            prop_assert_eq!(parse_decimal(&text), Decimal::from_str_exact(&text).ok());
         }
 
         #[test]

@@ -1,0 +1,264 @@
+//! The endpoints of `/api/v1`, `/healthz` and `/readyz`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::audit;
+use crate::gap::{Evidence, Range};
+use crate::history::GapFilter;
+use crate::market::{Channel, Stream, Symbol, Timestamp};
+
+use super::answer::Refusal;
+use super::{BEAT_MAX, Desk, ReloadRequest, view};
+
+type Answer = Result<Json<Value>, Refusal>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+/// Most rows one answer lists.
+const ROWS_MAX: usize = 10_000;
+
+/// `?symbol=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BySymbol {
+    symbol: Option<String>,
+}
+
+/// `?state=open|all&symbol=&limit=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gaps {
+    state: Option<String>,
+    symbol: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `?job=&limit=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runs {
+    job: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `?wait=true`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wait {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// `?dry_run=true`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DryRun {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+fn query<T>(asked: Asked<T>) -> Result<T, Refusal> {
+    asked.map(|Query(query)| query).map_err(|error| Refusal::bad_request(error.body_text()))
+}
+
+fn recorded(desk: &Desk, symbol: Option<&str>) -> Result<Vec<Stream>, Refusal> {
+    let mut streams = desk.streams.borrow().clone();
+    if let Some(symbol) = symbol {
+        streams.retain(|stream| stream.symbol.as_str() == symbol);
+        if streams.is_empty() {
+            let message = format!("`{symbol}` is not recorded");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", message));
+        }
+    }
+    Ok(streams)
+}
+
+/// 200 while the spine loops beat; the body names what is degraded.
+pub async fn healthz(State(desk): State<Arc<Desk>>) -> Response {
+    let wedged = desk.pulses.wedged(BEAT_MAX);
+    let status = if wedged.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let degraded = desk.health.parts();
+    let text = if wedged.is_some() {
+        "wedged"
+    } else if degraded.is_empty() {
+        "ok"
+    } else {
+        "degraded"
+    };
+    (status, Json(json!({ "status": text, "degraded": degraded, "wedged": wedged }))).into_response()
+}
+
+/// 200 after READY while the log accepts writes.
+pub async fn readyz(State(desk): State<Arc<Desk>>) -> Response {
+    let refused = desk.health.parts().remove("ingest");
+    let ready = desk.health.is_ready() && refused.is_none();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": ready, "reason": refused }))).into_response()
+}
+
+pub async fn status(State(desk): State<Arc<Desk>>) -> Json<Value> {
+    Json(view::status(&desk).await)
+}
+
+pub async fn streams(State(desk): State<Arc<Desk>>) -> Json<Vec<view::StreamView>> {
+    Json(view::streams(&desk))
+}
+
+/// The ledger, newest first: open rows, or all of them.
+pub async fn gaps(State(desk): State<Arc<Desk>>, asked: Asked<Gaps>) -> Answer {
+    let asked = query(asked)?;
+    let open_only = match asked.state.as_deref() {
+        None | Some("all") => false,
+        Some("open") => true,
+        Some(other) => return Err(Refusal::bad_request(format!("state is `open` or `all`, not `{other}`"))),
+    };
+    let limit = asked.limit.unwrap_or(1_000).min(ROWS_MAX);
+    let filter = GapFilter { open_only, symbol: asked.symbol.as_deref().map(Symbol::new), limit };
+    let rows = desk.history.gaps(&filter).await.context("read the gap ledger").map_err(|e| Refusal::unavailable(&e))?;
+    Ok(Json(rows.iter().map(view::gap).collect()))
+}
+
+/// What history holds, counted there.
+pub async fn coverage(State(desk): State<Arc<Desk>>, asked: Asked<BySymbol>) -> Answer {
+    let streams = recorded(&desk, query(asked)?.symbol.as_deref())?;
+    let coverage = audit::coverage(&desk.history, &streams).await.map_err(|error| Refusal::unavailable(&error))?;
+    Ok(Json(json!(coverage)))
+}
+
+pub async fn jobs(State(desk): State<Arc<Desk>>) -> Answer {
+    let jobs = desk.jobs.list().await.map_err(|error| Refusal::unavailable(&error))?;
+    Ok(Json(json!(jobs)))
+}
+
+pub async fn job_history(State(desk): State<Arc<Desk>>, asked: Asked<Runs>) -> Answer {
+    let asked = query(asked)?;
+    let limit = asked.limit.unwrap_or(100).min(ROWS_MAX);
+    let runs = desk.history.runs(asked.job.as_deref(), limit).await.context("read the runs");
+    Ok(Json(json!(runs.map_err(|error| Refusal::unavailable(&error))?)))
+}
+
+/// Runs a job now; with `?wait=true` the answer is the finished run.
+pub async fn run_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>, asked: Asked<Wait>) -> Answer {
+    let started = if query(asked)?.wait {
+        let ended = desk.jobs.run_to_end(&name).await.map_err(|error| Refusal::unavailable(&error))?;
+        ended.map(|run| json!(run))
+    } else {
+        let started = desk.jobs.run(&name).await.map_err(|error| Refusal::unavailable(&error))?;
+        started.map(|run_id| json!({ "run_id": run_id }))
+    };
+    started.map(Json).map_err(|why| {
+        let known = !why.starts_with("there is no job");
+        let (status, code) =
+            if known { (StatusCode::CONFLICT, "not_started") } else { (StatusCode::NOT_FOUND, "unknown_job") };
+        Refusal::new(status, code, why)
+    })
+}
+
+pub async fn pause_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Answer {
+    pause(&desk, &name, true).await
+}
+
+pub async fn resume_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Answer {
+    pause(&desk, &name, false).await
+}
+
+async fn pause(desk: &Desk, name: &str, paused: bool) -> Answer {
+    match desk.jobs.pause(name, paused).await.map_err(|error| Refusal::unavailable(&error))? {
+        true => Ok(Json(json!({ "job": name, "paused": paused }))),
+        false => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_job", format!("there is no job `{name}`"))),
+    }
+}
+
+/// Reads configuration and schedule again; 422 with every error when they are bad, and nothing changes.
+pub async fn reload(State(desk): State<Arc<Desk>>, asked: Asked<DryRun>) -> Answer {
+    let (answer, answered) = oneshot::channel();
+    let request = ReloadRequest { dry_run: query(asked)?.dry_run, answer };
+    let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "another reload is under way");
+    desk.reloads.try_send(request).map_err(|_full| busy())?;
+    let outcome = tokio::time::timeout(Duration::from_secs(30), answered).await;
+    match outcome {
+        Ok(Ok(Ok(said))) => Ok(Json(json!({ "changed": said }))),
+        Ok(Ok(Err(why))) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded", why)),
+        Ok(Err(_)) | Err(_) => Err(busy()),
+    }
+}
+
+/// Compares the cache with history.
+pub async fn consistency_check(State(desk): State<Arc<Desk>>, asked: Asked<BySymbol>) -> Answer {
+    let streams = recorded(&desk, query(asked)?.symbol.as_deref())?;
+    let report = audit::check(&desk.history, &desk.cache, &streams).await;
+    Ok(Json(json!(report.map_err(|error| Refusal::unavailable(&error))?)))
+}
+
+/// Compares, and repairs what can be repaired.
+pub async fn repair_data(State(desk): State<Arc<Desk>>, asked: Asked<BySymbol>) -> Answer {
+    let streams = recorded(&desk, query(asked)?.symbol.as_deref())?;
+    let report = audit::check(&desk.history, &desk.cache, &streams).await;
+    let report = report.map_err(|error| Refusal::unavailable(&error))?;
+    let repaired = audit::repair(&desk.cache, &desk.backfill, report).await;
+    Ok(Json(json!(repaired.map_err(|error| Refusal::unavailable(&error))?)))
+}
+
+/// What an operator asks to have backfilled: ids, or RFC 3339 times.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackfillRequest {
+    exchange: String,
+    symbol: String,
+    from: Value,
+    to: Value,
+}
+
+/// Opens a gap for a range of trades that history does not have; those it has cost nothing.
+pub async fn backfill(State(desk): State<Arc<Desk>>, body: Bytes) -> Answer {
+    let request: BackfillRequest = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::bad_request(format!("the body is not right: {error}")))?;
+    let exchange = request.exchange.parse();
+    let exchange = exchange.map_err(|()| Refusal::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
+    let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
+    if !desk.streams.borrow().contains(&stream) {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
+    }
+    let from = position(&desk, &stream, &request.from).await?;
+    let from = from.ok_or_else(|| Refusal::bad_request("there is no trade from then on"))?;
+    let last = desk.board.standing(&stream).next.map(|next| next - 1);
+    let to = match &request.to {
+        Value::Number(number) => number.as_i64(),
+        // The first trade at or after `to` is the first one that is not wanted.
+        time => position(&desk, &stream, time).await?.map_or(last, |id| Some(id - 1)),
+    };
+    let range = to.and_then(|to| Range::new(from, to));
+    let range = range.ok_or_else(|| Refusal::bad_request("the range is empty"))?;
+    let missing = desk.history.missing(&stream, range, ROWS_MAX).await.context("look for missing rows");
+    let evidence = Evidence { by: "manual".to_owned(), ..Evidence::default() };
+    let mut opened = 0;
+    for range in missing.map_err(|error| Refusal::unavailable(&error))? {
+        let rows = desk.backfill.open(&stream, range, &evidence).await.context("record the gap");
+        opened += rows.map_err(|error| Refusal::unavailable(&error))?.len();
+    }
+    Ok(Json(json!({ "first": range.first, "last": range.last, "gaps_opened": opened })))
+}
+
+/// An id as it is, or the id of the first trade at or after a time.
+async fn position(desk: &Desk, stream: &Stream, value: &Value) -> Result<Option<i64>, Refusal> {
+    if let Some(id) = value.as_i64() {
+        return Ok(Some(id));
+    }
+    let at = value.as_str().and_then(Timestamp::parse);
+    let at = at.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))?;
+    let rest = &desk.backfill.rest[&stream.exchange];
+    let stop = tokio_util::sync::CancellationToken::new();
+    let found = rest.trade_at(stream.symbol.as_str(), at, &stop).await.context("ask the exchange for the first trade");
+    found.map_err(|error| Refusal::unavailable(&error))
+}

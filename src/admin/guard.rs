@@ -1,0 +1,119 @@
+//! Who may ask for what: no foreign page, no rebound name, no stranger's change, no endless request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::Desk;
+use super::answer::Refusal;
+
+/// Longest request; a coverage of everything is the slowest.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+
+/// Ends what takes too long.
+pub async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => {
+            let message = format!("not done within {} s", REQUEST_MAX.as_secs());
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
+        }
+    }
+}
+
+/// A page elsewhere can point a name of its own at this address (DNS rebinding); its requests carry that name.
+pub async fn known_host(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // A token proves who asks, whatever the name; without one a name must not be a stranger's.
+    if is_known(host) || has_token(request.headers(), &desk) {
+        return next.run(request).await;
+    }
+    let message = format!("`{host}` is not a name of this service: ask by its address, or with its token");
+    Refusal::new(StatusCode::FORBIDDEN, "unknown_host", message).into_response()
+}
+
+/// What changes something comes from no foreign page, and from loopback or with the token.
+pub async fn may_change(
+    State(desk): State<Arc<Desk>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    if is_foreign(headers) {
+        let message = "a page of another site must not change anything here";
+        return Refusal::new(StatusCode::FORBIDDEN, "cross_site", message).into_response();
+    }
+    let trusted = desk.options.listen.ip().is_loopback() && peer.ip().is_loopback();
+    if trusted || has_token(headers, &desk) {
+        return next.run(request).await;
+    }
+    let message = "this needs the admin token: Authorization: Bearer ...";
+    Refusal::new(StatusCode::UNAUTHORIZED, "token_needed", message).into_response()
+}
+
+fn has_token(headers: &HeaderMap, desk: &Desk) -> bool {
+    let Some(token) = desk.options.token.as_deref() else { return false };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = given.strip_prefix("Bearer ").unwrap_or_default();
+    // Every byte is compared, so that the time taken does not tell how much was right.
+    given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+fn is_known(host: &str) -> bool {
+    let name = match host.parse::<SocketAddr>() {
+        Ok(_) => return true,
+        Err(_) => {
+            host.rsplit_once(':').map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { host })
+        }
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.is_empty() || name == "localhost" || name.parse::<IpAddr>().is_ok()
+}
+
+/// Browsers say where a request comes from; curl does not, and is nobody's page.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+        return true;
+    }
+    let Some(origin) = text("origin") else { return false };
+    let host = text("host").unwrap_or_default();
+    origin.split_once("://").is_none_or(|(_, of)| of != host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_localhost_are_names_of_this_service() {
+        for known in ["127.0.0.1:8081", "[::1]:8081", "localhost:8081", "localhost", "10.0.0.7"] {
+            assert!(is_known(known), "{known}");
+        }
+        for foreign in ["evil.example:8081", "127.0.0.1.evil.example", "localhost.evil.example:80"] {
+            assert!(!is_known(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_foreign() {
+        let headers = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            headers
+        };
+        assert!(!is_foreign(&headers(&[("host", "127.0.0.1:8081")])));
+        assert!(!is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://127.0.0.1:8081")])));
+        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://evil.example")])));
+        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "null")])));
+        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("sec-fetch-site", "cross-site")])));
+    }
+}

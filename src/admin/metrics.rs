@@ -1,0 +1,122 @@
+//! `/metrics`, in Prometheus' text format.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::{Desk, view};
+
+/// Everything worth a graph or an alert.
+pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
+    let mut page = Page::default();
+    page.one("tapekeeper_build_info", "gauge", "The running version.", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    counters(&mut page, &desk);
+    let (open, missing, totals) = desk.ledger.with(|ledger| {
+        let (open, missing) = ledger.open_count();
+        (open, missing, ledger.totals())
+    });
+    page.one("tapekeeper_gaps_open", "gauge", "Gaps that are not closed.", &[], open as f64);
+    page.one("tapekeeper_gaps_missing", "gauge", "Positions that open gaps miss.", &[], missing as f64);
+    page.one("tapekeeper_gaps_found_total", "counter", "Gaps found.", &[], totals.found as f64);
+    page.one("tapekeeper_gaps_filled_total", "counter", "Gaps closed as filled.", &[], totals.filled as f64);
+    if let Ok(usage) = desk.log.usage().await {
+        page.one("tapekeeper_log_lag_frames", "gauge", "Frames logged and not consumed.", &[], usage.lag() as f64);
+    }
+    page.head("tapekeeper_stream_last_received_timestamp_seconds", "gauge", "When a stream's newest frame arrived.");
+    for (stream, standing) in desk.board.standings() {
+        let Some(at) = standing.last_received else { continue };
+        let (symbol, channel) = (stream.symbol.as_str(), stream.channel.as_str());
+        let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
+        page.sample("tapekeeper_stream_last_received_timestamp_seconds", &labels, at as f64 / 1e6);
+    }
+    page.head("tapekeeper_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
+    for beat in desk.pulses.beats() {
+        page.sample("tapekeeper_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
+    }
+    page.head("tapekeeper_degraded", "gauge", "1 for each part that copes with a fault.");
+    for part in desk.health.parts().keys() {
+        page.sample("tapekeeper_degraded", &[("part", part)], 1.0);
+    }
+    let receiving = view::streams(&desk).iter().filter(|stream| stream.receiving).count();
+    page.one(
+        "tapekeeper_streams_receiving",
+        "gauge",
+        "Streams with a frame in the last minute.",
+        &[],
+        receiving as f64,
+    );
+    jobs(&mut page, &desk).await;
+    if let Some(bytes) = resident_bytes() {
+        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0)
+}
+
+fn counters(page: &mut Page, desk: &Desk) {
+    let ingest = &desk.counters;
+    let totals = [
+        ("tapekeeper_frames_total", "Frames made durable in the log.", ingest.frames.load(Relaxed)),
+        ("tapekeeper_frame_bytes_total", "Their bytes.", ingest.bytes.load(Relaxed)),
+        ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.refused.load(Relaxed)),
+        ("tapekeeper_connects_total", "Connections opened.", ingest.connects.load(Relaxed)),
+        ("tapekeeper_disconnects_total", "Connections ended.", ingest.disconnects.load(Relaxed)),
+        ("tapekeeper_frames_consumed_total", "Frames consumed.", desk.board.frames.load(Relaxed)),
+        ("tapekeeper_rows_total", "Rows made durable in history.", desk.board.rows.load(Relaxed)),
+        ("tapekeeper_batches_total", "Batches made durable in history.", desk.board.batches.load(Relaxed)),
+        ("tapekeeper_dead_letters_total", "Frames set aside.", desk.board.dead_letters.load(Relaxed)),
+        ("tapekeeper_backfilled_rows_total", "Rows that came back over REST.", desk.backfill.rows.load(Relaxed)),
+    ];
+    for (name, help, value) in totals {
+        page.one(name, "counter", help, &[], value as f64);
+    }
+    let seconds = desk.board.insert_us.load(Relaxed) as f64 / 1e6;
+    page.one("tapekeeper_insert_seconds_total", "counter", "Time batches took to become durable.", &[], seconds);
+}
+
+async fn jobs(page: &mut Page, desk: &Desk) {
+    let Ok(jobs) = desk.jobs.list().await else { return };
+    let kinds = [
+        ("tapekeeper_job_runs_total", "Runs of a job."),
+        ("tapekeeper_job_failures_total", "Runs that did not succeed."),
+        ("tapekeeper_job_missed_total", "Instants that passed without a run."),
+    ];
+    for (at, (name, help)) in kinds.into_iter().enumerate() {
+        page.head(name, "counter", help);
+        for job in &jobs {
+            let values = [job.runs, job.failures, job.missed];
+            page.sample(name, &[("job", &job.name)], values[at] as f64);
+        }
+    }
+}
+
+/// The text being written.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("writing to a String cannot fail");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<String> = labels.iter().map(|(key, text)| format!("{key}=\"{}\"", escaped(text))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        writeln!(self.0, "{name}{labels} {value}").expect("writing to a String cannot fail");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        self.head(name, kind, help);
+        self.sample(name, labels, value);
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

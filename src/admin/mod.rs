@@ -1,0 +1,124 @@
+//! The HTTP API, the status page, the metrics.
+//!
+//! It shows what the other rooms know and asks them to act; it decides nothing itself. Errors are
+//! `{"error": {"code", "message"}}` with the right status.
+
+mod answer;
+mod api;
+mod guard;
+mod metrics;
+mod options;
+mod page;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use options::AdminOptions;
+
+use crate::backfill;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::consume::{Board, SharedLedger};
+use crate::exchange::socket::Connections;
+use crate::health::Health;
+use crate::history::History;
+use crate::ingest::Counters;
+use crate::jobs::JobsHandle;
+use crate::log::Log;
+use crate::market::{Stream, Timestamp};
+use crate::pulse::Pulses;
+
+/// Largest request body.
+const BODY_MAX: usize = 64 << 10;
+/// A loop that has not beaten for so long makes `/healthz` fail; systemd's watchdog acts at the same age.
+const BEAT_MAX: Duration = Duration::from_secs(10);
+
+/// Asks for a reload; answered with what changed in words, or why nothing did.
+pub struct ReloadRequest {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+/// What is shown and who is asked.
+#[derive(Clone)]
+pub struct Desk {
+    /// The recorder's name among several.
+    pub instance: String,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The history.
+    pub history: Arc<dyn History>,
+    /// The cache.
+    pub cache: Arc<dyn Cache>,
+    /// Where every stream stands.
+    pub board: Arc<Board>,
+    /// The gaps.
+    pub ledger: SharedLedger,
+    /// How gaps are opened.
+    pub backfill: backfill::Parts,
+    /// Every connection's state.
+    pub connections: Connections,
+    /// What ingest has seen.
+    pub counters: Arc<Counters>,
+    /// What is degraded.
+    pub health: Health,
+    /// The spine's pulses.
+    pub pulses: Pulses,
+    /// The time.
+    pub clock: Clock,
+    /// When the process started.
+    pub startup: Timestamp,
+    /// The schedule.
+    pub jobs: JobsHandle,
+    /// Asks for a reload.
+    pub reloads: mpsc::Sender<ReloadRequest>,
+    /// Who may change something.
+    pub options: AdminOptions,
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
+    let desk = Arc::new(desk);
+    let changing = Router::new()
+        .route("/api/v1/jobs/{name}/run", post(api::run_job))
+        .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
+        .route("/api/v1/jobs/{name}/resume", post(api::resume_job))
+        .route("/api/v1/reload", post(api::reload))
+        .route("/api/v1/admin/repair-data", post(api::repair_data))
+        .route("/api/v1/admin/backfill", post(api::backfill))
+        .layer(axum::middleware::from_fn_with_state(desk.clone(), guard::may_change));
+    let router = Router::new()
+        .route("/", get(page::page))
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/streams", get(api::streams))
+        .route("/api/v1/gaps", get(api::gaps))
+        .route("/api/v1/coverage", get(api::coverage))
+        .route("/api/v1/jobs", get(api::jobs))
+        .route("/api/v1/jobs/history", get(api::job_history))
+        .route("/api/v1/admin/consistency-check", get(api::consistency_check))
+        .merge(changing)
+        .fallback(answer::not_found)
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(desk.clone(), guard::known_host))
+        .layer(axum::middleware::from_fn(guard::in_time))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(desk);
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    Ok(())
+}

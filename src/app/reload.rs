@@ -1,0 +1,78 @@
+//! A reload: read, validate, compare, apply; a bad file changes nothing and says why.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use tracing::info;
+
+use crate::config::{self, Config};
+use crate::jobs::spec::Schedule;
+use crate::market::Stream;
+
+use super::Service;
+use super::wiring::Feeds;
+
+/// Where configuration and schedule came from on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--jobs`.
+    pub jobs: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Reads both files.
+    pub fn load(&self) -> Result<(Config, Schedule), String> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let loaded = config::load_all(self.config.as_deref(), self.jobs.as_deref(), &environment);
+        loaded.map(|loaded| (loaded.config, loaded.schedule)).map_err(|problems| problems.to_string())
+    }
+}
+
+/// Applies what may change live: feeds and the schedule.
+pub async fn apply(
+    service: &Service,
+    feeds: &mut Feeds,
+    config: &Config,
+    schedule: &Schedule,
+    dry_run: bool,
+) -> anyhow::Result<String> {
+    let fixed: Vec<String> = service.config.diff(config).into_iter().filter(|key| !key.starts_with("feed")).collect();
+    if !fixed.is_empty() {
+        return Err(anyhow!("{} cannot change while running: this needs a restart", fixed.join(", ")));
+    }
+    let before: Vec<Stream> = feeds.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let after: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let added = after.iter().filter(|stream| !before.contains(stream)).count();
+    let removed: Vec<&Stream> = before.iter().filter(|stream| !after.contains(stream)).collect();
+    let mut said = format!("{added} streams added, {} removed", removed.len());
+    if let Some(exchange) = config
+        .feeds
+        .iter()
+        .map(|feed| feed.exchange)
+        .find(|exchange| !feeds.markets.iter().any(|market| market.exchange == *exchange))
+    {
+        return Err(anyhow!("a first feed of {exchange} needs a restart"));
+    }
+    if !dry_run {
+        for market in &mut feeds.markets {
+            market.sockets.carry(&config.feeds).await;
+        }
+        for stream in &removed {
+            service.board.forget(stream);
+        }
+        feeds.streams.send_replace(after.clone());
+        service
+            .backfill
+            .supersede(|stream| after.contains(stream), "its feed was removed")
+            .await
+            .context("supersede the gaps of removed feeds")?;
+        feeds.feeds = config.feeds.clone();
+    }
+    let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
+    said.push_str("; ");
+    said.push_str(&jobs);
+    info!("{}: {said}", if dry_run { "a reload would change" } else { "reloaded" });
+    Ok(said)
+}

@@ -1,0 +1,101 @@
+//! What is known at start: the newest whole snapshot, history's own rows, and the ledger.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::gap::{Evidence, Gap, Ledger, Range};
+use crate::history::{Batch, GapFilter, History};
+use crate::market::{Stream, Timestamp};
+use crate::state::{Snapshot, StateFile};
+
+/// Where every stream goes on.
+#[derive(Debug, Default)]
+pub struct Resume {
+    /// The highest durable position of each stream, and the exchange's time of it when known.
+    pub watermarks: HashMap<Stream, (i64, Option<Timestamp>)>,
+    /// Open gaps and settled ranges.
+    pub ledger: Ledger,
+    /// History's identity.
+    pub identity: String,
+}
+
+/// The newest whole snapshot: the file, the generation before it, then the cache. What is corrupt is warned of.
+pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance: &str) -> Option<Snapshot> {
+    let (snapshot, warnings) = file.load();
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    if snapshot.is_some() {
+        return snapshot;
+    }
+    let document = match cache?.get_state(instance).await {
+        Ok(document) => document?,
+        Err(error) => {
+            warn!("cannot read the state's backup: {error}");
+            return None;
+        }
+    };
+    match Snapshot::decode(&document) {
+        Ok(snapshot) => {
+            info!("the state comes from the cache's backup, generation {}", snapshot.generation);
+            Some(snapshot)
+        }
+        Err(error) => {
+            warn!("the state's backup in the cache is corrupt: {error:#}");
+            None
+        }
+    }
+}
+
+/// Takes the highest watermark of snapshot and history, for the history the snapshot was written against; rows
+/// that the snapshot knows and this history lacks (a restored backup) are gaps.
+pub async fn resume(
+    history: &Arc<dyn History>,
+    snapshot: Option<&Snapshot>,
+    streams: &[Stream],
+    clock: &Clock,
+) -> anyhow::Result<Resume> {
+    let identity = history.identity().await.context("read history's identity")?;
+    let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
+    let mut resume = Resume { ledger: Ledger::restore(rows), identity, ..Resume::default() };
+    for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
+        resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
+    }
+    let Some(snapshot) = snapshot else { return Ok(resume) };
+    if snapshot.history_identity.as_deref() != Some(resume.identity.as_str()) {
+        warn!("the saved watermarks were written against another history: each stream goes on from its own rows");
+        return Ok(resume);
+    }
+    let mut lost = Vec::new();
+    for stream in streams {
+        let Some(&saved) = snapshot.watermarks.get(&stream.to_string()) else { continue };
+        let stored = resume.watermarks.get(stream).map(|(position, _)| *position);
+        if stored.is_some_and(|stored| stored >= saved) {
+            continue;
+        }
+        resume.watermarks.insert(stream.clone(), (saved, None));
+        let step = stream.channel.step().unwrap_or(1);
+        if let Some(range) = stored.and_then(|stored| Range::new(stored + step, saved)) {
+            let evidence = Evidence { by: "restart".to_owned(), previous: stored, ..Evidence::default() };
+            lost.append(&mut resume.ledger.open(stream, range, &evidence, clock.now()));
+        }
+    }
+    record(history, lost).await?;
+    Ok(resume)
+}
+
+async fn record(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    for gap in &lost {
+        warn!("history lacks rows of {} that were durable before: {}..{}", gap.stream, gap.range.first, gap.range.last);
+    }
+    let token = format!("restart:{}", lost[0].gap_id);
+    history.insert(&Batch { gaps: lost, token, ..Batch::default() }).await.context("record the gaps of the restart")
+}

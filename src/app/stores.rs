@@ -1,0 +1,96 @@
+//! Opens the backends that the configuration names. Nothing else in the program knows which they are.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use crate::cache::embedded::EmbeddedCache;
+use crate::cache::{self, Cache};
+use crate::config::Config;
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::{self, History, HistoryError};
+use crate::log::embedded::{self, EmbeddedLog};
+use crate::log::{self, Log, LogError};
+
+/// How long a predecessor that was just killed may take to be gone, and its lock with it.
+const CLAIM_MAX: Duration = Duration::from_secs(5);
+
+/// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
+pub async fn claim(data_dir: &Path) -> Result<File, Failure> {
+    fs::create_dir_all(data_dir)
+        .with_context(|| format!("create the state directory {}", data_dir.display()))
+        .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
+    let path = data_dir.join("lock");
+    let file = File::create(&path)
+        .with_context(|| format!("create {}", path.display()))
+        .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
+    let until = tokio::time::Instant::now() + CLAIM_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let directory = data_dir.display();
+                let why = anyhow!("another recorder runs on {directory}: stop it, or set another data_dir");
+                return Err(Failure::new(TEMPORARY, why));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(Failure::new(IO, anyhow!(error).context(format!("lock {}", path.display()))));
+            }
+        }
+    }
+}
+
+/// Opens the log.
+pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
+    match config.log.backend {
+        log::Backend::Embedded => {
+            let path = config.data_dir.join("log.db");
+            let opened =
+                tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, embedded::Options::default())).await;
+            match opened.context("open the log")? {
+                Ok(log) => Ok(Arc::new(log)),
+                Err(LogError::Fatal(why)) => Err(Failure::new(CONFIGURATION, anyhow!("open the log: {why}"))),
+                Err(LogError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the log: {why}"))),
+            }
+        }
+        log::Backend::Kafka => Err(not_built("log", "kafka")),
+    }
+}
+
+/// Opens the history.
+pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
+    match config.history.backend {
+        history::Backend::Embedded => {
+            let path = config.data_dir.join("history.db");
+            let opened = tokio::task::spawn_blocking(move || EmbeddedHistory::open(&path)).await;
+            match opened.context("open the history")? {
+                Ok(history) => Ok(Arc::new(history)),
+                Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
+                Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
+                    Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
+                }
+            }
+        }
+        history::Backend::Clickhouse => Err(not_built("history", "clickhouse")),
+    }
+}
+
+/// Opens the cache.
+pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
+    match config.cache.backend {
+        cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::new())),
+        cache::Backend::Redis => Err(not_built("cache", "redis")),
+    }
+}
+
+fn not_built(room: &str, backend: &str) -> Failure {
+    let error = anyhow!("[{room}] backend = \"{backend}\" is not built into this version: use \"embedded\"");
+    Failure::new(CONFIGURATION, error)
+}

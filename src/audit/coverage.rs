@@ -1,0 +1,124 @@
+//! What history holds of a stream, counted there: first and last, expected, present, missing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::gap::{Gap, GapState, Range, RangeSet};
+use crate::history::{GapFilter, History};
+use crate::market::{DAY_US, Stream, Timestamp};
+
+/// Missing ranges shown of one stream; `expected - present` counts all of them.
+const RANGES_MAX: usize = 1_000;
+
+/// One stream's coverage.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Coverage {
+    /// Whose.
+    pub exchange: String,
+    /// Which symbol.
+    pub symbol: String,
+    /// `trade` or `kline_1m`...
+    pub channel: String,
+    /// First stored position; null when nothing is stored.
+    pub first: Option<i64>,
+    /// Last stored position.
+    pub last: Option<i64>,
+    /// Positions from first to last that exist: those that never existed are not among them.
+    pub expected: i64,
+    /// Positions stored.
+    pub present: i64,
+    /// Of these, how many came over REST.
+    pub backfilled: i64,
+    /// Missing ranges, inclusive.
+    pub missing: Vec<(i64, i64)>,
+    /// Gaps in the ledger that are not closed.
+    pub open_gaps: usize,
+    /// Nothing is missing and no gap is open.
+    pub complete: bool,
+    /// The same per UTC day, for days with rows.
+    pub days: Vec<Day>,
+}
+
+/// One stream's UTC day.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Day {
+    /// `2026-01-31`.
+    pub date: String,
+    /// First stored position of the day.
+    pub first: i64,
+    /// Last stored position of the day.
+    pub last: i64,
+    /// Positions from first to last.
+    pub expected: i64,
+    /// Positions stored.
+    pub present: i64,
+    /// Of these, how many came over REST.
+    pub backfilled: i64,
+}
+
+/// Counts these streams in history.
+pub async fn coverage(history: &Arc<dyn History>, streams: &[Stream]) -> anyhow::Result<Vec<Coverage>> {
+    let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
+    let mut gaps: HashMap<&Stream, Vec<&Gap>> = HashMap::new();
+    for gap in &rows {
+        gaps.entry(&gap.stream).or_default().push(gap);
+    }
+    let mut all = Vec::new();
+    for stream in streams.iter().filter(|stream| stream.channel.step().is_some()) {
+        all.push(of_stream(history, stream, gaps.get(stream).map_or(&[][..], Vec::as_slice)).await?);
+    }
+    Ok(all)
+}
+
+async fn of_stream(history: &Arc<dyn History>, stream: &Stream, gaps: &[&Gap]) -> anyhow::Result<Coverage> {
+    let step = stream.channel.step().context("books are not counted")?;
+    let open_gaps = gaps.iter().filter(|gap| !gap.state.is_closed()).count();
+    let mut coverage = Coverage {
+        exchange: stream.exchange.to_string(),
+        symbol: stream.symbol.to_string(),
+        channel: stream.channel.to_string(),
+        first: None,
+        last: None,
+        expected: 0,
+        present: 0,
+        backfilled: 0,
+        missing: Vec::new(),
+        open_gaps,
+        complete: open_gaps == 0,
+        days: Vec::new(),
+    };
+    let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { return Ok(coverage) };
+    let counted = history.count(stream, extent).await.context("count a stream's rows")?;
+    let mut never = RangeSet::new(step);
+    for gap in gaps.iter().filter(|gap| gap.state == GapState::NeverExisted) {
+        if let Some(range) = gap.range.intersect(extent) {
+            never.insert(range);
+        }
+    }
+    coverage.first = Some(extent.first);
+    coverage.last = Some(extent.last);
+    coverage.expected = extent.len(step) - never.len();
+    coverage.present = counted.present;
+    coverage.backfilled = counted.backfilled;
+    if coverage.present < coverage.expected {
+        let missing = history.missing(stream, extent, RANGES_MAX).await.context("look for missing rows")?;
+        let unexplained = missing.into_iter().flat_map(|range: Range| never.absent(range));
+        coverage.missing = unexplained.map(|range| (range.first, range.last)).collect();
+    }
+    coverage.complete = coverage.missing.is_empty() && open_gaps == 0 && coverage.present >= coverage.expected;
+    for day in history.days(stream).await.context("count a stream's days")? {
+        let range = Range { first: day.first, last: day.last };
+        let absent: i64 = never.iter().filter_map(|never| never.intersect(range)).map(|range| range.len(step)).sum();
+        coverage.days.push(Day {
+            date: Timestamp(day.day * DAY_US).rfc3339()[..10].to_owned(),
+            first: day.first,
+            last: day.last,
+            expected: range.len(step) - absent,
+            present: day.present,
+            backfilled: day.backfilled,
+        });
+    }
+    Ok(coverage)
+}

@@ -1,0 +1,15 @@
+//! Compares, recounts and repairs: cache against history, history against the exchange's numbering.
+//!
+//! It decides nothing by tolerance and rolls nothing back. Jobs, API and command line all come here.
+
+mod consistency;
+mod coverage;
+mod preload;
+mod repair;
+mod sweep;
+
+pub use consistency::{ConsistencyReport, Issue, Kind, check};
+pub use coverage::{Coverage, Day, coverage};
+pub use preload::{PreloadReport, preload};
+pub use repair::{RepairReport, repair};
+pub use sweep::{SweepReport, sweep};

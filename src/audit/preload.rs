@@ -1,0 +1,152 @@
+//! Fills a cold cache from history: the latest trade and klines of every symbol, one query per kind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::cache::{Cache, Update};
+use crate::gap::Range;
+use crate::history::{History, KlineRow};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp};
+
+/// The outcome of a preload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PreloadReport {
+    /// Ticks offered to the cache.
+    pub ticks: usize,
+    /// Klines offered to the cache, stored ones and built ones.
+    pub klines: usize,
+    /// Of these, how many were built from closed 1m rows.
+    pub built: usize,
+    /// Intervals of symbols that have neither.
+    pub absent: usize,
+    /// Keys that moved; the others were as new already.
+    pub moved: u64,
+}
+
+/// Preloads ticks and every interval of every recorded symbol.
+pub async fn preload(
+    history: &Arc<dyn History>,
+    cache: &Arc<dyn Cache>,
+    streams: &[Stream],
+) -> anyhow::Result<PreloadReport> {
+    let mut report = PreloadReport::default();
+    for exchange in Exchange::ALL {
+        let mut symbols: Vec<Symbol> =
+            streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.clone()).collect();
+        symbols.sort();
+        symbols.dedup();
+        if symbols.is_empty() {
+            continue;
+        }
+        let mut update = Update::default();
+        for row in history.latest_trades(exchange, &symbols).await.context("read history's latest trades")? {
+            update.ticks.push((exchange, row.symbol, row.trade));
+        }
+        let rows = history.latest_klines(exchange, &symbols, &Interval::ALL).await.context("read history's klines")?;
+        let stored: HashMap<(Symbol, Interval), KlineRow> =
+            rows.into_iter().map(|row| ((row.symbol.clone(), row.kline.interval), row)).collect();
+        for symbol in &symbols {
+            for interval in Interval::ALL {
+                if let Some(row) = stored.get(&(symbol.clone(), interval)) {
+                    update.klines.push((exchange, symbol.clone(), row.kline));
+                    continue;
+                }
+                let newest = stored.get(&(symbol.clone(), Interval::M1)).map(|row| row.kline.open_time);
+                match build(history, exchange, symbol, interval, newest).await? {
+                    Some(kline) => {
+                        report.built += 1;
+                        update.klines.push((exchange, symbol.clone(), kline));
+                    }
+                    None => report.absent += 1,
+                }
+            }
+        }
+        report.ticks += update.ticks.len();
+        report.klines += update.klines.len();
+        report.moved += cache.apply(&update).await.context("fill the cache")?;
+    }
+    Ok(report)
+}
+
+/// The interval that the newest closed minute lies in, from the minutes there are of it; it stays open,
+/// because only the exchange can say that it is complete.
+async fn build(
+    history: &Arc<dyn History>,
+    exchange: Exchange,
+    symbol: &Symbol,
+    interval: Interval,
+    newest_minute: Option<Timestamp>,
+) -> anyhow::Result<Option<Kline>> {
+    let Some(newest) = newest_minute.filter(|_| interval != Interval::M1) else { return Ok(None) };
+    let open = newest.micros().div_euclid(interval.micros()) * interval.micros();
+    let minutes = Stream::new(exchange, symbol.clone(), Channel::Kline(Interval::M1));
+    let range = Range { first: open, last: newest.micros() };
+    let limit = (interval.micros() / Interval::M1.micros()) as usize;
+    let rows = history.klines(&minutes, range, limit).await.context("read closed minutes")?;
+    Ok(combine(interval, Timestamp(open), rows.into_iter().map(|row| row.kline)))
+}
+
+/// One kline of several in order.
+fn combine(interval: Interval, open_time: Timestamp, parts: impl IntoIterator<Item = Kline>) -> Option<Kline> {
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next()?;
+    for part in parts {
+        whole.high = whole.high.max(part.high);
+        whole.low = whole.low.min(part.low);
+        whole.close = part.close;
+        whole.volume += part.volume;
+        whole.quote_volume += part.quote_volume;
+        whole.trade_count += part.trade_count;
+        if part.last_trade_id >= 0 {
+            whole.last_trade_id = part.last_trade_id;
+        }
+        if whole.first_trade_id < 0 {
+            whole.first_trade_id = part.first_trade_id;
+        }
+    }
+    whole.interval = interval;
+    whole.open_time = open_time;
+    // Binance: the last millisecond of the interval.
+    whole.close_time = open_time.plus_micros(interval.micros() - 1_000);
+    whole.closed = false;
+    Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use rust_decimal::Decimal;
+
+    use super::*;
+
+    fn minute(n: i64, price: i64, first: i64) -> Kline {
+        let price = Decimal::from(price);
+        Kline {
+            interval: Interval::M1,
+            open_time: Timestamp(n * 60_000_000),
+            close_time: Timestamp(n * 60_000_000 + 59_999_000),
+            open: price,
+            high: price + Decimal::ONE,
+            low: price - Decimal::ONE,
+            close: price,
+            volume: Decimal::TWO,
+            quote_volume: price,
+            trade_count: if first < 0 { 0 } else { 3 },
+            first_trade_id: first,
+            last_trade_id: if first < 0 { -1 } else { first + 2 },
+            closed: true,
+        }
+    }
+
+    #[test]
+    fn an_interval_is_built_from_its_minutes() {
+        let whole = combine(Interval::M5, Timestamp(0), [minute(0, 5, -1), minute(1, 9, 10), minute(2, 7, 13)]);
+        let whole = whole.unwrap();
+        assert_eq!((whole.open, whole.close), (Decimal::from(5), Decimal::from(7)));
+        assert_eq!((whole.high, whole.low), (Decimal::from(10), Decimal::from(4)));
+        assert_eq!((whole.trade_count, whole.first_trade_id, whole.last_trade_id), (6, 10, 15));
+        assert_eq!((whole.volume, whole.closed), (Decimal::from(6), false));
+        assert_eq!(combine(Interval::M5, Timestamp(0), []), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! A gap -> REST pages -> history and cache, flagged `is_backfilled`; never into the log, so that live
+//! consumers of the log never see old data.
+//!
+//! Several gaps are repaired at a time, newest and smallest first, within the exchange's budget, which the
+//! REST client keeps. What a repair could not do is a reason in the gap's row, and is tried again.
+
+mod repair;
+pub mod since;
+mod tail;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use tail::{Carrier, Tail, TailOptions};
+
+use crate::clock::Clock;
+use crate::consume::SharedLedger;
+use crate::exchange::Dialect;
+use crate::exchange::rest::Rest;
+use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
+use crate::history::{Batch, History, HistoryError};
+use crate::market::{Exchange, Stream, Timestamp};
+use crate::pulse::Pulse;
+use crate::writer::Writer;
+
+/// Gaps repaired at a time: enough to hide the round trips of fifty symbols that were cut together.
+const REPAIRS_MAX: usize = 6;
+
+/// What backfill works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// One REST client per exchange.
+    pub rest: HashMap<Exchange, Arc<Rest>>,
+    /// One dialect per exchange.
+    pub dialects: HashMap<Exchange, Arc<dyn Dialect>>,
+    /// How rows become durable.
+    pub writer: Writer,
+    /// The gaps.
+    pub ledger: SharedLedger,
+    /// The time.
+    pub clock: Clock,
+    /// Rows that came back since this process began.
+    pub rows: Arc<AtomicU64>,
+}
+
+/// Repairs open gaps until `stop`.
+pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
+    let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
+    let mut busy: Vec<String> = Vec::new();
+    // When a gap that could not be repaired is tried again; a new one has no entry.
+    let mut due: HashMap<String, Timestamp> = HashMap::new();
+    while !stop.is_cancelled() {
+        pulse.beat();
+        let now = parts.clock.now();
+        for gap in choose(&parts, &busy, &due, now, REPAIRS_MAX - running.len()) {
+            busy.push(gap.gap_id.clone());
+            let (parts, stop) = (parts.clone(), stop.clone());
+            // A repair is not a spine loop: its pulse proves nothing and is not watched.
+            running.spawn(async move {
+                let gap_id = gap.gap_id.clone();
+                let again = repair::repair(&parts, gap, &stop).await;
+                (gap_id, again)
+            });
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = parts.ledger.news.notified() => {}
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            Some(ended) = running.join_next() => match ended {
+                Ok((gap_id, again)) => {
+                    busy.retain(|id| *id != gap_id);
+                    due.insert(gap_id, again);
+                }
+                Err(error) => {
+                    // Which gap it was is not told; all that are busy are looked at again.
+                    warn!("a repair ended in a panic: {error}");
+                    running.abort_all();
+                    busy.clear();
+                }
+            },
+        }
+        due.retain(|gap_id, _| parts.ledger.with(|ledger| ledger.get(gap_id).is_some()));
+    }
+    // Repairs see `stop` themselves; a page in flight is written or dropped, and asked again next time.
+    let _ended = tokio::time::timeout(Duration::from_secs(2), running.join_all()).await;
+    pulse.retire();
+}
+
+fn choose(parts: &Parts, busy: &[String], due: &HashMap<String, Timestamp>, now: Timestamp, room: usize) -> Vec<Gap> {
+    if room == 0 {
+        return Vec::new();
+    }
+    let mut gaps: Vec<Gap> = parts.ledger.with(|ledger| {
+        ledger
+            .rows()
+            .filter(|gap| !busy.contains(&gap.gap_id) && due.get(&gap.gap_id).is_none_or(|at| *at <= now))
+            .cloned()
+            .collect()
+    });
+    gaps.sort_by(repair_order);
+    gaps.truncate(room);
+    gaps
+}
+
+impl Parts {
+    /// Opens a gap that nobody's frames revealed: a sweep's, an operator's, an audit's. Durable when it
+    /// returns; returns the new rows, none when all of it is known already.
+    pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
+        let rows = self.ledger.with(|ledger| ledger.open(stream, range, evidence, self.clock.now()));
+        if rows.is_empty() {
+            return Ok(rows);
+        }
+        for gap in &rows {
+            info!(
+                EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, GAP_FIRST = gap.range.first,
+                GAP_LAST = gap.range.last, "gap in {stream}: {} missing, {}..{}, found by {}",
+                gap.len(), gap.range.first, gap.range.last, evidence.by
+            );
+        }
+        let batch = Batch { gaps: rows.clone(), token: format!("open:{}", rows[0].gap_id), ..Batch::default() };
+        self.writer.history().insert(&batch).await?;
+        self.ledger.news.notify_one();
+        Ok(rows)
+    }
+
+    /// Ends the gaps of streams that are no longer recorded.
+    pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
+        let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
+        if !rows.is_empty() {
+            let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
+            self.writer.history().insert(&Batch { gaps: rows.clone(), token, ..Batch::default() }).await?;
+        }
+        Ok(rows.len())
+    }
+
+    fn history(&self) -> &Arc<dyn History> {
+        self.writer.history()
+    }
+
+    /// Moves a gap forward, here and in the store.
+    async fn record(&self, gap: &Gap) -> Result<(), HistoryError> {
+        let token = format!("gap:{}:{}", gap.gap_id, gap.version);
+        self.history().insert(&Batch { gaps: vec![gap.clone()], token, ..Batch::default() }).await?;
+        self.ledger.with(|ledger| ledger.update(gap));
+        Ok(())
+    }
+
+    fn again(&self, attempts: i64) -> Timestamp {
+        retry_at(self.clock.now(), attempts)
+    }
+
+    fn count_rows(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+}
+
+/// Says in the journal what became of a gap.
+fn report(gap: &Gap) {
+    let (first, last) = (gap.range.first, gap.range.last);
+    match gap.state {
+        GapState::Filled => info!(
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "filled the gap in {}: {} of {} came back, {first}..{last}", gap.stream, gap.filled, gap.len()
+        ),
+        state if state.is_closed() => warn!(
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "closed the gap in {} as {state}: {first}..{last}: {}", gap.stream, gap.reason
+        ),
+        _ => info!(
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "the gap in {} stays open after {} attempts: {first}..{last}: {}", gap.stream, gap.attempts, gap.reason
+        ),
+    }
+}

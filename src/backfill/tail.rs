@@ -1,0 +1,244 @@
+//! Holes that no later frame reveals: after a disconnect, in a stream that went silent, at start.
+//!
+//! Silence proves nothing (a quiet market is silent for minutes), so it only raises a question: what is the
+//! newest trade? The answer goes to the consumer, which knows what has come meanwhile and opens the gap.
+//! A stream that stays silent although it traded is subscribed again, then its connection is replaced.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::consume::{Board, Expectation, Question};
+use crate::exchange::rest::{Rest, RestError};
+use crate::exchange::socket::SocketCommand;
+use crate::health::Health;
+use crate::ingest::ConnectionNews;
+use crate::market::{Channel, Exchange, Stream, Timestamp};
+use crate::pulse::Pulse;
+
+/// Questions asked at a time.
+const ASKING_MAX: usize = 4;
+/// Longest wait between two questions about a stream that is quiet and complete: at 4 of weight a question,
+/// 400 quiet symbols then cost 320 of 6,000 a minute.
+const QUIET_MAX: Duration = Duration::from_secs(300);
+
+/// When to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct TailOptions {
+    /// After so much silence the first question is asked; the wait then doubles while nothing is missing.
+    pub silence: Duration,
+    /// How long after a connect: the first frames may answer by themselves.
+    pub settle: Duration,
+}
+
+impl Default for TailOptions {
+    fn default() -> Self {
+        Self { silence: Duration::from_secs(5), settle: Duration::from_secs(1) }
+    }
+}
+
+/// A connection, what it carries, and how it is told.
+#[derive(Clone)]
+pub struct Carrier {
+    /// The streams it carries.
+    pub streams: Vec<Stream>,
+    /// Where its commands go.
+    pub commands: mpsc::Sender<SocketCommand>,
+}
+
+/// Asks about the tails of one exchange's trade streams.
+pub struct Tail {
+    /// Who is asked.
+    pub rest: Arc<Rest>,
+    /// Whose streams.
+    pub exchange: Exchange,
+    /// What has come.
+    pub board: Arc<Board>,
+    /// Where answers go.
+    pub questions: mpsc::Sender<Question>,
+    /// The connections of now.
+    pub carriers: watch::Receiver<Vec<Carrier>>,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
+    /// What is degraded.
+    pub health: Health,
+    /// The time.
+    pub clock: Clock,
+    /// When to ask.
+    pub options: TailOptions,
+}
+
+/// What is known of one stream's silence.
+#[derive(Clone, Debug)]
+struct Silence {
+    /// Not before then.
+    due: Timestamp,
+    /// Wait after the next answer that finds nothing missing.
+    wait: Duration,
+    /// Newest frame when the question was last decided.
+    heard: Option<i64>,
+    /// Answers in a row that found trades which the silent stream did not bring.
+    deaf: u32,
+    by: &'static str,
+}
+
+impl Tail {
+    /// Asks until `stop`.
+    pub async fn run(self, mut news: mpsc::Receiver<ConnectionNews>, pulse: Pulse, stop: CancellationToken) {
+        let mut silences: HashMap<Stream, Silence> = HashMap::new();
+        while !stop.is_cancelled() {
+            pulse.beat();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+                Some(news) = news.recv() => self.hear(news, &mut silences),
+            }
+            let due = self.due(&mut silences);
+            if due.is_empty() {
+                continue;
+            }
+            let asking = due.into_iter().map(|stream| {
+                let rest = self.rest.clone();
+                let stop = stop.clone();
+                async move {
+                    let answer = rest.newest(stream.symbol.as_str(), &stop).await;
+                    (stream, answer)
+                }
+            });
+            let mut answers = futures_util::stream::iter(asking).buffer_unordered(ASKING_MAX);
+            while let Some((stream, answer)) = answers.next().await {
+                pulse.beat();
+                self.answer(&stream, answer, &mut silences).await;
+            }
+        }
+        pulse.retire();
+    }
+
+    fn hear(&self, news: ConnectionNews, silences: &mut HashMap<Stream, Silence>) {
+        match news {
+            ConnectionNews::Up(_, streams) => {
+                let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
+                for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
+                    let heard = self.board.standing(&stream).last_received;
+                    let (wait, deaf) = (self.options.silence, 0);
+                    silences.insert(stream, Silence { due, wait, heard, deaf, by: "tail" });
+                }
+            }
+            // Asked when it is up again: until then backfill would race the reconnect for the same trades.
+            ConnectionNews::Down(_, _) => {}
+            ConnectionNews::Refused(stream, reason) => {
+                self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
+            }
+        }
+    }
+
+    /// Streams to ask about now. A stream that has been heard since is not silent: its wait begins anew.
+    fn due(&self, silences: &mut HashMap<Stream, Silence>) -> Vec<Stream> {
+        let now = self.clock.now();
+        let streams = self.streams.borrow().clone();
+        silences.retain(|stream, _| streams.contains(stream));
+        let mut due = Vec::new();
+        for stream in streams {
+            if stream.channel != Channel::Trade || stream.exchange != self.exchange {
+                continue;
+            }
+            let heard = self.board.standing(&stream).last_received;
+            let silence = silences.entry(stream.clone()).or_insert_with(|| Silence {
+                due: now.plus_micros(self.options.silence.as_micros() as i64),
+                wait: self.options.silence,
+                heard,
+                deaf: 0,
+                by: "silence",
+            });
+            if heard != silence.heard {
+                silence.heard = heard;
+                silence.deaf = 0;
+                silence.wait = self.options.silence;
+                // A frame after a connect answers nothing about what was missed before it only when the
+                // stream had no watermark; with one, the tracker has seen the hole. Either way the question waits.
+                silence.due = now.plus_micros(silence.wait.as_micros() as i64);
+                silence.by = "silence";
+            }
+            if silence.due <= now {
+                due.push(stream);
+            }
+        }
+        due
+    }
+
+    async fn answer(
+        &self,
+        stream: &Stream,
+        answer: Result<Option<(i64, Timestamp)>, RestError>,
+        silences: &mut HashMap<Stream, Silence>,
+    ) {
+        let Some(silence) = silences.get_mut(stream) else { return };
+        let now = self.clock.now();
+        let standing = self.board.standing(stream);
+        let newest = match answer {
+            Ok(newest) => newest,
+            Err(RestError::Stopped) => return,
+            Err(error) => {
+                debug!("cannot ask for the newest trade of {stream}: {error}");
+                silence.due = now.plus_micros(5_000_000);
+                return;
+            }
+        };
+        let missing = match (newest, standing.next) {
+            (Some((id, _)), Some(next)) if id >= next => Some(id),
+            (Some((id, _)), None) if silence.by == "silence" => {
+                self.question(Question::Begin(stream.clone(), id + 1)).await;
+                None
+            }
+            _ => None,
+        };
+        let Some(last) = missing else {
+            silence.deaf = 0;
+            silence.due = now.plus_micros(silence.wait.as_micros() as i64);
+            silence.wait = (silence.wait * 2).min(QUIET_MAX);
+            silence.by = "silence";
+            return;
+        };
+        self.question(Question::Expect(Expectation { stream: stream.clone(), last, by: silence.by })).await;
+        // Looked at again when the consumer has had its grace; a stream that is still deaf then is mended.
+        silence.due = now.plus_micros(self.options.silence.as_micros() as i64);
+        silence.wait = self.options.silence;
+        if silence.by == "silence" && standing.last_received == silence.heard {
+            silence.deaf += 1;
+            self.mend(stream, silence.deaf);
+        }
+        silence.by = "silence";
+    }
+
+    async fn question(&self, question: Question) {
+        let sent = tokio::time::timeout(Duration::from_secs(2), self.questions.send(question)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            debug!("the consumer takes no questions now, asked again later");
+        }
+    }
+
+    /// First the subscription, then the connection.
+    fn mend(&self, stream: &Stream, deaf: u32) {
+        let command = match deaf {
+            0 | 1 => return,
+            2 => SocketCommand::Resubscribe(vec![stream.clone()]),
+            _ => SocketCommand::Reconnect(format!("{stream} is silent although it trades")),
+        };
+        match &command {
+            SocketCommand::Resubscribe(_) => info!("{stream} is silent although it trades, subscribing again"),
+            _ => warn!("{stream} stays silent although it trades, replacing its connection"),
+        }
+        let carriers = self.carriers.borrow().clone();
+        for carrier in carriers.into_iter().filter(|carrier| carrier.streams.contains(stream)) {
+            if carrier.commands.try_send(command.clone()).is_err() {
+                debug!("a socket takes no commands now, told again later");
+            }
+        }
+    }
+}

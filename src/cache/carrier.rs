@@ -1,0 +1,66 @@
+//! The one loop that carries values to the cache, however often the cache is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::health::Health;
+use crate::pulse::Pulse;
+
+use super::{Cache, Latest};
+
+/// How long one write may take before its keys go back to wait.
+const APPLY_MAX: Duration = Duration::from_secs(5);
+/// How soon a cache that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Carries until `stop`, and then once more, so that what was consumed last is there.
+pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, pulse: Pulse, stop: CancellationToken) {
+    let mut failing = false;
+    loop {
+        pulse.beat();
+        let last = stop.is_cancelled();
+        let update = latest.take();
+        if !update.is_empty() {
+            let applied = tokio::time::timeout(APPLY_MAX, cache.apply(&update)).await;
+            let failure = match applied {
+                Ok(Ok(_moved)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_elapsed) => Some(format!("no answer within {} s", APPLY_MAX.as_secs())),
+            };
+            if let Some(why) = failure {
+                if !failing {
+                    warn!(error = %why, "the cache does not take values, they wait: {why}");
+                }
+                failing = true;
+                health.degraded("cache", &why);
+                latest.offer(update);
+                if !last {
+                    wait(&stop).await;
+                }
+            } else if failing {
+                failing = false;
+                health.restored("cache");
+                info!("the cache takes values again");
+            }
+        }
+        if last {
+            pulse.retire();
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = latest.offered() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+async fn wait(stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(AGAIN) => {}
+    }
+}

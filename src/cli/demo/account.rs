@@ -1,0 +1,76 @@
+//! The demo's account of what broke and how it healed, as it happens.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::service::Format;
+
+/// Prints lines with the time since the start.
+pub struct Account {
+    began: Instant,
+    quiet: bool,
+    colours: bool,
+    /// State of each gap as last told.
+    told: Mutex<HashMap<String, String>>,
+}
+
+impl Account {
+    /// For people; in JSON only the verdict is printed.
+    pub fn new(format: Format) -> Self {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { began: Instant::now(), quiet: format == Format::Json, colours, told: Mutex::default() }
+    }
+
+    /// A line of who and what.
+    pub fn say(&self, who: &str, what: &str) {
+        self.line(who, "", what);
+    }
+
+    /// Something is broken on purpose.
+    pub fn breaks(&self, what: &str) {
+        self.line("BREAK", "\x1b[31m", what);
+    }
+
+    /// Tells of gaps that are new or have changed.
+    pub fn gaps(&self, gaps: &[Value]) {
+        let mut told = self.told.lock().expect("nobody panics while telling");
+        for gap in gaps.iter().rev() {
+            let text = |key: &str| gap[key].as_str().unwrap_or_default().to_owned();
+            let (id, state) = (text("gap_id"), text("state"));
+            let before = told.insert(id, state.clone());
+            if before.as_ref() == Some(&state) {
+                continue;
+            }
+            let stream = format!("{} {}", text("symbol"), text("channel"));
+            if before.is_none() {
+                let by = gap["evidence"]["by"].as_str().unwrap_or_default().to_owned();
+                let (first, last, missing) = (&gap["first_missing"], &gap["last_missing"], &gap["missing"]);
+                self.line("gap", "\x1b[33m", &format!("{stream}: {missing} missing, {first}..{last}, found by {by}"));
+            }
+            match state.as_str() {
+                "open" | "filling" => {}
+                "filled" => {
+                    let filled = &gap["filled"];
+                    self.line(
+                        "healed",
+                        "\x1b[32m",
+                        &format!("{stream}: {filled} came back over REST, counted in history"),
+                    );
+                }
+                other => self.line("closed", "\x1b[32m", &format!("{stream}: {other}, {}", text("reason"))),
+            }
+        }
+    }
+
+    fn line(&self, who: &str, colour: &str, what: &str) {
+        if self.quiet {
+            return;
+        }
+        let (on, off) = if self.colours && !colour.is_empty() { (colour, "\x1b[0m") } else { ("", "") };
+        println!("{:6.1} s  {on}{who:<9}{off} {what}", self.began.elapsed().as_secs_f64());
+    }
+}

@@ -1,0 +1,177 @@
+//! `tapekeeper demo`: a market, a recorder, faults on a schedule, and a verdict that compares what the exchange
+//! published with what history holds.
+//!
+//! The recorder is the real service as a child process, so that it can be killed like one.
+
+mod account;
+mod recorder;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Failure, NO};
+use crate::market::Symbol;
+use crate::simulator::fault::duration;
+use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source};
+
+use super::service::Format;
+use account::Account;
+use recorder::Recorder;
+
+/// Exchange time runs so many times as fast, so that minutes close within the demo.
+const TIME_SCALE: f64 = 10.0;
+/// How long healing may take after the market has halted.
+const HEAL_MAX: Duration = Duration::from_secs(60);
+/// Shorter than this there is no room for the faults and their healing.
+const FOR_MIN: Duration = Duration::from_secs(20);
+
+/// Arguments of `demo`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// How long the market trades, at least 20 s; Ctrl-C ends it earlier with a verdict too
+    #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    run_for: Duration,
+    /// The same seed makes the same market
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Trades a second
+    #[arg(long, default_value_t = 400)]
+    rate: u32,
+    /// Keep the directory with the recorder's files
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the demo; 0 only if nothing is missing and nothing is double.
+pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
+    let run_for = args.run_for.max(FOR_MIN);
+    let directory = make_directory()?;
+    let account = Account::new(format);
+    let simulator = open_market(&args).await?;
+    account.say("market", &format!("{} symbols, {} trades a second, seed {}", SYMBOLS.len(), args.rate, args.seed));
+    let mut recorder = Recorder::start(&directory, &simulator).await?;
+    account.say("recorder", &format!("process {}, status page {}/", recorder.process(), recorder.client().base()));
+    let outcome = trade(run_for, &simulator, &mut recorder, &account, &stop).await;
+    if let Err(error) = outcome {
+        recorder.kill().await;
+        account.say("recorder", &format!("its log is in {}", directory.display()));
+        return Err(error.into());
+    }
+    simulator.stop_publishing().await;
+    account.say("market", "halted; waiting until everything is healed");
+    recorder.heal(&simulator, &account, HEAL_MAX).await?;
+    let gaps = recorder.gaps().await?;
+    account.gaps(&gaps);
+    recorder.stop().await?;
+    account.say("recorder", "stopped in order");
+    let verdict = verdict::compare(&simulator, &recorder.config_path(), &gaps).await?;
+    simulator.stop().await;
+    verdict.print(format);
+    let kept = args.keep || !verdict.is_good();
+    if kept {
+        account.say("recorder", &format!("its files are in {}", directory.display()));
+    } else {
+        std::fs::remove_dir_all(&directory).context("remove the demo's directory")?;
+    }
+    Ok(if verdict.is_good() { 0 } else { NO })
+}
+
+/// The symbols of the demo; the last one is quiet for minutes, and must raise no gap for it.
+const SYMBOLS: [(&str, bool); 4] = [("BTCUSDT", false), ("ETHUSDT", false), ("SOLUSDT", false), ("TUSDUSDT", true)];
+
+async fn open_market(args: &Args) -> anyhow::Result<Simulator> {
+    let listing = |(name, quiet): (&str, bool)| Listing { symbol: Symbol::new(name), quiet };
+    let mut options = Options::new(Source::Generated(Generated {
+        listings: SYMBOLS.map(listing).to_vec(),
+        seed: args.seed,
+        rate: f64::from(args.rate.max(1)),
+        time_scale: TIME_SCALE,
+        opens_at_first_subscription: true,
+        ..Generated::default()
+    }));
+    options.listen.set_port(0);
+    simulator::start(options, CancellationToken::new()).await.context("open the simulated exchange")
+}
+
+/// What breaks, as parts of the whole time, and what is said of it.
+enum Break {
+    Fault(Fault, &'static str),
+    Kill,
+}
+
+fn schedule() -> [(f64, Break); 7] {
+    let busy = || Some(Symbol::new("BTCUSDT"));
+    [
+        (0.10, Break::Fault(Fault::Cut, "the network is cut")),
+        (0.22, Break::Fault(Fault::Drop(busy(), 40), "40 frames of BTCUSDT are lost on the wire")),
+        (
+            0.32,
+            Break::Fault(
+                Fault::Silent(busy(), Duration::from_secs(5)),
+                "BTCUSDT falls silent for 5 s, its connection lives",
+            ),
+        ),
+        (0.46, Break::Kill),
+        (0.60, Break::Fault(Fault::Outage(Duration::from_secs(3)), "the exchange is gone for 3 s")),
+        (0.72, Break::Fault(Fault::Rest(503, Duration::from_secs(3)), "REST answers 503 for 3 s")),
+        (0.73, Break::Fault(Fault::Cut, "and the network is cut meanwhile")),
+    ]
+}
+
+/// Lets the market trade and breaks things, until the time is over or somebody stops it.
+async fn trade(
+    run_for: Duration,
+    simulator: &Simulator,
+    recorder: &mut Recorder,
+    account: &Account,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut todo = schedule().into_iter().peekable();
+    let mut told = Instant::now();
+    while began.elapsed() < run_for && !stop.is_cancelled() {
+        if let Some((_, what)) = todo.next_if(|(part, _)| began.elapsed() >= run_for.mul_f64(*part)) {
+            match what {
+                Break::Fault(fault, words) => {
+                    account.breaks(words);
+                    simulator.control.inject(&fault);
+                }
+                Break::Kill => {
+                    account.breaks("the recorder is killed (SIGKILL), and started again");
+                    recorder.kill().await;
+                    recorder.start_again().await?;
+                    account.say("recorder", &format!("process {} goes on", recorder.process()));
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        recorder.ensure_alive()?;
+        if let Ok(gaps) = recorder.gaps().await {
+            account.gaps(&gaps);
+        }
+        if told.elapsed() >= Duration::from_secs(5) {
+            told = Instant::now();
+            let published: u64 = simulator.control.summary().iter().map(|symbol| symbol.count).sum();
+            account.say("market", &format!("{published} trades published"));
+        }
+    }
+    Ok(())
+}
+
+fn make_directory() -> anyhow::Result<PathBuf> {
+    let directory = std::env::temp_dir().join(format!("tapekeeper-demo-{}", std::process::id()));
+    if Path::new(&directory).exists() {
+        std::fs::remove_dir_all(&directory).context("remove an older demo's directory")?;
+    }
+    std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(directory)
+}

@@ -1,0 +1,174 @@
+//! The recorder as a child process: started, killed, started again, stopped in order.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::admin::AdminOptions;
+use crate::simulator::Simulator;
+
+use super::super::client::Client;
+use super::SYMBOLS;
+use super::account::Account;
+
+/// How long the recorder may take to be ready, and to stop.
+const READY_MAX: Duration = Duration::from_secs(30);
+
+/// The recorder's process and how to talk to it.
+pub struct Recorder {
+    directory: PathBuf,
+    child: Child,
+    client: Client,
+}
+
+impl Recorder {
+    /// Writes a configuration for the simulated exchange and starts the service on it.
+    pub async fn start(directory: &Path, simulator: &Simulator) -> anyhow::Result<Self> {
+        let listen = free_address()?;
+        let symbols = SYMBOLS.map(|(name, _)| format!("\"{name}\"")).join(", ");
+        let config = format!(
+            "data_dir = {:?}\n\n[[feed]]\nexchange = \"binance\"\nsymbols = [{symbols}]\n\
+             channels = [\"trade\", \"kline_1m\", \"book_ticker\"]\nws_url = \"{}\"\nrest_url = \"{}\"\n\n\
+             [admin]\nlisten = \"{listen}\"\n",
+            directory.join("data").display().to_string(),
+            simulator.ws_url(),
+            simulator.rest_url(),
+        );
+        std::fs::write(directory.join("tapekeeper.toml"), config).context("write the demo's configuration")?;
+        let client = Client::new(&AdminOptions { listen, ..AdminOptions::default() })?;
+        let child = spawn(directory)?;
+        let mut recorder = Self { directory: directory.to_owned(), child, client };
+        recorder.wait_ready().await?;
+        Ok(recorder)
+    }
+
+    /// Starts the service again on what it left behind.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.directory)?;
+        self.wait_ready().await
+    }
+
+    /// How to talk to it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// The configuration it runs on.
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.join("tapekeeper.toml")
+    }
+
+    /// SIGKILL, and gone.
+    pub async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!("cannot kill the recorder: {error}");
+        }
+    }
+
+    /// An error when it has ended by itself.
+    pub fn ensure_alive(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait().context("look at the recorder")? {
+            None => Ok(()),
+            Some(status) => bail!("the recorder ended by itself: {status}; see {}", self.log_path().display()),
+        }
+    }
+
+    /// SIGTERM, and an orderly end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let process = self.child.id().context("the recorder is not running")?;
+        let process = i32::try_from(process).context("read the recorder's process id")?;
+        crate::signals::terminate(process)?;
+        let status = tokio::time::timeout(READY_MAX, self.child.wait()).await;
+        let status = status.context("the recorder did not stop in time")?.context("wait for the recorder")?;
+        ensure!(status.success(), "the recorder stopped with {status}; see {}", self.log_path().display());
+        Ok(())
+    }
+
+    /// The ledger, newest first.
+    pub async fn gaps(&self) -> anyhow::Result<Vec<Value>> {
+        let gaps = self.client.get("/api/v1/gaps?limit=10000").await.map_err(|failure| failure.error)?;
+        Ok(gaps.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until the recorder has everything the exchange published, or for at most `limit`.
+    pub async fn heal(&mut self, simulator: &Simulator, account: &Account, limit: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            self.ensure_alive()?;
+            let gaps = self.gaps().await?;
+            account.gaps(&gaps);
+            let open = gaps.iter().any(|gap| gap["closed_at"].is_null());
+            let streams = self.client.get("/api/v1/streams").await.map_err(|failure| failure.error)?;
+            let behind = simulator.control.summary().into_iter().any(|published| {
+                let last = streams
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .find(|stream| stream["symbol"] == published.symbol.as_str() && stream["channel"] == "trade");
+                published.count > 0 && last.and_then(|stream| stream["last"].as_i64()) != Some(published.last)
+            });
+            if (!open && !behind) || Instant::now() > until {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + READY_MAX;
+        while self.client.get("/readyz").await.is_err() {
+            self.ensure_alive()?;
+            ensure!(Instant::now() < until, "the recorder is not ready; see {}", self.log_path().display());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("recorder.log")
+    }
+}
+
+fn spawn(directory: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(directory.join("recorder.log"));
+    let log = log.context("open the recorder's log")?;
+    Command::new(std::env::current_exe().context("find this program")?)
+        .arg("run")
+        .arg("--config")
+        .arg(directory.join("tapekeeper.toml"))
+        // A schedule of the user's own, or its proxy, is not the demo's.
+        .env_remove("TAPEKEEPER_JOBS")
+        .env_remove("TAPEKEEPER_CONFIG")
+        .env_remove("HTTPS_PROXY")
+        .env_remove("https_proxy")
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        // Ctrl-C in a terminal reaches the whole group: only the demo may decide when the recorder ends.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the recorder")
+}
+
+/// The usual address when it is free, else any.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8081));
+    if TcpListener::bind(usual).is_ok() {
+        return Ok(usual);
+    }
+    let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    any.local_addr().context("find a free port")
+}

@@ -1,0 +1,142 @@
+//! What the exchange published against what history holds, trade by trade.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::app::stores;
+use crate::config;
+use crate::exit::Failure;
+use crate::gap::Range;
+use crate::history::{History, TradeRow};
+use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Trade};
+use crate::simulator::Simulator;
+
+use super::super::service::Format;
+
+/// Rows of one look into history.
+const PAGE: usize = 50_000;
+
+/// The outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    published: u64,
+    recorded: u64,
+    missing: u64,
+    /// Rows with an id that another row has too.
+    duplicates: u64,
+    /// Rows whose price, quantity, time or side is not what was published, or that were never published.
+    wrong: u64,
+    klines_missing: u64,
+    backfilled: u64,
+    gaps_found: u64,
+    gaps_closed: u64,
+    gaps_open: u64,
+    dead_letters: u64,
+}
+
+/// Compares; the recorder must have stopped.
+pub async fn compare(simulator: &Simulator, config: &Path, gaps: &[Value]) -> Result<Verdict, Failure> {
+    let loaded = config::load_all(Some(config), None, &|_| None);
+    let loaded = loaded.map_err(|problems| Failure::new(crate::exit::CONFIGURATION, problems))?;
+    let history = stores::history(&loaded.config).await?;
+    let open = gaps.iter().filter(|gap| gap["closed_at"].is_null()).count() as u64;
+    let mut verdict = Verdict {
+        gaps_found: gaps.len() as u64,
+        gaps_open: open,
+        gaps_closed: gaps.len() as u64 - open,
+        ..Verdict::default()
+    };
+    for symbol in simulator.control.symbols() {
+        trades(simulator, &history, symbol, &mut verdict).await?;
+        klines(simulator, &history, symbol, &mut verdict).await?;
+    }
+    verdict.dead_letters = history.dead_letter_count().await.map_err(anyhow::Error::from)?;
+    history.close().await.map_err(anyhow::Error::from)?;
+    Ok(verdict)
+}
+
+async fn trades(
+    simulator: &Simulator,
+    history: &Arc<dyn History>,
+    symbol: &Symbol,
+    verdict: &mut Verdict,
+) -> anyhow::Result<()> {
+    let mut expected: HashMap<i64, Trade> =
+        simulator.control.published(symbol.as_str()).into_iter().map(|trade| (trade.id, trade)).collect();
+    verdict.published += expected.len() as u64;
+    let stream = Stream::new(Exchange::Binance, symbol.clone(), Channel::Trade);
+    let mut from = 0;
+    let mut previous = None;
+    loop {
+        let rows: Vec<TradeRow> = history.trades(&stream, Range { first: from, last: i64::MAX }, PAGE).await?;
+        let Some(last) = rows.last().map(|row| row.trade.id) else { break };
+        for row in &rows {
+            verdict.recorded += 1;
+            verdict.backfilled += u64::from(row.is_backfilled);
+            verdict.duplicates += u64::from(previous == Some(row.trade.id));
+            previous = Some(row.trade.id);
+            if expected.remove(&row.trade.id) != Some(row.trade) {
+                verdict.wrong += 1;
+            }
+        }
+        from = last + 1;
+    }
+    verdict.missing += expected.len() as u64;
+    Ok(())
+}
+
+/// Closed minutes from the first recorded one on: the one the recorder began in closed before it.
+async fn klines(
+    simulator: &Simulator,
+    history: &Arc<dyn History>,
+    symbol: &Symbol,
+    verdict: &mut Verdict,
+) -> anyhow::Result<()> {
+    let stream = Stream::new(Exchange::Binance, symbol.clone(), Channel::Kline(Interval::M1));
+    let published = simulator.control.published_klines(symbol.as_str(), Interval::M1);
+    let Some(extent) = history.extent(&stream).await? else { return Ok(()) };
+    let expected = published.iter().filter(|kline| extent.contains(kline.open_time.micros())).count() as i64;
+    let counted = history.count(&stream, extent).await?;
+    verdict.klines_missing += u64::try_from(expected - counted.present).unwrap_or(0);
+    Ok(())
+}
+
+impl Verdict {
+    /// Nothing is missing, nothing is double, nothing is wrong, nothing is left to do.
+    pub fn is_good(&self) -> bool {
+        self.published > 0
+            && self.missing + self.duplicates + self.wrong + self.klines_missing + self.gaps_open + self.dead_letters
+                == 0
+    }
+
+    /// For people, or as one line of JSON.
+    pub fn print(&self, format: Format) {
+        if format == Format::Json {
+            println!(
+                "{}",
+                json!({
+                    "published": self.published, "recorded": self.recorded, "missing": self.missing,
+                    "duplicates": self.duplicates, "wrong": self.wrong, "klines_missing": self.klines_missing,
+                    "backfilled": self.backfilled, "gaps_found": self.gaps_found, "gaps_closed": self.gaps_closed,
+                    "gaps_open": self.gaps_open, "dead_letters": self.dead_letters, "good": self.is_good(),
+                })
+            );
+            return;
+        }
+        println!();
+        println!("the exchange published {:>8} trades", self.published);
+        println!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
+        println!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
+        println!("double                 {:>8}", self.duplicates);
+        println!("not as published       {:>8}", self.wrong);
+        println!(
+            "gaps                   {:>8} found, {} closed, {} open",
+            self.gaps_found, self.gaps_closed, self.gaps_open
+        );
+        println!("dead letters           {:>8}", self.dead_letters);
+        println!("{}", if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" });
+    }
+}

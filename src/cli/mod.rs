@@ -1,0 +1,147 @@
+//! The command line: one file per command group.
+
+mod audit;
+mod client;
+mod demo;
+mod service;
+pub mod simulate;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{self, Launch, Sources};
+use crate::exit::{self, Failure};
+use crate::telemetry::{self, LogFormat};
+use crate::{config, signals};
+use client::Client;
+use service::Format;
+
+/// Records an exchange's market data without a gap, and says so honestly when it cannot.
+#[derive(Debug, Parser)]
+#[command(name = "tapekeeper", version, about, after_help = "Without a command the service runs, as with `run`.")]
+pub struct Cli {
+    /// The configuration; default: $TAPEKEEPER_CONFIG, ./tapekeeper.toml, /etc/tapekeeper/tapekeeper.toml, built in
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The schedule; default: $TAPEKEEPER_JOBS, jobs.toml beside the configuration, built in
+    #[arg(long, global = true, value_name = "FILE")]
+    jobs: Option<PathBuf>,
+    /// How log lines look on stderr
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// How a command prints
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the service (also without a command)
+    Run,
+    /// Checks configuration and schedule; exit 78 when something is wrong
+    Check,
+    /// Shows it all on a simulated exchange: faults, healing, and a verdict
+    Demo(demo::Args),
+    /// Runs an exchange on loopback to record from
+    Simulate(simulate::Args),
+    /// Recounts history itself, with or without the service; exit 1 when it is not complete
+    Audit(audit::Args),
+    /// Lists, runs, pauses and resumes jobs
+    #[command(subcommand)]
+    Jobs(service::Jobs),
+    #[command(flatten)]
+    Service(service::Ask),
+}
+
+impl Cli {
+    /// Reads the process's arguments; wrong usage ends with 64.
+    pub fn read() -> Result<Self, u8> {
+        Self::try_parse().map_err(|error| {
+            // Help and version are no error and go to stdout.
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            if error.print().is_err() {
+                return exit::INTERNAL;
+            }
+            code
+        })
+    }
+
+    /// Does what was asked; returns the exit code.
+    pub async fn run(self) -> Result<u8, Failure> {
+        let sources = Sources { config: self.config, jobs: self.jobs };
+        match self.command {
+            None | Some(Command::Run) => run(sources, self.log_format).await,
+            Some(Command::Check) => Ok(check(&sources)),
+            Some(Command::Simulate(args)) => {
+                telemetry::install(self.log_format)?;
+                let code = simulate::run(args, self.format, until_stopped()?).await?;
+                Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
+            }
+            Some(Command::Demo(args)) => demo::run(args, self.format, until_stopped()?).await,
+            Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, self.format).await,
+            Some(Command::Jobs(ask)) => service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
+            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
+        }
+    }
+}
+
+/// Runs the service.
+async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = match config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return Ok(exit::CONFIGURATION);
+        }
+    };
+    telemetry::install(log_format)?;
+    for warning in loaded.warnings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let signals = signals::listen()?;
+    app::run(Launch { config: loaded.config, schedule: loaded.schedule, sources, signals }).await?;
+    Ok(0)
+}
+
+/// The configuration, for a command that needs it.
+fn load(sources: &Sources) -> Result<config::Config, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment);
+    loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
+}
+
+fn check(sources: &Sources) -> u8 {
+    let environment = |name: &str| std::env::var(name).ok();
+    match config::check(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
+        Ok(text) => {
+            println!("{text}");
+            0
+        }
+        Err(text) => {
+            eprintln!("{text}");
+            exit::CONFIGURATION
+        }
+    }
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn until_stopped() -> anyhow::Result<CancellationToken> {
+    let mut signals = signals::listen()?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        while let Some(signal) = signals.recv().await {
+            if let signals::Request::Stop(_) = signal {
+                stopped.cancel();
+                return;
+            }
+        }
+    });
+    Ok(stop)
+}

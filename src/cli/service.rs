@@ -1,0 +1,273 @@
+//! Commands that ask the running service: status, gaps, coverage, audit, repair, backfill, reload, jobs.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::exit::{Failure, NO};
+
+use super::client::Client;
+use super::table;
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables for people.
+    #[default]
+    Human,
+    /// One document, or one object a line for lists.
+    Json,
+}
+
+/// What is asked of the service.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Ask {
+    /// Shows streams, lag, gaps, stores and what needs a person
+    Status,
+    /// Lists the gap ledger, newest first
+    Gaps {
+        /// Only those that are not closed
+        #[arg(long)]
+        open: bool,
+        /// Only of this symbol
+        #[arg(long)]
+        symbol: Option<String>,
+    },
+    /// Counts in history what is stored of each stream; exit 1 when something is missing
+    Coverage {
+        /// Only of this symbol
+        #[arg(long)]
+        symbol: Option<String>,
+    },
+    /// Compares the cache with history and repairs what can be repaired
+    Repair {
+        /// Only of this symbol
+        #[arg(long)]
+        symbol: Option<String>,
+        /// Only compare; exit 1 when something differs
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Fetches older trades over REST: trade ids, or RFC 3339 times
+    Backfill(Backfill),
+    /// Reads configuration and schedule again; exit 78 when they are bad, and nothing changes
+    Reload {
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until it is done (it always does; for systemd units that say so)
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// Arguments of `backfill`.
+#[derive(Clone, Debug, Args)]
+pub struct Backfill {
+    /// Whose market
+    #[arg(long, default_value = "binance")]
+    exchange: String,
+    /// Which symbol
+    #[arg(long)]
+    symbol: String,
+    /// First trade id or time
+    #[arg(long)]
+    from: String,
+    /// Last trade id, or the time before which trades are wanted
+    #[arg(long)]
+    to: String,
+}
+
+/// What is asked of the scheduler.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Jobs {
+    /// Lists jobs with their next run and last outcome
+    List,
+    /// Runs a job now
+    Run {
+        /// Its name
+        name: String,
+        /// Wait for its end, and exit as the run did
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Keeps a job from running by itself
+    Pause {
+        /// Its name
+        name: String,
+    },
+    /// Lets a paused job run again
+    Resume {
+        /// Its name
+        name: String,
+    },
+    /// Lists runs, newest first
+    History {
+        /// Only of this job
+        name: Option<String>,
+        /// At most so many
+        #[arg(short = 'n', long, default_value_t = 20)]
+        limit: usize,
+    },
+}
+
+/// Asks, prints, and says how to exit.
+pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failure> {
+    match ask {
+        Ask::Status => status(&client.get("/api/v1/status").await?, client, format),
+        Ask::Gaps { open, symbol } => {
+            let state = if open { "open" } else { "all" };
+            let gaps = client.get(&with_symbol(&format!("/api/v1/gaps?state={state}"), symbol.as_deref())).await?;
+            let columns =
+                ["symbol", "channel", "state", "missing", "first_missing", "last_missing", "attempts", "reason"];
+            list(&gaps, &columns, format);
+            Ok(0)
+        }
+        Ask::Coverage { symbol } => {
+            let coverage = client.get(&with_symbol("/api/v1/coverage?", symbol.as_deref())).await?;
+            let columns = ["symbol", "channel", "first", "last", "expected", "present", "backfilled", "complete"];
+            list(&coverage, &columns, format);
+            let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
+            Ok(if complete { 0 } else { NO })
+        }
+        Ask::Repair { symbol, dry_run } => repair(client, symbol.as_deref(), dry_run, format).await,
+        Ask::Backfill(asked) => {
+            let value = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |id| json!(id));
+            let body = json!({
+                "exchange": asked.exchange, "symbol": asked.symbol, "from": value(&asked.from), "to": value(&asked.to),
+            });
+            let answer = client.post("/api/v1/admin/backfill", Some(&body)).await?;
+            say(&answer, format, || {
+                format!(
+                    "{}..{}: {} gaps opened, see `tapekeeper gaps`",
+                    answer["first"], answer["last"], answer["gaps_opened"]
+                )
+            });
+            Ok(0)
+        }
+        Ask::Reload { dry_run, wait: _ } => {
+            let answer = client.post(&format!("/api/v1/reload?dry_run={dry_run}"), None).await?;
+            say(&answer, format, || answer["changed"].as_str().unwrap_or_default().to_owned());
+            Ok(0)
+        }
+    }
+}
+
+/// Asks the scheduler, prints, and says how to exit.
+pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Failure> {
+    match ask {
+        Jobs::List => {
+            let jobs = client.get("/api/v1/jobs").await?;
+            list(&jobs, &["name", "when", "next_run", "last_outcome", "runs", "failures", "paused"], format);
+            Ok(0)
+        }
+        Jobs::Run { name, wait } => {
+            let answer = client.post(&format!("/api/v1/jobs/{name}/run?wait={wait}"), None).await?;
+            let outcome = answer["outcome"].as_str().unwrap_or("started");
+            say(&answer, format, || format!("{name}: {outcome} {}", answer["reason"].as_str().unwrap_or_default()));
+            Ok(if matches!(outcome, "started" | "succeeded") { 0 } else { NO })
+        }
+        Jobs::Pause { name } => {
+            changed(client.post(&format!("/api/v1/jobs/{name}/pause"), None).await?, "paused", format)
+        }
+        Jobs::Resume { name } => {
+            changed(client.post(&format!("/api/v1/jobs/{name}/resume"), None).await?, "resumed", format)
+        }
+        Jobs::History { name, limit } => {
+            let job = name.map(|name| format!("&job={name}")).unwrap_or_default();
+            let runs = client.get(&format!("/api/v1/jobs/history?limit={limit}{job}")).await?;
+            list(&runs, &["job", "trigger", "outcome", "reason", "attempt", "run_id"], format);
+            Ok(0)
+        }
+    }
+}
+
+fn changed(answer: Value, word: &str, format: Format) -> Result<u8, Failure> {
+    say(&answer, format, || format!("{} is {word}", answer["job"].as_str().unwrap_or_default()));
+    Ok(0)
+}
+
+async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Format) -> Result<u8, Failure> {
+    if dry_run {
+        let report = client.get(&with_symbol("/api/v1/admin/consistency-check?", symbol)).await?;
+        let issues = report["issues"].as_array().map_or(0, Vec::len);
+        if format == Format::Json {
+            println!("{report}");
+        } else {
+            println!("{} keys compared, {issues} issues", report["checked"]);
+            if issues > 0 {
+                list(&report["issues"], &["symbol", "channel", "kind"], format);
+            }
+        }
+        return Ok(if issues == 0 { 0 } else { NO });
+    }
+    let report = client.post(&with_symbol("/api/v1/admin/repair-data?", symbol), None).await?;
+    let left = report["unrepaired"].as_array().map_or(0, Vec::len);
+    say(&report, format, || {
+        format!("{} repaired, {} sent to backfill, {left} left", report["repaired"], report["sent_to_backfill"])
+    });
+    Ok(if left == 0 { 0 } else { NO })
+}
+
+fn status(status: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
+    say(status, format, || {
+        let state = if status["ready"] == true { "recording" } else { "not ready" };
+        let mut text = format!(
+            "tapekeeper {} is {state}, up {} s, status page {}/\n\
+             streams    {} of {} receiving\n\
+             gaps       {} open ({} missing), {} found, {} filled\n\
+             log        {} frames waiting\n\
+             history    {} rows since start, {} of them backfilled\n\
+             letters    {} dead",
+            status["version"].as_str().unwrap_or_default(),
+            status["uptime_s"],
+            client.base(),
+            status["streams"]["receiving"],
+            status["streams"]["total"],
+            status["gaps"]["open"],
+            status["gaps"]["missing"],
+            status["gaps"]["found"],
+            status["gaps"]["filled"],
+            status["log"]["lag_frames"],
+            status["rows"],
+            status["backfilled"],
+            status["dead_letters"],
+        );
+        for (part, why) in status["degraded"].as_object().into_iter().flatten() {
+            text.push_str(&format!("\ndegraded   {part}: {}", why.as_str().unwrap_or_default()));
+        }
+        text
+    });
+    Ok(0)
+}
+
+fn with_symbol(path: &str, symbol: Option<&str>) -> String {
+    match symbol {
+        Some(symbol) => format!("{path}{}symbol={symbol}", if path.ends_with('?') { "" } else { "&" }),
+        None => path.trim_end_matches('?').to_owned(),
+    }
+}
+
+fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
+    match format {
+        Format::Json => println!("{document}"),
+        Format::Human => println!("{}", words()),
+    }
+}
+
+fn list(rows: &Value, columns: &[&str], format: Format) {
+    let rows = rows.as_array().cloned().unwrap_or_default();
+    if format == Format::Json {
+        for row in rows {
+            println!("{row}");
+        }
+        return;
+    }
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()).collect();
+    table::print(columns, &cells);
+}

@@ -1,0 +1,182 @@
+//! `tapekeeper simulate`: an exchange on loopback to record from, to break, and to compare with afterwards.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::service::Format;
+use crate::simulator::fault::duration;
+use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
+
+/// Arguments of `simulate`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// Where to listen, WebSocket and REST alike; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:9443")]
+    listen: SocketAddr,
+    /// Symbols of a generated market, the busiest first; `TUSDUSDT:quiet` trades every few minutes
+    #[arg(long, value_delimiter = ',', default_value = "BTCUSDT,ETHUSDT,TUSDUSDT:quiet", conflicts_with = "capture")]
+    symbols: Vec<Listing>,
+    /// Trades a second of a generated market
+    #[arg(long, default_value_t = 100.0, value_parser = positive, conflicts_with = "capture")]
+    rate: f64,
+    /// The same seed makes the same market
+    #[arg(long, default_value_t = 1, conflicts_with = "capture")]
+    seed: u64,
+    /// How many times as fast as the wall clock the exchange's clock runs
+    #[arg(long, default_value_t = 1.0, value_parser = positive, conflicts_with = "capture")]
+    time_scale: f64,
+    /// Exchange time before the start whose trades only REST has
+    #[arg(long, default_value = "0s", value_parser = duration, conflicts_with = "capture")]
+    history: Duration,
+    /// Play these recorded files instead, from the first subscription on
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    capture: Vec<PathBuf>,
+    /// How many times as fast as recorded the capture is played
+    #[arg(long, default_value_t = 1.0, value_parser = positive, requires = "capture")]
+    speed: f64,
+    /// What breaks and when, counted from the opening: `cut@10s,drop:BTCUSDT:40@15s,silent:8s@20s`
+    #[arg(long, default_value = "")]
+    faults: String,
+    /// How far REST's database is behind
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    lag: Duration,
+    /// Stop after so long; default: at Ctrl-C
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    run_for: Option<Duration>,
+}
+
+/// Exit code for arguments that cannot be used (sysexits: EX_USAGE).
+const EXIT_USAGE: i32 = 64;
+
+/// Runs the exchange until `stop`, or for as long as was asked; gives the exit code.
+pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow::Result<i32> {
+    let faults = match parse_schedule(&args.faults) {
+        Ok(faults) => faults,
+        Err(message) => {
+            eprintln!("--faults: {message}");
+            return Ok(EXIT_USAGE);
+        }
+    };
+    let source = match args.capture.is_empty() {
+        false => Source::Capture { paths: args.capture.clone(), speed: args.speed },
+        true => Source::Generated(Generated {
+            listings: args.symbols.clone(),
+            seed: args.seed,
+            rate: args.rate,
+            time_scale: args.time_scale,
+            history: args.history,
+            opens_at_first_subscription: false,
+        }),
+    };
+    let mut options = Options::new(source);
+    options.listen = args.listen;
+    options.faults = faults;
+    options.limits.lag = args.lag;
+    let simulator = simulator::start(options, stop.clone()).await?;
+    print_start(&simulator, &args, format);
+    let end = async {
+        match args.run_for {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    stop.run_until_cancelled(end).await;
+    print_end(&simulator, format);
+    simulator.stop().await;
+    Ok(0)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err(format!("`{text}` is not a number above zero")),
+    }
+}
+
+fn print_start(simulator: &Simulator, args: &Args, format: Format) {
+    let symbols: Vec<&str> = simulator.control.symbols().iter().map(|symbol| symbol.as_str()).collect();
+    let (ws_url, rest_url) = (simulator.ws_url(), simulator.rest_url());
+    if format == Format::Json {
+        println!(
+            "{}",
+            json!({"event": "started", "ws_url": ws_url, "rest_url": rest_url, "symbols": symbols, "seed": args.seed})
+        );
+        return;
+    }
+    match args.capture.as_slice() {
+        [] => println!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
+        files => println!(
+            "simulated exchange: {} capture file(s) at speed {}, from the first subscription",
+            files.len(),
+            args.speed
+        ),
+    }
+    println!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
+    println!("  REST       {rest_url}/api/v3/...");
+    println!("  truth      {rest_url}/simulator/published");
+    println!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
+    println!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
+    println!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
+}
+
+fn print_end(simulator: &Simulator, format: Format) {
+    let (symbols, faults) = (simulator.control.summary(), simulator.control.counters());
+    if format == Format::Json {
+        println!("{}", json!({"event": "ended", "symbols": symbols, "faults": faults}));
+        return;
+    }
+    for published in symbols {
+        let klines = published.klines_1m;
+        println!(
+            "{}: {} trades, ids {} to {}, {klines} closed 1m klines",
+            published.symbol, published.count, published.first, published.last
+        );
+    }
+    println!("faults: {}", json!(faults));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parsed(arguments: &str) -> Result<Args, clap::Error> {
+        let words = std::iter::once("simulate").chain(arguments.split_whitespace());
+        Command::try_parse_from(words).map(|command| command.args)
+    }
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Command::command().debug_assert();
+        let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s").unwrap();
+        assert_eq!((args.capture.len(), args.speed), (2, 20.0));
+        assert_eq!(parsed("").unwrap().symbols.len(), 3);
+        for wrong in ["--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"] {
+            assert!(parsed(wrong).is_err(), "{wrong} was accepted");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_runs_for_as_long_as_asked() {
+        let args = parsed("--listen 127.0.0.1:0 --for 100ms --faults cut@10ms").unwrap();
+        assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_is_none_is_a_usage_error() {
+        let args = parsed("--listen 127.0.0.1:0 --faults explode").unwrap();
+        assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), EXIT_USAGE);
+    }
+}

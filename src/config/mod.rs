@@ -1,0 +1,148 @@
+//! `tapekeeper.toml` and `jobs.toml` -> typed options per room; every error with file:line:col, all in one pass.
+//!
+//! This room knows every room's options; no room knows this one.
+
+mod changes;
+mod lookup;
+mod passwords;
+mod problem;
+mod reader;
+mod schedule;
+mod service;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+pub use problem::{Problem, Problems, Severity, Source};
+pub use units::{format_duration, parse_duration, parse_size};
+
+use crate::admin::AdminOptions;
+use crate::exchange::Feed;
+use crate::jobs::spec::Schedule;
+use crate::{cache, history, log};
+use reader::Notes;
+
+/// The commented default configuration, as the package installs it.
+pub const DEFAULT_CONFIG: &str = include_str!("../../packaging/tapekeeper.toml");
+/// The shipped schedule.
+pub const DEFAULT_JOBS: &str = include_str!("../../jobs.toml");
+
+/// The environment, as a function so that tests need not change the process's own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// `[backfill]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillOptions {
+    /// Percent of the exchange's request weight that repairs and questions may use together.
+    pub weight_share: u32,
+}
+
+impl Default for BackfillOptions {
+    fn default() -> Self {
+        Self { weight_share: 50 }
+    }
+}
+
+/// Everything a user may set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where the embedded stores and the state live.
+    pub data_dir: PathBuf,
+    /// Names this recorder among several; empty for one.
+    pub instance: String,
+    /// What is recorded.
+    pub feeds: Vec<Feed>,
+    /// `[log]`.
+    pub log: log::Options,
+    /// `[history]`.
+    pub history: history::Options,
+    /// `[cache]`.
+    pub cache: cache::Options,
+    /// `[admin]`.
+    pub admin: AdminOptions,
+    /// `[backfill]`.
+    pub backfill: BackfillOptions,
+}
+
+impl Config {
+    /// The keys whose values differ, by their full names; `feed` stands for all feeds, `rest_url` for their budget.
+    /// Values are not told: some are passwords.
+    pub fn diff(&self, other: &Self) -> Vec<String> {
+        changes::between(self, other)
+    }
+}
+
+/// Both files, read.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The service's configuration.
+    pub config: Config,
+    /// The schedule.
+    pub schedule: Schedule,
+    /// What somebody should look at.
+    pub warnings: Problems,
+    /// Names of the files read.
+    pub files: Vec<String>,
+}
+
+/// Finds and reads configuration and schedule; all errors of both at once.
+///
+/// The configuration: `explicit`, `TAPEKEEPER_CONFIG`, `./tapekeeper.toml`, `/etc/tapekeeper/tapekeeper.toml`, else
+/// the built-in one. The schedule: `jobs`, `TAPEKEEPER_JOBS`, `jobs.toml` beside the configuration, else the
+/// built-in one; `jobs.d/*.toml` beside it is added.
+pub fn load_all(
+    explicit: Option<&Path>,
+    jobs: Option<&Path>,
+    environment: Environment<'_>,
+) -> Result<Loaded, Problems> {
+    let mut problems = Vec::new();
+    let mut files = Vec::new();
+    let mut config = Config::default();
+    let found = lookup::find_config(explicit, environment, &mut problems);
+    if let Some(text) = &found {
+        let notes = Notes::new(&text.name, &text.text);
+        config = service::read(&text.text, &notes, lookup::default_data_dir(environment));
+        files.push(text.name.clone());
+        problems.append(&mut notes.into_problems());
+        problems.append(&mut passwords::fill(&mut config, environment));
+    }
+    // The schedule stands beside the configuration, whether or not that one could be read.
+    let beside = found.as_ref().and_then(|text| text.path.as_deref()).or(explicit);
+    let texts = lookup::find_jobs(jobs, beside, environment, &mut problems);
+    let notes: Vec<(Notes, &str)> =
+        texts.iter().map(|text| (Notes::new(&text.name, &text.text), text.text.as_str())).collect();
+    let schedule = schedule::read(&notes);
+    for (notes, _) in notes {
+        files.push(notes.source.name.clone());
+        problems.append(&mut notes.into_problems());
+    }
+    let problems = Problems(problems).sorted();
+    if problems.errors() > 0 {
+        return Err(problems);
+    }
+    Ok(Loaded { config, schedule, warnings: problems, files })
+}
+
+/// What `tapekeeper check` prints, and whether all is well.
+pub fn check(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environment<'_>) -> Result<String, String> {
+    match load_all(explicit, jobs, environment) {
+        Ok(loaded) => {
+            let streams: usize = loaded.config.feeds.iter().map(|feed| feed.streams().len()).sum();
+            let mut text = String::new();
+            for warning in loaded.warnings.warnings() {
+                text.push_str(&format!("{warning}\n"));
+            }
+            let jobs = loaded.schedule.jobs.len();
+            text.push_str(&format!("ok: {}: {streams} streams, {jobs} jobs", loaded.files.join(", ")));
+            Ok(text)
+        }
+        Err(problems) => Err(problems.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "golden_tests.rs"]
+mod golden_tests;
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+//! `jobs.toml` and its drop-ins -> [`Schedule`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use crate::jobs::planner::{next_cron, parse_cron};
+use crate::jobs::spec::{JobEvent, JobSpec, Schedule, TaskArgs, TaskKind, When};
+use crate::market::Timestamp;
+
+use super::problem::{did_you_mean, position};
+use super::reader::{Notes, Table, parse};
+
+const EVERY_MIN: Duration = Duration::from_millis(100);
+const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Ten years: catches a unit that was meant to be another.
+const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+
+/// Reads all files as one schedule; what is wrong is in each one's notes.
+pub fn read(files: &[(Notes, &str)]) -> Schedule {
+    let mut schedule = Schedule::default();
+    // Where each name was used first, for the message about its second use.
+    let mut places: BTreeMap<String, String> = BTreeMap::new();
+    for (notes, text) in files {
+        let document = parse(text, notes);
+        let root = Table::root(&document, notes);
+        if root.has("schema") {
+            root.integer("schema", 1, 1);
+        } else {
+            notes.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
+            root.value("schema");
+        }
+        if let Some(jobs) = root.table("job") {
+            for (name, span, value) in jobs.entries() {
+                let Some(table) = jobs.table_of(&name, span.clone(), value) else { continue };
+                let line = position(text, span.start).0;
+                if let Some(first) = places.get(&name) {
+                    let help = format!("a drop-in adds jobs; edit this one where it stands, at {first}");
+                    notes.error(span.clone(), format!("job `{name}` is there twice"), Some(help));
+                } else {
+                    places.insert(name.clone(), format!("{}:{line}", notes.source.name));
+                }
+                if !is_name(&name) {
+                    let help = "names stand in commands and URLs: letters, digits, `-`, `_` and `.` only".to_owned();
+                    notes.error(span, format!("`{name}` is not a name for a job"), Some(help));
+                }
+                schedule.jobs.extend(job(name, table));
+            }
+        }
+        root.finish();
+    }
+    schedule
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+fn job(name: String, table: Table<'_>) -> Option<JobSpec> {
+    let notes = table.notes();
+    if !table.has("task") {
+        let tasks = TaskKind::ALL.map(|(task, _)| task);
+        let help = format!("add `task = \"...\"` with one of: {}", tasks.join(", "));
+        notes.missing(table.span(), format!("`{}` is missing", table.name("task")), help);
+    }
+    let task = table.word("task", &TaskKind::ALL);
+    let enabled = table.boolean("enabled").unwrap_or(true);
+    let description = table.text("description").map(|(text, _)| text).unwrap_or_default();
+    let timeout = table.duration("timeout", Duration::from_millis(1), EVERY_MAX).unwrap_or(TIMEOUT_DEFAULT);
+    let when = when(&table);
+    let blocking = table.boolean("blocking").unwrap_or(false);
+    if blocking && !matches!(when, Some(When::On(_)) | None) {
+        let help = "READY waits for the first run: use it with `on = [\"startup\"]`".to_owned();
+        notes.error(table.key_span("blocking"), "only a job at startup can be blocking", Some(help));
+    }
+    let args = args(&table, task);
+    table.finish();
+    Some(JobSpec { name, task: task?, enabled, description, when: when?, timeout, blocking, args })
+}
+
+/// Exactly one of `every`, `cron` and `on`.
+fn when(table: &Table<'_>) -> Option<When> {
+    let notes = table.notes();
+    let written: Vec<&str> = ["every", "cron", "on"].into_iter().filter(|key| table.has(key)).collect();
+    let every = table.duration("every", EVERY_MIN, EVERY_MAX).map(When::Every);
+    let timezone = timezone(table);
+    let cron = cron(table, timezone);
+    let on = on(table);
+    match written.as_slice() {
+        [_] => {}
+        [] => {
+            let help = "add `every = \"30s\"`, `cron = \"0 */5 * * * *\"` or `on = [\"startup\"]`".to_owned();
+            let name = table.name("");
+            notes.missing(table.span(), format!("`{}` does not say when it runs", name.trim_end_matches('.')), help);
+            return None;
+        }
+        [first, second, ..] => {
+            let message = format!("`{first}` and `{second}` exclude each other");
+            notes.error(table.key_span(second), message, Some(format!("keep one of: {}", written.join(", "))));
+            return None;
+        }
+    }
+    if table.has("timezone") && !table.has("cron") {
+        let help = "remove it, or say when with `cron`: only the calendar has timezones".to_owned();
+        notes.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
+    }
+    every.or(cron).or(on)
+}
+
+fn timezone(table: &Table<'_>) -> Tz {
+    let Some((text, span)) = table.text("timezone") else { return Tz::UTC };
+    match text.parse() {
+        Ok(timezone) => timezone,
+        Err(_unknown) => {
+            let help = did_you_mean(&text, chrono_tz::TZ_VARIANTS.iter().map(|timezone| timezone.name()))
+                .unwrap_or_else(|| "write a name of the tz database: \"Europe/Berlin\"".to_owned());
+            table.notes().error(span, format!("unknown timezone `{text}`"), Some(help));
+            Tz::UTC
+        }
+    }
+}
+
+fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
+    let (text, span) = table.text("cron")?;
+    // The parser would take a seventh field for the year; a nickname such as @daily is one word.
+    let parsed = match text.split_whitespace().count() {
+        5 | 6 => parse_cron(&text),
+        1 if text.trim().starts_with('@') => parse_cron(&text),
+        fields => Err(format!("it has {fields} field{}", if fields == 1 { "" } else { "s" })),
+    };
+    let cron = match parsed {
+        Ok(cron) => cron,
+        Err(why) => {
+            let help = "five fields (minute hour day month weekday), or six with seconds in front".to_owned();
+            // The parser speaks of its own parts, and in sentences.
+            let why = why.rsplit("error: ").next().unwrap_or(&why).trim_end_matches('.').to_lowercase();
+            table.notes().error(span, format!("`{text}` is not a cron pattern: {why}"), Some(help));
+            return None;
+        }
+    };
+    // From a fixed date: a pattern without a date in the calendar never fires from any.
+    if next_cron(&cron, timezone, Timestamp(1_700_000_000_000_000)).is_none() {
+        let help = "write a day that its month has; `L` means a month's last day".to_owned();
+        table.notes().error(span, format!("`{text}` never fires: there is no such date"), Some(help));
+        return None;
+    }
+    Some(When::Cron { text, timezone })
+}
+
+fn on(table: &Table<'_>) -> Option<When> {
+    let written = table.texts("on")?;
+    let known = JobEvent::ALL.map(|(name, _)| name);
+    let mut events = Vec::new();
+    for (text, span) in written {
+        match JobEvent::ALL.iter().find(|(name, _)| *name == text) {
+            Some((_, event)) => events.push(*event),
+            None => {
+                let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+                table.notes().error(span, format!("unknown event `{text}`"), Some(help));
+            }
+        }
+    }
+    Some(When::On(events))
+}
+
+fn args(table: &Table<'_>, task: Option<TaskKind>) -> TaskArgs {
+    let mut args = TaskArgs::default();
+    let Some(table) = table.table("args") else { return args };
+    match task {
+        Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
+        Some(TaskKind::Retention) => {
+            let age = |key, help: &str| table.age(key, AGE_MAX, help);
+            let usual = "remove the key for the default, 30d";
+            args.dead_letters = age("dead_letters", usual).unwrap_or(args.dead_letters);
+            args.runs = age("runs", usual).unwrap_or(args.runs);
+            args.rows = age("rows", "remove the key to keep every trade and kline");
+        }
+        // The task itself is in error: which arguments it takes cannot be said.
+        None => return args,
+        Some(_) => {}
+    }
+    table.finish();
+    args
+}

@@ -1,0 +1,437 @@
+//! `tapekeeper.toml` -> [`Config`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::admin::AdminOptions;
+use crate::exchange::{Feed, Since};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+use crate::{cache, history, log};
+
+use super::Config;
+use super::problem::did_you_mean;
+use super::reader::{Notes, Table, kind, parse};
+use super::units::format_duration;
+
+/// Exchanges that are named but not built yet.
+const NOT_BUILT: [&str; 4] = ["okx", "bybit", "coinbase", "kraken"];
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Longer than anybody keeps a log: catches a unit that was meant to be another.
+const RETENTION_MAX: Duration = Duration::from_secs(86_400 * 3_650);
+
+/// Reads a configuration; what is wrong is in `notes`.
+pub fn read(text: &str, notes: &Notes, default_data_dir: PathBuf) -> Config {
+    let document = parse(text, notes);
+    let root = Table::root(&document, notes);
+    let mut config = Config { data_dir: default_data_dir, ..Config::default() };
+    if let Some((path, span)) = root.text("data_dir") {
+        if path.is_empty() {
+            let help = "name a directory, or remove the key for the default".to_owned();
+            notes.error(span, "`data_dir` must not be empty", Some(help));
+        } else {
+            config.data_dir = PathBuf::from(path);
+        }
+    }
+    if let Some((instance, span)) = root.text("instance") {
+        if instance.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            config.instance = instance;
+        } else {
+            let help = "it becomes part of a cache key: write a plain name such as \"north-1\"".to_owned();
+            notes.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
+        }
+    }
+    config.feeds = feeds(&root);
+    if let Some(table) = root.table("log") {
+        config.log = log_options(table);
+    }
+    if let Some(table) = root.table("history") {
+        config.history = history_options(table);
+    }
+    if let Some(table) = root.table("cache") {
+        config.cache = cache_options(table);
+    }
+    if let Some(table) = root.table("admin") {
+        config.admin = admin_options(table);
+    }
+    if let Some(table) = root.table("backfill") {
+        if let Some(share) = table.integer("weight_share", 1, 100) {
+            config.backfill.weight_share = share as u32;
+        }
+        table.finish();
+    }
+    root.finish();
+    config
+}
+
+fn feeds(root: &Table<'_>) -> Vec<Feed> {
+    let mut feeds: Vec<Feed> = Vec::new();
+    let mut seen: HashSet<Stream> = HashSet::new();
+    let tables = root.tables("feed");
+    let empty = root.value("feed").is_none_or(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
+    if empty {
+        let help = "add a table `[[feed]]` with at least `exchange`, `symbols` and `channels`".to_owned();
+        root.notes().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
+    }
+    for table in tables {
+        let exchange = exchange(&table);
+        let symbols = symbols(&table);
+        let channels = channels(&table);
+        let since = since(&table);
+        let ws_url = url(&table, "ws_url", &["ws", "wss"]);
+        let rest_url = url(&table, "rest_url", &["http", "https"]);
+        let span = table.span();
+        if let (Some(exchange), Some(symbols), Some(channels)) = (exchange, symbols, channels) {
+            let feed = Feed { exchange, symbols, channels, since, ws_url, rest_url };
+            check_streams(&table, &feed, &mut seen);
+            if let Some(other) = feeds.iter().find(|other| other.exchange == exchange)
+                && other.rest_url != feed.rest_url
+            {
+                let message = format!("the feeds of {exchange} name different `rest_url`s");
+                let help = "one REST budget is kept for an exchange: write the same in every feed of it".to_owned();
+                let span = if table.has("rest_url") { table.key_span("rest_url") } else { span };
+                table.notes().error(span, message, Some(help));
+            }
+            feeds.push(feed);
+        }
+        table.finish();
+    }
+    feeds
+}
+
+fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
+    let twice: Vec<String> =
+        feed.streams().into_iter().filter(|stream| !seen.insert(stream.clone())).map(|s| s.to_string()).collect();
+    if let Some(first) = twice.first() {
+        let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
+        let help = "each stream is recorded once: remove the symbol or the channel here or there".to_owned();
+        table.notes().error(
+            table.key_span("symbols"),
+            format!("duplicate feed: {first}{more} is named twice"),
+            Some(help),
+        );
+    }
+}
+
+fn exchange(table: &Table<'_>) -> Option<Exchange> {
+    if !table.has("exchange") {
+        missing(table, "exchange", "\"binance\"");
+    }
+    let (text, span) = table.text("exchange")?;
+    if let Ok(exchange) = text.parse() {
+        return Some(exchange);
+    }
+    if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
+        let help = "only `binance` can be recorded so far".to_owned();
+        table.notes().error(span, format!("exchange `{text}` is not built yet"), Some(help));
+        return None;
+    }
+    let known = Exchange::ALL.map(Exchange::as_str);
+    let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+    table.notes().error(span, format!("unknown exchange `{text}`"), Some(help));
+    None
+}
+
+fn symbols(table: &Table<'_>) -> Option<Vec<Symbol>> {
+    if !table.has("symbols") {
+        missing(table, "symbols", "[\"BTCUSDT\"]");
+    }
+    let written = table.texts("symbols")?;
+    let mut symbols = Vec::new();
+    for (text, span) in written {
+        if text.is_empty() || !text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
+            let upper: String = text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_uppercase();
+            let help = match upper.as_str() {
+                "" => "binance spells symbols like `BTCUSDT`".to_owned(),
+                upper => format!("binance spells it `{upper}`"),
+            };
+            table.notes().error(span, format!("`{text}` is not a symbol as the exchange spells it"), Some(help));
+            continue;
+        }
+        symbols.push(Symbol::new(&text));
+    }
+    Some(symbols)
+}
+
+fn channels(table: &Table<'_>) -> Option<Vec<Channel>> {
+    if !table.has("channels") {
+        missing(table, "channels", "[\"trade\", \"kline_1m\"]");
+    }
+    let written = table.texts("channels")?;
+    let known = Channel::ALL.map(Channel::as_str);
+    let mut channels = Vec::new();
+    for (text, span) in written {
+        match text.parse::<Channel>() {
+            Ok(channel) => channels.push(channel),
+            Err(()) => {
+                let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+                table.notes().error(span, format!("unknown channel `{text}`"), Some(help));
+            }
+        }
+    }
+    Some(channels)
+}
+
+fn since(table: &Table<'_>) -> Since {
+    let Some(value) = table.value("since") else { return Since::Now };
+    let (text, span) = match value.get_ref() {
+        toml::de::DeValue::Integer(_) => {
+            return table.integer("since", 0, i64::MAX).map_or(Since::Now, Since::TradeId);
+        }
+        toml::de::DeValue::Datetime(at) => (at.to_string(), value.span()),
+        toml::de::DeValue::String(text) => (text.to_string(), value.span()),
+        other => {
+            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", kind(other));
+            let help = "write `since = \"now\"`, `since = \"2026-01-31\"` or `since = 12345`".to_owned();
+            table.notes().error(value.span(), message, Some(help));
+            return Since::Now;
+        }
+    };
+    if text == "now" {
+        return Since::Now;
+    }
+    if let Ok(id) = text.parse::<i64>()
+        && id >= 0
+    {
+        return Since::TradeId(id);
+    }
+    match Timestamp::parse(&text) {
+        Some(at) => Since::Time(at),
+        None => {
+            let help = "write \"now\", \"2026-01-31\", \"2026-01-31T12:00:00Z\" or a trade id".to_owned();
+            table.notes().error(span, format!("`{text}` is not a point in time"), Some(help));
+            Since::Now
+        }
+    }
+}
+
+/// A base without a path: scheme, host and port.
+fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String> {
+    let (text, span) = table.text(key)?;
+    let expected = schemes.join(":// or ");
+    let Some((scheme, rest)) = text.split_once("://") else {
+        table.notes().error(span, format!("`{text}` is not a URL"), Some(format!("begin with {expected}://")));
+        return None;
+    };
+    if !schemes.contains(&scheme) {
+        let message = format!("`{}` cannot use `{scheme}://`", table.name(key));
+        table.notes().error(span, message, Some(format!("use {expected}://")));
+        return None;
+    }
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    if host.is_empty()
+        || host.contains(['/', '?', '#', '@', ' '])
+        || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
+    {
+        let help = format!("write the base only: `{scheme}://host:port`");
+        let message = format!("`{}` is a base: scheme, host and port, nothing else", table.name(key));
+        table.notes().error(span, message, Some(help));
+        return None;
+    }
+    Some(format!("{scheme}://{host}"))
+}
+
+fn log_options(table: Table<'_>) -> log::Options {
+    let mut options = log::Options::default();
+    let backends = [("embedded", log::Backend::Embedded), ("kafka", log::Backend::Kafka)];
+    set(&mut options.backend, table.word("backend", &backends));
+    let usual = format!("the default: `retention = \"{}\"`", format_duration(options.retention));
+    set(&mut options.retention, table.age("retention", RETENTION_MAX, &usual));
+    let bytes = table.size("retention_bytes", 1 << 20, options.retention_bytes);
+    set(&mut options.retention_bytes, bytes);
+    if let Some(table) = table.table("kafka") {
+        let kafka = &mut options.kafka;
+        set(&mut kafka.brokers, brokers(&table));
+        set(&mut kafka.topic, topic(&table));
+        set(&mut kafka.partitions, table.integer("partitions", 1, 10_000).map(|n| n as i32));
+        set(&mut kafka.group_id, non_empty(&table, "group_id"));
+        // The broker's own limits by default: group.min.session.timeout.ms is 6 s, max 30 min.
+        set(&mut kafka.session_timeout, table.duration("session_timeout", 6 * SECOND, 1_800 * SECOND));
+        set(&mut kafka.batch_records, table.integer("batch_records", 1, 1_000_000).map(|n| n as usize));
+        kafka.password = password(&table);
+        if let Some(client) = table.table("client") {
+            kafka.client = settings(&client);
+        }
+        table.finish();
+    }
+    table.finish();
+    options
+}
+
+/// librdkafka's own settings: any key, text, number or boolean.
+fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for (name, span, value) in table.entries() {
+        if name.ends_with("password") {
+            warn_of_password(table.notes(), span.clone(), "kafka-password", "TAPEKEEPER_KAFKA_PASSWORD");
+        }
+        let text = match value.get_ref() {
+            toml::de::DeValue::String(text) => text.to_string(),
+            toml::de::DeValue::Integer(number) => number.as_str().to_owned(),
+            toml::de::DeValue::Boolean(boolean) => boolean.to_string(),
+            _ => {
+                // An unquoted `security.protocol` is TOML's way to write a table in a table.
+                let inner = value.get_ref().as_table().and_then(|table| table.keys().next());
+                let whole = inner.map_or(name.clone(), |inner| format!("{name}.{}", inner.get_ref()));
+                let help = format!("quote the whole name: `\"{whole}\" = \"...\"`");
+                table.notes().error(
+                    span,
+                    format!("`{}` must be text, a number or a boolean", table.name(&name)),
+                    Some(help),
+                );
+                continue;
+            }
+        };
+        settings.insert(name, text);
+    }
+    settings
+}
+
+fn history_options(table: Table<'_>) -> history::Options {
+    let mut options = history::Options::default();
+    let backends = [("embedded", history::Backend::Embedded), ("clickhouse", history::Backend::Clickhouse)];
+    set(&mut options.backend, table.word("backend", &backends));
+    if let Some(table) = table.table("clickhouse") {
+        let clickhouse = &mut options.clickhouse;
+        set(&mut clickhouse.url, url(&table, "url", &["http", "https"]));
+        set(&mut clickhouse.database, identifier(&table, "database"));
+        set(&mut clickhouse.user, non_empty(&table, "user"));
+        clickhouse.password = password(&table);
+        set(&mut clickhouse.batch_rows, table.integer("batch_rows", 1, 10_000_000).map(|n| n as usize));
+        let bytes = table.size("batch_bytes", 1 << 10, clickhouse.batch_bytes as u64).map(|n| n as usize);
+        set(&mut clickhouse.batch_bytes, bytes);
+        set(&mut clickhouse.batch_time, table.duration("batch_time", Duration::from_millis(1), DAY));
+        table.finish();
+    }
+    table.finish();
+    options
+}
+
+fn cache_options(table: Table<'_>) -> cache::Options {
+    let mut options = cache::Options::default();
+    let backends = [("embedded", cache::Backend::Embedded), ("redis", cache::Backend::Redis)];
+    set(&mut options.backend, table.word("backend", &backends));
+    if let Some(table) = table.table("redis") {
+        if let Some((url, span)) = table.text("url") {
+            if is_redis_url(&url) {
+                if url.contains('@') {
+                    warn_of_password(table.notes(), span, "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
+                }
+                options.redis.url = url;
+            } else {
+                let help = "write redis://host:port, rediss://host:port (TLS) or redis+unix:///path".to_owned();
+                table.notes().error(span, format!("`{url}` is not a Redis URL"), Some(help));
+            }
+        }
+        options.redis.password = password(&table);
+        table.finish();
+    }
+    table.finish();
+    options
+}
+
+fn admin_options(table: Table<'_>) -> AdminOptions {
+    let mut options = AdminOptions::default();
+    if let Some((text, span)) = table.text("listen") {
+        match text.parse::<SocketAddr>() {
+            Ok(listen) => options.listen = listen,
+            Err(_not_an_address) => {
+                let help = "write address and port: \"127.0.0.1:8081\"".to_owned();
+                table.notes().error(span, format!("`{text}` is not an address to listen on"), Some(help));
+            }
+        }
+    }
+    if let Some(path) = non_empty(&table, "socket") {
+        options.socket = Some(PathBuf::from(path));
+    }
+    if let Some((token, span)) = table.text("token") {
+        warn_of_password(table.notes(), span, "admin-token", "TAPEKEEPER_ADMIN_TOKEN");
+        options.token = Some(token);
+    }
+    table.finish();
+    options
+}
+
+fn password(table: &Table<'_>) -> Option<String> {
+    let (password, span) = table.text("password")?;
+    let room = table.name("").trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_owned();
+    let variable = format!("TAPEKEEPER_{}_PASSWORD", room.to_uppercase());
+    warn_of_password(table.notes(), span, &format!("{room}-password"), &variable);
+    Some(password)
+}
+
+fn warn_of_password(notes: &Notes, span: Range<usize>, credential: &str, variable: &str) {
+    let help = format!("keep it in the systemd credential `{credential}` or in {variable}");
+    notes.warning(span, "a password stands in the file", Some(help));
+}
+
+/// `host:port`, several separated by commas.
+fn brokers(table: &Table<'_>) -> Option<String> {
+    let (text, span) = table.text("brokers")?;
+    for broker in text.split(',').map(str::trim) {
+        let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) {
+            let help = "write host:port, several separated by commas: \"kafka1:9092,kafka2:9092\"".to_owned();
+            table.notes().error(span, format!("`{broker}` is not a broker's address"), Some(help));
+            return None;
+        }
+    }
+    Some(text)
+}
+
+/// Kafka's own rule: at most 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..`.
+fn topic(table: &Table<'_>) -> Option<String> {
+    let (text, span) = table.text("topic")?;
+    let legal = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    if text.is_empty() || text.len() > 249 || !legal || text == "." || text == ".." {
+        let message = format!("`{}` may hold letters, digits, `.`, `_` and `-` only, 249 at most", table.name("topic"));
+        table.notes().error(span, message, Some("write a name such as \"tapekeeper.frames\"".to_owned()));
+        return None;
+    }
+    Some(text)
+}
+
+fn is_redis_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<reqwest::Url>() else { return false };
+    match url.scheme() {
+        "redis" | "rediss" => url.has_host(),
+        "redis+unix" => !url.path().is_empty(),
+        _ => false,
+    }
+}
+
+fn non_empty(table: &Table<'_>, key: &'static str) -> Option<String> {
+    let (text, span) = table.text(key)?;
+    if text.trim().is_empty() {
+        let help = "remove the key for the default".to_owned();
+        table.notes().error(span, format!("`{}` must not be empty", table.name(key)), Some(help));
+        return None;
+    }
+    Some(text)
+}
+
+fn identifier(table: &Table<'_>, key: &'static str) -> Option<String> {
+    let (text, span) = table.text(key)?;
+    let good = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !good {
+        let message = format!("`{}` may hold letters, digits and `_` only, and begins with a letter", table.name(key));
+        table.notes().error(span, message, Some("write a plain name such as \"tapekeeper\"".to_owned()));
+        return None;
+    }
+    Some(text)
+}
+
+fn missing(table: &Table<'_>, key: &str, example: &str) {
+    let help = format!("add `{key} = {example}`");
+    table.notes().missing(table.span(), format!("`{}` is missing", table.name(key)), help);
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}

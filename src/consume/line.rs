@@ -1,0 +1,116 @@
+//! One numbered stream as it is consumed: its tracker, its standing, and what is known to exist of it.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::gap::{Hole, Range, Tracker};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+use crate::writer::Source;
+
+use super::board::Standing;
+
+/// Most expectations kept of one stream; more than a few only pile up while a market is not consumed.
+const EXPECTED_MAX: usize = 16;
+
+/// A hole of a stream, with the times around it.
+#[derive(Clone, Debug)]
+pub struct FoundHole {
+    /// Whose.
+    pub stream: Stream,
+    /// What is missing.
+    pub range: Range,
+    /// What noticed.
+    pub by: &'static str,
+    /// Position that reveals it, when a frame did.
+    pub next: Option<i64>,
+    /// Log offset of the revealing frame.
+    pub offset: Option<i64>,
+    /// The exchange's time before the hole.
+    pub from_ts: Option<Timestamp>,
+    /// The exchange's time behind the hole.
+    pub to_ts: Option<Timestamp>,
+    /// Connection the stream came over last.
+    pub connection: Option<i64>,
+}
+
+/// One numbered stream.
+#[derive(Debug)]
+pub struct Line<T> {
+    pub tracker: Tracker<(T, Source)>,
+    pub standing: Standing,
+    /// The exchange's time of the last row that was in order.
+    pub reached: Option<Timestamp>,
+    pub changed: bool,
+    /// Positions that exist, when they are due, what says so; all three ascending.
+    expected: VecDeque<(i64, Timestamp, &'static str)>,
+}
+
+impl<T> Line<T> {
+    pub fn new(channel: Channel, exchange: Exchange, symbol: &Symbol, watermarks: &HashMap<Stream, i64>) -> Self {
+        let watermark = watermarks.get(&Stream::new(exchange, symbol.clone(), channel)).copied();
+        let step = channel.step().expect("only numbered channels have a line");
+        Self {
+            tracker: Tracker::new(step, watermark),
+            standing: Standing::default(),
+            reached: None,
+            changed: true,
+            expected: VecDeque::new(),
+        }
+    }
+
+    pub fn note(&mut self, ts: Timestamp, received_at: Timestamp, connection: i64) {
+        self.standing.frames += 1;
+        self.standing.last_ts = self.standing.last_ts.max(Some(ts.micros()));
+        self.standing.last_received = Some(received_at.micros());
+        self.standing.connection = Some(connection);
+        self.changed = true;
+    }
+
+    pub fn expect(&mut self, last: i64, deadline: Timestamp, by: &'static str) {
+        let come = self.tracker.next().is_some_and(|next| next > last);
+        let known = self.expected.back().is_some_and(|(kept, _, _)| *kept >= last);
+        if !come && !known && self.expected.len() < EXPECTED_MAX {
+            self.expected.push_back((last, deadline, by));
+        }
+    }
+
+    pub fn is_expecting(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// Declares a gap what was due and has not come.
+    pub fn check_expected(&mut self, now: Timestamp, holes: &mut Vec<FoundHole>, stream: impl Fn() -> Stream) {
+        while let Some(&(last, deadline, by)) = self.expected.front() {
+            let come = self.tracker.next().is_some_and(|next| next > last);
+            if !come && now < deadline {
+                return;
+            }
+            self.expected.pop_front();
+            if let Some(range) = self.tracker.expect_until(last) {
+                self.changed = true;
+                holes.push(FoundHole {
+                    stream: stream(),
+                    range,
+                    by,
+                    next: None,
+                    offset: None,
+                    from_ts: self.reached,
+                    to_ts: None,
+                    connection: self.standing.connection,
+                });
+            }
+        }
+    }
+
+    pub fn found(&self, hole: Hole, stream: Stream) -> FoundHole {
+        FoundHole {
+            stream,
+            range: hole.range,
+            by: "neighbour",
+            next: Some(hole.next),
+            offset: Some(hole.offset),
+            from_ts: self.reached,
+            to_ts: None,
+            connection: self.standing.connection,
+        }
+    }
+}

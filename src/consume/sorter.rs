@@ -1,0 +1,548 @@
+//! What a record of the log becomes: rows, latest values, holes, or a dead letter. No I/O, no clock.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::cache::Update;
+use crate::exchange::{Decoded, Dialect, Event};
+use crate::gap::Observation;
+use crate::history::{DeadLetter, KlineRow, TradeRow};
+use crate::log::{Positions, Record};
+use crate::market::{Book, Channel, Exchange, Interval, Kline, Origin, Stream, Symbol, Timestamp, Trade};
+use crate::writer::{Rows, Source};
+
+use super::board::Standing;
+use super::line::{FoundHole, Line};
+
+/// How long a hole may close by itself before it is a gap: two sockets, or two frames of one socket,
+/// may deliver neighbours in either order. Microseconds.
+const REORDER_GRACE_US: i64 = 300_000;
+/// Most items held behind the holes of one stream: some seconds of a busy market. A longer burst is a gap.
+const HELD_MAX: usize = 8_192;
+/// How long positions that are known to exist may take to arrive before they are a gap. Microseconds.
+pub const EXPECT_GRACE_US: i64 = 2_000_000;
+/// How far the exchange's own time must be beyond a kline's end before the closed kline is expected:
+/// Binance sends it within 2 s. Microseconds.
+const KLINE_LATE_US: i64 = 5_000_000;
+
+/// Positions of a stream that are known to exist.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// Whose.
+    pub stream: Stream,
+    /// Everything up to here exists.
+    pub last: i64,
+    /// What says so: `tail`, `silence`, `kline`.
+    pub by: &'static str,
+}
+
+/// One symbol's streams.
+#[derive(Debug)]
+struct Lines {
+    symbol: Symbol,
+    trade: Option<Line<Trade>>,
+    klines: HashMap<Interval, Line<Kline>>,
+    book: Option<(Book, Standing)>,
+}
+
+/// Sorts records into what they become. One per worker.
+pub struct Sorter {
+    exchanges: HashMap<Exchange, Place>,
+    watermarks: HashMap<Stream, i64>,
+    rows: Rows,
+    bytes: usize,
+    update: Update,
+    holes: Vec<FoundHole>,
+    next_offsets: Positions,
+}
+
+/// One exchange's symbols.
+struct Place {
+    dialect: std::sync::Arc<dyn Dialect>,
+    index: HashMap<Symbol, usize>,
+    symbols: Vec<Lines>,
+    /// The latest time the exchange itself has named.
+    time: Timestamp,
+    /// Symbols of which something is held.
+    holding: BTreeSet<usize>,
+}
+
+impl Place {
+    fn index_of(&mut self, symbol: &str) -> usize {
+        if let Some(&index) = self.index.get(symbol) {
+            return index;
+        }
+        let symbol = Symbol::new(symbol);
+        self.symbols.push(Lines::new(symbol.clone()));
+        self.index.insert(symbol, self.symbols.len() - 1);
+        self.symbols.len() - 1
+    }
+}
+
+/// What is ready to be made durable.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// Rows and dead letters; the ledger's rows are still to be put in.
+    pub rows: Rows,
+    /// Latest values that history does not keep.
+    pub update: Update,
+    /// Holes for the ledger.
+    pub holes: Vec<FoundHole>,
+    /// What may be committed once all of it is durable.
+    pub positions: Positions,
+    /// Standings that changed.
+    pub standings: Vec<(Stream, Standing)>,
+}
+
+impl Sorter {
+    /// Sorts frames of these exchanges.
+    pub fn new(dialects: impl IntoIterator<Item = std::sync::Arc<dyn Dialect>>) -> Self {
+        let exchanges = dialects
+            .into_iter()
+            .map(|dialect| {
+                let exchange = dialect.exchange();
+                let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
+                (exchange, Place { dialect, index, symbols, time: Timestamp(0), holding })
+            })
+            .collect();
+        Self {
+            exchanges,
+            watermarks: HashMap::new(),
+            rows: Rows::default(),
+            bytes: 0,
+            update: Update::default(),
+            holes: Vec::new(),
+            next_offsets: Positions::new(),
+        }
+    }
+
+    /// Streams continue behind these positions; a stream that is already followed keeps its place.
+    pub fn seed(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
+        self.watermarks.extend(watermarks);
+    }
+
+    /// Rows and dead letters waiting to be sealed.
+    pub fn pending_rows(&self) -> usize {
+        self.rows.batch.rows() + self.holes.len()
+    }
+
+    /// Bytes of the frames consumed since the last seal.
+    pub fn pending_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is anything to seal or to commit.
+    pub fn is_idle(&self) -> bool {
+        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty()
+    }
+
+    /// The next offset of each partition, whether durable or not.
+    pub fn next_offsets(&self) -> &Positions {
+        &self.next_offsets
+    }
+
+    /// Forgets a partition that is no longer ours.
+    pub fn forget(&mut self, partition: i32) {
+        self.next_offsets.remove(&partition);
+    }
+
+    /// Takes one record.
+    pub fn take(&mut self, record: Record) {
+        self.next_offsets.insert(record.partition, record.offset + 1);
+        self.bytes += record.frame.payload.len() + 64;
+        if record.frame.origin != Origin::Socket {
+            return;
+        }
+        let source = Source {
+            partition: record.partition,
+            offset: record.offset,
+            received_at: record.frame.received_at,
+            payload: record.frame.payload.clone(),
+        };
+        let exchange = record.frame.key.split(':').next().and_then(|name| name.parse::<Exchange>().ok());
+        let Some(place) = exchange.and_then(|exchange| self.exchanges.get_mut(&exchange)) else {
+            self.dead_letter(source, &record.frame.key, "no dialect for the log's key".to_owned());
+            return;
+        };
+        let decoded = match place.dialect.decode(&record.frame.payload) {
+            Ok(Decoded::Ignored) => return,
+            Ok(Decoded::Market { symbol, event_time, event }) => (symbol, event_time, event),
+            Err(error) => {
+                self.dead_letter(source, &record.frame.key, error.to_string());
+                return;
+            }
+        };
+        let (symbol, event_time, event) = decoded;
+        if let Some(time) = event_time {
+            place.time = place.time.max(time);
+        }
+        let exchange = place.dialect.exchange();
+        let index = place.index_of(symbol);
+        let lines = &mut place.symbols[index];
+        let mut desk = Desk {
+            exchange,
+            symbol: &lines.symbol.clone(),
+            watermarks: &self.watermarks,
+            rows: &mut self.rows,
+            update: &mut self.update,
+        };
+        let connection = record.frame.connection;
+        let holding = match event {
+            Event::Trade(trade) => desk.trade(lines, trade, source, connection),
+            Event::Kline(kline) => desk.kline(lines, kline, source, connection),
+            Event::Book(book) => desk.book(lines, book, source.received_at, connection),
+        };
+        if holding {
+            place.holding.insert(index);
+        }
+    }
+
+    /// Whether something is held, or expected and not here.
+    pub fn is_waiting(&self) -> bool {
+        self.exchanges.values().any(|place| {
+            let expecting = |lines: &Lines| {
+                lines.trade.as_ref().is_some_and(Line::is_expecting) || lines.klines.values().any(Line::is_expecting)
+            };
+            !place.holding.is_empty() || place.symbols.iter().any(expecting)
+        })
+    }
+
+    /// Declares what was waited for long enough: holes whose grace is over, expected positions that did not
+    /// come. Only to be called at the log's end, with the clock's time: in a backlog what is missing may lie
+    /// ahead, unread. `force` waits for nothing (a stop, a revoked partition).
+    pub fn settle(&mut self, now: Timestamp, force: bool) {
+        let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
+        self.expire(deadline);
+        self.check_expectations(now);
+    }
+
+    /// Declares holes behind which too much is held, wherever in the log we are.
+    pub fn settle_by_count(&mut self) {
+        self.expire(Timestamp(i64::MIN));
+    }
+
+    fn expire(&mut self, deadline: Timestamp) {
+        for (&exchange, place) in &mut self.exchanges {
+            for index in std::mem::take(&mut place.holding) {
+                let lines = &mut place.symbols[index];
+                let mut desk = Desk {
+                    exchange,
+                    symbol: &lines.symbol.clone(),
+                    watermarks: &self.watermarks,
+                    rows: &mut self.rows,
+                    update: &mut self.update,
+                };
+                if desk.expire(lines, deadline, &mut self.holes) {
+                    place.holding.insert(index);
+                }
+            }
+        }
+    }
+
+    /// Notes that positions exist; they are a gap when they have not come within the grace.
+    pub fn expect(&mut self, expectation: &Expectation, now: Timestamp) {
+        let stream = &expectation.stream;
+        let Some(place) = self.exchanges.get_mut(&stream.exchange) else { return };
+        let index = place.index_of(stream.symbol.as_str());
+        let lines = &mut place.symbols[index];
+        let symbol = lines.symbol.clone();
+        let deadline = now.plus_micros(EXPECT_GRACE_US);
+        match stream.channel {
+            Channel::Trade => {
+                let line = trade_line(lines, stream.exchange, &symbol, &self.watermarks);
+                line.expect(expectation.last, deadline, expectation.by);
+            }
+            Channel::Kline(interval) => {
+                let line = kline_line(lines, stream.exchange, &symbol, interval, &self.watermarks);
+                line.expect(expectation.last, deadline, expectation.by);
+            }
+            Channel::BookTicker => {}
+        }
+    }
+
+    /// A stream of which nothing has come yet begins at `position`, should nothing have come by now.
+    pub fn begin(&mut self, stream: &Stream, position: i64) {
+        let Some(place) = self.exchanges.get_mut(&stream.exchange) else { return };
+        let index = place.index_of(stream.symbol.as_str());
+        let lines = &mut place.symbols[index];
+        let symbol = lines.symbol.clone();
+        if stream.channel == Channel::Trade {
+            let line = trade_line(lines, stream.exchange, &symbol, &self.watermarks);
+            line.tracker.begin_at(position);
+        }
+    }
+
+    /// Hands out what is ready; what is held stays, and so do its offsets.
+    pub fn seal(&mut self) -> Sealed {
+        let mut positions = self.next_offsets.clone();
+        let mut standings = Vec::new();
+        for (&exchange, place) in &mut self.exchanges {
+            // A held item keeps its whole partition from being committed behind it.
+            for &index in &place.holding {
+                for (partition, offset) in place.symbols[index].held() {
+                    positions.entry(partition).and_modify(|next| *next = (*next).min(offset));
+                }
+            }
+            for lines in &mut place.symbols {
+                lines.drain_changed(exchange, &mut standings);
+            }
+        }
+        self.bytes = 0;
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.batch.token = positions.iter().map(|(partition, next)| format!("{partition}:{next};")).collect();
+        Sealed {
+            rows,
+            update: std::mem::take(&mut self.update),
+            holes: std::mem::take(&mut self.holes),
+            positions,
+            standings,
+        }
+    }
+
+    fn check_expectations(&mut self, now: Timestamp) {
+        for (&exchange, place) in &mut self.exchanges {
+            let time = place.time;
+            for lines in &mut place.symbols {
+                let symbol = &lines.symbol;
+                if let Some(line) = &mut lines.trade {
+                    line.check_expected(now, &mut self.holes, || stream(exchange, symbol, Channel::Trade));
+                }
+                for (&interval, line) in &mut lines.klines {
+                    if let Some(next) = line.tracker.next()
+                        && !line.is_expecting()
+                        && time.micros() > next + interval.micros() + KLINE_LATE_US
+                    {
+                        line.expect(next, now.plus_micros(EXPECT_GRACE_US), "tail");
+                    }
+                    line.check_expected(now, &mut self.holes, || stream(exchange, symbol, Channel::Kline(interval)));
+                }
+            }
+        }
+    }
+
+    fn dead_letter(&mut self, source: Source, stream: &str, reason: String) {
+        self.rows.batch.dead_letters.push(DeadLetter {
+            partition: source.partition,
+            offset: source.offset,
+            received_at: source.received_at,
+            stream: stream.into(),
+            reason,
+            payload: source.payload,
+        });
+    }
+}
+
+/// One symbol's record being sorted.
+struct Desk<'a> {
+    exchange: Exchange,
+    symbol: &'a Symbol,
+    watermarks: &'a HashMap<Stream, i64>,
+    rows: &'a mut Rows,
+    update: &'a mut Update,
+}
+
+impl Desk<'_> {
+    /// Returns whether something of the symbol is held.
+    fn trade(&mut self, lines: &mut Lines, trade: Trade, source: Source, connection: i64) -> bool {
+        let line = trade_line(lines, self.exchange, self.symbol, self.watermarks);
+        line.note(trade.ts, source.received_at, connection);
+        match line.tracker.observe(trade.id) {
+            Observation::InOrder => {
+                line.tracker.advance(trade.id);
+                line.reached = Some(trade.ts);
+                self.push_trade(trade, source);
+                while let Some((trade, source)) = line.tracker.release() {
+                    line.reached = Some(trade.ts);
+                    self.push_trade(trade, source);
+                }
+            }
+            Observation::Behind => {
+                line.standing.behind += 1;
+                self.push_trade(trade, source);
+            }
+            Observation::Ahead => {
+                let (offset, at) = (source.offset, source.received_at);
+                line.tracker.hold(trade.id, (trade, source), false, offset, at);
+            }
+        }
+        line.tracker.is_holding()
+    }
+
+    fn kline(&mut self, lines: &mut Lines, kline: Kline, source: Source, connection: i64) -> bool {
+        // f..L are the first and last trade id, n = L - f + 1 (measured on 109 of 109): a closed kline
+        // says which trades exist. Only where trades are recorded: nobody asked for them otherwise.
+        if kline.closed
+            && kline.last_trade_id >= 0
+            && let Some(trades) = &mut lines.trade
+        {
+            trades.expect(kline.last_trade_id, source.received_at.plus_micros(EXPECT_GRACE_US), "kline");
+        }
+        let line = kline_line(lines, self.exchange, self.symbol, kline.interval, self.watermarks);
+        line.note(kline.open_time, source.received_at, connection);
+        let position = kline.open_time.micros();
+        match line.tracker.observe(position) {
+            Observation::InOrder => {
+                if kline.closed {
+                    line.tracker.advance(position);
+                } else {
+                    line.tracker.begin_at(position);
+                }
+                self.push_kline(kline, source);
+                while let Some((kline, source)) = line.tracker.release() {
+                    self.push_kline(kline, source);
+                }
+            }
+            Observation::Behind => {
+                line.standing.behind += 1;
+                self.push_kline(kline, source);
+            }
+            Observation::Ahead => {
+                let (offset, at) = (source.offset, source.received_at);
+                line.tracker.hold(position, (kline, source), !kline.closed, offset, at);
+            }
+        }
+        line.tracker.is_holding()
+    }
+
+    fn book(&mut self, lines: &mut Lines, book: Book, at: Timestamp, connection: i64) -> bool {
+        let (latest, standing) = lines.book.get_or_insert_with(|| (book, Standing::default()));
+        standing.frames += 1;
+        standing.last_received = Some(at.micros());
+        standing.connection = Some(connection);
+        if standing.frames == 1 || book.update_id > latest.update_id {
+            *latest = book;
+            // One entry a symbol: a busy book would otherwise grow the update by thousands a second.
+            match self
+                .update
+                .books
+                .iter_mut()
+                .find(|(exchange, symbol, _)| *exchange == self.exchange && symbol == self.symbol)
+            {
+                Some(entry) => entry.2 = book,
+                None => self.update.books.push((self.exchange, self.symbol.clone(), book)),
+            }
+        }
+        false
+    }
+
+    /// Declares holes whose grace is over; returns whether something is still held.
+    fn expire(&mut self, lines: &mut Lines, deadline: Timestamp, holes: &mut Vec<FoundHole>) -> bool {
+        let mut holding = false;
+        if let Some(line) = &mut lines.trade {
+            while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
+                let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Trade));
+                while let Some((trade, source)) = line.tracker.release() {
+                    found.to_ts.get_or_insert(trade.ts);
+                    line.reached = Some(trade.ts);
+                    self.push_trade(trade, source);
+                }
+                holes.push(found);
+            }
+            holding |= line.tracker.is_holding();
+        }
+        for (&interval, line) in &mut lines.klines {
+            while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
+                let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Kline(interval)));
+                found.from_ts = Some(Timestamp(hole.range.first));
+                found.to_ts = Some(Timestamp(hole.next));
+                holes.push(found);
+                while let Some((kline, source)) = line.tracker.release() {
+                    self.push_kline(kline, source);
+                }
+            }
+            holding |= line.tracker.is_holding();
+        }
+        holding
+    }
+
+    fn push_trade(&mut self, trade: Trade, source: Source) {
+        self.rows.batch.trades.push(TradeRow {
+            exchange: self.exchange,
+            symbol: self.symbol.clone(),
+            trade,
+            received_at: source.received_at,
+            is_backfilled: false,
+        });
+        self.rows.trade_sources.push(source);
+    }
+
+    fn push_kline(&mut self, kline: Kline, source: Source) {
+        if kline.closed {
+            let row = KlineRow { exchange: self.exchange, symbol: self.symbol.clone(), kline, is_backfilled: false };
+            self.rows.batch.klines.push(row);
+            self.rows.kline_sources.push(source);
+            return;
+        }
+        let same = |entry: &&mut (Exchange, Symbol, Kline)| {
+            entry.0 == self.exchange && entry.1 == *self.symbol && entry.2.interval == kline.interval
+        };
+        match self.update.klines.iter_mut().find(same) {
+            Some(entry) => entry.2 = kline,
+            None => self.update.klines.push((self.exchange, self.symbol.clone(), kline)),
+        }
+    }
+}
+
+impl Lines {
+    fn new(symbol: Symbol) -> Self {
+        Self { symbol, trade: None, klines: HashMap::new(), book: None }
+    }
+
+    /// Partition and lowest offset of what is held of each stream.
+    fn held(&self) -> impl Iterator<Item = (i32, i64)> + '_ {
+        let trade = self
+            .trade
+            .iter()
+            .filter_map(|line| Some((line.tracker.first_held()?.1.partition, line.tracker.held_offset()?)));
+        let klines = self
+            .klines
+            .values()
+            .filter_map(|line| Some((line.tracker.first_held()?.1.partition, line.tracker.held_offset()?)));
+        trade.chain(klines)
+    }
+
+    fn drain_changed(&mut self, exchange: Exchange, standings: &mut Vec<(Stream, Standing)>) {
+        let symbol = &self.symbol;
+        if let Some(line) = &mut self.trade
+            && std::mem::take(&mut line.changed)
+        {
+            line.standing.next = line.tracker.next();
+            standings.push((stream(exchange, symbol, Channel::Trade), line.standing));
+        }
+        for (&interval, line) in &mut self.klines {
+            if std::mem::take(&mut line.changed) {
+                line.standing.next = line.tracker.next();
+                standings.push((stream(exchange, symbol, Channel::Kline(interval)), line.standing));
+            }
+        }
+        if let Some((_, standing)) = &self.book {
+            standings.push((stream(exchange, symbol, Channel::BookTicker), *standing));
+        }
+    }
+}
+
+fn stream(exchange: Exchange, symbol: &Symbol, channel: Channel) -> Stream {
+    Stream::new(exchange, symbol.clone(), channel)
+}
+
+fn trade_line<'a>(
+    lines: &'a mut Lines,
+    exchange: Exchange,
+    symbol: &Symbol,
+    watermarks: &HashMap<Stream, i64>,
+) -> &'a mut Line<Trade> {
+    lines.trade.get_or_insert_with(|| Line::new(Channel::Trade, exchange, symbol, watermarks))
+}
+
+fn kline_line<'a>(
+    lines: &'a mut Lines,
+    exchange: Exchange,
+    symbol: &Symbol,
+    interval: Interval,
+    watermarks: &HashMap<Stream, i64>,
+) -> &'a mut Line<Kline> {
+    lines.klines.entry(interval).or_insert_with(|| Line::new(Channel::Kline(interval), exchange, symbol, watermarks))
+}
+
+#[cfg(test)]
+#[path = "sorter_tests.rs"]
+mod tests;

@@ -1,0 +1,206 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::exchange::binance::Binance;
+use crate::market::Frame;
+
+/// One frame as Binance sends it, at log offset and receive time `at` (in 10 ms steps).
+fn record(at: i64, payload: String) -> Record {
+    Record {
+        partition: 0,
+        offset: at,
+        frame: Frame {
+            key: Arc::from("binance:BTCUSDT"),
+            received_at: Timestamp(at * 10_000),
+            connection: 1,
+            origin: Origin::Socket,
+            payload: Bytes::from(payload),
+        },
+    }
+}
+
+fn trade(id: i64) -> String {
+    format!(
+        r#"{{"stream":"btcusdt@trade","data":{{"e":"trade","E":{id},"s":"BTCUSDT","t":{id},"p":"1.50000000","q":"2.00000000","T":{id},"m":true,"M":true}}}}"#
+    )
+}
+
+fn kline(minute: i64, closed: bool, last: i64) -> String {
+    let (open, close) = (minute * 60_000, minute * 60_000 + 59_999);
+    format!(
+        r#"{{"stream":"btcusdt@kline_1m","data":{{"e":"kline","E":{close},"s":"BTCUSDT","k":{{"t":{open},"T":{close},"s":"BTCUSDT","i":"1m","f":1,"L":{last},"o":"1.5","c":"1.5","h":"1.5","l":"1.5","v":"2","n":{last},"x":{closed},"q":"3","V":"0","Q":"0","B":"0"}}}}}}"#
+    )
+}
+
+fn sorter() -> Sorter {
+    let binance: Arc<dyn Dialect> = Arc::new(Binance);
+    Sorter::new([binance])
+}
+
+/// Takes frames in order, as one delivery read to the log's end, long after.
+fn sort(frames: &[String]) -> (Sorter, Sealed) {
+    let mut sorter = sorter();
+    for (at, frame) in frames.iter().enumerate() {
+        sorter.take(record(at as i64, frame.clone()));
+    }
+    sorter.settle(Timestamp(i64::MAX / 2), false);
+    let sealed = sorter.seal();
+    (sorter, sealed)
+}
+
+fn ids(sealed: &Sealed) -> Vec<i64> {
+    sealed.rows.batch.trades.iter().map(|row| row.trade.id).collect()
+}
+
+fn holes(sealed: &Sealed) -> Vec<(i64, i64)> {
+    sealed.holes.iter().map(|hole| (hole.range.first, hole.range.last)).collect()
+}
+
+#[test]
+fn a_jump_in_trade_ids_is_a_hole_with_its_evidence() {
+    let (_, sealed) = sort(&[trade(5), trade(8)]);
+    assert_eq!((ids(&sealed), holes(&sealed)), (vec![5, 8], vec![(6, 7)]));
+    let hole = &sealed.holes[0];
+    assert_eq!((hole.next, hole.offset, hole.connection), (Some(8), Some(1), Some(1)));
+    assert_eq!((hole.from_ts, hole.to_ts), (Some(Timestamp(5_000)), Some(Timestamp(8_000))));
+}
+
+#[test]
+fn nothing_behind_a_held_frame_may_be_committed() {
+    let mut sorter = sorter();
+    for (at, id) in [5, 6, 9, 10].into_iter().enumerate() {
+        sorter.take(record(at as i64, trade(id)));
+    }
+    sorter.settle(Timestamp(40_000), false);
+    let sealed = sorter.seal();
+    assert_eq!((ids(&sealed), sealed.positions), (vec![5, 6], Positions::from([(0, 2)])));
+    sorter.settle(Timestamp(10_000_000), false);
+    let sealed = sorter.seal();
+    assert_eq!((ids(&sealed), holes(&sealed)), (vec![9, 10], vec![(7, 8)]));
+    assert_eq!(sealed.positions, Positions::from([(0, 4)]));
+}
+
+#[test]
+fn what_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
+    let (_, sealed) = sort(&[trade(5), r#"{"stream":"btcusdt@trade","data":{"e":"trade""#.to_owned()]);
+    let letter = &sealed.rows.batch.dead_letters[0];
+    assert_eq!((letter.offset, sealed.positions[&0]), (1, 2));
+    assert!(letter.payload.starts_with(b"{\"stream\"") && !letter.reason.is_empty());
+}
+
+#[test]
+fn a_watermark_of_before_the_restart_reveals_what_was_missed_meanwhile() {
+    let mut sorter = sorter();
+    sorter.seed([("binance:BTCUSDT:trade".parse().unwrap(), 5)]);
+    sorter.take(record(0, trade(8)));
+    sorter.settle(Timestamp(10_000_000), false);
+    assert_eq!(holes(&sorter.seal()), [(6, 7)]);
+}
+
+#[test]
+fn a_closed_kline_tells_of_trades_that_did_not_come() {
+    let (_, sealed) = sort(&[trade(1), trade(2), kline(1, true, 4)]);
+    assert_eq!(holes(&sealed), [(3, 4)]);
+    assert_eq!(sealed.holes[0].by, "kline");
+}
+
+#[test]
+fn a_missing_closed_kline_is_a_hole_of_its_channel() {
+    let (_, sealed) = sort(&[kline(1, true, -1), kline(2, false, -1), kline(3, false, -1), kline(3, true, -1)]);
+    assert_eq!(holes(&sealed), [(120_000_000, 120_000_000)]);
+    assert_eq!(sealed.rows.batch.klines.len(), 2);
+}
+
+#[test]
+fn a_closed_kline_is_expected_once_the_exchange_is_well_beyond_it() {
+    let (_, sealed) = sort(&[kline(1, true, -1), kline(2, false, -1), trade(131_000)]);
+    assert_eq!(holes(&sealed), [], "before its end nothing is late");
+    let mut frames = vec![kline(1, true, -1), kline(2, false, -1)];
+    frames.push(trade(186_000));
+    let mut sorter = sorter();
+    for (at, frame) in frames.iter().enumerate() {
+        sorter.take(record(at as i64, frame.clone()));
+    }
+    sorter.settle(Timestamp(0), false);
+    assert_eq!(holes(&sorter.seal()), [], "it may still come");
+    sorter.settle(Timestamp(EXPECT_GRACE_US + 1), false);
+    assert_eq!(holes(&sorter.seal()), [(120_000_000, 120_000_000)]);
+}
+
+#[test]
+fn positions_that_exist_and_came_meanwhile_are_no_hole() {
+    let mut sorter = sorter();
+    let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
+    sorter.take(record(0, trade(5)));
+    sorter.expect(&Expectation { stream: stream.clone(), last: 7, by: "tail" }, Timestamp(0));
+    sorter.take(record(1, trade(6)));
+    sorter.take(record(2, trade(7)));
+    sorter.settle(Timestamp(i64::MAX / 2), false);
+    assert_eq!(holes(&sorter.seal()), []);
+    sorter.expect(&Expectation { stream, last: 9, by: "tail" }, Timestamp(0));
+    assert!(sorter.is_waiting());
+    sorter.settle(Timestamp(EXPECT_GRACE_US), false);
+    assert_eq!(holes(&sorter.seal()), [(8, 9)]);
+}
+
+#[test]
+fn a_very_long_hole_in_a_backlog_does_not_hold_for_ever() {
+    let mut sorter = sorter();
+    sorter.take(record(0, trade(1)));
+    for at in 1..10_000 {
+        sorter.take(record(at, trade(at + 5)));
+    }
+    sorter.settle_by_count();
+    let sealed = sorter.seal();
+    assert_eq!((holes(&sealed), sealed.positions[&0]), (vec![(2, 5)], 10_000));
+}
+
+proptest! {
+    #[test]
+    fn rows_and_holes_together_are_what_the_exchange_published(
+        lost in prop::collection::btree_set(2_i64..120, 0..40),
+        twice in prop::collection::vec(0_usize..120, 0..10),
+        swaps in prop::collection::vec(1_usize..120, 0..20),
+        seals in prop::collection::btree_set(0_usize..140, 0..10),
+    ) {
+        let mut sent: Vec<i64> = (1..=120).filter(|id| !lost.contains(id)).collect();
+        for at in swaps.into_iter().filter(|at| at + 1 < sent.len()).collect::<Vec<_>>() {
+            sent.swap(at, at + 1);
+        }
+        for at in twice {
+            let copy = sent[at % sent.len()];
+            sent.push(copy);
+        }
+        let mut sorter = sorter();
+        let (mut stored, mut missing) = (BTreeSet::new(), BTreeSet::new());
+        let mut commit = 0;
+        let mut absorb = |sealed: Sealed| {
+            stored.extend(ids(&sealed));
+            missing.extend(holes(&sealed).into_iter().flat_map(|(first, last)| first..=last));
+            // What is committed is stored or known to be missing: the invariant itself.
+            commit = sealed.positions.get(&0).copied().unwrap_or(commit);
+            for id in &sent[..commit as usize] {
+                assert!(stored.contains(id), "{id} was committed and is not stored");
+            }
+        };
+        for (at, id) in sent.iter().enumerate() {
+            sorter.take(record(at as i64, trade(*id)));
+            if seals.contains(&at) {
+                sorter.settle(Timestamp(at as i64 * 10_000), false);
+                absorb(sorter.seal());
+            }
+        }
+        sorter.settle(Timestamp(i64::MAX / 2), false);
+        absorb(sorter.seal());
+        prop_assert_eq!(commit as usize, sent.len());
+        // Adjacent swaps span at most 0.2 s here, within the grace: exactly the lost ones are missing.
+        let last = *stored.iter().max().expect("something was sent");
+        let first = sent[0];
+        let expected: BTreeSet<i64> = lost.into_iter().filter(|id| (first..last).contains(id)).collect();
+        prop_assert_eq!(missing, expected);
+    }
+}

@@ -1,0 +1,144 @@
+//! What is stored of a stream and what is not: counts, extent, holes, days.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, ToSql};
+
+use crate::gap::Range;
+use crate::history::{Count, CoverageDay};
+use crate::market::{Channel, DAY_US, Stream};
+
+/// The parts of a query that depend on the stream's kind.
+struct Series<'a> {
+    /// The table and the condition on all of the key but the position.
+    rows: &'static str,
+    /// The column of the position.
+    position: &'static str,
+    /// The column of the exchange's time.
+    time: &'static str,
+    key: Vec<&'a dyn ToSql>,
+}
+
+const TRADES: &str = "trades WHERE exchange = ?1 AND symbol = ?2";
+const KLINES: &str = "klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3";
+
+/// How many positions of `range` are stored.
+pub(super) fn count(connection: &Connection, stream: &Stream, range: Range) -> rusqlite::Result<Count> {
+    let names = names(stream);
+    let Some(mut series) = series(&names) else { return Ok(Count::default()) };
+    let query = format!(
+        "SELECT count(*), ifnull(sum(is_backfilled), 0) FROM {} AND {} BETWEEN ?4 AND ?5",
+        series.rows, series.position
+    );
+    series.key.extend([&range.first as &dyn ToSql, &range.last]);
+    let mut select = connection.prepare_cached(&query)?;
+    bind(&mut select, &series.key)?;
+    let mut rows = select.raw_query();
+    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    Ok(Count { present: row.get(0)?, backfilled: row.get(1)? })
+}
+
+/// The first and last stored position.
+pub(super) fn extent(connection: &Connection, stream: &Stream) -> rusqlite::Result<Option<Range>> {
+    let names = names(stream);
+    let Some(series) = series(&names) else { return Ok(None) };
+    // Two queries that each end at an end of the index; one with min and max would read all of it.
+    let end = |function: &str| -> rusqlite::Result<Option<i64>> {
+        let query = format!("SELECT {function}({}) FROM {}", series.position, series.rows);
+        let mut select = connection.prepare_cached(&query)?;
+        bind(&mut select, &series.key)?;
+        let mut rows = select.raw_query();
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        row.get(0)
+    };
+    Ok(end("min")?.zip(end("max")?).map(|(first, last)| Range { first, last }))
+}
+
+/// The ranges inside `range` that are not stored, ascending, at most `limit`: reads the keys once, in order.
+pub(super) fn missing(
+    connection: &Connection,
+    stream: &Stream,
+    range: Range,
+    limit: usize,
+) -> rusqlite::Result<Vec<Range>> {
+    let names = names(stream);
+    let (Some(mut series), Some(step)) = (series(&names), stream.channel.step()) else { return Ok(Vec::new()) };
+    let query = format!(
+        "SELECT {position} FROM {rows} AND {position} BETWEEN ?4 AND ?5 ORDER BY {position}",
+        position = series.position,
+        rows = series.rows
+    );
+    series.key.extend([&range.first as &dyn ToSql, &range.last]);
+    let mut select = connection.prepare_cached(&query)?;
+    bind(&mut select, &series.key)?;
+    let mut rows = select.raw_query();
+    let mut holes = Vec::new();
+    // The next position that should be there; `None` when the last one that can be named was.
+    let mut expected = Some(range.first);
+    while holes.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let position: i64 = row.get(0)?;
+        if let Some(first) = expected
+            && first < position
+        {
+            holes.push(Range { first, last: position - step });
+        }
+        expected = position.checked_add(step);
+    }
+    if holes.len() < limit
+        && let Some(first) = expected
+    {
+        holes.extend(Range::new(first, range.last));
+    }
+    Ok(holes)
+}
+
+/// Rows per UTC day, ascending: reads the stream once, in order of the key.
+pub(super) fn days(connection: &Connection, stream: &Stream) -> rusqlite::Result<Vec<CoverageDay>> {
+    let names = names(stream);
+    let Some(series) = series(&names) else { return Ok(Vec::new()) };
+    let query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);
+    let mut select = connection.prepare_cached(&query)?;
+    bind(&mut select, &series.key)?;
+    let mut rows = select.raw_query();
+    let mut days: BTreeMap<i64, CoverageDay> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let position: i64 = row.get(0)?;
+        let day = row.get::<_, i64>(1)?.div_euclid(DAY_US);
+        let backfilled: i64 = row.get(2)?;
+        let entry =
+            days.entry(day).or_insert(CoverageDay { day, first: position, last: position, present: 0, backfilled: 0 });
+        entry.first = entry.first.min(position);
+        entry.last = entry.last.max(position);
+        entry.present += 1;
+        entry.backfilled += backfilled;
+    }
+    Ok(days.into_values().collect())
+}
+
+/// What identifies the stream's rows: exchange, symbol and, for klines, the interval.
+fn names(stream: &Stream) -> Option<(&str, &str, Option<&'static str>)> {
+    match stream.channel {
+        Channel::Trade => Some((stream.exchange.as_str(), stream.symbol.as_str(), None)),
+        Channel::Kline(interval) => Some((stream.exchange.as_str(), stream.symbol.as_str(), Some(interval.as_str()))),
+        Channel::BookTicker => None,
+    }
+}
+
+fn series<'a>(names: &'a Option<(&'a str, &'a str, Option<&'static str>)>) -> Option<Series<'a>> {
+    let (exchange, symbol, interval) = names.as_ref()?;
+    let key: Vec<&dyn ToSql> = vec![exchange, symbol, interval];
+    Some(match interval {
+        None => Series { rows: TRADES, position: "trade_id", time: "ts", key },
+        Some(_) => Series { rows: KLINES, position: "open_time", time: "open_time", key },
+    })
+}
+
+/// Binds by number; a number that the query does not use is left out.
+fn bind(select: &mut rusqlite::Statement<'_>, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
+    for (number, value) in (1..=select.parameter_count()).zip(values) {
+        select.raw_bind_parameter(number, value)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The gap ledger, the dead letters and the jobs' runs, as read back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row, params};
+
+use super::lookup::read;
+use crate::gap::{Gap, Range};
+use crate::history::{DeadLetter, GapFilter, JobRun};
+use crate::market::{Stream, Symbol, Timestamp};
+
+/// Ledger rows, newest first.
+pub(super) fn gaps(connection: &Connection, filter: &GapFilter) -> rusqlite::Result<Vec<Gap>> {
+    let mut query = "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state,
+        detected_at, closed_at, filled, attempts, reason, evidence, version FROM gaps
+        WHERE (?1 IS NULL OR symbol = ?1)"
+        .to_owned();
+    if filter.open_only {
+        query.push_str(" AND closed_at IS NULL");
+    }
+    query.push_str(" ORDER BY detected_at DESC, gap_id DESC LIMIT ?2");
+    let limit = if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(i64::MAX) };
+    let mut select = connection.prepare_cached(&query)?;
+    let rows = select.query_map(params![filter.symbol.as_ref().map(Symbol::as_str), limit], gap_row)?;
+    rows.collect()
+}
+
+fn gap_row(row: &Row<'_>) -> rusqlite::Result<Gap> {
+    let exchange = read(row, 1, |text| text.parse().ok())?;
+    let symbol = Symbol::new(row.get_ref(2)?.as_str()?);
+    let channel = read(row, 3, |text| text.parse().ok())?;
+    Ok(Gap {
+        gap_id: row.get(0)?,
+        stream: Stream::new(exchange, symbol, channel),
+        range: Range { first: row.get(4)?, last: row.get(5)? },
+        from_ts: row.get::<_, Option<i64>>(6)?.map(Timestamp),
+        to_ts: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        state: read(row, 8, |text| text.parse().ok())?,
+        detected_at: Timestamp(row.get(9)?),
+        closed_at: row.get::<_, Option<i64>>(10)?.map(Timestamp),
+        filled: row.get(11)?,
+        attempts: row.get(12)?,
+        reason: row.get(13)?,
+        evidence: read(row, 14, |text| serde_json::from_str(text).ok())?,
+        version: row.get(15)?,
+    })
+}
+
+/// The newest dead letters.
+pub(super) fn dead_letters(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut select = connection.prepare_cached(
+        "SELECT log_partition, log_offset, received_at, stream, reason, payload FROM dead_letters
+         ORDER BY id DESC LIMIT ?1",
+    )?;
+    let rows = select.query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        Ok(DeadLetter {
+            partition: row.get(0)?,
+            offset: row.get(1)?,
+            received_at: Timestamp(row.get(2)?),
+            stream: Arc::from(row.get_ref(3)?.as_str()?),
+            reason: row.get(4)?,
+            payload: Bytes::copy_from_slice(row.get_ref(5)?.as_blob()?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// How many dead letters there are.
+pub(super) fn dead_letter_count(connection: &Connection) -> rusqlite::Result<u64> {
+    let count: i64 = connection.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
+/// The newest runs, of one job or of all.
+pub(super) fn runs(connection: &Connection, job: Option<&str>, limit: usize) -> rusqlite::Result<Vec<JobRun>> {
+    let of_job = if job.is_some() { "WHERE job = ?1" } else { "WHERE ?1 IS NULL" };
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome, reason, window_from,
+           window_to, report FROM job_runs {of_job} ORDER BY scheduled_at DESC, run_id DESC LIMIT ?2"
+    ))?;
+    let rows = select.query_map(params![job, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        Ok(JobRun {
+            run_id: row.get(0)?,
+            job: row.get(1)?,
+            trigger: row.get(2)?,
+            scheduled_at: row.get(3)?,
+            started_at: row.get(4)?,
+            finished_at: row.get(5)?,
+            attempt: row.get(6)?,
+            outcome: row.get(7)?,
+            reason: row.get(8)?,
+            window: row.get::<_, Option<i64>>(9)?.zip(row.get(10)?),
+            report: row.get(11)?,
+        })
+    })?;
+    rows.collect()
+}

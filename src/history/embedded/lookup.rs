@@ -1,0 +1,256 @@
+//! Rows by key, and the latest row of each key: each a bounded number of index look-ups in one query,
+//! for any number of symbols.
+
+use rusqlite::{Connection, Row, params};
+
+use crate::gap::Range;
+use crate::history::{KlineRow, TradeRow, Watermark};
+use crate::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade, parse_decimal};
+
+const TRADE_COLUMNS: &str = "t.symbol, t.trade_id, t.ts, t.received_at, t.price, t.quantity, t.side, t.is_backfilled";
+const KLINE_COLUMNS: &str = "k.symbol, k.interval, k.open_time, k.close_time, k.open, k.high, k.low, k.close, k.volume,
+    k.quote_volume, k.trade_count, k.first_trade_id, k.last_trade_id, k.is_backfilled";
+
+const WATERMARKS_TRADES: &str = "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
+        WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.trade_id =
+          (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
+           ORDER BY trade_id DESC LIMIT 1)";
+const WATERMARKS_KLINES: &str =
+    "SELECT w.value ->> 0, k.open_time, k.open_time FROM json_each(?1) w CROSS JOIN klines k
+        WHERE k.exchange = w.value ->> 1 AND k.symbol = w.value ->> 2 AND k.interval = w.value ->> 3 AND k.open_time =
+          (SELECT open_time FROM klines WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
+           AND interval = w.value ->> 3 ORDER BY open_time DESC LIMIT 1)";
+
+/// The highest stored position of each stream that has rows.
+pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlite::Result<Vec<Watermark>> {
+    let wanted = |kline: bool| {
+        let keys = streams.iter().enumerate().filter_map(|(index, stream)| match stream.channel {
+            Channel::Trade if !kline => {
+                Some(serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str()]))
+            }
+            Channel::Kline(interval) if kline => {
+                Some(serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str(), interval.as_str()]))
+            }
+            _ => None,
+        });
+        serde_json::Value::Array(keys.collect()).to_string()
+    };
+    let mut found = Vec::new();
+    for (query, keys) in [(WATERMARKS_TRADES, wanted(false)), (WATERMARKS_KLINES, wanted(true))] {
+        if keys == "[]" {
+            continue;
+        }
+        let mut select = connection.prepare_cached(query)?;
+        let mut rows = select.query([keys])?;
+        while let Some(row) = rows.next()? {
+            let index: u32 = row.get(0)?;
+            let stream = streams[index as usize].clone();
+            found.push(Watermark { stream, position: row.get(1)?, ts: Timestamp(row.get(2)?) });
+        }
+    }
+    Ok(found)
+}
+
+fn latest_trades_query() -> String {
+    format!(
+        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
+         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.trade_id =
+           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value ORDER BY trade_id DESC LIMIT 1)"
+    )
+}
+
+fn latest_klines_query() -> String {
+    format!(
+        "SELECT {KLINE_COLUMNS} FROM json_each(?2) s CROSS JOIN json_each(?3) i CROSS JOIN klines k
+         WHERE k.exchange = ?1 AND k.symbol = s.value AND k.interval = i.value AND k.open_time =
+           (SELECT open_time FROM klines WHERE exchange = ?1 AND symbol = s.value AND interval = i.value
+            ORDER BY open_time DESC LIMIT 1)"
+    )
+}
+
+/// The trade with the highest id of each symbol that has one.
+pub(super) fn latest_trades(
+    connection: &Connection,
+    exchange: Exchange,
+    symbols: &[Symbol],
+) -> rusqlite::Result<Vec<TradeRow>> {
+    let keys: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
+    let query = latest_trades_query();
+    let mut select = connection.prepare_cached(&query)?;
+    let rows = select
+        .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| trade_row(row, exchange))?;
+    rows.collect()
+}
+
+/// The latest closed kline of each symbol and interval that has one.
+pub(super) fn latest_klines(
+    connection: &Connection,
+    exchange: Exchange,
+    symbols: &[Symbol],
+    intervals: &[Interval],
+) -> rusqlite::Result<Vec<KlineRow>> {
+    let symbols: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
+    let intervals: Vec<&str> = intervals.iter().map(|interval| interval.as_str()).collect();
+    let query = latest_klines_query();
+    let mut select = connection.prepare_cached(&query)?;
+    let keys =
+        params![exchange.as_str(), serde_json::json!(symbols).to_string(), serde_json::json!(intervals).to_string()];
+    let rows = select.query_map(keys, |row| kline_row(row, exchange))?;
+    rows.collect()
+}
+
+/// The trades with exactly these ids that are stored.
+pub(super) fn trades_by_id(
+    connection: &Connection,
+    exchange: Exchange,
+    keys: &[(Symbol, i64)],
+) -> rusqlite::Result<Vec<TradeRow>> {
+    let keys: Vec<(&str, i64)> = keys.iter().map(|(symbol, id)| (symbol.as_str(), *id)).collect();
+    let query = format!(
+        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
+         WHERE t.exchange = ?1 AND t.symbol = w.value ->> 0 AND t.trade_id = w.value ->> 1"
+    );
+    let mut select = connection.prepare_cached(&query)?;
+    let rows = select
+        .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| trade_row(row, exchange))?;
+    rows.collect()
+}
+
+/// The klines with exactly these open times that are stored.
+pub(super) fn klines_by_time(
+    connection: &Connection,
+    exchange: Exchange,
+    keys: &[(Symbol, Interval, Timestamp)],
+) -> rusqlite::Result<Vec<KlineRow>> {
+    let keys: Vec<(&str, &str, i64)> =
+        keys.iter().map(|(symbol, interval, time)| (symbol.as_str(), interval.as_str(), time.micros())).collect();
+    let query = format!(
+        "SELECT {KLINE_COLUMNS} FROM json_each(?2) w CROSS JOIN klines k
+         WHERE k.exchange = ?1 AND k.symbol = w.value ->> 0 AND k.interval = w.value ->> 1
+           AND k.open_time = w.value ->> 2"
+    );
+    let mut select = connection.prepare_cached(&query)?;
+    let rows = select
+        .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| kline_row(row, exchange))?;
+    rows.collect()
+}
+
+/// Stored trades with ids in `range`, ascending.
+pub(super) fn trades(
+    connection: &Connection,
+    stream: &Stream,
+    range: Range,
+    limit: usize,
+) -> rusqlite::Result<Vec<TradeRow>> {
+    let query = format!(
+        "SELECT {TRADE_COLUMNS} FROM trades t WHERE t.exchange = ?1 AND t.symbol = ?2 AND t.trade_id BETWEEN ?3 AND ?4
+         ORDER BY t.trade_id LIMIT ?5"
+    );
+    let mut select = connection.prepare_cached(&query)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = select.query_map(
+        params![stream.exchange.as_str(), stream.symbol.as_str(), range.first, range.last, limit],
+        |row| trade_row(row, stream.exchange),
+    )?;
+    rows.collect()
+}
+
+/// Stored klines with open times in `range`, ascending.
+pub(super) fn klines(
+    connection: &Connection,
+    stream: &Stream,
+    interval: Interval,
+    range: Range,
+    limit: usize,
+) -> rusqlite::Result<Vec<KlineRow>> {
+    let query = format!(
+        "SELECT {KLINE_COLUMNS} FROM klines k WHERE k.exchange = ?1 AND k.symbol = ?2 AND k.interval = ?3
+           AND k.open_time BETWEEN ?4 AND ?5 ORDER BY k.open_time LIMIT ?6"
+    );
+    let mut select = connection.prepare_cached(&query)?;
+    let (exchange, symbol) = (stream.exchange.as_str(), stream.symbol.as_str());
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = select
+        .query_map(params![exchange, symbol, interval.as_str(), range.first, range.last, limit], |row| {
+            kline_row(row, stream.exchange)
+        })?;
+    rows.collect()
+}
+
+fn trade_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<TradeRow> {
+    let trade = Trade {
+        id: row.get(1)?,
+        ts: Timestamp(row.get(2)?),
+        price: read(row, 4, parse_decimal)?,
+        quantity: read(row, 5, parse_decimal)?,
+        side: read(row, 6, |text| text.parse::<Side>().ok())?,
+    };
+    Ok(TradeRow {
+        exchange,
+        symbol: Symbol::new(row.get_ref(0)?.as_str()?),
+        trade,
+        received_at: Timestamp(row.get(3)?),
+        is_backfilled: row.get(7)?,
+    })
+}
+
+fn kline_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<KlineRow> {
+    let kline = Kline {
+        interval: read(row, 1, |text| text.parse().ok())?,
+        open_time: Timestamp(row.get(2)?),
+        close_time: Timestamp(row.get(3)?),
+        open: read(row, 4, parse_decimal)?,
+        high: read(row, 5, parse_decimal)?,
+        low: read(row, 6, parse_decimal)?,
+        close: read(row, 7, parse_decimal)?,
+        volume: read(row, 8, parse_decimal)?,
+        quote_volume: read(row, 9, parse_decimal)?,
+        trade_count: row.get(10)?,
+        first_trade_id: row.get(11)?,
+        last_trade_id: row.get(12)?,
+        // Only closed klines are stored.
+        closed: true,
+    };
+    Ok(KlineRow { exchange, symbol: Symbol::new(row.get_ref(0)?.as_str()?), kline, is_backfilled: row.get(13)? })
+}
+
+/// A text column in the vocabulary's own terms; a text that has no meaning is a damaged row.
+pub(super) fn read<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    parse(text).ok_or_else(|| {
+        let name = row.as_ref().column_name(column).unwrap_or_default().to_owned();
+        let what = format!("{text:?} in column {name} has no meaning");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::embedded::schema::SCHEMA;
+
+    /// SQLite's own account of how it would answer.
+    fn plan(connection: &Connection, query: &str) -> String {
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let mut rows = explain.raw_query();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            lines.push(row.get::<_, String>(3).unwrap());
+        }
+        lines.join("\n")
+    }
+
+    #[test]
+    fn the_latest_rows_are_found_without_reading_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = SCHEMA.open(&directory.path().join("history.db")).unwrap();
+        for query in [WATERMARKS_TRADES, WATERMARKS_KLINES, &latest_trades_query(), &latest_klines_query()] {
+            let plan = plan(&connection, query);
+            for line in plan.lines().filter(|line| line.contains("SCAN")) {
+                assert!(line.contains("VIRTUAL TABLE"), "{query}\n{plan}");
+            }
+            assert!(!plan.contains("TEMP B-TREE"), "{query}\n{plan}");
+            assert!(plan.contains("PRIMARY KEY"), "{query}\n{plan}");
+        }
+    }
+}

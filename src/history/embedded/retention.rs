@@ -1,0 +1,146 @@
+//! What history forgets: old dead letters and runs, and, when asked, old rows, a bounded portion at a time.
+//!
+//! Rows have no index by time (it would cost every insert): readers walk the key in portions and the
+//! writer removes only from portions that hold something old.
+
+use rusqlite::{Connection, params};
+
+use crate::market::Timestamp;
+
+/// Rows of one portion: some ten milliseconds of the writer.
+const PORTION_ROWS: i64 = 10_000;
+
+/// The tables that hold rows of the exchange's time: the key but for the position, the position, the time.
+const TABLES: [Table; 2] = [
+    Table {
+        name: "trades",
+        columns: "exchange, symbol, ''",
+        key: "(exchange, symbol)",
+        series: "(?1, ?2)",
+        position: "trade_id",
+        time: "ts",
+    },
+    Table {
+        name: "klines",
+        columns: "exchange, symbol, interval",
+        key: "(exchange, symbol, interval)",
+        series: "(?1, ?2, ?3)",
+        position: "open_time",
+        time: "open_time",
+    },
+];
+
+#[derive(Debug)]
+struct Table {
+    name: &'static str,
+    /// What names a series: exchange, symbol, and the interval or nothing.
+    columns: &'static str,
+    key: &'static str,
+    series: &'static str,
+    position: &'static str,
+    time: &'static str,
+}
+
+/// How far the walk has come: everything up to here was looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    table: usize,
+    /// Exchange, symbol, and the interval or nothing.
+    series: [String; 3],
+    /// Last position looked at; `None` before the first of the series.
+    position: Option<i64>,
+}
+
+/// Neighbouring rows of one series.
+#[derive(Clone, Debug)]
+pub(super) struct Portion {
+    table: usize,
+    series: [String; 3],
+    first: i64,
+    last: i64,
+    /// Whether a row of it is older than asked.
+    pub(super) has_old: bool,
+}
+
+impl Portion {
+    /// Where to go on.
+    pub(super) fn next_place(&self) -> Place {
+        Place { table: self.table, series: self.series.clone(), position: Some(self.last) }
+    }
+}
+
+/// Removes dead letters received and runs scheduled before these instants; returns how many went.
+pub(super) fn forget(
+    connection: &Connection,
+    dead_letters_before: Timestamp,
+    runs_before: Timestamp,
+) -> rusqlite::Result<u64> {
+    let letters =
+        connection.execute("DELETE FROM dead_letters WHERE received_at < ?1", [dead_letters_before.micros()])?;
+    let runs = connection.execute("DELETE FROM job_runs WHERE scheduled_at < ?1", [runs_before.micros()])?;
+    Ok((letters + runs) as u64)
+}
+
+/// The next portion after `place`; `None` at the end of the last table.
+pub(super) fn next_portion(
+    connection: &Connection,
+    mut place: Place,
+    before: Timestamp,
+) -> rusqlite::Result<Option<Portion>> {
+    while let Some(table) = TABLES.get(place.table) {
+        if let Some(portion) = portion_of(connection, table, &place, before)? {
+            return Ok(Some(portion));
+        }
+        place = match next_series(connection, table, &place.series)? {
+            Some(series) => Place { table: place.table, series, position: None },
+            None => Place { table: place.table + 1, ..Place::default() },
+        };
+    }
+    Ok(None)
+}
+
+fn portion_of(
+    connection: &Connection,
+    table: &Table,
+    place: &Place,
+    before: Timestamp,
+) -> rusqlite::Result<Option<Portion>> {
+    let Table { name, key, series, position, time, .. } = table;
+    let beyond = if place.position.is_some() { "> ?4" } else { "IS NOT ?4" };
+    let query = format!(
+        "SELECT min(position), max(position), min(time) FROM
+           (SELECT {position} AS position, {time} AS time FROM {name}
+            WHERE {key} = {series} AND {position} {beyond} ORDER BY {position} LIMIT {PORTION_ROWS})"
+    );
+    let [exchange, symbol, interval] = &place.series;
+    let mut select = connection.prepare_cached(&query)?;
+    let found: (Option<i64>, Option<i64>, Option<i64>) = select
+        .query_row(params![exchange, symbol, interval, place.position], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    let (Some(first), Some(last), Some(oldest)) = found else { return Ok(None) };
+    let has_old = oldest < before.micros();
+    Ok(Some(Portion { table: place.table, series: place.series.clone(), first, last, has_old }))
+}
+
+fn next_series(connection: &Connection, table: &Table, after: &[String; 3]) -> rusqlite::Result<Option<[String; 3]>> {
+    let Table { name, columns, key, series, .. } = table;
+    let query = format!("SELECT {columns} FROM {name} WHERE {key} > {series} ORDER BY 1, 2, 3 LIMIT 1");
+    let mut select = connection.prepare_cached(&query)?;
+    for (number, name) in (1..=select.parameter_count()).zip(after) {
+        select.raw_bind_parameter(number, name)?;
+    }
+    let mut rows = select.raw_query();
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some([row.get(0)?, row.get(1)?, row.get(2)?]))
+}
+
+/// Removes what is older than `before` in a portion; returns how many rows went.
+pub(super) fn remove(connection: &Connection, portion: &Portion, before: Timestamp) -> rusqlite::Result<u64> {
+    let Table { name, key, series, position, time, .. } = &TABLES[portion.table];
+    let query = format!("DELETE FROM {name} WHERE {key} = {series} AND {position} BETWEEN ?4 AND ?5 AND {time} < ?6");
+    let [exchange, symbol, interval] = &portion.series;
+    let mut delete = connection.prepare_cached(&query)?;
+    let removed = delete.execute(params![exchange, symbol, interval, portion.first, portion.last, before.micros()])?;
+    Ok(removed as u64)
+}

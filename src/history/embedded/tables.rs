@@ -1,0 +1,171 @@
+//! How the rows of a batch are written. Of two copies the one with the higher version stays.
+
+use rusqlite::{Connection, params};
+
+use super::decimal_text::DecimalText;
+use crate::gap::Gap;
+use crate::history::{Batch, DeadLetter, JobRun, KlineRow, TradeRow};
+
+const INSERT_TRADE: &str = "INSERT INTO trades(exchange, symbol, trade_id, ts, received_at, price, quantity, side,
+    is_backfilled, version) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+  ON CONFLICT DO UPDATE SET ts = excluded.ts, received_at = excluded.received_at, price = excluded.price,
+    quantity = excluded.quantity, side = excluded.side, is_backfilled = excluded.is_backfilled,
+    version = excluded.version
+  WHERE excluded.version > version";
+
+const INSERT_KLINE: &str =
+    "INSERT INTO klines(exchange, symbol, interval, open_time, close_time, open, high, low, close,
+    volume, quote_volume, trade_count, first_trade_id, last_trade_id, is_backfilled, version)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+  ON CONFLICT DO UPDATE SET close_time = excluded.close_time, open = excluded.open, high = excluded.high,
+    low = excluded.low, close = excluded.close, volume = excluded.volume, quote_volume = excluded.quote_volume,
+    trade_count = excluded.trade_count, first_trade_id = excluded.first_trade_id,
+    last_trade_id = excluded.last_trade_id, is_backfilled = excluded.is_backfilled, version = excluded.version
+  WHERE excluded.version > version";
+
+const INSERT_GAP: &str =
+    "INSERT INTO gaps(gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts,
+    state, detected_at, closed_at, filled, attempts, reason, version, evidence)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+  ON CONFLICT DO UPDATE SET exchange = excluded.exchange, symbol = excluded.symbol, channel = excluded.channel,
+    first_missing = excluded.first_missing, last_missing = excluded.last_missing, from_ts = excluded.from_ts,
+    to_ts = excluded.to_ts, state = excluded.state, detected_at = excluded.detected_at,
+    closed_at = excluded.closed_at, filled = excluded.filled, attempts = excluded.attempts,
+    reason = excluded.reason, version = excluded.version, evidence = excluded.evidence
+  WHERE excluded.version > version";
+
+// The log may have been made anew beside an older history: then the place is the newer frame's.
+const INSERT_DEAD_LETTER: &str =
+    "INSERT INTO dead_letters(log_partition, log_offset, received_at, stream, reason, payload)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+  ON CONFLICT (log_partition, log_offset) DO UPDATE SET received_at = excluded.received_at, stream = excluded.stream,
+    reason = excluded.reason, payload = excluded.payload";
+
+/// Writes a batch, gaps first.
+pub(super) fn insert(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    insert_gaps(connection, &batch.gaps)?;
+    insert_trades(connection, &batch.trades)?;
+    insert_klines(connection, &batch.klines)?;
+    insert_dead_letters(connection, &batch.dead_letters)
+}
+
+fn insert_gaps(connection: &Connection, gaps: &[Gap]) -> rusqlite::Result<()> {
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_GAP)?;
+    for gap in gaps {
+        let evidence = serde_json::to_string(&gap.evidence)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        insert.execute(params![
+            gap.gap_id,
+            gap.stream.exchange.as_str(),
+            gap.stream.symbol.as_str(),
+            gap.stream.channel.as_str(),
+            gap.range.first,
+            gap.range.last,
+            gap.from_ts.map(|ts| ts.micros()),
+            gap.to_ts.map(|ts| ts.micros()),
+            gap.state.as_str(),
+            gap.detected_at.micros(),
+            gap.closed_at.map(|ts| ts.micros()),
+            gap.filled,
+            gap.attempts,
+            gap.reason,
+            gap.version,
+            evidence,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_trades(connection: &Connection, trades: &[TradeRow]) -> rusqlite::Result<()> {
+    if trades.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_TRADE)?;
+    let mut text = DecimalText::new();
+    for row in trades {
+        insert.raw_bind_parameter(1, row.exchange.as_str())?;
+        insert.raw_bind_parameter(2, row.symbol.as_str())?;
+        insert.raw_bind_parameter(3, row.trade.id)?;
+        insert.raw_bind_parameter(4, row.trade.ts.micros())?;
+        insert.raw_bind_parameter(5, row.received_at.micros())?;
+        insert.raw_bind_parameter(6, text.plain(row.trade.price))?;
+        insert.raw_bind_parameter(7, text.plain(row.trade.quantity))?;
+        insert.raw_bind_parameter(8, row.trade.side.as_str())?;
+        insert.raw_bind_parameter(9, row.is_backfilled)?;
+        insert.raw_bind_parameter(10, row.version())?;
+        insert.raw_execute()?;
+    }
+    Ok(())
+}
+
+fn insert_klines(connection: &Connection, klines: &[KlineRow]) -> rusqlite::Result<()> {
+    if klines.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_KLINE)?;
+    let mut text = DecimalText::new();
+    for row in klines {
+        let kline = &row.kline;
+        insert.raw_bind_parameter(1, row.exchange.as_str())?;
+        insert.raw_bind_parameter(2, row.symbol.as_str())?;
+        insert.raw_bind_parameter(3, kline.interval.as_str())?;
+        insert.raw_bind_parameter(4, kline.open_time.micros())?;
+        insert.raw_bind_parameter(5, kline.close_time.micros())?;
+        let decimals = [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume];
+        for (column, value) in (6..).zip(decimals) {
+            insert.raw_bind_parameter(column, text.plain(value))?;
+        }
+        insert.raw_bind_parameter(12, kline.trade_count)?;
+        insert.raw_bind_parameter(13, kline.first_trade_id)?;
+        insert.raw_bind_parameter(14, kline.last_trade_id)?;
+        insert.raw_bind_parameter(15, row.is_backfilled)?;
+        insert.raw_bind_parameter(16, row.version())?;
+        insert.raw_execute()?;
+    }
+    Ok(())
+}
+
+fn insert_dead_letters(connection: &Connection, letters: &[DeadLetter]) -> rusqlite::Result<()> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_DEAD_LETTER)?;
+    for letter in letters {
+        insert.execute(params![
+            letter.partition,
+            letter.offset,
+            letter.received_at.micros(),
+            &*letter.stream,
+            letter.reason,
+            &letter.payload[..],
+        ])?;
+    }
+    Ok(())
+}
+
+/// Writes a run; the same `run_id` again replaces it.
+pub(super) fn put_run(connection: &Connection, run: &JobRun) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT OR REPLACE INTO job_runs(run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome,
+           reason, window_from, window_to, report)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?;
+    insert.execute(params![
+        run.run_id,
+        run.job,
+        run.trigger,
+        run.scheduled_at,
+        run.started_at,
+        run.finished_at,
+        run.attempt,
+        run.outcome,
+        run.reason,
+        run.window.map(|window| window.0),
+        run.window.map(|window| window.1),
+        run.report,
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The one thread that writes history: work that waits together shares a transaction and its sync.
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::retention::{self, Portion};
+use super::tables;
+use crate::history::{Batch, HistoryError, JobRun};
+use crate::market::Timestamp;
+use crate::sqlite::Failure;
+
+/// A transaction is closed to further work at so many rows: a sync is paid for long before, and the
+/// first caller does not wait for all the others.
+const TURN_ROWS_MAX: usize = 20_000;
+
+/// Something to write; all of it is idempotent.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// The rows of a batch.
+    Insert(Batch),
+    /// A job's run.
+    PutRun(JobRun),
+    /// Remove dead letters and runs of before these instants.
+    Forget { dead_letters_before: Timestamp, runs_before: Timestamp },
+    /// Remove what is older than `before` in a portion of a table.
+    Remove { portion: Portion, before: Timestamp },
+}
+
+/// Work, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) work: Work,
+    /// Gets the number of rows removed, when it is durable.
+    pub(super) done: oneshot::Sender<Result<u64, HistoryError>>,
+}
+
+/// The write connection.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Works until nobody can ask any more.
+    pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
+        while let Some(first) = waiting.blocking_recv() {
+            let mut rows = first.work.rows();
+            let mut turn = vec![first];
+            while rows < TURN_ROWS_MAX
+                && let Ok(request) = waiting.try_recv()
+            {
+                rows += request.work.rows();
+                turn.push(request);
+            }
+            self.take_turn(turn);
+        }
+    }
+
+    /// Carries out work together; when that fails each alone, so that one cannot spoil the others.
+    fn take_turn(&mut self, turn: Vec<Request>) {
+        let works: Vec<&Work> = turn.iter().map(|request| &request.work).collect();
+        let answers = match self.write(&works) {
+            Ok(removed) => removed.into_iter().map(Ok).collect(),
+            Err(failure) if turn.len() == 1 => vec![Err(failure)],
+            Err(_) => works.into_iter().map(|work| self.write(&[work]).map(|removed| removed.iter().sum())).collect(),
+        };
+        for (request, answer) in turn.into_iter().zip::<Vec<Result<u64, Failure>>>(answers) {
+            if request.done.send(answer.map_err(HistoryError::from)).is_err() {
+                tracing::debug!("a caller of history went away before its answer");
+            }
+        }
+    }
+
+    /// One transaction; returns how many rows each removed.
+    fn write(&mut self, works: &[&Work]) -> Result<Vec<u64>, Failure> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut removed = Vec::with_capacity(works.len());
+        for work in works {
+            removed.push(match work {
+                Work::Insert(batch) => tables::insert(&transaction, batch).map(|()| 0)?,
+                Work::PutRun(run) => tables::put_run(&transaction, run).map(|()| 0)?,
+                Work::Forget { dead_letters_before, runs_before } => {
+                    retention::forget(&transaction, *dead_letters_before, *runs_before)?
+                }
+                Work::Remove { portion, before } => retention::remove(&transaction, portion, *before)?,
+            });
+        }
+        transaction.commit()?;
+        Ok(removed)
+    }
+}
+
+impl Work {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Insert(batch) => batch.rows(),
+            Self::PutRun(_) => 1,
+            Self::Forget { .. } | Self::Remove { .. } => TURN_ROWS_MAX,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A test instrument: a history that fails, loses answers, tears batches, refuses marked trades and is
+//! late, as [`Faults`] and the test say.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+};
+use crate::faults::{Fault, Faults};
+use crate::gap::{Gap, Range};
+use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+
+/// Wraps any history; keeps every promise of the port but that calls succeed.
+pub struct FaultyHistory {
+    inner: Arc<dyn History>,
+    faults: Faults,
+    refused: Mutex<HashSet<(Symbol, i64)>>,
+}
+
+impl FaultyHistory {
+    /// `inner` with faults.
+    pub fn new(inner: Arc<dyn History>, faults: Faults) -> Self {
+        Self { inner, faults, refused: Mutex::default() }
+    }
+
+    /// From now on a batch that holds this trade is refused with [`HistoryError::Data`], whole.
+    pub fn refuse_trade(&self, symbol: Symbol, trade_id: i64) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert((symbol, trade_id));
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), HistoryError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.is_empty() {
+            return Ok(());
+        }
+        match batch.trades.iter().find(|row| refused.contains(&(row.symbol.clone(), row.trade.id))) {
+            Some(row) => Err(HistoryError::Data(format!("injected fault: trade {} of {}", row.trade.id, row.symbol))),
+            None => Ok(()),
+        }
+    }
+
+    async fn before_read(&self) -> Result<(), HistoryError> {
+        match self.faults.for_read() {
+            Fault::None => Ok(()),
+            Fault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            Fault::Fail | Fault::LoseAnswer | Fault::Tear => Err(injected()),
+        }
+    }
+}
+
+fn injected() -> HistoryError {
+    HistoryError::Unavailable("injected fault".to_owned())
+}
+
+/// The first half of the rows, in the order in which a store writes them: gaps before all (promise 3).
+fn first_half(batch: &Batch) -> Batch {
+    let mut rest = batch.rows() / 2;
+    let mut take = |rows: usize| {
+        let taken = rest.min(rows);
+        rest -= taken;
+        taken
+    };
+    Batch {
+        gaps: batch.gaps[..take(batch.gaps.len())].to_vec(),
+        trades: batch.trades[..take(batch.trades.len())].to_vec(),
+        klines: batch.klines[..take(batch.klines.len())].to_vec(),
+        dead_letters: batch.dead_letters[..take(batch.dead_letters.len())].to_vec(),
+        token: format!("{} torn", batch.token),
+    }
+}
+
+#[async_trait]
+impl History for FaultyHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        self.before_read().await?;
+        self.inner.identity().await
+    }
+
+    async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
+        let fault = self.faults.for_write();
+        if fault == Fault::Fail {
+            return Err(injected());
+        }
+        self.check(batch)?;
+        match fault {
+            Fault::None | Fault::Fail => self.inner.insert(batch).await,
+            Fault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                self.inner.insert(batch).await
+            }
+            Fault::LoseAnswer => {
+                self.inner.insert(batch).await?;
+                Err(injected())
+            }
+            Fault::Tear => {
+                self.inner.insert(&first_half(batch)).await?;
+                Err(injected())
+            }
+        }
+    }
+
+    async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
+        self.before_read().await?;
+        self.inner.watermarks(streams).await
+    }
+
+    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.latest_trades(exchange, symbols).await
+    }
+
+    async fn latest_klines(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        intervals: &[Interval],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.latest_klines(exchange, symbols, intervals).await
+    }
+
+    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.trades_by_id(exchange, keys).await
+    }
+
+    async fn klines_by_time(
+        &self,
+        exchange: Exchange,
+        keys: &[(Symbol, Interval, Timestamp)],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.klines_by_time(exchange, keys).await
+    }
+
+    async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.trades(stream, range, limit).await
+    }
+
+    async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.klines(stream, range, limit).await
+    }
+
+    async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
+        self.before_read().await?;
+        self.inner.count(stream, range).await
+    }
+
+    async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
+        self.before_read().await?;
+        self.inner.extent(stream).await
+    }
+
+    async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
+        self.before_read().await?;
+        self.inner.missing(stream, range, limit).await
+    }
+
+    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+        self.before_read().await?;
+        self.inner.days(stream).await
+    }
+
+    async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
+        self.before_read().await?;
+        self.inner.gaps(filter).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        self.before_read().await?;
+        self.inner.dead_letters(limit).await
+    }
+
+    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
+        self.before_read().await?;
+        self.inner.dead_letter_count().await
+    }
+
+    async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
+        self.before_read().await?;
+        self.inner.put_run(run).await
+    }
+
+    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        self.before_read().await?;
+        self.inner.runs(job, limit).await
+    }
+
+    async fn retain(
+        &self,
+        dead_letters_before: Timestamp,
+        runs_before: Timestamp,
+        rows_before: Option<Timestamp>,
+    ) -> Result<u64, HistoryError> {
+        self.before_read().await?;
+        self.inner.retain(dead_letters_before, runs_before, rows_before).await
+    }
+
+    async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
+        self.before_read().await?;
+        self.inner.bytes().await
+    }
+
+    async fn close(&self) -> Result<(), HistoryError> {
+        self.inner.close().await
+    }
+}

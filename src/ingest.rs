@@ -1,0 +1,239 @@
+//! socket frames -> log, and connection markers.
+//!
+//! Everything that arrives is in the log before anything else happens to it. While the log refuses (a
+//! full disk, a broker away) this loop keeps its one batch and stops taking more: the sockets fill up, the
+//! exchange cuts us, and what was missed is a gap that is found by id and repaired.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::exchange::socket::SocketEvent;
+use crate::exchange::{Dialect, Routed};
+use crate::health::Health;
+use crate::log::{Log, LogError};
+use crate::market::{Frame, Origin, Stream, Timestamp};
+use crate::pulse::Pulse;
+
+/// How long frames may wait for company: an fsync for each would wear out the disk in a busy market.
+const LINGER: Duration = Duration::from_millis(10);
+/// Most frames of one append: some megabytes, and a fraction of a second of the fastest market.
+const APPEND_FRAMES_MAX: usize = 8_192;
+/// Longest wait before the log is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What ingest has seen; cheap to read.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames made durable in the log.
+    pub frames: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+    /// Appends.
+    pub appends: AtomicU64,
+    /// Appends that the log refused.
+    pub refused: AtomicU64,
+    /// Times a connection was opened.
+    pub connects: AtomicU64,
+    /// Times a connection ended.
+    pub disconnects: AtomicU64,
+}
+
+/// Tells others that something happened to streams' connection.
+#[derive(Clone, Debug)]
+pub enum ConnectionNews {
+    /// These streams are subscribed, over this connection.
+    Up(i64, Vec<Stream>),
+    /// These streams have no connection.
+    Down(i64, Vec<Stream>),
+    /// The exchange refuses this stream.
+    Refused(Stream, String),
+}
+
+/// What ingest works with.
+pub struct Parts {
+    /// Where frames go.
+    pub log: Arc<dyn Log>,
+    /// Tells what a frame is about.
+    pub dialect: Arc<dyn Dialect>,
+    /// What is degraded.
+    pub health: Health,
+    /// The time.
+    pub clock: Clock,
+    /// What was seen.
+    pub counters: Arc<Counters>,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
+    /// Who wants to know of connections. When it is full, news is dropped: the tail asks by itself, later.
+    pub news: mpsc::Sender<ConnectionNews>,
+}
+
+/// Runs until every sender of `events` is gone and the last frame is in the log; or until `stop`: then what
+/// the log did not take is lost here, and a gap.
+pub async fn run(
+    parts: Parts,
+    mut events: mpsc::Receiver<SocketEvent>,
+    pulse: Pulse,
+    stop: CancellationToken,
+) -> Result<(), LogError> {
+    let mut keys = Keys::new(parts.dialect.clone(), parts.streams.clone());
+    let mut frames = Vec::new();
+    loop {
+        pulse.beat();
+        let ended = collect(&mut events, &mut frames, &mut keys, &parts).await;
+        if !frames.is_empty() && !append(&parts, std::mem::take(&mut frames), &pulse, &stop).await? {
+            return Ok(());
+        }
+        if ended {
+            pulse.retire();
+            return Ok(());
+        }
+    }
+}
+
+/// Gathers what arrives within the linger, or waits up to a second for a first event. Returns whether it
+/// was the last.
+async fn collect(
+    events: &mut mpsc::Receiver<SocketEvent>,
+    frames: &mut Vec<Frame>,
+    keys: &mut Keys,
+    parts: &Parts,
+) -> bool {
+    match tokio::time::timeout(Duration::from_secs(1), events.recv()).await {
+        Err(_elapsed) => return false,
+        Ok(None) => return true,
+        Ok(Some(event)) => keys.take(event, frames, parts),
+    }
+    let until = tokio::time::Instant::now() + LINGER;
+    while frames.len() < APPEND_FRAMES_MAX {
+        match tokio::time::timeout_at(until, events.recv()).await {
+            Err(_elapsed) => return false,
+            Ok(None) => return true,
+            Ok(Some(event)) => keys.take(event, frames, parts),
+        }
+    }
+    false
+}
+
+/// Appends, however long it takes; false when told to stop meanwhile.
+async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &CancellationToken) -> Result<bool, LogError> {
+    let mut wait = Duration::from_millis(50);
+    let mut failed = false;
+    let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.payload.len() as u64).sum());
+    loop {
+        pulse.beat();
+        // A frame is some reference counts and a time: cloning the batch is cheaper than getting it back on errors.
+        match parts.log.append(frames.clone()).await {
+            Ok(()) => {
+                parts.counters.frames.fetch_add(count, Ordering::Relaxed);
+                parts.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+                parts.counters.appends.fetch_add(1, Ordering::Relaxed);
+                if failed {
+                    parts.health.restored("ingest");
+                    info!("the log takes frames again");
+                }
+                return Ok(true);
+            }
+            Err(LogError::Fatal(why)) => return Err(LogError::Fatal(why)),
+            Err(LogError::Unavailable(why)) => {
+                parts.counters.refused.fetch_add(1, Ordering::Relaxed);
+                if !failed {
+                    warn!(error = %why, "the log refuses frames, nothing is read until it takes them: {why}");
+                }
+                failed = true;
+                parts.health.degraded("ingest", &format!("the log refuses frames: {why}"));
+            }
+        }
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(wait.mul_f64(jitter)) => {}
+        }
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// Finds the log's key of a frame: exchange and symbol, so that all channels of a symbol keep their order.
+struct Keys {
+    dialect: Arc<dyn Dialect>,
+    by_stream: HashMap<Box<str>, Arc<str>>,
+    /// For markers and frames of no known stream.
+    exchange: Arc<str>,
+    streams: watch::Receiver<Vec<Stream>>,
+}
+
+impl Keys {
+    fn new(dialect: Arc<dyn Dialect>, streams: watch::Receiver<Vec<Stream>>) -> Self {
+        let exchange = Arc::from(dialect.exchange().as_str());
+        let mut keys = Self { dialect, by_stream: HashMap::new(), exchange, streams };
+        keys.learn();
+        keys
+    }
+
+    /// Takes over the streams of now.
+    fn learn(&mut self) {
+        let streams = self.streams.borrow_and_update().clone();
+        for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
+            let key = Arc::from(format!("{}:{}", stream.exchange, stream.symbol));
+            self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
+        }
+    }
+
+    fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, parts: &Parts) {
+        match event {
+            SocketEvent::Frames { connection, frames: arrived } => {
+                if self.streams.has_changed().unwrap_or(false) {
+                    self.learn();
+                }
+                frames.reserve(arrived.len());
+                for (received_at, payload) in arrived {
+                    let key = self.key(&payload);
+                    frames.push(Frame { key, received_at, connection, origin: Origin::Socket, payload });
+                }
+            }
+            SocketEvent::Connected { connection, streams } => {
+                parts.counters.connects.fetch_add(1, Ordering::Relaxed);
+                info!("connection {connection} carries {} streams", streams.len());
+                frames.push(self.marker(connection, Origin::Connected, &streams, "", parts.clock.now()));
+                tell(parts, ConnectionNews::Up(connection, streams));
+            }
+            SocketEvent::Disconnected { connection, streams, reason } => {
+                parts.counters.disconnects.fetch_add(1, Ordering::Relaxed);
+                info!("connection {connection} ended: {reason}");
+                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
+                tell(parts, ConnectionNews::Down(connection, streams));
+            }
+            SocketEvent::Refused { stream, reason } => {
+                warn!(EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, "the exchange refuses {stream}: {reason}");
+                tell(parts, ConnectionNews::Refused(stream, reason));
+            }
+        }
+    }
+
+    fn key(&self, payload: &[u8]) -> Arc<str> {
+        match self.dialect.route(payload) {
+            Routed::Stream(name) => self.by_stream.get(name).unwrap_or(&self.exchange).clone(),
+            _ => self.exchange.clone(),
+        }
+    }
+
+    fn marker(&self, connection: i64, origin: Origin, streams: &[Stream], reason: &str, now: Timestamp) -> Frame {
+        let streams: Vec<String> = streams.iter().map(Stream::to_string).collect();
+        let payload = serde_json::json!({ "streams": streams, "reason": reason }).to_string();
+        Frame { key: self.exchange.clone(), received_at: now, connection, origin, payload: Bytes::from(payload) }
+    }
+}
+
+fn tell(parts: &Parts, news: ConnectionNews) {
+    if parts.news.try_send(news).is_err() {
+        tracing::debug!("news of a connection was dropped, the tail asks by itself");
+    }
+}

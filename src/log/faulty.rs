@@ -1,0 +1,118 @@
+//! A test instrument: a log that fails, loses answers, tears batches and is late, as [`Faults`] says.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
+use crate::faults::{Fault, Faults};
+use crate::market::{Frame, Timestamp};
+
+/// Wraps any log; keeps every promise of the port but that calls succeed.
+pub struct FaultyLog {
+    inner: Arc<dyn Log>,
+    faults: Faults,
+}
+
+impl FaultyLog {
+    /// `inner` with faults; consumers made from it share them.
+    pub fn new(inner: Arc<dyn Log>, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+}
+
+struct FaultyConsumer {
+    inner: Box<dyn Consumer>,
+    faults: Faults,
+}
+
+fn injected() -> LogError {
+    LogError::Unavailable("injected fault".to_owned())
+}
+
+async fn before_read(faults: &Faults) -> Result<(), LogError> {
+    match faults.for_read() {
+        Fault::None => Ok(()),
+        Fault::Delay(delay) => {
+            tokio::time::sleep(delay).await;
+            Ok(())
+        }
+        Fault::Fail | Fault::LoseAnswer | Fault::Tear => Err(injected()),
+    }
+}
+
+#[async_trait]
+impl Log for FaultyLog {
+    async fn append(&self, mut frames: Vec<Frame>) -> Result<(), LogError> {
+        match self.faults.for_write() {
+            Fault::None => self.inner.append(frames).await,
+            Fault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                self.inner.append(frames).await
+            }
+            Fault::Fail => Err(injected()),
+            Fault::LoseAnswer => {
+                self.inner.append(frames).await?;
+                Err(injected())
+            }
+            Fault::Tear => {
+                frames.truncate(frames.len() / 2);
+                self.inner.append(frames).await?;
+                Err(injected())
+            }
+        }
+    }
+
+    async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
+        before_read(&self.faults).await?;
+        let inner = self.inner.consumer().await?;
+        Ok(Box::new(FaultyConsumer { inner, faults: self.faults.clone() }))
+    }
+
+    async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
+        before_read(&self.faults).await?;
+        self.inner.read(partition, offset, limit).await
+    }
+
+    async fn usage(&self) -> Result<LogUsage, LogError> {
+        before_read(&self.faults).await?;
+        self.inner.usage().await
+    }
+
+    async fn retain(&self, older_than: Timestamp, bytes: u64) -> Result<u64, LogError> {
+        before_read(&self.faults).await?;
+        self.inner.retain(older_than, bytes).await
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Consumer for FaultyConsumer {
+    async fn next(&mut self) -> Result<Delivery, LogError> {
+        before_read(&self.faults).await?;
+        self.inner.next().await
+    }
+
+    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+        match self.faults.for_write() {
+            Fault::None => self.inner.commit(positions).await,
+            Fault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                self.inner.commit(positions).await
+            }
+            Fault::Fail => Err(injected()),
+            // A commit is one value: it is there or it is not.
+            Fault::LoseAnswer | Fault::Tear => {
+                self.inner.commit(positions).await?;
+                Err(injected())
+            }
+        }
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.inner.pause(paused);
+    }
+}

@@ -1,0 +1,58 @@
+//! SIGTERM, SIGINT and SIGHUP, with who sent them.
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use tokio::sync::mpsc;
+
+/// What a signal asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// SIGTERM or SIGINT: stop in order. Says which and who sent it.
+    Stop(String),
+    /// SIGHUP: read the configuration again. Says who sent it.
+    Reload(String),
+}
+
+/// Listens from now on. A second SIGTERM or SIGINT ends the process at once.
+pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
+    let mut signals = SignalsInfo::<WithOrigin>::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (requests, received) = mpsc::channel(16);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut stopping = false;
+        for origin in signals.forever() {
+            let sender = match &origin.process {
+                Some(process) => format!("process {} of user {}", process.pid, process.uid),
+                None => "the kernel".to_owned(),
+            };
+            let request = match origin.signal {
+                SIGHUP => Request::Reload(format!("SIGHUP from {sender}")),
+                signal => {
+                    if stopping {
+                        // The second one means: now. What is not acknowledged is consumed again.
+                        tracing::warn!("a second signal from {sender}: ending at once");
+                        if signal_hook::low_level::emulate_default_handler(signal).is_err() {
+                            signal_hook::low_level::abort();
+                        }
+                    }
+                    stopping = true;
+                    let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+                    Request::Stop(format!("{name} from {sender}"))
+                }
+            };
+            // Full: a reload is waiting already, and says the same.
+            if let Err(mpsc::error::TrySendError::Closed(_)) = requests.try_send(request) {
+                return;
+            }
+        }
+    })?;
+    Ok(received)
+}
+
+/// Sends SIGTERM to a process.
+pub fn terminate(process: i32) -> anyhow::Result<()> {
+    let process =
+        rustix::process::Pid::from_raw(process).ok_or_else(|| anyhow::anyhow!("{process} is no process id"))?;
+    rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+    Ok(())
+}

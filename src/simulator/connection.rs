@@ -1,0 +1,252 @@
+//! One WebSocket connection: frames out, requests in, pings, and the limits that end it.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::door::Peer;
+use super::hub::{Delivery, Ending, Subscriber};
+use super::render;
+use super::request::Subscriptions;
+use super::venue::Venue;
+use super::wire::WireFrame;
+
+/// "SUBSCRIBE payload > 4096 bytes -> close 3001" (EXCHANGES.md 3.1).
+const REQUEST_BYTES_MAX: usize = 4_096;
+/// A second, in which so many messages of the client are allowed.
+const INBOUND_WINDOW: Duration = Duration::from_secs(1);
+/// Deliveries that are written before one flush; after it, pings and requests have their turn.
+const DELIVERIES_PER_FLUSH: usize = 16;
+/// How long a last close frame may take.
+const CLOSE_GRACE: Duration = Duration::from_millis(300);
+
+/// Why the loop of a connection ended.
+enum Over {
+    /// The client went, or the network did.
+    Gone,
+    /// We end it, with this close code and reason.
+    Close(u16, &'static str),
+    /// We end it with a reset.
+    Reset,
+}
+
+struct Connection {
+    socket: WebSocket,
+    venue: Arc<Venue>,
+    subscriber: Arc<Subscriber>,
+    subscriptions: Subscriptions,
+    /// The same streams by hash, looked up for every frame.
+    wanted: HashSet<Arc<str>>,
+    inbound: VecDeque<Instant>,
+    /// Pings without a matching pong, oldest first.
+    unanswered: VecDeque<(Instant, Bytes)>,
+}
+
+/// Serves a connection to its end. `streams` are those of the URL.
+pub async fn serve(socket: WebSocket, peer: Peer, combined: bool, streams: Vec<String>, venue: Arc<Venue>) {
+    let (id, subscriber, queue) = venue.hub.join();
+    let subscriptions = Subscriptions { streams: BTreeSet::new(), combined, streams_max: venue.limits.streams_max };
+    let mut connection = Connection {
+        socket,
+        venue: venue.clone(),
+        subscriber,
+        subscriptions,
+        wanted: HashSet::new(),
+        inbound: VecDeque::new(),
+        unanswered: VecDeque::new(),
+    };
+    // Streams in the URL that do not exist stay silent: there is no request to answer.
+    for stream in streams.into_iter().take(venue.limits.streams_max) {
+        if connection.subscriptions.streams.insert(stream.clone()) {
+            connection.subscribe(&stream);
+        }
+    }
+    if !connection.wanted.is_empty() {
+        venue.hub.first_subscription.cancel();
+    }
+    let over = connection.run(queue).await;
+    if let Over::Close(code, reason) = over {
+        connection.close(code, reason).await;
+    } else if let Over::Reset = over {
+        peer.reset_at_end();
+    }
+    venue.hub.leave(id, connection.subscriptions.streams.iter());
+}
+
+impl Connection {
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        let close = async {
+            if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+                // The client's own close frame ends the stream; without reading it, closing would be a reset.
+                while let Some(Ok(_)) = self.socket.recv().await {}
+            }
+        };
+        if timeout(CLOSE_GRACE, close).await.is_err() {
+            tracing::debug!("a client did not answer its close frame");
+        }
+    }
+
+    async fn run(&mut self, mut queue: mpsc::Receiver<Delivery>) -> Over {
+        let limits = self.venue.limits.clone();
+        let born = Instant::now();
+        let mut ping_at = born + limits.ping_every;
+        loop {
+            if let Some(until) = self.subscriber.stalled_until() {
+                tokio::select! {
+                    () = self.subscriber.ended.cancelled() => return self.ended(),
+                    () = sleep_until(until) => continue,
+                }
+            }
+            let pong_by = self.unanswered.front().map_or(born + limits.lifetime, |(at, _)| *at + limits.pong_within);
+            let step = tokio::select! {
+                biased;
+                () = self.subscriber.ended.cancelled() => return self.ended(),
+                () = sleep_until(born + limits.lifetime) => return Over::Close(1001, "lifetime of the connection is over"),
+                () = sleep_until(pong_by) => return Over::Reset,
+                () = sleep_until(ping_at) => {
+                    ping_at += limits.ping_every;
+                    self.ping().await
+                }
+                message = self.socket.recv() => match message {
+                    Some(Ok(message)) => self.receive(message).await,
+                    Some(Err(_)) | None => Err(Over::Gone),
+                },
+                delivery = queue.recv() => match delivery {
+                    Some(delivery) => self.send(delivery, &mut queue).await,
+                    None => Err(Over::Gone),
+                },
+            };
+            if let Err(over) = step {
+                return over;
+            }
+        }
+    }
+
+    fn ended(&self) -> Over {
+        match self.subscriber.ending() {
+            Ending::Reset => Over::Reset,
+            Ending::Close => Over::Close(1001, "going away"),
+        }
+    }
+
+    fn subscribe(&mut self, stream: &str) {
+        self.wanted.insert(Arc::from(stream));
+        self.venue.hub.subscribe(stream);
+    }
+
+    async fn ping(&mut self) -> Result<(), Over> {
+        let now = Instant::now();
+        let payload = Bytes::from(self.venue.time.now().millis().to_string());
+        self.unanswered.push_back((now, payload.clone()));
+        self.write(Message::Ping(payload)).await
+    }
+
+    async fn receive(&mut self, message: Message) -> Result<(), Over> {
+        let now = Instant::now();
+        // "5 incoming messages per second: a PING frame, a PONG frame, a JSON controlled message".
+        self.inbound.retain(|at| now.duration_since(*at) < INBOUND_WINDOW);
+        self.inbound.push_back(now);
+        if self.inbound.len() > self.venue.limits.inbound_per_second {
+            return Err(Over::Close(1008, "Too many requests"));
+        }
+        match message {
+            Message::Text(text) if text.len() > REQUEST_BYTES_MAX => Err(Over::Close(3001, "illegal request")),
+            Message::Text(text) => self.request(&text).await,
+            Message::Pong(payload) => {
+                // An unsolicited pong, or one with another payload, does not help.
+                if let Some(place) = self.unanswered.iter().position(|(_, sent)| *sent == payload) {
+                    self.unanswered.drain(..=place);
+                }
+                Ok(())
+            }
+            Message::Binary(_) => Err(Over::Close(1003, "unsupported data")),
+            // Pings are answered and closes echoed by the protocol below.
+            Message::Ping(_) | Message::Close(_) => Ok(()),
+        }
+    }
+
+    async fn request(&mut self, text: &str) -> Result<(), Over> {
+        let venue = self.venue.clone();
+        let (answer, change) = self.subscriptions.request(text, &|symbol| venue.lists_lower(symbol));
+        for stream in &change.removed {
+            self.wanted.remove(stream.as_str());
+            venue.hub.unsubscribe(stream);
+        }
+        for stream in &change.added {
+            self.subscribe(stream);
+        }
+        let answered = self.write(Message::Text(Utf8Bytes::from(answer))).await;
+        // The answer goes first: a market that opens with the subscription follows it.
+        if !change.added.is_empty() {
+            venue.hub.first_subscription.cancel();
+        }
+        answered
+    }
+
+    /// Sends a delivery and all that wait behind it, and flushes once.
+    async fn send(&mut self, first: Delivery, queue: &mut mpsc::Receiver<Delivery>) -> Result<(), Over> {
+        let mut next = Some(first);
+        let mut taken = 1;
+        let ended = self.subscriber.ended.clone();
+        while let Some(delivery) = next {
+            let fed = tokio::select! {
+                biased;
+                () = ended.cancelled() => return Err(self.ended()),
+                fed = feed(&mut self.socket, &delivery, &self.wanted, self.subscriptions.combined) => fed,
+            };
+            if let Delivery::Frames(_, bytes) = delivery {
+                self.subscriber.sent(bytes);
+            }
+            fed?;
+            taken += 1;
+            next = if taken <= DELIVERIES_PER_FLUSH { queue.try_recv().ok() } else { None };
+        }
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => Err(self.ended()),
+            flushed = self.socket.flush() => flushed.map_err(|_| Over::Gone),
+        }
+    }
+
+    async fn write(&mut self, message: Message) -> Result<(), Over> {
+        tokio::select! {
+            biased;
+            () = self.subscriber.ended.cancelled() => Err(self.ended()),
+            sent = self.socket.send(message) => sent.map_err(|_| Over::Gone),
+        }
+    }
+}
+
+async fn feed(
+    socket: &mut WebSocket,
+    delivery: &Delivery,
+    wanted: &HashSet<Arc<str>>,
+    combined: bool,
+) -> Result<(), Over> {
+    match delivery {
+        Delivery::Frames(frames, _) => {
+            for frame in frames.iter().filter(|frame| wanted.contains(&frame.stream)) {
+                let text = if combined { frame.text.clone() } else { raw(frame) };
+                socket.feed(Message::Text(text)).await.map_err(|_| Over::Gone)?;
+            }
+        }
+        Delivery::ServerShutdown(at) => {
+            let text = Utf8Bytes::from(render::server_shutdown(*at, combined));
+            socket.feed(Message::Text(text)).await.map_err(|_| Over::Gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// The `data` of a combined frame.
+fn raw(frame: &WireFrame) -> Utf8Bytes {
+    let text = frame.text.as_str();
+    Utf8Bytes::from(text.get(frame.data_start..text.len() - 1).unwrap_or(text))
+}

@@ -1,0 +1,248 @@
+//! The handle that breaks things and tells the truth, in the program and over HTTP.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::fault::{Fault, Scheduled, parse_schedule};
+use super::hub::{Ending, Subscriber};
+use super::locked;
+use super::tape::Published;
+use super::venue::Venue;
+use super::wire::Counters;
+use crate::market::{Interval, Kline, Symbol, Timestamp, Trade};
+
+/// Breaks the simulated exchange and tells what it published; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Venue>);
+
+impl Control {
+    pub(super) fn new(venue: Arc<Venue>) -> Self {
+        Self(venue)
+    }
+
+    /// Breaks something now.
+    pub fn inject(&self, fault: &Fault) {
+        let venue = &self.0;
+        let now = Instant::now();
+        tracing::info!(?fault, "the simulator breaks: {fault:?}");
+        if locked(&venue.wire).inject(&self.with_absolute_tail(fault), now) {
+            return;
+        }
+        match fault {
+            Fault::Cut => self.end_connections(venue.hub.subscribers(), Ending::Reset),
+            Fault::Close => self.end_connections(venue.hub.subscribers(), Ending::Close),
+            Fault::Outage(time) => {
+                venue.outage.begin(now + *time);
+                self.end_connections(venue.hub.subscribers(), Ending::Reset);
+            }
+            Fault::Rest(status, time) => locked(&venue.rest).refuse = Some((*status, now + *time)),
+            Fault::RateLimit(time) => locked(&venue.rest).limited_until = Some(now + *time),
+            Fault::Ban(time) => locked(&venue.budget).ban_until(now + *time),
+            Fault::Lag(lag) => locked(&venue.rest).lag = *lag,
+            Fault::Stall(time) => {
+                let stalled = venue.hub.stall(now + *time);
+                locked(&venue.counters).connections_stalled += stalled;
+            }
+            Fault::Shutdown(after) => self.announce_shutdown(*after),
+            // The faults of frames were taken above.
+            _ => {}
+        }
+    }
+
+    /// Breaks things on a schedule that counts from the opening of the market.
+    pub fn schedule(&self, schedule: Vec<Scheduled>) {
+        let control = self.clone();
+        tokio::spawn(async move {
+            let stop = control.0.stop.clone();
+            let run = async {
+                control.0.opened.cancelled().await;
+                let opened = Instant::now();
+                for scheduled in schedule {
+                    sleep_until(opened + scheduled.after).await;
+                    control.inject(&scheduled.fault);
+                }
+            };
+            stop.run_until_cancelled(run).await;
+        });
+    }
+
+    /// What the faults did so far.
+    pub fn counters(&self) -> Counters {
+        Counters { connections_refused: self.0.outage.refused(), ..locked(&self.0.counters).clone() }
+    }
+
+    /// WebSocket connections there are now.
+    pub fn connections(&self) -> usize {
+        self.0.hub.subscribers().len()
+    }
+
+    /// The symbols that are listed.
+    pub fn symbols(&self) -> &[Symbol] {
+        &self.0.symbols
+    }
+
+    /// Every trade that was published, in the order of ids; empty for an unknown symbol.
+    pub fn published(&self, symbol: &str) -> Vec<Trade> {
+        locked(&self.0.tapes).get(symbol).map(|tape| tape.trades.clone()).unwrap_or_default()
+    }
+
+    /// Every closed kline that was published, oldest first.
+    pub fn published_klines(&self, symbol: &str, interval: Interval) -> Vec<Kline> {
+        let tapes = locked(&self.0.tapes);
+        let closed = tapes.get(symbol).map(|tape| tape.closed(interval)).unwrap_or_default();
+        closed.iter().map(|candle| candle.kline).collect()
+    }
+
+    /// First and last id and the number of trades, for each symbol.
+    pub fn summary(&self) -> Vec<Published> {
+        let tapes = locked(&self.0.tapes);
+        self.0.symbols.iter().filter_map(|symbol| tapes.get(symbol).map(|tape| tape.summary(symbol))).collect()
+    }
+
+    /// The exchange's own time.
+    pub fn exchange_time(&self) -> Timestamp {
+        self.0.time.now()
+    }
+
+    /// Halts the market: nothing more is published, connections and REST remain. [`Self::over`] tells when
+    /// the last trade is on the tape.
+    pub fn stop_publishing(&self) {
+        self.0.halt.cancel();
+    }
+
+    /// Cancelled when nothing more will be published: the capture ended, or the market was halted.
+    pub fn over(&self) -> CancellationToken {
+        self.0.over.clone()
+    }
+
+    /// Cancelled when the market opened.
+    pub fn opened(&self) -> CancellationToken {
+        self.0.opened.clone()
+    }
+
+    fn end_connections(&self, subscribers: Vec<Arc<Subscriber>>, how: Ending) {
+        let mut ended = 0;
+        for subscriber in subscribers.iter().filter(|subscriber| !subscriber.ended.is_cancelled()) {
+            subscriber.end(how);
+            ended += 1;
+        }
+        locked(&self.0.counters).connections_cut += ended;
+    }
+
+    fn announce_shutdown(&self, after: Duration) {
+        let told = self.0.hub.announce_shutdown(self.0.time.now());
+        locked(&self.0.counters).shutdowns += 1;
+        let control = self.clone();
+        tokio::spawn(async move {
+            let stop = control.0.stop.clone();
+            if stop.run_until_cancelled(sleep(after)).await.is_some() {
+                control.end_connections(told, Ending::Close);
+            }
+        });
+    }
+
+    /// A negative tail counts from the end of the capture; without a capture it means nothing was lost.
+    fn with_absolute_tail(&self, fault: &Fault) -> Fault {
+        match fault {
+            Fault::LoseTail(symbol, from) if *from < 0 => {
+                let end = self.0.capture_ends.get(symbol).copied().unwrap_or(i64::MAX - 1);
+                Fault::LoseTail(symbol.clone(), end + 1 + from)
+            }
+            _ => fault.clone(),
+        }
+    }
+}
+
+/// The routes under `/simulator`.
+pub(super) fn routes() -> Router<Arc<Venue>> {
+    Router::new()
+        .route("/simulator/faults", get(read_counters).post(inject))
+        .route("/simulator/published", get(published))
+}
+
+async fn read_counters(State(venue): State<Arc<Venue>>) -> Response {
+    axum::Json(Control(venue).counters()).into_response()
+}
+
+/// `{"faults": "cut,drop:40@5s"}`; times count from now, when the market is open.
+#[derive(Deserialize)]
+struct Asked {
+    faults: String,
+}
+
+async fn inject(State(venue): State<Arc<Venue>>, body: String) -> Response {
+    let asked = serde_json::from_str::<Asked>(&body).map_err(|error| error.to_string());
+    match asked.and_then(|asked| parse_schedule(&asked.faults)) {
+        Ok(schedule) => {
+            let control = Control(venue);
+            let (now, later): (Vec<_>, Vec<_>) = schedule.into_iter().partition(|scheduled| scheduled.after.is_zero());
+            now.iter().for_each(|scheduled| control.inject(&scheduled.fault));
+            if !later.is_empty() {
+                control.schedule(later);
+            }
+            (StatusCode::ACCEPTED, axum::Json(control.counters())).into_response()
+        }
+        Err(message) => {
+            let body = json!({"error": {"code": "bad_fault", "message": message}});
+            (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
+        }
+    }
+}
+
+/// Without a symbol a summary of all; with one its trades, or with `klines=1m` its closed klines, as JSON lines.
+async fn published(State(venue): State<Arc<Venue>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let control = Control(venue);
+    let Some(symbol) = query.get("symbol") else {
+        let over = control.0.over.is_cancelled();
+        return axum::Json(json!({"symbols": control.summary(), "over": over})).into_response();
+    };
+    let mut lines = String::new();
+    match query.get("klines").map(|interval| interval.parse::<Interval>()) {
+        None => control.published(symbol).iter().for_each(|trade| lines.push_str(&trade_line(trade))),
+        Some(Ok(interval)) => {
+            control.published_klines(symbol, interval).iter().for_each(|kline| lines.push_str(&kline_line(kline)));
+        }
+        Some(Err(())) => return (StatusCode::BAD_REQUEST, "unknown interval").into_response(),
+    }
+    ([("content-type", "application/x-ndjson")], lines).into_response()
+}
+
+fn trade_line(trade: &Trade) -> String {
+    format!(
+        "{{\"trade_id\":{},\"ts\":{},\"price\":\"{}\",\"quantity\":\"{}\",\"side\":\"{}\"}}\n",
+        trade.id,
+        trade.ts.micros(),
+        trade.price,
+        trade.quantity,
+        trade.side
+    )
+}
+
+fn kline_line(kline: &Kline) -> String {
+    let value = json!({
+        "interval": kline.interval.as_str(),
+        "open_time": kline.open_time.micros(),
+        "close_time": kline.close_time.micros(),
+        "open": kline.open.to_string(),
+        "high": kline.high.to_string(),
+        "low": kline.low.to_string(),
+        "close": kline.close.to_string(),
+        "volume": kline.volume.to_string(),
+        "quote_volume": kline.quote_volume.to_string(),
+        "trade_count": kline.trade_count,
+        "first_trade_id": kline.first_trade_id,
+        "last_trade_id": kline.last_trade_id,
+    });
+    format!("{value}\n")
+}

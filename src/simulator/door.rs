@@ -1,0 +1,168 @@
+//! The listening socket, and connections that can be reset: a cut is abrupt, as a network's is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::locked;
+
+/// Until when nobody is let in; shared by the door and every connection.
+#[derive(Debug, Default)]
+pub struct Outage {
+    until: Mutex<Option<Instant>>,
+    refused: std::sync::atomic::AtomicU64,
+}
+
+impl Outage {
+    /// Nobody gets in, and no request is read, until then.
+    pub fn begin(&self, until: Instant) {
+        *locked(&self.until) = Some(until);
+    }
+
+    /// Whether it lasts.
+    pub fn lasts(&self) -> bool {
+        locked(&self.until).is_some_and(|until| until > Instant::now())
+    }
+
+    /// Connections refused so far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Accepts connections, and resets those that come during an outage.
+#[derive(Debug)]
+pub struct Door {
+    /// Where connections come in.
+    pub listener: TcpListener,
+    /// When they do not.
+    pub outage: Arc<Outage>,
+}
+
+/// A pause after a failed accept: the process is out of file descriptors, usually.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+impl Listener for Door {
+    type Io = Cable;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Cable, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    let reset = Arc::new(AtomicBool::new(false));
+                    let cable = Cable { stream, reset, outage: self.outage.clone() };
+                    if self.outage.lasts() {
+                        self.outage.refused.fetch_add(1, Ordering::Relaxed);
+                        cable.reset.store(true, Ordering::Relaxed);
+                        continue;
+                    }
+                    // Frames are flushed in batches of our own; a delay of 40 ms more would be Nagle's.
+                    if let Err(error) = cable.stream.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    return (cable, address);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// One connection's bytes.
+#[derive(Debug)]
+pub struct Cable {
+    stream: TcpStream,
+    reset: Arc<AtomicBool>,
+    outage: Arc<Outage>,
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        if !self.reset.load(Ordering::Relaxed) {
+            return;
+        }
+        // With no time to linger the kernel drops what was not sent and answers with a reset.
+        if let Err(error) = self.stream.set_zero_linger() {
+            tracing::debug!(%error, "cannot reset the connection, closing it");
+        }
+    }
+}
+
+impl AsyncRead for Cable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_ready() && self.outage.lasts() {
+            // A kept-alive REST connection ends with its next request, as behind a dead network.
+            self.reset.store(true, Ordering::Relaxed);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Cable {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// What a handler needs of the connection that it serves: how to make its end a reset.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    reset: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// The connection will end with a reset instead of an orderly close.
+    pub fn reset_at_end(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        Self { reset: stream.io().reset.clone() }
+    }
+}

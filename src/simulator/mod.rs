@@ -1,0 +1,364 @@
+//! An exchange on loopback: Binance's WebSocket and REST, with faults on request and the truth afterwards.
+//!
+//! It is an independent peer of the recorder: it renders its own JSON and shares with it only the words of
+//! `market`. A pure [`generator`] or a [`capture`] gives the market; `publisher` puts it on the tape, which
+//! is the truth, and past the faults to the connections.
+
+pub mod budget;
+pub mod candle;
+pub mod capture;
+mod connection;
+mod control;
+mod door;
+pub mod fault;
+pub mod generator;
+mod hub;
+mod publisher;
+pub mod random;
+mod render;
+mod request;
+mod rest;
+pub mod tape;
+mod venue;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use control::Control;
+pub use fault::{Fault, Scheduled, parse_schedule};
+pub use generator::Listing;
+pub use tape::Published;
+pub use wire::Counters;
+
+use crate::clock::Clock;
+use crate::market::Symbol;
+use capture::Capture;
+use door::{Door, Peer};
+use venue::{ExchangeTime, Venue};
+
+/// What the simulated exchange is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What it publishes.
+    pub source: Source,
+    /// Its rules for clients.
+    pub limits: Limits,
+    /// What breaks, counted from the opening of the market.
+    pub faults: Vec<Scheduled>,
+    /// The market halts at so many trades, about 64 bytes each: the truth is kept whole or not at all.
+    pub trades_max: usize,
+    /// Where exchange time starts.
+    pub clock: Clock,
+}
+
+impl Options {
+    /// A source on a free port of loopback, with the real limits and nothing broken.
+    pub fn new(source: Source) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            source,
+            limits: Limits::default(),
+            faults: Vec::new(),
+            trades_max: 5_000_000,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Where the market comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Made from a seed.
+    Generated(Generated),
+    /// Played from files, `speed` times as fast, from the first subscription on.
+    Capture {
+        /// The files.
+        paths: Vec<PathBuf>,
+        /// How many times as fast as it was recorded.
+        speed: f64,
+    },
+    /// Trades made beforehand and sent as fast as they are read, for measuring.
+    Flood(Flood),
+}
+
+/// A market made from a seed.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Its symbols, the busiest first.
+    pub listings: Vec<Listing>,
+    /// The same seed gives the same ids, prices, quantities and relative times (for one rate and time scale).
+    pub seed: u64,
+    /// Trades in a second of the wall clock, of all symbols that are not quiet.
+    pub rate: f64,
+    /// How many times as fast as the wall clock exchange time runs; 10 closes a minute's kline every 6 s.
+    pub time_scale: f64,
+    /// Exchange time before the opening whose trades only REST has.
+    pub history: Duration,
+    /// Whether the market waits for its first subscription.
+    pub opens_at_first_subscription: bool,
+}
+
+impl Default for Generated {
+    fn default() -> Self {
+        let listing = |name, quiet| Listing { symbol: Symbol::new(name), quiet };
+        Self {
+            listings: vec![listing("BTCUSDT", false), listing("ETHUSDT", false), listing("TUSDUSDT", true)],
+            seed: 1,
+            rate: 100.0,
+            time_scale: 1.0,
+            history: Duration::ZERO,
+            opens_at_first_subscription: false,
+        }
+    }
+}
+
+/// Pre-rendered trades.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// Its symbols.
+    pub listings: Vec<Listing>,
+    /// See [`Generated::seed`].
+    pub seed: u64,
+    /// How many trades; each takes about 600 bytes of memory until it is sent.
+    pub trades: usize,
+}
+
+/// The exchange's rules for clients (EXCHANGES.md 3.1); the defaults are the real ones.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A ping frame is sent so often.
+    pub ping_every: Duration,
+    /// A connection whose ping is not answered within this is cut.
+    pub pong_within: Duration,
+    /// A connection ends at this age.
+    pub lifetime: Duration,
+    /// Connections in five minutes.
+    pub connects_max: usize,
+    /// Messages of a client in a second.
+    pub inbound_per_second: usize,
+    /// Streams of a connection.
+    pub streams_max: usize,
+    /// Request weight in a window.
+    pub weight_max: u32,
+    /// The window of the weight.
+    pub weight_window: Duration,
+    /// How long a ban lasts.
+    pub ban: Duration,
+    /// Answers of 429 in a window that may be ignored before the ban.
+    pub refusals_max: u32,
+    /// How far REST's database is behind.
+    pub lag: Duration,
+    /// Bytes that wait for one connection before it is cut as too slow.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ping_every: Duration::from_secs(20),
+            pong_within: Duration::from_secs(60),
+            lifetime: Duration::from_secs(24 * 3_600),
+            connects_max: 300,
+            inbound_per_second: 5,
+            streams_max: 1_024,
+            weight_max: 6_000,
+            weight_window: Duration::from_secs(60),
+            ban: Duration::from_secs(120),
+            refusals_max: 5,
+            lag: Duration::ZERO,
+            queue_bytes_max: 16 * 1_024 * 1_024,
+        }
+    }
+}
+
+/// A running exchange.
+#[derive(Debug)]
+pub struct Simulator {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Breaks it, and tells what it published.
+    pub control: Control,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+    publisher: JoinHandle<()>,
+}
+
+/// How long connections get to end at a stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+impl Simulator {
+    /// `ws_url` of a feed.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    /// `rest_url` of a feed.
+    pub fn rest_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Halts the market and waits until its last trade is on the tape; connections and REST remain.
+    pub async fn stop_publishing(&self) {
+        self.control.stop_publishing();
+        self.control.over().cancelled().await;
+    }
+
+    /// Ends everything: connections with a close frame, then the listening socket.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let ended = async {
+            for (task, ended) in [("publisher", self.publisher.await), ("server", self.server.await)] {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the simulator's {task} failed");
+                }
+            }
+            // Upgraded connections are no longer the server's: they end by themselves.
+            while self.control.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(STOP_GRACE, ended).await.is_err() {
+            tracing::warn!("the simulator left a connection open that did not end in time");
+        }
+    }
+}
+
+/// Binds the exchange and opens its market.
+pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<Simulator> {
+    let Options { listen, source, limits, faults, trades_max, clock } = options;
+    let stop = stop.child_token();
+    let scale = if let Source::Generated(generated) = &source { generated.time_scale } else { 1.0 };
+    anyhow::ensure!(scale.is_finite() && scale >= 0.001, "the time scale must be 0.001 or more");
+    let time = ExchangeTime::running(&clock, scale);
+    let names = |listings: &[Listing]| listings.iter().map(|listing| listing.symbol.clone()).collect::<Vec<Symbol>>();
+    let mut played = None;
+    let (symbols, aggregated) = match &source {
+        Source::Generated(generated) => (names(&generated.listings), true),
+        Source::Flood(flood) => (names(&flood.listings), true),
+        Source::Capture { paths, .. } => {
+            let paths = paths.clone();
+            let read = tokio::task::spawn_blocking(move || Capture::read(&paths)).await;
+            let capture = read.context("read the capture")??;
+            let symbols = capture.symbols().into_keys().collect();
+            played = Some(capture);
+            (symbols, false)
+        }
+    };
+    anyhow::ensure!(!symbols.is_empty(), "an exchange needs a symbol");
+    let distinct: std::collections::BTreeSet<&Symbol> = symbols.iter().collect();
+    anyhow::ensure!(distinct.len() == symbols.len(), "a symbol is listed twice");
+    let mut venue = Venue::new(symbols, aggregated, limits, time, stop.clone());
+    if let Some(capture) = &played {
+        venue.capture_ends = capture.symbols();
+        // Until playback starts the clock stands at its first frame; the exchange's own time, because a
+        // recorder's clock may be seconds off.
+        let first = capture.frames.iter().find_map(|recorded| recorded.event_time);
+        venue.time.play(first.unwrap_or(capture.frames[0].received_at));
+    }
+    let venue = Arc::new(venue);
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let address = listener.local_addr().context("read the address")?;
+    let control = Control::new(venue.clone());
+    if !faults.is_empty() {
+        control.schedule(faults);
+    }
+    let publisher = publish(venue.clone(), source, played, trades_max);
+    let server = tokio::spawn(serve(venue, listener));
+    Ok(Simulator { address, control, stop, server, publisher })
+}
+
+fn publish(venue: Arc<Venue>, source: Source, played: Option<Capture>, trades_max: usize) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let stop = venue.stop.clone();
+        let publishing = async {
+            match (source, played) {
+                (Source::Generated(generated), _) => publisher::generated(venue, generated, trades_max).await,
+                (Source::Flood(flood), _) => publisher::flood(venue, flood).await,
+                (Source::Capture { speed, .. }, Some(capture)) => {
+                    publisher::capture(venue, capture, speed, trades_max).await
+                }
+                (Source::Capture { .. }, None) => {}
+            }
+        };
+        stop.run_until_cancelled(publishing).await;
+    })
+}
+
+async fn serve(venue: Arc<Venue>, listener: TcpListener) {
+    let door = Door { listener, outage: venue.outage.clone() };
+    let stop = venue.stop.clone();
+    let routes = Router::new()
+        .route("/ws", get(raw_socket))
+        .route("/ws/{*streams}", get(raw_socket))
+        .route("/stream", get(combined_socket))
+        .merge(rest::routes())
+        .merge(control::routes())
+        .with_state(venue.clone());
+    let ending = async move {
+        stop.cancelled().await;
+        for subscriber in venue.hub.subscribers() {
+            subscriber.end(hub::Ending::Close);
+        }
+    };
+    let service = routes.into_make_service_with_connect_info::<Peer>();
+    if let Err(error) = axum::serve(door, service).with_graceful_shutdown(ending).await {
+        tracing::error!(%error, "the simulator's listening socket failed");
+    }
+}
+
+/// `/ws`, `/ws/btcusdt@trade/ethusdt@trade`: frames without their stream's name.
+async fn raw_socket(
+    State(venue): State<Arc<Venue>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    streams: Option<Path<String>>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let streams = streams.map(|Path(streams)| streams).unwrap_or_default();
+    accept(venue, peer, upgrade, false, &streams)
+}
+
+/// `/stream`, `/stream?streams=btcusdt@trade/ethusdt@trade`: frames with their stream's name.
+async fn combined_socket(
+    State(venue): State<Arc<Venue>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Query(query): Query<HashMap<String, String>>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let streams = query.get("streams").map(String::as_str).unwrap_or_default();
+    accept(venue, peer, upgrade, true, streams)
+}
+
+fn accept(venue: Arc<Venue>, peer: Peer, upgrade: WebSocketUpgrade, combined: bool, streams: &str) -> Response {
+    if !venue.hub.may_connect(venue.limits.connects_max, tokio::time::Instant::now()) {
+        return (StatusCode::TOO_MANY_REQUESTS, "more than 300 connections in 5 minutes").into_response();
+    }
+    let streams = streams.split('/').filter(|stream| !stream.is_empty()).map(str::to_owned).collect();
+    upgrade
+        .max_message_size(64 * 1_024)
+        .on_upgrade(move |socket| connection::serve(socket, peer, combined, streams, venue))
+}
+
+/// Locks, and goes on with what a panicked holder left: every change here is a single step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The truth: every trade and closed kline that was published, whether or not it reached a wire.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::candle::Candle;
+use super::fault::LAG_MAX;
+use crate::market::{Interval, Symbol, Timestamp, Trade};
+
+/// What one symbol published.
+#[derive(Debug, Default)]
+pub struct Tape {
+    /// Trades by id, ascending.
+    pub trades: Vec<Trade>,
+    /// Where each aggregate trade begins in `trades`; empty when aggregates are one to one.
+    agg_starts: Vec<u32>,
+    /// Closed klines with the instant they were published.
+    closed: BTreeMap<Interval, Vec<(Instant, Candle)>>,
+    /// The open kline of each interval as last sent.
+    open: BTreeMap<Interval, Candle>,
+    /// When `trades` had grown to which length; reaches back [`LAG_MAX`].
+    grown: VecDeque<(Instant, usize)>,
+    /// The length before the oldest of `grown`.
+    settled: usize,
+}
+
+/// A summary of a symbol's tape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// The symbol.
+    pub symbol: String,
+    /// First trade id, -1 when there was none.
+    pub first: i64,
+    /// Last trade id, -1 when there was none.
+    pub last: i64,
+    /// Number of trades.
+    pub count: u64,
+    /// Number of closed one-minute klines.
+    pub klines_1m: u64,
+}
+
+/// Aggregate ids begin here, far from trade ids, so that one is never taken for the other.
+const AGG_BASE: i64 = 400_000_000;
+
+impl Tape {
+    /// Adds trades that happened now, in the order of their ids. A trade that does not follow the last
+    /// one (a capture that repeats itself) is not published twice.
+    pub fn push(&mut self, trades: impl IntoIterator<Item = Trade>, aggregated: bool, now: Instant) {
+        for trade in trades {
+            if self.trades.last().is_some_and(|last| last.id >= trade.id) {
+                continue;
+            }
+            let joins = self
+                .trades
+                .last()
+                .is_some_and(|last| last.ts == trade.ts && last.price == trade.price && last.side == trade.side);
+            if aggregated && !joins {
+                self.agg_starts.push(self.trades.len() as u32);
+            }
+            self.trades.push(trade);
+        }
+        self.grown.push_back((now, self.trades.len()));
+        while self.grown.front().is_some_and(|(at, _)| now.duration_since(*at) > LAG_MAX) {
+            self.settled = self.grown.pop_front().map_or(self.settled, |(_, length)| length);
+        }
+    }
+
+    /// Adds a kline, open or closed.
+    pub fn push_kline(&mut self, candle: Candle, now: Instant) {
+        let interval = candle.kline.interval;
+        if candle.kline.closed {
+            let closed = self.closed.entry(interval).or_default();
+            if closed.last().is_none_or(|(_, last)| last.kline.open_time < candle.kline.open_time) {
+                closed.push((now, candle));
+            }
+            self.open.remove(&interval);
+        } else {
+            self.open.insert(interval, candle);
+        }
+    }
+
+    /// The trades that a database `lag` behind shows.
+    pub fn visible(&self, lag: Duration, now: Instant) -> &[Trade] {
+        if lag.is_zero() {
+            return &self.trades;
+        }
+        let seen = self.grown.iter().rev().find(|(at, _)| now.duration_since(*at) >= lag);
+        &self.trades[..seen.map_or(self.settled, |(_, length)| *length)]
+    }
+
+    /// The klines of an interval that a database `lag` behind shows; the last one may be open.
+    pub fn klines(&self, interval: Interval, lag: Duration, now: Instant) -> Vec<Candle> {
+        let closed = self.closed.get(&interval).map_or(&[][..], Vec::as_slice);
+        let mut candles: Vec<Candle> =
+            closed.iter().filter(|(at, _)| now.duration_since(*at) >= lag).map(|(_, candle)| *candle).collect();
+        if lag.is_zero() {
+            candles.extend(self.open.get(&interval));
+        }
+        candles
+    }
+
+    /// Closed klines of an interval, oldest first.
+    pub fn closed(&self, interval: Interval) -> Vec<Candle> {
+        self.klines(interval, Duration::ZERO, self.grown.back().map_or_else(Instant::now, |(at, _)| *at))
+            .into_iter()
+            .filter(|candle| candle.kline.closed)
+            .collect()
+    }
+
+    /// The number of aggregate trades among the first `visible` trades, and a reader of one of them.
+    pub fn agg_count(&self, visible: usize) -> usize {
+        if self.agg_starts.is_empty() {
+            return visible;
+        }
+        self.agg_starts.partition_point(|start| (*start as usize) < visible)
+    }
+
+    /// The aggregate at this place: its id and its trades, none beyond `visible`.
+    pub fn agg(&self, place: usize, visible: usize) -> (i64, &[Trade]) {
+        if self.agg_starts.is_empty() {
+            let trade = &self.trades[place..=place];
+            return (trade[0].id, trade);
+        }
+        let start = self.agg_starts[place] as usize;
+        let end = self.agg_starts.get(place + 1).map_or(visible, |end| (*end as usize).min(visible));
+        (AGG_BASE + place as i64, &self.trades[start..end])
+    }
+
+    /// The place of the first aggregate whose id is at least `id`.
+    pub fn agg_place_of_id(&self, id: i64, visible: usize) -> usize {
+        if self.agg_starts.is_empty() {
+            return self.trades[..visible].partition_point(|trade| trade.id < id);
+        }
+        usize::try_from(id - AGG_BASE).unwrap_or(0)
+    }
+
+    /// The place of the first aggregate at or after `at`.
+    pub fn agg_place_of_time(&self, at: Timestamp, visible: usize) -> usize {
+        let trade = self.trades[..visible].partition_point(|trade| trade.ts < at);
+        if self.agg_starts.is_empty() {
+            return trade;
+        }
+        self.agg_starts.partition_point(|start| (*start as usize) < trade)
+    }
+
+    /// First and last id and how many.
+    pub fn summary(&self, symbol: &Symbol) -> Published {
+        Published {
+            symbol: symbol.to_string(),
+            first: self.trades.first().map_or(-1, |trade| trade.id),
+            last: self.trades.last().map_or(-1, |trade| trade.id),
+            count: self.trades.len() as u64,
+            klines_1m: self.closed.get(&Interval::M1).map_or(0, |closed| closed.len() as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rust_decimal::Decimal;
+
+    use super::*;
+    use crate::market::Side;
+
+    fn trade(id: i64, ms: i64, price: i64) -> Trade {
+        let quantity = Decimal::new(100_000_000, 8);
+        Trade { id, ts: Timestamp::from_millis(ms), price: Decimal::new(price, 8), quantity, side: Side::Buy }
+    }
+
+    #[test]
+    fn a_lagging_database_shows_the_newest_later() {
+        let mut tape = Tape::default();
+        let start = Instant::now();
+        tape.push([trade(1, 1, 5)], true, start);
+        tape.push([trade(2, 2, 5)], true, start + Duration::from_secs(1));
+        let seen = |lag: u64, at: u64| tape.visible(Duration::from_secs(lag), start + Duration::from_secs(at)).len();
+        assert_eq!((seen(0, 1), seen(1, 1), seen(2, 1), seen(2, 3)), (2, 1, 0, 2));
+    }
+
+    #[test]
+    fn aggregates_join_the_trades_of_one_order() {
+        let mut tape = Tape::default();
+        tape.push([trade(1, 1, 5), trade(2, 1, 5), trade(3, 1, 6), trade(4, 2, 6)], true, Instant::now());
+        assert_eq!(tape.agg_count(4), 3);
+        assert_eq!(tape.agg(0, 4).1.len(), 2);
+        assert_eq!(tape.agg(0, 1).1.len(), 1);
+        assert_eq!(tape.agg(2, 4), (AGG_BASE + 2, &tape.trades[3..]));
+        assert_eq!(tape.agg_place_of_id(AGG_BASE + 1, 4), 1);
+        assert_eq!(tape.agg_place_of_time(Timestamp::from_millis(2), 4), 2);
+    }
+
+    #[test]
+    fn a_captures_aggregates_are_its_trades() {
+        let mut tape = Tape::default();
+        tape.push([trade(7, 1, 5), trade(7, 1, 5), trade(8, 1, 5)], false, Instant::now());
+        assert_eq!((tape.trades.len(), tape.agg_count(2)), (2, 2));
+        assert_eq!(tape.agg(1, 2).0, 8);
+        assert_eq!(tape.agg_place_of_id(8, 2), 1);
+    }
+}

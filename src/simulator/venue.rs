@@ -1,0 +1,159 @@
+//! What the parts of the simulated exchange share: its symbols, tape, connections, clock and faults.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Budget;
+use super::door::Outage;
+use super::hub::Hub;
+use super::tape::Tape;
+use super::wire::{Counters, Wire, WireFrame};
+use super::{Limits, locked};
+use crate::clock::Clock;
+use crate::market::{Symbol, Timestamp};
+
+/// The exchange's own clock.
+#[derive(Debug)]
+pub struct ExchangeTime {
+    start: Timestamp,
+    since: Instant,
+    scale: f64,
+    /// The latest time of a capture, in microseconds; unset when time runs by itself.
+    played: OnceLock<AtomicI64>,
+}
+
+impl ExchangeTime {
+    /// A clock that starts with the machine's and runs `scale` times as fast.
+    pub fn running(clock: &Clock, scale: f64) -> Self {
+        Self { start: clock.now(), since: Instant::now(), scale, played: OnceLock::new() }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        match self.played.get() {
+            Some(played) => Timestamp(played.load(Ordering::Relaxed)),
+            None => self.start.plus_micros((self.since.elapsed().as_micros() as f64 * self.scale) as i64),
+        }
+    }
+
+    /// What the clock will show when `wait` has passed on the wall.
+    pub fn after(&self, wait: Duration) -> Timestamp {
+        self.now().plus_micros((wait.as_micros() as f64 * self.scale) as i64)
+    }
+
+    /// From here on the clock stands at what was played, and never goes back.
+    pub fn play(&self, at: Timestamp) {
+        self.played.get_or_init(|| AtomicI64::new(at.micros())).fetch_max(at.micros(), Ordering::Relaxed);
+    }
+}
+
+/// What faults do to REST.
+#[derive(Debug, Default)]
+pub struct RestFaults {
+    /// Answer with this status until then.
+    pub refuse: Option<(u16, Instant)>,
+    /// Answer 429 until then.
+    pub limited_until: Option<Instant>,
+    /// How far the database is behind.
+    pub lag: Duration,
+}
+
+/// The simulated exchange.
+#[derive(Debug)]
+pub struct Venue {
+    /// Its symbols in the order they were given.
+    pub symbols: Vec<Symbol>,
+    lower: HashSet<String>,
+    /// Whether trades of one order are one aggregate trade.
+    pub aggregated: bool,
+    /// The rules for clients.
+    pub limits: Limits,
+    /// The exchange's clock.
+    pub time: ExchangeTime,
+    /// What was published.
+    pub tapes: Mutex<HashMap<Symbol, Tape>>,
+    /// Who is connected.
+    pub hub: Hub,
+    /// The faults of frames.
+    pub wire: Mutex<Wire>,
+    /// What faults did.
+    pub counters: Mutex<Counters>,
+    /// The faults of REST.
+    pub rest: Mutex<RestFaults>,
+    /// The weight used.
+    pub budget: Mutex<Budget>,
+    /// When nobody gets in.
+    pub outage: Arc<Outage>,
+    /// Each symbol's last trade id in the capture, when there is one.
+    pub capture_ends: BTreeMap<Symbol, i64>,
+    /// Cancelled when the market opened: schedules count from here.
+    pub opened: CancellationToken,
+    /// Cancelled when the market has to halt.
+    pub halt: CancellationToken,
+    /// Cancelled when nothing more will be published.
+    pub over: CancellationToken,
+    /// Cancelled when everything ends.
+    pub stop: CancellationToken,
+}
+
+impl Venue {
+    /// An exchange with an empty tape and nobody connected.
+    pub fn new(
+        symbols: Vec<Symbol>,
+        aggregated: bool,
+        limits: Limits,
+        time: ExchangeTime,
+        stop: CancellationToken,
+    ) -> Self {
+        let budget = Budget::new(limits.weight_max, limits.weight_window, limits.ban, limits.refusals_max);
+        Self {
+            lower: symbols.iter().map(|symbol| symbol.as_str().to_ascii_lowercase()).collect(),
+            tapes: Mutex::new(symbols.iter().map(|symbol| (symbol.clone(), Tape::default())).collect()),
+            symbols,
+            aggregated,
+            hub: Hub::new(limits.queue_bytes_max),
+            rest: Mutex::new(RestFaults { lag: limits.lag, ..RestFaults::default() }),
+            budget: Mutex::new(budget),
+            limits,
+            time,
+            wire: Mutex::default(),
+            counters: Mutex::default(),
+            outage: Arc::default(),
+            capture_ends: BTreeMap::new(),
+            opened: CancellationToken::new(),
+            halt: CancellationToken::new(),
+            over: CancellationToken::new(),
+            stop,
+        }
+    }
+
+    /// Whether this lower-case symbol is listed.
+    pub fn lists_lower(&self, symbol: &str) -> bool {
+        self.lower.contains(symbol)
+    }
+
+    /// The number of trades on all tapes.
+    pub fn trade_count(&self) -> usize {
+        locked(&self.tapes).values().map(|tape| tape.trades.len()).sum()
+    }
+
+    /// Takes frames past the faults to the connections; also to be called without any, because faults end by time.
+    pub fn send(&self, frames: Vec<WireFrame>) {
+        let passed = {
+            let mut counters = locked(&self.counters);
+            locked(&self.wire).pass(frames, Instant::now(), &mut counters)
+        };
+        if passed.is_empty() {
+            return;
+        }
+        let (stalled, slow) = self.hub.deliver(passed);
+        let mut counters = locked(&self.counters);
+        counters.frames_stalled += stalled;
+        counters.connections_slow += slow;
+    }
+}

@@ -1,0 +1,271 @@
+//! Between the market and the connections: what is lost, doubled or reordered on the way. Pure.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::Utf8Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::fault::Fault;
+use crate::market::Symbol;
+
+/// A frame on its way to the connections that subscribed to its stream.
+#[derive(Clone, Debug)]
+pub struct WireFrame {
+    /// `btcusdt@trade`.
+    pub stream: Arc<str>,
+    /// Whose it is.
+    pub symbol: Symbol,
+    /// The trade's id; other frames have none.
+    pub trade_id: Option<i64>,
+    /// The combined frame.
+    pub text: Utf8Bytes,
+    /// Where the raw `data` begins in it; it ends one byte before the frame does.
+    pub data_start: usize,
+}
+
+/// What the faults did so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Trade frames lost by `drop`.
+    pub frames_dropped: u64,
+    /// Frames of any stream lost by `silent`.
+    pub frames_silenced: u64,
+    /// Trade frames sent twice.
+    pub frames_duplicated: u64,
+    /// Trade frames sent out of their order.
+    pub frames_reordered: u64,
+    /// Frames sent that are not JSON.
+    pub frames_garbage: u64,
+    /// Trade frames lost by `losetail`.
+    pub frames_lost_tail: u64,
+    /// Frames lost because their connection was stalled (counted per connection).
+    pub frames_stalled: u64,
+    /// WebSocket connections ended by a fault.
+    pub connections_cut: u64,
+    /// WebSocket connections ended because they read too slowly.
+    pub connections_slow: u64,
+    /// Connections reset during an outage.
+    pub connections_refused: u64,
+    /// Connections stalled.
+    pub connections_stalled: u64,
+    /// REST requests refused with a fault's status.
+    pub rest_refused: u64,
+    /// REST requests answered with 429, by a fault or by the weight limit.
+    pub rest_rate_limited: u64,
+    /// REST requests answered with 418.
+    pub rest_banned: u64,
+    /// Announcements of `serverShutdown`.
+    pub shutdowns: u64,
+}
+
+/// A fault that is used up frame by frame.
+#[derive(Clone, Debug)]
+struct Remaining {
+    symbol: Option<Symbol>,
+    count: u64,
+}
+
+/// How long frames are held back to be reordered when too few follow.
+const REORDER_WAIT: Duration = Duration::from_secs(1);
+
+/// The faults of frames. Every connection loses the same frames: they are lost before the fan-out.
+#[derive(Debug, Default)]
+pub struct Wire {
+    drop: Vec<Remaining>,
+    duplicate: Vec<Remaining>,
+    garbage: Vec<Remaining>,
+    reorder: Vec<Remaining>,
+    held: VecDeque<WireFrame>,
+    held_since: Option<Instant>,
+    silent: Vec<(Option<Symbol>, Instant)>,
+    lost_from: Vec<(Symbol, i64)>,
+}
+
+impl Wire {
+    /// Takes a fault of frames; `false` when it is one of connections or REST.
+    pub fn inject(&mut self, fault: &Fault, now: Instant) -> bool {
+        let remaining = |symbol: &Option<Symbol>, count: &u64| Remaining { symbol: symbol.clone(), count: *count };
+        match fault {
+            Fault::Drop(symbol, count) => self.drop.push(remaining(symbol, count)),
+            Fault::Duplicate(symbol, count) => self.duplicate.push(remaining(symbol, count)),
+            Fault::Garbage(symbol, count) => self.garbage.push(remaining(symbol, count)),
+            Fault::Reorder(symbol, count) => self.reorder.push(remaining(symbol, count)),
+            Fault::Silent(symbol, time) => self.silent.push((symbol.clone(), now + *time)),
+            Fault::LoseTail(symbol, from) => self.lost_from.push((symbol.clone(), *from)),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Passes frames on to `out`, or does not, as the faults want.
+    pub fn pass(&mut self, frames: Vec<WireFrame>, now: Instant, counters: &mut Counters) -> Vec<WireFrame> {
+        self.silent.retain(|(_, until)| *until > now);
+        let quiet =
+            self.drop.is_empty() && self.duplicate.is_empty() && self.garbage.is_empty() && self.reorder.is_empty();
+        if quiet && self.silent.is_empty() && self.lost_from.is_empty() && self.held.is_empty() {
+            return frames;
+        }
+        let mut out = Vec::with_capacity(frames.len());
+        for frame in frames {
+            self.pass_one(frame, now, counters, &mut out);
+        }
+        if self.held_since.is_some_and(|since| now.duration_since(since) >= REORDER_WAIT) {
+            self.reorder.clear();
+            self.release(counters, &mut out);
+        }
+        out
+    }
+
+    fn pass_one(&mut self, frame: WireFrame, now: Instant, counters: &mut Counters, out: &mut Vec<WireFrame>) {
+        if self.silent.iter().any(|(symbol, _)| symbol.as_ref().is_none_or(|symbol| *symbol == frame.symbol)) {
+            counters.frames_silenced += 1;
+            return;
+        }
+        let Some(id) = frame.trade_id else {
+            out.push(frame);
+            return;
+        };
+        if self.lost_from.iter().any(|(symbol, from)| *symbol == frame.symbol && id >= *from) {
+            counters.frames_lost_tail += 1;
+            return;
+        }
+        if used(&mut self.drop, &frame.symbol) {
+            counters.frames_dropped += 1;
+            return;
+        }
+        if used(&mut self.garbage, &frame.symbol) {
+            counters.frames_garbage += 1;
+            out.push(garbage(&frame));
+        }
+        if used(&mut self.reorder, &frame.symbol) {
+            self.held_since.get_or_insert(now);
+            self.held.push_back(frame);
+            if self.reorder.is_empty() {
+                self.release(counters, out);
+            }
+            return;
+        }
+        if used(&mut self.duplicate, &frame.symbol) {
+            counters.frames_duplicated += 1;
+            out.push(frame.clone());
+        }
+        out.push(frame);
+    }
+
+    fn release(&mut self, counters: &mut Counters, out: &mut Vec<WireFrame>) {
+        self.held_since = None;
+        counters.frames_reordered += self.held.len() as u64;
+        out.extend(self.held.drain(..).rev());
+    }
+}
+
+/// Uses up one of the first fault that means this symbol.
+fn used(faults: &mut Vec<Remaining>, symbol: &Symbol) -> bool {
+    faults.retain(|fault| fault.count > 0);
+    let Some(fault) = faults.iter_mut().find(|fault| fault.symbol.as_ref().is_none_or(|wanted| wanted == symbol))
+    else {
+        return false;
+    };
+    fault.count -= 1;
+    faults.retain(|fault| fault.count > 0);
+    true
+}
+
+/// The first half of a frame: valid UTF-8, as a text frame must be, but not JSON.
+fn garbage(frame: &WireFrame) -> WireFrame {
+    let half = frame.text.as_str().get(..frame.text.len() / 2).unwrap_or("{");
+    // The raw form drops the last byte, so the garbage has one to spare.
+    WireFrame { text: Utf8Bytes::from(format!("{half} ")), ..frame.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(symbol: &str, id: Option<i64>) -> WireFrame {
+        let stream = if id.is_some() { "x@trade" } else { "x@kline_1m" };
+        let text = format!(r#"{{"stream":"{stream}","data":{{"t":{}}}}}"#, id.unwrap_or_default());
+        WireFrame {
+            stream: Arc::from(stream),
+            symbol: Symbol::new(symbol),
+            trade_id: id,
+            text: Utf8Bytes::from(text),
+            data_start: super::super::render::data_start(stream),
+        }
+    }
+
+    fn ids(frames: &[WireFrame]) -> Vec<i64> {
+        frames.iter().filter_map(|frame| frame.trade_id).collect()
+    }
+
+    fn passed(fault: &str, symbols: &[(&str, i64)]) -> (Vec<i64>, Counters) {
+        let mut wire = Wire::default();
+        let mut counters = Counters::default();
+        let now = Instant::now();
+        assert!(wire.inject(&fault.parse().unwrap(), now));
+        let frames = symbols.iter().map(|(symbol, id)| frame(symbol, Some(*id))).collect();
+        let out = wire.pass(frames, now, &mut counters);
+        (ids(&out), counters)
+    }
+
+    #[test]
+    fn the_next_frames_are_dropped_and_no_more() {
+        let (ids, counters) = passed("drop:B:2", &[("A", 1), ("B", 2), ("B", 3), ("B", 4)]);
+        assert_eq!(ids, [1, 4]);
+        assert_eq!(counters.frames_dropped, 2);
+    }
+
+    #[test]
+    fn a_duplicate_comes_twice() {
+        assert_eq!(passed("duplicate:1", &[("A", 1), ("A", 2)]).0, [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_reordered_run_comes_backwards() {
+        let (ids, counters) = passed("reorder:A:3", &[("A", 1), ("B", 9), ("A", 2), ("A", 3), ("A", 4)]);
+        assert_eq!(ids, [9, 3, 2, 1, 4]);
+        assert_eq!(counters.frames_reordered, 3);
+    }
+
+    #[test]
+    fn held_frames_do_not_wait_for_ever() {
+        let mut wire = Wire::default();
+        let mut counters = Counters::default();
+        let now = Instant::now();
+        wire.inject(&"reorder:5".parse().unwrap(), now);
+        assert!(wire.pass(vec![frame("A", Some(1)), frame("A", Some(2))], now, &mut counters).is_empty());
+        assert_eq!(ids(&wire.pass(Vec::new(), now + REORDER_WAIT, &mut counters)), [2, 1]);
+    }
+
+    #[test]
+    fn the_tail_is_lost_for_good() {
+        assert_eq!(passed("losetail:A:2", &[("A", 1), ("A", 2), ("B", 2), ("A", 3)]).0, [1, 2]);
+    }
+
+    #[test]
+    fn garbage_is_not_json_and_loses_nothing() {
+        let mut wire = Wire::default();
+        let mut counters = Counters::default();
+        wire.inject(&"garbage:1".parse().unwrap(), Instant::now());
+        let out = wire.pass(vec![frame("A", Some(1)), frame("A", Some(2))], Instant::now(), &mut counters);
+        assert_eq!(out.len(), 3);
+        assert!(serde_json::from_str::<serde_json::Value>(&out[0].text).is_err());
+        assert!(serde_json::from_str::<serde_json::Value>(&out[1].text).is_ok());
+    }
+
+    #[test]
+    fn silence_takes_every_stream_of_the_symbol_and_ends() {
+        let mut wire = Wire::default();
+        let mut counters = Counters::default();
+        let now = Instant::now();
+        wire.inject(&"silent:A:1s".parse().unwrap(), now);
+        let out = wire.pass(vec![frame("A", Some(1)), frame("A", None), frame("B", Some(5))], now, &mut counters);
+        assert_eq!(ids(&out), [5]);
+        assert_eq!(counters.frames_silenced, 2);
+        let out = wire.pass(vec![frame("A", Some(2))], now + Duration::from_secs(1), &mut counters);
+        assert_eq!(ids(&out), [2]);
+    }
+}

@@ -1,0 +1,269 @@
+//! How this program opens an SQLite file, which schema it accepts, how it sorts SQLite's errors and
+//! how it reads beside a writer. Knows nothing of markets, logs or history.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::Semaphore;
+
+/// Rows are readable by other programs while we write; one that holds a lock is waited for so long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The write-ahead log is copied into the file when it has so many bytes. Bigger means fewer copies of
+/// a page that is written again and again, smaller means less to read after a crash.
+const CHECKPOINT_BYTES: u32 = 64 << 20;
+/// What a burst leaves of the write-ahead log on disk.
+const WAL_BYTES_MAX: u32 = 128 << 20;
+/// Pages are mapped, not copied, by readers, up to here.
+const READ_MMAP_BYTES: u32 = 256 << 20;
+
+/// What went wrong, by what can be done about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// Full, busy or an I/O error: it may work later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// These rows cannot be stored as they are.
+    #[error("{0}")]
+    Refused(String),
+    /// A damaged file, another program's, another schema, or no permission: a person must act.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OutOfMemory
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::OperationAborted
+                | ErrorCode::FileLockingProtocolFailed => Self::Unavailable(text),
+                ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Refused(text),
+                _ => Self::Unusable(text),
+            },
+            rusqlite::Error::ToSqlConversionFailure(_) => Self::Refused(text),
+            _ => Self::Unusable(text),
+        }
+    }
+}
+
+/// A file's schema: what makes it ours and how an older one becomes the present one.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    /// What the file is, for messages: "log".
+    pub name: &'static str,
+    /// Marks the file as ours (`PRAGMA application_id`).
+    pub application_id: i32,
+    /// Step `n` brings a file of version `n` to version `n + 1`; the first one makes it.
+    pub steps: &'static [&'static str],
+    /// Bytes of a page in a new file.
+    pub page_bytes: u32,
+}
+
+impl Schema {
+    /// The version this program reads and writes.
+    pub fn version(&self) -> i64 {
+        self.steps.len() as i64
+    }
+
+    /// Opens the file for writing, makes it or brings it to the present version.
+    pub fn open(&self, path: &Path) -> Result<Connection, Failure> {
+        let named = |error: Failure| in_file(path, error);
+        let mut connection = Connection::open(path).map_err(|error| named(error.into()))?;
+        self.prepare(&mut connection).map_err(named)?;
+        Ok(connection)
+    }
+
+    fn prepare(&self, connection: &mut Connection) -> Result<(), Failure> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Both only take effect before the first table is made.
+        connection.pragma_update(None, "page_size", self.page_bytes)?;
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        self.refuse_what_is_not_ours(connection, version)?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        // Durable means after a power cut: the write-ahead log is synced at every commit.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_BYTES / self.page_bytes)?;
+        connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_MAX, |_| Ok(()))?;
+        connection.pragma_update(None, "cache_size", -65_536)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        for (done, step) in self.steps.iter().enumerate().skip(version as usize) {
+            let step_transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            step_transaction.execute_batch(step)?;
+            step_transaction.pragma_update(None, "application_id", self.application_id)?;
+            step_transaction.pragma_update(None, "user_version", done as i64 + 1)?;
+            step_transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    fn refuse_what_is_not_ours(&self, connection: &Connection, version: i64) -> Result<(), Failure> {
+        let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables > 0 && application_id != self.application_id {
+            return Err(Failure::Unusable(format!(
+                "the file is not a {} of tapekeeper: move it away or choose another data_dir",
+                self.name
+            )));
+        }
+        if version > self.version() || version < 0 {
+            return Err(Failure::Unusable(format!(
+                "the {} has schema version {version}, this program knows versions up to {}: run the newer tapekeeper",
+                self.name,
+                self.version()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Read connections beside the writer, a few, opened as needed.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    path: Arc<Path>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// At most `count` reads run at once.
+    pub fn new(path: &Path, count: usize) -> Self {
+        Self { path: Arc::from(path), idle: Arc::default(), permits: Arc::new(Semaphore::new(count)) }
+    }
+
+    /// Runs a read on a blocking thread, inside one transaction, so that all its queries see one state.
+    /// When the caller goes away the read ends on its own.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let closed = || Failure::Unavailable(format!("{} is closed", self.path.display()));
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closed())?;
+        let readers = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let connection = match readers.lock_idle().pop() {
+                Some(connection) => connection,
+                // The writer has the file open: what fails here (no descriptor left) may pass.
+                None => open_reader(&readers.path).map_err(|error| Failure::Unavailable(error.to_string()))?,
+            };
+            let transaction = connection.unchecked_transaction()?;
+            let answer = read(&transaction)?;
+            transaction.finish()?;
+            // A connection on which anything failed is not used again.
+            if !readers.permits.is_closed() {
+                readers.lock_idle().push(connection);
+            }
+            drop(permit);
+            Ok(answer)
+        });
+        match reading.await {
+            Ok(answer) => answer.map_err(|error| in_file(&self.path, error)),
+            Err(_) => Err(Failure::Unavailable(format!("a read of {} was cut off", self.path.display()))),
+        }
+    }
+
+    /// Bytes of the file and its write-ahead log on disk.
+    pub fn bytes_on_disk(&self) -> u64 {
+        let mut wal = self.path.as_os_str().to_owned();
+        wal.push("-wal");
+        [self.path.to_path_buf(), PathBuf::from(wal)]
+            .iter()
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+
+    /// Later reads fail; connections are closed as soon as no read uses them.
+    pub fn close(&self) {
+        self.permits.close();
+        self.lock_idle().clear();
+    }
+
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update_and_check(None, "mmap_size", READ_MMAP_BYTES, |_| Ok(()))?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn in_file(path: &Path, error: Failure) -> Failure {
+    let named = |text: String| format!("{}: {text}", path.display());
+    match error {
+        Failure::Unavailable(text) => Failure::Unavailable(named(text)),
+        Failure::Refused(text) => Failure::Refused(named(text)),
+        Failure::Unusable(text) => Failure::Unusable(named(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Schema =
+        Schema { name: "shelf", application_id: 7, steps: &["CREATE TABLE a(x) STRICT_"], page_bytes: 4096 };
+
+    fn shelf(steps: &'static [&'static str]) -> Schema {
+        Schema { steps, ..ONE }
+    }
+
+    #[test]
+    fn an_older_schema_is_brought_up_and_a_newer_one_refused_by_both_versions() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        let first = "CREATE TABLE a(x INTEGER) STRICT; INSERT INTO a VALUES (1);";
+        let second = "ALTER TABLE a ADD COLUMN y INTEGER NOT NULL DEFAULT 5;";
+        let old: &'static [&'static str] = &["CREATE TABLE a(x INTEGER) STRICT; INSERT INTO a VALUES (1);"];
+        drop(shelf(old).open(&path).unwrap());
+        let new: &'static [&'static str] = Box::leak(Box::new([first, second]));
+        let connection = shelf(new).open(&path).unwrap();
+        let row = connection.query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?)));
+        assert_eq!(row, Ok((1_i64, 5_i64)));
+        drop(connection);
+        let refusal = shelf(old).open(&path).unwrap_err();
+        assert!(matches!(&refusal, Failure::Unusable(text) if text.contains("version 2") && text.contains("to 1")));
+    }
+
+    #[test]
+    fn a_failed_step_leaves_the_file_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        assert!(ONE.open(&path).is_err());
+        drop(shelf(&["CREATE TABLE a(x INTEGER) STRICT"]).open(&path).unwrap());
+    }
+
+    #[test]
+    fn another_programs_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE other(x)").unwrap();
+        assert!(matches!(ONE.open(&path), Err(Failure::Unusable(_))));
+        std::fs::write(&path, vec![7; 20_000]).unwrap();
+        assert!(matches!(ONE.open(&path), Err(Failure::Unusable(_))));
+    }
+
+    #[test]
+    fn a_full_disk_is_unavailable_and_a_broken_constraint_refused() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE a(x BLOB CHECK (length(x) > 1)); PRAGMA max_page_count = 3").unwrap();
+        let full = connection.execute("INSERT INTO a VALUES (zeroblob(100000))", []).unwrap_err();
+        assert!(matches!(Failure::from(full), Failure::Unavailable(_)));
+        let check = connection.execute("INSERT INTO a VALUES (zeroblob(1))", []).unwrap_err();
+        assert!(matches!(Failure::from(check), Failure::Refused(_)));
+    }
+}

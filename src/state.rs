@@ -1,0 +1,182 @@
+//! The service's snapshot: saved atomically to a file and to the cache, restored at start.
+//!
+//! A save writes a temporary file, syncs it, renames it over the current one and syncs the directory, after
+//! the current one became the previous generation. So a power cut leaves one of the two whole, and the
+//! checksum tells which. This room does not know what the numbers mean to the flows.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+/// The current generation.
+pub const FILE: &str = "service_state.json";
+/// The generation before it.
+pub const PREVIOUS_FILE: &str = "service_state.previous.json";
+
+/// What is saved. Streams are written `binance:BTCUSDT:trade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The exchange's time of each stream's newest durable row, milliseconds since 1970.
+    pub last_processed_timestamps: BTreeMap<String, i64>,
+    /// Streams that are recorded.
+    pub active_subscriptions: Vec<String>,
+    /// For each log partition the next offset to consume.
+    pub consumer_offsets: BTreeMap<String, i64>,
+    /// When the process started, RFC 3339.
+    pub startup_time: String,
+    /// When it stopped in order, RFC 3339; null while it runs and after a crash.
+    pub shutdown_time: Option<String>,
+    /// The highest durable position of each stream: trade id, or open time in microseconds.
+    pub watermarks: BTreeMap<String, i64>,
+    /// The history the watermarks were written against.
+    pub history_identity: Option<String>,
+    /// Per exchange, until when it bans this address, milliseconds since 1970.
+    #[serde(default)]
+    pub ban_until: BTreeMap<String, i64>,
+    /// Per stream without a row yet, the exchange's time of its first subscription, milliseconds since 1970.
+    #[serde(default)]
+    pub subscribed_since: BTreeMap<String, i64>,
+    /// Grows with every save.
+    pub generation: u64,
+    /// CRC-32 of this document with an empty checksum, eight hexadecimal digits.
+    pub checksum: String,
+}
+
+impl Snapshot {
+    /// The document as saved, with its checksum.
+    pub fn encode(&self) -> anyhow::Result<String> {
+        let mut unsigned = self.clone();
+        unsigned.checksum = String::new();
+        let body = serde_json::to_string_pretty(&unsigned).context("encode the state")?;
+        unsigned.checksum = format!("{:08x}", crc32fast::hash(body.as_bytes()));
+        serde_json::to_string_pretty(&unsigned).context("encode the state")
+    }
+
+    /// Reads a document; an error when it is torn or was changed by hand.
+    pub fn decode(text: &str) -> anyhow::Result<Self> {
+        let snapshot: Self = serde_json::from_str(text).context("read the state's JSON")?;
+        let expected = Self::decode_checksum(&snapshot)?;
+        anyhow::ensure!(snapshot.checksum == expected, "checksum {} is not {expected}", snapshot.checksum);
+        Ok(snapshot)
+    }
+
+    fn decode_checksum(snapshot: &Self) -> anyhow::Result<String> {
+        let mut unsigned = snapshot.clone();
+        unsigned.checksum = String::new();
+        let body = serde_json::to_string_pretty(&unsigned).context("encode the state")?;
+        Ok(format!("{:08x}", crc32fast::hash(body.as_bytes())))
+    }
+}
+
+/// The two generations on disk.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    directory: PathBuf,
+}
+
+impl StateFile {
+    /// In this directory.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Saves a document durably; the one before becomes the previous generation.
+    pub fn save(&self, document: &str) -> anyhow::Result<()> {
+        let current = self.directory.join(FILE);
+        let temporary = self.directory.join(format!("{FILE}.tmp"));
+        let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
+        file.write_all(document.as_bytes()).with_context(|| format!("write {}", temporary.display()))?;
+        file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
+        drop(file);
+        // Only a whole document becomes the previous one: a corrupt current file must not push out the last good.
+        if fs::read_to_string(&current).is_ok_and(|text| Snapshot::decode(&text).is_ok()) {
+            let previous = self.directory.join(PREVIOUS_FILE);
+            fs::rename(&current, &previous).with_context(|| format!("keep {}", previous.display()))?;
+        }
+        fs::rename(&temporary, &current).with_context(|| format!("replace {}", current.display()))?;
+        // Without this the rename itself may not survive a power cut.
+        let directory = File::open(&self.directory).context("open the state directory")?;
+        directory.sync_all().context("sync the state directory")
+    }
+
+    /// The newest whole generation, and a warning for every one that is not. Neither is an error: the cache
+    /// and history are asked next.
+    pub fn load(&self) -> (Option<Snapshot>, Vec<String>) {
+        let mut warnings = Vec::new();
+        for name in [FILE, PREVIOUS_FILE] {
+            let path = self.directory.join(name);
+            match fs::read_to_string(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => warnings.push(format!("cannot read {}: {error}", path.display())),
+                Ok(text) => match Snapshot::decode(&text) {
+                    Ok(snapshot) => return (Some(snapshot), warnings),
+                    Err(error) => warnings.push(format!("{} is corrupt: {error:#}", path.display())),
+                },
+            }
+        }
+        (None, warnings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot(generation: u64) -> Snapshot {
+        let watermarks = BTreeMap::from([("binance:BTCUSDT:trade".to_owned(), 7)]);
+        Snapshot { generation, watermarks, ..Snapshot::default() }
+    }
+
+    fn saved(file: &StateFile, generation: u64) {
+        file.save(&snapshot(generation).encode().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = StateFile::new(directory.path());
+        assert_eq!(file.load(), (None, vec![]));
+        saved(&file, 1);
+        saved(&file, 2);
+        let (loaded, warnings) = file.load();
+        assert_eq!((loaded.unwrap().generation, warnings), (2, vec![]));
+    }
+
+    #[test]
+    fn a_torn_file_falls_back_to_the_previous_generation() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = StateFile::new(directory.path());
+        saved(&file, 1);
+        saved(&file, 2);
+        let path = directory.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() / 2]).unwrap();
+        let (loaded, warnings) = file.load();
+        assert_eq!((loaded.unwrap().generation, warnings.len()), (1, 1));
+        // The next save must not push the last good generation out with the torn one.
+        saved(&file, 3);
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(file.load().0.unwrap().generation, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_byte_is_noticed(at in 0_usize..200, bit in 0_u8..8) {
+            let mut bytes = snapshot(5).encode().unwrap().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok(text) = String::from_utf8(bytes)
+                && let Ok(read) = Snapshot::decode(&text)
+            {
+                // White space and the case of an escape may change; the content may not.
+                prop_assert_eq!(Snapshot { checksum: String::new(), ..read }, snapshot(5));
+            }
+        }
+    }
+}

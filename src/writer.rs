@@ -1,0 +1,234 @@
+//! The one way rows reach history and the cache, for live and for backfilled ones.
+//!
+//! It knows how to insist: what is unavailable is tried again for ever, what is refused is bisected
+//! down to the row and set aside as a dead letter, a wrong schema stops the process.
+
+use std::ops::Range as Span;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::cache::Latest;
+use crate::health::Health;
+use crate::history::{Batch, DeadLetter, History, HistoryError};
+use crate::log::Partition;
+use crate::market::Timestamp;
+use crate::pulse::Pulse;
+
+/// First wait before history is tried again; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest wait: a store that comes back is noticed within it, and the caller's pulse beats at least so often.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Where a row came from, for its dead letter.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Log partition.
+    pub partition: Partition,
+    /// Log offset.
+    pub offset: i64,
+    /// When the bytes arrived.
+    pub received_at: Timestamp,
+    /// The bytes as received.
+    pub payload: Bytes,
+}
+
+/// A batch, and for each trade and each kline in it where it came from; no sources for rows that came over REST.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// What is stored.
+    pub batch: Batch,
+    /// Parallel to `batch.trades`, or empty.
+    pub trade_sources: Vec<Source>,
+    /// Parallel to `batch.klines`, or empty.
+    pub kline_sources: Vec<Source>,
+}
+
+/// Why rows were not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// We were told to stop while history was away; nothing is acknowledged.
+    #[error("stopped while history was unavailable")]
+    Stopped,
+    /// History is not the one this program knows, or refuses even a dead letter.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Writes rows durably.
+#[derive(Clone)]
+pub struct Writer {
+    history: Arc<dyn History>,
+    latest: Arc<Latest>,
+    health: Health,
+}
+
+impl Writer {
+    /// A writer to these stores.
+    pub fn new(history: Arc<dyn History>, latest: Arc<Latest>, health: Health) -> Self {
+        Self { history, latest, health }
+    }
+
+    /// The history it writes to.
+    pub fn history(&self) -> &Arc<dyn History> {
+        &self.history
+    }
+
+    /// What is on its way to the cache.
+    pub fn latest(&self) -> &Arc<Latest> {
+        &self.latest
+    }
+
+    /// Stores all rows durably, however long it takes, and then offers them to the cache. Returns how many
+    /// rows were set aside as dead letters.
+    pub async fn write(&self, rows: &Rows, pulse: &Pulse, stop: &CancellationToken) -> Result<u64, WriteError> {
+        let mut set_aside = 0;
+        if let Err(refusal) = self.insist(&rows.batch, pulse, stop).await? {
+            warn!(rows = rows.batch.rows(), error = %refusal, "history refused a batch, bisecting it: {refusal}");
+            set_aside = self.bisect(rows, pulse, stop).await?;
+        }
+        self.latest.offer_rows(&rows.batch);
+        Ok(set_aside)
+    }
+
+    /// Inserts until it is durable, refused as data (inner error), or hopeless.
+    async fn insist(
+        &self,
+        batch: &Batch,
+        pulse: &Pulse,
+        stop: &CancellationToken,
+    ) -> Result<Result<(), String>, WriteError> {
+        let mut wait = RETRY_MIN;
+        let mut failed = false;
+        loop {
+            pulse.beat();
+            match self.history.insert(batch).await {
+                Ok(()) => {
+                    if failed {
+                        self.health.restored("history");
+                    }
+                    return Ok(Ok(()));
+                }
+                Err(HistoryError::Data(why)) => return Ok(Err(why)),
+                Err(HistoryError::Schema(why)) => return Err(WriteError::Fatal(why)),
+                Err(HistoryError::Unavailable(why)) => {
+                    if !failed {
+                        warn!(error = %why, "history does not take rows, trying again until it does: {why}");
+                    }
+                    failed = true;
+                    self.health.degraded("history", &why);
+                }
+            }
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tokio::select! {
+                () = stop.cancelled() => return Err(WriteError::Stopped),
+                () = tokio::time::sleep(wait.mul_f64(jitter)) => {}
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Finds the rows that are to blame; all others are stored.
+    async fn bisect(&self, rows: &Rows, pulse: &Pulse, stop: &CancellationToken) -> Result<u64, WriteError> {
+        let rest = Batch {
+            gaps: rows.batch.gaps.clone(),
+            dead_letters: rows.batch.dead_letters.clone(),
+            token: format!("{}:rest", rows.batch.token),
+            ..Batch::default()
+        };
+        if let Err(why) = self.insist(&rest, pulse, stop).await? {
+            return Err(WriteError::Fatal(format!("history refuses ledger rows: {why}")));
+        }
+        let mut set_aside = 0;
+        for (kind, len) in [(Kind::Trades, rows.batch.trades.len()), (Kind::Klines, rows.batch.klines.len())] {
+            let mut todo = vec![Span { start: 0, end: len }];
+            while let Some(span) = todo.pop() {
+                if span.is_empty() {
+                    continue;
+                }
+                let Err(why) = self.insist(&kind.part(rows, &span), pulse, stop).await? else { continue };
+                if span.len() == 1 {
+                    set_aside += 1;
+                    self.set_aside(kind.letter(rows, span.start, why), pulse, stop).await?;
+                    continue;
+                }
+                let middle = span.start + span.len() / 2;
+                todo.push(middle..span.end);
+                todo.push(span.start..middle);
+            }
+        }
+        Ok(set_aside)
+    }
+
+    async fn set_aside(&self, letter: DeadLetter, pulse: &Pulse, stop: &CancellationToken) -> Result<(), WriteError> {
+        let token = format!("letter:{}:{}", letter.partition, letter.offset);
+        let batch = Batch { dead_letters: vec![letter], token, ..Batch::default() };
+        match self.insist(&batch, pulse, stop).await? {
+            Ok(()) => Ok(()),
+            Err(why) => Err(WriteError::Fatal(format!("history refuses a dead letter: {why}"))),
+        }
+    }
+}
+
+/// Which of a batch's lists is bisected.
+#[derive(Clone, Copy)]
+enum Kind {
+    Trades,
+    Klines,
+}
+
+impl Kind {
+    fn part(self, rows: &Rows, span: &Span<usize>) -> Batch {
+        let batch = &rows.batch;
+        // The kind is part of the token: the same span of trades and of klines are not the same rows.
+        match self {
+            Self::Trades => Batch {
+                trades: batch.trades[span.clone()].to_vec(),
+                token: format!("{}:t{}-{}", batch.token, span.start, span.end),
+                ..Batch::default()
+            },
+            Self::Klines => Batch {
+                klines: batch.klines[span.clone()].to_vec(),
+                token: format!("{}:k{}-{}", batch.token, span.start, span.end),
+                ..Batch::default()
+            },
+        }
+    }
+
+    fn letter(self, rows: &Rows, index: usize, why: String) -> DeadLetter {
+        let (sources, stream, text) = match self {
+            Self::Trades => {
+                let row = &rows.batch.trades[index];
+                (&rows.trade_sources, format!("{}:{}:trade", row.exchange, row.symbol), format!("{:?}", row.trade))
+            }
+            Self::Klines => {
+                let row = &rows.batch.klines[index];
+                let stream = format!("{}:{}:kline_{}", row.exchange, row.symbol, row.kline.interval);
+                (&rows.kline_sources, stream, format!("{:?}", row.kline))
+            }
+        };
+        let source = sources.get(index).cloned().unwrap_or_else(|| Source {
+            // A row that came over REST has no place in the log: a partition below zero says so, and the
+            // row's own number keeps two of them apart.
+            partition: -1,
+            offset: match self {
+                Self::Trades => rows.batch.trades[index].trade.id,
+                Self::Klines => rows.batch.klines[index].kline.open_time.micros(),
+            },
+            received_at: Timestamp::default(),
+            payload: Bytes::from(text),
+        });
+        DeadLetter {
+            partition: source.partition,
+            offset: source.offset,
+            received_at: source.received_at,
+            stream: stream.into(),
+            reason: format!("history refuses the row: {why}"),
+            payload: source.payload,
+        }
+    }
+}

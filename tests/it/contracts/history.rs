@@ -1,0 +1,454 @@
+//! The contract of history: `src/history/mod.rs`, promises 1 to 6.
+
+mod rows;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tapekeeper::gap::{Evidence, Gap, GapState, Range};
+use tapekeeper::history::{Batch, Count, CoverageDay, GapFilter, History, TradeRow, Watermark};
+use tapekeeper::market::{DAY_US, Interval, Stream, Symbol, Timestamp};
+
+use super::{BINANCE, NOON, run, runtime, symbol};
+use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trades};
+
+/// A history that can be opened again; the caller drops what it opened before.
+pub trait HistoryStore: Send + Sync {
+    fn open(&self) -> Arc<dyn History>;
+}
+
+/// Holds a backend to every promise; each check gets a fresh store.
+pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
+    run("1: an insert is durable", new_store, |s| Box::pin(an_insert_is_durable(s)));
+    run("1: inserting again", new_store, |s| Box::pin(inserting_again_changes_nothing(s)));
+    run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
+    run("2: gaps", new_store, |s| Box::pin(a_gap_is_its_highest_version(s)));
+    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_its_place_in_the_log(s)));
+    run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
+    run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
+    run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
+    run("exact decimals", new_store, |s| Box::pin(decimals_come_back_exactly(s)));
+    run("watermarks and latest rows", new_store, |s| Box::pin(the_latest_of_every_symbol_is_found(s)));
+    run("rows by key", new_store, |s| Box::pin(rows_are_found_by_key(s)));
+    run("rows by range", new_store, |s| Box::pin(rows_are_listed_by_range(s)));
+    run("huge ids", new_store, |s| Box::pin(huge_ids_are_counted(s)));
+    run("days", new_store, |s| Box::pin(days_are_days_of_utc(s)));
+    run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
+    run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
+    run("retention", new_store, |s| Box::pin(retention_removes_what_is_old_and_nothing_else(s)));
+    behaves_like_a_map(new_store);
+}
+
+fn filter(open_only: bool, symbol: Option<Symbol>, limit: usize) -> GapFilter {
+    GapFilter { open_only, symbol, limit }
+}
+
+async fn all_trades(history: &dyn History, name: &str) -> Vec<TradeRow> {
+    let whole = Range { first: 0, last: i64::MAX };
+    history.trades(&stream(name, "trade"), whole, usize::MAX).await.unwrap()
+}
+
+/// Asserts that history holds exactly [`everything`].
+async fn assert_holds_everything(history: &dyn History) {
+    let batch = everything();
+    assert_eq!(all_trades(history, "BTCUSDT").await, batch.trades);
+    let whole = Range { first: 0, last: i64::MAX };
+    let stored = history.klines(&stream("BTCUSDT", "kline_1m"), whole, usize::MAX).await.unwrap();
+    assert_eq!(stored, batch.klines);
+    assert_eq!(history.gaps(&GapFilter::default()).await.unwrap(), batch.gaps);
+    assert_eq!(history.dead_letters(10).await.unwrap(), batch.dead_letters);
+    assert_eq!(history.dead_letter_count().await.unwrap(), 1);
+}
+
+async fn an_insert_is_durable(store: &dyn HistoryStore) {
+    let history = store.open();
+    history.insert(&everything()).await.unwrap();
+    history.insert(&Batch::default()).await.unwrap();
+    drop(history);
+    let history = store.open();
+    assert_holds_everything(&*history).await;
+    history.close().await.unwrap();
+    history.close().await.unwrap();
+    assert!(history.insert(&everything()).await.is_err(), "closed");
+    drop(history);
+    assert_holds_everything(&*store.open()).await;
+}
+
+async fn inserting_again_changes_nothing(store: &dyn HistoryStore) {
+    let history = store.open();
+    for _ in 0..3 {
+        history.insert(&everything()).await.unwrap();
+    }
+    assert_holds_everything(&*history).await;
+}
+
+async fn the_higher_version_is_read(store: &dyn HistoryStore) {
+    let history = store.open();
+    let backfilled = |mut row: TradeRow| {
+        row.is_backfilled = true;
+        row.received_at = row.received_at.plus_micros(1_000);
+        row
+    };
+    let (one, two) = (trade("BTCUSDT", 1), trade("BTCUSDT", 2));
+    // Live first for 1, backfilled first for 2: live wins both times.
+    history.insert(&trades(vec![one.clone(), backfilled(two.clone())])).await.unwrap();
+    assert_eq!(all_trades(&*history, "BTCUSDT").await, [one.clone(), backfilled(two.clone())]);
+    history.insert(&trades(vec![backfilled(one.clone()), two.clone()])).await.unwrap();
+    assert_eq!(all_trades(&*history, "BTCUSDT").await, [one, two]);
+    // Both in one batch, either way round.
+    let (three, four) = (trade("BTCUSDT", 3), trade("BTCUSDT", 4));
+    let both = vec![backfilled(three.clone()), three.clone(), four.clone(), backfilled(four.clone())];
+    history.insert(&trades(both)).await.unwrap();
+    assert_eq!(all_trades(&*history, "BTCUSDT").await[2..], [three, four]);
+
+    let live = kline("BTCUSDT", 1);
+    let mut filled = kline("BTCUSDT", 1);
+    filled.is_backfilled = true;
+    filled.kline.first_trade_id = -1;
+    let of_kline = stream("BTCUSDT", "kline_1m");
+    let whole = Range { first: 0, last: i64::MAX };
+    for row in [&filled, &live, &filled] {
+        history.insert(&klines(vec![row.clone()])).await.unwrap();
+    }
+    assert_eq!(history.klines(&of_kline, whole, 9).await.unwrap(), [live]);
+    let count = history.count(&of_kline, whole).await.unwrap();
+    assert_eq!(count, Count { present: 1, backfilled: 0 });
+}
+
+async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
+    let history = store.open();
+    let put = async |gap: &Gap| {
+        history.insert(&Batch { gaps: vec![gap.clone()], ..Batch::default() }).await.unwrap();
+    };
+    let evidence = Evidence {
+        by: "neighbour".to_owned(),
+        previous: Some(4),
+        next: Some(10),
+        partition: Some(0),
+        offset: Some(77),
+        connection: Some(3),
+    };
+    let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, evidence, NOON);
+    gap.from_ts = Some(NOON.plus_micros(-5));
+    put(&gap).await;
+    let found = gap.clone();
+    gap.attempts = 1;
+    assert!(gap.advance(GapState::Filling, "asked the exchange", NOON.plus_micros(1)));
+    put(&gap).await;
+    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
+    // An old version that arrives late changes nothing.
+    put(&found).await;
+    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
+    gap.filled = 5;
+    gap.to_ts = Some(NOON);
+    assert!(gap.advance(GapState::Filled, "", NOON.plus_micros(2)));
+    put(&gap).await;
+    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), []);
+    assert_eq!(history.gaps(&filter(false, None, 0)).await.unwrap(), [gap.clone()]);
+
+    // Newest first, by symbol, and no more than asked.
+    let mut others = Vec::new();
+    for number in 1..4 {
+        let range = Range { first: number, last: number };
+        let name = if number == 2 { "BTCUSDT" } else { "ETHUSDT" };
+        others.push(Gap::open(stream(name, "kline_1m"), range, Evidence::default(), NOON.plus_micros(number)));
+    }
+    history.insert(&Batch { gaps: others.clone(), ..Batch::default() }).await.unwrap();
+    let [first, second, third] = others.try_into().unwrap();
+    let listed = history.gaps(&filter(false, None, 3)).await.unwrap();
+    assert_eq!(listed, [third.clone(), second.clone(), first.clone()]);
+    let of_btc = history.gaps(&filter(false, Some(symbol("BTCUSDT")), 0)).await.unwrap();
+    assert_eq!(of_btc, [second, gap]);
+    let open_of_eth = history.gaps(&filter(true, Some(symbol("ETHUSDT")), 1)).await.unwrap();
+    assert_eq!(open_of_eth, [third]);
+}
+
+async fn a_dead_letter_is_its_place_in_the_log(store: &dyn HistoryStore) {
+    let history = store.open();
+    let letters: Vec<_> = (0..5).map(dead_letter).collect();
+    for _ in 0..2 {
+        let batch = Batch { dead_letters: letters.clone(), ..Batch::default() };
+        history.insert(&batch).await.unwrap();
+    }
+    assert_eq!(history.dead_letter_count().await.unwrap(), 5);
+    let newest = history.dead_letters(2).await.unwrap();
+    assert_eq!(newest, [letters[4].clone(), letters[3].clone()]);
+}
+
+async fn concurrent_inserts_leave_one_row_per_key(store: &dyn HistoryStore) {
+    let history = store.open();
+    let writers: Vec<_> = (0..6)
+        .map(|writer| {
+            let history = Arc::clone(&history);
+            tokio::spawn(async move {
+                // Neighbours overlap by half.
+                for start in (writer * 50..writer * 50 + 100).step_by(10) {
+                    let rows = (start..start + 10).map(|id| trade("BTCUSDT", id)).collect();
+                    history.insert(&trades(rows)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(all_trades(&*history, "BTCUSDT").await, (0..350).map(|id| trade("BTCUSDT", id)).collect::<Vec<_>>());
+}
+
+async fn any_handle_reads_what_was_inserted(store: &dyn HistoryStore) {
+    let (writer, reader) = (store.open(), store.open());
+    for id in 0..20 {
+        writer.insert(&trades(vec![trade("BTCUSDT", id)])).await.unwrap();
+        assert_eq!(all_trades(&*reader, "BTCUSDT").await.len() as i64, id + 1);
+    }
+}
+
+async fn the_identity_never_changes(store: &dyn HistoryStore) {
+    let history = store.open();
+    let identity = history.identity().await.unwrap();
+    assert!(uuid::Uuid::parse_str(&identity).is_ok(), "{identity} is no UUID");
+    drop(history);
+    for _ in 0..3 {
+        assert_eq!(store.open().identity().await.unwrap(), identity);
+    }
+}
+
+async fn decimals_come_back_exactly(store: &dyn HistoryStore) {
+    let history = store.open();
+    // What every backend can hold: 20 digits before the point and 18 behind it, 28 in all.
+    let texts =
+        ["61234.56", "0.000000000000000001", "12345678901234567890", "9999999999.123456789012345678", "0", "1200"];
+    let mut rows = Vec::new();
+    for (id, text) in (0..).zip(texts) {
+        let mut row = trade("PEPEUSDT", id);
+        row.trade.price = text.parse().unwrap();
+        row.trade.quantity = row.trade.price;
+        rows.push(row);
+    }
+    history.insert(&trades(rows.clone())).await.unwrap();
+    let stored = all_trades(&*history, "PEPEUSDT").await;
+    assert_eq!(stored, rows);
+    for (row, text) in stored.iter().zip(texts) {
+        assert_eq!(row.trade.price.normalize().to_string(), text);
+    }
+}
+
+async fn the_latest_of_every_symbol_is_found(store: &dyn HistoryStore) {
+    let history = store.open();
+    let names: Vec<String> = (0..40).map(|number| format!("S{number}USDT")).collect();
+    let mut batch = Batch::default();
+    for (number, name) in (1..).zip(&names) {
+        batch.trades.extend((1..=number).map(|id| trade(name, id)));
+        batch.klines.extend((1..=number).map(|minute| kline(name, minute)));
+    }
+    history.insert(&batch).await.unwrap();
+    let symbols: Vec<Symbol> = names.iter().map(|name| symbol(name)).chain([symbol("NONE")]).collect();
+
+    let mut latest = history.latest_trades(BINANCE, &symbols).await.unwrap();
+    latest.sort_by_key(|row| row.trade.id);
+    let expected: Vec<TradeRow> = (1..).zip(&names).map(|(id, name)| trade(name, id)).collect();
+    assert_eq!(latest, expected);
+    let intervals = [Interval::H1, Interval::M1];
+    let mut latest = history.latest_klines(BINANCE, &symbols, &intervals).await.unwrap();
+    latest.sort_by_key(|row| row.kline.open_time);
+    assert_eq!(latest, (1..).zip(&names).map(|(minute, name)| kline(name, minute)).collect::<Vec<_>>());
+
+    let streams: Vec<Stream> = symbols
+        .iter()
+        .flat_map(|symbol| ["trade", "kline_1m", "kline_1h", "book_ticker"].map(|c| stream(symbol.as_str(), c)))
+        .collect();
+    let watermarks = history.watermarks(&streams).await.unwrap();
+    assert_eq!(watermarks.len(), 80);
+    for (number, name) in (1..).zip(&names) {
+        let (trade, kline) = (trade(name, number), kline(name, number).kline);
+        let of_trades = Watermark { stream: stream(name, "trade"), position: number, ts: trade.trade.ts };
+        assert!(watermarks.contains(&of_trades), "{of_trades:?}");
+        let position = kline.open_time.micros();
+        let of_klines = Watermark { stream: stream(name, "kline_1m"), position, ts: kline.open_time };
+        assert!(watermarks.contains(&of_klines), "{of_klines:?}");
+    }
+    assert!(history.watermarks(&[]).await.unwrap().is_empty());
+}
+
+async fn rows_are_found_by_key(store: &dyn HistoryStore) {
+    let history = store.open();
+    let mut batch = Batch::default();
+    for name in ["BTCUSDT", "ETHUSDT"] {
+        batch.trades.extend((1..=9).map(|id| trade(name, id)));
+        batch.klines.extend((1..=9).map(|minute| kline(name, minute)));
+    }
+    history.insert(&batch).await.unwrap();
+    let keys = [(symbol("BTCUSDT"), 4), (symbol("ETHUSDT"), 9), (symbol("ETHUSDT"), 10), (symbol("NONE"), 1)];
+    let mut found = history.trades_by_id(BINANCE, &keys).await.unwrap();
+    found.sort_by_key(|row| row.trade.id);
+    assert_eq!(found, [trade("BTCUSDT", 4), trade("ETHUSDT", 9)]);
+    let (third, tenth) = (kline("BTCUSDT", 3), kline("BTCUSDT", 10));
+    let keys = [
+        (symbol("BTCUSDT"), Interval::M1, third.kline.open_time),
+        (symbol("BTCUSDT"), Interval::M5, third.kline.open_time),
+        (symbol("BTCUSDT"), Interval::M1, tenth.kline.open_time),
+    ];
+    assert_eq!(history.klines_by_time(BINANCE, &keys).await.unwrap(), [third]);
+    assert!(history.trades_by_id(BINANCE, &[]).await.unwrap().is_empty());
+}
+
+async fn rows_are_listed_by_range(store: &dyn HistoryStore) {
+    let history = store.open();
+    // In no order: a backfill writes what lies before.
+    let ids = [30, 10, 11, 50, 12, 31];
+    history.insert(&trades(ids.iter().map(|id| trade("BTCUSDT", *id)).collect())).await.unwrap();
+    let of = stream("BTCUSDT", "trade");
+    let listed = async |first, last, limit| -> Vec<i64> {
+        let rows = history.trades(&of, Range { first, last }, limit).await.unwrap();
+        rows.iter().map(|row| row.trade.id).collect()
+    };
+    assert_eq!(listed(11, 31, 99).await, [11, 12, 30, 31]);
+    assert_eq!(listed(11, 31, 2).await, [11, 12]);
+    assert_eq!(listed(13, 29, 9).await, [] as [i64; 0]);
+    assert_eq!(history.extent(&of).await.unwrap(), Some(Range { first: 10, last: 50 }));
+    assert_eq!(history.extent(&stream("ETHUSDT", "trade")).await.unwrap(), None);
+    let holes = |first, last, limit| history.missing(&of, Range { first, last }, limit);
+    let range = |first, last| Range { first, last };
+    assert_eq!(holes(5, 55, 9).await.unwrap(), [range(5, 9), range(13, 29), range(32, 49), range(51, 55)]);
+    assert_eq!(holes(5, 55, 2).await.unwrap(), [range(5, 9), range(13, 29)]);
+    assert_eq!(holes(10, 12, 9).await.unwrap(), []);
+    assert_eq!(holes(10, 12, 0).await.unwrap(), []);
+    assert_eq!(holes(20, 25, 9).await.unwrap(), [range(20, 25)]);
+}
+
+async fn huge_ids_are_counted(store: &dyn HistoryStore) {
+    let history = store.open();
+    let top = i64::MAX;
+    let ids = [1, 2, top - 3, top - 2, top];
+    history.insert(&trades(ids.iter().map(|id| trade("BTCUSDT", *id)).collect())).await.unwrap();
+    let of = stream("BTCUSDT", "trade");
+    let whole = Range { first: 1, last: top };
+    assert_eq!(history.extent(&of).await.unwrap(), Some(whole));
+    assert_eq!(history.count(&of, whole).await.unwrap(), Count { present: 5, backfilled: 0 });
+    let holes = [Range { first: 3, last: top - 4 }, Range { first: top - 1, last: top - 1 }];
+    assert_eq!(history.missing(&of, whole, 9).await.unwrap(), holes);
+    let nothing = history.missing(&stream("ETHUSDT", "trade"), whole, 9).await.unwrap();
+    assert_eq!(nothing, [whole]);
+}
+
+async fn days_are_days_of_utc(store: &dyn HistoryStore) {
+    let history = store.open();
+    let mut rows = Vec::new();
+    let midnight = NOON.day() * DAY_US;
+    for (id, ts) in [(1, midnight - 1), (2, midnight), (3, midnight + 1), (4, midnight + 3 * DAY_US)] {
+        let mut row = trade("BTCUSDT", id);
+        row.trade.ts = Timestamp(ts);
+        row.is_backfilled = id == 3;
+        rows.push(row);
+    }
+    history.insert(&trades(rows)).await.unwrap();
+    let day = |day, first, last, present, backfilled| CoverageDay { day, first, last, present, backfilled };
+    let today = NOON.day();
+    assert_eq!(
+        history.days(&stream("BTCUSDT", "trade")).await.unwrap(),
+        [day(today - 1, 1, 1, 1, 0), day(today, 2, 3, 2, 1), day(today + 3, 4, 4, 1, 0)]
+    );
+    assert_eq!(history.days(&stream("ETHUSDT", "trade")).await.unwrap(), []);
+}
+
+async fn klines_are_counted_by_open_time(store: &dyn HistoryStore) {
+    let history = store.open();
+    let minutes = [1, 2, 5, 6];
+    history.insert(&klines(minutes.iter().map(|minute| kline("BTCUSDT", *minute)).collect())).await.unwrap();
+    let of = stream("BTCUSDT", "kline_1m");
+    let at = |minute| kline("BTCUSDT", minute).kline.open_time.micros();
+    let range = |first, last| Range { first: at(first), last: at(last) };
+    assert_eq!(history.extent(&of).await.unwrap(), Some(range(1, 6)));
+    assert_eq!(history.count(&of, range(0, 9)).await.unwrap(), Count { present: 4, backfilled: 0 });
+    assert_eq!(history.missing(&of, range(0, 9), 9).await.unwrap(), [range(0, 0), range(3, 4), range(7, 9)]);
+    let listed = history.klines(&of, range(2, 5), 9).await.unwrap();
+    assert_eq!(listed, [kline("BTCUSDT", 2), kline("BTCUSDT", 5)]);
+    let days = history.days(&of).await.unwrap();
+    assert_eq!(days, [CoverageDay { day: NOON.day(), first: at(1), last: at(6), present: 4, backfilled: 0 }]);
+    assert_eq!(history.count(&stream("BTCUSDT", "kline_5m"), range(0, 9)).await.unwrap(), Count::default());
+}
+
+async fn runs_are_replaced_and_listed(store: &dyn HistoryStore) {
+    let history = store.open();
+    for number in 0..6 {
+        history.put_run(&job_run(number)).await.unwrap();
+    }
+    let mut third = job_run(3);
+    third.outcome = "succeeded".to_owned();
+    third.finished_at = Some(NOON.micros());
+    third.window = Some((1, 2));
+    history.put_run(&third).await.unwrap();
+    assert_eq!(history.runs(None, 3).await.unwrap(), [job_run(5), job_run(4), third.clone()]);
+    // `job_run` gives odd numbers to one job and even ones to another.
+    assert_eq!(history.runs(Some("odd"), 99).await.unwrap(), [job_run(5), third, job_run(1)]);
+    assert_eq!(history.runs(Some("none"), 99).await.unwrap(), []);
+}
+
+async fn retention_removes_what_is_old_and_nothing_else(store: &dyn HistoryStore) {
+    let history = store.open();
+    let mut batch = Batch { dead_letters: (0..10).map(dead_letter).collect(), ..Batch::default() };
+    for name in ["BTCUSDT", "ETHUSDT"] {
+        batch.trades.extend((0..100).map(|id| trade(name, id)));
+        batch.klines.extend((0..100).map(|minute| kline(name, minute)));
+    }
+    // A late row of an early time.
+    batch.trades[99].trade.ts = trade("BTCUSDT", 0).trade.ts;
+    history.insert(&batch).await.unwrap();
+    for number in 0..6 {
+        history.put_run(&job_run(number)).await.unwrap();
+    }
+    let letters_before = dead_letter(4).received_at;
+    let runs_before = Timestamp(job_run(2).scheduled_at);
+    assert_eq!(history.retain(letters_before, runs_before, None).await.unwrap(), 6);
+    assert_eq!(history.dead_letter_count().await.unwrap(), 6);
+    assert_eq!(history.runs(None, 99).await.unwrap().len(), 4);
+    // Both kinds of rows are a minute apart.
+    let rows_before = kline("BTCUSDT", 40).kline.open_time;
+    assert_eq!(history.retain(letters_before, runs_before, Some(rows_before)).await.unwrap(), 161);
+    let ids: Vec<i64> = all_trades(&*history, "BTCUSDT").await.iter().map(|row| row.trade.id).collect();
+    assert_eq!(ids, (40..99).collect::<Vec<_>>());
+    let whole = Range { first: 0, last: i64::MAX };
+    for channel in ["trade", "kline_1m"] {
+        assert_eq!(history.count(&stream("ETHUSDT", channel), whole).await.unwrap().present, 60);
+    }
+}
+
+/// Whatever is inserted in whatever order, history reads like a map from id to the highest version.
+fn behaves_like_a_map(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
+    eprintln!("promise: 2, against a naive model");
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    let batches = prop::collection::vec(prop::collection::vec((0_i64..60, any::<bool>()), 0..30), 1..8);
+    let outcome = proptest::test_runner::TestRunner::new(config).run(&batches, |batches| {
+        let store = new_store();
+        runtime().block_on(async {
+            let history = store.open();
+            let of = stream("BTCUSDT", "trade");
+            let mut model: BTreeMap<i64, bool> = BTreeMap::new();
+            for rows in batches {
+                let mut batch = Batch::default();
+                for (id, is_backfilled) in rows {
+                    batch.trades.push(TradeRow { is_backfilled, ..trade("BTCUSDT", id) });
+                    model.entry(id).and_modify(|held| *held &= is_backfilled).or_insert(is_backfilled);
+                }
+                history.insert(&batch).await.unwrap();
+            }
+            let stored = all_trades(&*history, "BTCUSDT").await;
+            assert!(stored.iter().map(|row| (row.trade.id, row.is_backfilled)).eq(model.clone()));
+            let asked = Range { first: 10, last: 49 };
+            let in_range: BTreeMap<_, _> = model.range(10..=49).collect();
+            let backfilled = in_range.values().filter(|is_backfilled| ***is_backfilled).count() as i64;
+            let count = Count { present: in_range.len() as i64, backfilled };
+            assert_eq!(history.count(&of, asked).await.unwrap(), count);
+            let holes = history.missing(&of, asked, usize::MAX).await.unwrap();
+            let missing: BTreeSet<i64> = holes.iter().flat_map(|hole| hole.first..=hole.last).collect();
+            assert_eq!(missing, (10..=49).filter(|id| !model.contains_key(id)).collect());
+            assert!(holes.windows(2).all(|pair| pair[0].last + 1 < pair[1].first), "{holes:?}");
+        });
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}

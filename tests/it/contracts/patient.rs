@@ -1,0 +1,210 @@
+//! A caller that tries again whatever is unavailable, as the flows do.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tapekeeper::cache::{Cache, CacheError, Update};
+use tapekeeper::gap::{Gap, Range};
+use tapekeeper::history::{
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+};
+use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
+use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
+
+/// More failures in a row than any plan of faults makes.
+const TRIES_MAX: usize = 200;
+
+/// Retries what is unavailable; hands everything else on.
+pub struct Patient<T: ?Sized>(pub Arc<T>);
+
+/// Whether another try may help.
+trait MayPass {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for LogError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl MayPass for HistoryError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(text) if text.contains("injected"))
+    }
+}
+
+impl MayPass for CacheError {
+    fn may_pass(&self) -> bool {
+        true
+    }
+}
+
+async fn retry<T, E: MayPass, F: Future<Output = Result<T, E>> + Send>(call: impl Fn() -> F + Send) -> Result<T, E> {
+    for _ in 1..TRIES_MAX {
+        match call().await {
+            Err(error) if error.may_pass() => tokio::task::yield_now().await,
+            answer => return answer,
+        }
+    }
+    call().await
+}
+
+struct PatientConsumer(Box<dyn Consumer>);
+
+#[async_trait]
+impl Consumer for PatientConsumer {
+    async fn next(&mut self) -> Result<Delivery, LogError> {
+        // Written out: the retried call borrows the consumer.
+        for _ in 1..TRIES_MAX {
+            match self.0.next().await {
+                Err(error) if error.may_pass() => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        }
+        self.0.next().await
+    }
+
+    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+        for _ in 1..TRIES_MAX {
+            match self.0.commit(positions).await {
+                Err(error) if error.may_pass() => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        }
+        self.0.commit(positions).await
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.0.pause(paused);
+    }
+}
+
+#[async_trait]
+impl Log for Patient<dyn Log> {
+    async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError> {
+        retry(|| self.0.append(frames.clone())).await
+    }
+    async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(PatientConsumer(retry(|| self.0.consumer()).await?)))
+    }
+    async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
+        retry(|| self.0.read(partition, offset, limit)).await
+    }
+    async fn usage(&self) -> Result<LogUsage, LogError> {
+        retry(|| self.0.usage()).await
+    }
+    async fn retain(&self, older_than: Timestamp, bytes: u64) -> Result<u64, LogError> {
+        retry(|| self.0.retain(older_than, bytes)).await
+    }
+    async fn close(&self) -> Result<(), LogError> {
+        self.0.close().await
+    }
+}
+
+#[async_trait]
+impl Cache for Patient<dyn Cache> {
+    async fn apply(&self, update: &Update) -> Result<u64, CacheError> {
+        retry(|| self.0.apply(update)).await
+    }
+    async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
+        retry(|| self.0.ticks(exchange, symbols)).await
+    }
+    async fn klines(&self, exchange: Exchange, keys: &[(Symbol, Interval)]) -> Result<Vec<Option<Kline>>, CacheError> {
+        retry(|| self.0.klines(exchange, keys)).await
+    }
+    async fn books(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Book>>, CacheError> {
+        retry(|| self.0.books(exchange, symbols)).await
+    }
+    async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError> {
+        retry(|| self.0.put_state(instance, document)).await
+    }
+    async fn get_state(&self, instance: &str) -> Result<Option<String>, CacheError> {
+        retry(|| self.0.get_state(instance)).await
+    }
+    async fn ping(&self) -> Result<String, CacheError> {
+        retry(|| self.0.ping()).await
+    }
+}
+
+#[async_trait]
+impl History for Patient<dyn History> {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        retry(|| self.0.identity()).await
+    }
+    async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
+        retry(|| self.0.insert(batch)).await
+    }
+    async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
+        retry(|| self.0.watermarks(streams)).await
+    }
+    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+        retry(|| self.0.latest_trades(exchange, symbols)).await
+    }
+    async fn latest_klines(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        intervals: &[Interval],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        retry(|| self.0.latest_klines(exchange, symbols, intervals)).await
+    }
+    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+        retry(|| self.0.trades_by_id(exchange, keys)).await
+    }
+    async fn klines_by_time(
+        &self,
+        exchange: Exchange,
+        keys: &[(Symbol, Interval, Timestamp)],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        retry(|| self.0.klines_by_time(exchange, keys)).await
+    }
+    async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
+        retry(|| self.0.trades(stream, range, limit)).await
+    }
+    async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
+        retry(|| self.0.klines(stream, range, limit)).await
+    }
+    async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
+        retry(|| self.0.count(stream, range)).await
+    }
+    async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
+        retry(|| self.0.extent(stream)).await
+    }
+    async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
+        retry(|| self.0.missing(stream, range, limit)).await
+    }
+    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+        retry(|| self.0.days(stream)).await
+    }
+    async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
+        retry(|| self.0.gaps(filter)).await
+    }
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        retry(|| self.0.dead_letters(limit)).await
+    }
+    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
+        retry(|| self.0.dead_letter_count()).await
+    }
+    async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
+        retry(|| self.0.put_run(run)).await
+    }
+    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        retry(|| self.0.runs(job, limit)).await
+    }
+    async fn retain(
+        &self,
+        dead_letters_before: Timestamp,
+        runs_before: Timestamp,
+        rows_before: Option<Timestamp>,
+    ) -> Result<u64, HistoryError> {
+        retry(|| self.0.retain(dead_letters_before, runs_before, rows_before)).await
+    }
+    async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
+        retry(|| self.0.bytes()).await
+    }
+    async fn close(&self) -> Result<(), HistoryError> {
+        self.0.close().await
+    }
+}
