@@ -86,7 +86,7 @@ fn frame(n: u64) -> String {
         2_600 + n % 97,
         n % 100,
         n % 99_991 + 1,
-        n % 3 == 0,
+        n.is_multiple_of(3),
     )
 }
 

@@ -145,7 +145,7 @@ impl Writer {
         }
         let mut set_aside = 0;
         for (kind, len) in [(Kind::Trades, rows.batch.trades.len()), (Kind::Klines, rows.batch.klines.len())] {
-            let mut todo: Vec<Span<usize>> = vec![0..len];
+            let mut todo = vec![Span { start: 0, end: len }];
             while let Some(span) = todo.pop() {
                 if span.is_empty() {
                     continue;

@@ -79,15 +79,16 @@ fn counters(page: &mut Page, desk: &Desk) {
 
 async fn jobs(page: &mut Page, desk: &Desk) {
     let Ok(jobs) = desk.jobs.list().await else { return };
-    let kinds: [(&str, &str, fn(&crate::jobs::JobStatus) -> u64); 3] = [
-        ("tapekeeper_job_runs_total", "Runs of a job.", |job| job.runs),
-        ("tapekeeper_job_failures_total", "Runs that did not succeed.", |job| job.failures),
-        ("tapekeeper_job_missed_total", "Instants that passed without a run.", |job| job.missed),
+    let kinds = [
+        ("tapekeeper_job_runs_total", "Runs of a job."),
+        ("tapekeeper_job_failures_total", "Runs that did not succeed."),
+        ("tapekeeper_job_missed_total", "Instants that passed without a run."),
     ];
-    for (name, help, value) in kinds {
+    for (at, (name, help)) in kinds.into_iter().enumerate() {
         page.head(name, "counter", help);
         for job in &jobs {
-            page.sample(name, &[("job", &job.name)], value(job) as f64);
+            let values = [job.runs, job.failures, job.missed];
+            page.sample(name, &[("job", &job.name)], values[at] as f64);
         }
     }
 }

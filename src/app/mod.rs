@@ -13,7 +13,7 @@ mod sockets;
 pub mod stores;
 mod wiring;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -148,7 +148,7 @@ pub struct Service {
 pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     let clock = Clock::system();
     let (health, pulses) = (Health::default(), Pulses::default());
-    let _lock = stores::claim(&launch.config.data_dir)?;
+    let _lock = stores::claim(&launch.config.data_dir).await?;
     if let Some(interval) = systemd::watchdog_interval() {
         // Not in a group: it must outlive every other task, and ends with the process.
         tokio::spawn(systemd::feed_watchdog(pulses.clone(), interval));
@@ -194,32 +194,19 @@ async fn start(
     reloads: mpsc::Sender<ReloadRequest>,
 ) -> Result<(Service, wiring::Feeds), Failure> {
     let config = &launch.config;
-    let startup = clock.now();
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
     let file = StateFile::new(&config.data_dir);
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
-    let shared = market::Shared {
-        log: log.clone(),
-        // Milliseconds grow across restarts, and no recorder connects a thousand times a second.
-        next_connection: Arc::new(AtomicI64::new(startup.millis())),
-        connections: Connections::default(),
-        counters: Arc::new(Counters::default()),
-        health: health.clone(),
-        pulses: pulses.clone(),
-        clock: clock.clone(),
-        streams: streams_watch.clone(),
-    };
-    let mut markets = Vec::new();
-    let mut exchanges: Vec<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
-    exchanges.dedup();
+    let shared = shared(log.clone(), &streams_watch, clock, health, pulses);
+    let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
+    let mut markets = Vec::new();
     for exchange in exchanges {
         let client = rest[&exchange].clone();
-        let market = market::start(client, exchange, config, &shared, groups).await;
-        markets.push(market);
+        markets.push(market::start(client, exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
     let history = stores::history(config).await?;
@@ -245,7 +232,7 @@ async fn start(
         streams: streams_watch.clone(),
         rest,
         identity: resume.identity,
-        startup,
+        startup: clock.now(),
         clock: clock.clone(),
         generation: Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation)),
     });
@@ -263,7 +250,7 @@ async fn start(
         health: health.clone(),
         pulses: pulses.clone(),
         clock: clock.clone(),
-        startup,
+        startup: saver.startup,
         saver,
         reloads,
     };
@@ -273,9 +260,29 @@ async fn start(
     Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: config.feeds.clone(), jobs }))
 }
 
+fn shared(
+    log: Arc<dyn Log>,
+    streams: &watch::Receiver<Vec<Stream>>,
+    clock: &Clock,
+    health: &Health,
+    pulses: &Pulses,
+) -> market::Shared {
+    market::Shared {
+        log,
+        // Milliseconds grow across restarts, and no recorder connects a thousand times a second.
+        next_connection: Arc::new(AtomicI64::new(clock.now().millis())),
+        connections: Connections::default(),
+        counters: Arc::new(Counters::default()),
+        health: health.clone(),
+        pulses: pulses.clone(),
+        clock: clock.clone(),
+        streams: streams.clone(),
+    }
+}
+
 fn rest_clients(
     config: &Config,
-    exchanges: &[Exchange],
+    exchanges: &BTreeSet<Exchange>,
     clock: &Clock,
     snapshot: Option<&Snapshot>,
 ) -> Result<HashMap<Exchange, Arc<Rest>>, Failure> {

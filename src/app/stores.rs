@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
@@ -15,8 +16,11 @@ use crate::history::{self, History, HistoryError};
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::log::{self, Log, LogError};
 
+/// How long a predecessor that was just killed may take to be gone, and its lock with it.
+const CLAIM_MAX: Duration = Duration::from_secs(5);
+
 /// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
-pub fn claim(data_dir: &Path) -> Result<File, Failure> {
+pub async fn claim(data_dir: &Path) -> Result<File, Failure> {
     fs::create_dir_all(data_dir)
         .with_context(|| format!("create the state directory {}", data_dir.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
@@ -24,14 +28,21 @@ pub fn claim(data_dir: &Path) -> Result<File, Failure> {
     let file = File::create(&path)
         .with_context(|| format!("create {}", path.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Failure::new(
-            TEMPORARY,
-            anyhow!("another recorder runs on {}: stop it, or set another data_dir", data_dir.display()),
-        )),
-        Err(TryLockError::Error(error)) => {
-            Err(Failure::new(IO, anyhow!(error).context(format!("lock {}", path.display()))))
+    let until = tokio::time::Instant::now() + CLAIM_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let directory = data_dir.display();
+                let why = anyhow!("another recorder runs on {directory}: stop it, or set another data_dir");
+                return Err(Failure::new(TEMPORARY, why));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(Failure::new(IO, anyhow!(error).context(format!("lock {}", path.display()))));
+            }
         }
     }
 }

@@ -96,7 +96,7 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
     let loaded = match config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprint!("{problems}\n");
+            eprintln!("{problems}");
             return Ok(exit::CONFIGURATION);
         }
     };

@@ -2,6 +2,8 @@
 //!
 //! This room knows every room's options; no room knows this one.
 
+mod changes;
+mod lookup;
 mod passwords;
 mod problem;
 mod reader;
@@ -9,7 +11,6 @@ mod schedule;
 mod service;
 mod units;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use problem::{Problem, Problems, Severity, Source};
@@ -25,8 +26,6 @@ use reader::Notes;
 pub const DEFAULT_CONFIG: &str = include_str!("../../packaging/tapekeeper.toml");
 /// The shipped schedule.
 pub const DEFAULT_JOBS: &str = include_str!("../../jobs.toml");
-/// Where the package puts the configuration.
-const SYSTEM_PATH: &str = "/etc/tapekeeper/tapekeeper.toml";
 
 /// The environment, as a function so that tests need not change the process's own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -66,25 +65,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// The keys whose values differ; `feed` stands for all feeds.
+    /// The keys whose values differ, by their full names; `feed` stands for all feeds, `rest_url` for their budget.
+    /// Values are not told: some are passwords.
     pub fn diff(&self, other: &Self) -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut differ = |key: &str, differs: bool| {
-            if differs {
-                keys.push(key.to_owned());
-            }
-        };
-        differ("data_dir", self.data_dir != other.data_dir);
-        differ("instance", self.instance != other.instance);
-        differ("log", self.log != other.log);
-        differ("history", self.history != other.history);
-        differ("cache", self.cache != other.cache);
-        differ("admin", self.admin != other.admin);
-        differ("backfill", self.backfill != other.backfill);
-        differ("feed", self.feeds != other.feeds);
-        let urls = |config: &Self| config.feeds.iter().find_map(|feed| feed.rest_url.clone());
-        differ("rest_url", !self.feeds.is_empty() && urls(self) != urls(other));
-        keys
+        changes::between(self, other)
     }
 }
 
@@ -113,35 +97,24 @@ pub fn load_all(
 ) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let mut files = Vec::new();
-    let (config_path, config_text) = match find_config(explicit, environment) {
-        Ok(found) => found,
-        Err(problem) => {
-            problems.push(problem);
-            (None, String::new())
-        }
-    };
     let mut config = Config::default();
-    if problems.is_empty() {
-        let name =
-            config_path.as_deref().map_or("the built-in configuration".to_owned(), |path| path.display().to_string());
-        let notes = Notes::new(&name, &config_text);
-        files.push(name);
-        config = service::read(&config_text, &notes, default_data_dir(environment));
+    let found = lookup::find_config(explicit, environment, &mut problems);
+    if let Some(text) = &found {
+        let notes = Notes::new(&text.name, &text.text);
+        config = service::read(&text.text, &notes, lookup::default_data_dir(environment));
+        files.push(text.name.clone());
         problems.append(&mut notes.into_problems());
-        passwords::fill(&mut config, environment);
+        problems.append(&mut passwords::fill(&mut config, environment));
     }
-    let mut schedule = Schedule::default();
-    match find_jobs(jobs, config_path.as_deref(), environment) {
-        Ok(texts) => {
-            let notes: Vec<(Notes, &str)> =
-                texts.iter().map(|(name, text)| (Notes::new(name, text), text.as_str())).collect();
-            schedule = schedule::read(&notes);
-            for (notes, _) in notes {
-                files.push(notes.source.name.clone());
-                problems.append(&mut notes.into_problems());
-            }
-        }
-        Err(problem) => problems.push(problem),
+    // The schedule stands beside the configuration, whether or not that one could be read.
+    let beside = found.as_ref().and_then(|text| text.path.as_deref()).or(explicit);
+    let texts = lookup::find_jobs(jobs, beside, environment, &mut problems);
+    let notes: Vec<(Notes, &str)> =
+        texts.iter().map(|text| (Notes::new(&text.name, &text.text), text.text.as_str())).collect();
+    let schedule = schedule::read(&notes);
+    for (notes, _) in notes {
+        files.push(notes.source.name.clone());
+        problems.append(&mut notes.into_problems());
     }
     let problems = Problems(problems).sorted();
     if problems.errors() > 0 {
@@ -159,73 +132,17 @@ pub fn check(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environm
             for warning in loaded.warnings.warnings() {
                 text.push_str(&format!("{warning}\n"));
             }
-            text.push_str(&format!(
-                "ok: {}: {streams} streams, {} jobs",
-                loaded.files.join(", "),
-                loaded.schedule.jobs.len()
-            ));
+            let jobs = loaded.schedule.jobs.len();
+            text.push_str(&format!("ok: {}: {streams} streams, {jobs} jobs", loaded.files.join(", ")));
             Ok(text)
         }
         Err(problems) => Err(problems.to_string()),
     }
 }
 
-fn default_data_dir(environment: Environment<'_>) -> PathBuf {
-    // systemd may name several directories; the first one is ours.
-    let state = environment("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
-    state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("data"))
-}
-
-fn find_config(explicit: Option<&Path>, environment: Environment<'_>) -> Result<(Option<PathBuf>, String), Problem> {
-    let named = explicit.map(Path::to_owned).or_else(|| environment("TAPEKEEPER_CONFIG").map(PathBuf::from));
-    if let Some(path) = named {
-        return read_file(&path).map(|text| (Some(path), text));
-    }
-    for path in [Path::new("tapekeeper.toml"), Path::new(SYSTEM_PATH)] {
-        if path.exists() {
-            return read_file(path).map(|text| (Some(path.to_owned()), text));
-        }
-    }
-    Ok((None, DEFAULT_CONFIG.to_owned()))
-}
-
-/// The schedule and its drop-ins, as (name, text).
-fn find_jobs(
-    explicit: Option<&Path>,
-    config: Option<&Path>,
-    environment: Environment<'_>,
-) -> Result<Vec<(String, String)>, Problem> {
-    let named = explicit.map(Path::to_owned).or_else(|| environment("TAPEKEEPER_JOBS").map(PathBuf::from));
-    let beside = config.map(|config| config.with_file_name("jobs.toml")).filter(|path| path.exists());
-    let mut texts = Vec::new();
-    let directory = match named.or(beside) {
-        Some(path) => {
-            texts.push((path.display().to_string(), read_file(&path)?));
-            Some(path.with_file_name("jobs.d"))
-        }
-        None => {
-            texts.push(("the built-in schedule".to_owned(), DEFAULT_JOBS.to_owned()));
-            config.map(|config| config.with_file_name("jobs.d"))
-        }
-    };
-    let Some(Ok(entries)) = directory.map(fs::read_dir) else { return Ok(texts) };
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .collect();
-    // By name, as systemd reads its drop-ins.
-    paths.sort();
-    for path in paths {
-        texts.push((path.display().to_string(), read_file(&path)?));
-    }
-    Ok(texts)
-}
-
-fn read_file(path: &Path) -> Result<String, Problem> {
-    fs::read_to_string(path).map_err(|error| Problem {
-        severity: Severity::Error,
-        message: format!("cannot read {}: {error}", path.display()),
-        help: Some("name an existing file with --config or --jobs, or none for the built-in one".to_owned()),
-        place: None,
-    })
-}
+#[cfg(test)]
+#[path = "golden_tests.rs"]
+mod golden_tests;
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,19 +1,32 @@
 //! Passwords: from systemd's credentials, then the environment, then the file.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
+use super::problem::Problem;
 use super::{Config, Environment};
 
-/// Puts in every password that a credential or the environment has.
-pub fn fill(config: &mut Config, environment: Environment<'_>) {
-    let find = |credential: &str, variable: &str| {
-        let directory = environment("CREDENTIALS_DIRECTORY");
-        let file = directory.and_then(|directory| fs::read_to_string(Path::new(&directory).join(credential)).ok());
-        // Files written by hand end with a newline that is not part of the password.
-        file.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .or_else(|| environment(variable))
-            .filter(|password| !password.is_empty())
+/// Puts in every password that a credential or the environment has. A credential that is there but cannot be read is
+/// a problem: another password in its place would fail somewhere else, and later.
+pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut find = |credential: &str, variable: &str| {
+        let from_file = environment("CREDENTIALS_DIRECTORY").and_then(|directory| {
+            let path = Path::new(&directory).join(credential);
+            match fs::read_to_string(&path) {
+                // Files written by hand end with a newline that is not part of the password.
+                Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => {
+                    let message = format!("cannot read the credential {}: {error}", path.display());
+                    let help = "it must be text that this user may read; remove it to use none";
+                    problems.push(Problem::without_place(message, help));
+                    None
+                }
+            }
+        });
+        from_file.or_else(|| environment(variable)).filter(|password| !password.is_empty())
     };
     let clickhouse = find("clickhouse-password", "TAPEKEEPER_CLICKHOUSE_PASSWORD");
     config.history.clickhouse.password = clickhouse.or(config.history.clickhouse.password.take());
@@ -23,6 +36,7 @@ pub fn fill(config: &mut Config, environment: Environment<'_>) {
     config.log.kafka.password = kafka.or(config.log.kafka.password.take());
     let token = find("admin-token", "TAPEKEEPER_ADMIN_TOKEN");
     config.admin.token = token.or(config.admin.token.take());
+    problems
 }
 
 #[cfg(test)]
@@ -42,9 +56,20 @@ mod tests {
         let mut config = Config::default();
         config.log.kafka.password = Some("from the file".to_owned());
         config.history.clickhouse.password = Some("from the file".to_owned());
-        fill(&mut config, &environment);
+        assert!(fill(&mut config, &environment).is_empty());
         assert_eq!(config.cache.redis.password.as_deref(), Some("from the credential"));
         assert_eq!(config.log.kafka.password.as_deref(), Some("from the environment"));
         assert_eq!(config.history.clickhouse.password.as_deref(), Some("from the file"));
+    }
+
+    #[test]
+    fn a_credential_that_cannot_be_read_is_a_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("admin-token"), [0xff, 0xfe]).unwrap();
+        let path = directory.path().display().to_string();
+        let environment = move |name: &str| (name == "CREDENTIALS_DIRECTORY").then(|| path.clone());
+        let problems = fill(&mut Config::default(), &environment);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].message.contains("admin-token"), "{}", problems[0]);
     }
 }

@@ -1,5 +1,6 @@
 //! What is wrong with a file, where, and what to do about it: one error as a person reads it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,15 +37,24 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// An error of a whole file, or of something that is not a file.
+    pub fn without_place(message: String, help: &str) -> Self {
+        Self { severity: Severity::Error, message, help: Some(help.to_owned()), place: None }
+    }
+
     /// Line and column, both from 1; columns are characters.
     pub fn position(&self) -> Option<(usize, usize)> {
         let (source, span) = self.place.as_ref()?;
-        let start = floor(&source.text, span.start);
-        let before = &source.text[..start];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Some((line, column))
+        Some(position(&source.text, span.start))
     }
+}
+
+/// Line and column of a byte, both from 1; columns are characters.
+pub fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..floor(text, at)];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
 }
 
 impl fmt::Display for Problem {
@@ -53,27 +63,28 @@ impl fmt::Display for Problem {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        writeln!(f, "{word}: {}", self.message)?;
+        writeln!(f, "{word}: {}", showable(&self.message))?;
         if let (Some((source, span)), Some((line, column))) = (&self.place, self.position()) {
-            let text = source.text.lines().nth(line - 1).unwrap_or_default();
+            let text = showable(source.text.lines().nth(line - 1).unwrap_or_default());
             let number = line.to_string();
             let margin = " ".repeat(number.len());
             // What is marked ends with its line, however long the value goes on.
             let marked = source.text.get(floor(&source.text, span.start)..floor(&source.text, span.end));
-            let wide =
-                marked.and_then(|marked| marked.lines().next()).map_or(1, |marked| marked.chars().count().max(1));
-            let wide = wide.min(text.chars().count().saturating_sub(column - 1).max(1));
+            let wide = marked.and_then(|marked| marked.lines().next()).map_or(1, |marked| marked.chars().count());
+            let wide = wide.min(text.chars().count().saturating_sub(column - 1)).max(1);
             writeln!(f, "{margin}--> {}:{line}:{column}", source.name)?;
             writeln!(f, "{margin} |")?;
             writeln!(f, "{number} | {text}")?;
             // Tabs are kept so that the caret stands under its character whatever their width.
-            let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let under = |at| if at == Some('\t') { '\t' } else { ' ' };
+            let mut characters = text.chars();
+            let indent: String = (1..column).map(|_| under(characters.next())).collect();
             writeln!(f, "{margin} | {indent}{}", "^".repeat(wide))?;
             if let Some(help) = &self.help {
-                writeln!(f, "{margin} = help: {help}")?;
+                writeln!(f, "{margin} = help: {}", showable(help))?;
             }
         } else if let Some(help) = &self.help {
-            writeln!(f, " = help: {help}")?;
+            writeln!(f, " = help: {}", showable(help))?;
         }
         Ok(())
     }
@@ -101,6 +112,17 @@ impl Problems {
         });
         self
     }
+
+    /// How many files these stand in; what has no place, such as a file that cannot be read, is one of its own.
+    fn files(&self) -> usize {
+        let named: BTreeSet<&str> = self
+            .0
+            .iter()
+            .filter_map(|problem| problem.place.as_ref())
+            .map(|(source, _)| source.name.as_str())
+            .collect();
+        named.len() + self.0.iter().filter(|problem| problem.place.is_none()).count()
+    }
 }
 
 impl fmt::Display for Problems {
@@ -108,9 +130,13 @@ impl fmt::Display for Problems {
         for problem in &self.0 {
             writeln!(f, "{problem}")?;
         }
+        let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let (errors, warnings) = (self.errors(), self.0.len() - self.errors());
-        let plural = |n: usize| if n == 1 { "" } else { "s" };
-        write!(f, "{errors} error{}, {warnings} warning{}", plural(errors), plural(warnings))
+        write!(f, "{}", counted(errors, "error"))?;
+        if warnings > 0 {
+            write!(f, ", {}", counted(warnings, "warning"))?;
+        }
+        write!(f, " in {}", counted(self.files(), "file"))
     }
 }
 
@@ -126,6 +152,66 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
     (best.0 <= tolerated).then(|| format!("did you mean `{}`?", best.1))
 }
 
+/// A line as it may be printed: problems go to terminals and to the journal, so passwords are hidden and control
+/// characters, which could move a cursor or forge a line, are replaced.
+fn showable(line: &str) -> String {
+    let line: String =
+        line.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    hide_user(&hide_value(&line))
+}
+
+/// Hides everything that a password or a token is set to in this line.
+fn hide_value(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let secret = ["password", "token"].iter().filter_map(|key| lower.find(key)).min();
+    let Some(equals) = secret.and_then(|at| Some(at + line[at..].find('=')?)) else { return line.to_owned() };
+    let value = line[equals + 1..].trim_start();
+    let start = line.len() - value.len();
+    if value.is_empty() { line.to_owned() } else { format!("{}***", &line[..start]) }
+}
+
+/// Hides the user and the password of `scheme://user:password@host`.
+fn hide_user(line: &str) -> String {
+    let Some(start) = line.find("://").map(|at| at + 3) else { return line.to_owned() };
+    // To the end of the text, not of the host: a password may hold a slash.
+    let end = line[start..].find(['"', '\'', ' ', '`']).map_or(line.len(), |length| start + length);
+    match line[start..end].rfind('@') {
+        Some(at) => format!("{}***{}", &line[..start], &line[start + at..]),
+        None => line.to_owned(),
+    }
+}
+
 fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_holds_no_password() {
+        for (line, shown) in [
+            ("password = \"hunter2\"", "password = ***"),
+            ("redis = { url = \"x\", password = \"hunter2\" }", "redis = { url = \"x\", password = ***"),
+            ("\"sasl.password\" = \"hunter2\"", "\"sasl.password\" = ***"),
+            ("url = \"redis://me:hunter2@host:1\"", "url = \"redis://***@host:1\""),
+            ("`redis://me:p/w@host` is bad", "`redis://***@host` is bad"),
+            ("[token]", "[token]"),
+        ] {
+            assert_eq!(showable(line), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_cannot_move_the_cursor() {
+        assert_eq!(showable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
+
+    #[test]
+    fn columns_are_characters() {
+        assert_eq!(position("é = 1\nü = 2", 4), (1, 4));
+        assert_eq!(position("é = 1\nü = 2", 10), (2, 3));
+        assert_eq!(position("", 9), (1, 1));
+    }
 }

@@ -1,6 +1,7 @@
 //! Reads a TOML document value by value, and notes everything that is wrong with it in one pass.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Severity, Source, did_you_mean};
-use super::units::{parse_duration, parse_size};
+use super::units::{format_duration, format_size, parse_duration, parse_size};
 
 /// Collects problems of one file.
 #[derive(Debug)]
@@ -17,13 +18,14 @@ pub struct Notes {
     /// The file.
     pub source: Source,
     problems: RefCell<Vec<Problem>>,
+    syntax: RefCell<Vec<Problem>>,
 }
 
 impl Notes {
     /// Nothing noted yet.
     pub fn new(name: &str, text: &str) -> Self {
         let source = Source { name: name.to_owned(), text: Arc::from(text) };
-        Self { source, problems: RefCell::default() }
+        Self { source, problems: RefCell::default(), syntax: RefCell::default() }
     }
 
     /// Notes an error at these bytes.
@@ -36,14 +38,40 @@ impl Notes {
         self.note(Severity::Warning, span, message.into(), help);
     }
 
+    /// Notes that something is not there, unless a syntax error may be why it was not seen.
+    pub fn missing(&self, span: Range<usize>, message: impl Into<String>, help: String) {
+        if self.syntax.borrow().is_empty() {
+            self.error(span, message, Some(help));
+        }
+    }
+
+    /// Whether a line that begins with `[` is no TOML.
+    fn has_broken_header(&self) -> bool {
+        let is_header = |problem: &Problem| {
+            let line = problem.position().map_or(0, |(line, _)| line - 1);
+            self.source.text.lines().nth(line).is_some_and(|line| line.trim_start().starts_with('['))
+        };
+        self.syntax.borrow().iter().any(is_header)
+    }
+
     fn note(&self, severity: Severity, span: Range<usize>, message: String, help: Option<String>) {
         let place = Some((self.source.clone(), span));
         self.problems.borrow_mut().push(Problem { severity, message, help, place });
     }
 
-    /// Everything noted.
+    /// Everything noted. Of a line that is no TOML only the first syntax error is told: what was read from the rest
+    /// of it is a guess.
     pub fn into_problems(self) -> Vec<Problem> {
-        self.problems.into_inner()
+        let mut problems = Vec::new();
+        let mut broken = BTreeSet::new();
+        for problem in self.syntax.into_inner() {
+            if problem.position().is_some_and(|(line, _)| broken.insert(line)) {
+                problems.push(problem);
+            }
+        }
+        let others = self.problems.into_inner().into_iter();
+        problems.extend(others.filter(|problem| problem.position().is_none_or(|(line, _)| !broken.contains(&line))));
+        problems
     }
 }
 
@@ -51,10 +79,29 @@ impl Notes {
 pub fn parse<'i>(text: &'i str, notes: &Notes) -> Spanned<DeTable<'i>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        notes.error(span, error.message().replace('\n', ", "), None);
+        let place = Some((notes.source.clone(), error.span().unwrap_or(0..0)));
+        let message = error.message().replace('\n', ", ");
+        let help = Some(syntax_help(&message).to_owned());
+        notes.syntax.borrow_mut().push(Problem { severity: Severity::Error, message, help, place });
     }
     document
+}
+
+/// What to write instead, as far as the parser's own words tell.
+fn syntax_help(message: &str) -> &'static str {
+    if message.starts_with("duplicate key") {
+        return "remove one of the two";
+    }
+    if message.starts_with("string values must be quoted") {
+        return "put text in quotes: `key = \"value\"`";
+    }
+    if message.contains("array table") || message.contains("table") {
+        return "a table begins with `[name]`, one of several with `[[name]]`";
+    }
+    if message.contains("string") {
+        return "end the text with the quote it began with, on the same line";
+    }
+    "write `key = value`, one a line: text in quotes, lists in `[ ]`"
 }
 
 /// A table being read: every key that is asked for is known, the rest is an error.
@@ -93,7 +140,10 @@ impl<'a> Table<'a> {
 
     /// The value of a key as written; the key is known from now on.
     pub fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.known.borrow_mut().push(key);
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
         self.table.iter().find(|(name, _)| name.get_ref().as_ref() == key).map(|(_, value)| value)
     }
 
@@ -129,13 +179,19 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A list of texts.
+    /// A list of texts, one at least.
     pub fn texts(&self, key: &'static str) -> Option<Vec<(String, Range<usize>)>> {
         let value = self.value(key)?;
         match value.get_ref() {
+            DeValue::Array(items) if items.is_empty() => {
+                let help = format!("name at least one: `{key} = [\"...\"]`");
+                self.notes.error(value.span(), format!("`{}` is empty", self.name(key)), Some(help));
+                None
+            }
             DeValue::Array(items) => Some(items.iter().filter_map(|item| self.text_of(key, item)).collect()),
             DeValue::String(_) => {
-                let help = format!("write `{key} = [{}]`", &self.notes.source.text[value.span()]);
+                let written = self.notes.source.text.get(value.span()).unwrap_or("\"...\"");
+                let help = format!("write `{key} = [{written}]`");
                 self.notes.error(value.span(), format!("`{}` is a list of texts", self.name(key)), Some(help));
                 None
             }
@@ -152,7 +208,7 @@ impl<'a> Table<'a> {
         match value.get_ref() {
             DeValue::Boolean(boolean) => Some(*boolean),
             other => {
-                self.wrong_type(key, value.span(), other, "true or false");
+                self.quoted(key, value.span(), other, "true or false", |text| text == "true" || text == "false");
                 None
             }
         }
@@ -162,26 +218,46 @@ impl<'a> Table<'a> {
     pub fn integer(&self, key: &'static str, min: i64, max: i64) -> Option<i64> {
         let value = self.value(key)?;
         let DeValue::Integer(written) = value.get_ref() else {
-            self.wrong_type(key, value.span(), value.get_ref(), "a whole number");
+            let number = |text: &str| text.parse::<i64>().is_ok();
+            self.quoted(key, value.span(), value.get_ref(), "a whole number", number);
             return None;
         };
         match i64::from_str_radix(written.as_str(), written.radix()) {
             Ok(number) if (min..=max).contains(&number) => Some(number),
             _ => {
-                let message = format!("`{}` must be from {min} to {max}", self.name(key));
-                self.notes.error(value.span(), message, None);
+                let message = match (min, max) {
+                    (only, max) if only == max => format!("`{}` must be {only}", self.name(key)),
+                    (min, i64::MAX) => format!("`{}` must be {min} or more", self.name(key)),
+                    (min, max) => format!("`{}` must be from {min} to {max}", self.name(key)),
+                };
+                // What does not fit 64 bits is beyond one end or the other by its sign.
+                let nearest = if written.as_str().starts_with('-') { min } else { max };
+                let nearest = i64::from_str_radix(written.as_str(), written.radix()).unwrap_or(nearest).clamp(min, max);
+                self.notes.error(value.span(), message, Some(format!("the nearest allowed: `{key} = {nearest}`")));
                 None
             }
         }
     }
 
-    /// A duration as text, between two limits, both included.
+    /// A duration as text, between two limits, both included; outside them the nearest one is suggested.
     pub fn duration(&self, key: &'static str, min: Duration, max: Duration) -> Option<Duration> {
+        self.duration_or(key, min, max, None)
+    }
+
+    /// How long something is kept. Here the nearest limit would be bad advice: who writes 0 hardly means "delete at
+    /// once", so `help` says what to write.
+    pub fn age(&self, key: &'static str, max: Duration, help: &str) -> Option<Duration> {
+        self.duration_or(key, Duration::from_secs(1), max, Some(help))
+    }
+
+    fn duration_or(&self, key: &'static str, min: Duration, max: Duration, help: Option<&str>) -> Option<Duration> {
         let value = self.value(key)?;
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => {
-                let help = format!("name the unit: `{key} = \"{}s\"`", number.as_str());
+                // What is kept is kept for days: seconds would be advice to delete.
+                let unit = if help.is_some() { "d" } else { "s" };
+                let help = format!("name the unit: `{key} = \"{}{unit}\"`", number.as_str());
                 let message = format!("`{}` is a duration, and a bare number has no unit", self.name(key));
                 self.notes.error(value.span(), message, Some(help));
                 return None;
@@ -197,15 +273,18 @@ impl<'a> Table<'a> {
             return None;
         };
         if duration < min || duration > max {
-            let (min, max) = (super::units::format_duration(min), super::units::format_duration(max));
-            self.notes.error(value.span(), format!("`{}` must be from {min} to {max}", self.name(key)), None);
+            let nearest = format_duration(duration.clamp(min, max));
+            let help = help.map_or_else(|| format!("the nearest allowed: `{key} = \"{nearest}\"`"), str::to_owned);
+            let message =
+                format!("`{}` must be from {} to {}", self.name(key), format_duration(min), format_duration(max));
+            self.notes.error(value.span(), message, Some(help));
             return None;
         }
         Some(duration)
     }
 
-    /// A size as text, of at least `min` bytes.
-    pub fn size(&self, key: &'static str, min: u64) -> Option<u64> {
+    /// A size as text, of at least `min` bytes; `usual` is suggested for less.
+    pub fn size(&self, key: &'static str, min: u64, usual: u64) -> Option<u64> {
         let value = self.value(key)?;
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
@@ -223,7 +302,9 @@ impl<'a> Table<'a> {
         match parse_size(&text) {
             Some(bytes) if bytes >= min => Some(bytes),
             Some(_) => {
-                self.notes.error(value.span(), format!("`{}` must be at least {min}B", self.name(key)), None);
+                let message = format!("`{}` must be at least {}", self.name(key), format_size(min));
+                let usual = format_size(usual);
+                self.notes.error(value.span(), message, Some(format!("the default: `{key} = \"{usual}\"`")));
                 None
             }
             None => {
@@ -292,19 +373,53 @@ impl<'a> Table<'a> {
 
     /// Every key that was not asked for is an error.
     pub fn finish(self) {
+        // Below a broken header keys seem to stand in the table before it.
+        if self.notes.has_broken_header() {
+            return;
+        }
         let known = self.known.borrow();
         for (name, _) in self.table.iter() {
             let written = name.get_ref().as_ref();
             if !known.contains(&written) {
-                let help = did_you_mean(written, known.iter().copied())
-                    .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
+                let help = did_you_mean(written, known.iter().copied()).unwrap_or_else(|| match known.as_slice() {
+                    [] => "nothing can be set here".to_owned(),
+                    known => format!("known here: {}", known.join(", ")),
+                });
                 self.notes.error(name.span(), format!("unknown key `{}`", self.name(written)), Some(help));
             }
         }
     }
 
     fn wrong_type(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(key), found.type_str());
-        self.notes.error(span, message, None);
+        let message = format!("`{}` must be {expected}, not {}", self.name(key), kind(found));
+        let help = match found {
+            // What a text should have been can be shown as it was written; a table or a list cannot.
+            DeValue::Integer(number) if expected.starts_with("text") => format!("put it in quotes: \"{number}\""),
+            _ => format!("write `{key}` as {expected}"),
+        };
+        self.notes.error(span, message, Some(help));
+    }
+
+    /// Like `wrong_type`, for what is right but for its quotes.
+    fn quoted(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str, bare: impl Fn(&str) -> bool) {
+        let message = format!("`{}` must be {expected}, not {}", self.name(key), kind(found));
+        let help = match found.as_str().filter(|text| bare(text)) {
+            Some(text) => format!("remove the quotes: `{key} = {text}`"),
+            None => format!("write `{key}` as {expected}"),
+        };
+        self.notes.error(span, message, Some(help));
+    }
+}
+
+/// A value's type in a reader's words.
+pub fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
     }
 }

@@ -1,5 +1,6 @@
 //! `jobs.toml` and its drop-ins -> [`Schedule`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -8,31 +9,42 @@ use crate::jobs::planner::{next_cron, parse_cron};
 use crate::jobs::spec::{JobEvent, JobSpec, Schedule, TaskArgs, TaskKind, When};
 use crate::market::Timestamp;
 
-use super::problem::did_you_mean;
+use super::problem::{did_you_mean, position};
 use super::reader::{Notes, Table, parse};
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Ten years: catches a unit that was meant to be another.
+const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 
 /// Reads all files as one schedule; what is wrong is in each one's notes.
 pub fn read(files: &[(Notes, &str)]) -> Schedule {
     let mut schedule = Schedule::default();
+    // Where each name was used first, for the message about its second use.
+    let mut places: BTreeMap<String, String> = BTreeMap::new();
     for (notes, text) in files {
         let document = parse(text, notes);
         let root = Table::root(&document, notes);
         if root.has("schema") {
             root.integer("schema", 1, 1);
         } else {
-            notes.error(0..0, "`schema` is missing", Some("begin with `schema = 1`".to_owned()));
+            notes.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
             root.value("schema");
         }
         if let Some(jobs) = root.table("job") {
             for (name, span, value) in jobs.entries() {
                 let Some(table) = jobs.table_of(&name, span.clone(), value) else { continue };
-                if schedule.jobs.iter().any(|job| job.name == name) {
-                    let help = "a drop-in adds jobs; to change this one, edit it where it stands".to_owned();
-                    notes.error(span, format!("job `{name}` is there twice"), Some(help));
+                let line = position(text, span.start).0;
+                if let Some(first) = places.get(&name) {
+                    let help = format!("a drop-in adds jobs; edit this one where it stands, at {first}");
+                    notes.error(span.clone(), format!("job `{name}` is there twice"), Some(help));
+                } else {
+                    places.insert(name.clone(), format!("{}:{line}", notes.source.name));
+                }
+                if !is_name(&name) {
+                    let help = "names stand in commands and URLs: letters, digits, `-`, `_` and `.` only".to_owned();
+                    notes.error(span, format!("`{name}` is not a name for a job"), Some(help));
                 }
                 schedule.jobs.extend(job(name, table));
             }
@@ -42,11 +54,16 @@ pub fn read(files: &[(Notes, &str)]) -> Schedule {
     schedule
 }
 
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
 fn job(name: String, table: Table<'_>) -> Option<JobSpec> {
     let notes = table.notes();
     if !table.has("task") {
-        let help = format!("add `task = \"{}\"`", TaskKind::ALL.map(|(task, _)| task).join("\" or \""));
-        notes.error(table.span(), format!("`{}` is missing", table.name("task")), Some(help));
+        let tasks = TaskKind::ALL.map(|(task, _)| task);
+        let help = format!("add `task = \"...\"` with one of: {}", tasks.join(", "));
+        notes.missing(table.span(), format!("`{}` is missing", table.name("task")), help);
     }
     let task = table.word("task", &TaskKind::ALL);
     let enabled = table.boolean("enabled").unwrap_or(true);
@@ -75,11 +92,8 @@ fn when(table: &Table<'_>) -> Option<When> {
         [_] => {}
         [] => {
             let help = "add `every = \"30s\"`, `cron = \"0 */5 * * * *\"` or `on = [\"startup\"]`".to_owned();
-            notes.error(
-                table.span(),
-                format!("`{}` does not say when it runs", table.name("").trim_end_matches('.')),
-                Some(help),
-            );
+            let name = table.name("");
+            notes.missing(table.span(), format!("`{}` does not say when it runs", name.trim_end_matches('.')), help);
             return None;
         }
         [first, second, ..] => {
@@ -89,7 +103,8 @@ fn when(table: &Table<'_>) -> Option<When> {
         }
     }
     if table.has("timezone") && !table.has("cron") {
-        notes.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", None);
+        let help = "remove it, or say when with `cron`: only the calendar has timezones".to_owned();
+        notes.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
     }
     every.or(cron).or(on)
 }
@@ -109,17 +124,26 @@ fn timezone(table: &Table<'_>) -> Tz {
 
 fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
     let (text, span) = table.text("cron")?;
-    let cron = match parse_cron(&text) {
+    // The parser would take a seventh field for the year; a nickname such as @daily is one word.
+    let parsed = match text.split_whitespace().count() {
+        5 | 6 => parse_cron(&text),
+        1 if text.trim().starts_with('@') => parse_cron(&text),
+        fields => Err(format!("it has {fields} field{}", if fields == 1 { "" } else { "s" })),
+    };
+    let cron = match parsed {
         Ok(cron) => cron,
         Err(why) => {
             let help = "five fields (minute hour day month weekday), or six with seconds in front".to_owned();
+            // The parser speaks of its own parts, and in sentences.
+            let why = why.rsplit("error: ").next().unwrap_or(&why).trim_end_matches('.').to_lowercase();
             table.notes().error(span, format!("`{text}` is not a cron pattern: {why}"), Some(help));
             return None;
         }
     };
     // From a fixed date: a pattern without a date in the calendar never fires from any.
     if next_cron(&cron, timezone, Timestamp(1_700_000_000_000_000)).is_none() {
-        table.notes().error(span, format!("`{text}` never fires: there is no such date"), None);
+        let help = "write a day that its month has; `L` means a month's last day".to_owned();
+        table.notes().error(span, format!("`{text}` never fires: there is no such date"), Some(help));
         return None;
     }
     Some(When::Cron { text, timezone })
@@ -147,11 +171,11 @@ fn args(table: &Table<'_>, task: Option<TaskKind>) -> TaskArgs {
     match task {
         Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
         Some(TaskKind::Retention) => {
-            let day = Duration::from_secs(86_400);
-            let age = |key| table.duration(key, Duration::from_secs(1), 3_650 * day);
-            args.dead_letters = age("dead_letters").unwrap_or(args.dead_letters);
-            args.runs = age("runs").unwrap_or(args.runs);
-            args.rows = age("rows");
+            let age = |key, help: &str| table.age(key, AGE_MAX, help);
+            let usual = "remove the key for the default, 30d";
+            args.dead_letters = age("dead_letters", usual).unwrap_or(args.dead_letters);
+            args.runs = age("runs", usual).unwrap_or(args.runs);
+            args.rows = age("rows", "remove the key to keep every trade and kline");
         }
         // The task itself is in error: which arguments it takes cannot be said.
         None => return args,

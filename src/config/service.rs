@@ -13,7 +13,8 @@ use crate::{cache, history, log};
 
 use super::Config;
 use super::problem::did_you_mean;
-use super::reader::{Notes, Table, parse};
+use super::reader::{Notes, Table, kind, parse};
+use super::units::format_duration;
 
 /// Exchanges that are named but not built yet.
 const NOT_BUILT: [&str; 4] = ["okx", "bybit", "coinbase", "kraken"];
@@ -29,7 +30,8 @@ pub fn read(text: &str, notes: &Notes, default_data_dir: PathBuf) -> Config {
     let mut config = Config { data_dir: default_data_dir, ..Config::default() };
     if let Some((path, span)) = root.text("data_dir") {
         if path.is_empty() {
-            notes.error(span, "`data_dir` must not be empty", None);
+            let help = "name a directory, or remove the key for the default".to_owned();
+            notes.error(span, "`data_dir` must not be empty", Some(help));
         } else {
             config.data_dir = PathBuf::from(path);
         }
@@ -38,7 +40,8 @@ pub fn read(text: &str, notes: &Notes, default_data_dir: PathBuf) -> Config {
         if instance.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             config.instance = instance;
         } else {
-            notes.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", None);
+            let help = "it becomes part of a cache key: write a plain name such as \"north-1\"".to_owned();
+            notes.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
         }
     }
     config.feeds = feeds(&root);
@@ -68,9 +71,10 @@ fn feeds(root: &Table<'_>) -> Vec<Feed> {
     let mut feeds: Vec<Feed> = Vec::new();
     let mut seen: HashSet<Stream> = HashSet::new();
     let tables = root.tables("feed");
-    if tables.is_empty() && !root.has("feed") {
-        let help = "add at least:\n[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]";
-        root.notes().error(0..0, "there is no `[[feed]]`: nothing would be recorded", Some(help.replace('\n', " ")));
+    let empty = root.value("feed").is_none_or(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
+    if empty {
+        let help = "add a table `[[feed]]` with at least `exchange`, `symbols` and `channels`".to_owned();
+        root.notes().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
     }
     for table in tables {
         let exchange = exchange(&table);
@@ -113,14 +117,14 @@ fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
 }
 
 fn exchange(table: &Table<'_>) -> Option<Exchange> {
-    let Some((text, span)) = table.text("exchange") else {
-        missing(table, "exchange", "binance");
-        return None;
-    };
+    if !table.has("exchange") {
+        missing(table, "exchange", "\"binance\"");
+    }
+    let (text, span) = table.text("exchange")?;
     if let Ok(exchange) = text.parse() {
         return Some(exchange);
     }
-    if NOT_BUILT.contains(&text.as_str()) {
+    if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
         let help = "only `binance` can be recorded so far".to_owned();
         table.notes().error(span, format!("exchange `{text}` is not built yet"), Some(help));
         return None;
@@ -136,16 +140,15 @@ fn symbols(table: &Table<'_>) -> Option<Vec<Symbol>> {
         missing(table, "symbols", "[\"BTCUSDT\"]");
     }
     let written = table.texts("symbols")?;
-    if written.is_empty() {
-        table.notes().error(table.key_span("symbols"), "`feed.symbols` is empty: nothing would be recorded", None);
-        return None;
-    }
     let mut symbols = Vec::new();
     for (text, span) in written {
         if text.is_empty() || !text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
             let upper: String = text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_uppercase();
-            let help = (!upper.is_empty()).then(|| format!("binance spells it `{upper}`"));
-            table.notes().error(span, format!("`{text}` is not a symbol as the exchange spells it"), help);
+            let help = match upper.as_str() {
+                "" => "binance spells symbols like `BTCUSDT`".to_owned(),
+                upper => format!("binance spells it `{upper}`"),
+            };
+            table.notes().error(span, format!("`{text}` is not a symbol as the exchange spells it"), Some(help));
             continue;
         }
         symbols.push(Symbol::new(&text));
@@ -158,10 +161,6 @@ fn channels(table: &Table<'_>) -> Option<Vec<Channel>> {
         missing(table, "channels", "[\"trade\", \"kline_1m\"]");
     }
     let written = table.texts("channels")?;
-    if written.is_empty() {
-        table.notes().error(table.key_span("channels"), "`feed.channels` is empty: nothing would be recorded", None);
-        return None;
-    }
     let known = Channel::ALL.map(Channel::as_str);
     let mut channels = Vec::new();
     for (text, span) in written {
@@ -185,8 +184,9 @@ fn since(table: &Table<'_>) -> Since {
         toml::de::DeValue::Datetime(at) => (at.to_string(), value.span()),
         toml::de::DeValue::String(text) => (text.to_string(), value.span()),
         other => {
-            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", other.type_str());
-            table.notes().error(value.span(), message, None);
+            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", kind(other));
+            let help = "write `since = \"now\"`, `since = \"2026-01-31\"` or `since = 12345`".to_owned();
+            table.notes().error(value.span(), message, Some(help));
             return Since::Now;
         }
     };
@@ -223,11 +223,12 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
     }
     let host = rest.strip_suffix('/').unwrap_or(rest);
     if host.is_empty()
-        || host.contains(['/', '?', '#', ' '])
+        || host.contains(['/', '?', '#', '@', ' '])
         || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
     {
         let help = format!("write the base only: `{scheme}://host:port`");
-        table.notes().error(span, format!("`{}` is a base without a path", table.name(key)), Some(help));
+        let message = format!("`{}` is a base: scheme, host and port, nothing else", table.name(key));
+        table.notes().error(span, message, Some(help));
         return None;
     }
     Some(format!("{scheme}://{host}"))
@@ -237,12 +238,14 @@ fn log_options(table: Table<'_>) -> log::Options {
     let mut options = log::Options::default();
     let backends = [("embedded", log::Backend::Embedded), ("kafka", log::Backend::Kafka)];
     set(&mut options.backend, table.word("backend", &backends));
-    set(&mut options.retention, table.duration("retention", SECOND, RETENTION_MAX));
-    set(&mut options.retention_bytes, table.size("retention_bytes", 1 << 20));
+    let usual = format!("the default: `retention = \"{}\"`", format_duration(options.retention));
+    set(&mut options.retention, table.age("retention", RETENTION_MAX, &usual));
+    let bytes = table.size("retention_bytes", 1 << 20, options.retention_bytes);
+    set(&mut options.retention_bytes, bytes);
     if let Some(table) = table.table("kafka") {
         let kafka = &mut options.kafka;
-        set(&mut kafka.brokers, non_empty(&table, "brokers"));
-        set(&mut kafka.topic, non_empty(&table, "topic"));
+        set(&mut kafka.brokers, brokers(&table));
+        set(&mut kafka.topic, topic(&table));
         set(&mut kafka.partitions, table.integer("partitions", 1, 10_000).map(|n| n as i32));
         set(&mut kafka.group_id, non_empty(&table, "group_id"));
         // The broker's own limits by default: group.min.session.timeout.ms is 6 s, max 30 min.
@@ -262,12 +265,18 @@ fn log_options(table: Table<'_>) -> log::Options {
 fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     for (name, span, value) in table.entries() {
+        if name.ends_with("password") {
+            warn_of_password(table.notes(), span.clone(), "kafka-password", "TAPEKEEPER_KAFKA_PASSWORD");
+        }
         let text = match value.get_ref() {
             toml::de::DeValue::String(text) => text.to_string(),
             toml::de::DeValue::Integer(number) => number.as_str().to_owned(),
             toml::de::DeValue::Boolean(boolean) => boolean.to_string(),
             _ => {
-                let help = format!("quote the key: `\"{name}...\" = \"value\"`");
+                // An unquoted `security.protocol` is TOML's way to write a table in a table.
+                let inner = value.get_ref().as_table().and_then(|table| table.keys().next());
+                let whole = inner.map_or(name.clone(), |inner| format!("{name}.{}", inner.get_ref()));
+                let help = format!("quote the whole name: `\"{whole}\" = \"...\"`");
                 table.notes().error(
                     span,
                     format!("`{}` must be text, a number or a boolean", table.name(&name)),
@@ -292,7 +301,8 @@ fn history_options(table: Table<'_>) -> history::Options {
         set(&mut clickhouse.user, non_empty(&table, "user"));
         clickhouse.password = password(&table);
         set(&mut clickhouse.batch_rows, table.integer("batch_rows", 1, 10_000_000).map(|n| n as usize));
-        set(&mut clickhouse.batch_bytes, table.size("batch_bytes", 1 << 10).map(|n| n as usize));
+        let bytes = table.size("batch_bytes", 1 << 10, clickhouse.batch_bytes as u64).map(|n| n as usize);
+        set(&mut clickhouse.batch_bytes, bytes);
         set(&mut clickhouse.batch_time, table.duration("batch_time", Duration::from_millis(1), DAY));
         table.finish();
     }
@@ -306,10 +316,13 @@ fn cache_options(table: Table<'_>) -> cache::Options {
     set(&mut options.backend, table.word("backend", &backends));
     if let Some(table) = table.table("redis") {
         if let Some((url, span)) = table.text("url") {
-            if url.starts_with("redis://") || url.starts_with("rediss://") || url.starts_with("redis+unix://") {
+            if is_redis_url(&url) {
+                if url.contains('@') {
+                    warn_of_password(table.notes(), span, "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
+                }
                 options.redis.url = url;
             } else {
-                let help = "begin with redis://, rediss:// (TLS) or redis+unix://".to_owned();
+                let help = "write redis://host:port, rediss://host:port (TLS) or redis+unix:///path".to_owned();
                 table.notes().error(span, format!("`{url}` is not a Redis URL"), Some(help));
             }
         }
@@ -331,7 +344,7 @@ fn admin_options(table: Table<'_>) -> AdminOptions {
             }
         }
     }
-    if let Some((path, _)) = table.text("socket") {
+    if let Some(path) = non_empty(&table, "socket") {
         options.socket = Some(PathBuf::from(path));
     }
     if let Some((token, span)) = table.text("token") {
@@ -355,10 +368,46 @@ fn warn_of_password(notes: &Notes, span: Range<usize>, credential: &str, variabl
     notes.warning(span, "a password stands in the file", Some(help));
 }
 
+/// `host:port`, several separated by commas.
+fn brokers(table: &Table<'_>) -> Option<String> {
+    let (text, span) = table.text("brokers")?;
+    for broker in text.split(',').map(str::trim) {
+        let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) {
+            let help = "write host:port, several separated by commas: \"kafka1:9092,kafka2:9092\"".to_owned();
+            table.notes().error(span, format!("`{broker}` is not a broker's address"), Some(help));
+            return None;
+        }
+    }
+    Some(text)
+}
+
+/// Kafka's own rule: at most 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..`.
+fn topic(table: &Table<'_>) -> Option<String> {
+    let (text, span) = table.text("topic")?;
+    let legal = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    if text.is_empty() || text.len() > 249 || !legal || text == "." || text == ".." {
+        let message = format!("`{}` may hold letters, digits, `.`, `_` and `-` only, 249 at most", table.name("topic"));
+        table.notes().error(span, message, Some("write a name such as \"tapekeeper.frames\"".to_owned()));
+        return None;
+    }
+    Some(text)
+}
+
+fn is_redis_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<reqwest::Url>() else { return false };
+    match url.scheme() {
+        "redis" | "rediss" => url.has_host(),
+        "redis+unix" => !url.path().is_empty(),
+        _ => false,
+    }
+}
+
 fn non_empty(table: &Table<'_>, key: &'static str) -> Option<String> {
     let (text, span) = table.text(key)?;
     if text.trim().is_empty() {
-        table.notes().error(span, format!("`{}` must not be empty", table.name(key)), None);
+        let help = "remove the key for the default".to_owned();
+        table.notes().error(span, format!("`{}` must not be empty", table.name(key)), Some(help));
         return None;
     }
     Some(text)
@@ -370,16 +419,15 @@ fn identifier(table: &Table<'_>, key: &'static str) -> Option<String> {
         && text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !good {
         let message = format!("`{}` may hold letters, digits and `_` only, and begins with a letter", table.name(key));
-        table.notes().error(span, message, None);
+        table.notes().error(span, message, Some("write a plain name such as \"tapekeeper\"".to_owned()));
         return None;
     }
     Some(text)
 }
 
 fn missing(table: &Table<'_>, key: &str, example: &str) {
-    let example = if example.starts_with('[') { example.to_owned() } else { format!("\"{example}\"") };
     let help = format!("add `{key} = {example}`");
-    table.notes().error(table.span(), format!("`{}` is missing", table.name(key)), Some(help));
+    table.notes().missing(table.span(), format!("`{}` is missing", table.name(key)), help);
 }
 
 fn set<T>(slot: &mut T, value: Option<T>) {

@@ -72,6 +72,16 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(*bytes)
 }
 
+/// Writes a size as [`parse_size`] reads it, in the largest unit that divides it.
+pub fn format_size(bytes: u64) -> String {
+    for (unit, size) in SIZE_UNITS[..4].iter().rev() {
+        if bytes > 0 && bytes.is_multiple_of(*size) {
+            return format!("{}{unit}", bytes / size);
+        }
+    }
+    format!("{bytes}B")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -108,6 +118,26 @@ mod tests {
         fn a_written_duration_reads_back(micros in 0_u64..10_000_000_000_000) {
             let duration = Duration::from_micros(micros);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Some(duration));
+        }
+
+        #[test]
+        fn a_sum_is_the_sum_of_its_parts(parts in prop::collection::vec((0_u64..10_000, 0_usize..6), 1..6)) {
+            let text: String = parts.iter().map(|(n, unit)| format!("{n}{}", DURATION_UNITS[*unit].0)).collect();
+            let nanos = parts.iter().map(|(n, unit)| n * DURATION_UNITS[*unit].1).sum();
+            prop_assert_eq!(parse_duration(&text), Some(Duration::from_nanos(nanos)));
+        }
+
+        #[test]
+        fn a_size_is_its_number_times_its_unit(number in any::<u64>(), unit in 0_usize..9) {
+            let (name, bytes) = SIZE_UNITS[unit];
+            prop_assert_eq!(parse_size(&format!("{number}{name}")), number.checked_mul(bytes));
+            prop_assert_eq!(parse_size(&number.to_string()), None);
+        }
+
+        #[test]
+        fn a_written_size_reads_back(bytes in any::<u64>(), zeros in 0_u32..45) {
+            let bytes = bytes >> zeros << zeros;
+            prop_assert_eq!(parse_size(&format_size(bytes)), Some(bytes));
         }
 
         #[test]

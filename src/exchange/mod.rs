@@ -4,7 +4,6 @@
 //! It never sees a clock, a socket or the runtime, so it is tested on recorded bytes alone.
 
 pub mod binance;
-mod budget;
 mod feed;
 mod proxy;
 pub mod rest;

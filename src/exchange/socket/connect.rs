@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, http};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-use crate::exchange::{Proxy, tls};
+use crate::exchange::{Proxy, refused_address, tls};
 
 pub(super) type WebSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -90,12 +90,6 @@ fn refusal(response: &Response) -> ConnectError {
             ConnectError { text, again: Again::Backoff }
         }
     }
-}
-
-/// What to say of a 403 or 451, and which key of the feed helps.
-pub(in crate::exchange) fn refused_address(status: u16, key: &str) -> String {
-    let why = if status == 451 { "a geo-block" } else { "a firewall or geo-block" };
-    format!("the exchange refuses this address (HTTP {status}: {why}): use a server in a permitted region or set {key}")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! to send and what an answer is. When the receiver of its events is slow it stops reading (back-pressure);
 //! it never drops a frame and never waits without an eye on `stop`.
 //!
-//! [`session`] owns exactly one open connection and [`connect`] opens one: a make-before-break rotation runs
+//! `session` owns exactly one open connection and `connect` opens one: a make-before-break rotation runs
 //! a second session beside the first and changes neither.
 
 mod connect;

@@ -4,6 +4,11 @@
 //! outcome one of the few that a caller treats differently. It never retries by itself, except that it waits
 //! (at most a minute) for budget: the caller knows what a late answer is worth.
 
+mod budget;
+mod outcome;
+
+pub use outcome::{RestError, RestStatus};
+
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +20,8 @@ use reqwest::{Response, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, Permit, Purpose};
+use self::budget::{Budget, Permit, Purpose};
+use self::outcome::chain;
 use super::{DecodeError, Dialect, ExchangeInfo, RestRequest, refused_address, tls};
 use crate::clock::Clock;
 use crate::gap::Range;
@@ -53,79 +59,6 @@ impl Default for RestOptions {
     fn default() -> Self {
         Self { base: None, share_percent: 50, timeout: Duration::from_secs(10) }
     }
-}
-
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestError {
-    /// The budget is used up or the exchange asked for a pause: send again at `until`.
-    #[error("the exchange's request limit is reached until {until}")]
-    Limited {
-        /// When to ask again.
-        until: Timestamp,
-    },
-    /// The exchange has banned this address: nothing is sent before `until`.
-    #[error("the exchange has banned this address until {until}")]
-    Banned {
-        /// When the ban ends.
-        until: Timestamp,
-    },
-    /// The exchange refuses this address (403, 451): nothing is sent for five minutes.
-    #[error("{text}")]
-    Refused {
-        /// In plain words.
-        text: String,
-    },
-    /// The exchange does not know the symbol.
-    #[error("the exchange does not know the symbol: {text}")]
-    UnknownSymbol {
-        /// The exchange's own words.
-        text: String,
-    },
-    /// An answer that cannot be used: another 4xx, undecodable, too large. Asking again will not help.
-    #[error("{text}")]
-    Answer {
-        /// What is wrong with it.
-        text: String,
-    },
-    /// No answer, or a 5xx: asking again later may help.
-    #[error("{text}")]
-    Unavailable {
-        /// What happened.
-        text: String,
-    },
-    /// `stop` was cancelled.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl From<DecodeError> for RestError {
-    fn from(error: DecodeError) -> Self {
-        Self::Answer { text: error.to_string() }
-    }
-}
-
-/// The client as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RestStatus {
-    /// Weight used in this minute, by the exchange's count where it has told one.
-    pub used: u32,
-    /// Weight allowed per minute.
-    pub limit: u32,
-    /// Percent of it that repairs may use.
-    pub share_percent: u32,
-    /// End of a pause that the exchange asked for, microseconds since 1970.
-    pub limited_until: Option<i64>,
-    /// End of a ban, microseconds since 1970.
-    pub banned_until: Option<i64>,
-    /// The latest failure in words; empty when there was none.
-    pub last_error: String,
-    /// The exchange's clock minus ours in microseconds; `None` until it was measured.
-    pub clock_offset_us: Option<i64>,
-    /// Requests sent.
-    pub requests: u64,
-    /// Requests that got no usable answer.
-    pub failures: u64,
 }
 
 /// The client of one exchange; share it in an [`Arc`], so that everybody lives on one budget.
@@ -455,17 +388,6 @@ async fn body_of(mut response: Response) -> Result<Bytes, RestError> {
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
-}
-
-/// An error with its causes: reqwest keeps the interesting part (`connection refused`) in the last one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

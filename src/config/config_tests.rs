@@ -1,0 +1,208 @@
+use std::fs;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::exchange::Since;
+use crate::jobs::spec::{TaskKind, When};
+use crate::market::{Channel, Timestamp};
+
+const FEED: &str = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n";
+const JOB: &str = "[job.extra]\ntask = \"retention\"\nevery = \"1h\"\n";
+
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
+fn read(text: &str) -> Config {
+    let notes = Notes::new("tapekeeper.toml", text);
+    let config = service::read(text, &notes, PathBuf::from("data"));
+    let problems = Problems(notes.into_problems());
+    assert!(problems.0.is_empty(), "{problems}");
+    config
+}
+
+/// A directory with these files.
+fn directory(files: &[(&str, &str)]) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn the_shipped_files_read_without_a_warning() {
+    let config = read(DEFAULT_CONFIG);
+    assert_eq!(config.feeds[0].streams().len(), 4);
+    let notes = [(Notes::new("jobs.toml", DEFAULT_JOBS), DEFAULT_JOBS)];
+    let schedule = schedule::read(&notes);
+    let [(notes, _)] = notes;
+    let problems = Problems(notes.into_problems());
+    assert!(problems.0.is_empty(), "{problems}");
+    let job = |name: &str| schedule.jobs.iter().find(|job| job.name == name).unwrap();
+    assert_eq!(job("state-snapshot").when, When::Every(Duration::from_secs(30)));
+    assert!(job("consistency-audit").args.repair);
+    assert!(job("cache-preload").blocking);
+    for (name, task) in TaskKind::ALL {
+        assert!(schedule.jobs.iter().any(|job| job.task == task && job.enabled), "nobody runs {name}");
+    }
+}
+
+#[test]
+fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
+    let mut shown = String::new();
+    for line in DEFAULT_CONFIG.lines() {
+        let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
+        // Not defaults: the state directory differs from machine to machine, the others are examples.
+        let example = ["data_dir", "\"security.protocol\"", "ws_url", "rest_url"];
+        let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
+        shown.push_str(bare.unwrap_or(line));
+        shown.push('\n');
+    }
+    assert!(shown.contains("\n[log.kafka]\n") && shown.contains("\nbatch_rows"), "{shown}");
+    let config = read(&shown);
+    let expected = Config { data_dir: PathBuf::from("data"), feeds: config.feeds.clone(), ..Config::default() };
+    assert_eq!(config, expected);
+    assert_eq!(config.feeds, read(DEFAULT_CONFIG).feeds);
+}
+
+#[test]
+fn every_key_reaches_its_option() {
+    let config = read(
+        "data_dir = \"/x\"\ninstance = \"two\"\n[[feed]]\nexchange = \"binance\"\nsymbols = [\"1INCHUSDT\"]\n\
+         channels = [\"trade\", \"kline_4h\", \"book_ticker\"]\nsince = 2026-01-02\nws_url = \"ws://127.0.0.1:1/\"\n\
+         rest_url = \"http://127.0.0.1:2\"\n[log]\nbackend = \"kafka\"\nretention = \"1h30m\"\nretention_bytes = \"8MiB\"\n\
+         [log.kafka]\nbrokers = \"a:1, b:2\"\ntopic = \"t\"\npartitions = 3\ngroup_id = \"g\"\nsession_timeout = \"10s\"\n\
+         batch_records = 5\n[log.kafka.client]\n\"linger.ms\" = 5\n[history]\nbackend = \"clickhouse\"\n\
+         [history.clickhouse]\nbatch_time = \"250ms\"\n[cache]\nbackend = \"redis\"\n[cache.redis]\n\
+         url = \"rediss://cache:1/2\"\n[admin]\nlisten = \"[::1]:80\"\nsocket = \"/s\"\n[backfill]\nweight_share = 20\n",
+    );
+    assert_eq!(config.data_dir, PathBuf::from("/x"));
+    assert_eq!(config.instance, "two");
+    let feed = &config.feeds[0];
+    assert_eq!(feed.since, Since::Time(Timestamp::parse("2026-01-02").unwrap()));
+    assert_eq!(feed.ws_url.as_deref(), Some("ws://127.0.0.1:1"));
+    assert_eq!(feed.channels[2], Channel::BookTicker);
+    assert_eq!(config.log.backend, log::Backend::Kafka);
+    assert_eq!(config.log.retention, Duration::from_secs(5_400));
+    assert_eq!(config.log.retention_bytes, 8 << 20);
+    assert_eq!(config.log.kafka.partitions, 3);
+    assert_eq!(config.log.kafka.client["linger.ms"], "5");
+    assert_eq!(config.history.backend, history::Backend::Clickhouse);
+    assert_eq!(config.history.clickhouse.batch_time, Duration::from_millis(250));
+    assert_eq!(config.cache.redis.url, "rediss://cache:1/2");
+    assert_eq!(config.admin.listen.to_string(), "[::1]:80");
+    assert_eq!(config.backfill.weight_share, 20);
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment() {
+    let files = directory(&[
+        ("a.toml", &format!("instance = \"a\"\n{FEED}")),
+        ("b.toml", &format!("instance = \"b\"\n{FEED}")),
+    ]);
+    let (a, b) = (files.path().join("a.toml"), files.path().join("b.toml"));
+    let environment = |name: &str| (name == "TAPEKEEPER_CONFIG").then(|| b.display().to_string());
+    assert_eq!(load_all(Some(&a), None, &environment).unwrap().config.instance, "a");
+    assert_eq!(load_all(None, None, &environment).unwrap().config.instance, "b");
+}
+
+#[test]
+fn the_schedule_and_its_drop_ins_stand_beside_the_configuration() {
+    let jobs = format!("schema = 1\n{JOB}");
+    let files = directory(&[
+        ("tapekeeper.toml", FEED),
+        ("jobs.toml", &jobs),
+        ("jobs.d/20.toml", &jobs.replace("extra", "twenty")),
+        ("jobs.d/10.toml", &jobs.replace("extra", "ten")),
+        ("jobs.d/ignored.txt", "nonsense"),
+    ]);
+    let path = files.path().join("tapekeeper.toml");
+    let loaded = load_all(Some(&path), None, &nothing).unwrap();
+    let names: Vec<&str> = loaded.schedule.jobs.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, ["extra", "ten", "twenty"]);
+    assert_eq!(loaded.files.len(), 4);
+
+    let other = directory(&[("mine.toml", &jobs.replace("extra", "mine"))]);
+    let loaded = load_all(Some(&path), Some(&other.path().join("mine.toml")), &nothing).unwrap();
+    assert_eq!(loaded.schedule.jobs.len(), 1);
+}
+
+#[test]
+fn the_built_in_schedule_serves_a_configuration_without_one() {
+    let files = directory(&[("tapekeeper.toml", FEED)]);
+    let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
+    assert_eq!(loaded.schedule.jobs.len(), 5);
+}
+
+#[test]
+fn files_that_are_named_and_not_there_are_errors_both_at_once() {
+    let files = directory(&[]);
+    let (config, jobs) = (files.path().join("no.toml"), files.path().join("neither.toml"));
+    let problems = load_all(Some(&config), Some(&jobs), &nothing).unwrap_err();
+    assert_eq!(problems.errors(), 2);
+    let text = problems.to_string();
+    assert!(text.contains("no.toml: there is no such file") && text.contains("neither.toml"), "{text}");
+    assert!(text.ends_with("2 errors in 2 files"), "{text}");
+}
+
+#[test]
+fn check_tells_the_errors_of_both_files() {
+    let files = directory(&[("tapekeeper.toml", "colour = 1\n"), ("jobs.toml", "schema = 1\n[job.a]\n")]);
+    let report = check(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap_err();
+    assert!(report.ends_with("4 errors in 2 files"), "{report}");
+    let files = directory(&[("tapekeeper.toml", FEED)]);
+    let path = files.path().join("tapekeeper.toml");
+    let report = check(Some(&path), None, &nothing).unwrap();
+    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 5 jobs", path.display()));
+}
+
+#[test]
+fn a_file_that_is_not_utf_8_is_told_by_its_place() {
+    let files = directory(&[("tapekeeper.toml", "")]);
+    let path = files.path().join("tapekeeper.toml");
+    fs::write(&path, b"# caf\xe9\n").unwrap();
+    let report = load_all(Some(&path), None, &nothing).unwrap_err().to_string();
+    assert!(report.contains("tapekeeper.toml:1:6"), "{report}");
+}
+
+#[test]
+fn the_state_directory_is_where_systemd_says() {
+    let config = directory(&[("tapekeeper.toml", FEED)]);
+    let path = config.path().join("tapekeeper.toml");
+    let environment = |name: &str| (name == "STATE_DIRECTORY").then(|| "/var/lib/a:/var/lib/b".to_owned());
+    assert_eq!(load_all(Some(&path), None, &environment).unwrap().config.data_dir, PathBuf::from("/var/lib/a"));
+    assert_eq!(load_all(Some(&path), None, &nothing).unwrap().config.data_dir, PathBuf::from("data"));
+}
+
+#[test]
+fn a_difference_is_named_by_its_key_and_tells_no_password() {
+    let old = read(FEED);
+    assert!(old.diff(&old.clone()).is_empty());
+    let mut new = old.clone();
+    new.log.retention += Duration::from_secs(1);
+    new.cache.redis.password = Some("hunter2".to_owned());
+    assert_eq!(old.diff(&new), ["log.retention", "cache.redis.password"]);
+    let mut new = old.clone();
+    new.feeds[0].channels.push(Channel::BookTicker);
+    assert_eq!(old.diff(&new), ["feed"]);
+    new.feeds[0].rest_url = Some("http://127.0.0.1:1".to_owned());
+    assert_eq!(old.diff(&new), ["feed", "rest_url"]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_is_too_strange(text in "([a-z_.]{1,8} = [0-9\"\\[\\]{}a-zé]{0,8}\n|\\[\\[?[a-z.]{1,9}\\]?\\]\n|\\PC{0,8})*") {
+        let notes = Notes::new("tapekeeper.toml", &text);
+        service::read(&text, &notes, PathBuf::from("data"));
+        drop(Problems(notes.into_problems()).sorted().to_string());
+        let files = [(Notes::new("jobs.toml", &text), text.as_str())];
+        schedule::read(&files);
+        let [(notes, _)] = files;
+        drop(Problems(notes.into_problems()).sorted().to_string());
+    }
+}

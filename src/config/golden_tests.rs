@@ -1,0 +1,71 @@
+//! Broken files and, to the letter, what is said about them: `golden/*.txt` holds them side by side, as
+//! `### a name`, the file, `--->`, and the report. `TAPEKEEPER_BLESS=1 cargo test golden` writes what is said now.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::reader::Notes;
+use super::{Problem, Problems, schedule, service};
+
+const ARROW: &str = "--->\n";
+
+fn report_of_service(text: &str) -> String {
+    let notes = Notes::new("tapekeeper.toml", text);
+    service::read(text, &notes, PathBuf::from("data"));
+    told(notes.into_problems())
+}
+
+/// A text with a line `=== jobs.d/more.toml` is two files.
+fn report_of_schedule(text: &str) -> String {
+    let mut files = vec![("jobs.toml".to_owned(), String::new())];
+    for line in text.split_inclusive('\n') {
+        match line.strip_prefix("=== ") {
+            Some(name) => files.push((name.trim_end().to_owned(), String::new())),
+            None => files.last_mut().unwrap().1.push_str(line),
+        }
+    }
+    let notes: Vec<(Notes, &str)> = files.iter().map(|(name, text)| (Notes::new(name, text), text.as_str())).collect();
+    schedule::read(&notes);
+    told(notes.into_iter().flat_map(|(notes, _)| notes.into_problems()).collect())
+}
+
+/// The report; every problem has a place and says what to do.
+fn told(problems: Vec<Problem>) -> String {
+    for problem in &problems {
+        assert!(problem.help.is_some() && problem.place.is_some(), "{problem}");
+    }
+    Problems(problems).sorted().to_string()
+}
+
+/// Compares every case of a file; returns how many there are.
+fn check(file: &str, report: fn(&str) -> String) -> usize {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden").join(file);
+    let cases = std::fs::read_to_string(&path).unwrap();
+    let (mut now, mut wrong, mut count) = (String::new(), String::new(), 0);
+    for case in cases.split("### ").filter(|case| !case.trim().is_empty()) {
+        let (name, rest) = case.split_once('\n').unwrap();
+        let (text, expected) = rest.split_once(ARROW).unwrap_or((rest, ""));
+        let said = report(text);
+        if said.trim_end() != expected.trim_end() {
+            writeln!(wrong, "{file}: {name}\nexpected:\n{expected}\nsaid:\n{said}\n").unwrap();
+        }
+        writeln!(now, "### {name}\n{text}{ARROW}{}\n", said.trim_end()).unwrap();
+        count += 1;
+    }
+    if std::env::var_os("TAPEKEEPER_BLESS").is_some() {
+        std::fs::write(&path, now).unwrap();
+    } else {
+        assert!(wrong.is_empty(), "{wrong}");
+    }
+    count
+}
+
+#[test]
+fn a_golden_configuration_gets_its_report_to_the_letter() {
+    assert!(check("service.txt", report_of_service) >= 25);
+}
+
+#[test]
+fn a_golden_schedule_gets_its_report_to_the_letter() {
+    assert!(check("schedule.txt", report_of_schedule) >= 15);
+}

@@ -1,0 +1,136 @@
+//! Where the files are: named on the command line, named in the environment, in their places, or built in.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::problem::{Problem, Severity, Source};
+use super::{DEFAULT_CONFIG, DEFAULT_JOBS, Environment};
+
+/// Where the configuration is looked for when nobody names one, in this order.
+const PLACES: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"];
+
+/// A file that was found.
+#[derive(Debug)]
+pub struct Text {
+    /// As shown: the path, or what is built in.
+    pub name: String,
+    /// Its path; none when it is built in.
+    pub path: Option<PathBuf>,
+    /// What it says.
+    pub text: String,
+}
+
+impl Text {
+    fn built_in(what: &str, text: &str) -> Self {
+        Self { name: format!("the built-in {what}"), path: None, text: text.to_owned() }
+    }
+}
+
+/// The configuration; none when there is one and it cannot be read.
+pub fn find_config(explicit: Option<&Path>, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Option<Text> {
+    if let Some(path) = explicit.map(Path::to_owned).or_else(|| variable("TAPEKEEPER_CONFIG", environment)) {
+        return read_named(&path, problems);
+    }
+    for place in PLACES {
+        match read(Path::new(place)) {
+            Ok(Some(text)) => return Some(text),
+            Ok(None) => {}
+            // One that is there and cannot be read must not be passed over for another.
+            Err(problem) => {
+                problems.push(problem);
+                return None;
+            }
+        }
+    }
+    Some(Text::built_in("configuration", DEFAULT_CONFIG))
+}
+
+/// The schedule and, after it, its drop-ins `jobs.d/*.toml`.
+pub fn find_jobs(
+    explicit: Option<&Path>,
+    config: Option<&Path>,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Text> {
+    let mut texts = Vec::new();
+    let mut directory = config.map(|config| config.with_file_name("jobs.d"));
+    if let Some(path) = explicit.map(Path::to_owned).or_else(|| variable("TAPEKEEPER_JOBS", environment)) {
+        texts.extend(read_named(&path, problems));
+        directory = Some(path.with_file_name("jobs.d"));
+    } else {
+        match config.map(|config| read(&config.with_file_name("jobs.toml"))).transpose() {
+            Ok(found) => {
+                texts.push(found.flatten().unwrap_or_else(|| Text::built_in("schedule", DEFAULT_JOBS)));
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if let Some(directory) = directory {
+        texts.extend(drop_ins(&directory, problems));
+    }
+    texts
+}
+
+/// `$STATE_DIRECTORY`, else `./data`.
+pub fn default_data_dir(environment: Environment<'_>) -> PathBuf {
+    // systemd may name several directories; the first one is ours.
+    let state = environment("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
+    state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("data"))
+}
+
+/// The drop-ins by name, as systemd reads its own; no directory means none.
+fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Text> {
+    let listed = fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let mut paths: Vec<PathBuf> = match listed {
+        Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Vec::new(),
+        Err(error) => {
+            problems.push(unreadable(directory, &error));
+            return Vec::new();
+        }
+    };
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    paths.iter().filter_map(|path| read_named(path, problems)).collect()
+}
+
+/// A path from the environment; set to nothing is not set.
+fn variable(name: &str, environment: Environment<'_>) -> Option<PathBuf> {
+    environment(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// A file that must exist, because somebody named it or because it was just listed.
+fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<Text> {
+    match read(path) {
+        Ok(Some(text)) => return Some(text),
+        Ok(None) => problems.push(unreadable(path, &"there is no such file")),
+        Err(problem) => problems.push(problem),
+    }
+    None
+}
+
+/// A file's text; `None` when there is no such file.
+fn read(path: &Path) -> Result<Option<Text>, Problem> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(path, &error)),
+    };
+    let name = path.display().to_string();
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(Text { name, path: Some(path.to_owned()), text })),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let place = Some((Source { name, text: text.into() }, at..at + 1));
+            let help = Some("save the file as UTF-8".to_owned());
+            Err(Problem { severity: Severity::Error, message: "this is not UTF-8".to_owned(), help, place })
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
+    let help = "name a file that this user can read with --config or --jobs, or none for the built-in one";
+    Problem::without_place(format!("cannot read {}: {error}", path.display()), help)
+}
