@@ -94,7 +94,7 @@
 //!
 //! *rand* 0.10: `random_range` is a method of `RngExt`. The sequence of its `StdRng` is the same only within one version
 //! of the crate, so the simulated market, which must repeat from a seed for ever, has eight lines of its own
-//! ([simulator]). [faults] prints its seed and takes what it gets.
+//! ([simulator]).
 
 pub mod admin;
 pub mod app;
