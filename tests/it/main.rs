@@ -4,3 +4,5 @@
 
 mod contracts;
 mod flows;
+mod lookup;
+mod tidy;
