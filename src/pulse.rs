@@ -4,6 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The longest that a watched loop goes without a beat when all is well: its waits and the calls it makes end within
+/// this. The unit's `WatchdogSec` is at least four times as long (a test reads the unit to prove it).
+pub const QUIET_MAX: Duration = Duration::from_secs(5);
+/// How often a loop beats while it waits for somebody else.
+const WAITING_BEAT: Duration = Duration::from_secs(1);
+
 /// One loop's pulse; cheap to clone and to beat.
 #[derive(Clone, Debug)]
 pub struct Pulse(Arc<Beats>);
@@ -23,6 +29,22 @@ impl Pulse {
     pub fn beat(&self) {
         self.0.last_ms.store(self.0.born.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.0.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for somebody else, an exchange or a store, and beats meanwhile: that one being slow or dead is no reason
+    /// to restart us. Beats for `limit` at most, which is above the wait's own limit, so that a wait that broke its
+    /// limit is still seen.
+    pub async fn waiting<T>(&self, limit: Duration, wait: impl Future<Output = T>) -> T {
+        let mut wait = std::pin::pin!(wait);
+        let began = Instant::now();
+        loop {
+            if began.elapsed() < limit {
+                self.beat();
+            }
+            if let Ok(outcome) = tokio::time::timeout(WAITING_BEAT, &mut wait).await {
+                return outcome;
+            }
+        }
     }
 
     /// The loop has ended in order: it is no longer watched.
@@ -96,5 +118,17 @@ mod tests {
         pulse.retire();
         std::thread::park_timeout(Duration::from_millis(20));
         assert!(pulses.wedged(Duration::from_millis(1)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_waits_for_somebody_else_beats_meanwhile_but_not_for_ever() {
+        let pulse = Pulses::default().watch("tail");
+        let never = std::future::pending::<()>();
+        let long = pulse.waiting(Duration::from_secs(3_600), never);
+        assert!(tokio::time::timeout(Duration::from_millis(10_500), long).await.is_err());
+        assert_eq!(pulse.0.count.load(Ordering::Relaxed), 11);
+        let broken = pulse.waiting(Duration::ZERO, std::future::pending::<()>());
+        assert!(tokio::time::timeout(Duration::from_millis(10_500), broken).await.is_err());
+        assert_eq!(pulse.0.count.load(Ordering::Relaxed), 11);
     }
 }

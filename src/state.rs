@@ -37,9 +37,6 @@ pub struct Snapshot {
     /// Per exchange, until when it bans this address, milliseconds since 1970.
     #[serde(default)]
     pub ban_until: BTreeMap<String, i64>,
-    /// Per stream without a row yet, the exchange's time of its first subscription, milliseconds since 1970.
-    #[serde(default)]
-    pub subscribed_since: BTreeMap<String, i64>,
     /// Grows with every save.
     pub generation: u64,
     /// CRC-32 of this document with an empty checksum, eight hexadecimal digits.

@@ -79,11 +79,13 @@ impl Saver {
                 snapshot.watermarks.insert(name, next - step);
             }
         }
-        snapshot.ban_until = self.bans(now);
+        snapshot.ban_until = self.bans();
         snapshot
     }
 
-    fn bans(&self, now: Timestamp) -> BTreeMap<String, i64> {
+    /// Per exchange, until when it bans this address, milliseconds since 1970.
+    pub fn bans(&self) -> BTreeMap<String, i64> {
+        let now = self.clock.now();
         let bans = self.rest.iter().filter_map(|(exchange, rest)| Some((exchange, rest.banned_until()?)));
         bans.filter(|(_, until)| *until > now).map(|(exchange, until)| (exchange.to_string(), until.millis())).collect()
     }

@@ -1,18 +1,22 @@
 //! The service between its start and its stop: jobs, signals, reloads, the status line.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Desk, ReloadRequest};
 use crate::exchange::Feed;
+use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
-use crate::market::Stream;
+use crate::market::{Exchange, Stream};
 use crate::signals::Request;
 use crate::supervisor::Fault;
 use crate::systemd;
@@ -42,6 +46,11 @@ pub struct Feeds {
 pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) -> Result<JobsHandle, Failure> {
     systemd::status("repairing and preloading the cache");
     systemd::extend(Duration::from_secs(60));
+    let recorded = service.streams.borrow().clone();
+    let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await;
+    if ended.context("supersede the gaps of removed feeds")? > 0 {
+        info!("gaps of feeds that were removed while the service was down are superseded");
+    }
     let saver = service.saver.clone();
     let services = Services {
         log: service.log.clone(),
@@ -66,10 +75,11 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
     }
     let (pulse, stop) = (service.pulses.watch("scheduler"), groups.jobs.stop.clone());
     groups.jobs.spawn("scheduler", runner.run(pulse, stop));
-    for rest in service.backfill.rest.values().cloned() {
-        let (stop, health) = (groups.jobs.stop.clone(), service.health.clone());
+    for (&exchange, rest) in &service.backfill.rest {
+        let (rest, service) = (rest.clone(), service.clone());
+        let stop = groups.jobs.stop.clone();
         groups.jobs.spawn("clock", async move {
-            measure_clock(rest, health, stop).await;
+            measure_clock(exchange, rest, service, stop).await;
             Ok(())
         });
     }
@@ -119,32 +129,52 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
 }
 
 /// Learns the exchange's limits once and its clock's offset every few minutes; neither ever rejects data.
-async fn measure_clock(
-    rest: Arc<crate::exchange::rest::Rest>,
-    health: crate::health::Health,
-    stop: tokio_util::sync::CancellationToken,
-) {
+async fn measure_clock(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
     let mut wait = Duration::from_secs(1);
     let mut learnt = false;
     while !stop.is_cancelled() {
         match rest.measure_clock(&stop).await {
             Ok(offset) => {
-                tracing::debug!("the exchange's clock is {} ms ahead of ours", offset / 1_000);
-                health.restored("rest");
+                tracing::debug!("the clock of {exchange} is {} ms ahead of ours", offset / 1_000);
+                service.health.restored("rest");
                 wait = Duration::from_secs(300);
             }
             Err(error) => {
-                health.degraded("rest", &error.to_string());
+                service.health.degraded("rest", &error.to_string());
                 wait = (wait * 2).min(Duration::from_secs(60));
             }
         }
         if !learnt {
-            learnt = rest.info(&[], &stop).await.is_ok();
+            learnt = learn(exchange, &rest, &service, &stop).await;
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Asks for limits and for the recorded symbols; returns whether there is nothing more to learn.
+async fn learn(exchange: Exchange, rest: &Rest, service: &Service, stop: &CancellationToken) -> bool {
+    let streams = service.streams.borrow().clone();
+    let symbols: BTreeSet<String> =
+        streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.to_string()).collect();
+    let symbols: Vec<String> = symbols.into_iter().collect();
+    match rest.info(&symbols, stop).await {
+        Ok(info) => {
+            for (symbol, trades) in info.symbols.iter().filter(|(symbol, _)| symbols.contains(symbol)) {
+                if !trades {
+                    warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{symbol} is listed but does not trade now");
+                }
+            }
+            true
+        }
+        Err(RestError::UnknownSymbol { text }) => {
+            warn!(EXCHANGE = %exchange, "{exchange} does not know one of the symbols: {text}");
+            service.health.degraded("symbols", &format!("{exchange} does not know one of the symbols: {text}"));
+            true
+        }
+        Err(_later) => false,
     }
 }
 
@@ -160,6 +190,7 @@ pub async fn watch(
     systemd::ready(&status_line(service));
     info!("ready: {}", status_line(service));
     let mut ticks = tokio::time::interval(STATUS_EVERY);
+    let mut bans = service.saver.bans();
     loop {
         tokio::select! {
             fault = groups.fault() => {
@@ -185,7 +216,17 @@ pub async fn watch(
                     warn!("whoever asked for the reload is gone");
                 }
             }
-            _ = ticks.tick() => systemd::status(&status_line(service)),
+            _ = ticks.tick() => {
+                systemd::status(&status_line(service));
+                // A ban must survive a crash too: asking again during it makes it longer.
+                let now = service.saver.bans();
+                if now != bans {
+                    bans = now;
+                    if let Err(error) = service.saver.save(false).await {
+                        error!("cannot save the exchange's ban: {error:#}");
+                    }
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::consume::Board;
+use crate::exchange::rest::QUESTION_MAX;
 use crate::exchange::{Feed, Since};
 use crate::gap::{Evidence, Range};
 use crate::market::{Channel, Stream};
@@ -29,7 +30,7 @@ pub async fn run(parts: Parts, board: Arc<Board>, feeds: Vec<Feed>, pulse: Pulse
         let mut later = Vec::new();
         for (stream, since) in todo {
             pulse.beat();
-            if !open(&parts, &board, &stream, since, &stop).await {
+            if !pulse.waiting(QUESTION_MAX, open(&parts, &board, &stream, since, &stop)).await {
                 later.push((stream, since));
             }
         }

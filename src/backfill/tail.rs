@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::consume::{Board, Expectation, Question};
-use crate::exchange::rest::{Rest, RestError};
+use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
 use crate::exchange::socket::SocketCommand;
 use crate::health::Health;
 use crate::ingest::ConnectionNews;
@@ -112,7 +112,7 @@ impl Tail {
                 }
             });
             let mut answers = futures_util::stream::iter(asking).buffer_unordered(ASKING_MAX);
-            while let Some((stream, answer)) = answers.next().await {
+            while let Some((stream, answer)) = pulse.waiting(QUESTION_MAX, answers.next()).await {
                 pulse.beat();
                 self.answer(&stream, answer, &mut silences).await;
             }

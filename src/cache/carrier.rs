@@ -25,6 +25,7 @@ pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, p
         let update = latest.take();
         if !update.is_empty() {
             let applied = tokio::time::timeout(APPLY_MAX, cache.apply(&update)).await;
+            pulse.beat();
             let failure = match applied {
                 Ok(Ok(_moved)) => None,
                 Ok(Err(error)) => Some(error.to_string()),

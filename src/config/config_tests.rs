@@ -1,3 +1,5 @@
+//! The shipped files, every key, where files are looked for, and what a reload sees.
+
 use std::fs;
 use std::time::Duration;
 

@@ -105,10 +105,17 @@ impl Problems {
         self.0.iter().filter(|problem| problem.severity == Severity::Warning)
     }
 
-    /// By file and place.
+    /// By place, the files in the order in which they were read; what has no place comes first.
     pub fn sorted(mut self) -> Self {
+        let mut files: Vec<String> = Vec::new();
+        for (source, _) in self.0.iter().filter_map(|problem| problem.place.as_ref()) {
+            if !files.contains(&source.name) {
+                files.push(source.name.clone());
+            }
+        }
         self.0.sort_by_key(|problem| {
-            problem.place.as_ref().map(|(source, span)| (source.name.clone(), span.start, span.end))
+            let (source, span) = problem.place.as_ref()?;
+            Some((files.iter().position(|name| *name == source.name), span.start, span.end))
         });
         self
     }

@@ -133,10 +133,13 @@ fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
     let cron = match parsed {
         Ok(cron) => cron,
         Err(why) => {
-            let help = "five fields (minute hour day month weekday), or six with seconds in front".to_owned();
+            let help = "five fields: minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-7; or six, with second 0-59 \
+                        in front";
             // The parser speaks of its own parts, and in sentences.
             let why = why.rsplit("error: ").next().unwrap_or(&why).trim_end_matches('.').to_lowercase();
-            table.notes().error(span, format!("`{text}` is not a cron pattern: {why}"), Some(help));
+            let field = wrong_field(&text).map(|(name, field)| format!("{name} `{field}`: ")).unwrap_or_default();
+            let message = format!("`{text}` is not a cron pattern: {field}{why}");
+            table.notes().error(span, message, Some(help.to_owned()));
             return None;
         }
     };
@@ -147,6 +150,21 @@ fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
         return None;
     }
     Some(When::Cron { text, timezone })
+}
+
+/// The first field that no pattern could have, by its name: the parser does not say which one it means.
+fn wrong_field(text: &str) -> Option<(&'static str, &str)> {
+    const NAMES: [&str; 6] = ["second", "minute", "hour", "day", "month", "weekday"];
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let names = NAMES.len().checked_sub(fields.len()).map(|skipped| &NAMES[skipped..])?;
+    let alone = |at: usize| {
+        let pattern: Vec<&str> = (0..fields.len()).map(|other| if other == at { fields[at] } else { "*" }).collect();
+        pattern.join(" ")
+    };
+    // Fewer than five fields are wrong whatever they are.
+    let whole = matches!(fields.len(), 5 | 6);
+    let wrong = (0..fields.len()).find(|at| whole && parse_cron(&alone(*at)).is_err())?;
+    Some((names[wrong], fields[wrong]))
 }
 
 fn on(table: &Table<'_>) -> Option<When> {

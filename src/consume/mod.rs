@@ -4,6 +4,7 @@
 //! (invariant 1), and the committed position is contiguous (a held frame keeps everything behind it).
 
 mod board;
+mod desk;
 mod line;
 mod sorter;
 

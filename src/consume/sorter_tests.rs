@@ -1,3 +1,5 @@
+//! What the sorter makes of records, one rule a test.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

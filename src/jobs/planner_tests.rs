@@ -1,3 +1,5 @@
+//! What is due when, on two clocks that a test moves.
+
 use proptest::prelude::*;
 
 use super::*;

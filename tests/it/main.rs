@@ -3,3 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod contracts;
+mod flows;
+mod lookup;
+mod tidy;

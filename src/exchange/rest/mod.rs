@@ -29,6 +29,8 @@ use crate::market::{Interval, Kline, Timestamp, Trade};
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
+/// Above the longest that one question takes, with its wait for budget and its second way to ask.
+pub const QUESTION_MAX: Duration = Duration::from_secs(180);
 /// Largest answer that is read: 1000 trades are 150 KiB, all of exchangeInfo some 10 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// How long nothing is sent after a 403 or 451: it will not change by itself.

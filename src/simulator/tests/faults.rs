@@ -1,3 +1,5 @@
+//! Each fault on request, seen by a real client.
+
 use super::*;
 
 /// A client that has seen trades, so that the connection is in use.

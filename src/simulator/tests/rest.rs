@@ -1,3 +1,5 @@
+//! The REST side, its limits and its headers, seen by a real client.
+
 use super::*;
 use crate::market::Interval;
 

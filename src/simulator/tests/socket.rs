@@ -1,3 +1,5 @@
+//! The WebSocket side and its limits, seen by a real client.
+
 use super::*;
 
 #[tokio::test]

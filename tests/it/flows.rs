@@ -1,0 +1,277 @@
+//! The flow from socket frames to history, on stores that fail, delay and tear batches, and crash.
+//!
+//! What must hold however it goes: nothing is committed that is not durable, and at every restart and at
+//! the end the ledger misses exactly what the exchange published and history does not have.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use tapekeeper::cache::Latest;
+use tapekeeper::clock::Clock;
+use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
+use tapekeeper::exchange::Dialect;
+use tapekeeper::exchange::binance::Binance;
+use tapekeeper::exchange::socket::SocketEvent;
+use tapekeeper::faults::{Faults, Odds};
+use tapekeeper::gap::{Ledger, Range};
+use tapekeeper::health::Health;
+use tapekeeper::history::embedded::EmbeddedHistory;
+use tapekeeper::history::faulty::FaultyHistory;
+use tapekeeper::history::{GapFilter, History};
+use tapekeeper::ingest::{self, Counters};
+use tapekeeper::log::Log;
+use tapekeeper::log::embedded::{EmbeddedLog, Options};
+use tapekeeper::log::faulty::FaultyLog;
+use tapekeeper::market::{Stream, Symbol, Timestamp};
+use tapekeeper::pulse::Pulses;
+use tapekeeper::writer::Writer;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Ids of one symbol in one campaign.
+const IDS: i64 = 2_000;
+/// Time runs faster than the wall, so that graces pass quickly.
+const FASTER: i64 = 40;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn stream() -> Stream {
+    "binance:BTCUSDT:trade".parse().unwrap()
+}
+
+fn frame(id: i64) -> Bytes {
+    Bytes::from(format!(
+        r#"{{"stream":"btcusdt@trade","data":{{"e":"trade","E":{id},"s":"BTCUSDT","t":{id},"p":"1.50000000","q":"2.00000000","T":{id},"m":true,"M":true}}}}"#
+    ))
+}
+
+fn fast_clock() -> Clock {
+    let began = Instant::now();
+    Clock::from_fn(move || Timestamp(1_700_000_000_000_000 + began.elapsed().as_micros() as i64 * FASTER))
+}
+
+/// The running flow: what a process is between two crashes.
+struct Flow {
+    events: mpsc::Sender<SocketEvent>,
+    ingest: JoinHandle<Result<(), tapekeeper::log::LogError>>,
+    consume: JoinHandle<Result<(), consume::ConsumeError>>,
+    drain: CancellationToken,
+    board: Arc<Board>,
+    health: Health,
+    log: Arc<dyn Log>,
+    history: Arc<FaultyHistory>,
+}
+
+impl Flow {
+    /// Opens the stores in `directory` and goes on where they are.
+    async fn start(directory: &Path, faults: &Faults, clock: &Clock) -> Self {
+        let log = EmbeddedLog::open(&directory.join("log.db"), Options { batch_records: 64, ..Options::default() });
+        let log: Arc<dyn Log> = Arc::new(FaultyLog::new(Arc::new(log.unwrap()), faults.clone()));
+        let inner: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.join("history.db")).unwrap());
+        let rows = inner.gaps(&GapFilter::default()).await.unwrap();
+        let watermarks = inner.watermarks(&[stream()]).await.unwrap();
+        let history = Arc::new(FaultyHistory::new(inner, faults.clone()));
+        let dialect: Arc<dyn Dialect> = Arc::new(Binance);
+        let (health, pulses) = (Health::default(), Pulses::default());
+        let (events, received) = mpsc::channel(4);
+        let (news, _heard) = mpsc::channel(16);
+        let (_streams, streams) = watch::channel(vec![stream()]);
+        let parts = ingest::Parts {
+            log: log.clone(),
+            dialect: dialect.clone(),
+            health: health.clone(),
+            clock: clock.clone(),
+            counters: Arc::new(Counters::default()),
+            streams,
+            news,
+        };
+        let never = CancellationToken::new();
+        let ingest = tokio::spawn(ingest::run(parts, received, pulses.watch("ingest"), never.clone()));
+        let board = Arc::new(Board::default());
+        let store: Arc<dyn History> = history.clone();
+        let parts = consume::Parts {
+            log: log.clone(),
+            writer: Writer::new(store, Arc::new(Latest::default()), health.clone()),
+            ledger: SharedLedger::new(Ledger::restore(rows)),
+            board: board.clone(),
+            health: health.clone(),
+            clock: clock.clone(),
+        };
+        let mut sorter = Sorter::new([dialect]);
+        sorter.seed(watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)));
+        let (_questions, asked) = mpsc::channel(1);
+        let drain = CancellationToken::new();
+        let options = consume::Options { batch_time: Duration::from_millis(5), ..consume::Options::default() };
+        let pulse = pulses.watch("consume");
+        let consume = tokio::spawn(consume::run(parts, sorter, asked, options, pulse, drain.clone(), never));
+        Self { events, ingest, consume, drain, board, health, log, history }
+    }
+
+    async fn send(&self, ids: &[i64], clock: &Clock) {
+        let frames = ids.iter().map(|id| (clock.now(), frame(*id))).collect();
+        self.events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
+    }
+
+    /// Ends at once, like SIGKILL: what is in memory is gone.
+    async fn crash(self) {
+        self.ingest.abort();
+        self.consume.abort();
+        assert!(self.ingest.await.is_err_and(|error| error.is_cancelled()), "ingest had ended by itself");
+        assert!(self.consume.await.is_err_and(|error| error.is_cancelled()), "consume had ended by itself");
+    }
+
+    /// Ends in order.
+    async fn stop(self) {
+        drop(self.events);
+        tokio::time::timeout(DEADLINE, self.ingest).await.unwrap().unwrap().unwrap();
+        self.drain.cancel();
+        tokio::time::timeout(DEADLINE, self.consume).await.unwrap().unwrap().unwrap();
+    }
+}
+
+/// What the stores say by themselves, faults aside.
+struct Found {
+    stored: BTreeSet<i64>,
+    missing: BTreeSet<i64>,
+}
+
+impl Found {
+    /// From the first stored id on: what a process lost that died before its first row is not known here.
+    fn assert_the_ledger_knows_every_hole(&self, seed: u64, last: Option<i64>) {
+        let (Some(first), Some(last)) = (self.stored.first().copied(), last) else { return };
+        for id in first..=last {
+            let (stored, missing) = (self.stored.contains(&id), self.missing.contains(&id));
+            assert!(stored || missing, "seed {seed}: {id} is neither stored nor known to be missing");
+        }
+        let beyond: Vec<_> = self.missing.iter().filter(|id| !(first..=last).contains(id)).take(5).collect();
+        assert!(beyond.is_empty(), "seed {seed}: {beyond:?} are said to be missing beyond what was published");
+    }
+}
+
+async fn look(directory: &Path) -> Found {
+    let history = EmbeddedHistory::open(&directory.join("history.db")).unwrap();
+    let log = EmbeddedLog::open(&directory.join("log.db"), Options::default()).unwrap();
+    let rows = history.trades(&stream(), Range { first: 0, last: i64::MAX }, usize::MAX >> 1).await.unwrap();
+    let stored: BTreeSet<i64> = rows.iter().map(|row| row.trade.id).collect();
+    assert_eq!(rows.len(), stored.len(), "an id is stored twice");
+    let gaps = history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
+    let missing = gaps.iter().flat_map(|gap| gap.range.first..=gap.range.last).collect();
+    let usage = log.usage().await.unwrap();
+    let committed = usage.committed.get(&0).copied().unwrap_or(0);
+    let mut offset = 0;
+    while offset < committed {
+        let records = log.read(0, offset, 1_000).await.unwrap();
+        let Some(last) = records.last() else { break };
+        offset = last.offset + 1;
+        for record in records.iter().filter(|record| record.offset < committed) {
+            let text = String::from_utf8_lossy(&record.frame.payload).into_owned();
+            let id: i64 = text.split("\"t\":").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+            assert!(stored.contains(&id), "offset {} is committed, and its trade {id} is not stored", record.offset);
+        }
+    }
+    history.close().await.unwrap();
+    log.close().await.unwrap();
+    Found { stored, missing }
+}
+
+/// One campaign; everything random comes from the seed. Returns how many calls went wrong.
+async fn campaign(seed: u64) -> u64 {
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let odds = Odds { fail: 100, lose_answer: 80, tear: 80, delay: 100, delay_max: Duration::from_millis(4) };
+    let faults = Faults::seeded(seed, odds);
+    let clock = fast_clock();
+    let mut sent: Vec<i64> = (1..=IDS).filter(|id| *id < 20 || !random.random_bool(0.02)).collect();
+    for at in 1..sent.len() - 1 {
+        if random.random_bool(0.01) {
+            sent.swap(at, at + 1);
+        }
+    }
+    let mut flow = Flow::start(directory.path(), &faults, &clock).await;
+    let mut rest = sent.as_slice();
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(random.random_range(1..30).min(rest.len()));
+        flow.send(now, &clock).await;
+        rest = later;
+        if random.random_bool(0.04) {
+            flow.crash().await;
+            let found = look(directory.path()).await;
+            found.assert_the_ledger_knows_every_hole(seed, found.stored.last().copied());
+            flow = Flow::start(directory.path(), &faults, &clock).await;
+        }
+    }
+    // A last run that certainly arrives shows every hole before it.
+    let last: Vec<i64> = (IDS + 1..=IDS + 5).collect();
+    flow.send(&last, &clock).await;
+    flow.stop().await;
+    let found = look(directory.path()).await;
+    found.assert_the_ledger_knows_every_hole(seed, Some(IDS + 5));
+    faults.injected()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_on_stores_that_fail_and_processes_that_crash() {
+    let soak = std::env::var_os("TAPEKEEPER_SOAK").is_some();
+    let first = std::env::var("TAPEKEEPER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut injected = 0;
+    for seed in first.map_or(1..if soak { 200 } else { 9 }, |seed| seed..seed + 1) {
+        injected += campaign(seed).await;
+    }
+    assert!(injected > 0, "nothing went wrong, the campaigns show nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_history_refuses_is_set_aside_alone_and_nothing_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = fast_clock();
+    let flow = Flow::start(directory.path(), &Faults::none(), &clock).await;
+    let mut refused: Vec<i64> = (1..=200).collect();
+    refused.shuffle(&mut StdRng::seed_from_u64(7));
+    refused.truncate(3);
+    for id in &refused {
+        flow.history.refuse_trade(Symbol::new("BTCUSDT"), *id);
+    }
+    flow.send(&(1..=200).collect::<Vec<_>>(), &clock).await;
+    flow.stop().await;
+    let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
+    let letters = history.dead_letters(10).await.unwrap();
+    let mut set_aside: Vec<Bytes> = letters.into_iter().map(|letter| letter.payload).collect();
+    set_aside.sort();
+    let mut expected: Vec<Bytes> = refused.iter().map(|id| frame(*id)).collect();
+    expected.sort();
+    assert_eq!(set_aside, expected);
+    assert_eq!(history.count(&stream(), Range { first: 1, last: 200 }).await.unwrap().present, 197);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_is_away_holds_the_offset_and_shows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (clock, faults) = (fast_clock(), Faults::none());
+    let flow = Flow::start(directory.path(), &Faults::none(), &clock).await;
+    flow.stop().await;
+    let flow = Flow::start(directory.path(), &faults, &clock).await;
+    faults.set_outage(true);
+    let until = Instant::now() + DEADLINE;
+    // The log is in the same outage: frames wait in memory until it takes them.
+    flow.send(&[1, 2, 3], &clock).await;
+    while !flow.health.parts().contains_key("ingest") {
+        assert!(Instant::now() < until, "the outage is not shown");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(flow.board.rows.load(Ordering::Relaxed), 0);
+    faults.set_outage(false);
+    while flow.log.usage().await.unwrap().committed.get(&0) != Some(&3) {
+        assert!(Instant::now() < until, "what waited is not committed after the outage");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(flow.health.parts().is_empty(), "what was degraded stays so: {:?}", flow.health.parts());
+    flow.stop().await;
+}

@@ -1,0 +1,264 @@
+//! Which room may know which: DESIGN.md's direction as a table.
+
+use super::source::{code, paths, without_tests};
+use super::{File, assert_none, rust_files};
+
+/// A room, the rooms it knows, and why where that is not plain. From the bottom up: a room knows only rooms that
+/// stand above it in this table, so there is no cycle. A new edge is a change of the design: say why in the commit.
+const ROOMS: &[(&str, &[&str], &str)] = &[
+    ("market", &[], "the vocabulary"),
+    ("gap", &["market"], ""),
+    ("exit", &[], "codes only"),
+    ("faults", &[], "decides how a call goes wrong, never which"),
+    ("health", &[], "names of parts"),
+    ("pulse", &[], "names of loops"),
+    ("signals", &[], ""),
+    ("sqlite", &[], "how a file is opened; log and history share it"),
+    ("supervisor", &[], ""),
+    ("systemd", &["pulse"], "the watchdog is fed by the pulses"),
+    ("telemetry", &[], ""),
+    ("clock", &["market"], "what it reads is a market::Timestamp: microseconds since 1970, no more of markets"),
+    ("exchange", &["clock", "gap", "market"], "gap::Range is what a question asks for"),
+    ("log", &["faults", "market", "sqlite"], ""),
+    ("history", &["faults", "gap", "log", "market", "sqlite"], "a dead letter names its log partition"),
+    ("cache", &["faults", "health", "history", "market", "pulse"], "an update is made from a batch of history's rows"),
+    ("state", &[], "does not know what the numbers mean"),
+    ("writer", &["cache", "health", "history", "log", "market", "pulse"], "the one way rows reach history and cache"),
+    ("ingest", &["clock", "exchange", "health", "log", "market", "pulse"], ""),
+    ("consume", &["cache", "clock", "exchange", "gap", "health", "history", "log", "market", "pulse", "writer"], ""),
+    (
+        "backfill",
+        &["clock", "consume", "exchange", "gap", "health", "history", "ingest", "market", "pulse", "writer"],
+        "consume's board and ledger, and ingest's news of connections, say what to ask for",
+    ),
+    ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
+    ("jobs", &["audit", "backfill", "cache", "clock", "history", "log", "market", "pulse"], ""),
+    (
+        "admin",
+        &[
+            "audit", "backfill", "cache", "clock", "consume", "exchange", "gap", "health", "history", "ingest", "jobs",
+            "log", "market", "pulse",
+        ],
+        "shows every room",
+    ),
+    ("config", &["admin", "cache", "exchange", "history", "jobs", "log", "market"], "knows every room's options"),
+    (
+        "app",
+        &[
+            "admin",
+            "backfill",
+            "cache",
+            "clock",
+            "config",
+            "consume",
+            "exchange",
+            "exit",
+            "gap",
+            "health",
+            "history",
+            "ingest",
+            "jobs",
+            "log",
+            "market",
+            "pulse",
+            "signals",
+            "state",
+            "supervisor",
+            "systemd",
+            "writer",
+        ],
+        "wires",
+    ),
+    ("simulator", &["clock", "market"], "an exchange, which knows nothing of who records it"),
+    (
+        "cli",
+        &[
+            "admin",
+            "app",
+            "audit",
+            "config",
+            "exchange",
+            "exit",
+            "gap",
+            "history",
+            "market",
+            "signals",
+            "simulator",
+            "telemetry",
+        ],
+        "",
+    ),
+    ("main", &["cli", "exit"], "parses, runs, exits"),
+    ("lib", &[], "the map"),
+];
+
+/// Decides, and acts through nobody: no runtime, no I/O, no clock.
+const PURE: &[&str] = &[
+    "src/market/",
+    "src/gap/",
+    "src/exchange/binance",
+    "src/jobs/planner",
+    "src/jobs/spec",
+    "src/consume/sorter",
+    "src/consume/desk",
+];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "async fn",
+    ".await",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "Instant::now",
+    "SystemTime",
+    "crate::clock",
+    "reqwest",
+    "rusqlite",
+    "tracing::",
+];
+
+/// Rooms with backends, and the backends, which only app names.
+const PORTS: [&str; 3] = ["log", "history", "cache"];
+const BACKENDS: [&str; 4] = ["embedded", "kafka", "clickhouse", "redis"];
+
+/// The rooms that a file's code knows, as paths from the crate's root.
+fn known_paths(file: &File) -> Vec<String> {
+    let code = without_tests(&code(&file.text));
+    let mut known = paths(&code, "crate");
+    known.extend(paths(&code, "tapekeeper"));
+    // `super::` as often as the file is deep leads to the root as well.
+    let depth = file.path.split('/').count() - 1 - usize::from(file.path.ends_with("/mod.rs"));
+    known.extend(paths(&code, &vec!["super"; depth].join("::")));
+    known
+}
+
+fn edges(file: &File) -> Vec<String> {
+    let is_room = |name: &&str| ROOMS.iter().any(|(room, ..)| room == name);
+    let mut rooms: Vec<String> = known_paths(file)
+        .iter()
+        .filter_map(|path| path.split("::").next())
+        .filter(|name| is_room(name) && *name != file.room())
+        .map(str::to_owned)
+        .collect();
+    rooms.sort();
+    rooms.dedup();
+    rooms
+}
+
+fn forbidden_edges(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| !file.is_test()) {
+        let Some((_, allowed, _)) = ROOMS.iter().find(|(room, ..)| *room == file.room()) else {
+            found.push(format!(
+                "{}: `{}` is not in the table of rooms (tests/it/tidy/edges.rs)",
+                file.path,
+                file.room()
+            ));
+            continue;
+        };
+        for room in edges(file).iter().filter(|room| !allowed.contains(&room.as_str())) {
+            found.push(format!("{}: `{}` must not know `{room}`", file.path, file.room()));
+        }
+    }
+    found
+}
+
+fn named_backends(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| !file.is_test() && file.room() != "app") {
+        let code = without_tests(&code(&file.text));
+        for port in PORTS.iter().filter(|port| **port != file.room()) {
+            let named = known_paths(file)
+                .into_iter()
+                .filter_map(|path| path.strip_prefix(port)?.strip_prefix("::").map(str::to_owned));
+            let named = named.chain(paths(&code, port));
+            for path in named.filter(|path| path.split("::").next().is_some_and(|first| BACKENDS.contains(&first))) {
+                found.push(format!("{}: names the backend {port}::{path}; only app does", file.path));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn impure(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| !file.is_test() && PURE.iter().any(|pure| file.path.starts_with(pure))) {
+        let code = without_tests(&code(&file.text));
+        for word in IMPURE.iter().filter(|word| code.contains(**word)) {
+            found.push(format!("{}: is pure and must not use `{word}`", file.path));
+        }
+    }
+    found
+}
+
+#[test]
+fn rooms_know_only_the_rooms_of_the_table() {
+    assert_none(&forbidden_edges(&rust_files(&["src"])));
+}
+
+#[test]
+fn the_table_of_rooms_has_a_direction_and_no_edge_that_nobody_uses() {
+    let files = rust_files(&["src"]);
+    let mut found = Vec::new();
+    for (at, (room, allowed, _)) in ROOMS.iter().enumerate() {
+        for other in *allowed {
+            if !ROOMS[..at].iter().any(|(above, ..)| above == other) {
+                found.push(format!("`{room}` knows `{other}`, which does not stand above it"));
+            }
+            let used =
+                |file: &File| !file.is_test() && file.room() == *room && edges(file).iter().any(|edge| edge == other);
+            if !files.iter().any(used) {
+                found.push(format!("`{room}` may know `{other}` and does not"));
+            }
+        }
+        if !files.iter().any(|file| file.room() == *room) {
+            found.push(format!("there is no room `{room}`"));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn only_app_names_backends() {
+    assert_none(&named_backends(&rust_files(&["src"])));
+}
+
+#[test]
+fn what_decides_touches_nothing() {
+    assert_none(&impure(&rust_files(&["src"])));
+}
+
+#[test]
+fn the_rules_see_forbidden_edges_however_they_are_written() {
+    let see = |path: &str, text: &str| forbidden_edges(&[File::made_up(path, text)]).len();
+    assert_eq!(see("src/history/rows.rs", "use crate::config::Config;"), 1);
+    assert_eq!(see("src/history/rows.rs", "use crate::{market::Trade, config};"), 1);
+    assert_eq!(see("src/history/rows.rs", "fn f() { crate::app::run(); }"), 1);
+    assert_eq!(see("src/history/rows.rs", "use super::super::config::Config;"), 1);
+    assert_eq!(see("src/pulse.rs", "use super::market::Stream;"), 1);
+    assert_eq!(see("src/utils/mod.rs", ""), 1);
+    assert_eq!(
+        see(
+            "src/history/rows.rs",
+            "use crate::market::Trade; // crate::config\n#[cfg(test)] mod tests { use crate::app; }"
+        ),
+        0
+    );
+}
+
+#[test]
+fn the_rules_see_backends_and_what_is_not_pure() {
+    let backends = |path: &str, text: &str| named_backends(&[File::made_up(path, text)]).len();
+    assert_eq!(backends("src/consume/mod.rs", "use crate::history::embedded::EmbeddedHistory;"), 1);
+    assert_eq!(backends("src/admin/api.rs", "use crate::{log};\nlet log = log::kafka::open();"), 1);
+    assert_eq!(backends("src/config/service.rs", "let b = log::Backend::Kafka; c.history.clickhouse"), 0);
+    assert_eq!(backends("src/app/stores.rs", "use crate::history::embedded::EmbeddedHistory;"), 0);
+    let seen = |path: &str, text: &str| impure(&[File::made_up(path, text)]).len();
+    assert_eq!(seen("src/gap/plan.rs", "use tokio::time::sleep;"), 1);
+    assert_eq!(seen("src/exchange/binance/rest.rs", "async fn ask() {}"), 1);
+    assert_eq!(seen("src/exchange/rest.rs", "use tokio::time::sleep;"), 0);
+}

@@ -1,0 +1,153 @@
+//! What the package ships: the configuration and schedule read without a warning, the units pass systemd's own check,
+//! and the unit's times fit the program's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tapekeeper::app::{CLOSE_GRACE, GRACES};
+use tapekeeper::config;
+use tapekeeper::pulse::QUIET_MAX;
+
+use super::{assert_none, root};
+
+const UNIT: &str = "systemd/tapekeeper.service";
+
+/// What a check of these two files complains of.
+fn complaints(configuration: &Path, jobs: &Path) -> Vec<String> {
+    match config::load_all(Some(configuration), Some(jobs), &|_| None) {
+        Ok(loaded) => loaded.warnings.0.iter().map(ToString::to_string).collect(),
+        Err(problems) => vec![problems.to_string()],
+    }
+}
+
+/// The value of a setting of a unit's text.
+fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
+    unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
+}
+
+/// What is wrong with the times of a unit.
+fn wrong_times(unit: &str) -> Vec<String> {
+    let time = |name| setting(unit, name).and_then(config::parse_duration);
+    let (Some(stop), Some(watchdog)) = (time("TimeoutStopSec"), time("WatchdogSec")) else {
+        return vec!["TimeoutStopSec and WatchdogSec must be there, with a unit of time".to_owned()];
+    };
+    let mut found = Vec::new();
+    let graces = GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE;
+    if graces >= stop {
+        found.push(format!("an orderly stop may take {graces:?}, and TimeoutStopSec={stop:?} would cut it off"));
+    }
+    if watchdog < 4 * QUIET_MAX {
+        found
+            .push(format!("a loop may be quiet for {QUIET_MAX:?}; WatchdogSec={watchdog:?} is not four times as long"));
+    }
+    found
+}
+
+/// A unit's text with every program replaced by one that is there: ours is not installed where tests run.
+fn installable(unit: &str) -> String {
+    let line = |line: &str| match line.split_once('=') {
+        Some((name, _)) if name.starts_with("Exec") => format!("{name}=/bin/true"),
+        _ => line.to_owned(),
+    };
+    unit.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// What `systemd-analyze verify` says of a unit; `None` when there is no systemd-analyze here.
+fn verify(name: &str, text: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, installable(text)).unwrap();
+    let ran = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    match ran {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            let failed = if output.status.success() { "" } else { "failed\n" };
+            Some(format!("{failed}{}", String::from_utf8_lossy(&said)))
+        }
+        Err(error) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "systemd-analyze: {error}");
+            None
+        }
+    }
+}
+
+fn units() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join("systemd")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "service")).collect()
+}
+
+#[test]
+fn the_shipped_configuration_and_schedule_read_without_a_warning() {
+    assert_none(&complaints(&root().join("packaging/tapekeeper.toml"), &root().join("jobs.toml")));
+}
+
+#[test]
+fn the_shipped_units_pass_systemds_own_check() {
+    let units = units();
+    assert!(!units.is_empty(), "no unit is shipped");
+    for path in units {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match verify(name, &std::fs::read_to_string(&path).unwrap()) {
+            Some(said) => assert_eq!(said, "", "{}", path.display()),
+            None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
+        }
+    }
+}
+
+#[test]
+fn the_units_times_fit_the_programs() {
+    assert_none(&wrong_times(&std::fs::read_to_string(root().join(UNIT)).unwrap()));
+}
+
+/// Metrics of the alert rules that the service does not have.
+fn unknown_metrics(rules: &str, metrics: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let words = rules
+        .lines()
+        .filter(|line| line.trim_start().starts_with("expr:"))
+        .flat_map(|line| line.split(|c| !is_name(c)));
+    let named = words.filter(|word| word.starts_with("tapekeeper_"));
+    named.filter(|name| !metrics.contains(&format!("\"{name}\""))).map(|name| format!("no metric `{name}`")).collect()
+}
+
+#[test]
+fn the_alert_rules_name_metrics_that_exist() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (rules, metrics) = (read("packaging/prometheus-rules.yml"), read("src/admin/metrics.rs"));
+    assert_none(&unknown_metrics(&rules, &metrics));
+    assert_eq!(unknown_metrics("expr: sum(tapekeeper_gaps) > 1 and tapekeeper_gaps_open > 1", &metrics).len(), 1);
+}
+
+#[test]
+fn the_rules_see_a_configuration_or_a_schedule_that_does_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (configuration, jobs) = (directory.path().join("tapekeeper.toml"), directory.path().join("jobs.toml"));
+    let text = config::DEFAULT_CONFIG;
+    let check = |text: &str, schedule: &str| {
+        std::fs::write(&configuration, text).unwrap();
+        std::fs::write(&jobs, schedule).unwrap();
+        complaints(&configuration, &jobs).len()
+    };
+    assert_eq!(check(text, config::DEFAULT_JOBS), 0);
+    assert_eq!(check(&text.replace("retention = \"7d\"", "retention = 7"), config::DEFAULT_JOBS), 1);
+    assert_eq!(check(&format!("{text}\n[cache.redis]\npassword = \"x\"\n"), config::DEFAULT_JOBS), 1);
+    assert_eq!(check(text, &config::DEFAULT_JOBS.replace("every = \"30s\"", "evry = \"30s\"")), 1);
+}
+
+#[test]
+fn the_rules_see_a_bad_unit() {
+    let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
+    let replaced = |name: &str, value: &str| {
+        let line = format!("{name}={}", setting(&unit, name).unwrap());
+        unit.replace(&line, &format!("{name}={value}"))
+    };
+    assert_eq!(wrong_times(&replaced("TimeoutStopSec", "20s")).len(), 1);
+    assert_eq!(wrong_times(&replaced("WatchdogSec", "5s")).len(), 1);
+    assert_eq!(wrong_times(&replaced("WatchdogSec", "soon")).len(), 1);
+    match verify("tapekeeper.service", &replaced("Restart", "perhaps")) {
+        Some(said) => assert_ne!(said, ""),
+        None => println!("SKIPPED: there is no systemd-analyze here"),
+    }
+}

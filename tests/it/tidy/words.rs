@@ -1,0 +1,119 @@
+//! What no file may do: read the wall clock, sleep a thread, queue without a bound, unwrap; be too long, say nothing
+//! of itself, carry a name that says nothing.
+
+use super::source::{code, without_tests};
+use super::{File, assert_none, rust_files};
+
+const LINES_MAX: usize = 500;
+
+/// Names that hold everything and therefore say nothing.
+const EMPTY_NAMES: &[&str] = &[
+    "core",
+    "common",
+    "util",
+    "utils",
+    "domain",
+    "infrastructure",
+    "services",
+    "types",
+    "traits",
+    "helper",
+    "helpers",
+    "manager",
+    "managers",
+    "misc",
+    "shared",
+];
+/// A text, where it is allowed, whether tests may use it, and what to use instead.
+const BANNED: &[(&str, &str, bool, &str)] = &[
+    ("SystemTime::now", "src/clock.rs", false, "clock::Clock"),
+    ("Utc::now", "src/clock.rs", false, "clock::Clock"),
+    ("Local::now", "src/clock.rs", false, "clock::Clock"),
+    ("thread::sleep", "", false, "a wait for a condition, with a deadline"),
+    ("unbounded_channel", "", false, "a bounded channel: overload becomes back-pressure"),
+    (".unwrap()", "", true, "expect(\"why this cannot fail\")"),
+    ("#[allow", "", false, "#[expect(lint, reason = \"...\")]"),
+    ("#![allow", "", false, "#![expect(lint, reason = \"...\")]"),
+];
+
+fn banned(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        let all = code(&file.text);
+        let without = without_tests(&all);
+        for (text, allowed, in_tests, instead) in BANNED.iter().filter(|(_, allowed, ..)| *allowed != file.path) {
+            if *in_tests && file.is_test() {
+                continue;
+            }
+            let read = if *in_tests { &without } else { &all };
+            for (number, _) in read.lines().enumerate().filter(|(_, line)| line.contains(text)) {
+                let only = if allowed.is_empty() { String::new() } else { format!(" (only {allowed} may)") };
+                found.push(format!("{}:{}: `{text}`{only}; use {instead}", file.path, number + 1));
+            }
+        }
+    }
+    found
+}
+
+fn misshapen(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        if !file.text.starts_with("//!") {
+            found.push(format!("{}: does not open with `//!` and what it is for", file.path));
+        }
+        let lines = file.text.lines().count();
+        if lines > LINES_MAX {
+            found.push(format!("{}: {lines} lines; over {LINES_MAX} it is two rooms", file.path));
+        }
+    }
+    found
+}
+
+fn misnamed(files: &[File]) -> Vec<String> {
+    let says_nothing = |file: &&File| {
+        let path = file.path.trim_end_matches(".rs");
+        path.split('/').any(|name| EMPTY_NAMES.contains(&name))
+    };
+    files.iter().filter(says_nothing).map(|file| format!("{}: a name that says nothing", file.path)).collect()
+}
+
+#[test]
+fn no_file_does_what_the_house_forbids() {
+    assert_none(&banned(&rust_files(&["src", "tests", "benches"])));
+}
+
+#[test]
+fn files_say_what_they_are_for_and_are_not_two_rooms() {
+    assert_none(&misshapen(&rust_files(&["src", "tests", "benches"])));
+}
+
+#[test]
+fn names_say_something() {
+    assert_none(&misnamed(&rust_files(&["src", "tests", "benches"])));
+}
+
+#[test]
+fn the_rules_see_what_is_forbidden() {
+    let see = |path: &str, text: &str| banned(&[File::made_up(path, text)]).len();
+    assert_eq!(see("src/ingest.rs", "let now = std::time::SystemTime::now();"), 1);
+    assert_eq!(see("src/ingest.rs", "let now = chrono::Utc::now();"), 1);
+    assert_eq!(see("src/clock.rs", "let now = chrono::Utc::now();"), 0);
+    assert_eq!(see("src/ingest.rs", "fn f() { std::thread::sleep(x); }"), 1);
+    assert_eq!(see("tests/it/x.rs", "fn f() { std::thread::sleep(x); }"), 1);
+    assert_eq!(see("src/ingest.rs", "let (a, b) = mpsc::unbounded_channel();"), 1);
+    assert_eq!(see("src/ingest.rs", "x.unwrap(); // y.unwrap()"), 1);
+    assert_eq!(see("src/ingest.rs", "#[cfg(test)] mod tests { fn f() { x.unwrap(); } }"), 0);
+    assert_eq!(see("tests/it/x.rs", "x.unwrap();"), 0);
+    assert_eq!(see("src/ingest.rs", "#[allow(dead_code)]\nfn f() {}\n#![allow(x)]"), 2);
+    assert_eq!(see("src/ingest.rs", "\"thread::sleep\" // #[allow"), 0);
+}
+
+#[test]
+fn the_rules_see_shapes_and_names() {
+    assert_eq!(misshapen(&[File::made_up("src/a.rs", "use b;")]).len(), 1);
+    let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(LINES_MAX));
+    assert_eq!(misshapen(&[File::made_up("src/a.rs", &long)]).len(), 1);
+    assert_eq!(misshapen(&[File::made_up("src/a.rs", "//! Short.\n")]).len(), 0);
+    assert_eq!(misnamed(&[File::made_up("src/utils/x.rs", ""), File::made_up("src/log/helpers.rs", "")]).len(), 2);
+    assert_eq!(misnamed(&[File::made_up("src/log/embedded.rs", "")]).len(), 0);
+}
