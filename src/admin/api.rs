@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +24,7 @@ use super::{BEAT_MAX, Desk, ReloadRequest, view};
 
 type Answer = Result<Json<Value>, Refusal>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
+type Named = Result<Path<String>, PathRejection>;
 
 /// Most rows one answer lists.
 const ROWS_MAX: usize = 10_000;
@@ -69,7 +70,13 @@ pub struct DryRun {
 }
 
 fn query<T>(asked: Asked<T>) -> Result<T, Refusal> {
-    asked.map(|Query(query)| query).map_err(|error| Refusal::bad_request(error.body_text()))
+    let Query(query) = asked?;
+    Ok(query)
+}
+
+/// 0 means "all" to the stores, and nobody may ask for that.
+fn at_most(asked: Option<usize>, usual: usize) -> usize {
+    asked.unwrap_or(usual).clamp(1, ROWS_MAX)
 }
 
 fn recorded(desk: &Desk, symbol: Option<&str>) -> Result<Vec<Stream>, Refusal> {
@@ -123,7 +130,7 @@ pub async fn gaps(State(desk): State<Arc<Desk>>, asked: Asked<Gaps>) -> Answer {
         Some("open") => true,
         Some(other) => return Err(Refusal::bad_request(format!("state is `open` or `all`, not `{other}`"))),
     };
-    let limit = asked.limit.unwrap_or(1_000).min(ROWS_MAX);
+    let limit = at_most(asked.limit, 1_000);
     let filter = GapFilter { open_only, symbol: asked.symbol.as_deref().map(Symbol::new), limit };
     let rows = desk.history.gaps(&filter).await.context("read the gap ledger").map_err(|e| Refusal::unavailable(&e))?;
     Ok(Json(rows.iter().map(view::gap).collect()))
@@ -143,13 +150,14 @@ pub async fn jobs(State(desk): State<Arc<Desk>>) -> Answer {
 
 pub async fn job_history(State(desk): State<Arc<Desk>>, asked: Asked<Runs>) -> Answer {
     let asked = query(asked)?;
-    let limit = asked.limit.unwrap_or(100).min(ROWS_MAX);
+    let limit = at_most(asked.limit, 100);
     let runs = desk.history.runs(asked.job.as_deref(), limit).await.context("read the runs");
     Ok(Json(json!(runs.map_err(|error| Refusal::unavailable(&error))?)))
 }
 
 /// Runs a job now; with `?wait=true` the answer is the finished run.
-pub async fn run_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>, asked: Asked<Wait>) -> Answer {
+pub async fn run_job(State(desk): State<Arc<Desk>>, named: Named, asked: Asked<Wait>) -> Answer {
+    let Path(name) = named?;
     let started = if query(asked)?.wait {
         let ended = desk.jobs.run_to_end(&name).await.map_err(|error| Refusal::unavailable(&error))?;
         ended.map(|run| json!(run))
@@ -165,16 +173,17 @@ pub async fn run_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>, as
     })
 }
 
-pub async fn pause_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Answer {
-    pause(&desk, &name, true).await
+pub async fn pause_job(State(desk): State<Arc<Desk>>, named: Named) -> Answer {
+    pause(&desk, named, true).await
 }
 
-pub async fn resume_job(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Answer {
-    pause(&desk, &name, false).await
+pub async fn resume_job(State(desk): State<Arc<Desk>>, named: Named) -> Answer {
+    pause(&desk, named, false).await
 }
 
-async fn pause(desk: &Desk, name: &str, paused: bool) -> Answer {
-    match desk.jobs.pause(name, paused).await.map_err(|error| Refusal::unavailable(&error))? {
+async fn pause(desk: &Desk, named: Named, paused: bool) -> Answer {
+    let Path(name) = named?;
+    match desk.jobs.pause(&name, paused).await.map_err(|error| Refusal::unavailable(&error))? {
         true => Ok(Json(json!({ "job": name, "paused": paused }))),
         false => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_job", format!("there is no job `{name}`"))),
     }
@@ -221,8 +230,8 @@ pub struct BackfillRequest {
 }
 
 /// Opens a gap for a range of trades that history does not have; those it has cost nothing.
-pub async fn backfill(State(desk): State<Arc<Desk>>, body: Bytes) -> Answer {
-    let request: BackfillRequest = serde_json::from_slice(&body)
+pub async fn backfill(State(desk): State<Arc<Desk>>, body: Result<Bytes, BytesRejection>) -> Answer {
+    let request: BackfillRequest = serde_json::from_slice(&body?)
         .map_err(|error| Refusal::bad_request(format!("the body is not right: {error}")))?;
     let exchange = request.exchange.parse();
     let exchange = exchange.map_err(|()| Refusal::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
@@ -230,34 +239,50 @@ pub async fn backfill(State(desk): State<Arc<Desk>>, body: Bytes) -> Answer {
     if !desk.streams.borrow().contains(&stream) {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
     }
-    let from = position(&desk, &stream, &request.from).await?;
-    let from = from.ok_or_else(|| Refusal::bad_request("there is no trade from then on"))?;
-    let last = desk.board.standing(&stream).next.map(|next| next - 1);
-    let to = match &request.to {
-        Value::Number(number) => number.as_i64(),
-        // The first trade at or after `to` is the first one that is not wanted.
-        time => position(&desk, &stream, time).await?.map_or(last, |id| Some(id - 1)),
-    };
-    let range = to.and_then(|to| Range::new(from, to));
-    let range = range.ok_or_else(|| Refusal::bad_request("the range is empty"))?;
+    let range = wanted(&desk, &stream, &request).await?;
     let missing = desk.history.missing(&stream, range, ROWS_MAX).await.context("look for missing rows");
+    let missing = missing.map_err(|error| Refusal::unavailable(&error))?;
+    let more = missing.len() == ROWS_MAX;
     let evidence = Evidence { by: "manual".to_owned(), ..Evidence::default() };
-    let mut opened = 0;
-    for range in missing.map_err(|error| Refusal::unavailable(&error))? {
+    let (mut opened, mut positions) = (0, 0);
+    for range in missing {
+        positions += range.len(1);
         let rows = desk.backfill.open(&stream, range, &evidence).await.context("record the gap");
         opened += rows.map_err(|error| Refusal::unavailable(&error))?.len();
     }
-    Ok(Json(json!({ "first": range.first, "last": range.last, "gaps_opened": opened })))
+    Ok(Json(json!({
+        "first": range.first, "last": range.last, "missing": positions, "gaps_opened": opened, "more": more,
+    })))
+}
+
+/// The ids that are meant, none of them beyond what the exchange has numbered so far: what does not exist yet
+/// is no gap.
+async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Result<Range, Refusal> {
+    let Some(last) = desk.board.standing(stream).next.map(|next| next - 1) else {
+        let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
+        return Err(Refusal::new(StatusCode::CONFLICT, "nothing_recorded", message));
+    };
+    let from = position(desk, stream, &request.from).await?;
+    let from = from.ok_or_else(|| Refusal::bad_request("there is no trade from then on"))?;
+    let to = match position(desk, stream, &request.to).await? {
+        // The first trade at or after `to` is the first one that is not wanted.
+        Some(id) if request.to.is_string() => id - 1,
+        Some(id) => id,
+        None => last,
+    };
+    let empty = || Refusal::bad_request(format!("there is no trade in {from}..{to}; the newest is {last}"));
+    Range::new(from, to.min(last)).ok_or_else(empty)
 }
 
 /// An id as it is, or the id of the first trade at or after a time.
 async fn position(desk: &Desk, stream: &Stream, value: &Value) -> Result<Option<i64>, Refusal> {
-    if let Some(id) = value.as_i64() {
+    if let Some(id) = value.as_i64().filter(|id| *id >= 0) {
         return Ok(Some(id));
     }
     let at = value.as_str().and_then(Timestamp::parse);
     let at = at.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))?;
-    let rest = &desk.backfill.rest[&stream.exchange];
+    let rest = desk.backfill.rest.get(&stream.exchange).context("no client speaks to this exchange");
+    let rest = rest.map_err(|error| Refusal::unavailable(&error))?;
     let stop = tokio_util::sync::CancellationToken::new();
     let found = rest.trade_at(stream.symbol.as_str(), at, &stop).await.context("ask the exchange for the first trade");
     found.map_err(|error| Refusal::unavailable(&error))

@@ -8,20 +8,38 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
 use super::Desk;
 use super::answer::Refusal;
 
 /// Longest request; a coverage of everything is the slowest.
-const REQUEST_MAX: Duration = Duration::from_secs(60);
+pub const REQUEST_MAX: Duration = Duration::from_secs(60);
 
 /// Ends what takes too long.
-pub async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_MAX, next.run(request)).await {
+pub async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => {
-            let message = format!("not done within {} s", REQUEST_MAX.as_secs());
+            let message = format!("not done within {} s", limit.as_secs_f64());
             Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
+        }
+    }
+}
+
+/// Requests at work at a time: each may hold a reader of a store, and the recorder comes first.
+pub const REQUESTS_MAX: usize = 32;
+/// How long a request waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
+/// Lets [`REQUESTS_MAX`] requests work at a time; others wait a little, then are told to come back.
+pub async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(TURN_MAX, turns.acquire()).await {
+        Ok(Ok(_turn)) => next.run(request).await,
+        Ok(Err(_)) | Err(_) => {
+            let message = format!("{REQUESTS_MAX} requests are at work already: ask again later");
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+            ([(header::RETRY_AFTER, "5")], refusal).into_response()
         }
     }
 }
@@ -73,7 +91,7 @@ fn is_known(host: &str) -> bool {
         }
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.is_empty() || name == "localhost" || name.parse::<IpAddr>().is_ok()
+    name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// Browsers say where a request comes from; curl does not, and is nobody's page.

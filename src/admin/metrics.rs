@@ -8,6 +8,9 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
+use crate::exchange::rest::RestStatus;
+use crate::jobs::JobStatus;
+
 use super::{Desk, view};
 
 /// Everything worth a graph or an alert.
@@ -23,9 +26,18 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     page.one("tapekeeper_gaps_missing", "gauge", "Positions that open gaps miss.", &[], missing as f64);
     page.one("tapekeeper_gaps_found_total", "counter", "Gaps found.", &[], totals.found as f64);
     page.one("tapekeeper_gaps_filled_total", "counter", "Gaps closed as filled.", &[], totals.filled as f64);
-    if let Ok(usage) = desk.log.usage().await {
+    if let Ok(usage) = view::soon(desk.log.usage()).await {
         page.one("tapekeeper_log_lag_frames", "gauge", "Frames logged and not consumed.", &[], usage.lag() as f64);
+        if let Some(bytes) = usage.bytes {
+            page.one("tapekeeper_log_bytes", "gauge", "Bytes of the log on disk.", &[], bytes as f64);
+        }
     }
+    if let Ok(Some(bytes)) = view::soon(desk.history.bytes()).await {
+        page.one("tapekeeper_history_bytes", "gauge", "Bytes of history on disk.", &[], bytes as f64);
+    }
+    let ready = f64::from(u8::from(desk.health.is_ready()));
+    page.one("tapekeeper_ready", "gauge", "1 after READY until STOPPING.", &[], ready);
+    exchanges(&mut page, &desk);
     page.head("tapekeeper_stream_last_received_timestamp_seconds", "gauge", "When a stream's newest frame arrived.");
     for (stream, standing) in desk.board.standings() {
         let Some(at) = standing.last_received else { continue };
@@ -33,9 +45,9 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
         let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
         page.sample("tapekeeper_stream_last_received_timestamp_seconds", &labels, at as f64 / 1e6);
     }
-    page.head("tapekeeper_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
+    page.head("tapekeeper_watchdog_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
     for beat in desk.pulses.beats() {
-        page.sample("tapekeeper_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
+        page.sample("tapekeeper_watchdog_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
     }
     page.head("tapekeeper_degraded", "gauge", "1 for each part that copes with a fault.");
     for part in desk.health.parts().keys() {
@@ -50,9 +62,7 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
         receiving as f64,
     );
     jobs(&mut page, &desk).await;
-    if let Some(bytes) = resident_bytes() {
-        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
-    }
+    process(&mut page, &desk);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0)
 }
 
@@ -77,21 +87,55 @@ fn counters(page: &mut Page, desk: &Desk) {
     page.one("tapekeeper_insert_seconds_total", "counter", "Time batches took to become durable.", &[], seconds);
 }
 
-async fn jobs(page: &mut Page, desk: &Desk) {
-    let Ok(jobs) = desk.jobs.list().await else { return };
-    let kinds = [
-        ("tapekeeper_job_runs_total", "Runs of a job."),
-        ("tapekeeper_job_failures_total", "Runs that did not succeed."),
-        ("tapekeeper_job_missed_total", "Instants that passed without a run."),
+fn exchanges(page: &mut Page, desk: &Desk) {
+    let connected = desk.connections.snapshot().iter().filter(|socket| socket.connected_since.is_some()).count();
+    page.one("tapekeeper_connections_open", "gauge", "Connections to exchanges.", &[], connected as f64);
+    let now = desk.clock.now().micros();
+    let clients: Vec<_> =
+        desk.backfill.rest.iter().map(|(exchange, rest)| (exchange.as_str(), rest.status())).collect();
+    let kinds: [(&str, &str, &str, Measure<RestStatus>); 5] = [
+        ("tapekeeper_rest_weight_used", "gauge", "Request weight used in this minute.", |rest, _| f64::from(rest.used)),
+        ("tapekeeper_rest_weight_limit", "gauge", "Request weight a minute allows.", |rest, _| f64::from(rest.limit)),
+        ("tapekeeper_rest_banned", "gauge", "1 while the exchange bans this address.", |rest, now| {
+            f64::from(u8::from(rest.banned_until.is_some_and(|until| until > now)))
+        }),
+        ("tapekeeper_rest_requests_total", "counter", "Requests sent.", |rest, _| rest.requests as f64),
+        ("tapekeeper_rest_failures_total", "counter", "Requests without a usable answer.", |rest, _| {
+            rest.failures as f64
+        }),
     ];
-    for (at, (name, help)) in kinds.into_iter().enumerate() {
-        page.head(name, "counter", help);
-        for job in &jobs {
-            let values = [job.runs, job.failures, job.missed];
-            page.sample(name, &[("job", &job.name)], values[at] as f64);
+    for (name, kind, help, value) in kinds {
+        page.head(name, kind, help);
+        for (exchange, rest) in &clients {
+            page.sample(name, &[("exchange", exchange)], value(rest, now));
+        }
+    }
+    let name = "tapekeeper_exchange_clock_offset_seconds";
+    page.head(name, "gauge", "The exchange's clock minus ours.");
+    for (exchange, rest) in &clients {
+        if let Some(offset) = rest.clock_offset_us {
+            page.sample(name, &[("exchange", exchange)], offset as f64 / 1e6);
         }
     }
 }
+
+async fn jobs(page: &mut Page, desk: &Desk) {
+    let Ok(jobs) = view::soon(desk.jobs.list()).await else { return };
+    let kinds: [(&str, &str, Measure<JobStatus>); 3] = [
+        ("tapekeeper_job_runs_total", "Runs of a job.", |job, _| job.runs as f64),
+        ("tapekeeper_job_failures_total", "Runs that did not succeed.", |job, _| job.failures as f64),
+        ("tapekeeper_job_missed_total", "Instants that passed without a run.", |job, _| job.missed as f64),
+    ];
+    for (name, help, value) in kinds {
+        page.head(name, "counter", help);
+        for job in &jobs {
+            page.sample(name, &[("job", &job.name)], value(job, 0));
+        }
+    }
+}
+
+/// Reads one number off a row, at this time in microseconds since 1970.
+type Measure<Row> = fn(&Row, i64) -> f64;
 
 /// The text being written.
 #[derive(Default)]
@@ -112,6 +156,18 @@ impl Page {
     fn one(&mut self, name: &str, kind: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         self.head(name, kind, help);
         self.sample(name, labels, value);
+    }
+}
+
+/// Named as every Prometheus client names them.
+fn process(page: &mut Page, desk: &Desk) {
+    let started = desk.startup.micros() as f64 / 1e6;
+    page.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
+    if let Some(bytes) = resident_bytes() {
+        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        page.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
     }
 }
 

@@ -6,19 +6,25 @@
 mod answer;
 mod api;
 mod guard;
+mod listener;
 mod metrics;
 mod options;
 mod page;
+mod recount;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Extension, Router};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use options::AdminOptions;
@@ -90,7 +96,14 @@ pub struct Desk {
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
-    let desk = Arc::new(desk);
+    // Connect info through `tap_io` because axum implements it for its own listeners only.
+    let listener = listener::FewConnections::new(listener).tap_io(|_connection| {});
+    let service = router(Arc::new(desk)).into_make_service_with_connect_info::<std::net::SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    Ok(())
+}
+
+fn router(desk: Arc<Desk>) -> Router {
     let changing = Router::new()
         .route("/api/v1/jobs/{name}/run", post(api::run_job))
         .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
@@ -98,11 +111,9 @@ pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/admin/repair-data", post(api::repair_data))
         .route("/api/v1/admin/backfill", post(api::backfill))
-        .layer(axum::middleware::from_fn_with_state(desk.clone(), guard::may_change));
-    let router = Router::new()
+        .layer(from_fn_with_state(desk.clone(), guard::may_change));
+    let asking = Router::new()
         .route("/", get(page::page))
-        .route("/healthz", get(api::healthz))
-        .route("/readyz", get(api::readyz))
         .route("/metrics", get(metrics::metrics))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/streams", get(api::streams))
@@ -112,13 +123,17 @@ pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -
         .route("/api/v1/jobs/history", get(api::job_history))
         .route("/api/v1/admin/consistency-check", get(api::consistency_check))
         .merge(changing)
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(guard::REQUESTS_MAX)), guard::in_turn));
+    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder.
+    Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .merge(asking)
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::method_not_allowed)
-        .layer(axum::middleware::from_fn_with_state(desk.clone(), guard::known_host))
-        .layer(axum::middleware::from_fn(guard::in_time))
+        .layer(from_fn_with_state(desk.clone(), guard::known_host))
+        .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(desk);
-    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
-    Ok(())
+        .layer(Extension(Arc::new(recount::Recount::default())))
+        .with_state(desk)
 }

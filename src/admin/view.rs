@@ -1,13 +1,19 @@
 //! What the API and the page show, gathered from the rooms that know it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::gap::Gap;
+use crate::jobs::JobStatus;
 use crate::market::{Stream, Timestamp};
 
-use super::Desk;
+use super::{BEAT_MAX, Desk};
+
+/// How long a store that is away may keep whoever looks at the rest.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A frame within this time means that a stream is receiving. Microseconds.
 const RECEIVING_US: i64 = 60_000_000;
@@ -82,36 +88,50 @@ pub fn gap(gap: &Gap) -> Value {
     })
 }
 
+/// An answer that comes soon, or why there is none: one store that is away must not hide the others.
+pub async fn soon<T, E: Display>(answer: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| format!("{error:#}")),
+        Err(_elapsed) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
 /// The whole service in one document.
 pub async fn status(desk: &Desk) -> Value {
     use std::sync::atomic::Ordering::Relaxed;
     let streams = streams(desk);
-    let usage = desk.log.usage().await;
+    let (usage, bytes, dead_letters, jobs) = tokio::join!(
+        soon(desk.log.usage()),
+        soon(desk.history.bytes()),
+        soon(desk.history.dead_letter_count()),
+        soon(desk.jobs.list()),
+    );
     let (open, missing, totals) = desk.ledger.with(|ledger| {
         let (open, missing) = ledger.open_count();
         (open, missing, ledger.totals())
     });
-    let rest: BTreeMap<String, Value> = desk
-        .backfill
-        .rest
-        .iter()
-        .map(|(exchange, rest)| (exchange.to_string(), serde_json::to_value(rest.status()).unwrap_or_default()))
-        .collect();
+    let rest = rest(desk);
+    let connections = serde_json::to_value(desk.connections.snapshot()).unwrap_or_default();
     let log = match &usage {
         Ok(usage) => json!({ "lag_frames": usage.lag(), "usage": usage }),
-        Err(error) => json!({ "error": error.to_string() }),
+        Err(error) => json!({ "error": error }),
+    };
+    let history = match bytes {
+        Ok(bytes) => json!({ "bytes": bytes }),
+        Err(error) => json!({ "error": error }),
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "instance": desk.instance,
         "ready": desk.health.is_ready(),
         "stopping": desk.health.is_stopping(),
+        "wedged": desk.pulses.wedged(BEAT_MAX).map(|beat| beat.name),
         "degraded": desk.health.parts(),
         "started_at": desk.startup.rfc3339(),
         "uptime_s": desk.clock.now().since(desk.startup) / 1_000_000,
         "streams": { "total": streams.len(), "receiving": streams.iter().filter(|s| s.receiving).count() },
         "log": log,
-        "history": { "bytes": desk.history.bytes().await.ok().flatten() },
+        "history": history,
         "cache": { "waiting": desk.backfill.writer.latest().len() },
         "gaps": {
             "open": open, "missing": missing, "found": totals.found, "filled": totals.filled,
@@ -120,10 +140,52 @@ pub async fn status(desk: &Desk) -> Value {
         "frames": { "received": desk.counters.frames.load(Relaxed), "consumed": desk.board.frames.load(Relaxed) },
         "rows": desk.board.rows.load(Relaxed),
         "backfilled": desk.backfill.rows.load(Relaxed),
-        "dead_letters": desk.history.dead_letter_count().await.ok(),
-        "connections": desk.connections.snapshot(),
+        "dead_letters": dead_letters.ok(),
+        "last_errors": last_errors(&connections, &rest, jobs.as_deref().unwrap_or_default()),
+        "connections": connections,
         "reconnects": desk.counters.disconnects.load(Relaxed),
         "rest": rest,
+        "jobs": jobs.map_or_else(|error| json!({ "error": error }), |jobs| jobs_summary(&jobs)),
         "beats": desk.pulses.beats(),
     })
+}
+
+fn rest(desk: &Desk) -> BTreeMap<String, Value> {
+    let clients = desk.backfill.rest.iter();
+    clients.map(|(exchange, rest)| (exchange.to_string(), json!(rest.status()))).collect()
+}
+
+fn jobs_summary(jobs: &[JobStatus]) -> Value {
+    let count = |is: fn(&&JobStatus) -> bool| jobs.iter().filter(is).count();
+    let failing: Vec<&str> = jobs.iter().filter(|job| failed(job)).map(|job| job.name.as_str()).collect();
+    json!({
+        "total": jobs.len(), "running": count(|job| job.running), "paused": count(|job| job.paused), "failing": failing,
+    })
+}
+
+/// Whether a job's last run ended and not well.
+pub fn failed(job: &JobStatus) -> bool {
+    let outcome = job.last_outcome.as_deref().unwrap_or_default();
+    matches!(outcome, "failed" | "timed_out" | "cancelled")
+}
+
+/// What went wrong last, part by part, whether or not it works again.
+fn last_errors(connections: &Value, rest: &BTreeMap<String, Value>, jobs: &[JobStatus]) -> Vec<Value> {
+    let mut errors = Vec::new();
+    let mut say = |part: String, error: &str| {
+        if !error.is_empty() {
+            errors.push(json!({ "part": part, "error": error }));
+        }
+    };
+    for (at, connection) in connections.as_array().into_iter().flatten().enumerate() {
+        let exchange = connection["exchange"].as_str().unwrap_or_default();
+        say(format!("{exchange} socket {}", at + 1), connection["last_error"].as_str().unwrap_or_default());
+    }
+    for (exchange, client) in rest {
+        say(format!("{exchange} REST"), client["last_error"].as_str().unwrap_or_default());
+    }
+    for job in jobs.iter().filter(|job| failed(job)) {
+        say(format!("job {}", job.name), job.last_outcome.as_deref().unwrap_or_default());
+    }
+    errors
 }

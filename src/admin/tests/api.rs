@@ -1,0 +1,274 @@
+//! Every endpoint: its shape when all is well, and its error when not.
+
+use serde_json::{Value, json};
+
+use super::Served;
+use crate::gap::{Evidence, Gap, GapState, Range};
+use crate::history::Batch;
+use crate::market::{Stream, Timestamp};
+
+fn code(answer: &(u16, Value)) -> (u16, &str) {
+    assert!(answer.1["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer:?}");
+    (answer.0, answer.1["error"]["code"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_names_every_part() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", 1..=5).await;
+    let (status, document) = served.get("/api/v1/status").await;
+    assert_eq!(status, 200);
+    assert_eq!((&document["ready"], &document["stopping"]), (&json!(true), &json!(false)));
+    assert_eq!(document["instance"], "lab");
+    assert_eq!(document["uptime_s"], 90);
+    assert_eq!(document["streams"], json!({ "total": 2, "receiving": 1 }));
+    assert_eq!(document["log"]["lag_frames"], 0);
+    assert_eq!(document["gaps"]["open"], 0);
+    assert_eq!(document["dead_letters"], 0);
+    assert_eq!(document["degraded"], json!({}));
+    assert_eq!(document["jobs"]["total"], 1);
+    assert_eq!(document["last_errors"], json!([]));
+    assert_eq!(document["rest"]["binance"]["used"], 0);
+    assert!(document["connections"].is_array() && document["beats"].is_array(), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_answers_while_history_is_away() {
+    let served = Served::start().await;
+    served.faults.set_outage(true);
+    served.desk.health.degraded("history", "the disk is full");
+    let (status, document) = served.get("/api/v1/status").await;
+    assert_eq!(status, 200);
+    assert_eq!(document["degraded"]["history"], "the disk is full");
+    assert_eq!(document["dead_letters"], Value::Null);
+    assert!(document["history"]["error"].is_string(), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_the_loops_and_readiness_is_the_log() {
+    let served = Served::start().await;
+    assert_eq!(served.get("/healthz").await.0, 200);
+    assert_eq!(served.get("/readyz").await, (200, json!({ "ready": true, "reason": null })));
+    served.desk.health.degraded("ingest", "the log refuses frames: full");
+    let (status, health) = served.get("/healthz").await;
+    assert_eq!((status, &health["status"]), (200, &json!("degraded")));
+    assert_eq!(health["degraded"]["ingest"], "the log refuses frames: full");
+    let (status, ready) = served.get("/readyz").await;
+    assert_eq!((status, &ready["reason"]), (503, &json!("the log refuses frames: full")));
+    assert!(served.desk.health.restored("ingest"));
+    served.desk.health.set_stopping();
+    assert_eq!(served.get("/readyz").await.0, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_say_where_they_stand() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", 1..=5).await;
+    let (status, streams) = served.get("/api/v1/streams").await;
+    assert_eq!(status, 200);
+    let (first, second) = (&streams[0], &streams[1]);
+    assert_eq!((&first["symbol"], &first["last"], &first["age_s"]), (&json!("BTCUSDT"), &json!(5), &json!(1.5)));
+    assert_eq!((&first["receiving"], &second["receiving"]), (&json!(true), &json!(false)));
+    assert_eq!((&second["symbol"], &second["last"]), (&json!("ETHUSDT"), &Value::Null));
+}
+
+async fn with_gaps() -> Served {
+    let served = Served::start().await;
+    let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
+    let evidence = Evidence { by: "neighbour".to_owned(), previous: Some(9), next: Some(20), ..Evidence::default() };
+    let open = Gap::open(stream.clone(), Range { first: 10, last: 19 }, evidence.clone(), Timestamp(1_000_000));
+    let mut closed = Gap::open(stream, Range { first: 30, last: 31 }, evidence, Timestamp(2_000_000));
+    closed.filled = 2;
+    assert!(closed.advance(GapState::Filled, "", Timestamp(3_000_000)));
+    let batch = Batch { gaps: vec![open, closed], token: "gaps".to_owned(), ..Batch::default() };
+    served.history.insert(&batch).await.unwrap();
+    served
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_are_listed_with_the_ledgers_names() {
+    let served = with_gaps().await;
+    let (status, all) = served.get("/api/v1/gaps?state=all").await;
+    assert_eq!((status, all.as_array().map(Vec::len)), (200, Some(2)));
+    let (_, open) = served.get("/api/v1/gaps?state=open&symbol=BTCUSDT").await;
+    assert_eq!(open.as_array().map(Vec::len), Some(1));
+    let gap = &open[0];
+    assert_eq!((&gap["first_missing"], &gap["last_missing"], &gap["missing"]), (&json!(10), &json!(19), &json!(10)));
+    assert_eq!((&gap["state"], &gap["channel"]), (&json!("open"), &json!("trade")));
+    assert_eq!((&gap["detected_at"], &gap["closed_at"]), (&json!("1970-01-01T00:00:01.000Z"), &Value::Null));
+    assert_eq!(gap["evidence"]["by"], "neighbour");
+    for name in ["gap_id", "exchange", "symbol", "filled", "attempts", "reason", "from_ts", "to_ts"] {
+        assert!(gap.get(name).is_some(), "{name} is missing");
+    }
+    assert_eq!(served.get("/api/v1/gaps?symbol=ETHUSDT").await, (200, json!([])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_all_gaps_by_asking_for_none() {
+    let served = with_gaps().await;
+    assert_eq!(served.get("/api/v1/gaps?limit=0").await.1.as_array().map(Vec::len), Some(1));
+    assert_eq!(served.get("/api/v1/gaps?limit=1").await.1.as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coverage_shows_the_hole() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
+    let (status, coverage) = served.get("/api/v1/coverage?symbol=BTCUSDT").await;
+    assert_eq!((status, coverage.as_array().map(Vec::len)), (200, Some(1)));
+    let row = &coverage[0];
+    assert_eq!((&row["expected"], &row["present"], &row["missing"]), (&json!(8), &json!(5), &json!([[4, 6]])));
+    assert_eq!((&row["first"], &row["last"], &row["complete"]), (&json!(1), &json!(8), &json!(false)));
+    assert_eq!(code(&served.get("/api/v1/coverage?symbol=NOPE").await), (404, "unknown_symbol"));
+    served.faults.set_outage(true);
+    assert_eq!(code(&served.get("/api/v1/coverage").await), (503, "unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_listed_run_paused_and_resumed() {
+    let served = Served::start().await;
+    let (status, run) = served.post("/api/v1/jobs/state-snapshot/run?wait=true", "").await;
+    assert_eq!((status, &run["outcome"], &run["trigger"]), (200, &json!("succeeded"), &json!("manual")));
+    assert_eq!(served.post("/api/v1/jobs/state-snapshot/pause", "").await.1["paused"], true);
+    let (_, jobs) = served.get("/api/v1/jobs").await;
+    assert_eq!((&jobs[0]["name"], &jobs[0]["paused"]), (&json!("state-snapshot"), &json!(true)));
+    assert_eq!(jobs[0]["last_summary"], "generation 7");
+    assert_eq!(served.post("/api/v1/jobs/state-snapshot/resume", "").await.1["paused"], false);
+    let (_, runs) = served.get("/api/v1/jobs/history?job=state-snapshot&limit=5").await;
+    assert_eq!(runs[0]["run_id"], run["run_id"]);
+    for action in ["run", "pause", "resume"] {
+        let answer = served.post(&format!("/api/v1/jobs/nope/{action}"), "").await;
+        assert_eq!(code(&answer), (404, "unknown_job"), "{action}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_is_answered_by_the_service() {
+    let mut served = Served::start().await;
+    let answers = [Ok("nothing changes".to_owned()), Err("tapekeeper.toml:3:1: unknown key".to_owned())];
+    let mut reloads = std::mem::replace(&mut served.reloads, tokio::sync::mpsc::channel(1).1);
+    let service = tokio::spawn(async move {
+        let mut dry_runs = Vec::new();
+        for answer in answers {
+            let request = reloads.recv().await.unwrap();
+            dry_runs.push(request.dry_run);
+            request.answer.send(answer).unwrap();
+        }
+        dry_runs
+    });
+    let answer = served.post("/api/v1/reload?dry_run=true", "").await;
+    assert_eq!(answer, (200, json!({ "changed": "nothing changes" })));
+    assert_eq!(code(&served.post("/api/v1/reload", "").await), (422, "not_reloaded"));
+    assert_eq!(service.await.unwrap(), [true, false]);
+    assert_eq!(code(&served.post("/api/v1/reload", "").await), (503, "busy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_finds_what_the_repair_mends() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", 1..=5).await;
+    let (status, report) = served.get("/api/v1/admin/consistency-check?symbol=BTCUSDT").await;
+    assert_eq!((status, &report["checked"]), (200, &json!(1)));
+    let issue = &report["issues"][0];
+    assert_eq!((&issue["kind"], &issue["cache"]), (&json!("missing_in_cache"), &Value::Null));
+    assert_eq!((&issue["symbol"], &issue["history"]["trade_id"]), (&json!("BTCUSDT"), &json!(5)));
+    let (status, repaired) = served.post("/api/v1/admin/repair-data", "").await;
+    assert_eq!((status, repaired), (200, json!({ "repaired": 1, "sent_to_backfill": 0, "unrepaired": [] })));
+    let (_, report) = served.get("/api/v1/admin/consistency-check?symbol=BTCUSDT").await;
+    assert_eq!(report, json!({ "checked": 1, "issues": [] }));
+    assert_eq!(code(&served.get("/api/v1/admin/consistency-check?symbol=NOPE").await), (404, "unknown_symbol"));
+    served.faults.set_outage(true);
+    assert_eq!(code(&served.post("/api/v1/admin/repair-data", "").await), (503, "unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_opens_gaps_for_what_exists_and_is_missing() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
+    let ask = |from: Value, to: Value| {
+        let body = json!({ "exchange": "binance", "symbol": "BTCUSDT", "from": from, "to": to });
+        let served = &served;
+        async move { served.post("/api/v1/admin/backfill", &body.to_string()).await }
+    };
+    let answer = ask(json!(2), json!(1_000_000_000_000_000_000_i64)).await;
+    let opened = json!({ "first": 2, "last": 8, "missing": 3, "gaps_opened": 1, "more": false });
+    assert_eq!(answer, (200, opened));
+    assert_eq!(served.desk.ledger.with(|ledger| ledger.open_count()), (1, 3));
+    assert_eq!(ask(json!(2), json!(8)).await.1["gaps_opened"], 0);
+    assert_eq!(code(&ask(json!(5), json!(4)).await), (400, "bad_request"));
+    assert_eq!(code(&ask(json!(9), json!(20)).await), (400, "bad_request"));
+    assert_eq!(code(&ask(json!(-5), json!(4)).await), (400, "bad_request"));
+    assert_eq!(code(&ask(json!(1.5), json!(4)).await), (400, "bad_request"));
+    assert_eq!(code(&ask(json!("yesterday"), json!(4)).await), (400, "bad_request"));
+    // The exchange does not answer: it alone knows which id a time has.
+    assert_eq!(code(&ask(json!("2026-01-01"), json!(4)).await), (503, "unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_that_makes_no_sense_says_why() {
+    let served = Served::start().await;
+    for (body, expected) in [
+        ("", (400, "bad_request")),
+        ("{", (400, "bad_request")),
+        ("[]", (400, "bad_request")),
+        (r#"{"exchange":"binance","symbol":"BTCUSDT","from":1,"to":2,"extra":3}"#, (400, "bad_request")),
+        (r#"{"exchange":"mars","symbol":"BTCUSDT","from":1,"to":2}"#, (400, "bad_request")),
+        (r#"{"exchange":"binance","symbol":"NOPE","from":1,"to":2}"#, (404, "unknown_symbol")),
+        (r#"{"exchange":"binance","symbol":"ETHUSDT","from":1,"to":2}"#, (409, "nothing_recorded")),
+    ] {
+        assert_eq!(code(&served.post("/api/v1/admin/backfill", body).await), expected, "{body}");
+    }
+    let large = "x".repeat(super::super::BODY_MAX + 1);
+    assert_eq!(code(&served.post("/api/v1/admin/backfill", &large).await), (413, "too_large"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_or_not_meant_is_an_error_document() {
+    let served = Served::start().await;
+    assert_eq!(code(&served.get("/nope").await), (404, "not_found"));
+    assert_eq!(code(&served.post("/api/v1/status", "").await), (405, "method_not_allowed"));
+    assert_eq!(code(&served.get("/api/v1/reload").await), (405, "method_not_allowed"));
+    for path in [
+        "/api/v1/gaps?state=closed",
+        "/api/v1/gaps?limit=many",
+        "/api/v1/gaps?limit=-1",
+        "/api/v1/gaps?symbl=BTCUSDT",
+        "/api/v1/coverage?symbols=BTCUSDT",
+        "/api/v1/jobs/history?limit=x",
+    ] {
+        assert_eq!(code(&served.get(path).await), (400, "bad_request"), "{path}");
+    }
+    assert_eq!(code(&served.post("/api/v1/jobs/%FF/run", "").await), (400, "bad_request"));
+    assert_eq!(code(&served.post("/api/v1/jobs/state-snapshot/run?wait=maybe", "").await), (400, "bad_request"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_well_formed_and_named_once() {
+    let served = Served::start().await;
+    served.store("binance:BTCUSDT:trade", 1..=5).await;
+    let text = served.text("/metrics").await;
+    let mut described = std::collections::HashSet::new();
+    for line in text.lines() {
+        if let Some(head) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = head.split_once(' ').unwrap();
+            assert!(described.insert(name), "{name} is described twice");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+        } else if !line.starts_with('#') {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let name = sample.split('{').next().unwrap();
+            assert!(described.contains(name), "{name} is not described");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    for wanted in [
+        "tapekeeper_build_info{version=",
+        "tapekeeper_log_lag_frames 0",
+        "tapekeeper_gaps_open 0",
+        "tapekeeper_watchdog_beat_age_seconds{loop=\"scheduler\"}",
+        "tapekeeper_stream_last_received_timestamp_seconds{exchange=\"binance\",symbol=\"BTCUSDT\",channel=\"trade\"}",
+        "tapekeeper_job_runs_total{job=\"state-snapshot\"}",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
+    }
+}

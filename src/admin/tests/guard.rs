@@ -1,0 +1,116 @@
+//! Who may ask for what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use reqwest::header::{AUTHORIZATION, HOST, ORIGIN};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::{Served, client, document};
+use crate::admin::{AdminOptions, guard};
+
+const RUN: &str = "/api/v1/jobs/state-snapshot/run";
+
+async fn refused(request: reqwest::RequestBuilder) -> (u16, String) {
+    let (status, answer): (u16, Value) = document(request).await;
+    (status, answer["error"]["code"].as_str().unwrap_or("none").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebound_name_is_refused_everywhere() {
+    let served = Served::start().await;
+    for path in ["/", "/api/v1/status", "/metrics", "/healthz", "/nope"] {
+        let request = served.http.get(served.url(path)).header(HOST, "rebound.example:8081");
+        assert_eq!(refused(request).await, (403, "unknown_host".to_owned()), "{path}");
+    }
+    let request = served.http.post(served.url(RUN)).header(HOST, "rebound.example");
+    assert_eq!(refused(request).await, (403, "unknown_host".to_owned()));
+    let request = served.http.get(served.url("/healthz")).header(HOST, "localhost:8081");
+    assert_eq!(document(request).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_site_changes_nothing() {
+    let served = Served::start().await;
+    for (name, value) in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+        let request = served.http.post(served.url(RUN)).header(name, value);
+        assert_eq!(refused(request).await, (403, "cross_site".to_owned()), "{name}: {value}");
+    }
+    assert_eq!(served.get("/api/v1/jobs").await.1[0]["runs"], 0);
+    let own = served.http.post(served.url(RUN)).header(ORIGIN, format!("http://{}", served.address));
+    assert_eq!(document(own).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_a_change_needs_the_token_and_a_look_does_not() {
+    let listen = "0.0.0.0:8081".parse().unwrap();
+    let options = AdminOptions { listen, token: Some("secret".to_owned()), socket: None };
+    let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
+    assert_eq!(served.get("/api/v1/status").await.0, 200);
+    for given in ["", "Bearer wrong!", "Bearer ", "secret", "Basic secret"] {
+        let request = served.http.post(served.url(RUN)).header(AUTHORIZATION, given);
+        assert_eq!(refused(request).await, (401, "token_needed".to_owned()), "{given:?}");
+    }
+    let request = served.http.post(served.url(RUN)).bearer_auth("secret");
+    assert_eq!(document(request).await.0, 200);
+    // A token is no reason to serve a page of another site.
+    let request = served.http.post(served.url(RUN)).bearer_auth("secret").header(ORIGIN, "http://evil.example");
+    assert_eq!(refused(request).await, (403, "cross_site".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_nobody_changes_anything_from_beyond_loopback() {
+    let options = AdminOptions { listen: "0.0.0.0:8081".parse().unwrap(), token: None, socket: None };
+    let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
+    for given in ["", "Bearer ", "Bearer x"] {
+        let request = served.http.post(served.url(RUN)).header(AUTHORIZATION, given);
+        assert_eq!(refused(request).await, (401, "token_needed".to_owned()), "{given:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_end_with_the_service_and_take_no_more_than_their_places() {
+    let served = Served::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..crate::admin::listener::CONNECTIONS_MAX {
+        idle.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    // The next one is in the kernel's queue and served as soon as a place is free.
+    let mut waiting = TcpStream::connect(served.address).await.unwrap();
+    waiting.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let early = tokio::time::timeout(Duration::from_millis(200), waiting.read_to_end(&mut answer)).await;
+    assert!(early.is_err(), "served before there was a place: {}", String::from_utf8_lossy(&answer));
+    drop(idle.pop());
+    let answered = tokio::time::timeout(Duration::from_secs(10), waiting.read_to_end(&mut answer)).await;
+    answered.expect("a free place is taken").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    served.stop.cancel();
+    let mut byte = [0];
+    let ended = tokio::time::timeout(Duration::from_secs(10), idle[0].read(&mut byte)).await;
+    assert_eq!(ended.expect("an idle connection ends with the service").unwrap_or(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_or_finds_no_turn_is_told_so() {
+    // Nobody ever gets a turn of a closed semaphore.
+    let none = Arc::new(Semaphore::new(1));
+    none.close();
+    let router = Router::new()
+        .route("/busy", get(async || "never").layer(from_fn_with_state(none, guard::in_turn)))
+        .route("/slow", get(std::future::pending::<&str>))
+        .layer(from_fn_with_state(Duration::from_millis(20), guard::in_time));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(axum::serve(listener, router).into_future());
+    assert_eq!(refused(client().get(format!("{base}/slow"))).await, (504, "timeout".to_owned()));
+    let busy = client().get(format!("{base}/busy")).send().await.unwrap();
+    assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (503, "5"));
+    server.abort();
+}

@@ -1,0 +1,199 @@
+//! The API and the page as a client sees them, over real sockets and the embedded stores.
+
+mod api;
+mod guard;
+mod page;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminOptions, Desk, ReloadRequest, serve};
+use crate::backfill;
+use crate::cache::Latest;
+use crate::cache::embedded::EmbeddedCache;
+use crate::clock::Clock;
+use crate::consume::{SharedLedger, Standing};
+use crate::exchange::binance::Binance;
+use crate::exchange::rest::{Rest, RestOptions};
+use crate::faults::Faults;
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::faulty::FaultyHistory;
+use crate::history::{Batch, History, TradeRow};
+use crate::jobs::spec::{JobSpec, Schedule, TaskArgs, TaskKind, When};
+use crate::jobs::tasks::{LogRetention, Services};
+use crate::jobs::{JobsHandle, Runner, RunnerParts};
+use crate::log::embedded::{self, EmbeddedLog};
+use crate::market::{Exchange, Side, Stream, Symbol, Timestamp, Trade};
+use crate::pulse::Pulses;
+use crate::writer::Writer;
+
+/// Noon of a day in 2026.
+const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
+
+/// A desk that is served, and the hands on what it shows.
+struct Served {
+    desk: Desk,
+    history: Arc<dyn History>,
+    /// Breaks history.
+    faults: Faults,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    address: SocketAddr,
+    http: reqwest::Client,
+    stop: CancellationToken,
+    _directory: TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Served {
+    async fn start() -> Self {
+        Self::with(AdminOptions::default(), &["binance:BTCUSDT:trade", "binance:ETHUSDT:trade"]).await
+    }
+
+    async fn with(options: AdminOptions, streams: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let log = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), embedded::Options::default()).unwrap());
+        let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
+        let faults = Faults::none();
+        let breakable: Arc<dyn History> = Arc::new(FaultyHistory::new(history.clone(), faults.clone()));
+        let streams: Vec<Stream> = streams.iter().map(|stream| stream.parse().unwrap()).collect();
+        let (_streams, streams) = watch::channel(streams);
+        let clock = Clock::from_fn(|| NOW);
+        let health = crate::health::Health::default();
+        health.set_ready();
+        let rest = RestOptions { base: Some("http://127.0.0.1:1".to_owned()), ..RestOptions::default() };
+        let rest = Rest::new(Arc::new(Binance), rest, clock.clone(), None).unwrap();
+        let parts = backfill::Parts {
+            rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
+            dialects: HashMap::new(),
+            writer: Writer::new(breakable.clone(), Arc::new(Latest::default()), health.clone()),
+            ledger: SharedLedger::default(),
+            clock: clock.clone(),
+            rows: Arc::default(),
+        };
+        let stop = CancellationToken::new();
+        let (reload, reloads) = mpsc::channel(1);
+        let (cache, pulses) = (Arc::new(EmbeddedCache::new()), Pulses::default());
+        let services = Services {
+            log: log.clone(),
+            log_retention: LogRetention { age: Duration::from_secs(60), bytes: 1 << 30 },
+            history: breakable.clone(),
+            cache: cache.clone(),
+            backfill: parts.clone(),
+            streams: streams.clone(),
+            save: Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) })),
+            clock: clock.clone(),
+        };
+        let jobs = run_jobs(services, &pulses, stop.clone());
+        let desk = Desk {
+            instance: "lab".to_owned(),
+            streams,
+            log,
+            history: breakable,
+            cache,
+            board: Arc::default(),
+            ledger: parts.ledger.clone(),
+            backfill: parts,
+            connections: crate::exchange::socket::Connections::default(),
+            counters: Arc::default(),
+            health,
+            pulses,
+            clock,
+            startup: NOW.plus_micros(-90_000_000),
+            jobs,
+            reloads: reload,
+            options,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, desk.clone(), stop.clone()));
+        Self { desk, history, faults, reloads, address, http: client(), stop, _directory: directory }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        document(self.http.get(self.url(path))).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        document(self.http.post(self.url(path)).body(body.to_owned())).await
+    }
+
+    async fn text(&self, path: &str) -> String {
+        self.http.get(self.url(path)).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Trades with these ids in history, and the board as the consumer would leave it.
+    async fn store(&self, stream: &str, ids: impl IntoIterator<Item = i64>) {
+        let stream: Stream = stream.parse().unwrap();
+        let trades: Vec<TradeRow> = ids.into_iter().map(|id| trade(&stream.symbol, id)).collect();
+        let last = trades.last().unwrap().trade;
+        let batch = Batch { trades, token: format!("test:{}", last.id), ..Batch::default() };
+        self.history.insert(&batch).await.unwrap();
+        let standing = Standing {
+            next: Some(last.id + 1),
+            last_ts: Some(last.ts.micros()),
+            last_received: Some(NOW.micros() - 1_500_000),
+            frames: 3,
+            ..Standing::default()
+        };
+        self.desk.board.publish([(stream, standing)], &crate::log::Positions::new());
+    }
+}
+
+fn trade(symbol: &Symbol, id: i64) -> TradeRow {
+    let trade = Trade {
+        id,
+        ts: NOW.plus_micros(id - 1_000_000),
+        price: "61234.5".parse().unwrap(),
+        quantity: "0.25".parse().unwrap(),
+        side: Side::Buy,
+    };
+    TradeRow { exchange: Exchange::Binance, symbol: symbol.clone(), trade, received_at: NOW, is_backfilled: false }
+}
+
+fn client() -> reqwest::Client {
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20));
+    http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone()).build().unwrap()
+}
+
+async fn document(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} with {text:?}: {error}")))
+}
+
+/// One job that runs when it is asked to.
+fn run_jobs(services: Services, pulses: &Pulses, stop: CancellationToken) -> JobsHandle {
+    let spec = JobSpec {
+        name: "state-snapshot".to_owned(),
+        task: TaskKind::StateSnapshot,
+        enabled: true,
+        description: "Saves what is known".to_owned(),
+        when: When::Every(Duration::from_secs(3_600)),
+        timeout: Duration::from_secs(10),
+        blocking: false,
+        args: TaskArgs::default(),
+    };
+    let (history, clock) = (services.history.clone(), services.clock.clone());
+    let parts = RunnerParts { services, history, clock };
+    let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec] });
+    tokio::spawn(runner.run(pulses.watch("scheduler"), stop));
+    jobs
+}
