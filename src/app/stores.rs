@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use crate::cache::embedded::EmbeddedCache;
+use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
@@ -82,11 +83,14 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
     }
 }
 
-/// Opens the cache.
+/// Opens the cache. One that is down fails its calls, not this.
 pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
     match config.cache.backend {
         cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::new())),
-        cache::Backend::Redis => Err(not_built("cache", "redis")),
+        cache::Backend::Redis => match RedisCache::connect(&config.cache.redis) {
+            Ok(cache) => Ok(Arc::new(cache)),
+            Err(error) => Err(Failure::new(CONFIGURATION, anyhow!("open the cache: {error}"))),
+        },
     }
 }
 
