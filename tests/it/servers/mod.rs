@@ -1,5 +1,6 @@
 //! Real servers, each in a directory of its own on a free port of loopback, that end with the tests.
 
+pub mod clickhouse;
 pub mod redis;
 
 use std::io::{BufRead, BufReader, Write};
