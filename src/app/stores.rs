@@ -70,7 +70,7 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     }
 }
 
-/// Opens the history. A server that is away is waited for at most [`OPEN_MAX`]; then its calls fail with
+/// Opens the history. A server that is away is waited for at most 10 s; then its calls fail with
 /// [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
     match config.history.backend {
