@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod service;
 pub mod simulate;
+mod status;
 mod table;
 
 use std::path::PathBuf;
