@@ -48,16 +48,18 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     if streams.is_empty() {
         return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream is meant")));
     }
-    let mut complete = true;
+    let (mut complete, mut any) = (true, false);
     for stream in &streams {
         let coverage = crate::audit::coverage(&history, std::slice::from_ref(stream)).await?;
         let Some(whole) = coverage.first() else { continue };
         let step = stream.channel.step().unwrap_or(1);
         let (Some(first), Some(last)) = (whole.first, whole.last) else {
-            complete = false;
+            // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
+            complete &= whole.open_gaps == 0;
             report(stream, None, 0, 0, &[], whole.open_gaps, format);
             continue;
         };
+        any = true;
         let bound = |text: &Option<String>, end: bool| text.as_deref().map(|text| position(stream, text, end, whole));
         let from = bound(&args.from, false).transpose()?.flatten().unwrap_or(first);
         let to = bound(&args.to, true).transpose()?.flatten().unwrap_or(last);
@@ -73,7 +75,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         report(stream, Some(range), absent, counted.backfilled, &missing, whole.open_gaps, format);
     }
     history.close().await.map_err(anyhow::Error::from)?;
-    Ok(if complete { 0 } else { NO })
+    Ok(if complete && any { 0 } else { NO })
 }
 
 /// A trade id as it is; a day by the first or last row stored of it.
@@ -105,7 +107,7 @@ fn report(
     open_gaps: usize,
     format: Format,
 ) {
-    let complete = range.is_some() && missing == 0 && open_gaps == 0;
+    let complete = missing == 0 && open_gaps == 0;
     if format == Format::Json {
         println!(
             "{}",

@@ -2,7 +2,10 @@
 
 mod audit;
 mod client;
+mod copy;
 mod demo;
+mod progress;
+mod replay;
 mod service;
 pub mod simulate;
 mod status;
@@ -52,6 +55,10 @@ enum Command {
     Simulate(simulate::Args),
     /// Recounts history itself, with or without the service; exit 1 when it is not complete
     Audit(audit::Args),
+    /// Reads the log again through today's decoder into history
+    Replay(replay::Args),
+    /// Moves history, ledger and run history from one configuration's stores to another's
+    Copy(copy::Args),
     /// Lists, runs, pauses and resumes jobs
     #[command(subcommand)]
     Jobs(service::Jobs),
@@ -85,6 +92,8 @@ impl Cli {
             }
             Some(Command::Demo(args)) => demo::run(args, self.format, until_stopped()?).await,
             Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, self.format).await,
+            Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, self.format, until_stopped()?).await,
+            Some(Command::Copy(args)) => copy::run(args, self.format, until_stopped()?).await,
             Some(Command::Jobs(ask)) => service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
             Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
         }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 pub use board::{Board, Standing};
 pub use line::FoundHole;
-pub use sorter::{EXPECT_GRACE_US, Expectation, Sorter};
+pub use sorter::{EXPECT_GRACE_US, Expectation, Sealed, Sorter};
 
 use crate::clock::Clock;
 use crate::gap::{Evidence, Gap, Ledger};

@@ -56,6 +56,11 @@ fn installable(unit: &str) -> String {
 /// What `systemd-analyze verify` says of a unit; `None` when there is no systemd-analyze here.
 fn verify(name: &str, text: &str) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
+    // All of them, because one may name another.
+    for other in units() {
+        let text = std::fs::read_to_string(&other).unwrap();
+        std::fs::write(directory.path().join(other.file_name().unwrap()), installable(&text)).unwrap();
+    }
     let path = directory.path().join(name);
     std::fs::write(&path, installable(text)).unwrap();
     let ran = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
@@ -75,7 +80,9 @@ fn verify(name: &str, text: &str) -> Option<String> {
 fn units() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join("systemd")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "service")).collect()
+    let is_unit =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "service" || extension == "socket");
+    paths.filter(is_unit).collect()
 }
 
 #[test]

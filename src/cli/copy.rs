@@ -1,0 +1,144 @@
+//! `copy`: moves history, ledger and run history from one configuration's backend to another's.
+//!
+//! It asks the target what it lacks of each stream and copies just that: so it is idempotent, and goes on
+//! where it was interrupted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::stores;
+use crate::config::{self, Config};
+use crate::exit::{CONFIGURATION, Failure, NO, TEMPORARY};
+use crate::gap::Range;
+use crate::history::{Batch, GapFilter, History};
+use crate::market::{Channel, Stream};
+
+use super::progress;
+use super::service::Format;
+
+/// Rows of one insert.
+const PAGE: usize = 20_000;
+/// Missing ranges asked for at a time.
+const RANGES_MAX: usize = 1_000;
+/// Runs that are copied, the newest.
+const RUNS_MAX: usize = 100_000;
+
+/// Arguments of `copy`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// The configuration whose history is read
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// The configuration whose history is written
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
+/// Copies, counts on both sides, and exits 1 when the counts differ.
+pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
+    let (source_config, target_config) = (load(&args.from)?, load(&args.to)?);
+    std::fs::create_dir_all(&target_config.data_dir).context("create the target's state directory")?;
+    let source = stores::history(&source_config).await?;
+    let target = stores::history(&target_config).await?;
+    let mut streams: Vec<Stream> = source_config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    streams.retain(|stream| stream.channel.step().is_some());
+    let mut equal = true;
+    for stream in &streams {
+        let Some(extent) = source.extent(stream).await.context("read the source")? else { continue };
+        let total = source.count(stream, extent).await.context("count the source")?.present;
+        let bar = progress::bar(u64::try_from(total).unwrap_or(0), "rows");
+        bar.set_message(stream.to_string());
+        copy_stream(&source, &target, stream, extent, &bar, &stop).await?;
+        bar.finish_and_clear();
+        let copied = target.count(stream, extent).await.context("count the target")?.present;
+        equal &= copied >= total;
+        match format {
+            Format::Json => println!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied })),
+            Format::Human => println!("{stream}: {total} rows in the source, {copied} in the target"),
+        }
+    }
+    if stop.is_cancelled() {
+        return Err(Failure::new(TEMPORARY, anyhow::anyhow!("interrupted: the same command goes on from here")));
+    }
+    let gaps = source.gaps(&GapFilter::default()).await.context("read the source's ledger")?;
+    let (gap_count, token) = (gaps.len(), "copy:gaps".to_owned());
+    target.insert(&Batch { gaps, token, ..Batch::default() }).await.context("write the ledger")?;
+    let letters = source.dead_letters(RUNS_MAX).await.context("read the source's dead letters")?;
+    let (letter_count, token) = (letters.len(), "copy:letters".to_owned());
+    target.insert(&Batch { dead_letters: letters, token, ..Batch::default() }).await.context("write dead letters")?;
+    let runs = source.runs(None, RUNS_MAX).await.context("read the source's runs")?;
+    for run in &runs {
+        target.put_run(run).await.context("write a run")?;
+    }
+    match format {
+        Format::Json => println!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() })),
+        Format::Human => println!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
+    }
+    source.close().await.context("close the source")?;
+    target.close().await.context("close the target")?;
+    Ok(if equal { 0 } else { NO })
+}
+
+fn load(path: &std::path::Path) -> Result<Config, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = config::load_all(Some(path), None, &environment);
+    loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(CONFIGURATION, problems))
+}
+
+/// Copies what the target lacks between the source's first and last row.
+async fn copy_stream(
+    source: &Arc<dyn History>,
+    target: &Arc<dyn History>,
+    stream: &Stream,
+    extent: Range,
+    bar: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let step = stream.channel.step().context("books are not in history")?;
+    let mut from = extent.first;
+    while let Some(rest) = Range::new(from, extent.last) {
+        let lacking = target.missing(stream, rest, RANGES_MAX).await.context("ask the target what it lacks")?;
+        let Some(last) = lacking.last().map(|range| range.last) else { return Ok(()) };
+        for range in lacking {
+            copy_range(source, target, stream, range, bar, stop).await?;
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        from = last + step;
+    }
+    Ok(())
+}
+
+async fn copy_range(
+    source: &Arc<dyn History>,
+    target: &Arc<dyn History>,
+    stream: &Stream,
+    range: Range,
+    bar: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut from = range.first;
+    while let Some(rest) = Range::new(from, range.last).filter(|_| !stop.is_cancelled()) {
+        let token = format!("copy:{stream}:{from}");
+        let mut batch = Batch { token, ..Batch::default() };
+        let last = if stream.channel == Channel::Trade {
+            batch.trades = source.trades(stream, rest, PAGE).await.context("read the source's trades")?;
+            batch.trades.last().map(|row| row.trade.id)
+        } else {
+            batch.klines = source.klines(stream, rest, PAGE).await.context("read the source's klines")?;
+            batch.klines.last().map(|row| row.kline.open_time.micros())
+        };
+        let Some(last) = last else { return Ok(()) };
+        target.insert(&batch).await.context("write to the target")?;
+        bar.inc(batch.rows() as u64);
+        from = last + 1;
+    }
+    Ok(())
+}
