@@ -136,10 +136,18 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             Ok(0)
         }
         Ask::Coverage { symbol } => {
-            let coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
-            let columns =
-                ["symbol", "channel", "first", "last", "expected", "present", "backfilled", "open_gaps", "complete"];
-            list(&coverage, &columns, format);
+            let mut coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
+            if format == Format::Human {
+                for row in coverage.as_array_mut().into_iter().flatten() {
+                    let (expected, present) = (row["expected"].as_i64(), row["present"].as_i64());
+                    row["missing"] = json!(expected.zip(present).map(|(expected, present)| expected - present));
+                }
+            }
+            list(
+                &coverage,
+                &["symbol", "channel", "first", "last", "present", "backfilled", "missing", "complete"],
+                format,
+            );
             let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
             Ok(if complete { 0 } else { NO })
         }
@@ -266,12 +274,38 @@ fn list(rows: &Value, columns: &[&str], format: Format) {
         }
         return;
     }
-    let cell = |value: &Value| match value {
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
+    table::print(columns, &cells);
+}
+
+/// As people read it: instants to the second, a kline's place as the minute it opened.
+fn cell(row: &Value, column: &str) -> String {
+    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
+    match &row[column] {
         Value::Null => String::new(),
+        Value::Number(at) if is_kline && matches!(column, "first" | "last" | "first_missing" | "last_missing") => {
+            let at = Timestamp(at.as_i64().unwrap_or_default()).rfc3339();
+            at.get(..16).unwrap_or(&at).replacen('T', " ", 1)
+        }
+        Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()).collect();
-    table::print(columns, &cells);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_instants_and_programs_read_numbers() {
+        let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
+        assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
+        let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });
+        assert_eq!(
+            [cell(&trade, "first"), cell(&trade, "next_run"), cell(&trade, "reason")],
+            ["18", "2026-11-24 10:50:00", ""]
+        );
+    }
 }

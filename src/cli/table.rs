@@ -12,41 +12,52 @@ pub fn print(heads: &[&str], rows: &[Vec<String>]) {
 }
 
 fn render(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+    let mut columns: Vec<Column> =
+        heads.iter().map(|head| Column { width: head.chars().count(), is_words: false }).collect();
     for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+        for (column, cell) in columns.iter_mut().zip(row) {
+            column.width = column.width.max(cell.chars().count());
+            column.is_words |= !cell.is_empty() && !is_number(cell);
         }
     }
-    fit(&mut widths);
+    fit(&mut columns);
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     let mut text = String::new();
     for cells in std::iter::once(&heads).chain(rows) {
-        text.push_str(line(cells, &widths).trim_end());
+        text.push_str(line(cells, &columns).trim_end());
         text.push('\n');
     }
     text
 }
 
-/// Takes from the widest column until the line fits.
-fn fit(widths: &mut [usize]) {
-    let between = BETWEEN * widths.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + between > WIDTH_MAX {
-        let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > COLUMN_MIN) else { return };
-        *widest -= 1;
+struct Column {
+    width: usize,
+    is_words: bool,
+}
+
+/// Takes from the widest words until the line fits; a number that is cut would be another number.
+fn fit(columns: &mut [Column]) {
+    let between = BETWEEN * columns.len().saturating_sub(1);
+    while columns.iter().map(|column| column.width).sum::<usize>() + between > WIDTH_MAX {
+        let words = columns.iter_mut().filter(|column| column.is_words && column.width > COLUMN_MIN);
+        let Some(widest) = words.max_by_key(|column| column.width) else { return };
+        widest.width -= 1;
     }
 }
 
-fn line(cells: &[String], widths: &[usize]) -> String {
+fn is_number(cell: &str) -> bool {
+    !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.')
+}
+
+fn line(cells: &[String], columns: &[Column]) -> String {
     let mut text = String::new();
-    for (at, (cell, width)) in cells.iter().zip(widths).enumerate() {
+    for (at, (cell, Column { width, .. })) in cells.iter().zip(columns).enumerate() {
         if at > 0 {
             text.push_str(&" ".repeat(BETWEEN));
         }
         let cell = shortened(cell, *width);
         let pad = " ".repeat(width - cell.chars().count());
-        let number = !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.');
-        text.push_str(&if number { format!("{pad}{cell}") } else { format!("{cell}{pad}") });
+        text.push_str(&if is_number(&cell) { format!("{pad}{cell}") } else { format!("{cell}{pad}") });
     }
     text
 }
@@ -81,6 +92,15 @@ mod tests {
         let text = render(&["symbol", "state", "reason"], &rows(&[&["BTCUSDT", "unrecoverable", &reason]]));
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");
         assert!(text.contains("BTCUSDT  unrecoverable  xxx") && text.trim_end().ends_with("..."), "{text}");
+    }
+
+    #[test]
+    fn a_number_is_never_cut() {
+        let words: Vec<String> = (0..9).map(|_| "some words".to_owned()).collect();
+        let mut row = words.clone();
+        row.push("1795517280000000".to_owned());
+        let heads = ["words"; 10];
+        assert!(render(&heads, &[row]).contains("1795517280000000"));
     }
 
     #[test]
