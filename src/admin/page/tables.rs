@@ -27,6 +27,8 @@ pub fn coverage(out: &mut String, now: Timestamp, counted: &Counted) {
         let verdict = match (row.first, row.complete) {
             (None, _) => Cell::Mark("n dim", "nothing yet".to_owned()),
             (_, true) => Cell::Mark("n good", "complete".to_owned()),
+            // A gap before the first or after the last row is none of the positions between them.
+            (_, false) if row.expected == row.present => Cell::Mark("n bad", format!("{} open gaps", row.open_gaps)),
             (_, false) => Cell::Mark("n bad", grouped((row.expected - row.present) as f64)),
         };
         let place = |position: Option<i64>| Cell::Number(position.map_or(String::new(), |at| place(&row.channel, at)));
