@@ -27,6 +27,9 @@ use crate::pulse::Pulse;
 const LINGER: Duration = Duration::from_millis(10);
 /// Most frames of one append: some megabytes, and a fraction of a second of the fastest market.
 const APPEND_FRAMES_MAX: usize = 8_192;
+/// A broker may be away for an hour and no frame fails: the append waits, and this loop is no more wedged than
+/// a quiet one. Beyond it something else is wrong.
+const APPEND_MAX: Duration = Duration::from_secs(2 * 3_600);
 /// Longest wait before the log is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -131,7 +134,7 @@ async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &Cancell
     loop {
         pulse.beat();
         // A frame is some reference counts and a time: cloning the batch is cheaper than getting it back on errors.
-        match parts.log.append(frames.clone()).await {
+        match pulse.waiting(APPEND_MAX, parts.log.append(frames.clone())).await {
             Ok(()) => {
                 parts.counters.frames.fetch_add(count, Ordering::Relaxed);
                 parts.counters.bytes.fetch_add(bytes, Ordering::Relaxed);

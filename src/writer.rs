@@ -17,12 +17,15 @@ use crate::health::Health;
 use crate::history::{Batch, DeadLetter, History, HistoryError};
 use crate::log::Partition;
 use crate::market::Timestamp;
-use crate::pulse::Pulse;
+use crate::pulse::{Pulse, QUIET_MAX};
 
 /// First wait before history is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest wait: a store that comes back is noticed within it, and the caller's pulse beats at least so often.
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Longest insert: a store that does not answer for so long is tried again, with the same token.
+const INSERT_MAX: Duration = Duration::from_secs(60);
 
 /// Where a row came from, for its dead letter.
 #[derive(Clone, Debug)]
@@ -105,8 +108,10 @@ impl Writer {
         let mut wait = RETRY_MIN;
         let mut failed = false;
         loop {
-            pulse.beat();
-            match self.history.insert(batch).await {
+            let insert = tokio::time::timeout(INSERT_MAX, self.history.insert(batch));
+            let inserted = pulse.waiting(INSERT_MAX + QUIET_MAX, insert).await;
+            let late = || HistoryError::Unavailable(format!("no answer within {} s", INSERT_MAX.as_secs()));
+            match inserted.unwrap_or_else(|_elapsed| Err(late())) {
                 Ok(()) => {
                     if failed {
                         self.health.restored("history");

@@ -46,6 +46,9 @@ impl Default for Options {
     }
 }
 
+/// Longest commit; a log that does not answer for so long is wedged.
+const COMMIT_MAX: Duration = Duration::from_secs(60);
+
 /// What others ask of the consumer; only it touches the trackers, so there is no race with the frames.
 #[derive(Clone, Debug)]
 pub enum Question {
@@ -263,7 +266,7 @@ impl Worker {
         if self.parts.board.committed() == positions {
             return Ok(Some(()));
         }
-        match self.consumer.commit(&positions).await {
+        match self.pulse.waiting(COMMIT_MAX, self.consumer.commit(&positions)).await {
             Ok(()) => {
                 self.parts.health.restored("log");
                 self.parts.board.set_committed(&positions);

@@ -5,4 +5,5 @@
 mod contracts;
 mod flows;
 mod lookup;
+mod program;
 mod tidy;

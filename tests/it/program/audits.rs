@@ -1,0 +1,102 @@
+//! Rows that are gone behind our back: sweeps, checks and repairs bring them back.
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::app::{PATIENCE, TestApp, eventually, feed, seed};
+use super::market::market;
+use super::truth::{History, assert_complete, assert_klines_complete};
+
+fn delete(app: &TestApp, sql: &str) -> usize {
+    let connection = Connection::open(app.data_dir.join("history.db")).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection.execute(sql, []).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_rows_are_found_by_a_sweep_and_come_back() {
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 300.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
+    app.start().await;
+    let klines = || History::open(&app).number("SELECT count(*) FROM klines WHERE symbol = 'BTCUSDT'");
+    eventually("four klines are closed", PATIENCE, async || (klines() >= 4).then_some(())).await;
+    let middle = "(SELECT (min(trade_id) + max(trade_id)) / 2 FROM trades WHERE symbol = 'BTCUSDT')";
+    let gone = format!("DELETE FROM trades WHERE symbol = 'BTCUSDT' AND abs(trade_id - {middle}) <= 20");
+    let middle = History::open(&app).number(&format!("SELECT {middle}"));
+    assert_eq!(delete(&app, &gone), 41);
+    let second = "(SELECT open_time FROM klines WHERE symbol = 'BTCUSDT' ORDER BY open_time LIMIT 1 OFFSET 1)";
+    let open_time = History::open(&app).number(&format!("SELECT {second}"));
+    assert_eq!(delete(&app, &format!("DELETE FROM klines WHERE symbol = 'BTCUSDT' AND open_time = {open_time}")), 1);
+    let output = app.command(&["jobs", "run", "gap-sweep", "--wait"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    assert_klines_complete(&app, &simulator, PATIENCE).await;
+    let history = History::open(&app);
+    let back =
+        format!("SELECT sum(is_backfilled) FROM trades WHERE symbol = 'BTCUSDT' AND abs(trade_id - {middle}) <= 20");
+    assert_eq!(history.number(&back), 41);
+    let back = format!("SELECT is_backfilled FROM klines WHERE symbol = 'BTCUSDT' AND open_time = {open_time}");
+    assert_eq!(history.number(&back), 1);
+    let filled = "SELECT sum(filled) FROM gaps WHERE state = 'filled'";
+    assert_eq!(history.number(filled), 42, "{:?}", history.gaps());
+    assert_eq!(app.command(&["coverage"]).await.code, Some(0));
+    app.stop_well().await;
+    assert_eq!(app.command(&["audit"]).await.code, Some(0));
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_says_no_when_rows_are_missing() {
+    let simulator = market(seed(), &["BTCUSDT"], 300.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    let count = || History::open(&app).number("SELECT count(*) FROM trades");
+    eventually("trades are stored", PATIENCE, async || (count() >= 100).then_some(())).await;
+    app.stop_well().await;
+    let first = History::open(&app).number("SELECT min(trade_id) FROM trades");
+    delete(&app, &format!("DELETE FROM trades WHERE trade_id BETWEEN {} AND {}", first + 10, first + 12));
+    let output = app.command(&["audit", "--format", "json"]).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let line: Value = serde_json::from_str(output.out.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["complete"], &line["missing_count"]), (&Value::Bool(false), &Value::from(3)));
+    assert_eq!(line["missing"], serde_json::json!([[first + 10, first + 12]]));
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cache_has_and_history_lacks_goes_to_backfill() {
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
+    app.start().await;
+    let count = || History::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'ETHUSDT'");
+    eventually("trades are stored", PATIENCE, async || (count() >= 100).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    let clean = async || {
+        let report = app.get("/api/v1/admin/consistency-check").await;
+        assert_eq!(report["checked"], 2, "{report}");
+        report["issues"].as_array().unwrap().is_empty().then_some(())
+    };
+    eventually("cache and history agree", PATIENCE, clean).await;
+    let last = History::open(&app).number("SELECT max(trade_id) FROM trades WHERE symbol = 'ETHUSDT'");
+    delete(&app, &format!("DELETE FROM trades WHERE symbol = 'ETHUSDT' AND trade_id > {}", last - 3));
+    let report = app.get("/api/v1/admin/consistency-check").await;
+    let issue = &report["issues"][0];
+    assert_eq!(report["issues"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(issue["kind"], "missing_in_history", "{report}");
+    assert_eq!((&issue["exchange"], &issue["symbol"]), (&Value::from("binance"), &Value::from("ETHUSDT")));
+    assert_eq!(issue["cache"]["trade_id"], last);
+    let (status, report) = app.post("/api/v1/admin/repair-data").await;
+    assert_eq!(status, 200, "{report}");
+    assert_eq!((&report["sent_to_backfill"], &report["unrepaired"]), (&Value::from(1), &serde_json::json!([])));
+    assert!(report["repaired"].is_u64());
+    // The newest row is back; those before it are found when everything is recounted.
+    let back = || History::open(&app).number(&format!("SELECT count(*) FROM trades WHERE trade_id = {last}"));
+    eventually("the newest row is back", PATIENCE, async || (back() == 1).then_some(())).await;
+    assert_eq!(app.command(&["jobs", "run", "gap-sweep", "--wait"]).await.code, Some(0));
+    assert_complete(&app, &simulator, PATIENCE).await;
+    eventually("cache and history agree again", PATIENCE, clean).await;
+    app.stop_well().await;
+    simulator.stop().await;
+}

@@ -1,0 +1,118 @@
+//! A generated market with everything that can break, and markets in which nothing may be found.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::app::{PATIENCE, TestApp, eventually, feed, seed, soak};
+use super::market::{generated, market, open};
+use super::truth::{History, assert_complete, assert_klines_complete};
+
+/// Every fault but those that only a test of their own can judge (a lost tail, a ban).
+const FAULTS: [&str; 13] = [
+    "cut",
+    "close",
+    "drop:BTCUSDT:40",
+    "silent:ETHUSDT:3s",
+    "duplicate:20",
+    "reorder:10",
+    "garbage:BTCUSDT:2",
+    "outage:1500ms",
+    "rest:503:2s",
+    "ratelimit:2s",
+    "lag:1s",
+    "shutdown:500ms",
+    "stall:2s",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_market_with_every_fault_is_whole_in_the_end() {
+    every_fault(seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_markets_with_every_fault_are_whole_in_the_end() {
+    if !soak() {
+        return;
+    }
+    let first = seed();
+    for seed in first..first + 20 {
+        eprintln!("campaign of seed {seed}");
+        every_fault(seed).await;
+    }
+}
+
+async fn every_fault(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut faults = FAULTS.to_vec();
+    faults.shuffle(&mut random);
+    let schedule: Vec<String> = (faults.iter().zip(1..))
+        .map(|(fault, turn)| format!("{fault}@{}ms", turn * 1_200 + random.random_range(0..1_000)))
+        .collect();
+    let schedule = schedule.join(",");
+    eprintln!("schedule {schedule}");
+    let simulator = market(seed, &["BTCUSDT", "ETHUSDT", "TUSDUSDT:quiet"], 300.0, &schedule).await;
+    let symbols = ["BTCUSDT", "ETHUSDT", "TUSDUSDT"];
+    let mut app = TestApp::new(&feed(&simulator, &symbols, &["trade", "kline_1m", "book_ticker"]));
+    app.start().await;
+    // The faults end at 17 s; then klines of every symbol still close, which tell of lost ones before them.
+    let until = Duration::from_secs(32);
+    tokio::time::timeout(until, simulator.control.over().cancelled_owned()).await.unwrap_err();
+    assert!(app.is_alive());
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE * 2).await;
+    assert_klines_complete(&app, &simulator, PATIENCE).await;
+    let counters = simulator.control.counters();
+    let history = History::open(&app);
+    let letters = history.dead_letters();
+    assert_eq!(letters.len() as u64, counters.frames_garbage, "what is no frame is a dead letter: {counters:?}");
+    for (payload, reason) in &letters {
+        let text = String::from_utf8_lossy(payload);
+        assert!(text.starts_with("{\"stream\":\"btcusdt@trade\""), "the bytes as received: {text}");
+        assert!(!reason.is_empty());
+    }
+    assert!(history.number("SELECT count(*) FROM gaps WHERE channel = 'trade' AND state = 'filled'") > 0);
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_symbol_raises_no_gap() {
+    for channels in [&["trade", "kline_1m"][..], &["trade"][..]] {
+        // A quiet symbol of ten times as fast a market trades every fifteen seconds or so.
+        let simulator = open(generated(seed(), &["TUSDUSDT:quiet"], 10.0, "")).await;
+        let mut app = TestApp::new(&feed(&simulator, &["TUSDUSDT"], channels));
+        app.start().await;
+        let trades = || simulator.control.summary()[0].count;
+        eventually("the quiet symbol trades", PATIENCE * 2, async || (trades() >= 2).then_some(())).await;
+        // The tail asks after 5 s of silence.
+        tokio::time::timeout(Duration::from_secs(7), simulator.control.over().cancelled_owned()).await.unwrap_err();
+        simulator.stop_publishing().await;
+        assert_complete(&app, &simulator, PATIENCE).await;
+        app.stop_well().await;
+        let history = History::open(&app);
+        assert_eq!(history.gaps(), Vec::<String>::new(), "a quiet market misses nothing");
+        assert_eq!(history.number("SELECT count(*) FROM trades WHERE is_backfilled = 1"), 0);
+        simulator.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicates_and_reorderings_raise_no_gap() {
+    let faults = "duplicate:50@500ms,reorder:8@1s,reorder:BTCUSDT:12@2s,duplicate:30@2500ms,reorder:6@3s";
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 400.0, faults).await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
+    app.start().await;
+    let done = || {
+        let counters = simulator.control.counters();
+        counters.frames_reordered >= 26 && counters.frames_duplicated >= 80
+    };
+    eventually("the faults are used up", PATIENCE, async || done().then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    app.stop_well().await;
+    assert_eq!(History::open(&app).gaps(), Vec::<String>::new(), "nothing was lost");
+    simulator.stop().await;
+}

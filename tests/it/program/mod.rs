@@ -1,0 +1,20 @@
+//! The program from outside: the real binary as a child process, a simulated exchange, and what an operator
+//! can see: rows, answers, exit codes, log lines, notify messages.
+//!
+//! Every test waits for conditions with a deadline and prints its seed. What history holds is compared with
+//! what the exchange published, trade by trade.
+
+mod api;
+mod app;
+mod audits;
+mod campaign;
+mod capture;
+mod demo;
+mod disk;
+mod market;
+mod notify;
+mod refused;
+mod reload;
+mod restart;
+mod truth;
+mod usage;

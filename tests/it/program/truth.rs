@@ -1,0 +1,181 @@
+//! What history holds, read as a stranger reads it, against what the exchange published.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rust_decimal::Decimal;
+use tapekeeper::market::{Interval, Kline, Trade};
+use tapekeeper::simulator::Simulator;
+use tokio::time::Instant;
+
+use super::app::TestApp;
+
+/// A trade as sent or as stored: id, time in microseconds, price, quantity, side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TradeTruth {
+    pub id: i64,
+    pub ts: i64,
+    pub price: Decimal,
+    pub quantity: Decimal,
+    pub side: String,
+}
+
+impl From<&Trade> for TradeTruth {
+    fn from(trade: &Trade) -> Self {
+        let (price, quantity) = (trade.price, trade.quantity);
+        Self { id: trade.id, ts: trade.ts.micros(), price, quantity, side: trade.side.as_str().to_owned() }
+    }
+}
+
+/// `history.db`, read only, as any other program would open it.
+pub struct History(Connection);
+
+impl History {
+    pub fn open(app: &TestApp) -> Self {
+        Self::of(&app.data_dir)
+    }
+
+    pub fn of(data_dir: &Path) -> Self {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(data_dir.join("history.db"), flags).unwrap();
+        connection.busy_timeout(Duration::from_secs(20)).unwrap();
+        Self(connection)
+    }
+
+    /// One number.
+    pub fn number(&self, sql: &str) -> i64 {
+        self.0.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// One text of every row.
+    pub fn texts(&self, sql: &str) -> Vec<String> {
+        let mut select = self.0.prepare(sql).unwrap();
+        let rows = select.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// Payload and reason of every dead letter.
+    pub fn dead_letters(&self) -> Vec<(Vec<u8>, String)> {
+        let mut select = self.0.prepare("SELECT payload, reason FROM dead_letters ORDER BY id").unwrap();
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// Every trade of a symbol, by id; the text must be plain: without exponent or trailing zeros.
+    pub fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
+        let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
+                   WHERE exchange = 'binance' AND symbol = ?1 ORDER BY trade_id";
+        let mut select = self.0.prepare(sql).unwrap();
+        let rows = select.query_map([symbol], |row| {
+            let (price, quantity): (String, String) = (row.get(2)?, row.get(3)?);
+            let (price, quantity) = (plain(&price), plain(&quantity));
+            Ok(TradeTruth { id: row.get(0)?, ts: row.get(1)?, price, quantity, side: row.get(4)? })
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Every one-minute kline of a symbol, by time, its values as text.
+    pub fn klines(&self, symbol: &str) -> Vec<(i64, String)> {
+        let sql = "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,
+                   first_trade_id, last_trade_id FROM klines
+                   WHERE exchange = 'binance' AND symbol = ?1 AND interval = '1m' ORDER BY open_time";
+        let mut select = self.0.prepare(sql).unwrap();
+        let rows = select.query_map([symbol], |row| {
+            let mut text = format!("{}", row.get::<_, i64>(1)?);
+            for column in 2..8 {
+                text.push_str(&format!(" {}", plain(&row.get::<_, String>(column)?)));
+            }
+            for column in 8..11 {
+                text.push_str(&format!(" {}", row.get::<_, i64>(column)?));
+            }
+            Ok((row.get(0)?, text))
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Gap rows of trades, or of all channels, that are not closed.
+    pub fn open_gaps(&self) -> i64 {
+        self.number("SELECT count(*) FROM gaps WHERE closed_at IS NULL")
+    }
+
+    /// Every gap row in words, for messages.
+    pub fn gaps(&self) -> Vec<String> {
+        self.texts(
+            "SELECT symbol || ' ' || channel || ' ' || first_missing || '..' || last_missing || ' ' || state || ' '
+             || reason || ' ' || evidence FROM gaps ORDER BY gap_id",
+        )
+    }
+}
+
+fn plain(text: &str) -> Decimal {
+    let decimal = Decimal::from_str_exact(text).unwrap();
+    assert_eq!(decimal.normalize().to_string(), text, "a decimal is stored plainly");
+    decimal
+}
+
+fn kline_text(kline: &Kline) -> (i64, String) {
+    let decimals = [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume];
+    let decimals: Vec<String> = decimals.iter().map(|decimal| decimal.normalize().to_string()).collect();
+    let text = format!(
+        "{} {} {} {} {}",
+        kline.close_time.micros(),
+        decimals.join(" "),
+        kline.trade_count,
+        kline.first_trade_id,
+        kline.last_trade_id
+    );
+    (kline.open_time.micros(), text)
+}
+
+/// Fails with the first difference: every id once, in order, with its values.
+pub fn assert_same(symbol: &str, stored: &[TradeTruth], published: &[TradeTruth]) {
+    for (stored, published) in stored.iter().zip(published) {
+        assert_eq!(stored, published, "{symbol}: the first difference, stored and published");
+    }
+    assert_eq!(stored.len(), published.len(), "{symbol}: trades stored and published");
+}
+
+/// Waits until history holds all that was published and no gap is open, then compares everything.
+pub async fn assert_complete(app: &TestApp, simulator: &Simulator, limit: Duration) {
+    let until = Instant::now() + limit;
+    loop {
+        let history = History::open(app);
+        let whole = simulator.control.summary().iter().all(|published| {
+            let sql = format!("SELECT count(*) FROM trades WHERE symbol = '{}'", published.symbol);
+            history.number(&sql) == published.count as i64
+        });
+        if (whole && history.open_gaps() == 0) || Instant::now() > until {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let history = History::open(app);
+    for symbol in simulator.control.symbols() {
+        let published: Vec<TradeTruth> = simulator.control.published(symbol.as_str()).iter().map(Into::into).collect();
+        assert_same(symbol.as_str(), &history.trades(symbol.as_str()), &published);
+    }
+    let gaps = history.gaps();
+    assert_eq!(history.open_gaps(), 0, "a gap is open:\n{}", gaps.join("\n"));
+}
+
+/// Klines are contiguous and equal to what was published, from the first stored one on, which is the first
+/// or the second published one: the minute in which a recorder begins may close before it is connected.
+pub async fn assert_klines_complete(app: &TestApp, simulator: &Simulator, limit: Duration) {
+    for symbol in simulator.control.symbols() {
+        let published = simulator.control.published_klines(symbol.as_str(), Interval::M1);
+        let published: Vec<(i64, String)> = published.iter().map(kline_text).collect();
+        let until = Instant::now() + limit;
+        let stored = loop {
+            let stored = History::open(app).klines(symbol.as_str());
+            if stored.len() >= published.len() || Instant::now() > until {
+                break stored;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let first = stored.first().map(|kline| kline.0);
+        let begin = published.iter().position(|kline| Some(kline.0) == first).unwrap_or(usize::MAX);
+        assert!(begin <= 1, "{symbol}: the first stored kline {first:?} is number {begin} of {}", published.len());
+        assert_eq!(stored, published[begin..], "{symbol}: klines stored and published");
+    }
+}

@@ -1,0 +1,46 @@
+//! Wrong configuration, wrong usage, a directory that is taken: the exit code and the words.
+
+use super::app::{TestApp, feed, run, seed};
+use super::market::market;
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_whole_and_exits_78() {
+    let app = TestApp::new(
+        "[[feed]]\nexchange = \"binanze\"\nsymbols = [\"btcusdt\"]\nchanels = [\"trade\"]\n[log]\nretention = 7\n",
+    );
+    for command in ["run", "check"] {
+        let output = app.command(&[command]).await;
+        assert_eq!(output.code, Some(78), "{output:?}");
+        let config = app.config().display().to_string();
+        for (words, place) in [("binanze", "4:12"), ("btcusdt", "5:12"), ("chanels", "6:1"), ("retention", "8:13")] {
+            assert!(output.err.contains(words), "{command} does not speak of {words}: {}", output.err);
+            let place = format!("{config}:{place}");
+            assert!(output.err.contains(&place), "{command} does not say {place}: {}", output.err);
+        }
+        assert!(output.err.contains("did you mean"), "{}", output.err);
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_exits_64() {
+    for arguments in [&["recrod"][..], &["run", "--no-such-flag"], &["jobs"]] {
+        let output = run(arguments).await;
+        assert_eq!(output.code, Some(64), "{arguments:?}: {output:?}");
+    }
+    assert_eq!(run(&["--version"]).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_recorder_on_the_same_directory_exits_75() {
+    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    let output = app.command(&["run"]).await;
+    assert_eq!(output.code, Some(75), "{output:?}");
+    assert!(output.err.contains("another recorder"), "{}", output.err);
+    assert!(app.is_alive());
+    app.stop_well().await;
+    let output = app.command(&["status"]).await;
+    assert_eq!(output.code, Some(69), "a service that does not run is unavailable: {output:?}");
+    simulator.stop().await;
+}
