@@ -326,7 +326,10 @@ impl Rest {
         match status.as_u16() {
             // "418 ban 2 min ... 3 days, Retry-After = seconds until the ban ends; IP banned until <epoch ms>".
             418 => {
-                let until = ban_told.max(asked).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
+                // Retry-After counts from now; the body names an instant of the exchange's clock, which may be far from
+                // ours: it serves when there is no header, moved by the offset as last measured.
+                let told = || ban_told.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
+                let until = asked.or_else(told).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
                 self.budget().ban(until);
                 tracing::error!(%until, "the exchange has banned this address until {until}: nothing is sent before");
                 RestError::Banned { until }

@@ -26,13 +26,6 @@ async fn recorder() -> (tapekeeper::simulator::Simulator, TestApp) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_document_has_its_shape() {
     let (simulator, mut app) = recorder().await;
-    let page = app.http().get(app.base()).send().await.unwrap();
-    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
-    assert!(page.text().await.unwrap().contains("BTCUSDT"));
-    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap();
-    assert_eq!(metrics.status(), 200);
-    assert!(metrics.text().await.unwrap().contains("# TYPE tapekeeper_"));
-
     has_keys(&app.get("/healthz").await, &["status", "degraded"]);
     assert_eq!(app.get("/readyz").await["ready"], true);
     let status = app.get("/api/v1/status").await;
@@ -98,6 +91,19 @@ async fn every_document_has_its_shape() {
 
     let runs = app.get("/api/v1/jobs/history?job=gap-sweep").await;
     assert_eq!(runs[0]["outcome"], "succeeded");
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_and_the_metrics_are_served() {
+    let (simulator, mut app) = recorder().await;
+    let page = app.http().get(app.base()).send().await.unwrap();
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    assert!(page.text().await.unwrap().contains("BTCUSDT"));
+    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap();
+    assert_eq!(metrics.status(), 200);
+    assert!(metrics.text().await.unwrap().contains("# TYPE tapekeeper_"));
     app.stop_well().await;
     simulator.stop().await;
 }
