@@ -34,6 +34,7 @@
 //! | [ingest] | socket frames to the log, and connection markers |
 //! | [consume] | the log to history, cache and tracker, then the commit |
 //! | [backfill] | a gap to REST pages to history, flagged |
+//! | [replay] | the log once more through today's decoder |
 //! | [audit] | compares, recounts, repairs |
 //! | [jobs] | the planner (pure), the runner, the tasks |
 //! | [admin] | HTTP API, status page, metrics |
@@ -42,8 +43,8 @@
 //! | [simulator] | an exchange on loopback, for `demo`, tests and dry runs |
 //! | [cli] | one file per group of commands |
 //!
-//! Seven rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
-//! bisected and set aside by the same code. [audit] because jobs, API and command line must compare alike. [sqlite]
+//! Eight rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
+//! bisected and set aside by the same code. [audit] because jobs, API and command line must compare alike. [replay] because it consumes without committing. [sqlite]
 //! because log and history open their files with the same care. [faults] because the three stores' test wrappers
 //! share one script. [health], [exit] and [signals] because each is spoken by rooms that must not know each other.
 //!
@@ -116,6 +117,7 @@ pub mod jobs;
 pub mod log;
 pub mod market;
 pub mod pulse;
+pub mod replay;
 pub mod signals;
 pub mod simulator;
 pub mod sqlite;

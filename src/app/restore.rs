@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tracing::{info, warn};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::gap::{Evidence, Gap, Ledger, Range};
 use crate::history::{Batch, GapFilter, History};
 use crate::market::{Stream, Timestamp};
 use crate::state::{Snapshot, StateFile};
+
+/// How long the cache may take to say whether it has a backup.
+const BACKUP_MAX: Duration = Duration::from_secs(5);
 
 /// Where every stream goes on.
 #[derive(Debug, Default)]
@@ -33,7 +37,9 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     if snapshot.is_some() {
         return snapshot;
     }
-    let document = match cache?.get_state(instance).await {
+    // A cache that is down must not hold the start: history knows the watermarks as well.
+    let asked = tokio::time::timeout(BACKUP_MAX, cache?.get_state(instance)).await;
+    let document = match asked.unwrap_or_else(|_elapsed| Err(CacheError("no answer in time".to_owned()))) {
         Ok(document) => document?,
         Err(error) => {
             warn!("cannot read the state's backup: {error}");

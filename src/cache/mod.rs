@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod faulty;
 mod latest;
 mod options;
+pub mod redis;
 
 use async_trait::async_trait;
 

@@ -6,4 +6,5 @@ mod contracts;
 mod flows;
 mod lookup;
 mod program;
+mod servers;
 mod tidy;

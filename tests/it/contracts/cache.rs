@@ -1,5 +1,7 @@
 //! The contract of the cache: `src/cache/mod.rs`, promises 1 to 4.
 
+mod redis;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

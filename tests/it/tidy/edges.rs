@@ -31,6 +31,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         &["clock", "consume", "exchange", "gap", "health", "history", "ingest", "market", "pulse", "writer"],
         "consume's board and ledger, and ingest's news of connections, say what to ask for",
     ),
+    (
+        "replay",
+        &["consume", "exchange", "health", "history", "log", "market", "pulse", "writer"],
+        "consume without commit",
+    ),
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
     ("jobs", &["audit", "backfill", "cache", "clock", "history", "log", "market", "pulse"], ""),
     (
@@ -82,6 +87,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "gap",
             "history",
             "market",
+            "replay",
             "signals",
             "simulator",
             "telemetry",

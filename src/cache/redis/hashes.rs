@@ -1,0 +1,188 @@
+//! Keys and hashes as DESIGN.md section 5 gives them: what is written, and what it reads back as.
+//!
+//! Times are microseconds, decimals plain text, `closed` 0 or 1.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick, Timestamp, parse_decimal, plain};
+
+/// The fields of a hash in the order written; the first `order` decide what is newer.
+#[derive(Debug)]
+pub(super) struct Hash {
+    pub(super) key: String,
+    pub(super) order: usize,
+    pub(super) fields: Vec<(&'static str, String)>,
+}
+
+const TICK: [&str; 5] = ["ts", "trade_id", "price", "quantity", "side"];
+const KLINE: [&str; 13] = [
+    "open_time",
+    "closed",
+    "trade_count",
+    "interval",
+    "close_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "quote_volume",
+    "first_trade_id",
+    "last_trade_id",
+];
+const BOOK: [&str; 5] = ["update_id", "bid", "bid_quantity", "ask", "ask_quantity"];
+
+// The braces are Redis's own: what stands between them chooses the hash slot, one per symbol.
+
+/// `tick:{binance:BTCUSDT}`
+pub(super) fn tick_key(exchange: Exchange, symbol: &Symbol) -> String {
+    format!("tick:{{{exchange}:{symbol}}}")
+}
+
+/// `kline:{binance:BTCUSDT}:1m`
+pub(super) fn kline_key(exchange: Exchange, symbol: &Symbol, interval: Interval) -> String {
+    format!("kline:{{{exchange}:{symbol}}}:{interval}")
+}
+
+/// `book:{binance:BTCUSDT}`
+pub(super) fn book_key(exchange: Exchange, symbol: &Symbol) -> String {
+    format!("book:{{{exchange}:{symbol}}}")
+}
+
+/// `service_state:market_data[:INSTANCE]`
+pub(super) fn state_key(instance: &str) -> String {
+    match instance {
+        "" => "service_state:market_data".to_owned(),
+        named => format!("service_state:market_data:{named}"),
+    }
+}
+
+/// A tick's hash: later, or as late with a higher id, is newer.
+pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> Hash {
+    let values = [
+        tick.ts.micros().to_string(),
+        tick.id.to_string(),
+        plain(tick.price),
+        plain(tick.quantity),
+        tick.side.to_string(),
+    ];
+    Hash { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
+}
+
+/// A kline's hash: a later interval, then closed over open, then more trades is newer.
+pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> Hash {
+    let values = [
+        kline.open_time.micros().to_string(),
+        i32::from(kline.closed).to_string(),
+        kline.trade_count.to_string(),
+        kline.interval.to_string(),
+        kline.close_time.micros().to_string(),
+        plain(kline.open),
+        plain(kline.high),
+        plain(kline.low),
+        plain(kline.close),
+        plain(kline.volume),
+        plain(kline.quote_volume),
+        kline.first_trade_id.to_string(),
+        kline.last_trade_id.to_string(),
+    ];
+    let key = kline_key(exchange, symbol, kline.interval);
+    Hash { key, order: 3, fields: KLINE.into_iter().zip(values).collect() }
+}
+
+/// A book's hash: a higher update id is newer.
+pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> Hash {
+    let values = [
+        book.update_id.to_string(),
+        plain(book.bid),
+        plain(book.bid_quantity),
+        plain(book.ask),
+        plain(book.ask_quantity),
+    ];
+    Hash { key: book_key(exchange, symbol), order: 1, fields: BOOK.into_iter().zip(values).collect() }
+}
+
+/// What HGETALL answers.
+pub(super) type Held = HashMap<String, String>;
+
+fn field<T: FromStr>(held: &Held, name: &str) -> Option<T> {
+    held.get(name)?.parse().ok()
+}
+
+fn decimal(held: &Held, name: &str) -> Option<rust_decimal::Decimal> {
+    parse_decimal(held.get(name)?)
+}
+
+fn time(held: &Held, name: &str) -> Option<Timestamp> {
+    field(held, name).map(Timestamp)
+}
+
+/// Reads a tick's hash; `None` when a field is missing or has no meaning.
+pub(super) fn read_tick(held: &Held) -> Option<Tick> {
+    Some(Tick {
+        id: field(held, "trade_id")?,
+        ts: time(held, "ts")?,
+        price: decimal(held, "price")?,
+        quantity: decimal(held, "quantity")?,
+        side: field(held, "side")?,
+    })
+}
+
+/// Reads a kline's hash; `None` when a field is missing or has no meaning.
+pub(super) fn read_kline(held: &Held) -> Option<Kline> {
+    Some(Kline {
+        interval: field(held, "interval")?,
+        open_time: time(held, "open_time")?,
+        close_time: time(held, "close_time")?,
+        open: decimal(held, "open")?,
+        high: decimal(held, "high")?,
+        low: decimal(held, "low")?,
+        close: decimal(held, "close")?,
+        volume: decimal(held, "volume")?,
+        quote_volume: decimal(held, "quote_volume")?,
+        trade_count: field(held, "trade_count")?,
+        first_trade_id: field(held, "first_trade_id")?,
+        last_trade_id: field(held, "last_trade_id")?,
+        closed: field::<u8>(held, "closed")? == 1,
+    })
+}
+
+/// Reads a book's hash; `None` when a field is missing or has no meaning.
+pub(super) fn read_book(held: &Held) -> Option<Book> {
+    Some(Book {
+        update_id: field(held, "update_id")?,
+        bid: decimal(held, "bid")?,
+        bid_quantity: decimal(held, "bid_quantity")?,
+        ask: decimal(held, "ask")?,
+        ask_quantity: decimal(held, "ask_quantity")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::Side;
+
+    #[test]
+    fn keys_are_the_documented_ones() {
+        let symbol = Symbol::new("BTCUSDT");
+        assert_eq!(tick_key(Exchange::Binance, &symbol), "tick:{binance:BTCUSDT}");
+        assert_eq!(kline_key(Exchange::Binance, &symbol, Interval::M1), "kline:{binance:BTCUSDT}:1m");
+        assert_eq!(book_key(Exchange::Binance, &symbol), "book:{binance:BTCUSDT}");
+        assert_eq!(state_key(""), "service_state:market_data");
+        assert_eq!(state_key("b"), "service_state:market_data:b");
+    }
+
+    #[test]
+    fn a_tick_is_plain_text() {
+        let price = "61234.560000".parse().unwrap();
+        let value = Tick { id: 7, ts: Timestamp(9), price, quantity: "0.00".parse().unwrap(), side: Side::Sell };
+        let hash = tick(Exchange::Binance, &Symbol::new("BTCUSDT"), &value);
+        let fields = [("ts", "9"), ("trade_id", "7"), ("price", "61234.56"), ("quantity", "0"), ("side", "sell")];
+        assert_eq!(hash.fields, fields.map(|(name, text)| (name, text.to_owned())));
+        let held = fields.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        assert_eq!(read_tick(&held), Some(value));
+        assert_eq!(read_tick(&Held::new()), None);
+    }
+}

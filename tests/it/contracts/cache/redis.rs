@@ -1,0 +1,156 @@
+//! The cache in a real Redis runs the suite, and what only a server can do to it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rust_decimal::Decimal;
+use tapekeeper::cache::redis::RedisCache;
+use tapekeeper::cache::{Cache, RedisOptions, Update};
+use tapekeeper::faults::{Faults, Odds};
+use tapekeeper::market::Interval;
+
+use super::{CacheStore, book, books, keeps_every_promise, kline, klines, latest_tick, tick, ticks};
+use crate::contracts::patient::Patient;
+use crate::contracts::{BINANCE, symbol};
+use crate::servers::redis::Redis;
+
+struct InRedis {
+    options: RedisOptions,
+    faults: Option<Faults>,
+}
+
+impl CacheStore for InRedis {
+    fn open(&self) -> Arc<dyn Cache> {
+        let cache: Arc<dyn Cache> = Arc::new(RedisCache::connect(&self.options).unwrap());
+        match &self.faults {
+            None => cache,
+            Some(faults) => {
+                let faulty = tapekeeper::cache::faulty::FaultyCache::new(cache, faults.clone());
+                Arc::new(Patient::<dyn Cache>(Arc::new(faulty)))
+            }
+        }
+    }
+}
+
+/// What a person would type: the answer of one command.
+async fn ask<T: redis::FromRedisValue>(options: &RedisOptions, command: &[&str]) -> T {
+    let client = redis::Client::open(options.url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut asked = redis::cmd(command[0]);
+    asked.arg(&command[1..]);
+    asked.query_async(&mut connection).await.unwrap()
+}
+
+#[test]
+fn redis_keeps_every_promise() {
+    let Some(redis) = Redis::shared() else { return };
+    keeps_every_promise(&|| Box::new(InRedis { options: redis.database(), faults: None }));
+}
+
+#[test]
+fn redis_behind_faults_keeps_every_promise_to_a_patient_caller() {
+    let Some(redis) = Redis::shared() else { return };
+    let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max: Duration::from_millis(1) };
+    let seed = rand::random();
+    eprintln!("seed {seed}");
+    let faults = Faults::seeded(seed, odds);
+    keeps_every_promise(&|| Box::new(InRedis { options: redis.database(), faults: Some(faults.clone()) }));
+    assert!(faults.injected() > 0);
+}
+
+/// DESIGN.md section 5: other programs read the keys.
+#[tokio::test]
+async fn keys_are_readable_by_others_in_the_documented_encoding() {
+    let Some(redis) = Redis::shared() else { return };
+    let options = redis.database();
+    let cache = RedisCache::connect(&options).unwrap();
+    assert!(cache.ping().await.unwrap().starts_with("redis "), "{:?}", cache.ping().await);
+    let mut sent = tick(5, 7);
+    sent.price = "61234.5600".parse().unwrap();
+    sent.quantity = Decimal::ZERO;
+    let mut update = ticks(&[sent]);
+    update.klines = klines(&[kline(5, 3, true)]).klines;
+    update.books = books(&[book(4)]).books;
+    assert_eq!(cache.apply(&update).await.unwrap(), 3);
+    let held: Vec<String> =
+        ask(&options, &["HMGET", "tick:{binance:BTCUSDT}", "trade_id", "ts", "price", "quantity", "side"]).await;
+    assert_eq!(held, ["7", &sent.ts.micros().to_string(), "61234.56", "0", "buy"]);
+    let held: Vec<String> =
+        ask(&options, &["HMGET", "kline:{binance:BTCUSDT}:1m", "interval", "trade_count", "closed"]).await;
+    assert_eq!(held, [Interval::M1.as_str(), "3", "1"]);
+    let held: Vec<String> =
+        ask(&options, &["HMGET", "book:{binance:BTCUSDT}", "update_id", "bid", "bid_quantity", "ask", "ask_quantity"])
+            .await;
+    assert_eq!(held, ["4", "4", "1", "5", "2"]);
+    cache.put_state("b", "{}").await.unwrap();
+    assert_eq!(ask::<String>(&options, &["GET", "service_state:market_data:b"]).await, "{}");
+    // No value is lost to a time-out.
+    assert_eq!(ask::<i64>(&options, &["TTL", "service_state:market_data:b"]).await, -1);
+}
+
+#[tokio::test]
+async fn a_redis_that_was_killed_and_lost_everything_is_used_again() {
+    let Some(redis) = Redis::start() else { return };
+    let options = redis.database();
+    let cache = RedisCache::connect(&options).unwrap();
+    cache.apply(&ticks(&[tick(10, 5)])).await.unwrap();
+    redis.server.kill();
+    let began = Instant::now();
+    for _ in 0..3 {
+        let failure = cache.apply(&ticks(&[tick(11, 6)])).await.unwrap_err().to_string();
+        assert!(failure.contains("in Redis"), "{failure}");
+        cache.ticks(BINANCE, &[symbol("BTCUSDT")]).await.unwrap_err();
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "a dead server is noticed soon: {:?}", began.elapsed());
+    redis.server.restart();
+    // The first call after a restart succeeds: it connects again and loads the function.
+    assert_eq!(cache.apply(&ticks(&[tick(9, 4)])).await.unwrap(), 1);
+    assert_eq!(latest_tick(&cache).await, Some(tick(9, 4)));
+    let _: String = ask(&options, &["FUNCTION", "FLUSH"]).await;
+    assert_eq!(cache.apply(&ticks(&[tick(8, 3), tick(12, 7)])).await.unwrap(), 1);
+    assert_eq!(latest_tick(&cache).await, Some(tick(12, 7)));
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_fails_calls_and_a_url_that_is_none_fails_at_once() {
+    let nowhere = RedisOptions { url: format!("redis://127.0.0.1:{}", crate::servers::free_port()), password: None };
+    let cache = RedisCache::connect(&nowhere).unwrap();
+    cache.ping().await.unwrap_err();
+    cache.apply(&ticks(&[tick(1, 1)])).await.unwrap_err();
+    let bad = RedisOptions { url: "http://127.0.0.1".to_owned(), password: None };
+    RedisCache::connect(&bad).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_fails_alone_and_a_spoilt_hash_heals() {
+    let Some(redis) = Redis::shared() else { return };
+    let options = redis.database();
+    let cache = RedisCache::connect(&options).unwrap();
+    let _: i64 = ask(&options, &["HSET", "tick:{binance:BTCUSDT}", "ts", "soon", "trade_id", "x"]).await;
+    assert_eq!(latest_tick(&cache).await, None);
+    let _: String = ask(&options, &["SET", "tick:{binance:ETHUSDT}", "mine"]).await;
+    let mut update = ticks(&[tick(1, 1)]);
+    update.ticks.insert(0, (BINANCE, symbol("ETHUSDT"), tick(1, 1)));
+    let failure = cache.apply(&update).await.unwrap_err().to_string();
+    assert!(failure.contains("tick:{binance:ETHUSDT}") && failure.contains("WRONGTYPE"), "{failure}");
+    assert_eq!(latest_tick(&cache).await, Some(tick(1, 1)));
+}
+
+/// Not a limit, only a figure: how fast many keys move.
+#[tokio::test]
+#[ignore = "measures; run with --ignored --nocapture"]
+async fn figures_of_many_keys() {
+    let Some(redis) = Redis::shared() else { return };
+    let cache = RedisCache::connect(&redis.database()).unwrap();
+    for keys in [1, 100, 400, 2_000] {
+        let rounds = 40_000 / keys;
+        let began = Instant::now();
+        for round in 0..rounds {
+            let value = |key: i64| (BINANCE, symbol(&format!("S{key}USDT")), tick(round, key));
+            let update = Update { ticks: (0..keys).map(value).collect(), ..Update::default() };
+            assert_eq!(cache.apply(&update).await.unwrap(), keys as u64);
+        }
+        let each = began.elapsed() / u32::try_from(rounds).unwrap();
+        eprintln!("{keys} keys: {each:?} an update, {:.0} keys/s", keys as f64 / each.as_secs_f64());
+    }
+}

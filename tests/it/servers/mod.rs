@@ -1,0 +1,130 @@
+//! Real servers, each in a directory of its own on a free port of loopback, that end with the tests.
+
+pub mod clickhouse;
+pub mod redis;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take to answer.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How often we look whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Where the scripts are.
+pub fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers")
+}
+
+/// The program that starts a server, or `None` with a loud line when it cannot be had. With `CI=true` that
+/// is a failure.
+fn prepare(name: &str) -> Option<PathBuf> {
+    let answer = Command::new(scripts().join("prepare")).arg(name).output().unwrap();
+    if answer.status.success() {
+        return Some(PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim()));
+    }
+    let why = String::from_utf8_lossy(&answer.stderr);
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "no {name} server: {why}");
+    eprintln!("SKIPPED: every test that needs a {name} server: {why}");
+    None
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A server that can be killed and started again on the same data and port.
+pub struct Server {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    pub port: u16,
+    pub directory: tempfile::TempDir,
+    running: Mutex<Option<Running>>,
+    answers: fn(u16) -> bool,
+}
+
+struct Running {
+    /// `until-eof`, which ends the server when we drop its standard input.
+    keeper: Child,
+    server: Pid,
+}
+
+impl Server {
+    /// Starts `program` with the arguments that `arguments` makes of the port and the directory, and waits
+    /// until it `answers`.
+    fn start(
+        name: &'static str,
+        program: PathBuf,
+        arguments: impl FnOnce(u16, &Path) -> Vec<String>,
+        answers: fn(u16) -> bool,
+    ) -> Self {
+        let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+        let arguments = arguments(port, directory.path());
+        let server = Self { name, program, arguments, port, directory, running: Mutex::new(None), answers };
+        server.restart();
+        server
+    }
+
+    /// Starts it again on what its directory holds, and waits until it answers.
+    pub fn restart(&self) {
+        self.kill();
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut keeper = Command::new(scripts().join("until-eof"))
+            .arg(self.directory.path())
+            .arg(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let server = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
+        *self.running.lock().unwrap() = Some(Running { keeper, server });
+        self.wait_for("answer", || (self.answers)(self.port));
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&self) {
+        let Some(mut running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        kill_process(running.server, Signal::KILL).unwrap();
+        // Its directory is ours to remove, or to start again on.
+        let mut keeper = running.keeper.stdin.take().unwrap();
+        keeper.write_all(b"keep\n").unwrap();
+        drop(keeper);
+        running.keeper.wait().unwrap();
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("server.log")
+    }
+
+    fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + READY_MAX;
+        while !condition() {
+            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{} did not {what} in time:\n{}", self.name, log());
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether somebody listens.
+fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
