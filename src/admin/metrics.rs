@@ -45,9 +45,9 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
         let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
         page.sample("tapekeeper_stream_last_received_timestamp_seconds", &labels, at as f64 / 1e6);
     }
-    page.head("tapekeeper_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
+    page.head("tapekeeper_watchdog_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
     for beat in desk.pulses.beats() {
-        page.sample("tapekeeper_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
+        page.sample("tapekeeper_watchdog_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
     }
     page.head("tapekeeper_degraded", "gauge", "1 for each part that copes with a fault.");
     for part in desk.health.parts().keys() {

@@ -264,7 +264,7 @@ async fn metrics_are_well_formed_and_named_once() {
         "tapekeeper_build_info{version=",
         "tapekeeper_log_lag_frames 0",
         "tapekeeper_gaps_open 0",
-        "tapekeeper_beat_age_seconds{loop=\"scheduler\"}",
+        "tapekeeper_watchdog_beat_age_seconds{loop=\"scheduler\"}",
         "tapekeeper_stream_last_received_timestamp_seconds{exchange=\"binance\",symbol=\"BTCUSDT\",channel=\"trade\"}",
         "tapekeeper_job_runs_total{job=\"state-snapshot\"}",
         "process_resident_memory_bytes",
