@@ -328,9 +328,10 @@ fn flow(
     let (pulse, drain) = (service.pulses.watch("consume"), groups.consume.stop.clone());
     // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
     let never = tokio_util::sync::CancellationToken::new();
-    groups.consume.spawn("consume", async move {
-        Ok(consume::run(parts, sorter, asked, consume::Options::default(), pulse, drain, never).await?)
-    });
+    let batches = stores::batches(&service.config);
+    groups
+        .consume
+        .spawn("consume", async move { Ok(consume::run(parts, sorter, asked, batches, pulse, drain, never).await?) });
     let carrier = cache::carry(
         service.cache.clone(),
         latest,

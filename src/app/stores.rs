@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use tracing::warn;
 
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
+use crate::consume;
 use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
+use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
 use crate::log::embedded::{self, EmbeddedLog};
@@ -19,6 +22,8 @@ use crate::log::{self, Log, LogError};
 
 /// How long a predecessor that was just killed may take to be gone, and its lock with it.
 const CLAIM_MAX: Duration = Duration::from_secs(5);
+/// How long a store that is away is waited for at start.
+const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
 pub async fn claim(data_dir: &Path) -> Result<File, Failure> {
@@ -65,7 +70,8 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     }
 }
 
-/// Opens the history.
+/// Opens the history. A server that is away is waited for at most 10 s; then its calls fail with
+/// [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
     match config.history.backend {
         history::Backend::Embedded => {
@@ -79,7 +85,29 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
                 }
             }
         }
-        history::Backend::Clickhouse => Err(not_built("history", "clickhouse")),
+        history::Backend::Clickhouse => {
+            let history = ClickhouseHistory::new(&config.history.clickhouse);
+            match tokio::time::timeout(OPEN_MAX, history.prepare()).await {
+                Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
+                    return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
+                }
+                Ok(Err(HistoryError::Unavailable(why))) => warn!(error = %why, "history is away for now: {why}"),
+                Err(_elapsed) => warn!("history did not answer within {} s", OPEN_MAX.as_secs()),
+                Ok(Ok(_identity)) => {}
+            }
+            Ok(Arc::new(history))
+        }
+    }
+}
+
+/// When the history that the configuration names wants a batch sealed.
+pub fn batches(config: &Config) -> consume::Options {
+    match config.history.backend {
+        history::Backend::Embedded => consume::Options::default(),
+        history::Backend::Clickhouse => {
+            let history::ClickhouseOptions { batch_rows, batch_bytes, batch_time, .. } = config.history.clickhouse;
+            consume::Options { batch_rows, batch_bytes, batch_time }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod progress;
 mod replay;
 mod service;
 pub mod simulate;
+mod status;
 mod table;
 
 use std::path::PathBuf;

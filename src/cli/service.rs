@@ -1,12 +1,20 @@
 //! Commands that ask the running service: status, gaps, coverage, audit, repair, backfill, reload, jobs.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::exit::{Failure, NO};
+use crate::exit::{Failure, NO, TEMPORARY};
+use crate::market::Timestamp;
 
 use super::client::Client;
-use super::table;
+use super::{status, table};
+
+/// How often a run that is waited for is asked after.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for a run; its own timeout ends it much sooner, unless somebody set it higher.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How a command prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -113,19 +121,33 @@ pub enum Jobs {
 /// Asks, prints, and says how to exit.
 pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failure> {
     match ask {
-        Ask::Status => status(&client.get("/api/v1/status").await?, client, format),
+        Ask::Status => {
+            let status = client.get("/api/v1/status").await?;
+            say(&status, format, || status::words(&status, client.base()));
+            Ok(0)
+        }
         Ask::Gaps { open, symbol } => {
             let state = if open { "open" } else { "all" };
-            let gaps = client.get(&with_symbol(&format!("/api/v1/gaps?state={state}"), symbol.as_deref())).await?;
+            let asked = [("state", Some(state)), ("symbol", symbol.as_deref())];
+            let gaps = client.ask("/api/v1/gaps", &asked).await?;
             let columns =
                 ["symbol", "channel", "state", "missing", "first_missing", "last_missing", "attempts", "reason"];
             list(&gaps, &columns, format);
             Ok(0)
         }
         Ask::Coverage { symbol } => {
-            let coverage = client.get(&with_symbol("/api/v1/coverage?", symbol.as_deref())).await?;
-            let columns = ["symbol", "channel", "first", "last", "expected", "present", "backfilled", "complete"];
-            list(&coverage, &columns, format);
+            let mut coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
+            if format == Format::Human {
+                for row in coverage.as_array_mut().into_iter().flatten() {
+                    let (expected, present) = (row["expected"].as_i64(), row["present"].as_i64());
+                    row["missing"] = json!(expected.zip(present).map(|(expected, present)| expected - present));
+                }
+            }
+            list(
+                &coverage,
+                &["symbol", "channel", "first", "last", "present", "backfilled", "missing", "complete"],
+                format,
+            );
             let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
             Ok(if complete { 0 } else { NO })
         }
@@ -137,15 +159,18 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             });
             let answer = client.post("/api/v1/admin/backfill", Some(&body)).await?;
             say(&answer, format, || {
+                let more =
+                    if answer["more"] == true { "; ask again when these are filled: there are more" } else { "" };
                 format!(
-                    "{}..{}: {} gaps opened, see `tapekeeper gaps`",
-                    answer["first"], answer["last"], answer["gaps_opened"]
+                    "{}..{}: {} trades missing, {} gaps opened, see `tapekeeper gaps --open`{more}",
+                    answer["first"], answer["last"], answer["missing"], answer["gaps_opened"]
                 )
             });
             Ok(0)
         }
         Ask::Reload { dry_run, wait: _ } => {
-            let answer = client.post(&format!("/api/v1/reload?dry_run={dry_run}"), None).await?;
+            let dry_run = if dry_run { "true" } else { "false" };
+            let answer = client.change("/api/v1/reload", &[("dry_run", Some(dry_run))]).await?;
             say(&answer, format, || answer["changed"].as_str().unwrap_or_default().to_owned());
             Ok(0)
         }
@@ -161,24 +186,50 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
             Ok(0)
         }
         Jobs::Run { name, wait } => {
-            let answer = client.post(&format!("/api/v1/jobs/{name}/run?wait={wait}"), None).await?;
+            let mut answer = client.job(&name, "run").await?;
+            if wait {
+                answer = ended(client, &name, &answer).await?;
+            }
             let outcome = answer["outcome"].as_str().unwrap_or("started");
-            say(&answer, format, || format!("{name}: {outcome} {}", answer["reason"].as_str().unwrap_or_default()));
+            say(&answer, format, || match answer["reason"].as_str().unwrap_or_default() {
+                "" => format!("{name}: {outcome}"),
+                reason => format!("{name}: {outcome}: {reason}"),
+            });
             Ok(if matches!(outcome, "started" | "succeeded") { 0 } else { NO })
         }
-        Jobs::Pause { name } => {
-            changed(client.post(&format!("/api/v1/jobs/{name}/pause"), None).await?, "paused", format)
-        }
-        Jobs::Resume { name } => {
-            changed(client.post(&format!("/api/v1/jobs/{name}/resume"), None).await?, "resumed", format)
-        }
+        Jobs::Pause { name } => changed(client.job(&name, "pause").await?, "paused", format),
+        Jobs::Resume { name } => changed(client.job(&name, "resume").await?, "resumed", format),
         Jobs::History { name, limit } => {
-            let job = name.map(|name| format!("&job={name}")).unwrap_or_default();
-            let runs = client.get(&format!("/api/v1/jobs/history?limit={limit}{job}")).await?;
-            list(&runs, &["job", "trigger", "outcome", "reason", "attempt", "run_id"], format);
+            let asked = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
+            let mut runs = client.ask("/api/v1/jobs/history", &asked).await?;
+            if format == Format::Human {
+                // People read instants, programs get the columns as stored.
+                for run in runs.as_array_mut().into_iter().flatten() {
+                    let at = run["started_at"].as_i64().map(|at| Timestamp(at).rfc3339());
+                    let took = run["finished_at"].as_i64().zip(run["started_at"].as_i64());
+                    run["started"] = json!(at);
+                    run["seconds"] = json!(took.map(|(ended, began)| (ended - began).max(0) as f64 / 1e6));
+                }
+            }
+            list(&runs, &["job", "started", "seconds", "trigger", "outcome", "reason"], format);
             Ok(0)
         }
     }
+}
+
+/// The finished run that was started; asked for again and again, so that it may take longer than one answer.
+async fn ended(client: &Client, name: &str, started: &Value) -> Result<Value, Failure> {
+    let run_id = started["run_id"].as_str().unwrap_or_default();
+    let until = tokio::time::Instant::now() + WAIT_MAX;
+    while tokio::time::Instant::now() < until {
+        let runs = client.ask("/api/v1/jobs/history", &[("job", Some(name)), ("limit", Some("100"))]).await?;
+        let run = runs.as_array().into_iter().flatten().find(|run| run["run_id"] == run_id);
+        if let Some(run) = run.filter(|run| !run["finished_at"].is_null()) {
+            return Ok(run.clone());
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    Err(Failure::new(TEMPORARY, anyhow::anyhow!("{name} still runs after {} h", WAIT_MAX.as_secs() / 3_600)))
 }
 
 fn changed(answer: Value, word: &str, format: Format) -> Result<u8, Failure> {
@@ -188,7 +239,7 @@ fn changed(answer: Value, word: &str, format: Format) -> Result<u8, Failure> {
 
 async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Format) -> Result<u8, Failure> {
     if dry_run {
-        let report = client.get(&with_symbol("/api/v1/admin/consistency-check?", symbol)).await?;
+        let report = client.ask("/api/v1/admin/consistency-check", &[("symbol", symbol)]).await?;
         let issues = report["issues"].as_array().map_or(0, Vec::len);
         if format == Format::Json {
             println!("{report}");
@@ -200,51 +251,12 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
         }
         return Ok(if issues == 0 { 0 } else { NO });
     }
-    let report = client.post(&with_symbol("/api/v1/admin/repair-data?", symbol), None).await?;
+    let report = client.change("/api/v1/admin/repair-data", &[("symbol", symbol)]).await?;
     let left = report["unrepaired"].as_array().map_or(0, Vec::len);
     say(&report, format, || {
         format!("{} repaired, {} sent to backfill, {left} left", report["repaired"], report["sent_to_backfill"])
     });
     Ok(if left == 0 { 0 } else { NO })
-}
-
-fn status(status: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
-    say(status, format, || {
-        let state = if status["ready"] == true { "recording" } else { "not ready" };
-        let mut text = format!(
-            "tapekeeper {} is {state}, up {} s, status page {}/\n\
-             streams    {} of {} receiving\n\
-             gaps       {} open ({} missing), {} found, {} filled\n\
-             log        {} frames waiting\n\
-             history    {} rows since start, {} of them backfilled\n\
-             letters    {} dead",
-            status["version"].as_str().unwrap_or_default(),
-            status["uptime_s"],
-            client.base(),
-            status["streams"]["receiving"],
-            status["streams"]["total"],
-            status["gaps"]["open"],
-            status["gaps"]["missing"],
-            status["gaps"]["found"],
-            status["gaps"]["filled"],
-            status["log"]["lag_frames"],
-            status["rows"],
-            status["backfilled"],
-            status["dead_letters"],
-        );
-        for (part, why) in status["degraded"].as_object().into_iter().flatten() {
-            text.push_str(&format!("\ndegraded   {part}: {}", why.as_str().unwrap_or_default()));
-        }
-        text
-    });
-    Ok(0)
-}
-
-fn with_symbol(path: &str, symbol: Option<&str>) -> String {
-    match symbol {
-        Some(symbol) => format!("{path}{}symbol={symbol}", if path.ends_with('?') { "" } else { "&" }),
-        None => path.trim_end_matches('?').to_owned(),
-    }
 }
 
 fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
@@ -262,12 +274,38 @@ fn list(rows: &Value, columns: &[&str], format: Format) {
         }
         return;
     }
-    let cell = |value: &Value| match value {
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
+    table::print(columns, &cells);
+}
+
+/// As people read it: instants to the second, a kline's place as the minute it opened.
+fn cell(row: &Value, column: &str) -> String {
+    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
+    match &row[column] {
         Value::Null => String::new(),
+        Value::Number(at) if is_kline && matches!(column, "first" | "last" | "first_missing" | "last_missing") => {
+            let at = Timestamp(at.as_i64().unwrap_or_default()).rfc3339();
+            at.get(..16).unwrap_or(&at).replacen('T', " ", 1)
+        }
+        Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()).collect();
-    table::print(columns, &cells);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_instants_and_programs_read_numbers() {
+        let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
+        assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
+        let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });
+        assert_eq!(
+            [cell(&trade, "first"), cell(&trade, "next_run"), cell(&trade, "reason")],
+            ["18", "2026-11-24 10:50:00", ""]
+        );
+    }
 }

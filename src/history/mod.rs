@@ -17,6 +17,7 @@
 //!
 //! Decimals are exact, times are microseconds. This room knows rows; it does not know where they come from.
 
+pub mod clickhouse;
 pub mod embedded;
 pub mod faulty;
 mod options;

@@ -17,7 +17,7 @@ const CLOSED_MAX: usize = 15;
 const HOLES_MAX: usize = 100;
 
 pub fn coverage(out: &mut String, now: Timestamp, counted: &Counted) {
-    let heads = ["stream", "coverage", "first", "last", "stored#", "backfilled#", "missing#"];
+    let heads = ["stream", "missing#", "coverage", "stored#", "backfilled#", "first#", "last#"];
     let caption = "counted in history itself; a red mark is a hole";
     let mut table = Table::begin(out, now, "coverage", "Coverage", caption, &heads);
     if let Some(problem) = &counted.problem {
@@ -27,17 +27,19 @@ pub fn coverage(out: &mut String, now: Timestamp, counted: &Counted) {
         let verdict = match (row.first, row.complete) {
             (None, _) => Cell::Mark("n dim", "nothing yet".to_owned()),
             (_, true) => Cell::Mark("n good", "complete".to_owned()),
+            // A gap before the first or after the last row is none of the positions between them.
+            (_, false) if row.expected == row.present => Cell::Mark("n bad", format!("{} open gaps", row.open_gaps)),
             (_, false) => Cell::Mark("n bad", grouped((row.expected - row.present) as f64)),
         };
         let place = |position: Option<i64>| Cell::Number(position.map_or(String::new(), |at| place(&row.channel, at)));
         table.row(&[
             Cell::Head(format!("{} {}", row.symbol, row.channel)),
+            verdict,
             Cell::Markup(bar(row)),
-            place(row.first),
-            place(row.last),
             Cell::Number(grouped(row.present as f64)),
             Cell::Number(grouped(row.backfilled as f64)),
-            verdict,
+            place(row.first),
+            place(row.last),
         ]);
     }
     table.end("nothing was counted yet");

@@ -1,5 +1,6 @@
 //! The contract of history: `src/history/mod.rs`, promises 1 to 6.
 
+mod clickhouse;
 mod rows;
 mod store;
 

@@ -1,5 +1,6 @@
 //! Real servers, each in a directory of its own on a free port of loopback, that end with the tests.
 
+pub mod clickhouse;
 pub mod redis;
 
 use std::io::{BufRead, BufReader, Write};
@@ -30,7 +31,9 @@ fn prepare(name: &str) -> Option<PathBuf> {
     }
     let why = String::from_utf8_lossy(&answer.stderr);
     assert!(std::env::var("CI").as_deref() != Ok("true"), "no {name} server: {why}");
-    eprintln!("SKIPPED: every test that needs a {name} server: {why}");
+    // Past the capture of `cargo test`, which would hide it from whoever reads "ok".
+    let line = format!("SKIPPED: every test that needs a {name} server: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
 
@@ -66,6 +69,8 @@ impl Server {
         answers: fn(u16) -> bool,
     ) -> Self {
         let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+        // `until-eof` removes no directory without it.
+        std::fs::write(directory.path().join("made-for-a-test-server"), "").unwrap();
         let arguments = arguments(port, directory.path());
         let server = Self { name, program, arguments, port, directory, running: Mutex::new(None), answers };
         server.restart();

@@ -1,0 +1,176 @@
+//! `status`: the whole service on one screen, what needs a person last, where the eye ends.
+
+use serde_json::Value;
+
+/// Widest line; the words of an exchange or a store can be long.
+const WIDTH_MAX: usize = 100;
+
+/// The status document in words.
+pub fn words(status: &Value, base: &str) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // What the service could not tell is a question mark, never a zero.
+    let number = |value: &Value| value.as_i64().map_or("?".to_owned(), |number| number.to_string());
+    let state = match () {
+        () if status["wedged"].is_string() => "WEDGED",
+        () if status["stopping"] == true => "stopping",
+        () if status["ready"] != true => "starting",
+        () if needs(status).is_empty() => "recording",
+        () => "recording, and needs a look",
+    };
+    let instance = match status["instance"].as_str() {
+        None | Some("") => String::new(),
+        Some(name) => format!(" {name}"),
+    };
+    let mut lines = vec![format!(
+        "tapekeeper{instance} {} is {state}, up {}, status page {base}/",
+        text(&status["version"]),
+        span(status["uptime_s"].as_i64().unwrap_or_default())
+    )];
+    let mut say = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
+    let (streams, gaps, frames) = (&status["streams"], &status["gaps"], &status["frames"]);
+    say("streams", format!("{} of {} receiving", number(&streams["receiving"]), number(&streams["total"])));
+    say(
+        "gaps",
+        format!(
+            "{} open ({} missing), {} found, {} filled, {} closed otherwise",
+            number(&gaps["open"]),
+            number(&gaps["missing"]),
+            number(&gaps["found"]),
+            number(&gaps["filled"]),
+            number(&gaps["closed_otherwise"])
+        ),
+    );
+    let log = &status["log"];
+    let waiting = number(&log["lag_frames"]);
+    say(
+        "log",
+        format!("{waiting} frames waiting, {} received{}", number(&frames["received"]), size(&log["usage"]["bytes"])),
+    );
+    let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));
+    let bytes = size(&status["history"]["bytes"]);
+    say("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
+    say("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
+    say("letters", format!("{} dead", number(&status["dead_letters"])));
+    let jobs = &status["jobs"];
+    say(
+        "jobs",
+        format!("{}, {} running, {} paused", number(&jobs["total"]), number(&jobs["running"]), number(&jobs["paused"])),
+    );
+    for socket in list(&status["connections"]) {
+        let (exchange, state) = (text(&socket["exchange"]), text(&socket["state"]));
+        say(
+            "socket",
+            format!("{exchange}: {state}, {} streams, {} reconnects", socket["streams"], socket["reconnects"]),
+        );
+    }
+    for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
+        let offset = rest["clock_offset_us"].as_i64();
+        let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
+        say("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
+    }
+    for (part, why) in needs(status) {
+        say("LOOK AT", format!("{part}: {why}"));
+    }
+    lines.join("\n")
+}
+
+/// What needs a person: a wedged loop, what is degraded, stores that do not answer, jobs that fail.
+fn needs(status: &Value) -> Vec<(String, String)> {
+    let mut needs = Vec::new();
+    if let Some(wedged) = status["wedged"].as_str() {
+        needs.push((wedged.to_owned(), "this loop makes no progress".to_owned()));
+    }
+    for (part, why) in status["degraded"].as_object().into_iter().flatten() {
+        needs.push((part.clone(), why.as_str().unwrap_or_default().to_owned()));
+    }
+    for part in ["log", "history", "jobs"] {
+        if let Some(why) = status[part]["error"].as_str() {
+            needs.push((part.to_owned(), why.to_owned()));
+        }
+    }
+    for job in list(&status["jobs"]["failing"]) {
+        let name = job.as_str().unwrap_or_default();
+        needs.push((format!("job {name}"), format!("its last run failed: `tapekeeper jobs history {name}`")));
+    }
+    needs
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn span(seconds: i64) -> String {
+    match seconds {
+        s if s < 120 => format!("{s} s"),
+        s if s < 7_200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3_600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// `, 12.3 MiB on disk`, or nothing when nobody knows.
+fn size(bytes: &Value) -> String {
+    bytes.as_f64().map_or(String::new(), |bytes| format!(", {:.1} MiB on disk", bytes / 1_048_576.0))
+}
+
+fn shortened(line: &str) -> String {
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= WIDTH_MAX {
+        return line;
+    }
+    let kept: String = line.chars().take(WIDTH_MAX - 3).collect();
+    format!("{kept}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> Value {
+        json!({
+            "version": "0.1.0", "instance": "", "ready": true, "stopping": false, "wedged": null, "degraded": {},
+            "uptime_s": 7_300, "streams": { "total": 14, "receiving": 13 },
+            "log": { "lag_frames": 2, "usage": { "bytes": 1_048_576 } }, "history": { "bytes": null },
+            "cache": { "waiting": 0 }, "dead_letters": null, "frames": { "received": 9 }, "rows": 8, "backfilled": 1,
+            "gaps": { "open": 1, "missing": 5, "found": 3, "filled": 2, "closed_otherwise": 0 },
+            "jobs": { "total": 5, "running": 0, "paused": 1, "failing": [] },
+            "connections": [{ "exchange": "binance", "state": "connected", "streams": 14, "reconnects": 2 }],
+            "rest": { "binance": { "used": 40, "limit": 6_000, "clock_offset_us": -12_300 } },
+        })
+    }
+
+    #[test]
+    fn a_healthy_service_fits_one_screen_and_asks_for_nobody() {
+        let text = words(&status(), "http://127.0.0.1:8081");
+        assert!(
+            text.starts_with("tapekeeper 0.1.0 is recording, up 2 h, status page http://127.0.0.1:8081/\n"),
+            "{text}"
+        );
+        for line in [
+            "streams    13 of 14 receiving",
+            "gaps       1 open (5 missing), 3 found, 2 filled, 0 closed otherwise",
+            "log        2 frames waiting, 9 received, 1.0 MiB on disk",
+            "letters    ? dead",
+            "rest       binance: weight 40 of 6000 used, its clock -12.3 ms",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("LOOK AT") && text.lines().count() < 24, "{text}");
+    }
+
+    #[test]
+    fn what_needs_a_person_is_said_last() {
+        let mut status = status();
+        status["degraded"] = json!({ "history": "no space left on device ".repeat(20) });
+        status["jobs"]["failing"] = json!(["gap-sweep"]);
+        let text = words(&status, "http://127.0.0.1:8081");
+        assert!(text.contains("is recording, and needs a look"), "{text}");
+        assert!(
+            text.ends_with("LOOK AT    job gap-sweep: its last run failed: `tapekeeper jobs history gap-sweep`"),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");
+    }
+}

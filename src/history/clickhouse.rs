@@ -1,0 +1,207 @@
+//! History in ClickHouse 24.8 or newer, over HTTP.
+//!
+//! Every table is a ReplacingMergeTree on its key: copies of a row collapse when parts merge, and reads do not
+//! see them before (FINAL). An insert is durable when it is answered. It may be stored in part when it fails:
+//! the caller inserts the same batch again and the server keeps one of each block.
+//!
+//! The server need not be there when this is made: what is missing is created at the first call that reaches it.
+
+mod coverage;
+mod decimals;
+mod encode;
+mod failure;
+mod ledger;
+mod lookup;
+mod retention;
+mod schema;
+mod server;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::{
+    Batch, ClickhouseOptions, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow,
+    TradeRow, Watermark,
+};
+use crate::gap::{Gap, Range};
+use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
+use encode::{Columns, Encoded};
+use server::Server;
+
+/// History in a ClickHouse database.
+#[derive(Debug)]
+pub struct ClickhouseHistory {
+    server: Server,
+    options: ClickhouseOptions,
+    /// Set once the server was found new enough and its tables ours.
+    identity: OnceCell<String>,
+    closed: AtomicBool,
+}
+
+impl ClickhouseHistory {
+    /// History at `options.url`, which may be down: every call prepares the store first unless one has.
+    pub fn new(options: &ClickhouseOptions) -> Self {
+        Self {
+            server: Server::new(options),
+            options: options.clone(),
+            identity: OnceCell::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Checks the server's version, creates the database, migrates its tables, reads the identity. Fails with
+    /// [`HistoryError::Schema`] when the server is too old or the schema newer than this program.
+    pub async fn prepare(&self) -> Result<&str, HistoryError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(HistoryError::Unavailable("history is closed".to_owned()));
+        }
+        Ok(self.identity.get_or_try_init(|| schema::prepare(&self.server)).await?)
+    }
+
+    /// The server, prepared.
+    async fn server(&self) -> Result<&Server, HistoryError> {
+        self.prepare().await?;
+        Ok(&self.server)
+    }
+
+    async fn put(&self, table: &str, columns: Columns, token: &str, rows: Encoded) -> Result<(), HistoryError> {
+        self.server.insert(table, &encode::names(columns), token, rows.into_bytes()).await
+    }
+}
+
+/// A number of rows that the server's LIMIT takes.
+fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl History for ClickhouseHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        self.prepare().await.map(str::to_owned)
+    }
+
+    async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
+        self.prepare().await?;
+        let token = batch.token.as_str();
+        // In this order: a crash between two leaves a gap too many, never an unknown hole.
+        if !batch.gaps.is_empty() {
+            self.put("gaps", encode::GAPS, token, encode::gaps(&batch.gaps)?).await?;
+        }
+        if !batch.trades.is_empty() {
+            self.put("trades", encode::TRADES, token, encode::trades(&batch.trades)?).await?;
+        }
+        if !batch.klines.is_empty() {
+            self.put("klines", encode::KLINES, token, encode::klines(&batch.klines)?).await?;
+        }
+        if !batch.dead_letters.is_empty() {
+            self.put("dead_letters", encode::DEAD_LETTERS, token, encode::dead_letters(&batch.dead_letters)).await?;
+        }
+        Ok(())
+    }
+
+    async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
+        lookup::watermarks(self.server().await?, streams).await
+    }
+
+    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+        lookup::latest_trades(self.server().await?, exchange, symbols).await
+    }
+
+    async fn latest_klines(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        intervals: &[Interval],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        lookup::latest_klines(self.server().await?, exchange, symbols, intervals).await
+    }
+
+    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+        lookup::trades_by_id(self.server().await?, exchange, keys).await
+    }
+
+    async fn klines_by_time(
+        &self,
+        exchange: Exchange,
+        keys: &[(Symbol, Interval, Timestamp)],
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        lookup::klines_by_time(self.server().await?, exchange, keys).await
+    }
+
+    async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
+        lookup::trades(self.server().await?, stream, range, limit).await
+    }
+
+    async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
+        let Channel::Kline(interval) = stream.channel else { return Ok(Vec::new()) };
+        lookup::klines(self.server().await?, stream, interval, range, limit).await
+    }
+
+    async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
+        coverage::count(self.server().await?, stream, range).await
+    }
+
+    async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
+        coverage::extent(self.server().await?, stream).await
+    }
+
+    async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
+        coverage::missing(self.server().await?, stream, range, limit).await
+    }
+
+    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+        coverage::days(self.server().await?, stream).await
+    }
+
+    async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
+        ledger::gaps(self.server().await?, filter).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        ledger::dead_letters(self.server().await?, limit).await
+    }
+
+    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
+        ledger::dead_letter_count(self.server().await?).await
+    }
+
+    async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
+        self.prepare().await?;
+        // Without a token: a run that becomes what it was before is written all the same.
+        self.put("job_runs", encode::JOB_RUNS, "", encode::job_run(run)).await
+    }
+
+    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        ledger::runs(self.server().await?, job, limit).await
+    }
+
+    async fn retain(
+        &self,
+        dead_letters_before: Timestamp,
+        runs_before: Timestamp,
+        rows_before: Option<Timestamp>,
+    ) -> Result<u64, HistoryError> {
+        let server = self.server().await?;
+        let mut removed = retention::remove(server, "dead_letters", "received_at", dead_letters_before).await?;
+        removed += retention::remove(server, "job_runs", "scheduled_at", runs_before).await?;
+        if let Some(before) = rows_before {
+            removed += retention::remove_days(server, &self.options, "trades", "ts", before).await?;
+            removed += retention::remove_days(server, &self.options, "klines", "open_time", before).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
+        let database = server::quote(&self.options.database);
+        let sql = format!("SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = {database}");
+        self.server().await?.one(&sql).await.map(Some)
+    }
+
+    async fn close(&self) -> Result<(), HistoryError> {
+        // Nothing is held back: what was answered is on the server's disk.
+        self.closed.store(true, Ordering::Release);
+        Ok(())
+    }
+}

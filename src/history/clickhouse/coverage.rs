@@ -1,0 +1,154 @@
+//! What is stored of a stream and what is not: counts, extent, holes, days. One query each.
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::server::{Server, quote, time};
+use crate::gap::Range;
+use crate::history::{Count, CoverageDay, HistoryError};
+use crate::market::{Channel, DAY_US, Stream, Timestamp};
+
+/// The parts of a query that depend on the stream's kind.
+struct Series {
+    table: &'static str,
+    /// The condition on all of the key but the position.
+    key: String,
+    /// The position as Int64.
+    position: &'static str,
+    /// The column of the exchange's time.
+    at: &'static str,
+    channel: Channel,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Counted {
+    present: i64,
+    backfilled: i64,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Ends {
+    first: i64,
+    last: i64,
+    present: i64,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Day {
+    day: i64,
+    first: i64,
+    last: i64,
+    present: i64,
+    backfilled: i64,
+}
+
+/// The condition that an open time lies in `range`. The column's type ends in 2299.
+pub(super) fn open_times(range: Range) -> String {
+    const LAST: i64 = 10_413_791_999_000_000;
+    let [first, last] = [range.first, range.last].map(|at| time(Timestamp(at.clamp(0, LAST))));
+    if range.last < 0 { "0".to_owned() } else { format!("open_time BETWEEN {first} AND {last}") }
+}
+
+impl Series {
+    fn of(stream: &Stream) -> Option<Self> {
+        let key =
+            format!("exchange = {} AND symbol = {}", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
+        let channel = stream.channel;
+        match channel {
+            Channel::Trade => Some(Self { table: "trades", key, position: "toInt64(trade_id)", at: "ts", channel }),
+            Channel::Kline(interval) => Some(Self {
+                table: "klines",
+                key: format!("{key} AND interval = '{interval}'"),
+                position: "toUnixTimestamp64Micro(open_time)",
+                at: "open_time",
+                channel,
+            }),
+            Channel::BookTicker => None,
+        }
+    }
+
+    /// The condition of the whole key with a position in `range`, in terms that the primary key knows.
+    fn within(&self, range: Range) -> String {
+        let Self { key, .. } = self;
+        match self.channel {
+            Channel::Kline(_) => format!("{key} AND {}", open_times(range)),
+            _ => format!("{key} AND trade_id BETWEEN {} AND {}", range.first.max(0), range.last),
+        }
+    }
+}
+
+/// How many positions of `range` are stored.
+pub(super) async fn count(server: &Server, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
+    let Some(series) = Series::of(stream) else { return Ok(Count::default()) };
+    let sql = format!(
+        "SELECT toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled FROM {}.{} FINAL WHERE {}",
+        server.database,
+        series.table,
+        series.within(range)
+    );
+    let Counted { present, backfilled } = server.one(&sql).await?;
+    Ok(Count { present, backfilled })
+}
+
+/// The first and last stored position.
+pub(super) async fn extent(server: &Server, stream: &Stream) -> Result<Option<Range>, HistoryError> {
+    let Some(Series { table, key, position, .. }) = Series::of(stream) else { return Ok(None) };
+    let sql = format!(
+        "SELECT min({position}) AS first, max({position}) AS last, toInt64(count()) AS present FROM {}.{table}
+         WHERE {key}",
+        server.database
+    );
+    let Ends { first, last, present } = server.one(&sql).await?;
+    Ok((present > 0).then_some(Range { first, last }))
+}
+
+/// The ranges inside `range` that are not stored, ascending, at most `limit`: the server compares each stored
+/// position with the one before it, and answers only where they are not neighbours.
+pub(super) async fn missing(
+    server: &Server,
+    stream: &Stream,
+    range: Range,
+    limit: usize,
+) -> Result<Vec<Range>, HistoryError> {
+    let (Some(series), Some(step)) = (Series::of(stream), stream.channel.step()) else { return Ok(Vec::new()) };
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    // A position on each side of the range bounds the holes at its ends; 128 bits, because it may not be an i64.
+    let (before, after) = (i128::from(range.first) - i128::from(step), i128::from(range.last) + i128::from(step));
+    let sql = format!(
+        "SELECT toInt64(previous + {step}) AS first, toInt64(position - {step}) AS last FROM
+           (SELECT position, lagInFrame(position, 1, toInt128({before})) OVER
+              (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS previous
+            FROM (SELECT DISTINCT toInt128({}) AS position FROM {}.{} WHERE {}
+                  UNION ALL SELECT toInt128({after}) AS position))
+         WHERE position - previous > {step} ORDER BY first LIMIT {}",
+        series.position,
+        server.database,
+        series.table,
+        series.within(range),
+        super::limit(limit)
+    );
+    let holes: Vec<Hole> = server.rows(&sql).await?;
+    Ok(holes.into_iter().filter_map(|hole| Range::new(hole.first, hole.last)).collect())
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Hole {
+    first: i64,
+    last: i64,
+}
+
+/// Rows per UTC day, ascending.
+pub(super) async fn days(server: &Server, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+    let Some(Series { table, key, position, at, .. }) = Series::of(stream) else { return Ok(Vec::new()) };
+    let sql = format!(
+        "SELECT intDiv(toUnixTimestamp64Micro({at}), {DAY_US}) AS day, min({position}) AS first,
+           max({position}) AS last, toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
+         FROM {}.{table} FINAL WHERE {key} GROUP BY day ORDER BY day",
+        server.database
+    );
+    let days: Vec<Day> = server.rows(&sql).await?;
+    let day = |Day { day, first, last, present, backfilled }| CoverageDay { day, first, last, present, backfilled };
+    Ok(days.into_iter().map(day).collect())
+}

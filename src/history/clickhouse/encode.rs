@@ -1,0 +1,283 @@
+//! Rows as RowBinaryWithNamesAndTypes: the server checks names and types against its own, so a column that
+//! changed under us is refused and never filled with another's bytes.
+
+use rust_decimal::Decimal;
+
+use super::decimals::scaled;
+use crate::gap::Gap;
+use crate::history::{DeadLetter, HistoryError, JobRun, KlineRow, TradeRow};
+use crate::market::{DAY_US, Side, Timestamp};
+
+/// A table's columns: name and type.
+pub(super) type Columns = &'static [(&'static str, &'static str)];
+
+const TEXT: &str = "String";
+const WORD: &str = "LowCardinality(String)";
+const TIME: &str = "DateTime64(6, 'UTC')";
+const TIME_OR_NULL: &str = "Nullable(DateTime64(6, 'UTC'))";
+const DECIMAL: &str = "Decimal(38, 18)";
+
+pub(super) const TRADES: Columns = &[
+    ("exchange", WORD),
+    ("symbol", WORD),
+    ("trade_id", "UInt64"),
+    ("ts", TIME),
+    ("received_at", TIME),
+    ("price", DECIMAL),
+    ("quantity", DECIMAL),
+    ("side", "Enum8('buy' = 1, 'sell' = 2)"),
+    ("is_backfilled", "UInt8"),
+    ("version", "UInt64"),
+];
+pub(super) const KLINES: Columns = &[
+    ("exchange", WORD),
+    ("symbol", WORD),
+    ("interval", WORD),
+    ("open_time", TIME),
+    ("close_time", TIME),
+    ("open", DECIMAL),
+    ("high", DECIMAL),
+    ("low", DECIMAL),
+    ("close", DECIMAL),
+    ("volume", DECIMAL),
+    ("quote_volume", DECIMAL),
+    ("trade_count", "UInt64"),
+    ("first_trade_id", "Int64"),
+    ("last_trade_id", "Int64"),
+    ("is_backfilled", "UInt8"),
+    ("version", "UInt64"),
+];
+pub(super) const GAPS: Columns = &[
+    ("gap_id", TEXT),
+    ("exchange", WORD),
+    ("symbol", WORD),
+    ("channel", WORD),
+    ("first_missing", "Int64"),
+    ("last_missing", "Int64"),
+    ("from_ts", TIME_OR_NULL),
+    ("to_ts", TIME_OR_NULL),
+    ("state", WORD),
+    ("detected_at", TIME),
+    ("closed_at", TIME_OR_NULL),
+    ("filled", "Int64"),
+    ("attempts", "Int64"),
+    ("reason", TEXT),
+    ("version", "UInt64"),
+    ("evidence", TEXT),
+];
+pub(super) const DEAD_LETTERS: Columns = &[
+    ("log_partition", "Int32"),
+    ("log_offset", "Int64"),
+    ("received_at", TIME),
+    ("stream", WORD),
+    ("reason", TEXT),
+    ("payload", TEXT),
+];
+pub(super) const JOB_RUNS: Columns = &[
+    ("run_id", TEXT),
+    ("job", WORD),
+    ("trigger", WORD),
+    ("scheduled_at", TIME),
+    ("started_at", TIME_OR_NULL),
+    ("finished_at", TIME_OR_NULL),
+    ("attempt", "Int64"),
+    ("outcome", WORD),
+    ("reason", TEXT),
+    ("window_from", TIME_OR_NULL),
+    ("window_to", TIME_OR_NULL),
+    ("report", TEXT),
+];
+
+/// The last day of the type Date, 2149-06-06: rows are partitioned by it.
+const DAYS_MAX: i64 = 65_535;
+/// More than a trade takes: texts of 16 bytes, eight columns of at most 16.
+const ROW_BYTES: usize = 112;
+
+/// Names of columns, with commas.
+pub(super) fn names(columns: Columns) -> String {
+    columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+}
+
+/// Rows on their way.
+pub(super) struct Encoded(Vec<u8>);
+
+impl Encoded {
+    fn new(columns: Columns, rows: usize) -> Self {
+        let mut bytes = Self(Vec::with_capacity(1_024 + rows * ROW_BYTES));
+        bytes.length(columns.len());
+        for (name, _) in columns {
+            bytes.text(name);
+        }
+        for (_, kind) in columns {
+            bytes.text(kind);
+        }
+        bytes
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// LEB128.
+    fn length(&mut self, mut length: usize) {
+        while length >= 0x80 {
+            self.0.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        self.0.push(length as u8);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn int(&mut self, value: i64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// A number that the column cannot hold below zero.
+    fn natural(&mut self, value: i64, what: &str) -> Result<(), HistoryError> {
+        if value < 0 {
+            return Err(HistoryError::Data(format!("{what} {value} is negative")));
+        }
+        self.int(value);
+        Ok(())
+    }
+
+    fn time(&mut self, at: Timestamp) {
+        self.int(at.micros());
+    }
+
+    /// The time that a row is partitioned by.
+    fn day_time(&mut self, at: Timestamp) -> Result<(), HistoryError> {
+        if !(0..DAYS_MAX * DAY_US).contains(&at.micros()) {
+            return Err(HistoryError::Data(format!("time {at} is outside 1970 to 2149")));
+        }
+        self.time(at);
+        Ok(())
+    }
+
+    fn time_or_null(&mut self, at: Option<Timestamp>) {
+        match at {
+            Some(at) => {
+                self.0.push(0);
+                self.time(at);
+            }
+            None => self.0.push(1),
+        }
+    }
+
+    fn decimal(&mut self, value: Decimal) -> Result<(), HistoryError> {
+        let Some(scaled) = scaled(value) else {
+            return Err(HistoryError::Data(format!("{value} does not fit Decimal(38, 18)")));
+        };
+        self.0.extend_from_slice(&scaled.to_le_bytes());
+        Ok(())
+    }
+}
+
+/// Trades; fails on the first one that the columns cannot hold.
+pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(TRADES, rows.len());
+    for row in rows {
+        to.text(row.exchange.as_str());
+        to.text(row.symbol.as_str());
+        to.natural(row.trade.id, "trade id")?;
+        to.day_time(row.trade.ts)?;
+        to.time(row.received_at);
+        to.decimal(row.trade.price)?;
+        to.decimal(row.trade.quantity)?;
+        to.0.push(match row.trade.side {
+            Side::Buy => 1,
+            Side::Sell => 2,
+        });
+        to.0.push(u8::from(row.is_backfilled));
+        to.int(row.version());
+    }
+    Ok(to)
+}
+
+/// Klines; fails on the first one that the columns cannot hold.
+pub(super) fn klines(rows: &[KlineRow]) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(KLINES, rows.len());
+    for row in rows {
+        let kline = &row.kline;
+        to.text(row.exchange.as_str());
+        to.text(row.symbol.as_str());
+        to.text(kline.interval.as_str());
+        to.day_time(kline.open_time)?;
+        to.time(kline.close_time);
+        for value in [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume] {
+            to.decimal(value)?;
+        }
+        to.natural(kline.trade_count, "trade count")?;
+        to.int(kline.first_trade_id);
+        to.int(kline.last_trade_id);
+        to.0.push(u8::from(row.is_backfilled));
+        to.int(row.version());
+    }
+    Ok(to)
+}
+
+/// Ledger rows.
+pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(GAPS, gaps.len());
+    for gap in gaps {
+        let evidence = serde_json::to_string(&gap.evidence)
+            .map_err(|error| HistoryError::Data(format!("evidence of gap {}: {error}", gap.gap_id)))?;
+        to.text(&gap.gap_id);
+        to.text(gap.stream.exchange.as_str());
+        to.text(gap.stream.symbol.as_str());
+        to.text(gap.stream.channel.as_str());
+        to.int(gap.range.first);
+        to.int(gap.range.last);
+        to.time_or_null(gap.from_ts);
+        to.time_or_null(gap.to_ts);
+        to.text(gap.state.as_str());
+        to.time(gap.detected_at);
+        to.time_or_null(gap.closed_at);
+        to.int(gap.filled);
+        to.int(gap.attempts);
+        to.text(&gap.reason);
+        to.natural(gap.version, "gap version")?;
+        to.text(&evidence);
+    }
+    Ok(to)
+}
+
+/// Dead letters.
+pub(super) fn dead_letters(letters: &[DeadLetter]) -> Encoded {
+    let mut to = Encoded::new(DEAD_LETTERS, letters.len());
+    for letter in letters {
+        to.0.extend_from_slice(&letter.partition.to_le_bytes());
+        to.int(letter.offset);
+        to.time(letter.received_at);
+        to.text(&letter.stream);
+        to.text(&letter.reason);
+        to.bytes(&letter.payload);
+    }
+    to
+}
+
+/// A job's run.
+pub(super) fn job_run(run: &JobRun) -> Encoded {
+    let mut to = Encoded::new(JOB_RUNS, 1);
+    to.text(&run.run_id);
+    to.text(&run.job);
+    to.text(&run.trigger);
+    to.int(run.scheduled_at);
+    to.time_or_null(run.started_at.map(Timestamp));
+    to.time_or_null(run.finished_at.map(Timestamp));
+    to.int(run.attempt);
+    to.text(&run.outcome);
+    to.text(&run.reason);
+    to.time_or_null(run.window.map(|window| Timestamp(window.0)));
+    to.time_or_null(run.window.map(|window| Timestamp(window.1)));
+    to.text(&run.report);
+    to
+}

@@ -1,0 +1,171 @@
+//! The gap ledger, the dead letters and the jobs' runs, as read back.
+
+use std::sync::Arc;
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::server::{Server, quote};
+use crate::gap::{Gap, Range};
+use crate::history::{DeadLetter, GapFilter, HistoryError, JobRun};
+use crate::market::{Stream, Symbol, Timestamp};
+
+#[derive(Debug, Row, Deserialize)]
+struct GapRecord {
+    gap_id: String,
+    exchange: String,
+    symbol: String,
+    channel: String,
+    first_missing: i64,
+    last_missing: i64,
+    from_ts: Option<i64>,
+    to_ts: Option<i64>,
+    state: String,
+    detected_at: i64,
+    closed_at: Option<i64>,
+    filled: i64,
+    attempts: i64,
+    reason: String,
+    revision: i64,
+    evidence: String,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct LetterRecord {
+    log_partition: i32,
+    log_offset: i64,
+    received_at: i64,
+    stream: String,
+    reason: String,
+    #[serde(with = "bytes_of")]
+    payload: Vec<u8>,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct RunRecord {
+    run_id: String,
+    job: String,
+    trigger: String,
+    scheduled_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    attempt: i64,
+    outcome: String,
+    reason: String,
+    window_from: Option<i64>,
+    window_to: Option<i64>,
+    report: String,
+}
+
+/// A String column is bytes: a payload need not be text.
+mod bytes_of {
+    use serde::Deserializer;
+    use serde::de::{Error, Visitor};
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// Ledger rows, newest first.
+pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
+    let symbol = filter.symbol.as_ref().map(|symbol| format!(" AND symbol = {}", quote(symbol.as_str())));
+    let open = if filter.open_only { " AND closed_at IS NULL" } else { "" };
+    let limit = if filter.limit == 0 { String::new() } else { format!(" LIMIT {}", super::limit(filter.limit)) };
+    let sql = format!(
+        "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state, detected_at,
+           closed_at, filled, attempts, reason, toInt64(version) AS revision, evidence
+         FROM {}.gaps FINAL WHERE 1{}{open} ORDER BY detected_at DESC, gap_id DESC{limit}",
+        server.database,
+        symbol.unwrap_or_default()
+    );
+    server.rows::<GapRecord>(&sql).await?.into_iter().map(gap).collect()
+}
+
+fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
+    let damaged = |column: &str| HistoryError::Data(format!("{column} of gap {} has no meaning", record.gap_id));
+    let exchange = record.exchange.parse().map_err(|_| damaged("exchange"))?;
+    let channel = record.channel.parse().map_err(|()| damaged("channel"))?;
+    Ok(Gap {
+        stream: Stream::new(exchange, Symbol::new(&record.symbol), channel),
+        range: Range { first: record.first_missing, last: record.last_missing },
+        from_ts: record.from_ts.map(Timestamp),
+        to_ts: record.to_ts.map(Timestamp),
+        state: record.state.parse().map_err(|()| damaged("state"))?,
+        detected_at: Timestamp(record.detected_at),
+        closed_at: record.closed_at.map(Timestamp),
+        filled: record.filled,
+        attempts: record.attempts,
+        evidence: serde_json::from_str(&record.evidence).map_err(|_| damaged("evidence"))?,
+        version: record.revision,
+        gap_id: record.gap_id,
+        reason: record.reason,
+    })
+}
+
+/// The newest dead letters.
+pub(super) async fn dead_letters(server: &Server, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+    let sql = format!(
+        "SELECT log_partition, log_offset, received_at, stream, reason, payload FROM {}.dead_letters FINAL
+         ORDER BY received_at DESC, log_partition DESC, log_offset DESC LIMIT {}",
+        server.database,
+        super::limit(limit)
+    );
+    let letter = |record: LetterRecord| DeadLetter {
+        partition: record.log_partition,
+        offset: record.log_offset,
+        received_at: Timestamp(record.received_at),
+        stream: Arc::from(record.stream),
+        reason: record.reason,
+        payload: record.payload.into(),
+    };
+    Ok(server.rows(&sql).await?.into_iter().map(letter).collect())
+}
+
+/// How many dead letters there are.
+pub(super) async fn dead_letter_count(server: &Server) -> Result<u64, HistoryError> {
+    server.one(&format!("SELECT count() FROM {}.dead_letters FINAL", server.database)).await
+}
+
+/// The newest runs, of one job or of all.
+pub(super) async fn runs(server: &Server, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+    let of_job = job.map(|job| format!("WHERE job = {}", quote(job))).unwrap_or_default();
+    let sql = format!(
+        "SELECT run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome, reason, window_from,
+           window_to, report FROM {}.job_runs FINAL {of_job} ORDER BY scheduled_at DESC, run_id DESC LIMIT {}",
+        server.database,
+        super::limit(limit)
+    );
+    let run = |record: RunRecord| JobRun {
+        run_id: record.run_id,
+        job: record.job,
+        trigger: record.trigger,
+        scheduled_at: record.scheduled_at,
+        started_at: record.started_at,
+        finished_at: record.finished_at,
+        attempt: record.attempt,
+        outcome: record.outcome,
+        reason: record.reason,
+        window: record.window_from.zip(record.window_to),
+        report: record.report,
+    };
+    Ok(server.rows(&sql).await?.into_iter().map(run).collect())
+}

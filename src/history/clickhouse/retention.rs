@@ -1,0 +1,54 @@
+//! What history forgets. Whole days go as partitions, at no cost; only the day that is cut is written anew.
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::server::{Server, quote, time};
+use crate::history::{ClickhouseOptions, HistoryError};
+use crate::market::Timestamp;
+
+#[derive(Debug, Row, Deserialize)]
+struct Partition {
+    id: String,
+}
+
+/// Removes rows of `table` whose `column` is before an instant; returns how many keys went.
+pub(super) async fn remove(server: &Server, table: &str, column: &str, before: Timestamp) -> Result<u64, HistoryError> {
+    let (db, before) = (&server.database, time(before));
+    let old: u64 = server.one(&format!("SELECT count() FROM {db}.{table} FINAL WHERE {column} < {before}")).await?;
+    if old > 0 {
+        // Waits until it is done: readers never see what the answer says is gone.
+        let sql = format!("ALTER TABLE {db}.{table} DELETE WHERE {column} < {before} SETTINGS mutations_sync = 1");
+        server.command(&sql).await?;
+    }
+    Ok(old)
+}
+
+/// The same for a table that is partitioned by the day of `column`.
+pub(super) async fn remove_days(
+    server: &Server,
+    options: &ClickhouseOptions,
+    table: &str,
+    column: &str,
+    before: Timestamp,
+) -> Result<u64, HistoryError> {
+    let (db, cut) = (&server.database, time(before));
+    let old: u64 = server.one(&format!("SELECT count() FROM {db}.{table} FINAL WHERE {column} < {cut}")).await?;
+    if old == 0 {
+        return Ok(0);
+    }
+    // The id of a day's partition is its date, as in 20240808.
+    let sql = format!(
+        "SELECT DISTINCT partition_id AS id FROM system.parts WHERE active AND database = {} AND table = '{table}'
+           AND partition_id < formatDateTime(toDate({cut}), '%Y%m%d') ORDER BY id",
+        quote(&options.database)
+    );
+    let whole: Vec<Partition> = server.rows(&sql).await?;
+    if !whole.is_empty() {
+        let drops: Vec<String> =
+            whole.iter().map(|partition| format!("DROP PARTITION ID '{}'", partition.id)).collect();
+        server.command(&format!("ALTER TABLE {db}.{table} {}", drops.join(", "))).await?;
+    }
+    remove(server, table, column, before).await?;
+    Ok(old)
+}

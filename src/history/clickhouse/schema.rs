@@ -1,0 +1,183 @@
+//! The tables in ClickHouse: names as DESIGN.md section 5 gives them, made and migrated in numbered steps.
+//!
+//! Every statement may run again, and beside another recorder's.
+
+use super::server::Server;
+use crate::history::HistoryError;
+
+/// What all tables share. An insert is on the disk when it is answered (off by default, and settings of the
+/// table, which an insert cannot turn on).
+const DURABLE: &str = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
+/// Retried inserts that the server recognises: more than are on their way at any time.
+const WINDOW: &str = "non_replicated_deduplication_window = 1000";
+/// The oldest server whose tables and settings are these.
+const OLDEST: (u32, u32) = (24, 8);
+/// The schema this program knows.
+pub(super) const VERSION: u32 = 1;
+
+/// The statements of each step, in order; step n makes schema n. `{db}` is the quoted database.
+const STEPS: [&[&str]; VERSION as usize] = [&[
+    "CREATE TABLE IF NOT EXISTS {db}.identity (
+       uuid String
+     ) ENGINE = MergeTree ORDER BY uuid {durable}, {window}",
+    "CREATE TABLE IF NOT EXISTS {db}.trades (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       trade_id UInt64 CODEC(Delta, ZSTD(1)),
+       ts DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       received_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       price Decimal(38, 18) CODEC(ZSTD(1)),
+       quantity Decimal(38, 18) CODEC(ZSTD(1)),
+       side Enum8('buy' = 1, 'sell' = 2),
+       is_backfilled UInt8,
+       version UInt64 CODEC(Delta, ZSTD(1))
+     ) ENGINE = ReplacingMergeTree(version) PARTITION BY toDate(ts) ORDER BY (exchange, symbol, trade_id) {durable}, {window}",
+    "CREATE TABLE IF NOT EXISTS {db}.klines (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       interval LowCardinality(String),
+       open_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       close_time DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       open Decimal(38, 18) CODEC(ZSTD(1)),
+       high Decimal(38, 18) CODEC(ZSTD(1)),
+       low Decimal(38, 18) CODEC(ZSTD(1)),
+       close Decimal(38, 18) CODEC(ZSTD(1)),
+       volume Decimal(38, 18) CODEC(ZSTD(1)),
+       quote_volume Decimal(38, 18) CODEC(ZSTD(1)),
+       trade_count UInt64 CODEC(ZSTD(1)),
+       first_trade_id Int64 CODEC(Delta, ZSTD(1)),
+       last_trade_id Int64 CODEC(Delta, ZSTD(1)),
+       is_backfilled UInt8,
+       version UInt64 CODEC(Delta, ZSTD(1))
+     ) ENGINE = ReplacingMergeTree(version) PARTITION BY toDate(open_time)
+       ORDER BY (exchange, symbol, interval, open_time) {durable}, {window}",
+    "CREATE TABLE IF NOT EXISTS {db}.gaps (
+       gap_id String,
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       channel LowCardinality(String),
+       first_missing Int64,
+       last_missing Int64,
+       from_ts Nullable(DateTime64(6, 'UTC')),
+       to_ts Nullable(DateTime64(6, 'UTC')),
+       state LowCardinality(String),
+       detected_at DateTime64(6, 'UTC'),
+       closed_at Nullable(DateTime64(6, 'UTC')),
+       filled Int64,
+       attempts Int64,
+       reason String,
+       version UInt64,
+       evidence String COMMENT 'JSON'
+     ) ENGINE = ReplacingMergeTree(version) ORDER BY gap_id {durable}, {window}",
+    // No version: the log may have been made anew, then the place is the newer frame's.
+    "CREATE TABLE IF NOT EXISTS {db}.dead_letters (
+       id String ALIAS concat(toString(log_partition), ':', toString(log_offset)),
+       log_partition Int32,
+       log_offset Int64,
+       received_at DateTime64(6, 'UTC'),
+       stream LowCardinality(String),
+       reason String,
+       payload String
+     ) ENGINE = ReplacingMergeTree ORDER BY (log_partition, log_offset) {durable}, {window}",
+    // No version: a run is replaced by what was written last.
+    "CREATE TABLE IF NOT EXISTS {db}.job_runs (
+       run_id String,
+       job LowCardinality(String),
+       trigger LowCardinality(String),
+       scheduled_at DateTime64(6, 'UTC'),
+       started_at Nullable(DateTime64(6, 'UTC')),
+       finished_at Nullable(DateTime64(6, 'UTC')),
+       attempt Int64,
+       outcome LowCardinality(String),
+       reason String,
+       window_from Nullable(DateTime64(6, 'UTC')),
+       window_to Nullable(DateTime64(6, 'UTC')),
+       report String COMMENT 'JSON'
+     ) ENGINE = ReplacingMergeTree ORDER BY run_id {durable}",
+]];
+
+/// Refuses a server that is too old, creates what is missing and returns the store's identity.
+pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
+    let text: String = server.one("SELECT version()").await?;
+    refuse_older(&text)?;
+    let db = &server.database;
+    server.command(&format!("CREATE DATABASE IF NOT EXISTS {db}")).await?;
+    server
+        .command(&format!(
+            "CREATE TABLE IF NOT EXISTS {db}.schema_migrations (
+               version UInt32,
+               applied_at DateTime64(6, 'UTC') DEFAULT now64(6)
+             ) ENGINE = ReplacingMergeTree ORDER BY version {DURABLE}"
+        ))
+        .await?;
+    let found: u32 = server.one(&format!("SELECT max(version) FROM {db}.schema_migrations")).await?;
+    if found > VERSION {
+        return Err(HistoryError::Schema(format!(
+            "{} has schema version {found}, this program knows up to {VERSION}: use a newer tapekeeper",
+            server.name()
+        )));
+    }
+    for (number, statements) in (1..).zip(STEPS) {
+        if number <= found {
+            continue;
+        }
+        for statement in statements {
+            server
+                .command(&statement.replace("{db}", db).replace("{durable}", DURABLE).replace("{window}", WINDOW))
+                .await?;
+        }
+        server.command(&format!("INSERT INTO {db}.schema_migrations (version) VALUES ({number})")).await?;
+    }
+    identity(server).await
+}
+
+/// The store's own UUID; a new store gets one.
+async fn identity(server: &Server) -> Result<String, HistoryError> {
+    let db = &server.database;
+    let select = format!("SELECT min(uuid) FROM {db}.identity");
+    let found: String = server.one(&select).await?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    // Two recorders may come here at once: with one token the server keeps the first row only.
+    let made = uuid::Uuid::new_v4();
+    server
+        .command(&format!(
+            "INSERT INTO {db}.identity (uuid) SETTINGS async_insert = 0, insert_deduplicate = 1,
+               insert_deduplication_token = 'identity'
+             VALUES ('{made}')"
+        ))
+        .await?;
+    server.one(&select).await
+}
+
+fn refuse_older(version: &str) -> Result<(), HistoryError> {
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return Err(HistoryError::Schema(format!("the server's version {version:?} cannot be read")));
+    };
+    if (major, minor) < OLDEST {
+        let (major, minor) = OLDEST;
+        return Err(HistoryError::Schema(format!(
+            "the server is ClickHouse {version}, {major}.{minor} or newer is needed"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_older_server_is_refused() {
+        for version in ["24.8.1.2684", "24.10.1.1", "26.9.2.1", "25.1"] {
+            assert!(refuse_older(version).is_ok(), "{version}");
+        }
+        for version in ["23.8.16.16", "24.7.9.1", "18.16.1", "soon"] {
+            let refusal = refuse_older(version).unwrap_err();
+            assert!(matches!(&refusal, HistoryError::Schema(text) if text.contains(version)), "{refusal}");
+        }
+        assert!(refuse_older("23.8.1").unwrap_err().to_string().contains("24.8"));
+    }
+}

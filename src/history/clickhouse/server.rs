@@ -1,0 +1,144 @@
+//! One ClickHouse server over HTTP: every request has a limit, every failure its kind.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clickhouse::{Client, RowOwned, RowRead};
+
+use super::failure::sort;
+use crate::history::{ClickhouseOptions, HistoryError};
+
+/// How long a question may take: the longest counts a stream of years.
+const QUERY_MAX: Duration = Duration::from_secs(60);
+/// How long an insert may take: a busy disk syncs late, and giving up early only doubles its work.
+const INSERT_MAX: Duration = Duration::from_secs(60);
+/// How long a change of tables or a removal may take.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
+/// Bytes compressed and sent at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Keys travel in the text of a query: 256 KiB, the default, would be 8,000 of them.
+const QUERY_BYTES_MAX: &str = "67108864";
+
+/// A server and the database there.
+pub(super) struct Server {
+    client: Client,
+    /// Quoted.
+    pub(super) database: String,
+    url: String,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn new(options: &ClickhouseOptions) -> Self {
+        let mut client = Client::default()
+            .with_url(&options.url)
+            .with_user(&options.user)
+            .with_product_info("tapekeeper", env!("CARGO_PKG_VERSION"));
+        if let Some(password) = &options.password {
+            client = client.with_password(password);
+        }
+        let database = format!("`{}`", options.database.replace('\\', "\\\\").replace('`', "\\`"));
+        Self { client, database, url: options.url.clone() }
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        format!("database {} at {}", self.database, self.url)
+    }
+
+    /// The rows that a query answers.
+    pub(super) async fn rows<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
+        // Raw: a question mark in a symbol is no placeholder.
+        let query = self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX);
+        limited(QUERY_MAX, query.fetch_all::<T>()).await
+    }
+
+    /// The one row that a query answers.
+    pub(super) async fn one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, HistoryError> {
+        limited(QUERY_MAX, self.client.query_raw(sql).fetch_one::<T>()).await
+    }
+
+    /// Carries out what answers nothing.
+    pub(super) async fn command(&self, sql: &str) -> Result<(), HistoryError> {
+        limited(COMMAND_MAX, self.client.query_raw(sql).execute()).await
+    }
+
+    /// Inserts rows in RowBinaryWithNamesAndTypes; they are on the disk when it returns (a setting of the tables). The same rows under
+    /// the same token are stored once; without a token they are stored again.
+    pub(super) async fn insert(
+        &self,
+        table: &str,
+        columns: &str,
+        token: &str,
+        rows: Vec<u8>,
+    ) -> Result<(), HistoryError> {
+        let sql = format!("INSERT INTO {}.{table} ({columns}) FORMAT RowBinaryWithNamesAndTypes", self.database);
+        let mut insert = self
+            .client
+            .insert_formatted_with(sql)
+            // On by default since 26.2: it would answer for a buffer, not for the disk.
+            .with_setting("async_insert", "0")
+            // A backfill of daily klines spans years of days in one insert.
+            .with_setting("max_partitions_per_insert_block", "0");
+        insert = if token.is_empty() {
+            insert.with_setting("insert_deduplicate", "0")
+        } else {
+            // A log that was made anew repeats its positions, and so its tokens, with other rows.
+            let mut hasher = DefaultHasher::new();
+            hasher.write(&rows);
+            insert
+                .with_setting("insert_deduplicate", "1")
+                .with_setting("insert_deduplication_token", format!("{table} {token} {:016x}", hasher.finish()))
+        };
+        limited(INSERT_MAX, async move {
+            let mut rest = Bytes::from(rows);
+            while !rest.is_empty() {
+                insert.send(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
+            }
+            insert.end().await
+        })
+        .await
+    }
+}
+
+async fn limited<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, clickhouse::error::Error>>,
+) -> Result<T, HistoryError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer.map_err(sort),
+        Err(_elapsed) => Err(HistoryError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+/// A text in single quotes.
+pub(super) fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Texts in quotes, with commas.
+pub(super) fn quote_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    texts.into_iter().map(quote).collect::<Vec<_>>().join(",")
+}
+
+/// An instant as a literal of the columns' type.
+pub(super) fn time(at: crate::market::Timestamp) -> String {
+    format!("fromUnixTimestamp64Micro({}, 'UTC')", at.micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_ends_nothing() {
+        assert_eq!(quote("BTC'; DROP TABLE x --\\"), "'BTC\\'; DROP TABLE x --\\\\'");
+        assert_eq!(quote_all(["A", "B"]), "'A','B'");
+    }
+}
