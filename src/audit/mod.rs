@@ -13,3 +13,6 @@ pub use coverage::{Coverage, Day, coverage};
 pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
 pub use sweep::{SweepReport, sweep};
+
+#[cfg(test)]
+mod tests;
