@@ -15,4 +15,5 @@ pub use repair::{RepairReport, repair};
 pub use sweep::{SweepReport, sweep};
 
 #[cfg(test)]
+#[path = "audit_tests.rs"]
 mod tests;

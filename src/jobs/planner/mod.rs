@@ -317,4 +317,5 @@ fn places(jobs: &[Job]) -> HashMap<String, usize> {
 }
 
 #[cfg(test)]
+#[path = "planner_tests.rs"]
 mod tests;

@@ -30,9 +30,11 @@ impl Job {
         }
         let skipped = passed.count - (run.len() as u64).min(passed.count);
         if skipped > 0 {
-            let words = if skipped == 1 { "instant passed" } else { "instants passed" };
-            let last = run.first().map_or(passed.latest, |first| self.before(*first, passed));
-            let reason = format!("{skipped} {words} while nobody looked: the service was down, slept or stalled");
+            // Where the run ones begin; not looked for when there were too many to count.
+            let counted = !run.is_empty() && passed.count < COUNT_MAX;
+            let last = if counted { self.back(passed, run.len() as u64 + 1) } else { None };
+            let last = last.unwrap_or(passed.latest);
+            let reason = "passed while nobody looked: the service was down, slept or stalled".to_owned();
             acts.push(Act::Skip(self.skip(passed.first, last, skipped, reason)));
         }
         let many = run.len() > 1;
@@ -72,14 +74,6 @@ impl Job {
             (Next::Wall(calendar, _), _) => calendar.next(instant),
             (_, When::Every { period, .. }) => Some(instant.plus_micros(period.as_micros() as i64)),
             _ => None,
-        }
-    }
-
-    /// The instant before one of those that passed; for what is said about them.
-    fn before(&self, instant: Timestamp, passed: &Passed) -> Timestamp {
-        match &self.spec.when {
-            When::Every { period, .. } => instant.plus_micros(-(period.as_micros() as i64)).max(passed.first),
-            _ => instant.plus_micros(-1).max(passed.first),
         }
     }
 }

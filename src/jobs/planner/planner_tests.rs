@@ -329,12 +329,10 @@ fn a_thousand_jobs_are_simulated_in_order() {
     let periods = (0..500).map(|n| every(&format!("every-{n}"), 30 + n % 90));
     let crons = (0..500).map(|n| cron(&format!("cron-{n}"), &format!("{} */{} * * * *", n % 60, 1 + n % 20)));
     let (mut fired, mut last) = (0, Timestamp(0));
-    let began = std::time::Instant::now();
     simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200), |_, at| {
         assert!(at >= last);
         (fired, last) = (fired + 1, at);
     });
-    eprintln!("{fired} firings in {:?}", began.elapsed());
     assert!(fired > 50_000, "{fired}");
 }
 
