@@ -64,12 +64,15 @@ pub struct SharedLedger {
     ledger: Arc<Mutex<Ledger>>,
     /// Rings when a gap was opened.
     pub news: Arc<Notify>,
+    /// Held while a repair's row or the end of a feed's rows goes to the store, so that a row that was superseded is not
+    /// written over by the repair that it was taken from.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl SharedLedger {
     /// Shares a ledger.
     pub fn new(ledger: Ledger) -> Self {
-        Self { ledger: Arc::new(Mutex::new(ledger)), news: Arc::default() }
+        Self { ledger: Arc::new(Mutex::new(ledger)), ..Self::default() }
     }
 
     /// Uses the ledger for a moment; never across an await.
@@ -315,15 +318,15 @@ impl Worker {
                 by: hole.by.to_owned(),
                 previous: Some(hole.range.first - step),
                 next: hole.next,
-                partition: None,
+                partition: hole.partition,
                 offset: hole.offset,
                 connection: hole.connection,
+                replaces: Vec::new(),
             };
-            let mut news = self.parts.ledger.with(|ledger| ledger.open(&hole.stream, hole.range, &evidence, now));
-            for gap in &mut news {
-                gap.from_ts = hole.from_ts;
-                gap.to_ts = hole.to_ts;
-                self.parts.ledger.with(|ledger| ledger.update(gap));
+            let mut found = Gap::open(hole.stream.clone(), hole.range, evidence, now);
+            (found.from_ts, found.to_ts) = (hole.from_ts, hole.to_ts);
+            let opened = self.parts.ledger.with(|ledger| ledger.open(&found));
+            for gap in &opened.rows {
                 info!(
                     EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
                     GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
@@ -331,7 +334,7 @@ impl Worker {
                     gap.stream, gap.len(), gap.range.first, gap.range.last, hole.by
                 );
             }
-            rows.append(&mut news);
+            rows.append(&mut opened.changed());
         }
         rows
     }

@@ -130,6 +130,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
         partition: Some(0),
         offset: Some(77),
         connection: Some(3),
+        replaces: vec!["an older row".to_owned()],
     };
     let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, evidence, NOON);
     gap.from_ts = Some(NOON.plus_micros(-5));
@@ -142,7 +143,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     // An old version that arrives late changes nothing.
     put(&found).await;
     assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
-    gap.filled = 5;
+    gap.count(5, "rest", NOON.plus_micros(2));
     gap.to_ts = Some(NOON);
     assert!(gap.advance(GapState::Filled, "", NOON.plus_micros(2)));
     put(&gap).await;

@@ -15,6 +15,7 @@ mod market;
 mod notify;
 mod refused;
 mod reload;
+mod repairs;
 mod restart;
 mod truth;
 mod usage;
