@@ -11,6 +11,7 @@ mod restore;
 mod saver;
 mod sockets;
 pub mod stores;
+mod venue;
 mod wiring;
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,29 +1,26 @@
 //! The service between its start and its stop: jobs, signals, reloads, the status line.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Desk, ReloadRequest};
 use crate::exchange::Feed;
-use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
-use crate::market::{Exchange, Stream};
+use crate::market::Stream;
 use crate::signals::Request;
 use crate::supervisor::Fault;
 use crate::systemd;
 
 use super::market::Market;
-use super::reload;
 use super::{Groups, Launch, Service};
+use super::{reload, venue};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -79,7 +76,7 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();
         groups.jobs.spawn("clock", async move {
-            measure_clock(exchange, rest, service, stop).await;
+            venue::watch(exchange, rest, service, stop).await;
             Ok(())
         });
     }
@@ -126,56 +123,6 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
     let stop = groups.admin.stop.clone();
     groups.admin.spawn("admin", admin::serve(listener, desk, stop));
     Ok(())
-}
-
-/// Learns the exchange's limits once and its clock's offset every few minutes; neither ever rejects data.
-async fn measure_clock(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
-    let mut wait = Duration::from_secs(1);
-    let mut learnt = false;
-    while !stop.is_cancelled() {
-        match rest.measure_clock(&stop).await {
-            Ok(offset) => {
-                tracing::debug!("the clock of {exchange} is {} ms ahead of ours", offset / 1_000);
-                service.health.restored("rest");
-                wait = Duration::from_secs(300);
-            }
-            Err(error) => {
-                service.health.degraded("rest", &error.to_string());
-                wait = (wait * 2).min(Duration::from_secs(60));
-            }
-        }
-        if !learnt {
-            learnt = learn(exchange, &rest, &service, &stop).await;
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// Asks for limits and for the recorded symbols; returns whether there is nothing more to learn.
-async fn learn(exchange: Exchange, rest: &Rest, service: &Service, stop: &CancellationToken) -> bool {
-    let streams = service.streams.borrow().clone();
-    let symbols: BTreeSet<String> =
-        streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.to_string()).collect();
-    let symbols: Vec<String> = symbols.into_iter().collect();
-    match rest.info(&symbols, stop).await {
-        Ok(info) => {
-            for (symbol, trades) in info.symbols.iter().filter(|(symbol, _)| symbols.contains(symbol)) {
-                if !trades {
-                    warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{symbol} is listed but does not trade now");
-                }
-            }
-            true
-        }
-        Err(RestError::UnknownSymbol { text }) => {
-            warn!(EXCHANGE = %exchange, "{exchange} does not know one of the symbols: {text}");
-            service.health.degraded("symbols", &format!("{exchange} does not know one of the symbols: {text}"));
-            true
-        }
-        Err(_later) => false,
-    }
 }
 
 /// Says READY and serves until told to stop (`None`) or until a spine task fails.

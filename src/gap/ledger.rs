@@ -62,7 +62,7 @@ impl Ledger {
     }
 
     /// Opens what of `found`'s range no open row speaks for and is not settled. What touches an open row of the same
-    /// kind (see [`Evidence::is_old`]) becomes one row with it.
+    /// kind (see [`super::Evidence::is_old`]) becomes one row with it.
     pub fn open(&mut self, found: &Gap) -> Opened {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return Opened::default() };

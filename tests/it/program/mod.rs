@@ -17,5 +17,6 @@ mod refused;
 mod reload;
 mod repairs;
 mod restart;
+mod rotation;
 mod truth;
 mod usage;
