@@ -66,7 +66,7 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
         clock: service.clock.clone(),
     };
     let parts = RunnerParts { services, history: service.history.clone(), clock: service.clock.clone() };
-    let (mut runner, jobs) = Runner::new(parts, schedule.clone());
+    let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
     runner.run_blocking().await;
     // A first snapshot names what is recorded even when the process dies before its first period is over.
     match service.saver.save(false).await {

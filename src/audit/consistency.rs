@@ -1,7 +1,8 @@
 //! Cache against history: exact equality on the same id, at a common watermark, never a tolerance.
 //!
 //! The cache is read first and history afterwards, by the cache's own ids: so rows that arrive meanwhile
-//! are no difference, and a cache that is ahead by rows in flight is asked again after a grace.
+//! are no difference, and what history does not have is looked up again after a grace. What the cache lacks is told
+//! by history's newest rows from before the cache was read, because the cache is written after history.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, Update, tick_is_newer};
+use crate::cache::{Cache, Update, kline_is_newer, tick_is_newer};
+use crate::gap::Range;
 use crate::history::{History, KlineRow, TradeRow};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Tick, plain};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Tick, Timestamp, plain};
 
 /// Symbols of one query.
 const BATCH_MAX: usize = 500;
@@ -54,10 +56,12 @@ pub struct Issue {
     pub history: Option<Value>,
     #[serde(skip)]
     pub(super) stream: Stream,
+    /// What moves the cache's key forward, when history has something newer.
     #[serde(skip)]
-    pub(super) trade: Option<TradeRow>,
+    pub(super) forward: Update,
+    /// What history certainly lacks.
     #[serde(skip)]
-    pub(super) kline: Option<KlineRow>,
+    pub(super) missing: Option<Range>,
 }
 
 /// The outcome of a check.
@@ -109,9 +113,7 @@ async fn ticks(
     exchange: Exchange,
     symbols: &[Symbol],
 ) -> anyhow::Result<Vec<Issue>> {
-    // History's newest first: the cache is written after history, so it may lag behind what is read later.
-    let latest = history.latest_trades(exchange, symbols).await.context("read history's latest trades")?;
-    let latest: HashMap<Symbol, TradeRow> = latest.into_iter().map(|row| (row.symbol.clone(), row)).collect();
+    let latest = latest_trades(history, exchange, symbols).await?;
     tokio::time::sleep(IN_FLIGHT).await;
     let cached = cache.ticks(exchange, symbols).await.context("read the cache's ticks")?;
     let mut keys: Vec<(Symbol, i64)> =
@@ -126,20 +128,23 @@ async fn ticks(
         }
         tokio::time::sleep(IN_FLIGHT).await;
     }
+    let lacking: Vec<Symbol> = keys.into_iter().map(|(symbol, _)| symbol).collect();
+    let newest = if lacking.is_empty() { HashMap::new() } else { latest_trades(history, exchange, &lacking).await? };
     let mut issues = Vec::new();
     for (symbol, tick) in symbols.iter().zip(cached) {
-        let latest = latest.get(symbol);
-        let row = stored.get(symbol);
-        let kind = match (&tick, latest, row) {
-            (None, None, _) => Kind::NoData,
-            (None, Some(_), _) => Kind::MissingInCache,
-            (Some(_), _, None) => Kind::MissingInHistory,
-            (Some(tick), _, Some(row)) if tick.ts != row.trade.ts => Kind::TimestampMismatch,
-            (Some(tick), _, Some(row)) if *tick != row.trade => Kind::PriceMismatch,
-            (Some(tick), Some(latest), _) if tick_is_newer(&latest.trade, tick) => Kind::MissingInCache,
+        let (latest, row) = (latest.get(symbol), stored.get(symbol));
+        let newer = latest.filter(|latest| tick.as_ref().is_none_or(|tick| tick_is_newer(&latest.trade, tick)));
+        let kind = match (&tick, row) {
+            (None, _) if latest.is_none() => Kind::NoData,
+            (None, _) => Kind::MissingInCache,
+            (Some(_), None) => Kind::MissingInHistory,
+            (Some(tick), Some(row)) if tick.ts != row.trade.ts => Kind::TimestampMismatch,
+            (Some(tick), Some(row)) if *tick != row.trade => Kind::PriceMismatch,
+            _ if newer.is_some() => Kind::MissingInCache,
             _ => continue,
         };
         let shown = if kind == Kind::MissingInCache { latest } else { row.or(latest) };
+        let before = newest.get(symbol).map(|row| row.trade.id);
         issues.push(Issue {
             exchange: exchange.to_string(),
             symbol: symbol.to_string(),
@@ -148,11 +153,48 @@ async fn ticks(
             cache: tick.as_ref().map(tick_json),
             history: shown.map(|row| tick_json(&row.trade)),
             stream: Stream::new(exchange, symbol.clone(), Channel::Trade),
-            trade: shown.cloned(),
-            kline: None,
+            forward: Update {
+                ticks: newer.map(|row| (exchange, symbol.clone(), row.trade)).into_iter().collect(),
+                ..Update::default()
+            },
+            missing: tick.filter(|_| kind == Kind::MissingInHistory).map(|tick| up_to(tick.id, before, 1)),
         });
     }
     Ok(issues)
+}
+
+async fn latest_trades(
+    history: &Arc<dyn History>,
+    exchange: Exchange,
+    symbols: &[Symbol],
+) -> anyhow::Result<HashMap<Symbol, TradeRow>> {
+    let rows = history.latest_trades(exchange, symbols).await.context("read history's latest trades")?;
+    Ok(rows.into_iter().map(|row| (row.symbol.clone(), row)).collect())
+}
+
+/// What is missing up to and with `position`: everything after history's newest row, or when that one is newer
+/// still, the position alone.
+fn up_to(position: i64, newest: Option<i64>, step: i64) -> Range {
+    let first = newest.filter(|newest| *newest < position).map_or(position, |newest| newest + step);
+    Range { first: first.min(position), last: position }
+}
+
+type KlineRows = HashMap<(Symbol, Interval), KlineRow>;
+
+fn by_key(rows: Vec<KlineRow>) -> KlineRows {
+    rows.into_iter().map(|row| ((row.symbol.clone(), row.kline.interval), row)).collect()
+}
+
+async fn latest_klines(
+    history: &Arc<dyn History>,
+    exchange: Exchange,
+    keys: &[(Symbol, Interval)],
+) -> anyhow::Result<KlineRows> {
+    let mut symbols: Vec<Symbol> = keys.iter().map(|(symbol, _)| symbol.clone()).collect();
+    symbols.sort();
+    symbols.dedup();
+    let rows = history.latest_klines(exchange, &symbols, &Interval::ALL).await.context("read history's klines")?;
+    Ok(by_key(rows))
 }
 
 async fn candles(
@@ -161,67 +203,81 @@ async fn candles(
     exchange: Exchange,
     keys: &[(Symbol, Interval)],
 ) -> anyhow::Result<Vec<Issue>> {
-    let mut symbols: Vec<Symbol> = keys.iter().map(|(symbol, _)| symbol.clone()).collect();
-    symbols.sort();
-    symbols.dedup();
-    let latest = history.latest_klines(exchange, &symbols, &Interval::ALL).await.context("read history's klines")?;
-    let latest: HashMap<(Symbol, Interval), KlineRow> =
-        latest.into_iter().map(|row| ((row.symbol.clone(), row.kline.interval), row)).collect();
+    let latest = latest_klines(history, exchange, keys).await?;
     tokio::time::sleep(IN_FLIGHT).await;
     let cached = cache.klines(exchange, keys).await.context("read the cache's klines")?;
+    // An open kline is in no history yet.
+    let closed = keys.iter().zip(&cached).filter_map(|(key, kline)| Some((key, kline.as_ref()?)));
+    let closed = closed.filter(|(_, kline)| kline.closed);
+    let mut wanted: Vec<(Symbol, Interval, Timestamp)> =
+        closed.map(|((symbol, interval), kline)| (symbol.clone(), *interval, kline.open_time)).collect();
+    let mut stored = KlineRows::new();
+    for look in 0..LOOKS {
+        stored.extend(by_key(history.klines_by_time(exchange, &wanted).await.context("read history's klines")?));
+        wanted.retain(|(symbol, interval, _)| !stored.contains_key(&(symbol.clone(), *interval)));
+        if wanted.is_empty() || look + 1 == LOOKS {
+            break;
+        }
+        tokio::time::sleep(IN_FLIGHT).await;
+    }
+    let newest = if wanted.is_empty() { KlineRows::new() } else { latest_klines(history, exchange, keys).await? };
     let mut issues = Vec::new();
-    for ((symbol, interval), kline) in keys.iter().zip(cached) {
-        let row = latest.get(&(symbol.clone(), *interval));
+    for (key, kline) in keys.iter().zip(cached) {
+        let (latest, row) = (latest.get(key), stored.get(key));
+        let newer = latest.filter(|latest| kline.as_ref().is_none_or(|kline| kline_is_newer(&latest.kline, kline)));
         let kind = match (&kline, row) {
-            (None, None) => Kind::NoData,
-            (None, Some(_)) => Kind::MissingInCache,
-            // An open kline is in no history yet; its closed predecessor was replaced by it.
-            (Some(kline), _) if !kline.closed => continue,
-            (Some(_), None) => Kind::MissingInHistory,
-            (Some(kline), Some(row)) if row.kline.open_time > kline.open_time => Kind::MissingInCache,
-            (Some(kline), Some(row)) if row.kline.open_time < kline.open_time => {
-                let wanted = [(symbol.clone(), *interval, kline.open_time)];
-                let found = history.klines_by_time(exchange, &wanted).await.context("read history's klines")?;
-                if found.iter().any(|row| same_values(&row.kline, kline)) {
-                    continue;
-                }
-                if found.is_empty() { Kind::MissingInHistory } else { Kind::PriceMismatch }
-            }
+            (None, _) if latest.is_none() => Kind::NoData,
+            (None, _) => Kind::MissingInCache,
+            (Some(kline), None) if kline.closed => Kind::MissingInHistory,
             (Some(kline), Some(row)) if !same_values(&row.kline, kline) => Kind::PriceMismatch,
+            _ if newer.is_some() => Kind::MissingInCache,
             _ => continue,
         };
-        let channel = Channel::Kline(*interval);
-        issues.push(Issue {
-            exchange: exchange.to_string(),
-            symbol: symbol.to_string(),
-            channel: channel.to_string(),
-            kind,
-            cache: kline.as_ref().map(kline_json),
-            history: row.map(|row| kline_json(&row.kline)),
-            stream: Stream::new(exchange, symbol.clone(), channel),
-            trade: None,
-            kline: row.cloned(),
-        });
+        issues.push(kline_issue(exchange, key, kind, kline, Found { latest, newer, row, newest: newest.get(key) }));
     }
     Ok(issues)
+}
+
+/// What history has of a kline's key.
+struct Found<'a> {
+    latest: Option<&'a KlineRow>,
+    newer: Option<&'a KlineRow>,
+    row: Option<&'a KlineRow>,
+    newest: Option<&'a KlineRow>,
+}
+
+fn kline_issue(
+    exchange: Exchange,
+    (symbol, interval): &(Symbol, Interval),
+    kind: Kind,
+    kline: Option<Kline>,
+    found: Found<'_>,
+) -> Issue {
+    let channel = Channel::Kline(*interval);
+    let before = found.newest.map(|row| row.kline.open_time.micros());
+    let shown = if kind == Kind::MissingInCache { found.latest } else { found.row.or(found.latest) };
+    Issue {
+        exchange: exchange.to_string(),
+        symbol: symbol.to_string(),
+        channel: channel.to_string(),
+        kind,
+        cache: kline.as_ref().map(kline_json),
+        history: shown.map(|row| kline_json(&row.kline)),
+        stream: Stream::new(exchange, symbol.clone(), channel),
+        forward: Update {
+            klines: found.newer.map(|row| (exchange, symbol.clone(), row.kline)).into_iter().collect(),
+            ..Update::default()
+        },
+        missing: kline
+            .filter(|_| kind == Kind::MissingInHistory)
+            .map(|kline| up_to(kline.open_time.micros(), before, interval.micros())),
+    }
 }
 
 /// Trade ids are left out: klines over REST come without them, and the numbers are what people use.
 fn same_values(a: &Kline, b: &Kline) -> bool {
     (a.open, a.high, a.low, a.close, a.volume, a.quote_volume, a.trade_count)
         == (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trade_count)
-}
-
-/// Moves the cache forward from what history has; for the repair.
-pub(super) fn forward(issue: &Issue) -> Update {
-    let mut update = Update::default();
-    let (exchange, symbol) = (issue.stream.exchange, issue.stream.symbol.clone());
-    if let Some(row) = &issue.trade {
-        update.ticks.push((exchange, symbol, row.trade));
-    } else if let Some(row) = &issue.kline {
-        update.klines.push((exchange, symbol, row.kline));
-    }
-    update
 }
 
 fn tick_json(tick: &Tick) -> Value {
@@ -245,4 +301,17 @@ fn kline_json(kline: &Kline) -> Value {
         "trade_count": kline.trade_count,
         "closed": kline.closed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_begins_after_the_newest_row_or_is_one_row() {
+        assert_eq!(up_to(20, Some(15), 1), Range { first: 16, last: 20 });
+        assert_eq!(up_to(20, Some(25), 1), Range { first: 20, last: 20 });
+        assert_eq!(up_to(20, None, 1), Range { first: 20, last: 20 });
+        assert_eq!(up_to(180, Some(60), 60), Range { first: 120, last: 180 });
+    }
 }

@@ -13,3 +13,7 @@ pub use coverage::{Coverage, Day, coverage};
 pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
 pub use sweep::{SweepReport, sweep};
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -7,9 +7,8 @@ use anyhow::Context;
 use crate::backfill::Parts;
 use crate::cache::{Cache, Update};
 use crate::gap::{Evidence, Range};
-use crate::market::Channel;
 
-use super::consistency::{ConsistencyReport, Issue, Kind, forward};
+use super::consistency::{ConsistencyReport, Issue, Kind};
 
 /// The outcome of a repair.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -31,30 +30,21 @@ pub async fn repair(
     let mut outcome = RepairReport::default();
     let mut update = Update::default();
     for issue in report.issues {
-        match issue.kind {
+        match (issue.kind, issue.missing) {
             // Nothing was traded yet, or nothing was recorded: there is nothing to repair from.
-            Kind::NoData => {}
-            Kind::MissingInCache => {
-                let mut moved = forward(&issue);
-                update.ticks.append(&mut moved.ticks);
-                update.klines.append(&mut moved.klines);
+            (Kind::NoData, _) => {}
+            (Kind::MissingInHistory, Some(range)) => {
+                send(backfill, &issue, range).await?;
+                outcome.sent_to_backfill += 1;
+            }
+            // The same id twice with different values: which one is right only a person can say. But when history
+            // has something newer, the question is settled by moving on.
+            _ if issue.forward.is_empty() => outcome.unrepaired.push(issue),
+            _ => {
+                update.ticks.extend(issue.forward.ticks);
+                update.klines.extend(issue.forward.klines);
                 outcome.repaired += 1;
             }
-            Kind::MissingInHistory => match (issue.stream.channel, position(&issue)) {
-                (Channel::Trade, Some(id)) => {
-                    let range = Range { first: id, last: id };
-                    send(backfill, &issue, range).await?;
-                    outcome.sent_to_backfill += 1;
-                }
-                (Channel::Kline(_), Some(open_time)) => {
-                    let range = Range { first: open_time, last: open_time };
-                    send(backfill, &issue, range).await?;
-                    outcome.sent_to_backfill += 1;
-                }
-                _ => outcome.unrepaired.push(issue),
-            },
-            // The same id twice with different values: which one is right only a person can say.
-            Kind::TimestampMismatch | Kind::PriceMismatch => outcome.unrepaired.push(issue),
         }
     }
     if !update.is_empty() {
@@ -66,9 +56,4 @@ pub async fn repair(
 async fn send(backfill: &Parts, issue: &Issue, range: Range) -> anyhow::Result<()> {
     let evidence = Evidence { by: "audit".to_owned(), next: Some(range.last), ..Evidence::default() };
     backfill.open(&issue.stream, range, &evidence).await.context("record the gap").map(|_rows| ())
-}
-
-fn position(issue: &Issue) -> Option<i64> {
-    let cache = issue.cache.as_ref()?;
-    cache.get("trade_id").or_else(|| cache.get("open_time"))?.as_i64()
 }

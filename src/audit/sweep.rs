@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use tokio_util::sync::CancellationToken;
 
 use crate::backfill::Parts;
-use crate::gap::Evidence;
+use crate::gap::{Evidence, Range};
 use crate::history::History;
 use crate::market::Stream;
 
-/// Ranges of one stream found by one sweep; the next one finds the rest.
+/// Missing ranges asked for at a time.
 const RANGES_MAX: usize = 1_000;
 
 /// The outcome of a sweep.
@@ -25,29 +26,45 @@ pub struct SweepReport {
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, and opens a gap for what the ledger does not know.
-pub async fn sweep(history: &Arc<dyn History>, backfill: &Parts, streams: &[Stream]) -> anyhow::Result<SweepReport> {
+/// Recounts each stream between its first and last row, and opens a gap for what the ledger does not know. It ends
+/// early, in error, when `cancel` says so; what it opened until then stays.
+pub async fn sweep(
+    history: &Arc<dyn History>,
+    backfill: &Parts,
+    streams: &[Stream],
+    cancel: &CancellationToken,
+) -> anyhow::Result<SweepReport> {
     let mut report = SweepReport::default();
     for stream in streams {
         let Some(step) = stream.channel.step() else { continue };
+        ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
         let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
         let counted = history.count(stream, extent).await.context("count a stream's rows")?;
         report.present += counted.present;
-        let missing = extent.len(step) - counted.present;
+        let missing = (extent.len(step) - counted.present).max(0);
         report.missing += missing;
-        if missing == 0 {
-            continue;
-        }
-        for range in history.missing(stream, extent, RANGES_MAX).await.context("look for missing rows")? {
-            let evidence = Evidence {
-                by: "sweep".to_owned(),
-                previous: Some(range.first - step),
-                next: Some(range.last + step),
-                ..Evidence::default()
-            };
-            report.opened += backfill.open(stream, range, &evidence).await.context("record the gap")?.len();
+        // All of them, not the first thousand only: those that will never come back would hide the others for ever.
+        let mut rest = (missing > 0).then_some(extent);
+        while let Some(part) = rest {
+            ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
+            let ranges = history.missing(stream, part, RANGES_MAX).await.context("look for missing rows")?;
+            for range in &ranges {
+                report.opened += open(backfill, stream, step, *range).await?;
+            }
+            let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
+            rest = last.and_then(|range| Range::new(range.last + step, part.last));
         }
     }
     Ok(report)
+}
+
+async fn open(backfill: &Parts, stream: &Stream, step: i64, range: Range) -> anyhow::Result<usize> {
+    let evidence = Evidence {
+        by: "sweep".to_owned(),
+        previous: Some(range.first - step),
+        next: Some(range.last + step),
+        ..Evidence::default()
+    };
+    Ok(backfill.open(stream, range, &evidence).await.context("record the gap")?.len())
 }

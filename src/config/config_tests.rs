@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::exchange::Since;
-use crate::jobs::spec::{TaskKind, When};
+use crate::jobs::spec::{Align, Jitter, JobEvent, Missed, MissedPolicy, OnStop, Overlap, Retry, TaskKind, When};
 use crate::market::{Channel, Timestamp};
 
 const FEED: &str = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n";
@@ -46,12 +46,71 @@ fn the_shipped_files_read_without_a_warning() {
     let problems = Problems(notes.into_problems());
     assert!(problems.0.is_empty(), "{problems}");
     let job = |name: &str| schedule.jobs.iter().find(|job| job.name == name).unwrap();
-    assert_eq!(job("state-snapshot").when, When::Every(Duration::from_secs(30)));
+    assert_eq!(job("state-snapshot").when, When::every(Duration::from_secs(30)));
     assert!(job("consistency-audit").args.repair);
     assert!(job("cache-preload").blocking);
     for (name, task) in TaskKind::ALL {
         assert!(schedule.jobs.iter().any(|job| job.task == task && job.enabled), "nobody runs {name}");
     }
+}
+
+#[test]
+fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
+    let seconds = Duration::from_secs;
+    let text = r#"
+        schema = 1
+        [scheduler]
+        timezone = "Europe/Berlin"
+        max_concurrent = 3
+        stop_grace = "1s"
+        [defaults]
+        timeout = "7s"
+        retry = { max = 2, backoff = "3s" }
+        missed = "run-all"
+        [job.a]
+        task = "gap-sweep"
+        every = "1h"
+        align = "wall"
+        jitter = "5s"
+        jitter_kind = "stable"
+        overlap = "replace"
+        missed_window = "2h"
+        missed_cap = 9
+        window = true
+        deadline = "1m"
+        on_failure = { pause_after = 4 }
+        on_stop = "wait"
+        [job.b]
+        task = "retention"
+        cron = "@daily"
+        missed = "skip"
+        retry = { max = 5 }
+        [job.c]
+        task = "state-snapshot"
+        delay = "10s"
+        on_stop = "run"
+        [job.d]
+        task = "state-snapshot"
+        on = ["startup", "shutdown"]
+        blocking = true
+    "#;
+    let notes = [(Notes::new("jobs.toml", text), text)];
+    let schedule = schedule::read(&notes);
+    let [(notes, _)] = notes;
+    let problems = Problems(notes.into_problems());
+    assert!(problems.0.is_empty(), "{problems}");
+    assert_eq!((schedule.scheduler.max_concurrent, schedule.scheduler.stop_grace), (3, seconds(1)));
+    let [a, b, c, d] = &schedule.jobs[..] else { panic!("{schedule:?}") };
+    assert_eq!(a.when, When::Every { period: seconds(3_600), align: Align::Wall });
+    assert_eq!(a.jitter, Jitter { max: seconds(5), is_stable: true });
+    assert_eq!((a.overlap, a.window, a.deadline), (Overlap::Replace, true, Some(seconds(60))));
+    assert_eq!(a.missed, Missed { policy: MissedPolicy::RunAll, window: Some(seconds(7_200)), cap: 9 });
+    assert_eq!((a.timeout, a.pause_after, a.on_stop), (seconds(7), 4, OnStop::Wait));
+    assert_eq!(a.retry, Retry { max: 2, backoff: seconds(3) });
+    assert_eq!(b.when, When::Cron { text: "@daily".to_owned(), timezone: chrono_tz::Tz::Europe__Berlin });
+    assert_eq!((b.missed.policy, b.retry), (MissedPolicy::Skip, Retry { max: 5, backoff: seconds(3) }));
+    assert_eq!((&c.when, c.on_stop), (&When::Delay(seconds(10)), OnStop::Run));
+    assert_eq!((&d.when, d.blocking), (&When::On(vec![JobEvent::Startup, JobEvent::Shutdown]), true));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use crate::jobs::planner::{next_cron, parse_cron};
-use crate::jobs::spec::{JobEvent, JobSpec, Schedule, TaskArgs, TaskKind, When};
+use crate::jobs::spec::{
+    Align, JobEvent, JobSpec, Missed, MissedPolicy, OnStop, Overlap, Retry, Schedule, SchedulerOptions, TaskArgs,
+    TaskKind, When,
+};
 use crate::market::Timestamp;
 
 use super::problem::{did_you_mean, position};
@@ -16,14 +19,29 @@ const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Ten years: catches a unit that was meant to be another.
 const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// The scheduler's own part of the stop, records included, takes less than its five seconds there.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(3);
+
+/// What jobs say that do not say it themselves.
+struct Defaults {
+    timezone: Tz,
+    job: JobSpec,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let job = JobSpec::new("", TaskKind::StateSnapshot, When::On(Vec::new()));
+        Self { timezone: Tz::UTC, job }
+    }
+}
 
 /// Reads all files as one schedule; what is wrong is in each one's notes.
 pub fn read(files: &[(Notes, &str)]) -> Schedule {
     let mut schedule = Schedule::default();
     // Where each name was used first, for the message about its second use.
     let mut places: BTreeMap<String, String> = BTreeMap::new();
-    for (notes, text) in files {
+    let mut defaults = Defaults::default();
+    for (at, (notes, text)) in files.iter().enumerate() {
         let document = parse(text, notes);
         let root = Table::root(&document, notes);
         if root.has("schema") {
@@ -31,6 +49,17 @@ pub fn read(files: &[(Notes, &str)]) -> Schedule {
         } else {
             notes.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
             root.value("schema");
+        }
+        // For all files, and so in the first one only: a drop-in must not change what others mean.
+        if at == 0 {
+            if let Some(table) = root.table("scheduler") {
+                schedule.scheduler = scheduler(table, &mut defaults);
+            }
+            if let Some(table) = root.table("defaults") {
+                manners(&table, &mut defaults.job);
+                defaults.timezone = timezone(&table).unwrap_or(defaults.timezone);
+                table.finish();
+            }
         }
         if let Some(jobs) = root.table("job") {
             for (name, span, value) in jobs.entries() {
@@ -46,7 +75,7 @@ pub fn read(files: &[(Notes, &str)]) -> Schedule {
                     let help = "names stand in commands and URLs: letters, digits, `-`, `_` and `.` only".to_owned();
                     notes.error(span, format!("`{name}` is not a name for a job"), Some(help));
                 }
-                schedule.jobs.extend(job(name, table));
+                schedule.jobs.extend(job(name, table, &defaults));
             }
         }
         root.finish();
@@ -58,7 +87,50 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-fn job(name: String, table: Table<'_>) -> Option<JobSpec> {
+/// `[scheduler]`.
+fn scheduler(table: Table<'_>, defaults: &mut Defaults) -> SchedulerOptions {
+    let mut options = SchedulerOptions::default();
+    defaults.timezone = timezone(&table).unwrap_or(Tz::UTC);
+    if let Some(runs) = table.integer("max_concurrent", 1, 64) {
+        options.max_concurrent = usize::try_from(runs).expect("between 1 and 64");
+    }
+    options.stop_grace = table.duration("stop_grace", Duration::ZERO, STOP_GRACE_MAX).unwrap_or(options.stop_grace);
+    table.finish();
+    options
+}
+
+/// How a job behaves, whatever it does and whenever: what `[defaults]` can say too.
+fn manners(table: &Table<'_>, spec: &mut JobSpec) {
+    let short = Duration::from_millis(1);
+    spec.timeout = table.duration("timeout", short, EVERY_MAX).unwrap_or(spec.timeout);
+    spec.deadline = table.duration("deadline", short, EVERY_MAX).or(spec.deadline);
+    spec.jitter.max = table.duration("jitter", Duration::ZERO, EVERY_MAX).unwrap_or(spec.jitter.max);
+    spec.jitter.is_stable =
+        table.word("jitter_kind", &[("random", false), ("stable", true)]).unwrap_or(spec.jitter.is_stable);
+    spec.overlap = table.word("overlap", &Overlap::ALL).unwrap_or(spec.overlap);
+    let Missed { policy, window, cap } = spec.missed;
+    spec.missed = Missed {
+        policy: table.word("missed", &MissedPolicy::ALL).unwrap_or(policy),
+        window: table.duration("missed_window", short, EVERY_MAX).or(window),
+        cap: table.integer("missed_cap", 1, 1_000).and_then(|cap| usize::try_from(cap).ok()).unwrap_or(cap),
+    };
+    if let Some(retry) = table.table("retry") {
+        let Retry { max, backoff } = spec.retry;
+        spec.retry = Retry {
+            max: retry.integer("max", 0, 100).and_then(|max| u32::try_from(max).ok()).unwrap_or(max),
+            backoff: retry.duration("backoff", EVERY_MIN, EVERY_MAX).unwrap_or(backoff),
+        };
+        retry.finish();
+    }
+    if let Some(failure) = table.table("on_failure") {
+        let failures = failure.integer("pause_after", 1, 1_000).and_then(|failures| u32::try_from(failures).ok());
+        spec.pause_after = failures.unwrap_or(spec.pause_after);
+        failure.finish();
+    }
+    spec.on_stop = table.word("on_stop", &OnStop::ALL).unwrap_or(spec.on_stop);
+}
+
+fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
     let notes = table.notes();
     if !table.has("task") {
         let tasks = TaskKind::ALL.map(|(task, _)| task);
@@ -66,27 +138,39 @@ fn job(name: String, table: Table<'_>) -> Option<JobSpec> {
         notes.missing(table.span(), format!("`{}` is missing", table.name("task")), help);
     }
     let task = table.word("task", &TaskKind::ALL);
-    let enabled = table.boolean("enabled").unwrap_or(true);
-    let description = table.text("description").map(|(text, _)| text).unwrap_or_default();
-    let timeout = table.duration("timeout", Duration::from_millis(1), EVERY_MAX).unwrap_or(TIMEOUT_DEFAULT);
-    let when = when(&table);
-    let blocking = table.boolean("blocking").unwrap_or(false);
-    if blocking && !matches!(when, Some(When::On(_)) | None) {
+    let mut spec = JobSpec { name, ..defaults.job.clone() };
+    spec.enabled = table.boolean("enabled").unwrap_or(true);
+    spec.description = table.text("description").map(|(text, _)| text).unwrap_or_default();
+    manners(&table, &mut spec);
+    spec.window = table.boolean("window").unwrap_or(false);
+    let when = when(&table, defaults.timezone);
+    spec.blocking = table.boolean("blocking").unwrap_or(false);
+    let at_start = |when: &When| matches!(when, When::On(events) if events.contains(&JobEvent::Startup));
+    if spec.blocking && !when.as_ref().is_none_or(at_start) {
         let help = "READY waits for the first run: use it with `on = [\"startup\"]`".to_owned();
         notes.error(table.key_span("blocking"), "only a job at startup can be blocking", Some(help));
     }
-    let args = args(&table, task);
+    if let Some(When::Every { period, .. }) = &when
+        && spec.jitter.max > *period
+    {
+        let help = "a jitter beyond the period would let instants overtake each other: make it shorter".to_owned();
+        let span = if table.has("jitter") { table.key_span("jitter") } else { table.span() };
+        notes.error(span, "`jitter` is longer than `every`", Some(help));
+    }
+    spec.args = args(&table, task);
     table.finish();
-    Some(JobSpec { name, task: task?, enabled, description, when: when?, timeout, blocking, args })
+    (spec.task, spec.when) = (task?, when?);
+    Some(spec)
 }
 
-/// Exactly one of `every`, `cron` and `on`.
-fn when(table: &Table<'_>) -> Option<When> {
+/// Exactly one of `every`, `delay`, `cron` and `on`.
+fn when(table: &Table<'_>, usual: Tz) -> Option<When> {
     let notes = table.notes();
-    let written: Vec<&str> = ["every", "cron", "on"].into_iter().filter(|key| table.has(key)).collect();
-    let every = table.duration("every", EVERY_MIN, EVERY_MAX).map(When::Every);
-    let timezone = timezone(table);
-    let cron = cron(table, timezone);
+    let written: Vec<&str> = ["every", "delay", "cron", "on"].into_iter().filter(|key| table.has(key)).collect();
+    let align = table.word("align", &Align::ALL).unwrap_or_default();
+    let every = table.duration("every", EVERY_MIN, EVERY_MAX).map(|period| When::Every { period, align });
+    let delay = table.duration("delay", EVERY_MIN, EVERY_MAX).map(When::Delay);
+    let cron = cron(table, timezone(table).unwrap_or(usual));
     let on = on(table);
     match written.as_slice() {
         [_] => {}
@@ -106,18 +190,22 @@ fn when(table: &Table<'_>) -> Option<When> {
         let help = "remove it, or say when with `cron`: only the calendar has timezones".to_owned();
         notes.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
     }
-    every.or(cron).or(on)
+    if table.has("align") && !table.has("every") {
+        let help = "remove it, or say when with `every`".to_owned();
+        notes.error(table.key_span("align"), "`align` means nothing without `every`", Some(help));
+    }
+    every.or(delay).or(cron).or(on)
 }
 
-fn timezone(table: &Table<'_>) -> Tz {
-    let Some((text, span)) = table.text("timezone") else { return Tz::UTC };
+fn timezone(table: &Table<'_>) -> Option<Tz> {
+    let (text, span) = table.text("timezone")?;
     match text.parse() {
-        Ok(timezone) => timezone,
+        Ok(timezone) => Some(timezone),
         Err(_unknown) => {
             let help = did_you_mean(&text, chrono_tz::TZ_VARIANTS.iter().map(|timezone| timezone.name()))
                 .unwrap_or_else(|| "write a name of the tz database: \"Europe/Berlin\"".to_owned());
             table.notes().error(span, format!("unknown timezone `{text}`"), Some(help));
-            Tz::UTC
+            None
         }
     }
 }

@@ -1,8 +1,16 @@
 //! Periodic jobs: a pure planner that decides what is due, a runner that acts, run history, one file per task.
 
+mod calendar;
+mod execute;
+mod handle;
+mod memory;
 pub mod planner;
+mod recorder;
 mod runner;
 pub mod spec;
+mod status;
 pub mod tasks;
 
-pub use runner::{JobStatus, JobsHandle, Runner, RunnerParts};
+pub use handle::JobsHandle;
+pub use runner::{Runner, RunnerParts};
+pub use status::JobStatus;

@@ -5,12 +5,14 @@
 //! not survive a stall, see the platform's notes in `lib.rs`).
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,14 +22,23 @@ use crate::history::{History, JobRun};
 use crate::market::Timestamp;
 use crate::pulse::Pulse;
 
-use super::planner::{Firing, Now, Planner};
-use super::spec::{JobEvent, JobSpec, Schedule, When};
-use super::tasks::{self, Report, Services};
+use super::execute::{Stops, execute};
+use super::handle::{JobsHandle, Request};
+use super::memory::{self, Memory};
+use super::planner::{Act, Afterwards, Changes, Ended, Firing, Now, Planner, Seeds, Skip};
+use super::recorder::{RECORDS_MAX, Record, Recorder};
+use super::spec::{JobEvent, JobSpec, OnStop, Schedule, When};
+use super::status::{JobStatus, Past, words};
+use super::tasks::Services;
 
-/// Requests that may wait for the runner.
-const REQUESTS_MAX: usize = 64;
-/// How long a task may take to end after it was told to, before it is aborted.
-const ABORT_GRACE: Duration = Duration::from_secs(2);
+/// Longest time without a turn.
+const TURN_MAX: Duration = Duration::from_secs(1);
+/// How long READY waits for blocking jobs: one that waits for a store that is down goes on beside the service.
+const BLOCKING_MAX: Duration = Duration::from_secs(10);
+/// How long a turn waits for the state file; a slower disk is waited for in the next one.
+const SAVE_MAX: Duration = Duration::from_secs(1);
+/// How long the records of the last runs may take at the stop.
+const RECORDS_GRACE: Duration = Duration::from_secs(1);
 
 /// What the runner works with.
 pub struct RunnerParts {
@@ -39,103 +50,12 @@ pub struct RunnerParts {
     pub clock: Clock,
 }
 
-/// A job as people see it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct JobStatus {
-    /// Its name.
-    pub name: String,
-    /// Its task.
-    pub task: String,
-    /// For people.
-    pub description: String,
-    /// When it runs, in words.
-    pub when: String,
-    /// Whether it runs by itself.
-    pub enabled: bool,
-    /// Whether somebody paused it.
-    pub paused: bool,
-    /// Whether it runs now.
-    pub running: bool,
-    /// When it runs next, RFC 3339.
-    pub next_run: Option<String>,
-    /// How its last run ended.
-    pub last_outcome: Option<String>,
-    /// What its last run said.
-    pub last_summary: Option<String>,
-    /// When its last run ended, RFC 3339.
-    pub last_finished: Option<String>,
-    /// Runs since the process began.
-    pub runs: u64,
-    /// Of these, how many did not succeed.
-    pub failures: u64,
-    /// Instants that passed without a run since the process began.
-    pub missed: u64,
-}
-
-enum Request {
-    List(oneshot::Sender<Vec<JobStatus>>),
-    Run(String, oneshot::Sender<Result<String, String>>, Option<oneshot::Sender<JobRun>>),
-    Pause(String, bool, oneshot::Sender<bool>),
-    Replace(Schedule, bool, oneshot::Sender<String>),
-}
-
-/// Talks to the runner; cheap to clone.
-#[derive(Clone)]
-pub struct JobsHandle(mpsc::Sender<Request>);
-
-impl JobsHandle {
-    /// Every job.
-    pub async fn list(&self) -> anyhow::Result<Vec<JobStatus>> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::List(answer), answered).await
-    }
-
-    /// Runs a job now; returns the run's id, or why it does not run.
-    pub async fn run(&self, name: &str) -> anyhow::Result<Result<String, String>> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Run(name.to_owned(), answer, None), answered).await
-    }
-
-    /// Runs a job now and waits for its end; the inner error says why it does not run.
-    pub async fn run_to_end(&self, name: &str) -> anyhow::Result<Result<JobRun, String>> {
-        let ((answer, answered), (done, ended)) = (oneshot::channel(), oneshot::channel());
-        match self.ask(Request::Run(name.to_owned(), answer, Some(done)), answered).await? {
-            Ok(_run_id) => Ok(Ok(ended.await.context("the scheduler stopped during the run")?)),
-            Err(why) => Ok(Err(why)),
-        }
-    }
-
-    /// Pauses or resumes a job; false when there is none of this name.
-    pub async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<bool> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Pause(name.to_owned(), paused, answer), answered).await
-    }
-
-    /// Takes a new schedule over, or only says what it would change.
-    pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<String> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Replace(schedule, dry_run, answer), answered).await
-    }
-
-    async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> anyhow::Result<T> {
-        let limit = Duration::from_secs(5);
-        tokio::time::timeout(limit, self.0.send(request)).await.context("the scheduler is busy")?.ok();
-        tokio::time::timeout(limit, answered)
-            .await
-            .context("the scheduler does not answer")?
-            .context("the scheduler stopped")
-    }
-}
-
-/// What is known of a job's runs.
-#[derive(Clone, Debug, Default)]
-struct Past {
-    running: bool,
-    last: Option<JobRun>,
-    summary: Option<String>,
-    runs: u64,
-    failures: u64,
-    missed: u64,
+/// A run that goes on.
+struct Running {
+    run: JobRun,
+    on_stop: OnStop,
+    stops: Stops,
+    done: Option<oneshot::Sender<JobRun>>,
 }
 
 /// Runs jobs.
@@ -145,212 +65,277 @@ pub struct Runner {
     past: HashMap<String, Past>,
     requests: mpsc::Receiver<Request>,
     running: JoinSet<(JobRun, Option<String>)>,
-    waiting: HashMap<String, oneshot::Sender<JobRun>>,
+    /// What each task of `running` runs.
+    known: HashMap<Id, Running>,
     origin: Instant,
-    cancel: CancellationToken,
+    records: mpsc::Sender<Record>,
+    recorder: Option<Recorder>,
+    recording: Option<JoinHandle<()>>,
+    /// The newest runs from before this process, once history has told them.
+    found: Option<oneshot::Receiver<Vec<JobRun>>>,
+    /// Where the planner's memory is kept.
+    file: Option<PathBuf>,
+    unsaved: Option<Memory>,
+    saving: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Runner {
-    /// A runner of this schedule, and its handle.
-    pub fn new(parts: RunnerParts, schedule: Schedule) -> (Self, JobsHandle) {
-        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        let origin = Instant::now();
+    /// A runner of this schedule, and its handle. Pauses and calendars are remembered in `directory` over restarts.
+    pub fn new(parts: RunnerParts, schedule: Schedule, directory: Option<&Path>) -> (Self, JobsHandle) {
+        let (handle, requests) = JobsHandle::new();
+        let (records, recorded) = mpsc::channel(RECORDS_MAX);
+        let file = directory.map(|directory| directory.join(memory::FILE));
+        let memory = file.as_deref().map_or_else(|| Ok(Memory::default()), Memory::load).unwrap_or_else(|error| {
+            warn!("jobs forget their pauses and what they missed: {error:#}");
+            Memory::default()
+        });
         let now = Now { wall: parts.clock.now(), monotonic: Duration::ZERO };
-        let planner = Planner::new(schedule, now);
+        let planner = Planner::new(schedule, &memory, seeds(), now);
+        let recorder = Recorder::new(parts.history.clone(), parts.clock.clone(), recorded);
         let runner = Self {
             parts,
             planner,
             past: HashMap::new(),
             requests,
             running: JoinSet::new(),
-            waiting: HashMap::new(),
-            origin,
-            cancel: CancellationToken::new(),
+            known: HashMap::new(),
+            origin: Instant::now(),
+            records,
+            recorder: Some(recorder),
+            recording: None,
+            found: None,
+            file,
+            unsaved: None,
+            saving: None,
         };
-        (runner, JobsHandle(sender))
+        (runner, handle)
     }
 
-    /// Runs the jobs that READY waits for, one after the other.
+    /// Runs the jobs of the start, and waits for those that READY waits for.
     pub async fn run_blocking(&mut self) {
-        self.close_interrupted().await;
-        let startup = |spec: &JobSpec| matches!(&spec.when, When::On(events) if events.contains(&JobEvent::Startup));
-        let specs: Vec<JobSpec> = self.planner.specs().filter(|spec| spec.enabled && startup(spec)).cloned().collect();
-        for spec in specs {
-            let firing = Firing { job: spec.name.clone(), scheduled_at: self.parts.clock.now(), missed: 0 };
-            if self.start(&spec, firing, "event").await.is_ok() && spec.blocking {
-                while let Some(ended) = self.running.join_next().await {
-                    self.ended(ended).await;
+        self.begin();
+        let now = self.now();
+        let mut acts = self.planner.event(JobEvent::Startup, now);
+        acts.extend(self.planner.due(now));
+        self.act(acts);
+        let until = Instant::now() + BLOCKING_MAX;
+        while self.known.values().any(|running| self.is_blocking(&running.run.job)) {
+            match tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
+                Ok(Some(ended)) => self.ended(ended),
+                Ok(None) => return,
+                Err(_elapsed) => {
+                    warn!("jobs that the start waits for are not done within {} s: it goes on", BLOCKING_MAX.as_secs());
+                    return;
                 }
             }
         }
     }
 
-    /// Runs until `stop`, then waits for what runs.
+    /// Runs until `stop`, then ends what runs.
     pub async fn run(mut self, pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
+        self.begin();
         let poke = Arc::new(Notify::new());
         let mut sweep = sweep(poke.clone()).await?;
         while !stop.is_cancelled() {
             pulse.beat();
             let now = self.now();
-            for firing in self.planner.due(now) {
-                self.fire(firing).await;
-            }
-            let wait = self.planner.wait(self.now()).unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1));
+            let acts = self.planner.due(now);
+            self.act(acts);
+            self.remember().await;
+            let wait = self.planner.wait(self.now()).unwrap_or(TURN_MAX).min(TURN_MAX);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = poke.notified() => {}
-                Some(ended) = self.running.join_next() => self.ended(ended).await,
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(request) = self.requests.recv() => self.answer(request).await,
+                Some(runs) = told(&mut self.found) => self.recall(runs),
             }
         }
         if let Err(error) = sweep.shutdown().await {
             warn!("the scheduler's sweep did not end: {error}");
         }
-        self.cancel.cancel();
-        while let Some(ended) = self.running.join_next().await {
-            self.ended(ended).await;
-        }
+        self.stop().await;
         pulse.retire();
         Ok(())
+    }
+
+    fn begin(&mut self) {
+        let Some(recorder) = self.recorder.take() else { return };
+        let (found, told) = oneshot::channel();
+        self.found = Some(told);
+        self.recording = Some(tokio::spawn(recorder.run(found)));
     }
 
     fn now(&self) -> Now {
         Now { wall: self.parts.clock.now(), monotonic: self.origin.elapsed() }
     }
 
-    async fn fire(&mut self, firing: Firing) {
-        let Some(spec) = self.planner.spec(&firing.job).cloned() else { return };
-        if firing.missed > 0 {
-            warn!(JOB = %spec.name, "{} instants of {} passed without a run", firing.missed, spec.name);
-            self.past.entry(spec.name.clone()).or_default().missed += firing.missed;
-        }
-        if let Err(reason) = self.start(&spec, firing.clone(), "schedule").await {
-            // Nothing is skipped in silence: the run that did not happen is recorded too.
-            let mut run = self.new_run(&spec, &firing, "schedule");
-            run.outcome = "skipped".to_owned();
-            run.reason = reason;
-            run.finished_at = Some(self.parts.clock.now().micros());
-            self.record(&run).await;
-            self.past.entry(spec.name).or_default().last = Some(run);
+    fn is_blocking(&self, name: &str) -> bool {
+        self.planner.spec(name).is_some_and(|spec| spec.blocking)
+    }
+
+    fn act(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Start(firing) => {
+                    self.start(firing, None);
+                }
+                Act::Cancel(name) => {
+                    for running in self.known.values().filter(|running| running.run.job == name) {
+                        running.stops.cancel.cancel();
+                    }
+                }
+                Act::Skip(skip) => self.skip(&skip),
+            }
         }
     }
 
-    /// Starts a run; returns its id, or why it does not start.
-    async fn start(&mut self, spec: &JobSpec, firing: Firing, trigger: &str) -> Result<String, String> {
-        let past = self.past.entry(spec.name.clone()).or_default();
-        if past.running {
-            return Err("its last run has not ended".to_owned());
-        }
+    /// Starts a run; returns its id.
+    fn start(&mut self, firing: Firing, done: Option<oneshot::Sender<JobRun>>) -> String {
+        let mut run = new_run(&firing);
+        run.started_at = Some(self.parts.clock.now().micros());
+        let run_id = run.run_id.clone();
+        // The planner only starts what it has.
+        let Some(spec) = self.planner.spec(&firing.job).cloned() else { return run_id };
+        let past = self.past.entry(firing.job).or_default();
         past.running = true;
         past.runs += 1;
-        let mut run = self.new_run(spec, &firing, trigger);
-        run.started_at = Some(self.parts.clock.now().micros());
-        self.record(&run).await;
-        let (services, spec, run_id) = (self.parts.services.clone(), spec.clone(), run.run_id.clone());
-        let (clock, cancel) = (self.parts.clock.clone(), self.cancel.clone());
-        self.running.spawn(async move { execute(spec, run, services, clock, cancel).await });
-        Ok(run_id)
+        self.record(run.clone(), None);
+        let stops = Stops::default();
+        let (services, clock) = (self.parts.services.clone(), self.parts.clock.clone());
+        let running = Running { run: run.clone(), on_stop: spec.on_stop, stops: stops.clone(), done };
+        let task = self.running.spawn(execute(spec, run, services, clock, stops));
+        self.known.insert(task.id(), running);
+        run_id
     }
 
-    fn new_run(&self, spec: &JobSpec, firing: &Firing, trigger: &str) -> JobRun {
-        JobRun {
-            run_id: uuid::Uuid::now_v7().to_string(),
-            job: spec.name.clone(),
-            trigger: trigger.to_owned(),
-            scheduled_at: firing.scheduled_at.micros(),
-            started_at: None,
-            finished_at: None,
+    /// Nothing is skipped in silence: the runs that do not happen are recorded too, one row for a stretch of them.
+    fn skip(&mut self, skip: &Skip) {
+        let Skip { job, first, last, count, reason } = skip;
+        let stretch = if *count > 1 { format!("{count} instants from {first} to {last}: ") } else { String::new() };
+        let firing = Firing {
+            job: job.clone(),
+            trigger: super::planner::Trigger::Schedule,
+            scheduled_at: *first,
             attempt: 1,
-            outcome: "running".to_owned(),
-            reason: String::new(),
             window: None,
-            report: String::new(),
-        }
+        };
+        let mut run = new_run(&firing);
+        run.outcome = "skipped".to_owned();
+        run.reason = format!("{stretch}{reason}");
+        run.finished_at = Some(self.parts.clock.now().micros());
+        warn!(JOB = %job, RUN_ID = %run.run_id, OUTCOME = "skipped", "{job} skipped: {}", run.reason);
+        let past = self.past.entry(job.clone()).or_default();
+        past.missed += count;
+        past.last = Some(run.clone());
+        self.record(run, None);
     }
 
-    async fn ended(&mut self, ended: Result<(JobRun, Option<String>), tokio::task::JoinError>) {
-        let (run, summary) = match ended {
-            Ok(ended) => ended,
+    fn ended(&mut self, ended: Result<(Id, (JobRun, Option<String>)), JoinError>) {
+        let (id, run, summary) = match ended {
+            Ok((id, (run, summary))) => (id, Some(run), summary),
             Err(error) => {
                 error!("a run's own task failed: {error}");
-                return;
+                (error.id(), None, None)
             }
         };
-        self.record(&run).await;
-        let past = self.past.entry(run.job.clone()).or_default();
+        let Some(running) = self.known.remove(&id) else { return };
+        let run = run.unwrap_or_else(|| JobRun {
+            outcome: "failed".to_owned(),
+            reason: "its own task failed".to_owned(),
+            finished_at: Some(self.parts.clock.now().micros()),
+            ..running.run
+        });
+        let now = self.now();
+        let (job, run_id, outcome) = (&run.job, &run.run_id, &run.outcome);
+        let ended = match outcome.as_str() {
+            "succeeded" => Ended::Succeeded,
+            "cancelled" => Ended::Cancelled,
+            _ => Ended::Failed,
+        };
+        let past = self.past.entry(job.clone()).or_default();
         past.running = false;
         past.summary = summary.clone();
-        let (job, run_id, outcome) = (&run.job, &run.run_id, &run.outcome);
-        if outcome == "succeeded" {
-            info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
-        } else {
-            past.failures += 1;
-            error!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason);
-        }
         past.last = Some(run.clone());
-        if let Some(waiting) = self.waiting.remove(run_id) {
-            // Whoever waited may be gone; the run is recorded either way.
-            waiting.send(run).ok();
+        match ended {
+            Ended::Succeeded => {
+                info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
+            }
+            Ended::Cancelled => {
+                warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason)
+            }
+            Ended::Failed => {
+                past.failures += 1;
+                error!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason);
+            }
         }
+        match self.planner.finished(job, ended, now) {
+            Afterwards::Nothing => {}
+            Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
+            Afterwards::Paused(failures) => {
+                error!(JOB = %job, "{job} is paused: it failed {failures} times in a row; resume it when it is mended");
+            }
+        }
+        self.record(run, running.done);
     }
 
     async fn answer(&mut self, request: Request) {
         match request {
             Request::List(answer) => drop(answer.send(self.list())),
             Request::Run(name, answer, done) => {
-                let Some(spec) = self.planner.spec(&name).cloned() else {
-                    answer.send(Err(format!("there is no job `{name}`"))).ok();
-                    return;
-                };
-                let firing = Firing { job: name, scheduled_at: self.parts.clock.now(), missed: 0 };
-                let started = self.start(&spec, firing, "manual").await;
-                if let (Ok(run_id), Some(done)) = (&started, done) {
-                    self.waiting.insert(run_id.clone(), done);
-                }
+                let started = self.planner.ask(&name, self.now()).map(|firing| self.start(firing, done));
+                // Whoever asked may be gone; the run goes on.
                 answer.send(started).ok();
             }
-            Request::Pause(name, paused, answer) => {
-                let now = self.now();
-                let known = self.planner.pause(&name, paused, now);
-                if known {
-                    info!(JOB = %name, "{name} is {}", if paused { "paused" } else { "resumed" });
-                }
+            Request::Pause(name, reason, answer) => {
+                let known = self.pause(&name, reason.as_deref());
+                // The answer is a promise that holds over a restart.
+                self.remember().await;
                 answer.send(known).ok();
             }
             Request::Replace(schedule, dry_run, answer) => {
                 let now = self.now();
                 let changes =
                     if dry_run { self.planner.compare(&schedule) } else { self.planner.replace(schedule, now) };
-                let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                let said = format!(
-                    "jobs added: {}, changed: {}, removed: {}",
-                    names(&changes.added),
-                    names(&changes.changed),
-                    names(&changes.removed)
-                );
-                answer.send(said).ok();
+                answer.send(said(&changes)).ok();
             }
         }
+    }
+
+    fn pause(&mut self, name: &str, reason: Option<&str>) -> bool {
+        let Some(reason) = reason else {
+            let Some(acts) = self.planner.resume(name, self.now()) else { return false };
+            self.act(acts);
+            info!(JOB = %name, "{name} is resumed");
+            return true;
+        };
+        let known = self.planner.pause(name, reason);
+        if known {
+            info!(JOB = %name, "{name} is paused: {reason}");
+        }
+        known
     }
 
     fn list(&self) -> Vec<JobStatus> {
         let now = self.now();
         let status = |spec: &JobSpec| {
             let past = self.past.get(&spec.name).cloned().unwrap_or_default();
-            let finished = past.last.as_ref().and_then(|run| run.finished_at);
+            let paused_reason = self.planner.paused(&spec.name).map(str::to_owned);
             JobStatus {
                 name: spec.name.clone(),
                 task: spec.task.as_str().to_owned(),
                 description: spec.description.clone(),
                 when: words(&spec.when),
                 enabled: spec.enabled,
-                paused: self.planner.is_paused(&spec.name),
+                paused: paused_reason.is_some(),
+                paused_reason,
                 running: past.running,
                 next_run: self.planner.next(&spec.name, now).map(Timestamp::rfc3339),
                 last_outcome: past.last.as_ref().map(|run| run.outcome.clone()),
+                last_finished: past.last.as_ref().and_then(|run| run.finished_at).map(|at| Timestamp(at).rfc3339()),
+                last_lateness_ms: past.lateness_ms(),
                 last_summary: past.summary,
-                last_finished: finished.map(|at| Timestamp(at).rfc3339()),
                 runs: past.runs,
                 failures: past.failures,
                 missed: past.missed,
@@ -359,56 +344,125 @@ impl Runner {
         self.planner.specs().map(status).collect()
     }
 
-    async fn record(&self, run: &JobRun) {
-        let recorded = tokio::time::timeout(Duration::from_secs(5), self.parts.history.put_run(run)).await;
-        match recorded {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(JOB = %run.job, RUN_ID = %run.run_id, "cannot record the run: {error}"),
-            Err(_elapsed) => warn!(JOB = %run.job, RUN_ID = %run.run_id, "cannot record the run: history is busy"),
+    /// How each job ended in the process before.
+    fn recall(&mut self, runs: Vec<JobRun>) {
+        for run in runs {
+            let past = self.past.entry(run.job.clone()).or_default();
+            if past.last.is_none() {
+                past.last = Some(run);
+            }
         }
     }
 
-    /// Runs that a dead process left behind did not end well.
-    async fn close_interrupted(&self) {
-        let Ok(runs) = self.parts.history.runs(None, 1_000).await else { return };
-        for mut run in runs.into_iter().filter(|run| run.outcome == "running") {
-            run.outcome = "failed".to_owned();
-            run.reason = "the process ended during the run".to_owned();
-            run.finished_at = Some(self.parts.clock.now().micros());
-            self.record(&run).await;
+    fn record(&self, run: JobRun, done: Option<oneshot::Sender<JobRun>>) {
+        if let Err(error) = self.records.try_send(Record { run, done }) {
+            let run = &error.into_inner().run;
+            warn!(JOB = %run.job, RUN_ID = %run.run_id, "a run of {} is not recorded: history is away too long", run.job);
+        }
+    }
+
+    /// Keeps what must survive a restart.
+    async fn remember(&mut self) {
+        if let Some(memory) = self.planner.news() {
+            self.unsaved = Some(memory);
+        }
+        let Some(file) = &self.file else { return };
+        // One write at a time: two would tear the new file.
+        if let Some(saving) = &mut self.saving {
+            match tokio::time::timeout(SAVE_MAX, saving).await {
+                Ok(saved) => self.saving = report_saved(saved),
+                Err(_elapsed) => return,
+            }
+        }
+        let Some(memory) = self.unsaved.take() else { return };
+        let file = file.clone();
+        let mut saving = tokio::task::spawn_blocking(move || memory.save(&file));
+        self.saving = match tokio::time::timeout(SAVE_MAX, &mut saving).await {
+            Ok(saved) => report_saved(saved),
+            Err(_elapsed) => Some(saving),
+        };
+    }
+
+    /// Lets runs end as their jobs say, aborts what is left, and waits for the last records.
+    async fn stop(mut self) {
+        let last = |spec: &&JobSpec| {
+            let on = matches!(&spec.when, When::On(events) if events.contains(&JobEvent::Shutdown));
+            spec.enabled && (on || spec.on_stop == OnStop::Run)
+        };
+        for running in self.known.values().filter(|running| running.on_stop == OnStop::Cancel) {
+            running.stops.cancel.cancel();
+        }
+        let names: Vec<String> = self.planner.specs().filter(last).map(|spec| spec.name.clone()).collect();
+        for name in names.into_iter().filter(|name| self.planner.paused(name).is_none()).collect::<Vec<_>>() {
+            match self.planner.ask(&name, self.now()) {
+                Ok(firing) => drop(self.start(Firing { trigger: super::planner::Trigger::Event, ..firing }, None)),
+                Err(why) => warn!(JOB = %name, "{name} does not run at the stop: {why}"),
+            }
+        }
+        let until = Instant::now() + self.planner.options().stop_grace;
+        while let Ok(Some(ended)) = tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
+            self.ended(ended);
+        }
+        for running in self.known.values() {
+            running.stops.abort.cancel();
+        }
+        while let Some(ended) = self.running.join_next_with_id().await {
+            self.ended(ended);
+        }
+        self.remember().await;
+        let Self { records, recording, .. } = self;
+        drop(records);
+        if let Some(recording) = recording
+            && tokio::time::timeout(RECORDS_GRACE, recording).await.is_err()
+        {
+            warn!("the last runs are not recorded: history is away");
         }
     }
 }
 
-/// Runs a task with its limits; a panic is a failed run.
-async fn execute(
-    spec: JobSpec,
-    mut run: JobRun,
-    services: Services,
-    clock: Clock,
-    cancel: CancellationToken,
-) -> (JobRun, Option<String>) {
-    let (task, args) = (spec.task, spec.args);
-    let mut work = tokio::spawn(async move { tasks::run(task, args, &services).await });
-    let ended = tokio::select! {
-        ended = &mut work => Some(ended),
-        () = tokio::time::sleep(spec.timeout) => None,
-        () = cancel.cancelled() => tokio::time::timeout(ABORT_GRACE, &mut work).await.ok(),
-    };
-    let (outcome, reason, report) = match ended {
-        Some(Ok(Ok(report))) => ("succeeded", String::new(), Some(report)),
-        Some(Ok(Err(error))) => ("failed", format!("{error:#}"), None),
-        Some(Err(error)) => ("failed", format!("panic: {error}"), None),
-        None if cancel.is_cancelled() => ("cancelled", "the service stops".to_owned(), None),
-        None => ("timed_out", format!("not done within {} s", spec.timeout.as_secs_f64()), None),
-    };
-    work.abort();
-    run.outcome = outcome.to_owned();
-    run.reason = reason;
-    run.finished_at = Some(clock.now().micros());
-    let summary = report.as_ref().map(|report: &Report| report.summary.clone());
-    run.report = report.map_or(String::new(), |report| report.data.to_string());
-    (run, summary)
+/// Never, once it was told.
+async fn told(found: &mut Option<oneshot::Receiver<Vec<JobRun>>>) -> Option<Vec<JobRun>> {
+    let runs = found.as_mut()?.await;
+    *found = None;
+    runs.ok()
+}
+
+fn report_saved(saved: Result<anyhow::Result<()>, JoinError>) -> Option<JoinHandle<anyhow::Result<()>>> {
+    match saved {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("a restart will not know what is paused and what was run: {error:#}"),
+        Err(error) => warn!("a restart will not know what is paused and what was run: {error}"),
+    }
+    None
+}
+
+fn new_run(firing: &Firing) -> JobRun {
+    JobRun {
+        run_id: uuid::Uuid::now_v7().to_string(),
+        job: firing.job.clone(),
+        trigger: firing.trigger.as_str().to_owned(),
+        scheduled_at: firing.scheduled_at.micros(),
+        started_at: None,
+        finished_at: None,
+        attempt: i64::from(firing.attempt),
+        outcome: "running".to_owned(),
+        reason: String::new(),
+        window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
+        report: String::new(),
+    }
+}
+
+fn said(changes: &Changes) -> String {
+    let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let Changes { added, changed, removed } = changes;
+    format!("jobs added: {}, changed: {}, removed: {}", names(added), names(changed), names(removed))
+}
+
+/// The machine's own id keeps stable jitter apart between machines that run the same file.
+fn seeds() -> Seeds {
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let machine = id.bytes().fold(0_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    Seeds { process: rand::random(), machine }
 }
 
 /// Pokes the runner once a second, by UTC.
@@ -420,27 +474,6 @@ async fn sweep(poke: Arc<Notify>) -> anyhow::Result<JobScheduler> {
     Ok(scheduler)
 }
 
-fn words(when: &When) -> String {
-    match when {
-        When::Every(period) => format!("every {}", humane(*period)),
-        When::Cron { text, timezone } => match super::planner::parse_cron(text) {
-            Ok(cron) => format!("{} ({timezone})", cron.describe()),
-            Err(_) => text.clone(),
-        },
-        When::On(events) => {
-            let names = JobEvent::ALL.iter().filter(|(_, event)| events.contains(event)).map(|(name, _)| *name);
-            format!("on {}", names.collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
-fn humane(period: Duration) -> String {
-    let seconds = period.as_secs_f64();
-    if seconds >= 3_600.0 && seconds % 3_600.0 == 0.0 {
-        format!("{} h", seconds / 3_600.0)
-    } else if seconds >= 60.0 && seconds % 60.0 == 0.0 {
-        format!("{} min", seconds / 60.0)
-    } else {
-        format!("{seconds} s")
-    }
-}
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -5,8 +5,25 @@ use std::time::Duration;
 /// A whole schedule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// By name.
+    /// `[scheduler]`.
+    pub scheduler: SchedulerOptions,
+    /// In the order of the file.
     pub jobs: Vec<JobSpec>,
+}
+
+/// `[scheduler]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerOptions {
+    /// Runs at a time; more wait. What a person asks for does not count.
+    pub max_concurrent: usize,
+    /// How long runs may take to end when the service stops, before they are aborted.
+    pub stop_grace: Duration,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        Self { max_concurrent: 8, stop_grace: Duration::from_secs(2) }
+    }
 }
 
 /// One `[job.NAME]`.
@@ -22,19 +39,66 @@ pub struct JobSpec {
     pub description: String,
     /// When it runs.
     pub when: When,
+    /// How much later than that, so that not everything starts at once.
+    pub jitter: Jitter,
+    /// What happens when it is due while it still runs.
+    pub overlap: Overlap,
+    /// What happens to instants that passed while nobody looked.
+    pub missed: Missed,
+    /// Whether each run gets the time from the last success to its own instant, without a hole or an overlap.
+    pub window: bool,
     /// A run that takes longer is told to end, then aborted.
     pub timeout: Duration,
+    /// A run that could not start within this time of its instant is skipped.
+    pub deadline: Option<Duration>,
+    /// How a run that failed is tried again.
+    pub retry: Retry,
+    /// So many failures in a row pause it; 0 never does.
+    pub pause_after: u32,
+    /// What happens to it when the service stops.
+    pub on_stop: OnStop,
     /// READY waits for its first run (`on = ["startup"]` only).
     pub blocking: bool,
     /// For the task.
     pub args: TaskArgs,
 }
 
+impl JobSpec {
+    /// A job with the defaults of the file.
+    pub fn new(name: &str, task: TaskKind, when: When) -> Self {
+        Self {
+            name: name.to_owned(),
+            task,
+            enabled: true,
+            description: String::new(),
+            when,
+            jitter: Jitter::default(),
+            overlap: Overlap::Skip,
+            missed: Missed::default(),
+            window: false,
+            timeout: Duration::from_secs(300),
+            deadline: None,
+            retry: Retry::default(),
+            pause_after: 0,
+            on_stop: OnStop::Cancel,
+            blocking: false,
+            args: TaskArgs::default(),
+        }
+    }
+}
+
 /// When a job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Every so often by the monotonic clock, from the start on.
-    Every(Duration),
+    /// Every so often by the monotonic clock.
+    Every {
+        /// The time between two runs' starts.
+        period: Duration,
+        /// Where it begins to count.
+        align: Align,
+    },
+    /// So long after its last run ended, by the monotonic clock.
+    Delay(Duration),
     /// By the calendar, in a timezone.
     Cron {
         /// Five or six fields.
@@ -46,16 +110,133 @@ pub enum When {
     On(Vec<JobEvent>),
 }
 
+impl When {
+    /// Every `period` from the start on.
+    pub fn every(period: Duration) -> Self {
+        Self::Every { period, align: Align::Start }
+    }
+}
+
+/// Where a period begins to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Align {
+    /// At the start of the service, or when the job was added.
+    #[default]
+    Start,
+    /// At multiples of the period since 1970 UTC.
+    Wall,
+}
+
+impl Align {
+    /// Both, as written.
+    pub const ALL: [(&'static str, Self); 2] = [("start", Self::Start), ("wall", Self::Wall)];
+}
+
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEvent {
     /// The service starts.
     Startup,
+    /// The service stops; the run gets the rest of `stop_grace`.
+    Shutdown,
 }
 
 impl JobEvent {
     /// Every event, as written.
-    pub const ALL: [(&'static str, Self); 1] = [("startup", Self::Startup)];
+    pub const ALL: [(&'static str, Self); 2] = [("startup", Self::Startup), ("shutdown", Self::Shutdown)];
+}
+
+/// How much later than its instant a run starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Jitter {
+    /// At most this.
+    pub max: Duration,
+    /// Always the same on this machine, instead of another one each time.
+    pub is_stable: bool,
+}
+
+/// What happens when a job is due while it still runs, or still waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlap {
+    /// The new run is skipped.
+    #[default]
+    Skip,
+    /// One run waits for the end of the other; further ones are skipped.
+    Queue,
+    /// The old run is cancelled.
+    Replace,
+}
+
+impl Overlap {
+    /// All, as written.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("skip", Self::Skip), ("queue", Self::Queue), ("replace", Self::Replace)];
+}
+
+/// What happens to instants that passed while nobody looked: the service was down, the machine slept or stalled, the
+/// clock was stepped. What is not run is recorded as skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// Which of them are run.
+    pub policy: MissedPolicy,
+    /// Those longer ago are not run.
+    pub window: Option<Duration>,
+    /// At most so many are run.
+    pub cap: usize,
+}
+
+impl Default for Missed {
+    fn default() -> Self {
+        Self { policy: MissedPolicy::RunOnce, window: None, cap: 100 }
+    }
+}
+
+/// Which missed instants are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissedPolicy {
+    /// None.
+    Skip,
+    /// The last.
+    RunOnce,
+    /// Each.
+    RunAll,
+}
+
+impl MissedPolicy {
+    /// All, as written.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("skip", Self::Skip), ("run-once", Self::RunOnce), ("run-all", Self::RunAll)];
+}
+
+/// How a run that failed or timed out is tried again; a retry keeps its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries after the first; 0 means none.
+    pub max: u32,
+    /// The wait before the first retry; it doubles each time, up to an hour.
+    pub backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max: 0, backoff: Duration::from_secs(10) }
+    }
+}
+
+/// What happens to a job when the service stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// A run gets `stop_grace` to end by itself.
+    Wait,
+    /// A run is told to end at once, and has `stop_grace` to do so.
+    Cancel,
+    /// It runs once more, within `stop_grace`.
+    Run,
+}
+
+impl OnStop {
+    /// All, as written.
+    pub const ALL: [(&'static str, Self); 3] = [("wait", Self::Wait), ("cancel", Self::Cancel), ("run", Self::Run)];
 }
 
 /// A built-in task.

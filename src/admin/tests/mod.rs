@@ -27,7 +27,7 @@ use crate::faults::Faults;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, History, TradeRow};
-use crate::jobs::spec::{JobSpec, Schedule, TaskArgs, TaskKind, When};
+use crate::jobs::spec::{JobSpec, Schedule, TaskKind, When};
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
 use crate::log::embedded::{self, EmbeddedLog};
@@ -181,19 +181,12 @@ async fn document(request: reqwest::RequestBuilder) -> (u16, Value) {
 
 /// One job that runs when it is asked to.
 fn run_jobs(services: Services, pulses: &Pulses, stop: CancellationToken) -> JobsHandle {
-    let spec = JobSpec {
-        name: "state-snapshot".to_owned(),
-        task: TaskKind::StateSnapshot,
-        enabled: true,
-        description: "Saves what is known".to_owned(),
-        when: When::Every(Duration::from_secs(3_600)),
-        timeout: Duration::from_secs(10),
-        blocking: false,
-        args: TaskArgs::default(),
-    };
+    let when = When::every(Duration::from_secs(3_600));
+    let mut spec = JobSpec::new("state-snapshot", TaskKind::StateSnapshot, when);
+    spec.description = "Saves what is known".to_owned();
     let (history, clock) = (services.history.clone(), services.clock.clone());
     let parts = RunnerParts { services, history, clock };
-    let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec] });
+    let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
     tokio::spawn(runner.run(pulses.watch("scheduler"), stop));
     jobs
 }

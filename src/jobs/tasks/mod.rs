@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::backfill;
 use crate::cache::Cache;
@@ -68,13 +69,24 @@ impl Report {
     }
 }
 
+/// What one run of a task gets.
+pub struct Context {
+    /// What it acts on.
+    pub services: Services,
+    /// Its arguments.
+    pub args: TaskArgs,
+    /// It is told to end: a task that loops looks at it, any other ends at its next await soon after.
+    pub cancel: CancellationToken,
+}
+
 /// Runs a task to its end.
-pub async fn run(task: TaskKind, args: TaskArgs, services: &Services) -> anyhow::Result<Report> {
+pub async fn run(task: TaskKind, context: &Context) -> anyhow::Result<Report> {
+    let Context { services, args, cancel } = context;
     match task {
         TaskKind::StateSnapshot => state_snapshot::run(services).await,
-        TaskKind::ConsistencyAudit => consistency_audit::run(services, args).await,
-        TaskKind::GapSweep => gap_sweep::run(services).await,
+        TaskKind::ConsistencyAudit => consistency_audit::run(services, *args).await,
+        TaskKind::GapSweep => gap_sweep::run(services, cancel).await,
         TaskKind::CachePreload => cache_preload::run(services).await,
-        TaskKind::Retention => retention::run(services, args).await,
+        TaskKind::Retention => retention::run(services, *args).await,
     }
 }

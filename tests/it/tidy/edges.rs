@@ -103,6 +103,7 @@ const PURE: &[&str] = &[
     "src/market/",
     "src/gap/",
     "src/exchange/binance",
+    "src/jobs/calendar",
     "src/jobs/planner",
     "src/jobs/spec",
     "src/consume/sorter",

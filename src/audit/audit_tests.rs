@@ -1,0 +1,313 @@
+//! Checks, repairs, sweeps, preloads and coverage on the embedded stores.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::backfill::Parts;
+use crate::cache::embedded::EmbeddedCache;
+use crate::cache::{Cache, Latest, Update};
+use crate::clock::Clock;
+use crate::consume::SharedLedger;
+use crate::gap::{Evidence, Gap, GapState, Range};
+use crate::health::Health;
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::{Batch, History, KlineRow, TradeRow};
+use crate::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
+use crate::writer::Writer;
+
+const MINUTE: i64 = 60_000_000;
+/// 2026-01-01T23:57:00Z: three minutes later every interval is over.
+const OPEN: i64 = 1_767_311_820_000_000;
+
+struct Stores {
+    history: Arc<dyn History>,
+    cache: Arc<dyn Cache>,
+    backfill: Parts,
+    _directory: TempDir,
+}
+
+impl Stores {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
+        let backfill = Parts {
+            rest: HashMap::new(),
+            dialects: HashMap::new(),
+            writer: Writer::new(history.clone(), Arc::new(Latest::default()), Health::default()),
+            ledger: SharedLedger::default(),
+            clock: Clock::from_fn(|| Timestamp(OPEN)),
+            rows: Arc::default(),
+        };
+        Self { history, cache: Arc::new(EmbeddedCache::new()), backfill, _directory: directory }
+    }
+
+    async fn store(&self, symbol: &str, ids: impl IntoIterator<Item = i64>) {
+        let trades: Vec<TradeRow> = ids.into_iter().map(|id| row(symbol, trade(id))).collect();
+        let token = format!("{symbol}:{}", trades[0].trade.id);
+        self.history.insert(&Batch { trades, token, ..Batch::default() }).await.unwrap();
+    }
+
+    async fn store_klines(&self, klines: impl IntoIterator<Item = Kline>) {
+        let exchange = Exchange::Binance;
+        let row = |kline| KlineRow { exchange, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: false };
+        let klines: Vec<KlineRow> = klines.into_iter().map(row).collect();
+        let token = format!("klines:{}", klines[0].kline.open_time);
+        self.history.insert(&Batch { klines, token, ..Batch::default() }).await.unwrap();
+    }
+
+    async fn cache_tick(&self, symbol: &str, tick: Trade) {
+        let ticks = vec![(Exchange::Binance, Symbol::new(symbol), tick)];
+        self.cache.apply(&Update { ticks, ..Update::default() }).await.unwrap();
+    }
+
+    async fn cache_kline(&self, kline: Kline) {
+        let klines = vec![(Exchange::Binance, Symbol::new("BTCUSDT"), kline)];
+        self.cache.apply(&Update { klines, ..Update::default() }).await.unwrap();
+    }
+
+    async fn kinds(&self, streams: &[Stream]) -> Vec<(String, Kind)> {
+        let report = check(&self.history, &self.cache, streams).await.unwrap();
+        assert_eq!(report.checked, streams.len());
+        report.issues.into_iter().map(|issue| (issue.symbol, issue.kind)).collect()
+    }
+
+    async fn repair(&self, streams: &[Stream]) -> RepairReport {
+        let report = check(&self.history, &self.cache, streams).await.unwrap();
+        repair(&self.cache, &self.backfill, report).await.unwrap()
+    }
+
+    async fn open_gaps(&self) -> Vec<(String, i64, i64)> {
+        let gaps = self.history.gaps(&crate::history::GapFilter::default()).await.unwrap();
+        let mut gaps: Vec<_> =
+            gaps.iter().map(|gap| (gap.evidence.by.clone(), gap.range.first, gap.range.last)).collect();
+        gaps.sort();
+        gaps
+    }
+}
+
+fn trade(id: i64) -> Trade {
+    Trade {
+        id,
+        ts: Timestamp(OPEN + id * 1_000),
+        price: Decimal::new(6_123_456 + id, 2),
+        quantity: Decimal::new(25, 2),
+        side: Side::Buy,
+    }
+}
+
+fn row(symbol: &str, trade: Trade) -> TradeRow {
+    let received_at = trade.ts;
+    TradeRow { exchange: Exchange::Binance, symbol: Symbol::new(symbol), trade, received_at, is_backfilled: false }
+}
+
+fn kline(interval: Interval, open_time: i64, close: i64, closed: bool) -> Kline {
+    let price = Decimal::from(close);
+    Kline {
+        interval,
+        open_time: Timestamp(open_time),
+        close_time: Timestamp(open_time + interval.micros() - 1_000),
+        open: price,
+        high: price,
+        low: price,
+        close: price,
+        volume: Decimal::ONE,
+        quote_volume: price,
+        trade_count: 1,
+        first_trade_id: close,
+        last_trade_id: close,
+        closed,
+    }
+}
+
+fn minute(n: i64) -> Kline {
+    kline(Interval::M1, OPEN + n * MINUTE, 100 + n, true)
+}
+
+fn streams(names: &[&str]) -> Vec<Stream> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+fn trades() -> Vec<Stream> {
+    streams(&["binance:BTCUSDT:trade"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_ids_are_equal_in_everything_or_an_issue() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.cache_tick("BTCUSDT", trade(5)).await;
+    assert_eq!(stores.kinds(&trades()).await, []);
+    for (changed, kind) in [
+        (Trade { price: trade(5).price + Decimal::new(1, 4), ..trade(5) }, Kind::PriceMismatch),
+        (Trade { quantity: Decimal::ONE, ..trade(5) }, Kind::PriceMismatch),
+        (Trade { side: Side::Sell, ..trade(5) }, Kind::PriceMismatch),
+        (Trade { ts: trade(5).ts.plus_micros(1), ..trade(5) }, Kind::TimestampMismatch),
+    ] {
+        let stores = Stores::new();
+        stores.store("BTCUSDT", 1..=5).await;
+        stores.cache_tick("BTCUSDT", changed).await;
+        assert_eq!(stores.kinds(&trades()).await, [("BTCUSDT".to_owned(), kind)], "{changed:?}");
+        let outcome = stores.repair(&trades()).await;
+        assert_eq!((outcome.repaired, outcome.unrepaired.len()), (0, 1), "nobody can say which one is right");
+        stores.store("BTCUSDT", [6]).await;
+        assert_eq!(stores.repair(&trades()).await.repaired, 1, "a newer row settles it");
+        assert_eq!(stores.kinds(&trades()).await, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_lags_or_is_cold_moves_forward_and_never_back() {
+    let stores = Stores::new();
+    let both = streams(&["binance:BTCUSDT:trade", "binance:ETHUSDT:trade", "binance:XRPUSDT:trade"]);
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.store("ETHUSDT", 1..=5).await;
+    stores.cache_tick("BTCUSDT", trade(3)).await;
+    let (btc, eth, xrp) = ("BTCUSDT".to_owned(), "ETHUSDT".to_owned(), "XRPUSDT".to_owned());
+    let missing = Kind::MissingInCache;
+    assert_eq!(stores.kinds(&both).await, [(btc, missing), (eth, missing), (xrp.clone(), Kind::NoData)]);
+    let outcome = stores.repair(&both).await;
+    assert_eq!((outcome.repaired, outcome.sent_to_backfill, outcome.unrepaired.len()), (2, 0, 0));
+    assert_eq!(stores.kinds(&both).await, [(xrp, Kind::NoData)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_history_lacks_goes_to_backfill_from_its_newest_row_on() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.cache_tick("BTCUSDT", trade(9)).await;
+    stores.store_klines([minute(0)]).await;
+    stores.cache_kline(minute(2)).await;
+    let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
+    let outcome = stores.repair(&all).await;
+    assert_eq!((outcome.repaired, outcome.sent_to_backfill, outcome.unrepaired.len()), (0, 2, 0));
+    let expected = [("audit".to_owned(), 6, 9), ("audit".to_owned(), OPEN + MINUTE, OPEN + 2 * MINUTE)];
+    assert_eq!(stores.open_gaps().await, expected);
+    stores.repair(&all).await;
+    assert_eq!(stores.open_gaps().await, expected, "what is known is not sent again");
+}
+
+// On the real clock: a paused one runs ahead while the store's own thread writes.
+#[tokio::test]
+async fn rows_that_arrive_during_the_check_are_no_issue() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.cache_tick("BTCUSDT", trade(6)).await;
+    stores.cache_kline(minute(0)).await;
+    let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
+    // The check is polled first: its first question is asked before the rows are written.
+    let arrive = async {
+        stores.store("BTCUSDT", [6]).await;
+        stores.store_klines([minute(0)]).await;
+    };
+    let (report, ()) = tokio::join!(check(&stores.history, &stores.cache, &all), arrive);
+    let issues = report.unwrap().issues;
+    assert!(issues.is_empty(), "{issues:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_kline_is_no_issue_until_history_is_past_it() {
+    let stores = Stores::new();
+    let all = streams(&["binance:BTCUSDT:kline_1m"]);
+    stores.store_klines([minute(0)]).await;
+    stores.cache_kline(kline(Interval::M1, OPEN + MINUTE, 7, false)).await;
+    assert_eq!(stores.kinds(&all).await, []);
+    stores.store_klines([minute(1)]).await;
+    assert_eq!(stores.kinds(&all).await, [("BTCUSDT".to_owned(), Kind::MissingInCache)], "closed over open");
+    assert_eq!(stores.repair(&all).await.repaired, 1);
+    assert_eq!(stores.kinds(&all).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_has_the_shape_that_others_rely_on() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", [1]).await;
+    let report = check(&stores.history, &stores.cache, &trades()).await.unwrap();
+    let expected = serde_json::json!({"checked": 1, "issues": [{
+        "exchange": "binance", "symbol": "BTCUSDT", "channel": "trade", "kind": "missing_in_cache", "cache": null,
+        "history": {"trade_id": 1, "ts": OPEN + 1_000, "price": "61234.57", "quantity": "0.25", "side": "buy"},
+    }]});
+    assert_eq!(serde_json::to_value(&report).unwrap(), expected);
+    let outcome = repair(&stores.cache, &stores.backfill, report).await.unwrap();
+    let expected = serde_json::json!({"repaired": 1, "sent_to_backfill": 0, "unrepaired": []});
+    assert_eq!(serde_json::to_value(&outcome).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_sweep_finds_every_hole_also_behind_a_thousand_that_will_never_close() {
+    let stores = Stores::new();
+    // Every second id never existed, up to 4,000; one more hole lies behind them.
+    stores.store("BTCUSDT", (1..=4_001).step_by(2).chain([4_002, 4_006])).await;
+    for first in (2..=4_000).step_by(2) {
+        let range = Range { first, last: first };
+        let mut gap = Gap::open(trades()[0].clone(), range, Evidence::default(), Timestamp(OPEN));
+        gap.advance(GapState::NeverExisted, "no such trades", Timestamp(OPEN));
+        stores.backfill.ledger.with(|ledger| ledger.update(&gap));
+    }
+    let stop = CancellationToken::new();
+    let report = sweep(&stores.history, &stores.backfill, &trades(), &stop).await.unwrap();
+    assert_eq!((report.streams, report.present, report.missing, report.opened), (1, 2_003, 2_003, 1));
+    assert_eq!(stores.open_gaps().await, [("sweep".to_owned(), 4_003, 4_005)]);
+    let report = sweep(&stores.history, &stores.backfill, &trades(), &stop).await.unwrap();
+    assert_eq!(report.opened, 0, "what is known is not opened again");
+    stop.cancel();
+    assert!(sweep(&stores.history, &stores.backfill, &trades(), &stop).await.is_err());
+}
+
+#[tokio::test]
+async fn a_cold_cache_is_filled_with_every_interval_there_is() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.store_klines([minute(0), minute(1), minute(2)]).await;
+    let hour = kline(Interval::H1, OPEN - 57 * MINUTE, 500, true);
+    stores.store_klines([hour]).await;
+    let both = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m", "binance:ETHUSDT:trade"]);
+    let report = preload(&stores.history, &stores.cache, &both).await.unwrap();
+    let expected = PreloadReport { ticks: 1, klines: 6, built: 4, absent: 6, moved: 7 };
+    assert_eq!(report, expected);
+    let symbol = Symbol::new("BTCUSDT");
+    let keys = Interval::ALL.map(|interval| (symbol.clone(), interval));
+    let klines = stores.cache.klines(Exchange::Binance, &keys).await.unwrap();
+    let shown: Vec<(i64, Decimal, Decimal, bool)> = klines
+        .into_iter()
+        .flatten()
+        .map(|kline| (kline.open_time.micros(), kline.open, kline.close, kline.closed))
+        .collect();
+    let (first, last) = (Decimal::from(100), Decimal::from(102));
+    assert_eq!(
+        shown,
+        [
+            (OPEN + 2 * MINUTE, last, last, true),
+            (OPEN - 2 * MINUTE, first, last, false),
+            (OPEN - 12 * MINUTE, first, last, false),
+            (OPEN - 57 * MINUTE, Decimal::from(500), Decimal::from(500), true),
+            (OPEN - 237 * MINUTE, first, last, false),
+            (OPEN - 1_437 * MINUTE, first, last, false),
+        ]
+    );
+    let again = preload(&stores.history, &stores.cache, &both).await.unwrap();
+    assert_eq!(again.moved, 0, "a warm cache is left alone");
+}
+
+#[tokio::test]
+async fn coverage_counts_what_exists_and_names_what_is_missing() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", (1..=10).chain(13..=20).chain(22..=30)).await;
+    let mut gap = Gap::open(trades()[0].clone(), Range { first: 11, last: 12 }, Evidence::default(), Timestamp(OPEN));
+    gap.advance(GapState::NeverExisted, "no such trades", Timestamp(OPEN));
+    let batch = Batch { gaps: vec![gap], token: "gap".to_owned(), ..Batch::default() };
+    stores.history.insert(&batch).await.unwrap();
+    let all = streams(&["binance:BTCUSDT:trade", "binance:ETHUSDT:trade", "binance:BTCUSDT:book_ticker"]);
+    let found = coverage(&stores.history, &all).await.unwrap();
+    assert_eq!(found.len(), 2, "books are not counted");
+    let btc = &found[0];
+    assert_eq!((btc.first, btc.last, btc.expected, btc.present), (Some(1), Some(30), 28, 27));
+    assert_eq!((&btc.missing, btc.complete, btc.open_gaps), (&vec![(21, 21)], false, 0));
+    assert_eq!((btc.days.len(), btc.days[0].date.as_str(), btc.days[0].expected), (1, "2026-01-01", 28));
+    stores.store("BTCUSDT", [21]).await;
+    assert!(coverage(&stores.history, &all).await.unwrap()[0].complete);
+}

@@ -1,0 +1,118 @@
+//! What the planner must still know after a restart: pauses, the last calendar instant that was dealt with, and how
+//! far windows have come. A small file of its own, not rows of the history: a pause must hold, and a window must stay
+//! contiguous, also while the history is away or is another one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+
+use crate::market::Timestamp;
+
+/// Its name in the state directory.
+pub const FILE: &str = "jobs_state.json";
+/// The file's layout.
+const SCHEMA: u32 = 1;
+
+/// What is remembered of every job, by name.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Memory {
+    schema: u32,
+    /// By name.
+    pub jobs: BTreeMap<String, Remembered>,
+}
+
+/// What is remembered of one job. Times in microseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Remembered {
+    /// Why somebody paused it; null while it is not paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// The last instant of its calendar that ran or was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<i64>,
+    /// Where its next window begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covered_to: Option<i64>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { schema: SCHEMA, jobs: BTreeMap::new() }
+    }
+}
+
+impl Memory {
+    /// Reads the file; without one nothing is remembered.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let memory: Self = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        ensure!(memory.schema == SCHEMA, "{} has layout {}, known is {SCHEMA}", path.display(), memory.schema);
+        Ok(memory)
+    }
+
+    /// Replaces the file whole: after a crash at any moment it is the old one or the new one.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self).context("write down the jobs' state")?;
+        let fresh = path.with_extension("json.new");
+        let written = || -> std::io::Result<()> {
+            let mut file = File::create(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, path)?;
+            // The rename itself must survive a power cut too.
+            match path.parent() {
+                Some(directory) => File::open(directory)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        written().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+impl Remembered {
+    /// Whether it says anything.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `last` as an instant.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last.map(Timestamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_loaded_and_a_missing_file_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        assert_eq!(Memory::load(&path).unwrap(), Memory::default());
+        let mut memory = Memory::default();
+        let remembered = Remembered { paused: Some("a move".to_owned()), last: Some(7), covered_to: None };
+        memory.jobs.insert("gap-sweep".to_owned(), remembered);
+        memory.save(&path).unwrap();
+        assert_eq!(Memory::load(&path).unwrap(), memory);
+    }
+
+    #[test]
+    fn a_torn_or_newer_file_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        for text in ["{\"schema\": 1, \"jo", "{\"schema\": 2, \"jobs\": {}}", ""] {
+            fs::write(&path, text).unwrap();
+            let error = format!("{:#}", Memory::load(&path).unwrap_err());
+            assert!(error.contains(FILE), "{error}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! One job of the plan: when it is due next, what waits, what it remembers.
+
+mod missed;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::next::{Next, draw, until_multiple};
+use super::{Act, Firing, Now, Seeds, Skip, Trigger};
+use crate::jobs::calendar::{COUNT_MAX, Passed};
+use crate::jobs::memory::Remembered;
+use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
+use crate::market::Timestamp;
+
+/// A run that starts later than this was missed, not late. Microseconds.
+const LATE_US: i64 = 10_000_000;
+/// The longest wait between two retries.
+const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
+/// A remembered instant that lies further ahead was written by a wrong clock. More than any step for a timezone's sake.
+const AHEAD_US: i64 = 25 * 3_600_000_000;
+/// Longest time until a job is looked at again: a wall clock that is slewed makes no calendar later than this times
+/// its rate (500 ppm).
+const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// What follows from a run's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Nothing out of the ordinary.
+    Nothing,
+    /// It is tried again after this time.
+    Retry(Duration),
+    /// So many failures in a row have paused the job.
+    Paused(u32),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Well.
+    Succeeded,
+    /// It failed or took too long.
+    Failed,
+    /// We ended it.
+    Cancelled,
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) spec: JobSpec,
+    next: Next,
+    paused: Option<String>,
+    /// The run that goes on.
+    running: Option<Firing>,
+    /// Due, but not started: the scheduler is full, or its own last run goes on. Bounded by `missed.cap` + 1.
+    waiting: VecDeque<Firing>,
+    /// When the failed run is tried again, by the monotonic clock.
+    retry: Option<(Duration, Firing)>,
+    failures: u32,
+    /// The last calendar instant that was dealt with.
+    last: Option<Timestamp>,
+    /// Since when it is planned.
+    since: Timestamp,
+    covered_to: Timestamp,
+    /// What passed during a pause.
+    unseen: Option<Skip>,
+    seeds: Seeds,
+    /// Until this monotonic instant nothing happens by itself.
+    idle_until: Duration,
+}
+
+impl Job {
+    pub(super) fn new(spec: JobSpec, remembered: Remembered, seeds: Seeds, now: Now) -> Self {
+        let last = remembered.last().filter(|last| last.since(now.wall) < AHEAD_US);
+        let next = Next::new(&spec, last, now);
+        let mut job = Self {
+            spec,
+            next,
+            paused: remembered.paused,
+            running: None,
+            waiting: VecDeque::new(),
+            retry: None,
+            failures: 0,
+            last,
+            since: now.wall,
+            covered_to: remembered.covered_to.map_or(now.wall, Timestamp),
+            unseen: None,
+            seeds,
+            idle_until: now.monotonic,
+        };
+        job.rest(now);
+        job
+    }
+
+    pub(super) fn remembered(&self) -> Remembered {
+        let by_calendar = self.spec.enabled && matches!(self.next, Next::Wall(..));
+        Remembered {
+            paused: self.paused.clone(),
+            last: by_calendar.then_some(self.last.unwrap_or(self.since).micros()),
+            covered_to: self.spec.window.then_some(self.covered_to.micros()),
+        }
+    }
+
+    /// Takes another specification over; the phase stays when the time did not change.
+    pub(super) fn change(&mut self, spec: JobSpec, now: Now) {
+        if (&spec.when, spec.enabled) != (&self.spec.when, self.spec.enabled) {
+            self.next = Next::new(&spec, None, now);
+            (self.last, self.since) = (None, now.wall);
+        }
+        if spec.window && !self.spec.window {
+            self.covered_to = now.wall;
+        }
+        self.spec = spec;
+        self.rest(now);
+    }
+
+    /// Moves on to `now`: what is due waits, what is not run is skipped. Returns whether there is something new to
+    /// remember.
+    pub(super) fn pass(&mut self, now: Now, stepped: bool, acts: &mut Vec<Act>) -> bool {
+        if !stepped && now.monotonic < self.idle_until {
+            return false;
+        }
+        if stepped {
+            self.realign(now);
+        }
+        let passed = self.take_passed(now);
+        let remember = passed.is_some() && matches!(self.next, Next::Wall(..));
+        if let Some(passed) = passed.filter(|_| self.spec.enabled) {
+            match self.paused.clone() {
+                Some(reason) => self.note_unseen(&passed, &reason),
+                None => self.choose(&passed, now, acts),
+            }
+        }
+        if let Some(reason) = self.paused.clone() {
+            // What waits when it is paused would be stale when it is resumed.
+            let retry = self.retry.take().map(|(_, firing)| firing);
+            for firing in std::mem::take(&mut self.waiting).into_iter().chain(retry) {
+                let at = firing.scheduled_at;
+                acts.push(Act::Skip(self.skip(at, at, 1, format!("paused: {reason}"))));
+            }
+        } else if let Some((_, firing)) = self.retry.take_if(|(at, _)| *at <= now.monotonic) {
+            self.waiting.push_front(firing);
+        }
+        self.expire(now, acts);
+        self.rest(now);
+        remember
+    }
+
+    /// The wall clock was set: what follows it is looked up anew. What has been due meanwhile still is.
+    fn realign(&mut self, now: Now) {
+        match (&mut self.next, &self.spec.when) {
+            (Next::Monotonic(next), When::Every { period, align: Align::Wall }) => {
+                *next = now.monotonic + until_multiple(*period, now.wall);
+            }
+            (Next::Wall(calendar, next), _) if next.is_none_or(|at| at > now.wall) => {
+                // A time of day that was run already is not run again because the clock went back over it; a period
+                // goes on at once. A clock that was days ahead was wrong, and so is what ran by it.
+                let run = self.last.filter(|last| calendar.is_fixed() && last.since(now.wall) < AHEAD_US);
+                *next = calendar.next(run.map_or(now.wall, |run| run.max(now.wall)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The instants up to `now`; afterwards the next one lies ahead.
+    fn take_passed(&mut self, now: Now) -> Option<Passed> {
+        let jitter = self.jitter(now);
+        match (&mut self.next, &self.spec.when) {
+            (Next::Monotonic(next), When::Every { period, .. }) => {
+                let late = now.monotonic.checked_sub(*next + jitter)?;
+                let before = u32::try_from(late.as_nanos() / period.as_nanos().max(1)).unwrap_or(u32::MAX);
+                let latest = *next + *period * before;
+                let wall = |at: Duration| now.wall.plus_micros(-(now.monotonic.saturating_sub(at).as_micros() as i64));
+                let passed =
+                    Passed { first: wall(*next), latest: wall(latest), count: u64::from(before) + 1, next: None };
+                *next = latest + *period;
+                Some(passed)
+            }
+            (Next::Monotonic(next), _) => {
+                let at = now.monotonic.checked_sub(*next + jitter)?;
+                let at = now.wall.plus_micros(-(at.as_micros() as i64));
+                self.next = Next::Unknown;
+                Some(Passed { first: at, latest: at, count: 1, next: None })
+            }
+            (Next::Wall(calendar, next), _) => {
+                let until = now.wall.plus_micros(-(jitter.as_micros() as i64));
+                let passed = calendar.passed((*next)?, until)?;
+                *next = passed.next;
+                self.last = Some(passed.latest);
+                Some(passed)
+            }
+            (Next::Unknown, _) => None,
+        }
+    }
+
+    fn firing(&self, scheduled_at: Timestamp, trigger: Trigger) -> Firing {
+        Firing { job: self.spec.name.clone(), trigger, scheduled_at, attempt: 1, window: None }
+    }
+
+    fn skip(&self, first: Timestamp, last: Timestamp, count: u64, reason: String) -> Skip {
+        Skip { job: self.spec.name.clone(), first, last, count, reason }
+    }
+
+    /// A run is due: it waits to be started, unless the job's overlap says otherwise.
+    fn offer(&mut self, firing: Firing, acts: &mut Vec<Act>) {
+        let at = firing.scheduled_at;
+        if let Some((_, retry)) = self.retry.take() {
+            // Its window begins where the failed one's does, so nothing is lost with the retry.
+            let reason = "its next run came before its retry".to_owned();
+            acts.push(Act::Skip(self.skip(retry.scheduled_at, retry.scheduled_at, 1, reason)));
+        }
+        if self.running.is_none() && self.waiting.is_empty() {
+            self.waiting.push_back(firing);
+            return;
+        }
+        let running = self.running.is_some();
+        match self.spec.overlap {
+            Overlap::Queue if self.waiting.is_empty() => self.waiting.push_back(firing),
+            Overlap::Replace => {
+                for old in std::mem::take(&mut self.waiting) {
+                    let reason = "a later run took its place".to_owned();
+                    acts.push(Act::Skip(self.skip(old.scheduled_at, old.scheduled_at, 1, reason)));
+                }
+                self.waiting.push_back(firing);
+                if running {
+                    acts.push(Act::Cancel(self.spec.name.clone()));
+                }
+            }
+            Overlap::Skip | Overlap::Queue => {
+                let reason = if running { "its last run has not ended" } else { "its last run still waits to start" };
+                acts.push(Act::Skip(self.skip(at, at, 1, reason.to_owned())));
+            }
+        }
+    }
+
+    /// What has waited beyond its deadline does not run.
+    fn expire(&mut self, now: Now, acts: &mut Vec<Act>) {
+        let Some(deadline) = self.spec.deadline else { return };
+        let limit = deadline.as_micros() as i64;
+        let (kept, expired): (VecDeque<Firing>, VecDeque<Firing>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|firing| firing.trigger != Trigger::Schedule || now.wall.since(firing.scheduled_at) <= limit);
+        self.waiting = kept;
+        for firing in expired {
+            let reason = format!("it could not start within {} s", deadline.as_secs_f64());
+            acts.push(Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)));
+        }
+    }
+
+    /// Looks when something can happen next.
+    fn rest(&mut self, now: Now) {
+        let limit = self.spec.deadline.and_then(|deadline| {
+            let first = self.waiting.iter().map(|firing| firing.scheduled_at).min()?;
+            let left = first.plus_micros(deadline.as_micros() as i64 + 1).since(now.wall);
+            Some(Duration::from_micros(left.max(0) as u64))
+        });
+        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(LOOK_MAX);
+        self.idle_until = now.monotonic + wait.min(LOOK_MAX);
+    }
+
+    /// How long nothing happens by itself; `None` when nothing will.
+    pub(super) fn idle(&self, now: Now) -> Option<Duration> {
+        let planned = !matches!(self.next, Next::Unknown | Next::Wall(_, None)) || self.retry.is_some();
+        let active = self.spec.enabled && self.paused.is_none() && planned || !self.waiting.is_empty();
+        active.then(|| self.idle_until.saturating_sub(now.monotonic))
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether something waits and nothing of its own stands in the way.
+    pub(super) fn is_ready(&self) -> bool {
+        self.running.is_none() && self.paused.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Who comes first when not all can.
+    pub(super) fn order(&self) -> (Option<Timestamp>, &str) {
+        (self.waiting.front().map(|firing| firing.scheduled_at), &self.spec.name)
+    }
+
+    /// Starts what waits.
+    pub(super) fn start(&mut self, now: Now) -> Option<Act> {
+        let firing = self.waiting.pop_front()?;
+        Some(match self.begin(firing.clone(), now) {
+            Ok(firing) => Act::Start(firing),
+            Err(reason) => Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)),
+        })
+    }
+
+    pub(super) fn ask(&mut self, now: Now) -> Result<Firing, String> {
+        if self.running.is_some() {
+            return Err("its last run has not ended".to_owned());
+        }
+        let firing = self.begin(self.firing(now.wall, Trigger::Manual), now)?;
+        // It is the retry: the same window again would be an overlap.
+        self.retry = None;
+        self.rest(now);
+        Ok(firing)
+    }
+
+    fn begin(&mut self, mut firing: Firing, now: Now) -> Result<Firing, String> {
+        // A retry keeps the window that it failed on.
+        if self.spec.window && firing.window.is_none() {
+            let to = firing.scheduled_at.min(now.wall);
+            if to <= self.covered_to {
+                return Err(format!("its window is empty: everything up to {} is done", self.covered_to));
+            }
+            firing.window = Some((self.covered_to, to));
+        }
+        self.running = Some(firing.clone());
+        Ok(firing)
+    }
+
+    pub(super) fn event(&mut self, event: JobEvent, now: Now, acts: &mut Vec<Act>) {
+        let wanted = matches!(&self.spec.when, When::On(events) if events.contains(&event));
+        if !wanted || !self.spec.enabled {
+            return;
+        }
+        match self.paused.clone() {
+            None => self.offer(self.firing(now.wall, Trigger::Event), acts),
+            Some(reason) => {
+                let reason = format!("paused: {reason}");
+                acts.push(Act::Skip(self.skip(now.wall, now.wall, 1, reason)));
+            }
+        }
+    }
+
+    pub(super) fn finished(&mut self, ended: Ended, now: Now) -> Afterwards {
+        let afterwards = self.follow(ended, now);
+        self.rest(now);
+        afterwards
+    }
+
+    fn follow(&mut self, ended: Ended, now: Now) -> Afterwards {
+        let Some(firing) = self.running.take() else { return Afterwards::Nothing };
+        if let (Some((_, to)), Ended::Succeeded) = (firing.window, ended) {
+            self.covered_to = self.covered_to.max(to);
+        }
+        if let When::Delay(delay) = self.spec.when {
+            self.next = Next::Monotonic(now.monotonic + delay);
+        }
+        match ended {
+            Ended::Succeeded => self.failures = 0,
+            Ended::Failed => self.failures += 1,
+            Ended::Cancelled => {}
+        }
+        if ended != Ended::Failed {
+            return Afterwards::Nothing;
+        }
+        if self.spec.pause_after > 0 && self.failures >= self.spec.pause_after && self.paused.is_none() {
+            self.paused = Some(format!("it failed {} times in a row", self.failures));
+            return Afterwards::Paused(self.failures);
+        }
+        if firing.attempt > self.spec.retry.max || !self.waiting.is_empty() {
+            return Afterwards::Nothing;
+        }
+        let doubled = self.spec.retry.backoff.saturating_mul(1_u32.checked_shl(firing.attempt - 1).unwrap_or(u32::MAX));
+        // Up to a quarter more, so that what failed together is not tried again together.
+        let backoff = doubled.min(BACKOFF_MAX);
+        let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, backoff / 4);
+        let again = Firing { trigger: Trigger::Retry, attempt: firing.attempt + 1, ..firing };
+        self.retry = Some((now.monotonic + wait, again));
+        Afterwards::Retry(wait)
+    }
+
+    pub(super) fn paused(&self) -> Option<&str> {
+        self.paused.as_deref()
+    }
+
+    pub(super) fn pause(&mut self, reason: &str) {
+        self.paused = Some(reason.to_owned());
+        self.idle_until = Duration::ZERO;
+    }
+
+    pub(super) fn resume(&mut self, now: Now, acts: &mut Vec<Act>) {
+        if self.paused.is_none() {
+            return;
+        }
+        self.idle_until = Duration::ZERO;
+        self.pass(now, false, acts);
+        self.paused = None;
+        self.next = Next::new(&self.spec, None, now);
+        self.since = now.wall;
+        self.failures = 0;
+        acts.extend(self.unseen.take().map(Act::Skip));
+        self.rest(now);
+    }
+
+    fn note_unseen(&mut self, passed: &Passed, reason: &str) {
+        let mut skip = match self.unseen.take() {
+            Some(skip) => skip,
+            None => self.skip(passed.first, passed.latest, 0, format!("paused: {reason}")),
+        };
+        skip.last = passed.latest;
+        skip.count += passed.count;
+        self.unseen = Some(skip);
+    }
+
+    /// How long until it is due by itself.
+    pub(super) fn wait(&self, now: Now) -> Option<Duration> {
+        if !self.spec.enabled || self.paused.is_some() {
+            return None;
+        }
+        let jitter = self.jitter(now);
+        let next = match &self.next {
+            Next::Monotonic(next) => Some((*next + jitter).saturating_sub(now.monotonic)),
+            Next::Wall(_, next) => next.map(|at| {
+                let at = at.plus_micros(jitter.as_micros() as i64);
+                Duration::from_micros(at.since(now.wall).max(0) as u64)
+            }),
+            Next::Unknown => None,
+        };
+        let retry = self.retry.as_ref().map(|(at, _)| at.saturating_sub(now.monotonic));
+        next.into_iter().chain(retry).min()
+    }
+
+    /// How much later than its next instant it starts.
+    fn jitter(&self, now: Now) -> Duration {
+        let jitter = self.spec.jitter;
+        if jitter.max.is_zero() {
+            return Duration::ZERO;
+        }
+        if jitter.is_stable {
+            return draw(self.seeds.machine, &self.spec.name, 0, jitter.max);
+        }
+        let instant = match &self.next {
+            Next::Monotonic(next) => next.as_nanos() as i64,
+            Next::Wall(_, next) => next.unwrap_or(now.wall).micros(),
+            Next::Unknown => 0,
+        };
+        draw(self.seeds.process, &self.spec.name, instant, jitter.max)
+    }
+}

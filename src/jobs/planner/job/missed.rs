@@ -1,0 +1,79 @@
+//! Instants that passed before anybody looked: which of them are run, and what is said of the others.
+
+use super::super::next::Next;
+use super::{Act, COUNT_MAX, Job, LATE_US, MissedPolicy, Now, Passed, Timestamp, Trigger, When};
+
+impl Job {
+    /// Which of the instants that passed are run.
+    pub(super) fn choose(&mut self, passed: &Passed, now: Now, acts: &mut Vec<Act>) {
+        let late = now.wall.since(passed.latest) > LATE_US;
+        let missed = self.spec.missed;
+        let too_old = |at: Timestamp| {
+            let window = missed.window.map_or(i64::MAX, |window| i64::try_from(window.as_micros()).unwrap_or(i64::MAX));
+            now.wall.since(at) > window
+        };
+        let mut run = Vec::new();
+        match missed.policy {
+            MissedPolicy::Skip if late => {}
+            // Too many were passed to count them: the clock was set by years.
+            MissedPolicy::RunAll if passed.count < COUNT_MAX || !matches!(self.next, Next::Wall(..)) => {
+                // The latest ones, when there are more than the cap.
+                let mut at = self.back(passed, missed.cap as u64);
+                while let Some(instant) = at.filter(|at| *at <= passed.latest) {
+                    run.extend(Some(instant).filter(|instant| !too_old(*instant)));
+                    at = self.after(instant);
+                }
+            }
+            _ => {
+                run.extend(Some(passed.latest).filter(|latest| !late || !too_old(*latest)));
+            }
+        }
+        let skipped = passed.count - (run.len() as u64).min(passed.count);
+        if skipped > 0 {
+            // Where the run ones begin; not looked for when there were too many to count.
+            let counted = !run.is_empty() && passed.count < COUNT_MAX;
+            let last = if counted { self.back(passed, run.len() as u64 + 1) } else { None };
+            let last = last.unwrap_or(passed.latest);
+            let reason = "passed while nobody looked: the service was down, slept or stalled".to_owned();
+            acts.push(Act::Skip(self.skip(passed.first, last, skipped, reason)));
+        }
+        let many = run.len() > 1;
+        for instant in run {
+            let trigger = if late || many { Trigger::CatchUp } else { Trigger::Schedule };
+            let firing = self.firing(instant, trigger);
+            if !many {
+                self.offer(firing, acts);
+            } else if self.waiting.len() < missed.cap {
+                self.waiting.push_back(firing);
+            } else {
+                let reason = format!("{} runs wait already", self.waiting.len());
+                acts.push(Act::Skip(self.skip(instant, instant, 1, reason)));
+            }
+        }
+    }
+
+    /// The first of the last `count` instants.
+    fn back(&self, passed: &Passed, count: u64) -> Option<Timestamp> {
+        let mut at = passed.first;
+        match &self.spec.when {
+            When::Every { period, .. } => {
+                let before = passed.count.saturating_sub(count) as i64;
+                Some(at.plus_micros(before.saturating_mul(period.as_micros() as i64)))
+            }
+            _ => {
+                for _ in count..passed.count {
+                    at = self.after(at)?;
+                }
+                Some(at)
+            }
+        }
+    }
+
+    fn after(&self, instant: Timestamp) -> Option<Timestamp> {
+        match (&self.next, &self.spec.when) {
+            (Next::Wall(calendar, _), _) => calendar.next(instant),
+            (_, When::Every { period, .. }) => Some(instant.plus_micros(period.as_micros() as i64)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Decides what is due. Pure: both clocks are given, nothing is read, nothing is spawned.
+//!
+//! `every` and `delay` follow the monotonic clock, so neither a step of the wall clock nor daylight saving moves them.
+//! `cron` follows the wall clock; when that is stepped, the next instant is looked up anew. Instants that pass while
+//! nobody looks (a stall, a suspended machine, a stopped service) are missed: the job says which of them are run, and
+//! for the others there is an [`Act::Skip`]. Nothing is skipped in silence.
+
+mod job;
+mod next;
+mod simulate;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub use super::calendar::{Calendar, next_cron, parse_cron};
+pub use job::{Afterwards, Ended};
+pub use simulate::simulate;
+
+use super::memory::{Memory, Remembered};
+use super::spec::{JobEvent, JobSpec, Schedule, SchedulerOptions};
+use crate::market::Timestamp;
+use job::Job;
+
+/// A difference between the two clocks' progress beyond this is a step of the wall clock. Microseconds.
+const STEP_US: i64 = 1_500_000;
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// The monotonic clock, since any origin.
+    pub monotonic: Duration,
+}
+
+/// Why a run starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Its time has come.
+    Schedule,
+    /// Its time had passed unseen.
+    CatchUp,
+    /// Somebody asked.
+    Manual,
+    /// It failed before.
+    Retry,
+    /// Something happened.
+    Event,
+}
+
+impl Trigger {
+    /// As recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::CatchUp => "catch-up",
+            Self::Manual => "manual",
+            Self::Retry => "retry",
+            Self::Event => "event",
+        }
+    }
+}
+
+/// A run that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firing {
+    /// The job.
+    pub job: String,
+    /// Why.
+    pub trigger: Trigger,
+    /// When it should have started.
+    pub scheduled_at: Timestamp,
+    /// 1 for the first try.
+    pub attempt: u32,
+    /// `[from, to)`, when the job has windows.
+    pub window: Option<(Timestamp, Timestamp)>,
+}
+
+/// Instants that are not run, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// The job.
+    pub job: String,
+    /// The first of them.
+    pub first: Timestamp,
+    /// The last of them.
+    pub last: Timestamp,
+    /// How many.
+    pub count: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Start this run, and say [`Planner::finished`] when it ends.
+    Start(Firing),
+    /// Cancel the job's run; its successor waits for its end.
+    Cancel(String),
+    /// Record that these do not run.
+    Skip(Skip),
+}
+
+/// What a new schedule changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Names of new jobs.
+    pub added: Vec<String>,
+    /// Names of changed jobs.
+    pub changed: Vec<String>,
+    /// Names of jobs that are gone.
+    pub removed: Vec<String>,
+}
+
+/// What jitter is drawn from: the same seeds, the same instants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seeds {
+    /// Another one in each process.
+    pub process: u64,
+    /// The same one on this machine always.
+    pub machine: u64,
+}
+
+/// Plans a schedule.
+#[derive(Debug)]
+pub struct Planner {
+    options: SchedulerOptions,
+    jobs: Vec<Job>,
+    /// Where each name is in `jobs`.
+    places: HashMap<String, usize>,
+    seeds: Seeds,
+    seen: Now,
+    changed: bool,
+}
+
+impl Planner {
+    /// Plans from `now` on, and deals with what was missed since what is remembered.
+    pub fn new(schedule: Schedule, memory: &Memory, seeds: Seeds, now: Now) -> Self {
+        let remembered = |name: &str| memory.jobs.get(name).cloned().unwrap_or_default();
+        let job = |spec: JobSpec| {
+            let remembered = remembered(&spec.name);
+            Job::new(spec, remembered, seeds, now)
+        };
+        let jobs: Vec<Job> = schedule.jobs.into_iter().map(job).collect();
+        let places = places(&jobs);
+        Self { options: schedule.scheduler, jobs, places, seeds, seen: now, changed: true }
+    }
+
+    /// Everything that is to be done now, starts in the order in which they were scheduled.
+    pub fn due(&mut self, now: Now) -> Vec<Act> {
+        let elapsed = now.monotonic.saturating_sub(self.seen.monotonic).as_micros() as i64;
+        let stepped = (now.wall.since(self.seen.wall) - elapsed).abs() > STEP_US;
+        self.seen = now;
+        let mut acts = Vec::new();
+        for job in &mut self.jobs {
+            self.changed |= job.pass(now, stepped, &mut acts);
+        }
+        let mut ready: Vec<usize> = (0..self.jobs.len()).filter(|at| self.jobs[*at].is_ready()).collect();
+        ready.sort_by(|a, b| self.jobs[*a].order().cmp(&self.jobs[*b].order()));
+        let mut room = self.room();
+        for at in ready {
+            if room == 0 {
+                break;
+            }
+            let act = self.jobs[at].start(now);
+            room -= usize::from(matches!(act, Some(Act::Start(_))));
+            acts.extend(act);
+        }
+        acts
+    }
+
+    /// How long until something may be due, as far as can be said now; half a minute at most, because the wall clock
+    /// may be slewed. `None` when nothing will be.
+    pub fn wait(&self, now: Now) -> Option<Duration> {
+        let full = self.room() == 0;
+        let wait = |job: &Job| if job.is_ready() && !full { Some(Duration::ZERO) } else { job.idle(now) };
+        self.jobs.iter().filter_map(wait).min()
+    }
+
+    /// When a job is due next, by the wall clock.
+    pub fn next(&self, name: &str, now: Now) -> Option<Timestamp> {
+        let wait = self.job(name)?.wait(now)?;
+        Some(now.wall.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// A run that somebody asked for starts now, or there is a reason why not.
+    pub fn ask(&mut self, name: &str, now: Now) -> Result<Firing, String> {
+        let Some(job) = self.job_mut(name) else {
+            return Err(format!("there is no job `{name}`"));
+        };
+        job.ask(now)
+    }
+
+    /// Something happened: its jobs are due at once.
+    pub fn event(&mut self, event: JobEvent, now: Now) -> Vec<Act> {
+        let mut acts = Vec::new();
+        for job in &mut self.jobs {
+            job.event(event, now, &mut acts);
+        }
+        acts
+    }
+
+    /// A run has ended, well or not; says what follows from it.
+    pub fn finished(&mut self, name: &str, ended: Ended, now: Now) -> Afterwards {
+        let Some(job) = self.job_mut(name) else { return Afterwards::Nothing };
+        let afterwards = job.finished(ended, now);
+        self.changed = true;
+        afterwards
+    }
+
+    /// Every job as it was written.
+    pub fn specs(&self) -> impl Iterator<Item = &JobSpec> {
+        self.jobs.iter().map(|job| &job.spec)
+    }
+
+    /// The job of this name.
+    pub fn spec(&self, name: &str) -> Option<&JobSpec> {
+        self.job(name).map(|job| &job.spec)
+    }
+
+    /// `[scheduler]`.
+    pub fn options(&self) -> SchedulerOptions {
+        self.options
+    }
+
+    /// Why a job is paused, if it is.
+    pub fn paused(&self, name: &str) -> Option<&str> {
+        self.job(name)?.paused()
+    }
+
+    /// Pauses a job; false when there is none of this name.
+    pub fn pause(&mut self, name: &str, reason: &str) -> bool {
+        let Some(job) = self.job_mut(name) else { return false };
+        job.pause(reason);
+        self.changed = true;
+        true
+    }
+
+    /// Resumes a job, which goes on from `now`; `None` when there is none of this name. The acts tell which instants
+    /// passed during the pause.
+    pub fn resume(&mut self, name: &str, now: Now) -> Option<Vec<Act>> {
+        let job = self.job_mut(name)?;
+        let mut acts = Vec::new();
+        job.resume(now, &mut acts);
+        self.changed = true;
+        Some(acts)
+    }
+
+    /// Takes a new schedule over; jobs whose time did not change keep their phase.
+    pub fn replace(&mut self, schedule: Schedule, now: Now) -> Changes {
+        let changes = self.compare(&schedule);
+        let mut before = std::mem::take(&mut self.jobs);
+        for spec in schedule.jobs {
+            let known = before.iter().position(|job| job.spec.name == spec.name);
+            self.jobs.push(match known.map(|at| before.swap_remove(at)) {
+                Some(mut old) => {
+                    old.change(spec, now);
+                    old
+                }
+                None => Job::new(spec, Remembered::default(), self.seeds, now),
+            });
+        }
+        self.places = places(&self.jobs);
+        self.options = schedule.scheduler;
+        self.changed = true;
+        changes
+    }
+
+    /// What [`Planner::replace`] would change.
+    pub fn compare(&self, schedule: &Schedule) -> Changes {
+        let mut changes = Changes::default();
+        for spec in &schedule.jobs {
+            match self.spec(&spec.name) {
+                None => changes.added.push(spec.name.clone()),
+                Some(old) if old != spec => changes.changed.push(spec.name.clone()),
+                Some(_) => {}
+            }
+        }
+        let gone = self.specs().filter(|old| !schedule.jobs.iter().any(|spec| spec.name == old.name));
+        changes.removed = gone.map(|old| old.name.clone()).collect();
+        changes
+    }
+
+    /// What must survive a restart, when it changed since the last call.
+    pub fn news(&mut self) -> Option<Memory> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let mut memory = Memory::default();
+        for job in &self.jobs {
+            let remembered = job.remembered();
+            if !remembered.is_empty() {
+                memory.jobs.insert(job.spec.name.clone(), remembered);
+            }
+        }
+        Some(memory)
+    }
+
+    fn job(&self, name: &str) -> Option<&Job> {
+        self.jobs.get(*self.places.get(name)?)
+    }
+
+    fn job_mut(&mut self, name: &str) -> Option<&mut Job> {
+        self.jobs.get_mut(*self.places.get(name)?)
+    }
+
+    /// How many more runs may go on.
+    fn room(&self) -> usize {
+        let running = self.jobs.iter().filter(|job| job.is_running()).count();
+        self.options.max_concurrent.saturating_sub(running)
+    }
+}
+
+fn places(jobs: &[Job]) -> HashMap<String, usize> {
+    jobs.iter().enumerate().map(|(at, job)| (job.spec.name.clone(), at)).collect()
+}
+
+#[cfg(test)]
+#[path = "planner_tests.rs"]
+mod tests;

@@ -1,0 +1,401 @@
+//! What is due when, on two clocks that a test moves.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use proptest::prelude::*;
+
+use super::*;
+use crate::jobs::spec::{Align, Jitter, JobEvent, MissedPolicy, Overlap, Retry, SchedulerOptions, TaskKind, When};
+
+fn job(name: &str, when: When) -> JobSpec {
+    JobSpec::new(name, TaskKind::StateSnapshot, when)
+}
+
+fn every(name: &str, seconds: u64) -> JobSpec {
+    job(name, When::every(Duration::from_secs(seconds)))
+}
+
+fn cron(name: &str, text: &str) -> JobSpec {
+    job(name, When::Cron { text: text.to_owned(), timezone: Tz::UTC })
+}
+
+fn at(seconds: f64) -> Now {
+    Now { wall: Timestamp((seconds * 1e6) as i64), monotonic: Duration::from_secs_f64(seconds) }
+}
+
+fn schedule(jobs: impl IntoIterator<Item = JobSpec>) -> Schedule {
+    Schedule { jobs: jobs.into_iter().collect(), ..Schedule::default() }
+}
+
+fn planner(jobs: impl IntoIterator<Item = JobSpec>, now: Now) -> Planner {
+    Planner::new(schedule(jobs), &Memory::default(), Seeds::default(), now)
+}
+
+/// What is due; each run ends at once and well.
+fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skip>) {
+    let (mut started, mut skipped) = (Vec::new(), Vec::new());
+    loop {
+        let acts = planner.due(now);
+        let before = started.len();
+        for act in acts {
+            match act {
+                Act::Start(firing) => {
+                    planner.finished(&firing.job, Ended::Succeeded, now);
+                    started.push(firing);
+                }
+                Act::Skip(skip) => skipped.push(skip),
+                Act::Cancel(job) => panic!("{job} is cancelled although nothing runs"),
+            }
+        }
+        if started.len() == before {
+            return (started, skipped);
+        }
+    }
+}
+
+fn started(planner: &mut Planner, now: Now) -> Vec<String> {
+    run(planner, now).0.into_iter().map(|firing| firing.job).collect()
+}
+
+fn one_skip(acts: &[Act]) -> &Skip {
+    match acts {
+        [Act::Skip(skip)] => skip,
+        other => panic!("not one skip: {other:?}"),
+    }
+}
+
+#[test]
+fn a_period_fires_once_a_period() {
+    let mut planner = planner([every("job", 30)], at(0.0));
+    assert_eq!(planner.wait(at(0.0)), Some(Duration::from_secs(30)));
+    assert_eq!(planner.due(at(29.9)), []);
+    assert_eq!(started(&mut planner, at(30.0)), ["job"]);
+    assert_eq!(planner.due(at(30.1)), []);
+    let (fired, _) = run(&mut planner, at(60.2));
+    assert_eq!((fired[0].scheduled_at, fired[0].trigger), (Timestamp(60_000_000), Trigger::Schedule));
+}
+
+#[test]
+fn a_period_may_be_aligned_with_the_wall_clock_and_follows_its_steps() {
+    let spec = job("job", When::Every { period: Duration::from_secs(60), align: Align::Wall });
+    let mut planner = planner([spec], at(1_030.0));
+    assert_eq!(planner.next("job", at(1_030.0)), Some(at(1_080.0).wall));
+    let stepped = Now { wall: Timestamp(2_000_000_000 + 55_000_000), monotonic: Duration::from_secs(1_031) };
+    assert_eq!(planner.due(stepped), []);
+    assert_eq!(planner.next("job", stepped), Some(Timestamp(2_100_000_000)));
+}
+
+#[test]
+fn a_stall_is_one_run_and_a_recorded_skip_of_the_others() {
+    for (stall, missed) in [(30.0, 0), (75.0, 1), (3_000.0, 99)] {
+        let mut planner = planner([every("job", 30), cron("cron", "*/30 * * * * *")], at(0.0));
+        let (fired, skips) = run(&mut planner, at(stall));
+        assert_eq!(fired.len(), 2, "{stall}");
+        let counts: Vec<u64> = skips.iter().map(|skip| skip.count).collect();
+        assert_eq!(counts, if missed == 0 { vec![] } else { vec![missed; 2] }, "{stall}");
+        assert_eq!(run(&mut planner, at(stall + 0.1)), (vec![], vec![]));
+        assert_eq!(started(&mut planner, at(stall + 30.0)).len(), 2, "it goes on after a stall");
+    }
+}
+
+#[test]
+fn missed_instants_are_run_as_the_job_says() {
+    for (policy, window, runs, skipped) in [
+        (MissedPolicy::Skip, None, 0, 20),
+        (MissedPolicy::RunOnce, None, 1, 19),
+        (MissedPolicy::RunOnce, Some(5), 0, 20),
+        (MissedPolicy::RunAll, None, 10, 10),
+        (MissedPolicy::RunAll, Some(150), 3, 17),
+    ] {
+        let mut spec = cron("job", "* * * * *");
+        spec.missed.policy = policy;
+        spec.missed.window = window.map(Duration::from_secs);
+        spec.missed.cap = 10;
+        let mut planner = planner([spec], at(0.0));
+        let (fired, skips) = run(&mut planner, at(20.0 * 60.0 + 20.0));
+        let count: u64 = skips.iter().map(|skip| skip.count).sum();
+        assert_eq!((fired.len(), count), (runs, skipped), "{policy:?} {window:?}");
+        let ordered = fired.windows(2).all(|pair| pair[1].scheduled_at.since(pair[0].scheduled_at) == 60_000_000);
+        assert!(ordered && fired.iter().all(|firing| firing.trigger == Trigger::CatchUp));
+        assert!(fired.last().is_none_or(|last| last.scheduled_at == Timestamp(1_200_000_000)));
+    }
+}
+
+#[test]
+fn what_was_missed_while_the_service_was_down_is_caught_up_or_recorded() {
+    let mut first = planner([cron("job", "0 * * * *"), every("other", 60)], at(100.0));
+    assert_eq!(started(&mut first, at(3_600.5)), ["other", "job"]);
+    let memory = first.news().unwrap();
+    // Three hours later in another process: its monotonic clock begins anew.
+    let now = Now { wall: Timestamp(4 * 3_600_000_000 + 5), monotonic: Duration::ZERO };
+    let again = schedule([cron("job", "0 * * * *"), every("other", 60)]);
+    let mut second = Planner::new(again, &memory, Seeds::default(), now);
+    let (fired, skips) = run(&mut second, now);
+    assert_eq!((fired.len(), fired[0].scheduled_at), (1, Timestamp(4 * 3_600_000_000)));
+    assert_eq!((skips.len(), skips[0].count, skips[0].first), (1, 2, Timestamp(2 * 3_600_000_000)));
+}
+
+#[test]
+fn a_step_of_the_wall_clock_moves_no_period_and_silences_no_cron() {
+    for step in [3_600.0, -3_600.0, 86_400.0, -86_400.0] {
+        let start = 1_700_000_000.0;
+        let mut planner = planner([every("every", 30), cron("cron", "0 */5 * * * *")], at(start));
+        let (mut periods, mut crons) = (0, Vec::new());
+        for second in 1..=1_200 {
+            let second = f64::from(second);
+            let wall = if second > 400.0 { start + second + step } else { start + second };
+            let now = Now { wall: at(wall).wall, monotonic: at(start + second).monotonic };
+            for firing in run(&mut planner, now).0 {
+                match firing.job.as_str() {
+                    "every" => periods += 1,
+                    _ => crons.push(second),
+                }
+            }
+        }
+        assert_eq!(periods, 40, "{step}");
+        let longest = crons.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(longest <= 300.0 && crons.len() >= 4, "{step}: {crons:?}");
+    }
+}
+
+#[test]
+fn a_time_of_day_is_not_run_again_when_the_clock_goes_back_over_it() {
+    let day = 86_400.0;
+    let mut planner = planner([cron("job", "30 2 * * *")], at(day));
+    assert_eq!(started(&mut planner, at(day + 9_000.0)), ["job"]);
+    let back = |seconds: f64| Now { wall: at(day + 9_100.0 - 3_600.0 + seconds).wall, ..at(day + 9_100.0 + seconds) };
+    assert_eq!(started(&mut planner, back(0.0)), Vec::<String>::new());
+    assert_eq!(started(&mut planner, back(4_000.0)), Vec::<String>::new());
+    assert_eq!(planner.next("job", back(4_000.0)), Some(at(2.0 * day + 9_000.0).wall));
+}
+
+#[test]
+fn an_overlap_is_skipped_queued_or_replaces_and_never_silent() {
+    for overlap in [Overlap::Skip, Overlap::Queue, Overlap::Replace] {
+        let mut spec = every("job", 10);
+        spec.overlap = overlap;
+        let mut planner = planner([spec], at(0.0));
+        assert!(matches!(planner.due(at(10.0))[..], [Act::Start(_)]));
+        let acts = planner.due(at(20.0));
+        match overlap {
+            Overlap::Skip => assert_eq!(one_skip(&acts).reason, "its last run has not ended"),
+            Overlap::Queue => assert_eq!(acts, []),
+            Overlap::Replace => assert_eq!(acts, [Act::Cancel("job".to_owned())]),
+        }
+        if overlap == Overlap::Queue {
+            assert_eq!(one_skip(&planner.due(at(30.0))).count, 1);
+        }
+        planner.finished("job", Ended::Cancelled, at(35.0));
+        let after: Vec<Act> = planner.due(at(35.0));
+        match overlap {
+            // What was due at 30 was skipped as well by now.
+            Overlap::Skip => assert_eq!(after.len(), 1),
+            _ => assert!(after.iter().any(|act| matches!(act, Act::Start(_))), "{overlap:?}: {after:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
+    let mut late = every("late", 10);
+    late.deadline = Some(Duration::from_secs(5));
+    let mut planner = planner([every("a", 10), every("b", 10), late], at(0.0));
+    planner.options = SchedulerOptions { max_concurrent: 1, ..SchedulerOptions::default() };
+    let names = |acts: Vec<Act>| -> Vec<String> {
+        let name = |act| if let Act::Start(firing) = act { Some(firing.job) } else { None };
+        acts.into_iter().filter_map(name).collect()
+    };
+    assert_eq!(names(planner.due(at(10.0))), ["a"]);
+    assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a full scheduler does not spin");
+    planner.finished("a", Ended::Succeeded, at(12.0));
+    assert_eq!(names(planner.due(at(12.0))), ["b"]);
+    let acts = planner.due(at(15.1));
+    assert_eq!(one_skip(&acts).reason, "it could not start within 5 s");
+}
+
+#[test]
+fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
+    let mut spec = every("job", 1_000);
+    spec.window = true;
+    spec.retry = Retry { max: 2, backoff: Duration::from_secs(10) };
+    let mut planner = planner([spec], at(0.0));
+    let mut now = 1_000.0;
+    for attempt in 1..=3 {
+        let acts = planner.due(at(now));
+        let [Act::Start(firing)] = &acts[..] else { panic!("{acts:?}") };
+        assert_eq!((firing.attempt, firing.window), (attempt, Some((Timestamp(0), Timestamp(1_000_000_000)))));
+        match planner.finished("job", Ended::Failed, at(now)) {
+            Afterwards::Retry(wait) => {
+                let doubled = Duration::from_secs(10 << (attempt - 1));
+                assert!(attempt < 3 && (doubled..=doubled * 5 / 4).contains(&wait), "{wait:?}");
+                now += wait.as_secs_f64() + 0.001;
+            }
+            Afterwards::Nothing => assert_eq!(attempt, 3),
+            Afterwards::Paused(_) => panic!("nobody asked for a pause"),
+        }
+    }
+    let (fired, _) = run(&mut planner, at(2_000.0));
+    assert_eq!(fired[0].window, Some((Timestamp(0), Timestamp(2_000_000_000))), "the next run covers what failed");
+}
+
+#[test]
+fn failures_in_a_row_pause_a_job_also_over_a_restart() {
+    let mut spec = every("job", 10);
+    spec.pause_after = 2;
+    let mut planner = planner([spec.clone()], at(0.0));
+    for (now, after) in [(10.0, Afterwards::Nothing), (20.0, Afterwards::Paused(2))] {
+        assert_eq!(planner.due(at(now)).len(), 1);
+        assert_eq!(planner.finished("job", Ended::Failed, at(now)), after);
+    }
+    let memory = planner.news().unwrap();
+    let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), at(25.0));
+    assert_eq!(planner.paused("job"), Some("it failed 2 times in a row"));
+    assert_eq!(planner.wait(at(25.0)), None);
+}
+
+#[test]
+fn a_delay_begins_at_the_end_of_the_last_run() {
+    let mut planner = planner([job("job", When::Delay(Duration::from_secs(10)))], at(0.0));
+    assert!(matches!(planner.due(at(10.0))[..], [Act::Start(_)]));
+    assert_eq!((planner.due(at(50.0)), planner.wait(at(50.0))), (vec![], None));
+    planner.finished("job", Ended::Succeeded, at(60.0));
+    assert_eq!(planner.wait(at(60.0)), Some(Duration::from_secs(10)));
+}
+
+#[test]
+fn an_event_starts_its_jobs_and_no_others() {
+    let on = job("on", When::On(vec![JobEvent::Startup]));
+    let mut planner = planner([on, every("job", 10), job("end", When::On(vec![JobEvent::Shutdown]))], at(0.0));
+    assert_eq!(planner.event(JobEvent::Startup, at(1.0)), []);
+    let (fired, _) = run(&mut planner, at(1.0));
+    assert_eq!((fired.len(), fired[0].job.as_str(), fired[0].trigger), (1, "on", Trigger::Event));
+}
+
+#[test]
+fn jitter_is_drawn_anew_or_stays_but_is_the_same_for_the_same_seed() {
+    let waits = |is_stable: bool, process: u64| -> Vec<i64> {
+        let mut spec = every("job", 100);
+        spec.jitter = Jitter { max: Duration::from_secs(20), is_stable };
+        let seeds = Seeds { process, machine: 7 };
+        let mut planner = Planner::new(schedule([spec]), &Memory::default(), seeds, at(0.0));
+        let wait = |n: u32| {
+            let now = at(f64::from(n) * 100.0 + 50.0);
+            run(&mut planner, now);
+            planner.next("job", now).unwrap().since(now.wall) - 50_000_000
+        };
+        (0..20).map(wait).collect()
+    };
+    assert_eq!(waits(false, 1), waits(false, 1));
+    assert_ne!(waits(false, 1), waits(false, 2));
+    assert_eq!(waits(true, 1), waits(true, 2));
+    assert!(waits(true, 1).windows(2).all(|pair| pair[0] == pair[1]));
+    assert!(waits(false, 3).iter().all(|wait| (0..=20_000_000).contains(wait)));
+}
+
+#[test]
+fn a_new_schedule_leaves_unchanged_jobs_their_phase() {
+    let mut planner = planner([every("kept", 30), every("changed", 30), every("gone", 30)], at(0.0));
+    let mut kept = every("kept", 30);
+    kept.timeout = Duration::from_secs(1);
+    let changes = planner.replace(schedule([kept, every("changed", 60), every("new", 10)]), at(20.0));
+    assert_eq!(
+        (changes.added, changes.changed),
+        (vec!["new".to_owned()], vec!["kept".to_owned(), "changed".to_owned()])
+    );
+    assert_eq!(changes.removed, ["gone"]);
+    assert_eq!(started(&mut planner, at(30.0)), ["kept", "new"], "another timeout is no other phase");
+}
+
+#[test]
+fn a_paused_job_does_not_run_resumes_from_now_and_says_what_passed() {
+    let mut planner = planner([every("job", 30)], at(0.0));
+    assert!(planner.pause("job", "a move") && !planner.pause("other", ""));
+    assert_eq!((planner.due(at(100.0)), planner.wait(at(100.0))), (vec![], None));
+    let acts = planner.resume("job", at(105.0)).unwrap();
+    let skip = one_skip(&acts);
+    assert_eq!((skip.count, skip.first, skip.reason.as_str()), (3, Timestamp(30_000_000), "paused: a move"));
+    assert_eq!(planner.due(at(134.9)), []);
+    assert_eq!(run(&mut planner, at(135.0)), (vec![planner_firing(135.0)], vec![]));
+}
+
+fn planner_firing(seconds: f64) -> Firing {
+    let scheduled_at = at(seconds).wall;
+    Firing { job: "job".to_owned(), trigger: Trigger::Schedule, scheduled_at, attempt: 1, window: None }
+}
+
+#[test]
+fn a_thousand_jobs_are_simulated_in_order() {
+    let periods = (0..500).map(|n| every(&format!("every-{n}"), 30 + n % 90));
+    let crons = (0..500).map(|n| cron(&format!("cron-{n}"), &format!("{} */{} * * * *", n % 60, 1 + n % 20)));
+    let (mut fired, mut last) = (0, Timestamp(0));
+    simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200), |_, at| {
+        assert!(at >= last);
+        (fired, last) = (fired + 1, at);
+    });
+    assert!(fired > 50_000, "{fired}");
+}
+
+proptest! {
+    #[test]
+    fn runs_and_skips_together_are_the_periods_that_passed(
+        period in 1_u64..50, looks in prop::collection::vec(1_u64..200, 1..60),
+    ) {
+        let mut planner = planner([every("job", period)], at(0.0));
+        let (mut now, mut counted) = (0, 0);
+        for look in looks {
+            now += look;
+            let (fired, skips) = run(&mut planner, at(now as f64));
+            counted += fired.len() as u64 + skips.iter().map(|skip| skip.count).sum::<u64>();
+        }
+        prop_assert_eq!(counted, now / period);
+    }
+
+    #[test]
+    fn successful_windows_have_no_hole_and_no_overlap(
+        is_cron in any::<bool>(), retries in 0_u32..3,
+        steps in prop::collection::vec((1_u64..400, 0_u8..12), 1..200),
+    ) {
+        let mut spec = if is_cron { cron("job", "* * * * *") } else { every("job", 60) };
+        spec.window = true;
+        spec.overlap = Overlap::Queue;
+        spec.retry = Retry { max: retries, backoff: Duration::from_secs(7) };
+        let mut planner = planner([spec.clone()], at(0.0));
+        let (mut memory, mut boot, mut now) = (planner.news().unwrap(), 0, 0);
+        let (mut running, mut covered): (Option<Firing>, Timestamp) = (None, Timestamp(0));
+        for (seconds, what) in steps {
+            now += seconds;
+            let clock = |boot: u64| Now { wall: at(now as f64).wall, monotonic: Duration::from_secs(now - boot) };
+            if let (Some(firing), 0..=7) = (&running, what) {
+                let succeeded = what < 4;
+                if succeeded {
+                    let (from, to) = firing.window.unwrap();
+                    prop_assert_eq!(from, covered);
+                    prop_assert!(to > from);
+                    covered = to;
+                }
+                planner.finished("job", if succeeded { Ended::Succeeded } else { Ended::Failed }, clock(boot));
+                running = None;
+            }
+            match what {
+                8 => { planner.pause("job", "a move"); }
+                9 => { planner.resume("job", clock(boot)); }
+                10 => {
+                    (boot, running) = (now, None);
+                    planner = Planner::new(schedule([spec.clone()]), &memory, Seeds::default(), clock(boot));
+                }
+                11 => if let Ok(firing) = planner.ask("job", clock(boot)) { running = Some(firing) },
+                _ => {}
+            }
+            for act in planner.due(clock(boot)) {
+                if let Act::Start(firing) = act {
+                    prop_assert!(running.is_none());
+                    running = Some(firing);
+                }
+            }
+            if let Some(news) = planner.news() {
+                memory = news;
+            }
+        }
+    }
+}

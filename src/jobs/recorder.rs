@@ -1,0 +1,116 @@
+//! Writes runs to history, beside the runner: a history that is slow or away delays no run and stills no pulse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::history::{History, HistoryError, JobRun};
+use crate::market::Timestamp;
+
+/// Runs that may wait for history; beyond them the journal alone tells of a run.
+pub(super) const RECORDS_MAX: usize = 1_024;
+/// Longest write before it is tried again.
+const PUT_MAX: Duration = Duration::from_secs(5);
+/// How soon a history that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Runs looked through for those that a dead process left behind.
+const LOOK_BACK: usize = 1_000;
+
+/// A run to write, and who waits for its end.
+pub(super) struct Record {
+    pub(super) run: JobRun,
+    pub(super) done: Option<oneshot::Sender<JobRun>>,
+}
+
+pub(super) struct Recorder {
+    history: Arc<dyn History>,
+    clock: Clock,
+    records: mpsc::Receiver<Record>,
+    /// Runs scheduled before it are of another process.
+    born: Timestamp,
+}
+
+impl Recorder {
+    pub(super) fn new(history: Arc<dyn History>, clock: Clock, records: mpsc::Receiver<Record>) -> Self {
+        let born = clock.now();
+        Self { history, clock, records, born }
+    }
+
+    /// Writes until the runner is gone; `found` gets the newest run of each job from before this process.
+    pub(super) async fn run(mut self, found: oneshot::Sender<Vec<JobRun>>) {
+        let mut found = Some(found);
+        loop {
+            if let Some(waiting) = found.take() {
+                match tokio::time::timeout(PUT_MAX, self.close_interrupted()).await {
+                    // The runner may be gone already; what it would have shown, nobody sees.
+                    Ok(Ok(runs)) => drop(waiting.send(runs)),
+                    Ok(Err(_)) | Err(_) => found = Some(waiting),
+                }
+            }
+            let record = if found.is_some() {
+                match tokio::time::timeout(AGAIN, self.records.recv()).await {
+                    Ok(record) => record,
+                    Err(_elapsed) => continue,
+                }
+            } else {
+                self.records.recv().await
+            };
+            let Some(record) = record else { return };
+            self.write(record).await;
+        }
+    }
+
+    /// Writes a run, however long history is away; when we are stopping, it is tried once.
+    async fn write(&self, mut record: Record) {
+        let mut failed = false;
+        loop {
+            let why = match tokio::time::timeout(PUT_MAX, self.history.put_run(&record.run)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error.to_string(),
+                Err(_elapsed) => format!("no answer within {} s", PUT_MAX.as_secs()),
+            };
+            let run = &record.run;
+            if !failed {
+                warn!(JOB = %run.job, RUN_ID = %run.run_id, error = %why, "cannot record a run of {} yet: {why}", run.job);
+            }
+            failed = true;
+            tell(&mut record);
+            if self.records.is_closed() {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        tell(&mut record);
+        if failed {
+            info!(JOB = %record.run.job, RUN_ID = %record.run.run_id, "history records runs again");
+        }
+    }
+
+    /// Runs that a dead process left behind did not end well. Returns the newest of each job.
+    async fn close_interrupted(&self) -> Result<Vec<JobRun>, HistoryError> {
+        let mut newest: Vec<JobRun> = Vec::new();
+        for mut run in self.history.runs(None, LOOK_BACK).await? {
+            let of_another_process = run.started_at.is_none_or(|at| at < self.born.micros());
+            if run.outcome == "running" && of_another_process {
+                run.outcome = "failed".to_owned();
+                run.reason = "the process ended during the run".to_owned();
+                run.finished_at = Some(self.clock.now().micros());
+                self.history.put_run(&run).await?;
+            }
+            if of_another_process && !newest.iter().any(|known| known.job == run.job) {
+                newest.push(run);
+            }
+        }
+        Ok(newest)
+    }
+}
+
+/// Whoever waited may be gone; the run is recorded either way.
+fn tell(record: &mut Record) {
+    if let Some(done) = record.done.take() {
+        done.send(record.run.clone()).ok();
+    }
+}

@@ -1,0 +1,384 @@
+//! Real tasks on embedded stores, on a clock that does not wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::*;
+use crate::backfill;
+use crate::cache::Latest;
+use crate::cache::embedded::EmbeddedCache;
+use crate::consume::SharedLedger;
+use crate::faults::Faults;
+use crate::health::Health;
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::faulty::FaultyHistory;
+use crate::jobs::spec::{MissedPolicy, Overlap, Retry, TaskKind};
+use crate::jobs::tasks::{LogRetention, Save};
+use crate::log::embedded::{self, EmbeddedLog};
+use crate::pulse::Pulses;
+use crate::writer::Writer;
+
+/// Wall time of the tests' beginning: 2026-01-01.
+const START: i64 = 1_767_225_600_000_000;
+
+/// A directory with stores, as one process after the other finds it.
+struct House {
+    directory: TempDir,
+    history: Arc<dyn History>,
+    faults: Faults,
+}
+
+/// A runner at work.
+struct Working {
+    jobs: JobsHandle,
+    stop: CancellationToken,
+    done: JoinHandle<anyhow::Result<()>>,
+    pulses: Pulses,
+}
+
+fn clock() -> Clock {
+    let origin = Instant::now();
+    Clock::from_fn(move || Timestamp(START).plus_micros(origin.elapsed().as_micros() as i64))
+}
+
+impl House {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
+        Self { directory, history, faults: Faults::none() }
+    }
+
+    fn services(&self, clock: &Clock, save: Save) -> Services {
+        let log = self.directory.path().join("log.db");
+        let history: Arc<dyn History> = Arc::new(FaultyHistory::new(self.history.clone(), self.faults.clone()));
+        let backfill = backfill::Parts {
+            rest: HashMap::new(),
+            dialects: HashMap::new(),
+            writer: Writer::new(history.clone(), Arc::new(Latest::default()), Health::default()),
+            ledger: SharedLedger::default(),
+            clock: clock.clone(),
+            rows: Arc::default(),
+        };
+        Services {
+            log: Arc::new(EmbeddedLog::open(&log, embedded::Options::default()).unwrap()),
+            log_retention: LogRetention { age: Duration::from_secs(60), bytes: 1 << 30 },
+            history,
+            cache: Arc::new(EmbeddedCache::new()),
+            backfill,
+            streams: watch::channel(Vec::new()).1,
+            save,
+            clock: clock.clone(),
+        }
+    }
+
+    fn runner(&self, schedule: Schedule, save: Save) -> (Runner, JobsHandle) {
+        let clock = clock();
+        let services = self.services(&clock, save);
+        let history = services.history.clone();
+        Runner::new(RunnerParts { services, history, clock }, schedule, Some(self.directory.path()))
+    }
+
+    fn work(&self, jobs: Vec<JobSpec>, save: Save) -> Working {
+        let (runner, jobs) = self.runner(schedule(jobs), save);
+        let (pulses, stop) = (Pulses::default(), CancellationToken::new());
+        let done = tokio::spawn(runner.run(pulses.watch("scheduler"), stop.clone()));
+        Working { jobs, stop, done, pulses }
+    }
+
+    async fn runs(&self) -> Vec<JobRun> {
+        self.history.runs(None, 1_000).await.unwrap()
+    }
+
+    /// Waits for a run like this; time passes by itself while everybody waits.
+    async fn until(&self, what: &str, wanted: impl Fn(&JobRun) -> bool) -> JobRun {
+        for _ in 0..20_000 {
+            if let Some(run) = self.runs().await.into_iter().find(|run| wanted(run)) {
+                return run;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what}: {:#?}", self.runs().await);
+    }
+}
+
+impl Working {
+    async fn end(self) {
+        self.stop.cancel();
+        self.done.await.unwrap().unwrap();
+    }
+
+    async fn status(&self) -> JobStatus {
+        self.jobs.list().await.unwrap().remove(0)
+    }
+}
+
+fn schedule(jobs: Vec<JobSpec>) -> Schedule {
+    Schedule { jobs, ..Schedule::default() }
+}
+
+fn every(seconds: u64) -> JobSpec {
+    JobSpec::new("job", TaskKind::StateSnapshot, When::every(Duration::from_secs(seconds)))
+}
+
+fn saves() -> Save {
+    Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) }))
+}
+
+/// A task that takes its time.
+fn slow(seconds: u64) -> Save {
+    Arc::new(move || {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok("slow".to_owned())
+        })
+    })
+}
+
+/// A task that fails so many times and then succeeds.
+fn fails(times: usize) -> Save {
+    let calls = Arc::new(AtomicUsize::new(0));
+    Arc::new(move || {
+        let calls = calls.clone();
+        Box::pin(async move {
+            match calls.fetch_add(1, Ordering::SeqCst) {
+                call if call < times => anyhow::bail!("no disk"),
+                _ => Ok("saved".to_owned()),
+            }
+        })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_recorded_from_its_start_to_its_end() {
+    let house = House::new();
+    let working = house.work(vec![every(30)], saves());
+    let run = house.until("a run", |run| run.outcome == "succeeded").await;
+    assert_eq!((run.trigger.as_str(), run.attempt), ("schedule", 1));
+    assert_eq!(run.scheduled_at, START + 30_000_000);
+    assert!(run.started_at >= Some(run.scheduled_at) && run.finished_at >= run.started_at, "{run:?}");
+    let status = working.status().await;
+    assert_eq!(status.last_summary.as_deref(), Some("generation 7"));
+    assert_eq!((status.last_lateness_ms, status.runs >= 1), (Some(0), true));
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_a_failed_run_and_the_next_one_is_tried() {
+    let house = House::new();
+    let save: Save = Arc::new(|| Box::pin(async { panic!("a bug") }));
+    let working = house.work(vec![every(30)], save);
+    let run = house.until("a failed run", |run| run.outcome == "failed").await;
+    assert_eq!(run.reason, "panic: a bug");
+    house.until("another one", |next| next.outcome == "failed" && next.run_id != run.run_id).await;
+    assert_eq!(working.status().await.last_outcome.as_deref(), Some("failed"));
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_takes_too_long_is_timed_out() {
+    let house = House::new();
+    let mut spec = every(300);
+    spec.timeout = Duration::from_secs(5);
+    let working = house.work(vec![spec], slow(100));
+    let run = house.until("a late run", |run| run.outcome == "timed_out").await;
+    assert_eq!(run.reason, "not done within 5 s");
+    assert_eq!(run.finished_at.unwrap() - run.started_at.unwrap(), 7_000_000, "it gets 2 s to end");
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_run_is_tried_again() {
+    let house = House::new();
+    let mut spec = every(600);
+    spec.retry = Retry { max: 3, backoff: Duration::from_secs(10) };
+    let working = house.work(vec![spec], fails(2));
+    let run = house.until("the third try", |run| run.outcome == "succeeded").await;
+    assert_eq!((run.attempt, run.trigger.as_str()), (3, "retry"));
+    assert_eq!(run.scheduled_at, START + 600_000_000, "it is the run of its instant still");
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_overlaps_is_recorded_as_skipped_or_replaces() {
+    let house = House::new();
+    let working = house.work(vec![every(10)], slow(35));
+    let run = house.until("a skipped run", |run| run.outcome == "skipped").await;
+    assert_eq!((run.reason.as_str(), run.started_at), ("its last run has not ended", None));
+    working.end().await;
+    let house = House::new();
+    let mut spec = every(10);
+    spec.overlap = Overlap::Replace;
+    let working = house.work(vec![spec], slow(35));
+    let first = house.until("a replaced run", |run| run.outcome == "cancelled").await;
+    let second = |run: &JobRun| run.outcome == "running" && run.scheduled_at > first.scheduled_at;
+    house.until("its successor", second).await;
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
+    let house = House::new();
+    let working = house.work(vec![every(3_600)], slow(5));
+    let jobs = working.jobs.clone();
+    let first = tokio::spawn(async move { jobs.run_to_end("job").await.unwrap().unwrap() });
+    house.until("a run", |run| run.outcome == "running").await;
+    assert_eq!(working.jobs.run("job").await.unwrap(), Err("its last run has not ended".to_owned()));
+    assert_eq!(working.jobs.run("other").await.unwrap(), Err("there is no job `other`".to_owned()));
+    let run = first.await.unwrap();
+    assert_eq!((run.outcome.as_str(), run.trigger.as_str()), ("succeeded", "manual"));
+    assert!(house.runs().await.contains(&run), "who waited for the end finds the run in history");
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
+    let house = House::new();
+    let working = house.work(vec![every(30)], saves());
+    assert!(working.jobs.pause_because("job", "a move").await.unwrap());
+    working.end().await;
+    let working = house.work(vec![every(30)], saves());
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let status = working.status().await;
+    assert_eq!((status.paused_reason.as_deref(), status.next_run), (Some("a move"), None));
+    assert_eq!(house.runs().await, []);
+    assert!(working.jobs.pause("job", false).await.unwrap());
+    let run = house.until("what passed", |run| run.outcome == "skipped").await;
+    assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
+    house.until("a run after the pause", |run| run.outcome == "succeeded").await;
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_a_dead_process_left_is_failed_and_still_the_last_one() {
+    let house = House::new();
+    let firing = Firing {
+        job: "job".to_owned(),
+        trigger: crate::jobs::planner::Trigger::Schedule,
+        scheduled_at: Timestamp(START - 5_000_000),
+        attempt: 1,
+        window: None,
+    };
+    let mut left = new_run(&firing);
+    left.started_at = Some(left.scheduled_at);
+    house.history.put_run(&left).await.unwrap();
+    house.faults.set_outage(true);
+    let working = house.work(vec![every(3_600)], saves());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    house.faults.set_outage(false);
+    let run = house.until("the run is closed", |run| run.run_id == left.run_id && run.outcome == "failed").await;
+    assert_eq!(run.reason, "the process ended during the run");
+    while working.status().await.last_outcome.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(working.status().await.last_outcome.as_deref(), Some("failed"));
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_away_delays_no_run_and_gets_every_record_later() {
+    let house = House::new();
+    house.faults.set_outage(true);
+    let working = house.work(vec![every(10)], saves());
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert_eq!(working.status().await.runs, 6);
+    let beats = working.pulses.beats()[0].count;
+    assert!(beats >= 60, "{beats} beats in 65 s");
+    house.faults.set_outage(false);
+    for n in 1..=6 {
+        let at = START + n * 10_000_000;
+        house.until("a record", |run| run.scheduled_at == at && run.outcome == "succeeded").await;
+    }
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_waits_for_blocking_jobs_but_not_for_ever() {
+    for (takes, waits) in [(3, 3), (60, 10)] {
+        let house = House::new();
+        let mut spec = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Startup]));
+        spec.blocking = true;
+        let (mut runner, jobs) = house.runner(schedule(vec![spec]), slow(takes));
+        let began = Instant::now();
+        runner.run_blocking().await;
+        assert_eq!(began.elapsed().as_secs(), waits);
+        let stop = CancellationToken::new();
+        let done = tokio::spawn(runner.run(Pulses::default().watch("scheduler"), stop.clone()));
+        let run = house.until("it ends all the same", |run| run.outcome == "succeeded").await;
+        assert_eq!(run.trigger, "event");
+        drop(jobs);
+        stop.cancel();
+        done.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_end_within_the_grace_when_the_service_stops() {
+    for (on_stop, takes, outcome) in
+        [(OnStop::Wait, 1, "succeeded"), (OnStop::Wait, 60, "cancelled"), (OnStop::Cancel, 60, "cancelled")]
+    {
+        let house = House::new();
+        let mut spec = every(10);
+        spec.on_stop = on_stop;
+        let working = house.work(vec![spec], slow(takes));
+        house.until("a run", |run| run.outcome == "running").await;
+        let began = Instant::now();
+        working.end().await;
+        assert!(began.elapsed() <= Duration::from_millis(2_100), "{on_stop:?}: {:?}", began.elapsed());
+        assert_eq!(house.runs().await[0].outcome, outcome, "{on_stop:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_may_run_once_more_at_the_stop() {
+    let house = House::new();
+    let mut spec = every(3_600);
+    spec.on_stop = OnStop::Run;
+    let working = house.work(vec![spec], saves());
+    working.status().await;
+    working.end().await;
+    let runs = house.runs().await;
+    assert_eq!((runs[0].outcome.as_str(), runs[0].trigger.as_str()), ("succeeded", "event"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_calendar_missed_while_the_service_was_down_is_caught_up() {
+    let house = House::new();
+    let cron = || {
+        let when = When::Cron { text: "0 * * * *".to_owned(), timezone: chrono_tz::Tz::UTC };
+        let mut spec = JobSpec::new("job", TaskKind::StateSnapshot, when);
+        spec.missed.policy = MissedPolicy::RunOnce;
+        spec
+    };
+    let mut memory = Memory::default();
+    let last = crate::jobs::memory::Remembered { last: Some(START - 3 * 3_600_000_000), ..Default::default() };
+    memory.jobs.insert("job".to_owned(), last);
+    memory.save(&house.directory.path().join(memory::FILE)).unwrap();
+    let working = house.work(vec![cron()], saves());
+    let run = house.until("the catch-up", |run| run.outcome == "succeeded").await;
+    assert_eq!(run.scheduled_at, START);
+    let skipped = house.until("what was not", |run| run.outcome == "skipped").await;
+    let stretch = "2 instants from 2025-12-31T22:00:00.000Z to 2025-12-31T23:00:00.000Z: passed while nobody looked";
+    assert!(skipped.reason.starts_with(stretch), "{}", skipped.reason);
+    working.end().await;
+    let again = house.work(vec![cron()], saves());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(again.status().await.runs, 0, "an instant that was dealt with is not dealt with again");
+    again.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
+    let house = House::new();
+    let working = house.work(vec![every(10)], slow(5));
+    house.until("a run", |run| run.outcome == "running").await;
+    let said = working.jobs.replace(schedule(vec![]), true).await.unwrap();
+    assert_eq!(said, "jobs added: none, changed: none, removed: job");
+    assert_eq!(working.jobs.list().await.unwrap().len(), 1, "a dry run changes nothing");
+    working.jobs.replace(schedule(vec![]), false).await.unwrap();
+    assert_eq!(working.jobs.list().await.unwrap().len(), 0);
+    house.until("its end", |run| run.outcome == "succeeded").await;
+    working.end().await;
+}
