@@ -317,6 +317,7 @@ fn flow(
     let mut sorter = Sorter::new(markets.iter().map(|market| market.dialect.clone()));
     sorter.seed(watermarks);
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let (ours, our_streams) = watch::channel(Vec::new());
     let parts = consume::Parts {
         log: service.log.clone(),
         writer,
@@ -324,6 +325,8 @@ fn flow(
         board: service.board.clone(),
         health: service.health.clone(),
         clock: service.clock.clone(),
+        streams: service.streams.clone(),
+        ours,
     };
     let (pulse, drain) = (service.pulses.watch("consume"), groups.consume.stop.clone());
     // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
@@ -368,7 +371,7 @@ fn flow(
             board: service.board.clone(),
             questions: questions.clone(),
             carriers: market.sockets.carriers(),
-            streams: service.streams.clone(),
+            streams: our_streams.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),
             options: TailOptions::default(),

@@ -141,6 +141,9 @@ pub trait Log: Send + Sync {
     /// Frames of one partition from `offset` on, at most `limit`, for replay; empty at the end.
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError>;
 
+    /// Which partition takes the frames of this key; `None` while the log cannot know.
+    fn partition(&self, key: &str) -> Option<Partition>;
+
     /// First, end and committed positions, and the size.
     async fn usage(&self) -> Result<LogUsage, LogError>;
 

@@ -22,7 +22,7 @@ mod settings;
 mod topic;
 mod watch;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ struct Shared {
     reader: Mutex<Option<Reader>>,
     /// Whether the topic was seen with all its partitions.
     is_ready: AtomicBool,
+    /// How many partitions it has; 0 until it was seen.
+    partitions: AtomicU32,
     closed: Arc<AtomicBool>,
 }
 
@@ -86,6 +88,7 @@ impl KafkaLog {
             reader_config,
             reader: Mutex::default(),
             is_ready: AtomicBool::new(false),
+            partitions: AtomicU32::new(0),
             closed: Arc::default(),
         };
         let log = Self {
@@ -119,7 +122,8 @@ impl KafkaLog {
 impl Shared {
     fn ensure_topic(&self) -> Result<(), LogError> {
         if !self.is_ready.load(Ordering::Acquire) {
-            topic::ensure(&self.asker, &self.reader_config, &self.options)?;
+            let partitions = topic::ensure(&self.asker, &self.reader_config, &self.options)?;
+            self.partitions.store(partitions as u32, Ordering::Release);
             self.is_ready.store(true, Ordering::Release);
         }
         Ok(())
@@ -164,6 +168,12 @@ impl Log for KafkaLog {
 
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
         self.blocking(move |shared| shared.read(partition, offset, limit)).await
+    }
+
+    /// The partitioner `consistent`: it must say where a frame will go before there is one.
+    fn partition(&self, key: &str) -> Option<Partition> {
+        let partitions = self.shared.partitions.load(Ordering::Acquire);
+        (partitions > 0).then(|| (crc32fast::hash(key.as_bytes()) % partitions) as Partition)
     }
 
     async fn usage(&self) -> Result<LogUsage, LogError> {

@@ -121,8 +121,12 @@ impl ConsumerContext for Group {
         }
     }
 
-    fn post_rebalance(&self, _client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(partitions) = rebalance {
+            // librdkafka remembers that a partition was paused when it left: it would come back silent, for good.
+            if let Err(error) = client.resume(partitions) {
+                self.handover.trouble(LogError::Fatal(format!("cannot resume partitions: {error}")));
+            }
             self.handover.assigned(self.ours(partitions));
         }
     }

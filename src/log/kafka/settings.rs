@@ -54,6 +54,8 @@ pub(super) fn producer(options: &KafkaOptions) -> Result<ClientConfig, LogError>
     user(&mut config, options)?;
     config.set("enable.idempotence", "true");
     config.set("acks", "all");
+    // A key's partition is its CRC-32 modulo their number: `KafkaLog::partition` says the same.
+    config.set("partitioner", "consistent");
     // Five minutes by default: then a broker away for six would fail what waits.
     config.set("message.timeout.ms", "0");
     Ok(config)

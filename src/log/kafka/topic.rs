@@ -81,8 +81,13 @@ pub(super) fn create(config: &ClientConfig, watch: &Watch, options: &Options, br
     Ok(())
 }
 
-/// Makes the topic when it is missing and waits until it can be used. Blocks, with the runtime at hand.
-pub(super) fn ensure(client: &BaseConsumer<Watch>, config: &ClientConfig, options: &Options) -> Result<(), LogError> {
+/// Makes the topic when it is missing and waits until it can be used; returns how many partitions it has. Blocks, with
+/// the runtime at hand.
+pub(super) fn ensure(
+    client: &BaseConsumer<Watch>,
+    config: &ClientConfig,
+    options: &Options,
+) -> Result<usize, LogError> {
     let kafka = &options.kafka;
     let mut seen = look(client, &kafka.topic)?;
     if seen.partitions.is_empty() {
@@ -104,7 +109,7 @@ pub(super) fn ensure(client: &BaseConsumer<Watch>, config: &ClientConfig, option
             kafka.partitions
         );
     }
-    Ok(())
+    Ok(seen.partitions.len())
 }
 
 /// Where the topic begins and ends, and what the group has committed. Blocks.

@@ -105,7 +105,8 @@ impl Worker {
                 self.assigned.retain(|partition| !partitions.contains(partition));
                 let mut positions = after(&self.taken);
                 positions.retain(|partition, _| partitions.contains(partition));
-                done.send(positions).unwrap();
+                // A worker that was busy for longer than the deadline is not waited for.
+                done.send(positions).ok();
             }
             Err(LogError::Unavailable(why)) => eprintln!("not consumed: {why}"),
             Err(LogError::Fatal(why)) => panic!("{why}"),
@@ -145,6 +146,9 @@ async fn streams_spread_over_the_partitions_and_stay_whole() {
     assert_eq!(usage.end.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(usage.end.values().sum::<i64>(), 3_000);
     assert_eq!(usage.lag(), 3_000);
+    for record in everything(&log).await {
+        assert_eq!(log.partition(&record.frame.key), Some(record.partition), "{}", record.frame.key);
+    }
     assert_whole(&everything(&log).await, &spread(0..3_000));
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 3_000).await;
@@ -230,6 +234,36 @@ async fn two_recorders_share_the_partitions_and_one_takes_over() {
     taken.append(&mut one.taken);
     taken.sort_by_key(|record| (record.partition, record.offset));
     assert_whole(&taken, &spread(0..4_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_left_while_it_was_paused_and_comes_back_is_consumed() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let options = kafka.topic(3);
+    let log = open(&options, "one").await;
+    for start in (0..40_000).step_by(1_000) {
+        log.append(spread(start..start + 1_000)).await.unwrap();
+    }
+    let mut one = Worker::new(&log).await;
+    turn_until(&mut [&mut one], "one begins", |w| !w[0].taken.is_empty()).await;
+    // One is busy: what it was read ahead fills up, and its partitions are paused.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let other = open(&options, "two").await;
+    let mut two = Worker::new(&other).await;
+    turn_until(&mut [&mut two], "two gets a share", |w| !w[0].assigned.is_empty()).await;
+    let mut taken = std::mem::take(&mut two.taken);
+    drop((two, other));
+    let place = |record: &Record| (record.partition, record.offset);
+    let mut came: BTreeSet<(Partition, i64)> = taken.iter().map(place).collect();
+    let began = Instant::now();
+    while came.len() < 40_000 {
+        assert!(began.elapsed() < DEADLINE, "{} of 40000 came", came.len());
+        one.turn().await;
+        came.extend(one.taken.iter().map(place));
+        taken.append(&mut one.taken);
+    }
+    let once: BTreeMap<_, Record> = taken.into_iter().map(|record| (place(&record), record)).collect();
+    assert_whole(&once.into_values().collect::<Vec<_>>(), &spread(0..40_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
