@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tracing::warn;
 
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::consume;
-use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY, UNAVAILABLE};
 use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
@@ -99,15 +98,22 @@ fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
     Ok(name)
 }
 
-/// Opens the history. A server that is away is waited for at most 10 s; then its calls fail with
-/// [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
+/// Opens the history for a command, which cannot do without.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
+    let (history, answer) = history_or_later(config).await?;
+    answer.map_err(|why| Failure::new(UNAVAILABLE, anyhow!("history is away: {why}")))?;
+    Ok(history)
+}
+
+/// Opens the history, and says whether it answers. A server that is away is waited for at most 10 s; then its calls
+/// fail with [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
+pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
     match config.history.backend {
         history::Backend::Embedded => {
             let path = config.data_dir.join("history.db");
             let opened = tokio::task::spawn_blocking(move || EmbeddedHistory::open(&path)).await;
             match opened.context("open the history")? {
-                Ok(history) => Ok(Arc::new(history)),
+                Ok(history) => Ok((Arc::new(history), Ok(()))),
                 Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
                 Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
                     Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
@@ -116,15 +122,22 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
         }
         history::Backend::Clickhouse => {
             let history = ClickhouseHistory::new(&config.history.clickhouse);
-            match tokio::time::timeout(OPEN_MAX, history.prepare()).await {
-                Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
-                    return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
+            let until = tokio::time::Instant::now() + OPEN_MAX;
+            let answer = loop {
+                match tokio::time::timeout_at(until, history.prepare()).await {
+                    Ok(Ok(_identity)) => break Ok(()),
+                    Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
+                        return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
+                    }
+                    Ok(Err(HistoryError::Unavailable(why))) if tokio::time::Instant::now() >= until => break Err(why),
+                    Ok(Err(HistoryError::Unavailable(why))) => {
+                        tracing::debug!("history is not there yet: {why}");
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                    }
+                    Err(_elapsed) => break Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
                 }
-                Ok(Err(HistoryError::Unavailable(why))) => warn!(error = %why, "history is away for now: {why}"),
-                Err(_elapsed) => warn!("history did not answer within {} s", OPEN_MAX.as_secs()),
-                Ok(Ok(_identity)) => {}
-            }
-            Ok(Arc::new(history))
+            };
+            Ok((Arc::new(history), answer))
         }
     }
 }

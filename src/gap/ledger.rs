@@ -78,6 +78,12 @@ impl Ledger {
         changed
     }
 
+    /// Takes over what another ledger knows.
+    pub fn absorb(&mut self, other: Self) {
+        self.open.extend(other.open);
+        self.settled.extend(other.settled);
+    }
+
     /// Takes over the rows of a store for streams that were another recorder's until now.
     pub fn adopt(&mut self, rows: impl IntoIterator<Item = Gap>) {
         for gap in rows {
