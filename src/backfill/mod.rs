@@ -74,14 +74,14 @@ pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
             Some(ended) = running.join_next() => match ended {
                 Ok((gap_id, again)) => {
-                    parts.ledger.with(|ledger| ledger.release(&gap_id));
+                    parts.ledger.with(|ledger| ledger.unclaim(&gap_id));
                     due.insert(gap_id, again);
                 }
                 Err(error) => {
                     // Which gap it was is not told; all that are busy are looked at again.
                     warn!("a repair ended in a panic: {error}");
                     running.shutdown().await;
-                    parts.ledger.with(|ledger| ledger.release_all());
+                    parts.ledger.with(|ledger| ledger.unclaim_all());
                 }
             },
         }

@@ -112,12 +112,12 @@ impl Ledger {
     }
 
     /// The repair is over.
-    pub fn release(&mut self, gap_id: &str) {
+    pub fn unclaim(&mut self, gap_id: &str) {
         self.claimed.remove(gap_id);
     }
 
     /// Nobody repairs anything any more.
-    pub fn release_all(&mut self) {
+    pub fn unclaim_all(&mut self) {
         self.claimed.clear();
     }
 
@@ -140,6 +140,25 @@ impl Ledger {
             self.update(gap);
         }
         changed
+    }
+
+    /// Takes over what another ledger knows.
+    pub fn absorb(&mut self, other: Self) {
+        self.open.extend(other.open);
+        self.settled.extend(other.settled);
+    }
+
+    /// Takes over the rows of a store for streams that were another recorder's until now.
+    pub fn adopt(&mut self, rows: impl IntoIterator<Item = Gap>) {
+        for gap in rows {
+            self.place(gap);
+        }
+    }
+
+    /// Forgets the rows of streams that `keep` does not name, as another recorder sees to them from now on.
+    pub fn release(&mut self, keep: impl Fn(&Stream) -> bool) {
+        self.open.retain(|_, gap| keep(&gap.stream));
+        self.settled.retain(|stream, _| keep(stream));
     }
 
     /// Every open row.
@@ -232,7 +251,7 @@ mod tests {
         let live = ledger.rows().find(|gap| gap.range.first == 10).unwrap().gap_id.clone();
         assert!(ledger.claim(&live) && !ledger.claim(&live), "one repair at a time");
         assert_eq!(open(&mut ledger, 18, 25), [(21, 25)]);
-        ledger.release(&live);
+        ledger.unclaim(&live);
         assert_eq!(open(&mut ledger, 26, 26), [(10, 26)]);
         assert_eq!(ledger.open_count(), (2, 26));
     }
@@ -275,7 +294,7 @@ mod tests {
                             model.retain(|id| !ids.contains(id));
                             settled.extend(ids);
                         }
-                        _ => ledger.release_all(),
+                        _ => ledger.unclaim_all(),
                     }
                     ledger.update(&gap);
                 }
