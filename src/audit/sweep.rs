@@ -1,5 +1,6 @@
 //! Recounts what is stored of every stream: rows that are gone although nobody lost them are found.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backfill::Parts;
 use crate::gap::{Evidence, Range};
-use crate::history::History;
+use crate::history::{CoverageDay, History};
 use crate::market::Stream;
 
 /// Missing ranges asked for at a time.
@@ -26,7 +27,7 @@ pub struct SweepReport {
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, and opens a gap for what the ledger does not know. It ends
+/// Recounts each stream between its first and last row, in one query per kind for all of them, and opens a gap for what the ledger does not know. It ends
 /// early, in error, when `cancel` says so; what it opened until then stays.
 pub async fn sweep(
     history: &Arc<dyn History>,
@@ -35,14 +36,20 @@ pub async fn sweep(
     cancel: &CancellationToken,
 ) -> anyhow::Result<SweepReport> {
     let mut report = SweepReport::default();
-    for stream in streams {
+    let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
+    let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
+    for (stream, day) in history.days(&numbered).await.context("recount the streams")? {
+        days.entry(stream).or_default().push(day);
+    }
+    for stream in &numbered {
         let Some(step) = stream.channel.step() else { continue };
         ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
-        let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
-        let counted = history.count(stream, extent).await.context("count a stream's rows")?;
-        report.present += counted.present;
-        let missing = (extent.len(step) - counted.present).max(0);
+        let Some(days) = days.get(stream) else { continue };
+        let Some(extent) = super::coverage::extent(days) else { continue };
+        let present: i64 = days.iter().map(|day| day.present).sum();
+        report.present += present;
+        let missing = (extent.len(step) - present).max(0);
         report.missing += missing;
         // All of them, not the first thousand only: those that will never come back would hide the others for ever.
         let mut rest = (missing > 0).then_some(extent);

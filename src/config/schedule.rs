@@ -17,6 +17,8 @@ use super::reader::{Notes, Table, parse};
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Trades of a week of a busy market are a billion rows to read.
+const LAST_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Ten years: catches a unit that was meant to be another.
 const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// The scheduler's own part of the stop, records included, takes less than its five seconds there.
@@ -276,6 +278,9 @@ fn args(table: &Table<'_>, task: Option<TaskKind>) -> TaskArgs {
     let Some(table) = table.table("args") else { return args };
     match task {
         Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
+        Some(TaskKind::KlineVerify) => {
+            args.last = table.duration("last", Duration::from_secs(60), LAST_MAX).unwrap_or(args.last);
+        }
         Some(TaskKind::Retention) => {
             let age = |key, help: &str| table.age(key, AGE_MAX, help);
             let usual = "remove the key for the default, 30d";

@@ -161,6 +161,11 @@ impl Ledger {
         self.settled.retain(|stream, _| keep(stream));
     }
 
+    /// Whether a position was declared never to come (back).
+    pub fn is_settled(&self, stream: &Stream, position: i64) -> bool {
+        self.settled.get(stream).is_some_and(|settled| settled.contains(position))
+    }
+
     /// Every open row.
     pub fn rows(&self) -> impl Iterator<Item = &Gap> {
         self.open.values()

@@ -248,6 +248,8 @@ pub enum TaskKind {
     ConsistencyAudit,
     /// Recounts history against the exchange's numbering.
     GapSweep,
+    /// Compares closed klines with the exchange's own and with their trades.
+    KlineVerify,
     /// Fills the cache from history.
     CachePreload,
     /// Drops what is old.
@@ -256,10 +258,11 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Every task, as written.
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
         ("gap-sweep", Self::GapSweep),
+        ("kline-verify", Self::KlineVerify),
         ("cache-preload", Self::CachePreload),
         ("retention", Self::Retention),
     ];
@@ -275,6 +278,8 @@ impl TaskKind {
 pub struct TaskArgs {
     /// consistency-audit: whether it repairs what it finds.
     pub repair: bool,
+    /// kline-verify: klines that closed in this time, up to a minute ago, are verified.
+    pub last: Duration,
     /// retention: dead letters older than this go.
     pub dead_letters: Duration,
     /// retention: runs older than this go.
@@ -286,6 +291,6 @@ pub struct TaskArgs {
 impl Default for TaskArgs {
     fn default() -> Self {
         let month = Duration::from_secs(30 * 86_400);
-        Self { repair: false, dead_letters: month, runs: month, rows: None }
+        Self { repair: false, last: Duration::from_secs(3_600), dead_letters: month, runs: month, rows: None }
     }
 }
