@@ -243,3 +243,26 @@ async fn a_schema_that_changes_under_us_stops_the_recorder_and_loses_nothing() {
     app.stop_well().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_names_every_server_its_version_and_what_is_missing() {
+    let Some(stores) = Stores::start().await else { return };
+    let feed = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"AAAUSDT\"]\nchannels = [\"trade\"]\n\
+                ws_url = \"ws://127.0.0.1:1\"\nrest_url = \"http://127.0.0.1:1\"\n\n";
+    let mut app = stores.recorder("", feed);
+    let before = app.command(&["check", "--connect"]).await;
+    assert_eq!(before.code, Some(0), "{before:?}");
+    for part in ["Kafka 4.1.x", "ClickHouse 26.", "redis ", "missing: the topic", "has no tables", "our function"] {
+        assert!(before.out.contains(part), "{part} is not in:\n{}", before.out);
+    }
+    app.start().await;
+    app.stop_well().await;
+    let after = app.command(&["check", "--connect", "--format", "json"]).await;
+    let lines: Vec<serde_json::Value> = after.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().map(|line| line["store"].as_str().unwrap()).collect::<Vec<_>>(), ["log", "history", "cache"]);
+    assert_eq!((&lines[0]["missing"], &lines[1]["missing"]), (&serde_json::json!([]), &serde_json::json!([])));
+    tokio::task::block_in_place(|| stores.redis.server.kill());
+    let down = app.command(&["check", "--connect"]).await;
+    assert_eq!(down.code, Some(69), "{down:?}");
+    assert!(down.out.contains("cache    redis://"), "{}", down.out);
+}
