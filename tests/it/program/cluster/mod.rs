@@ -3,18 +3,23 @@
 mod proxy;
 mod stores;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use rust_decimal::Decimal;
+use tapekeeper::log::Log;
+use tapekeeper::log::kafka::KafkaLog;
+use tapekeeper::market::{Frame, Origin, Timestamp};
 use tapekeeper::simulator::Simulator;
 use tokio::time::Instant;
 
 use super::app::{PATIENCE, TestApp, eventually, feed, seed, soak};
 use super::capture::trades_of;
 use super::market::{capture, market, playback};
-use super::truth::assert_same;
+use super::truth::{TradeTruth, assert_same};
 use stores::Stores;
 
 const CAPTURE: &str = "binance/ethusdt_20240808.gz";
@@ -259,10 +264,87 @@ async fn check_names_every_server_its_version_and_what_is_missing() {
     app.stop_well().await;
     let after = app.command(&["check", "--connect", "--format", "json"]).await;
     let lines: Vec<serde_json::Value> = after.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.iter().map(|line| line["store"].as_str().unwrap()).collect::<Vec<_>>(), ["log", "history", "cache"]);
+    assert_eq!(
+        lines.iter().map(|line| line["store"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["log", "history", "cache"]
+    );
     assert_eq!((&lines[0]["missing"], &lines[1]["missing"]), (&serde_json::json!([]), &serde_json::json!([])));
     tokio::task::block_in_place(|| stores.redis.server.kill());
     let down = app.command(&["check", "--connect"]).await;
     assert_eq!(down.code, Some(69), "{down:?}");
     assert!(down.out.contains("cache    redis://"), "{}", down.out);
+}
+
+/// Rows in the topic before the recorder starts; the exchange is away.
+async fn killed_amid_a_backlog(frames: u64) {
+    let Some(stores) = Stores::start().await else { return };
+    let options = tapekeeper::log::KafkaOptions {
+        brokers: format!("127.0.0.1:{}", stores.kafka.server.port),
+        partitions: 3,
+        ..Default::default()
+    };
+    let options = tapekeeper::log::Options { kafka: options, ..Default::default() };
+    let log = KafkaLog::open(&options, "feeder").await.unwrap();
+    for first in (0..frames).step_by(5_000) {
+        log.append((first..(first + 5_000).min(frames)).map(backlog_frame).collect()).await.unwrap();
+    }
+    let feed = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"AAA\", \"BBB\", \"CCC\", \"DDD\"]\nchannels = [\"trade\"]\n\
+                ws_url = \"ws://127.0.0.1:1\"\nrest_url = \"http://127.0.0.1:1\"\n\n";
+    let mut app = stores.recorder("", feed);
+    app.start().await;
+    let count = async || stores.number("SELECT count() FROM trades FINAL").await;
+    eventually("it is in the middle", PATIENCE, async || (count().await > frames as i64 / 4).then_some(())).await;
+    app.kill().await;
+    let (before, killed) = (count().await, Instant::now());
+    assert!(before < frames as i64, "it was killed too late");
+    app.spawn();
+    eventually("it consumes again", PATIENCE, async || (count().await > before).then_some(())).await;
+    eprintln!("consuming again after {:?}, at {before} rows of {frames}", killed.elapsed());
+    eventually("all of it", PATIENCE * 5, async || (count().await >= frames as i64).then_some(())).await;
+    assert_eq!(count().await, frames as i64, "no row twice");
+    let mut expected: BTreeMap<&str, Vec<TradeTruth>> = BTreeMap::new();
+    for n in 0..frames {
+        let (symbol, trade) = backlog_trade(n);
+        expected.entry(symbol).or_default().push(trade);
+    }
+    for (symbol, expected) in expected {
+        assert_same(symbol, &stores.trades(symbol).await, &expected);
+    }
+    assert_eq!(stores.open_gaps().await, 0, "{}", stores.gaps().await);
+    app.stop_well().await;
+}
+
+/// The frame's text, and what it says: from tiny to huge numbers, every millisecond of a second.
+fn backlog_trade(n: u64) -> (&'static str, TradeTruth) {
+    let symbol = ["AAA", "BBB", "CCC", "DDD"][n as usize % 4];
+    let price = Decimal::from_str_exact(&format!("{}.{:08}", n * 7_919 % 100_000_000, n * 31 % 100_000_000)).unwrap();
+    let quantity = Decimal::from_str_exact(&format!("{}.{:08}", n % 3, n * 17 % 99_999_999 + 1)).unwrap();
+    let side = if n.is_multiple_of(3) { "sell" } else { "buy" };
+    let (id, ts) = (1_000 + n as i64 / 4, (1_723_161_254_000 + n as i64) * 1_000);
+    (symbol, TradeTruth { id, ts, price, quantity, side: side.to_owned() })
+}
+
+fn backlog_frame(n: u64) -> Frame {
+    let (symbol, trade) = backlog_trade(n);
+    let TradeTruth { id, ts, price, quantity, side } = &trade;
+    let payload = format!(
+        r#"{{"stream":"{}@trade","data":{{"e":"trade","E":{time},"s":"{symbol}","t":{id},"p":"{price}","q":"{quantity}","T":{time},"m":{},"M":true}}}}"#,
+        symbol.to_lowercase(),
+        side == "sell",
+        time = ts / 1_000,
+    );
+    let key = format!("binance:{symbol}").into();
+    Frame { key, received_at: Timestamp(*ts), connection: 1, origin: Origin::Socket, payload: payload.into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorder_killed_amid_a_backlog_goes_on_and_stores_every_number_as_sent() {
+    killed_amid_a_backlog(100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorder_killed_amid_a_million_rows_goes_on_and_stores_every_number_as_sent() {
+    if soak() {
+        killed_amid_a_backlog(1_000_000).await;
+    }
 }
