@@ -6,6 +6,7 @@
 //!   last. CPU and memory are the recorder's alone, from /proc.
 //! * Latency: 10,000 frames a second, from just before the frame is given to Kafka until a query finds its row. The
 //!   query runs every 20 ms, so figures are up to that much too long.
+//! * Keys: how fast the cache moves many keys forward.
 //! * Outage: the same rate while ClickHouse is away; the recorder's memory before, at most and after.
 
 #[path = "../tests/it/servers/mod.rs"]
@@ -22,9 +23,11 @@ use bytes::Bytes;
 use servers::clickhouse::Clickhouse;
 use servers::kafka::Kafka;
 use servers::redis::Redis;
+use tapekeeper::cache::redis::RedisCache;
+use tapekeeper::cache::{Cache, Update};
 use tapekeeper::log::kafka::KafkaLog;
 use tapekeeper::log::{KafkaOptions, Log, Options};
-use tapekeeper::market::{Frame, Origin, Timestamp};
+use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Tick, Timestamp};
 
 /// Symbols that spread over six partitions.
 const SYMBOLS: usize = 24;
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     if let Some((rate, cpu)) = rates.get(rates.len() / 2) {
         println!("median: {rate:.0} rows/s, {cpu:.2} CPU-seconds per million rows");
     }
+    runtime.block_on(keys())?;
     let (seconds, outage) = (value("--seconds", 20), value("--outage", 60));
     if seconds > 0 {
         runtime.block_on(latency(seconds))?;
@@ -313,5 +317,30 @@ async fn away(seconds: u64) -> anyhow::Result<()> {
         began.elapsed().as_secs_f64(),
         house.kafka.server.port
     );
+    Ok(())
+}
+
+/// Latest values moved forward in Redis, by so many keys an update.
+async fn keys() -> anyhow::Result<()> {
+    let redis = Redis::start().context("a server cannot be had here")?;
+    for keys in [1_i64, 100, 400, 2_000] {
+        let cache = RedisCache::connect(&redis.database())?;
+        let rounds = 40_000 / keys;
+        let began = Instant::now();
+        for round in 0..rounds {
+            let tick = |key: i64| Tick {
+                id: round,
+                ts: Timestamp(round),
+                price: key.into(),
+                quantity: key.into(),
+                side: Side::Buy,
+            };
+            let value = |key: i64| (Exchange::Binance, Symbol::new(&format!("S{key}USDT")), tick(key));
+            let update = Update { ticks: (0..keys).map(value).collect(), ..Update::default() };
+            anyhow::ensure!(cache.apply(&update).await? == keys as u64, "keys did not move");
+        }
+        let each = began.elapsed().as_secs_f64() / rounds as f64;
+        println!("{keys} keys: {:.2} ms an update, {:.0} keys/s", each * 1e3, keys as f64 / each);
+    }
     Ok(())
 }
