@@ -25,6 +25,7 @@ use crate::gap::{Evidence, Gap, Ledger};
 use crate::health::Health;
 use crate::log::{Consumer, Delivery, Log, LogError, Positions};
 use crate::market::{Stream, Timestamp};
+use crate::messages;
 use crate::pulse::Pulse;
 use crate::writer::{WriteError, Writer};
 
@@ -294,7 +295,7 @@ impl Worker {
             self.parts.board.dead_letters.fetch_add(letters + set_aside, Ordering::Relaxed);
             self.parts.board.count_batch(sealed.rows.batch.rows(), began.elapsed());
             for letter in &sealed.rows.batch.dead_letters {
-                warn!(stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
+                warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
             }
         }
         self.parts.writer.latest().offer(sealed.update);
@@ -325,6 +326,7 @@ impl Worker {
                 gap.to_ts = hole.to_ts;
                 self.parts.ledger.with(|ledger| ledger.update(gap));
                 info!(
+                    MESSAGE_ID = messages::GAP_FOUND,
                     EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
                     GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
                     "gap in {}: {} missing, {}..{}, found by {}",
