@@ -1,9 +1,10 @@
-//! The status line of `systemctl status`.
+//! The status line of `systemctl status`, and the exchanges' part of the health.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::exchange::socket::ConnectionStatus;
 use crate::jobs::JobsHandle;
 use crate::market::{Stream, Timestamp};
 
@@ -39,6 +40,26 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
         line.push_str(&format!("; restarted by the watchdog: {wedge}"));
     }
     line
+}
+
+/// Says in the service's health that an exchange is away, or sends nothing. Both are coped with: what is missed meanwhile
+/// is a gap, and is filled.
+pub fn look_at_exchanges(service: &Service) {
+    let now = service.clock.now().micros();
+    let sockets = service.connections.snapshot();
+    let trouble = |socket: &ConnectionStatus| {
+        let exchange = socket.exchange;
+        if let Some(why) = socket.state.strip_prefix("waiting: ") {
+            return Some(format!("{exchange} is away: {why}"));
+        }
+        let since = socket.connected_since?.max(socket.last_frame_at.unwrap_or(0));
+        let silent = now - since;
+        (silent > RECEIVING_US).then(|| format!("{exchange} has sent nothing for {} s", silent / 1_000_000))
+    };
+    match sockets.iter().filter(|socket| socket.streams > 0).find_map(trouble) {
+        Some(why) => service.health.degraded("exchange", &why),
+        None => drop(service.health.restored("exchange")),
+    }
 }
 
 /// How old the newest consumed frame is while others wait behind it, in seconds; nothing waits in a quiet market.

@@ -26,7 +26,7 @@ use crate::systemd;
 
 use super::market::Market;
 use super::reload;
-use super::status::status_line;
+use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Service};
 
 /// How often the status line is renewed.
@@ -231,6 +231,7 @@ pub async fn watch(
                 }
             }
             _ = ticks.tick() => {
+                look_at_exchanges(service);
                 systemd::status(&status_line(service, &feeds.jobs).await);
                 // A ban must survive a crash too: asking again during it makes it longer.
                 let now = service.saver.bans();
