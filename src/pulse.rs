@@ -31,7 +31,8 @@ impl Pulse {
     pub fn beat(&self) {
         if let Some(after) = self.0.stuck_after {
             while self.0.born.elapsed() >= after {
-                std::thread::park();
+                // Other loops go on: this one alone is to be missed.
+                tokio::task::block_in_place(std::thread::park);
             }
         }
         self.0.last_ms.store(self.0.born.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -76,7 +77,7 @@ struct Watched {
 /// A loop for which the watchdog ended a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wedge {
-    /// The loop's name.
+    /// The loop's name, or several, the first to stop before the others.
     pub name: String,
     /// Milliseconds that it had not come round.
     pub age_ms: u64,
@@ -150,9 +151,16 @@ impl Pulses {
             .collect()
     }
 
-    /// The loop that has not beaten for longer than `limit`, if there is one.
+    /// The loop that has not beaten for longer than `limit`, if there is one. A loop that blocks its thread holds up
+    /// others: then all of them are named, the first to stop before the others, and the age is the first one's.
     pub fn wedged(&self, limit: Duration) -> Option<Beat> {
-        self.beats().into_iter().find(|beat| u128::from(beat.age_ms) > limit.as_millis())
+        let mut beats = self.beats();
+        beats.retain(|beat| u128::from(beat.age_ms) > limit.as_millis());
+        beats.sort_by_key(|beat| std::cmp::Reverse(beat.age_ms));
+        let names: Vec<&str> = beats.iter().map(|beat| beat.name.as_str()).collect();
+        let name = names.join(", ");
+        let first = beats.into_iter().next()?;
+        Some(Beat { name, ..first })
     }
 }
 
@@ -178,14 +186,27 @@ mod tests {
         let pulses = Pulses::with_stuck(vec![("consume".to_owned(), Duration::ZERO)]);
         let other = pulses.watch("ingest");
         other.beat();
-        other.retire();
         let (pulse, (came_round, waited)) = (pulses.watch("consume"), std::sync::mpsc::sync_channel(1));
         std::thread::spawn(move || {
             pulse.beat();
             came_round.send(()).unwrap();
         });
         assert!(waited.recv_timeout(Duration::from_millis(50)).is_err());
-        assert_eq!(pulses.wedged(Duration::from_millis(20)).unwrap().name, "consume");
+        other.beat();
+        let name = pulses.wedged(Duration::from_millis(40)).unwrap().name;
+        assert!(name.starts_with("consume"), "{name}");
+    }
+
+    #[test]
+    fn all_that_are_stuck_are_named_the_first_one_first() {
+        let pulses = Pulses::default();
+        let (_ingest, cache) = (pulses.watch("ingest"), pulses.watch("cache"));
+        std::thread::park_timeout(Duration::from_millis(20));
+        cache.beat();
+        std::thread::park_timeout(Duration::from_millis(20));
+        let wedged = pulses.wedged(Duration::from_millis(5)).unwrap();
+        assert_eq!(wedged.name, "ingest, cache");
+        assert!(wedged.age_ms >= 20, "{wedged:?}");
     }
 
     #[tokio::test(start_paused = true)]

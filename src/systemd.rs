@@ -153,7 +153,7 @@ pub fn take_wedge(state: &Path) -> Option<Wedge> {
     if let Err(error) = fs::remove_file(&note) {
         warn!("cannot remove {}: {error}", note.display());
     }
-    let (name, age_ms) = text.trim().split_once(' ')?;
+    let (name, age_ms) = text.trim().rsplit_once(' ')?;
     let at = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
     Some(Wedge { name: name.to_owned(), age_ms: age_ms.parse().ok()?, at })
 }
