@@ -1,6 +1,6 @@
 //! Where log lines go: the journal with fields under systemd, text or JSON on stderr elsewhere.
 //!
-//! No caller ever waits for the journal (see [`journal`]).
+//! No caller ever waits for the journal: `journal.rs` queues and sends.
 
 mod journal;
 
