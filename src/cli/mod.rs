@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod copy;
 mod demo;
+mod manual;
 mod progress;
 mod replay;
 mod service;
@@ -63,6 +64,9 @@ enum Command {
     /// Lists, runs, pauses and resumes jobs
     #[command(subcommand)]
     Jobs(service::Jobs),
+    /// Writes manual pages and completions for the package
+    #[command(hide = true)]
+    PackageFiles(manual::Args),
     #[command(flatten)]
     Service(service::Ask),
 }
@@ -87,7 +91,7 @@ impl Cli {
             None | Some(Command::Run) => run(sources, self.log_format).await,
             Some(Command::Check(args)) => check::run(args, &sources, self.format).await,
             Some(Command::Simulate(args)) => {
-                telemetry::install(self.log_format)?;
+                let _telemetry = telemetry::install(self.log_format)?;
                 let code = simulate::run(args, self.format, until_stopped()?).await?;
                 Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
             }
@@ -95,6 +99,10 @@ impl Cli {
             Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, self.format).await,
             Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, self.format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, self.format, until_stopped()?).await,
+            Some(Command::PackageFiles(args)) => {
+                manual::write(&args)?;
+                Ok(0)
+            }
             Some(Command::Jobs(ask)) => service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
             Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
         }
@@ -111,7 +119,7 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
             return Ok(exit::CONFIGURATION);
         }
     };
-    telemetry::install(log_format)?;
+    let _telemetry = telemetry::install(log_format)?;
     for warning in loaded.warnings.warnings() {
         tracing::warn!("{warning}");
     }

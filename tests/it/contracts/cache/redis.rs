@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rust_decimal::Decimal;
 use tapekeeper::cache::redis::RedisCache;
-use tapekeeper::cache::{Cache, RedisOptions, Update};
+use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::market::Interval;
 
