@@ -6,12 +6,14 @@
 //! A history that is away is waited for by the consumer alone, beside everything else.
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
+mod faults;
 mod flow;
 pub mod market;
 mod reload;
 mod restore;
 mod saver;
 mod sockets;
+mod status;
 pub mod stores;
 mod venue;
 mod wiring;
@@ -33,13 +35,14 @@ use crate::config::Config;
 use crate::consume::{Board, SharedLedger};
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
-use crate::exit::Failure;
+use crate::exit::{Failure, USAGE};
 use crate::health::Health;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
 use crate::log::{Log, LogError, Positions};
 use crate::market::{Exchange, Stream, Timestamp};
+use crate::messages;
 use crate::pulse::Pulses;
 use crate::signals::Request;
 use crate::state::{Snapshot, StateFile};
@@ -63,6 +66,9 @@ pub const GRACES: [(&str, Duration); 7] = [
 ];
 /// How long the last snapshot and the closing of the stores may take.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long a start may go on asking systemd for more time: a large file of an older schema is brought to the present
+/// one, a large log is read again.
+const START_MAX: Duration = Duration::from_secs(1_800);
 
 /// What to run.
 pub struct Launch {
@@ -148,22 +154,32 @@ pub struct Service {
 /// Runs the service until it is told to stop or a spine task fails.
 pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     let clock = Clock::system();
-    let (health, pulses) = (Health::default(), Pulses::default());
+    let asked = std::env::var("TAPEKEEPER_FAULTS").ok();
+    let pulses = faults::pulses(asked.as_deref()).map_err(|error| Failure::new(USAGE, error))?;
+    let health = Health::default();
     let _lock = stores::claim(&launch.config.data_dir).await?;
-    if let Some(interval) = systemd::watchdog_interval() {
-        // Not in a group: it must outlive every other task, and ends with the process.
-        tokio::spawn(systemd::feed_watchdog(pulses.clone(), interval));
+    let state = &launch.config.data_dir;
+    if let Some(wedge) = systemd::take_wedge(state) {
+        error!(MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %wedge.name, "restarted by the watchdog: {wedge}");
+        pulses.remember(wedge);
     }
-    systemd::status("restoring the state");
+    if let Some(interval) = systemd::watchdog_interval() {
+        // Not in a group: it must outlive every task, and ends with the process.
+        systemd::feed_watchdog(pulses.clone(), interval, state)?;
+    }
+    let before = pulses.before().map(|wedge| format!("restarted by the watchdog: {wedge}; "));
+    systemd::status(&format!("{}restoring the state", before.unwrap_or_default()));
     let mut groups = Groups::new();
     let (reloads, mut reload_requests) = mpsc::channel(4);
-    let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads).await;
+    let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads);
+    let started = systemd::extending(START_MAX, started).await;
     let (service, mut feeds) = match started {
         Ok(started) => started,
         Err(failure) => {
             // What was logged so far stays in the log; nothing was acknowledged.
             groups.sockets.stop().await;
             groups.ingest.stop().await;
+            systemd::barrier().await;
             return Err(failure);
         }
     };
@@ -174,7 +190,9 @@ pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     };
     systemd::stopping(&reason);
     health.set_stopping();
-    let drained = stop(groups, feeds, &service).await;
+    let longest = GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE;
+    let drained = systemd::extending(longest, stop(groups, feeds, &service)).await;
+    systemd::barrier().await;
     match fault {
         Some(fault) => Err(anyhow!("{} failed: {}", fault.task, fault.reason).into()),
         None if !drained => {
@@ -315,7 +333,6 @@ fn rest_clients(
 /// Takes everything down, in order; returns whether every frame was acknowledged.
 async fn stop(groups: Groups, feeds: wiring::Feeds, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
-    systemd::extend(GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE);
     jobs.stop().await;
     admin.stop().await;
     sockets.stop.cancel();
@@ -335,7 +352,7 @@ async fn stop(groups: Groups, feeds: wiring::Feeds, service: &Service) -> bool {
     backfill.stop().await;
     cache.stop().await;
     match tokio::time::timeout(CLOSE_GRACE, close(service)).await {
-        Ok(Ok(saved)) => info!("stopped in order, state saved: {saved}"),
+        Ok(Ok(saved)) => info!(MESSAGE_ID = messages::STOPPED, "stopped in order, state saved: {saved}"),
         Ok(Err(error)) => error!("{error:#}"),
         Err(_elapsed) => error!("the stores did not close within {} s", CLOSE_GRACE.as_secs()),
     }

@@ -8,6 +8,7 @@ use tracing::info;
 use crate::config::{self, Config};
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
+use crate::messages;
 
 use super::Service;
 use super::wiring::Feeds;
@@ -73,6 +74,10 @@ pub async fn apply(
     let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
     said.push_str("; ");
     said.push_str(&jobs);
-    info!("{}: {said}", if dry_run { "a reload would change" } else { "reloaded" });
+    if dry_run {
+        info!("a reload would change: {said}");
+    } else {
+        info!(MESSAGE_ID = messages::RELOADED, "reloaded: {said}");
+    }
     Ok(said)
 }

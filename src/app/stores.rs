@@ -142,6 +142,66 @@ pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Resu
     }
 }
 
+/// What one store of the configuration answers to a knock.
+#[derive(Debug, serde::Serialize)]
+pub struct Knock {
+    /// `log`, `history` or `cache`.
+    pub store: &'static str,
+    /// Which backend, and where.
+    pub place: String,
+    /// Its name and version; absent when it does not answer.
+    pub version: Option<String>,
+    /// What it lacks and will get.
+    pub missing: Vec<String>,
+    /// Why it cannot be used.
+    pub error: Option<String>,
+}
+
+/// Asks every store that the configuration names who it is; changes nothing there.
+pub async fn knock(config: &Config) -> Vec<Knock> {
+    let answer = |store, place, answer: Result<(String, Vec<String>), String>| match answer {
+        Ok((version, missing)) => Knock { store, place, version: Some(version), missing, error: None },
+        Err(error) => Knock { store, place, version: None, missing: Vec::new(), error: Some(error) },
+    };
+    let file = |name: &str| (format!("{}", config.data_dir.join(name).display()), Ok(("embedded".to_owned(), vec![])));
+    let (place, log) = match config.log.backend {
+        log::Backend::Embedded => file("log.db"),
+        log::Backend::Kafka => (config.log.kafka.brokers.clone(), in_time(KafkaLog::look_at(&config.log)).await),
+    };
+    let log = answer("log", place, log);
+    let (place, history) = match config.history.backend {
+        history::Backend::Embedded => file("history.db"),
+        history::Backend::Clickhouse => {
+            let options = &config.history.clickhouse;
+            (options.url.clone(), in_time(ClickhouseHistory::look_at(options)).await)
+        }
+    };
+    let history = answer("history", place, history);
+    let (place, cache) = match config.cache.backend {
+        cache::Backend::Embedded => ("memory".to_owned(), Ok(("embedded".to_owned(), vec![]))),
+        cache::Backend::Redis => {
+            let options = &config.cache.redis;
+            (without_password(&options.url), in_time(RedisCache::look_at(options)).await)
+        }
+    };
+    vec![log, history, answer("cache", place, cache)]
+}
+
+async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(OPEN_MAX, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_elapsed) => Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
+    }
+}
+
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// When the history that the configuration names wants a batch sealed.
 pub fn batches(config: &Config) -> consume::Options {
     match config.history.backend {
@@ -167,6 +227,12 @@ pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        assert_eq!(without_password("redis://user:p@ss@host:6379/1"), "redis://host:6379/1");
+        assert_eq!(without_password("redis://host:6379"), "redis://host:6379");
+    }
 
     #[test]
     fn a_recorder_keeps_its_name() {

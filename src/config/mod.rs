@@ -101,7 +101,7 @@ pub fn load_all(
     let found = lookup::find_config(explicit, environment, &mut problems);
     if let Some(text) = &found {
         let notes = Notes::new(&text.name, &text.text);
-        config = service::read(&text.text, &notes, lookup::default_data_dir(environment));
+        config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
         files.push(text.name.clone());
         problems.append(&mut notes.into_problems());
         problems.append(&mut passwords::fill(&mut config, environment));

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::gap::{Evidence, Gap};
 use crate::log::{Consumer, Delivery, LogError, Partition, Positions};
 use crate::market::Timestamp;
+use crate::messages;
 use crate::pulse::Pulse;
 use crate::writer::WriteError;
 
@@ -157,7 +158,7 @@ impl Worker {
             self.parts.board.dead_letters.fetch_add(letters.len() as u64 + set_aside, Ordering::Relaxed);
             self.parts.board.count_batch(sealed.rows.batch.rows(), began.elapsed());
             for letter in letters {
-                warn!(stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
+                warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
             }
         }
         let Some(sealed) = self.unwritten.take() else { return Ok(None) };
@@ -190,6 +191,7 @@ impl Worker {
             let opened = self.parts.ledger.with(|ledger| ledger.open(&found));
             for gap in &opened.rows {
                 info!(
+                    MESSAGE_ID = messages::GAP_FOUND,
                     EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
                     GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
                     "gap in {}: {} missing, {}..{}, found by {}",

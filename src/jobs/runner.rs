@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::history::{History, JobRun};
 use crate::market::Timestamp;
+use crate::messages;
 use crate::pulse::Pulse;
 
 use super::execute::{Stops, execute};
@@ -239,7 +240,10 @@ impl Runner {
         run.outcome = "skipped".to_owned();
         run.reason = format!("{stretch}{reason}");
         run.finished_at = Some(self.parts.clock.now().micros());
-        warn!(JOB = %job, RUN_ID = %run.run_id, OUTCOME = "skipped", "{job} skipped: {}", run.reason);
+        warn!(
+            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = "skipped",
+            "{job} skipped: {}", run.reason
+        );
         let past = self.past.entry(job.clone()).or_default();
         past.missed += count;
         past.last = Some(run.clone());
@@ -281,14 +285,20 @@ impl Runner {
             }
             Ended::Failed => {
                 past.failures += 1;
-                error!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason);
+                error!(
+                    MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
+                    "{job} {outcome}: {}", run.reason
+                );
             }
         }
         match self.planner.finished(job, ended, now) {
             Afterwards::Nothing => {}
             Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
             Afterwards::Paused(failures) => {
-                error!(JOB = %job, "{job} is paused: it failed {failures} times in a row; resume it when it is mended");
+                error!(
+                    MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
+                    "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
+                );
             }
         }
         self.record(run, running.done);

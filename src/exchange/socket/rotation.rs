@@ -18,6 +18,7 @@ use super::session::{End, Session, SessionParts};
 use super::{LAST_EVENT_WAIT, Socket, SocketCommand, SocketEvent};
 use crate::exchange::Dialect;
 use crate::market::Stream;
+use crate::messages;
 
 /// How soon a rotation that failed is tried again; the old connection goes on meanwhile.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -301,7 +302,12 @@ impl Socket {
             return false;
         }
         if by.is_none() {
-            tracing::warn!(connection, reason, "connection {connection} was lost: {reason}");
+            tracing::warn!(
+                MESSAGE_ID = messages::CONNECTION_LOST,
+                connection,
+                reason,
+                "connection {connection} was lost: {reason}"
+            );
         }
         tokio::select! {
             biased;

@@ -20,6 +20,7 @@ mod reader;
 mod record;
 mod settings;
 mod topic;
+mod version;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -66,6 +67,13 @@ struct Shared {
 }
 
 impl KafkaLog {
+    /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
+    pub async fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
+        let options = options.clone();
+        let looked = tokio::task::spawn_blocking(move || look_at(&options)).await;
+        looked.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
+    }
+
     /// Connects and makes the topic when it is missing. `instance_id` must be the same after a restart and
     /// no other recorder's: with it the group knows who comes back.
     ///
@@ -117,6 +125,25 @@ impl KafkaLog {
         let answer = tokio::task::spawn_blocking(move || work(&shared)).await;
         answer.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
     }
+}
+
+fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
+    let kafka = &options.kafka;
+    let watch = Watch::default();
+    let client: BaseConsumer<Watch> = BaseConsumer::from_config_and_context(&settings::reader(kafka)?, watch.clone())
+        .map_err(|error| watch.sort("make a client", &error))?;
+    let seen = topic::look(&client, &kafka.topic)?;
+    let release = kafka.brokers.split(',').find_map(|broker| version::release(broker.trim()));
+    let release = release.map_or_else(|| "of a release that it does not name".to_owned(), |text| format!("{text}.x"));
+    let line = format!("Kafka {release}, {} brokers", seen.brokers);
+    let missing = match seen.partitions.len() {
+        0 => vec![format!("the topic {}: made at the first start, with {} partitions", kafka.topic, kafka.partitions)],
+        found if found as i32 != kafka.partitions => {
+            vec![format!("the topic {} has {found} partitions, not {}: used as it is", kafka.topic, kafka.partitions)]
+        }
+        _ => Vec::new(),
+    };
+    Ok((line, missing))
 }
 
 impl Shared {
