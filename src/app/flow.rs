@@ -179,6 +179,8 @@ fn repair(
         service.backfill.clone(),
         service.board.clone(),
         service.config.feeds.clone(),
+        service.saver.anchors.clone(),
+        service.startup,
         service.pulses.watch("since"),
         groups.backfill.stop.clone(),
     );

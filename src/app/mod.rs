@@ -219,6 +219,7 @@ async fn start(
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
+    let (anchors, snapshot) = restore::anchors(&file, snapshot, &streams, clock);
     let shared = shared(log.clone(), &streams_watch, clock, health, pulses);
     let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
@@ -251,6 +252,7 @@ async fn start(
         board: board.clone(),
         streams: streams_watch.clone(),
         rest,
+        anchors: Arc::new(anchors),
         identity: std::sync::Mutex::new(beginning.known().identity.clone()),
         startup: clock.now(),
         clock: clock.clone(),

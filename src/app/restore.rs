@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::backfill::Anchors;
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::gap::{Evidence, Gap, Ledger, Range};
@@ -76,6 +77,31 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     }
 }
 
+/// Since when streams are recorded that have no durable row: in the state before the exchange is connected, so that a
+/// kill at any time after it is known to the next process. Returns the snapshot as it is saved now.
+pub fn anchors(
+    file: &StateFile,
+    snapshot: Option<Snapshot>,
+    streams: &[Stream],
+    clock: &Clock,
+) -> (Anchors, Option<Snapshot>) {
+    let saved = snapshot.as_ref().map(|snapshot| snapshot.anchors.clone()).unwrap_or_default();
+    let has_watermark = |name: &str| snapshot.as_ref().is_some_and(|snapshot| snapshot.watermarks.contains_key(name));
+    let anchors = Anchors::begin(&saved, streams, has_watermark, clock.now());
+    let begun = anchors.to_save(|_name| false);
+    if begun == saved {
+        return (anchors, snapshot);
+    }
+    let mut first = snapshot.unwrap_or_default();
+    first.anchors = begun;
+    first.generation += 1;
+    // Not to record for want of this file would lose more than it can tell.
+    if let Err(error) = first.encode().and_then(|document| file.save(&document)) {
+        warn!("cannot save since when the streams are recorded: {error:#}");
+    }
+    (anchors, Some(first))
+}
+
 /// What the snapshot alone says, while history is away: what was saved must not be forgotten meanwhile.
 pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> Resume {
     let Some(snapshot) = snapshot else { return Resume::default() };
@@ -135,6 +161,9 @@ pub async fn resume(
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
     let Some(snapshot) = snapshot else { return Ok(resume) };
+    if snapshot.watermarks.is_empty() {
+        return Ok(resume);
+    }
     if snapshot.history_identity != resume.identity {
         warn!("the saved watermarks were written against another history: each stream goes on from its own rows");
         return Ok(resume);

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
+use crate::backfill::Anchors;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::consume::Board;
@@ -29,6 +30,8 @@ pub struct Saver {
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Who may have banned us.
     pub rest: HashMap<Exchange, Arc<Rest>>,
+    /// Streams of which nothing is durable yet.
+    pub anchors: Arc<Anchors>,
     /// History's identity, when it is known.
     pub identity: std::sync::Mutex<Option<String>>,
     /// When the process started.
@@ -84,6 +87,7 @@ impl Saver {
                 snapshot.watermarks.insert(name, next - step);
             }
         }
+        snapshot.anchors = self.anchors.to_save(|name| snapshot.watermarks.contains_key(name));
         snapshot.ban_until = self.bans();
         snapshot
     }

@@ -5,6 +5,7 @@
 //! REST client keeps. What a repair could not do is a reason in the gap's row, and is tried again.
 
 mod absent;
+mod anchors;
 mod pages;
 mod repair;
 pub mod since;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use anchors::Anchors;
 pub use tail::{Carrier, Tail, TailOptions};
 
 use crate::clock::Clock;

@@ -41,6 +41,8 @@ pub struct Sorter {
     bytes: usize,
     update: Update,
     holes: Vec<FoundHole>,
+    /// A stream began without a row: its standing is news.
+    has_begun: bool,
     next_offsets: Positions,
 }
 
@@ -100,6 +102,7 @@ impl Sorter {
             bytes: 0,
             update: Update::default(),
             holes: Vec::new(),
+            has_begun: false,
             next_offsets: Positions::new(),
         }
     }
@@ -129,7 +132,7 @@ impl Sorter {
 
     /// Whether there is anything to seal or to commit.
     pub fn is_idle(&self) -> bool {
-        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty()
+        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty() && !self.has_begun
     }
 
     /// The next offset of each partition, whether durable or not.
@@ -274,6 +277,8 @@ impl Sorter {
         if stream.channel == Channel::Trade {
             let line = trade_line(lines, stream.exchange, &symbol, &self.watermarks);
             line.tracker.begin_at(position);
+            line.changed = true;
+            self.has_begun = true;
         }
     }
 
@@ -293,6 +298,7 @@ impl Sorter {
             }
         }
         self.bytes = 0;
+        self.has_begun = false;
         let mut rows = std::mem::take(&mut self.rows);
         rows.batch.token = positions.iter().map(|(partition, next)| format!("{partition}:{next};")).collect();
         Sealed {

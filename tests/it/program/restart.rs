@@ -115,3 +115,24 @@ async fn another_history_goes_on_from_its_own_rows() {
     app.stop_well().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_recorder_missed_that_was_killed_before_its_first_row_comes_back() {
+    // Subscriptions are taken, and for a while nothing of them is sent.
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "silent:20s@0s").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
+    app.start().await;
+    let published = || simulator.control.summary().iter().map(|symbol| symbol.count).min().unwrap();
+    eventually("trades are published", PATIENCE, async || (published() >= 50).then_some(())).await;
+    app.kill().await;
+    assert_eq!(History::open(&app).number("SELECT count(*) FROM trades"), 0, "it left no row behind");
+    app.start().await;
+    let stored = || History::open(&app).number("SELECT count(DISTINCT symbol) FROM trades WHERE is_backfilled = 0");
+    eventually("frames come again", PATIENCE, async || (stored() == 2).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    let found = "SELECT count(*) FROM gaps WHERE detected_by = 'restart' AND state = 'filled'";
+    assert!(History::open(&app).number(found) >= 2, "{:?}", History::open(&app).gaps());
+    app.stop_well().await;
+    simulator.stop().await;
+}
