@@ -252,7 +252,19 @@ pub async fn backfill(State(desk): State<Arc<Desk>>, body: Result<Bytes, BytesRe
     }
     Ok(Json(json!({
         "first": range.first, "last": range.last, "missing": positions, "gaps_opened": opened, "more": more,
+        "estimate_s": estimate_s(&desk, &stream, positions),
     })))
+}
+
+/// How many seconds the exchange's weight allows for so many trades, when nothing else is repaired; null when nobody
+/// speaks to the exchange.
+fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
+    let (rest, dialect) = (desk.backfill.rest.get(&stream.exchange)?, desk.backfill.dialects.get(&stream.exchange)?);
+    let status = rest.status();
+    let page = dialect.trades_request(stream.symbol.as_str(), Range { first: 0, last: 0 }).weight;
+    let pages = positions.max(0).saturating_add(dialect.trades_page_max() - 1) / dialect.trades_page_max();
+    let per_minute = (i64::from(status.limit) * i64::from(status.share_percent) / 100).max(1);
+    Some(pages.saturating_mul(i64::from(page)).saturating_mul(60) / per_minute)
 }
 
 /// The ids that are meant, none of them beyond what the exchange has numbered so far: what does not exist yet

@@ -1,6 +1,7 @@
 //! The command line: one file per command group.
 
 mod audit;
+mod backfill;
 mod check;
 mod client;
 mod copy;

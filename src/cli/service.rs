@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{status, table};
+use super::{backfill, status, table};
 
 /// How often a run that is waited for is asked after.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -56,7 +56,7 @@ pub enum Ask {
         dry_run: bool,
     },
     /// Fetches older trades over REST: trade ids, or RFC 3339 times
-    Backfill(Backfill),
+    Backfill(backfill::Args),
     /// Reads configuration and schedule again; exit 78 when they are bad, and nothing changes
     Reload {
         /// Only say what would change
@@ -66,23 +66,6 @@ pub enum Ask {
         #[arg(long)]
         wait: bool,
     },
-}
-
-/// Arguments of `backfill`.
-#[derive(Clone, Debug, Args)]
-pub struct Backfill {
-    /// Whose market
-    #[arg(long, default_value = "binance")]
-    exchange: String,
-    /// Which symbol
-    #[arg(long)]
-    symbol: String,
-    /// First trade id or time
-    #[arg(long)]
-    from: String,
-    /// Last trade id, or the time before which trades are wanted
-    #[arg(long)]
-    to: String,
 }
 
 /// What is asked of the scheduler.
@@ -150,22 +133,7 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             Ok(if complete { 0 } else { NO })
         }
         Ask::Repair { symbol, dry_run } => repair(client, symbol.as_deref(), dry_run, format).await,
-        Ask::Backfill(asked) => {
-            let value = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |id| json!(id));
-            let body = json!({
-                "exchange": asked.exchange, "symbol": asked.symbol, "from": value(&asked.from), "to": value(&asked.to),
-            });
-            let answer = client.post("/api/v1/admin/backfill", Some(&body)).await?;
-            say(&answer, format, || {
-                let more =
-                    if answer["more"] == true { "; ask again when these are filled: there are more" } else { "" };
-                format!(
-                    "{}..{}: {} trades missing, {} gaps opened, see `tapekeeper gaps --open`{more}",
-                    answer["first"], answer["last"], answer["missing"], answer["gaps_opened"]
-                )
-            });
-            Ok(0)
-        }
+        Ask::Backfill(asked) => backfill::ask(asked, client, format).await,
         Ask::Reload { dry_run, wait: _ } => {
             let dry_run = if dry_run { "true" } else { "false" };
             let answer = client.change("/api/v1/reload", &[("dry_run", Some(dry_run))]).await?;
@@ -284,7 +252,7 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
     Ok(if left == 0 { 0 } else { NO })
 }
 
-fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
+pub(super) fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
     match format {
         Format::Json => println!("{document}"),
         Format::Human => println!("{}", words()),

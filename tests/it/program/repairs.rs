@@ -17,12 +17,15 @@ async fn what_the_exchange_does_not_serve_is_unrecoverable_and_says_why() {
     eventually("trades are stored", PATIENCE, async || (count() >= 400).then_some(())).await;
     let output = app.command(&["backfill", "--symbol", "BTCUSDT", "--from", "1", "--to", "2"]).await;
     assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.out.contains("about less than a minute by the exchange's weight"), "{output:?}");
     let gone = "SELECT reason FROM gaps WHERE state = 'unrecoverable' AND first_missing = 1 AND last_missing = 2";
     let reason = eventually("ids below all that is served are unrecoverable", PATIENCE * 2, async || {
         History::open(&app).texts(gone).pop()
     })
     .await;
     assert!(reason.contains("no longer served") && reason.contains("would have been served until"), "{reason}");
+    let waited = app.command(&["backfill", "--symbol", "BTCUSDT", "--from", "1", "--to", "2", "--wait"]).await;
+    assert_eq!(waited.code, Some(1), "what is gone does not come: {waited:?}");
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, PATIENCE).await;
     // From here on the exchange has forgotten the first trades, and they are deleted behind our back.

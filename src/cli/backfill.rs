@@ -1,0 +1,114 @@
+//! `backfill`: asks the service for older trades, says how long it takes, and waits for them when told to.
+
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use serde_json::{Value, json};
+
+use crate::exit::{Failure, NO, TEMPORARY};
+
+use super::client::Client;
+use super::progress;
+use super::service::{Format, say};
+
+/// How often the gaps are asked for while they are waited for.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait; what is not there by then is still fetched.
+const WAIT_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// Arguments of `backfill`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// Whose market
+    #[arg(long, default_value = "binance")]
+    exchange: String,
+    /// Which symbol
+    #[arg(long)]
+    symbol: String,
+    /// First trade id or time
+    #[arg(long)]
+    from: String,
+    /// Last trade id, or the time before which trades are wanted
+    #[arg(long)]
+    to: String,
+    /// Wait until nothing of it is open any more, with a progress bar; exit 1 when not all of it came
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) async fn ask(asked: Args, client: &Client, format: Format) -> Result<u8, Failure> {
+    let value = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |id| json!(id));
+    let body = json!({
+        "exchange": asked.exchange, "symbol": asked.symbol, "from": value(&asked.from), "to": value(&asked.to),
+    });
+    let answer = client.post("/api/v1/admin/backfill", Some(&body)).await?;
+    say(&answer, format, || {
+        let more = if answer["more"] == true { "; ask again when these are filled: there are more" } else { "" };
+        format!(
+            "{}..{}: {} trades missing, {} gaps opened, about {} by the exchange's weight, see `tapekeeper gaps --open`{more}",
+            answer["first"],
+            answer["last"],
+            answer["missing"],
+            answer["gaps_opened"],
+            in_words(answer["estimate_s"].as_i64().unwrap_or_default())
+        )
+    });
+    if !asked.wait {
+        return Ok(0);
+    }
+    wait(&asked, &answer, client).await
+}
+
+/// Follows the gaps of the range until none is open; whether all of it is filled.
+async fn wait(asked: &Args, answer: &Value, client: &Client) -> Result<u8, Failure> {
+    let (first, last) = (answer["first"].as_i64().unwrap_or_default(), answer["last"].as_i64().unwrap_or_default());
+    let total = answer["missing"].as_u64().unwrap_or_default();
+    let bar = progress::bar(total, "trades");
+    bar.set_message(asked.symbol.clone());
+    let until = tokio::time::Instant::now() + WAIT_MAX;
+    while tokio::time::Instant::now() < until {
+        let gaps = client.ask("/api/v1/gaps", &[("state", Some("all")), ("symbol", Some(&asked.symbol))]).await?;
+        let inside = |gap: &&Value| {
+            let (low, high) = (gap["first_missing"].as_i64(), gap["last_missing"].as_i64());
+            gap["channel"] == "trade" && low.is_some_and(|low| low <= last) && high.is_some_and(|high| high >= first)
+        };
+        let mut left = 0;
+        let mut all_came = true;
+        for gap in gaps.as_array().into_iter().flatten().filter(inside) {
+            match gap["state"].as_str().unwrap_or_default() {
+                "open" | "filling" => {
+                    left += gap["missing"].as_u64().unwrap_or_default() - gap["filled"].as_u64().unwrap_or_default();
+                }
+                "unrecoverable" => all_came = false,
+                _ => {}
+            }
+        }
+        bar.set_position(total.saturating_sub(left));
+        if left == 0 {
+            bar.finish();
+            return Ok(if all_came { 0 } else { NO });
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    Err(Failure::new(TEMPORARY, anyhow::anyhow!("not all of it came within {} days", WAIT_MAX.as_secs() / 86_400)))
+}
+
+/// `less than a minute`, `12 min`, `3 h 20 min`.
+fn in_words(seconds: i64) -> String {
+    match seconds / 60 {
+        0 => "less than a minute".to_owned(),
+        minutes @ 1..60 => format!("{minutes} min"),
+        minutes => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_said_in_words() {
+        let said = [0, 59, 60, 3_599, 3_600, 90_000].map(in_words);
+        assert_eq!(said, ["less than a minute", "less than a minute", "1 min", "59 min", "1 h 0 min", "25 h 0 min"]);
+    }
+}
