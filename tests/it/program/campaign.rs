@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -115,4 +116,66 @@ async fn duplicates_and_reorderings_raise_no_gap() {
     app.stop_well().await;
     assert_eq!(History::open(&app).gaps(), Vec::<String>::new(), "nothing was lost");
     simulator.stop().await;
+}
+
+/// Faults that a random schedule draws from; what they need of time passes within it.
+const RANDOM: [&str; 14] = [
+    "cut",
+    "close",
+    "drop:BTCUSDT:30",
+    "drop:5",
+    "silent:ETHUSDT:1s",
+    "duplicate:20",
+    "reorder:10",
+    "garbage:ETHUSDT:2",
+    "outage:700ms",
+    "rest:503:1s",
+    "ratelimit:1s",
+    "lag:500ms",
+    "shutdown:800ms",
+    "stall:1s",
+];
+/// Recorders at a time: more would only be slower on two processors.
+const TOGETHER: usize = 6;
+
+/// A tenth of them always, a thousand with TAPEKEEPER_SOAK=1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_fault_schedules_leave_nothing_missing_and_no_gap_open() {
+    let schedules = if std::env::var_os("TAPEKEEPER_SOAK").is_some() { 1_000 } else { 100 };
+    let first = seed();
+    let runs = (first..first + schedules).map(random_schedule);
+    let outcomes: Vec<i64> = futures_util::stream::iter(runs).buffer_unordered(TOGETHER).collect().await;
+    let gaps: i64 = outcomes.iter().sum();
+    eprintln!("{schedules} schedules: {gaps} gaps found and filled, 0 missing, 0 open");
+    assert!(gaps > 0, "faults that lose nothing prove nothing");
+}
+
+/// Returns how many gaps of trades were found.
+async fn random_schedule(seed: u64) -> i64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let faults: Vec<String> = (0..random.random_range(1..6))
+        .map(|_| format!("{}@{}ms", RANDOM[random.random_range(0..RANDOM.len())], random.random_range(1_000..4_000)))
+        .collect();
+    let schedule = faults.join(",");
+    eprintln!("seed {seed}: {schedule}");
+    let simulator = market(seed, &["BTCUSDT", "ETHUSDT"], 120.0, &schedule).await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
+    app.start().await;
+    // The first fault begins when every stream has had a frame: before that nothing says where a recording begins. The
+    // last one begins at 4 s and lasts a second or two; then trades still come, which tell of lost ones.
+    let over = simulator.control.over().cancelled_owned();
+    tokio::time::timeout(Duration::from_millis(7_500), over).await.unwrap_err();
+    assert!(app.is_alive(), "seed {seed}: {schedule}");
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE * 2).await;
+    let history = History::open(&app);
+    let lost = "SELECT count(*) FROM gaps WHERE channel = 'trade' AND state IN ('never_existed', 'unrecoverable')";
+    assert_eq!(history.number(lost), 0, "seed {seed}: {schedule}: {:?}", history.gaps());
+    let filled = "SELECT count(*) FROM gaps WHERE channel = 'trade' AND state = 'filled'";
+    let came_late = format!("{filled} AND filled_by != 'rest'");
+    assert_eq!(history.number(&came_late), 0, "seed {seed}: {schedule}: a false gap: {:?}", history.gaps());
+    let gaps = history.number(filled);
+    app.stop_well().await;
+    simulator.stop().await;
+    gaps
 }
