@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Desk, ReloadRequest};
+use crate::admin::{self, Desk, ReloadRequest, Reloaded};
 use crate::exchange::Feed;
 use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
@@ -231,7 +231,7 @@ pub async fn watch(
     }
 }
 
-async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<String, String> {
+async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<Reloaded, String> {
     let (config, schedule) = launch.sources.load()?;
     if dry_run {
         return reload::apply(service, feeds, &config, &schedule, true).await.map_err(|error| format!("{error:#}"));

@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 use super::JobStatus;
+use super::planner::Changes;
 use super::spec::Schedule;
 use crate::history::JobRun;
 
@@ -17,7 +18,7 @@ pub(super) enum Request {
     Run(String, oneshot::Sender<Result<String, String>>, Option<oneshot::Sender<JobRun>>),
     /// A reason pauses, none resumes.
     Pause(String, Option<String>, oneshot::Sender<bool>),
-    Replace(Schedule, bool, oneshot::Sender<String>),
+    Replace(Schedule, bool, oneshot::Sender<Changes>),
 }
 
 /// Talks to the runner; cheap to clone.
@@ -51,21 +52,20 @@ impl JobsHandle {
         }
     }
 
-    /// Pauses or resumes a job, also over restarts; false when there is none of this name.
-    pub async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<bool> {
-        let reason = paused.then(|| "by hand".to_owned());
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Pause(name.to_owned(), reason, answer), answered).await
-    }
-
-    /// Pauses a job and says why, for those who wonder later; false when there is none of this name.
-    pub async fn pause_because(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
+    /// Pauses a job, also over restarts, and says why; false when there is none of this name.
+    pub async fn pause(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Pause(name.to_owned(), Some(reason.to_owned()), answer), answered).await
     }
 
+    /// Lets a paused job run again; false when there is none of this name.
+    pub async fn resume(&self, name: &str) -> anyhow::Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Pause(name.to_owned(), None, answer), answered).await
+    }
+
     /// Takes a new schedule over, or only says what it would change.
-    pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<String> {
+    pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<Changes> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Replace(schedule, dry_run, answer), answered).await
     }

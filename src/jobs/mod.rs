@@ -13,4 +13,4 @@ pub mod tasks;
 
 pub use handle::JobsHandle;
 pub use runner::{Runner, RunnerParts};
-pub use status::JobStatus;
+pub use status::{JobStatus, words};

@@ -25,7 +25,7 @@ use crate::pulse::Pulse;
 use super::execute::{Stops, execute};
 use super::handle::{JobsHandle, Request};
 use super::memory::{self, Memory};
-use super::planner::{Act, Afterwards, Changes, Ended, Firing, Now, Planner, Seeds, Skip};
+use super::planner::{Act, Afterwards, Ended, Firing, Now, Planner, Seeds, Skip};
 use super::recorder::{RECORDS_MAX, Record, Recorder};
 use super::spec::{JobEvent, JobSpec, OnStop, Schedule, When};
 use super::status::{JobStatus, Past, words};
@@ -297,8 +297,8 @@ impl Runner {
             Request::Replace(schedule, dry_run, answer) => {
                 let now = self.now();
                 let changes =
-                    if dry_run { self.planner.compare(&schedule) } else { self.planner.replace(schedule, now) };
-                answer.send(said(&changes)).ok();
+                    if dry_run { self.planner.compare(&schedule, now) } else { self.planner.replace(schedule, now) };
+                answer.send(changes).ok();
             }
         }
     }
@@ -450,12 +450,6 @@ fn new_run(firing: &Firing) -> JobRun {
         window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
         report: String::new(),
     }
-}
-
-fn said(changes: &Changes) -> String {
-    let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let Changes { added, changed, removed } = changes;
-    format!("jobs added: {}, changed: {}, removed: {}", names(added), names(changed), names(removed))
 }
 
 /// The machine's own id keeps stable jitter apart between machines that run the same file.

@@ -237,14 +237,14 @@ async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
 async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
     let house = House::new();
     let working = house.work(vec![every(30)], saves());
-    assert!(working.jobs.pause_because("job", "a move").await.unwrap());
+    assert!(working.jobs.pause("job", "a move").await.unwrap());
     working.end().await;
     let working = house.work(vec![every(30)], saves());
     tokio::time::sleep(Duration::from_secs(100)).await;
     let status = working.status().await;
     assert_eq!((status.paused_reason.as_deref(), status.next_run), (Some("a move"), None));
     assert_eq!(house.runs().await, []);
-    assert!(working.jobs.pause("job", false).await.unwrap());
+    assert!(working.jobs.resume("job").await.unwrap());
     let run = house.until("what passed", |run| run.outcome == "skipped").await;
     assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
     house.until("a run after the pause", |run| run.outcome == "succeeded").await;
@@ -375,7 +375,7 @@ async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
     let working = house.work(vec![every(10)], slow(5));
     house.until("a run", |run| run.outcome == "running").await;
     let said = working.jobs.replace(schedule(vec![]), true).await.unwrap();
-    assert_eq!(said, "jobs added: none, changed: none, removed: job");
+    assert_eq!(said.to_string(), "jobs added: none, changed: none, removed: job");
     assert_eq!(working.jobs.list().await.unwrap().len(), 1, "a dry run changes nothing");
     working.jobs.replace(schedule(vec![]), false).await.unwrap();
     assert_eq!(working.jobs.list().await.unwrap().len(), 0);

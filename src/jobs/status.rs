@@ -62,7 +62,7 @@ impl Past {
 }
 
 /// When a job runs, in English.
-pub(super) fn words(when: &When) -> String {
+pub fn words(when: &When) -> String {
     match when {
         When::Every { period, align: Align::Start } => format!("every {}", humane(*period)),
         When::Every { period, align: Align::Wall } => format!("every {}, on the clock", humane(*period)),

@@ -66,6 +66,7 @@ pub(super) struct Job {
     seeds: Seeds,
     /// Until this monotonic instant nothing happens by itself.
     idle_until: Duration,
+    look_max: Duration,
 }
 
 impl Job {
@@ -86,9 +87,15 @@ impl Job {
             unseen: None,
             seeds,
             idle_until: now.monotonic,
+            look_max: LOOK_MAX,
         };
         job.rest(now);
         job
+    }
+
+    pub(super) fn trust_the_clock(&mut self, now: Now) {
+        self.look_max = Duration::MAX;
+        self.rest(now);
     }
 
     pub(super) fn remembered(&self) -> Remembered {
@@ -100,9 +107,14 @@ impl Job {
         }
     }
 
+    /// Whether another specification says nothing new of when it runs.
+    pub(super) fn keeps_phase(&self, spec: &JobSpec) -> bool {
+        (&spec.when, spec.enabled) == (&self.spec.when, self.spec.enabled)
+    }
+
     /// Takes another specification over; the phase stays when the time did not change.
     pub(super) fn change(&mut self, spec: JobSpec, now: Now) {
-        if (&spec.when, spec.enabled) != (&self.spec.when, self.spec.enabled) {
+        if !self.keeps_phase(&spec) {
             self.next = Next::new(&spec, None, now);
             (self.last, self.since) = (None, now.wall);
         }
@@ -253,8 +265,8 @@ impl Job {
             let left = first.plus_micros(deadline.as_micros() as i64 + 1).since(now.wall);
             Some(Duration::from_micros(left.max(0) as u64))
         });
-        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(LOOK_MAX);
-        self.idle_until = now.monotonic + wait.min(LOOK_MAX);
+        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(self.look_max);
+        self.idle_until = now.monotonic.saturating_add(wait.min(self.look_max));
     }
 
     /// How long nothing happens by itself; `None` when nothing will.

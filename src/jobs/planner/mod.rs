@@ -10,11 +10,12 @@ mod next;
 mod simulate;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 pub use super::calendar::{Calendar, next_cron, parse_cron};
 pub use job::{Afterwards, Ended};
-pub use simulate::simulate;
+pub use simulate::{Simulation, simulate};
 
 use super::memory::{Memory, Remembered};
 use super::spec::{JobEvent, JobSpec, Schedule, SchedulerOptions};
@@ -111,6 +112,16 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// Names of jobs that are gone.
     pub removed: Vec<String>,
+    /// Each job of the new schedule and when it is due next, if it is by itself.
+    pub next: Vec<(String, Option<Timestamp>)>,
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let Self { added, changed, removed, next: _ } = self;
+        write!(f, "jobs added: {}, changed: {}, removed: {}", names(added), names(changed), names(removed))
+    }
 }
 
 /// What jitter is drawn from: the same seeds, the same instants.
@@ -147,6 +158,13 @@ impl Planner {
         Self { options: schedule.scheduler, jobs, places, seeds, seen: now, changed: true }
     }
 
+    /// Neither clock is ever set or slewed: jobs need not be looked at before their instants.
+    fn trust_the_clock(&mut self, now: Now) {
+        for job in &mut self.jobs {
+            job.trust_the_clock(now);
+        }
+    }
+
     /// Everything that is to be done now, starts in the order in which they were scheduled.
     pub fn due(&mut self, now: Now) -> Vec<Act> {
         let elapsed = now.monotonic.saturating_sub(self.seen.monotonic).as_micros() as i64;
@@ -180,8 +198,7 @@ impl Planner {
 
     /// When a job is due next, by the wall clock.
     pub fn next(&self, name: &str, now: Now) -> Option<Timestamp> {
-        let wait = self.job(name)?.wait(now)?;
-        Some(now.wall.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
+        Some(after(now, self.job(name)?.wait(now)?))
     }
 
     /// A run that somebody asked for starts now, or there is a reason why not.
@@ -249,7 +266,7 @@ impl Planner {
 
     /// Takes a new schedule over; jobs whose time did not change keep their phase.
     pub fn replace(&mut self, schedule: Schedule, now: Now) -> Changes {
-        let changes = self.compare(&schedule);
+        let changes = self.compare(&schedule, now);
         let mut before = std::mem::take(&mut self.jobs);
         for spec in schedule.jobs {
             let known = before.iter().position(|job| job.spec.name == spec.name);
@@ -268,9 +285,15 @@ impl Planner {
     }
 
     /// What [`Planner::replace`] would change.
-    pub fn compare(&self, schedule: &Schedule) -> Changes {
+    pub fn compare(&self, schedule: &Schedule, now: Now) -> Changes {
         let mut changes = Changes::default();
         for spec in &schedule.jobs {
+            let wait = match self.job(&spec.name) {
+                Some(job) if job.keeps_phase(spec) => job.wait(now),
+                Some(job) if job.paused().is_some() => None,
+                _ => Job::new(spec.clone(), Remembered::default(), self.seeds, now).wait(now),
+            };
+            changes.next.push((spec.name.clone(), wait.map(|wait| after(now, wait))));
             match self.spec(&spec.name) {
                 None => changes.added.push(spec.name.clone()),
                 Some(old) if old != spec => changes.changed.push(spec.name.clone()),
@@ -310,6 +333,10 @@ impl Planner {
         let running = self.jobs.iter().filter(|job| job.is_running()).count();
         self.options.max_concurrent.saturating_sub(running)
     }
+}
+
+fn after(now: Now, wait: Duration) -> Timestamp {
+    now.wall.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn places(jobs: &[Job]) -> HashMap<String, usize> {

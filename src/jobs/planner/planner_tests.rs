@@ -299,6 +299,12 @@ fn a_new_schedule_leaves_unchanged_jobs_their_phase() {
     let mut kept = every("kept", 30);
     kept.timeout = Duration::from_secs(1);
     let changes = planner.replace(schedule([kept, every("changed", 60), every("new", 10)]), at(20.0));
+    let next = |seconds: f64| Some(at(seconds).wall);
+    let expected = [("kept", next(30.0)), ("changed", next(80.0)), ("new", next(30.0))];
+    assert_eq!(changes.next, expected.map(|(name, at)| (name.to_owned(), at)));
+    for (name, at_next) in &changes.next {
+        assert_eq!(planner.next(name, at(20.0)), *at_next, "what was told is what holds");
+    }
     assert_eq!(
         (changes.added, changes.changed),
         (vec!["new".to_owned()], vec!["kept".to_owned(), "changed".to_owned()])
@@ -325,14 +331,39 @@ fn planner_firing(seconds: f64) -> Firing {
 }
 
 #[test]
+fn firing_tables_of_adjoining_spans_adjoin() {
+    let wall = When::Every { period: Duration::from_secs(600), align: Align::Wall };
+    let mut jittered = job("wall", wall);
+    jittered.jitter = Jitter { max: Duration::from_secs(60), is_stable: false };
+    let jobs = || schedule([cron("cron", "*/10 * * * *"), jittered.clone()]);
+    let table = |from: u64, seconds: u64| -> Vec<(String, Timestamp)> {
+        simulate(jobs(), at(from as f64).wall, Duration::from_secs(seconds)).collect()
+    };
+    let whole = table(0, 7_200);
+    assert_eq!(whole[..2], [("cron".to_owned(), Timestamp(0)), ("wall".to_owned(), Timestamp(0))]);
+    assert_eq!(whole.len(), 24, "the end is not in it");
+    for cut in [1, 600, 601, 3_599, 3_600] {
+        assert_eq!([table(0, cut), table(cut, 7_200 - cut)].concat(), whole, "{cut}");
+    }
+}
+
+#[test]
+fn what_never_runs_by_itself_has_an_empty_table() {
+    let mut off = every("off", 10);
+    off.enabled = false;
+    let jobs = schedule([off, job("on", When::On(vec![JobEvent::Startup]))]);
+    assert_eq!(simulate(jobs, Timestamp(0), Duration::from_secs(1_000)).count(), 0);
+}
+
+#[test]
 fn a_thousand_jobs_are_simulated_in_order() {
     let periods = (0..500).map(|n| every(&format!("every-{n}"), 30 + n % 90));
     let crons = (0..500).map(|n| cron(&format!("cron-{n}"), &format!("{} */{} * * * *", n % 60, 1 + n % 20)));
     let (mut fired, mut last) = (0, Timestamp(0));
-    simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200), |_, at| {
+    for (_, at) in simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200)) {
         assert!(at >= last);
         (fired, last) = (fired + 1, at);
-    });
+    }
     assert!(fired > 50_000, "{fired}");
 }
 

@@ -11,6 +11,7 @@ mod campaign;
 mod capture;
 mod demo;
 mod disk;
+mod jobs;
 mod market;
 mod notify;
 mod refused;
