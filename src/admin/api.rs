@@ -161,7 +161,8 @@ pub async fn job_history(State(desk): State<Arc<Desk>>, asked: Asked<Runs>) -> A
     let asked = query(asked)?;
     let limit = at_most(asked.limit, 100);
     let runs = desk.history.runs(asked.job.as_deref(), limit).await.context("read the runs");
-    Ok(Json(json!(runs.map_err(|error| Refusal::unavailable(&error))?)))
+    let runs = runs.map_err(|error| Refusal::unavailable(&error))?;
+    Ok(Json(runs.iter().map(view::run).collect()))
 }
 
 /// Runs a job now; with `?wait=true` the answer is the finished run.
@@ -169,7 +170,7 @@ pub async fn run_job(State(desk): State<Arc<Desk>>, named: Named, asked: Asked<W
     let Path(name) = named?;
     let started = if query(asked)?.wait {
         let ended = desk.jobs.run_to_end(&name).await.map_err(|error| Refusal::unavailable(&error))?;
-        ended.map(|run| json!(run))
+        ended.map(|run| view::run(&run))
     } else {
         let started = desk.jobs.run(&name).await.map_err(|error| Refusal::unavailable(&error))?;
         started.map(|run_id| json!({ "run_id": run_id }))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::gap::Gap;
+use crate::history::JobRun;
 use crate::jobs::JobStatus;
 use crate::jobs::planner::Changes;
 use crate::market::{Stream, Timestamp};
@@ -87,6 +88,14 @@ pub fn gap(gap: &Gap) -> Value {
         "reason": gap.reason,
         "evidence": gap.evidence,
     })
+}
+
+/// A run as shown: history's columns, how late it started, and its report as the document that it is.
+pub fn run(run: &JobRun) -> Value {
+    let mut shown = json!(run);
+    shown["lateness_ms"] = json!(run.lateness_us().map(|late| late / 1_000));
+    shown["report"] = serde_json::from_str(&run.report).unwrap_or(Value::Null);
+    shown
 }
 
 /// What a reload changed; `next_runs` are those of the schedule as it is afterwards.

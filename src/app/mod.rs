@@ -5,6 +5,8 @@
 //! offset -> backfill and the tail's questions -> scheduler -> READY.
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
+mod conditions;
+mod events;
 pub mod market;
 mod reload;
 mod restore;

@@ -22,8 +22,8 @@ use crate::supervisor::Fault;
 use crate::systemd;
 
 use super::market::Market;
-use super::reload;
 use super::{Groups, Launch, Service};
+use super::{conditions, events, reload};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -65,7 +65,13 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
         }),
         clock: service.clock.clone(),
     };
-    let parts = RunnerParts { services, history: service.history.clone(), clock: service.clock.clone() };
+    let parts = RunnerParts {
+        services,
+        history: service.history.clone(),
+        clock: service.clock.clone(),
+        health: service.health.clone(),
+        conditions: conditions::of(service),
+    };
     let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
     runner.run_blocking().await;
     // A first snapshot names what is recorded even when the process dies before its first period is over.
@@ -75,6 +81,8 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
     }
     let (pulse, stop) = (service.pulses.watch("scheduler"), groups.jobs.stop.clone());
     groups.jobs.spawn("scheduler", runner.run(pulse, stop));
+    let events = events::watch(service.clone(), jobs.clone(), groups.jobs.stop.clone());
+    groups.jobs.spawn("events", events);
     for (&exchange, rest) in &service.backfill.rest {
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();

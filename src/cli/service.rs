@@ -216,10 +216,11 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
                     let at = run["started_at"].as_i64().map(|at| Timestamp(at).rfc3339());
                     let took = run["finished_at"].as_i64().zip(run["started_at"].as_i64());
                     run["started"] = json!(at);
+                    run["late"] = json!(run["lateness_ms"].as_i64().map(|late| late as f64 / 1e3));
                     run["seconds"] = json!(took.map(|(ended, began)| (ended - began).max(0) as f64 / 1e6));
                 }
             }
-            list(&runs, &["job", "started", "seconds", "trigger", "outcome", "reason"], format);
+            list(&runs, &["job", "started", "late", "seconds", "trigger", "outcome", "reason"], format);
             Ok(0)
         }
     }

@@ -14,7 +14,7 @@ mod units;
 use std::path::{Path, PathBuf};
 
 pub use problem::{Problem, Problems, Severity, Source};
-pub use units::{format_duration, parse_duration, parse_size};
+pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 use crate::admin::AdminOptions;
 use crate::exchange::Feed;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use super::planner::Firing;
 use super::spec::JobSpec;
 use super::tasks::{self, Context, Report, Services};
 use crate::clock::Clock;
@@ -28,6 +29,23 @@ pub(super) struct Stops {
 enum Cut {
     TimedOut,
     Cancelled,
+}
+
+/// The row of a run that begins, or that does not.
+pub(super) fn new_run(firing: &Firing) -> JobRun {
+    JobRun {
+        run_id: uuid::Uuid::now_v7().to_string(),
+        job: firing.job.clone(),
+        trigger: firing.trigger.as_str().to_owned(),
+        scheduled_at: firing.scheduled_at.micros(),
+        started_at: None,
+        finished_at: None,
+        attempt: i64::from(firing.attempt),
+        outcome: "running".to_owned(),
+        reason: String::new(),
+        window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
+        report: String::new(),
+    }
 }
 
 /// Runs a task with its limits; a panic is a failed run.

@@ -1,13 +1,15 @@
 //! How others talk to the runner.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 use super::JobStatus;
+use super::events::Events;
 use super::planner::Changes;
-use super::spec::Schedule;
+use super::spec::{JobEvent, Schedule};
 use crate::history::JobRun;
 
 /// Requests that may wait for the runner.
@@ -23,12 +25,21 @@ pub(super) enum Request {
 
 /// Talks to the runner; cheap to clone.
 #[derive(Clone)]
-pub struct JobsHandle(mpsc::Sender<Request>);
+pub struct JobsHandle {
+    requests: mpsc::Sender<Request>,
+    events: Arc<Events>,
+}
 
 impl JobsHandle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+    pub(super) fn new(events: Arc<Events>) -> (Self, mpsc::Receiver<Request>) {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        (Self(sender), requests)
+        (Self { requests: sender, events }, requests)
+    }
+
+    /// Something happened: jobs with `on` run. Never waits, and however often it is said before the runner looks, it is
+    /// one event.
+    pub fn happened(&self, event: JobEvent) {
+        self.events.ring(event);
     }
 
     /// Every job.
@@ -72,7 +83,7 @@ impl JobsHandle {
 
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> anyhow::Result<T> {
         let limit = Duration::from_secs(5);
-        tokio::time::timeout(limit, self.0.send(request)).await.context("the scheduler is busy")?.ok();
+        tokio::time::timeout(limit, self.requests.send(request)).await.context("the scheduler is busy")?.ok();
         tokio::time::timeout(limit, answered)
             .await
             .context("the scheduler does not answer")?

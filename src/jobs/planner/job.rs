@@ -1,6 +1,8 @@
 //! One job of the plan: when it is due next, what waits, what it remembers.
 
+mod defer;
 mod missed;
+mod quiet;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::jobs::calendar::{COUNT_MAX, Passed};
 use crate::jobs::memory::Remembered;
 use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
 use crate::market::Timestamp;
+use quiet::Quiet;
 
 /// A run that starts later than this was missed, not late. Microseconds.
 const LATE_US: i64 = 10_000_000;
@@ -63,6 +66,10 @@ pub(super) struct Job {
     covered_to: Timestamp,
     /// What passed during a pause.
     unseen: Option<Skip>,
+    /// What waits only because something it requires is not there; recorded when that begins, and again, with how
+    /// many instants it was, when it ends.
+    deferred: Option<Skip>,
+    quiet: Quiet,
     seeds: Seeds,
     /// Until this monotonic instant nothing happens by itself.
     idle_until: Duration,
@@ -73,6 +80,7 @@ impl Job {
     pub(super) fn new(spec: JobSpec, remembered: Remembered, seeds: Seeds, now: Now) -> Self {
         let last = remembered.last().filter(|last| last.since(now.wall) < AHEAD_US);
         let next = Next::new(&spec, last, now);
+        let quiet = Quiet::new(&spec, remembered.succeeded.map(Timestamp), now);
         let mut job = Self {
             spec,
             next,
@@ -85,6 +93,8 @@ impl Job {
             since: now.wall,
             covered_to: remembered.covered_to.map_or(now.wall, Timestamp),
             unseen: None,
+            deferred: None,
+            quiet,
             seeds,
             idle_until: now.monotonic,
             look_max: LOOK_MAX,
@@ -104,6 +114,7 @@ impl Job {
             paused: self.paused.clone(),
             last: by_calendar.then_some(self.last.unwrap_or(self.since).micros()),
             covered_to: self.spec.window.then_some(self.covered_to.micros()),
+            succeeded: self.quiet.succeeded.map(Timestamp::micros),
         }
     }
 
@@ -120,6 +131,10 @@ impl Job {
         }
         if spec.window && !self.spec.window {
             self.covered_to = now.wall;
+        }
+        if spec.max_silence != self.spec.max_silence || spec.enabled != self.spec.enabled {
+            // What it did before anybody minded is no silence.
+            self.quiet = Quiet { before: Duration::ZERO, since: now.monotonic, ..self.quiet };
         }
         self.spec = spec;
         self.rest(now);
@@ -153,6 +168,9 @@ impl Job {
             self.waiting.push_front(firing);
         }
         self.expire(now, acts);
+        if self.waiting.is_empty() {
+            self.end_deferral(acts);
+        }
         self.rest(now);
         remember
     }
@@ -224,6 +242,15 @@ impl Job {
             self.waiting.push_back(firing);
             return;
         }
+        if let Some(deferred) = &mut self.deferred {
+            (deferred.last, deferred.count) = (at, deferred.count + 1);
+            // Of what is deferred the latest one runs, or each for whom each counts.
+            if self.spec.missed.policy != MissedPolicy::RunAll || self.waiting.len() >= self.spec.missed.cap {
+                self.waiting.pop_front();
+            }
+            self.waiting.push_back(firing);
+            return;
+        }
         let running = self.running.is_some();
         match self.spec.overlap {
             Overlap::Queue if self.waiting.is_empty() => self.waiting.push_back(firing),
@@ -290,13 +317,17 @@ impl Job {
         (self.waiting.front().map(|firing| firing.scheduled_at), &self.spec.name)
     }
 
-    /// Starts what waits.
-    pub(super) fn start(&mut self, now: Now) -> Option<Act> {
-        let firing = self.waiting.pop_front()?;
-        Some(match self.begin(firing.clone(), now) {
+    /// Starts what waits; returns whether something started.
+    pub(super) fn start(&mut self, now: Now, acts: &mut Vec<Act>) -> bool {
+        self.end_deferral(acts);
+        let Some(firing) = self.waiting.pop_front() else { return false };
+        let act = match self.begin(firing.clone(), now) {
             Ok(firing) => Act::Start(firing),
             Err(reason) => Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)),
-        })
+        };
+        let started = matches!(act, Act::Start(_));
+        acts.push(act);
+        started
     }
 
     pub(super) fn ask(&mut self, now: Now) -> Result<Firing, String> {
@@ -352,7 +383,10 @@ impl Job {
             self.next = Next::Monotonic(now.monotonic + delay);
         }
         match ended {
-            Ended::Succeeded => self.failures = 0,
+            Ended::Succeeded => {
+                self.failures = 0;
+                self.quiet = Quiet { succeeded: Some(now.wall), before: Duration::ZERO, since: now.monotonic };
+            }
             Ended::Failed => self.failures += 1,
             Ended::Cancelled => {}
         }
@@ -367,9 +401,9 @@ impl Job {
             return Afterwards::Nothing;
         }
         let doubled = self.spec.retry.backoff.saturating_mul(1_u32.checked_shl(firing.attempt - 1).unwrap_or(u32::MAX));
-        // Up to a quarter more, so that what failed together is not tried again together.
         let backoff = doubled.min(BACKOFF_MAX);
-        let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, backoff / 4);
+        let jitter = self.spec.retry.jitter.unwrap_or(backoff / 4);
+        let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, jitter);
         let again = Firing { trigger: Trigger::Retry, attempt: firing.attempt + 1, ..firing };
         self.retry = Some((now.monotonic + wait, again));
         Afterwards::Retry(wait)

@@ -6,7 +6,9 @@ use chrono_tz::Tz;
 use proptest::prelude::*;
 
 use super::*;
-use crate::jobs::spec::{Align, Jitter, JobEvent, MissedPolicy, Overlap, Retry, SchedulerOptions, TaskKind, When};
+use crate::jobs::spec::{
+    Align, Jitter, JobEvent, MissedPolicy, Overlap, Requirement, Retry, SchedulerOptions, TaskKind, When,
+};
 
 fn job(name: &str, when: When) -> JobSpec {
     JobSpec::new(name, TaskKind::StateSnapshot, when)
@@ -44,7 +46,7 @@ fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skip>) {
                     planner.finished(&firing.job, Ended::Succeeded, now);
                     started.push(firing);
                 }
-                Act::Skip(skip) => skipped.push(skip),
+                Act::Skip(skip) | Act::Defer(skip) => skipped.push(skip),
                 Act::Cancel(job) => panic!("{job} is cancelled although nothing runs"),
             }
         }
@@ -218,7 +220,7 @@ fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
 fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
     let mut spec = every("job", 1_000);
     spec.window = true;
-    spec.retry = Retry { max: 2, backoff: Duration::from_secs(10) };
+    spec.retry = Retry { max: 2, backoff: Duration::from_secs(10), jitter: None };
     let mut planner = planner([spec], at(0.0));
     let mut now = 1_000.0;
     for attempt in 1..=3 {
@@ -252,6 +254,42 @@ fn failures_in_a_row_pause_a_job_also_over_a_restart() {
     let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), at(25.0));
     assert_eq!(planner.paused("job"), Some("it failed 2 times in a row"));
     assert_eq!(planner.wait(at(25.0)), None);
+}
+
+#[test]
+fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
+    for (policy, instants) in [(MissedPolicy::RunOnce, vec![30.0]), (MissedPolicy::RunAll, vec![10.0, 20.0, 30.0])] {
+        let mut spec = every("job", 10);
+        spec.requires = vec![Requirement::DISK_FREE];
+        spec.missed.policy = policy;
+        let mut planner = planner([spec], at(0.0));
+        planner.observe(vec![(Requirement::DISK_FREE, "7 MiB are free".to_owned())]);
+        let acts = planner.due(at(10.0));
+        assert!(matches!(&acts[..], [Act::Defer(skip)] if skip.reason == "it requires disk.free: 7 MiB are free"));
+        assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a deferred run does not spin");
+        for second in 11..=31 {
+            assert_eq!(planner.due(at(f64::from(second))), [], "it is said once");
+        }
+        planner.observe(Vec::new());
+        let (fired, deferred) = run(&mut planner, at(31.0));
+        let fired: Vec<Timestamp> = fired.into_iter().map(|firing| firing.scheduled_at).collect();
+        assert_eq!(fired, instants.iter().map(|seconds| at(*seconds).wall).collect::<Vec<_>>(), "{policy:?}");
+        assert_eq!((deferred.len(), deferred[0].count, deferred[0].last), (1, 3, at(30.0).wall));
+    }
+}
+
+#[test]
+fn silence_before_the_start_counts_for_half_of_what_is_allowed() {
+    let mut spec = every("job", 10_000);
+    spec.max_silence = Some(Duration::from_secs(100));
+    let mut memory = Memory::default();
+    let long_ago = Remembered { succeeded: Some(0), ..Remembered::default() };
+    memory.jobs.insert("job".to_owned(), long_ago);
+    let begin = at(1e6);
+    let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), begin);
+    assert_eq!(planner.silent(at(1e6 + 49.0)), []);
+    assert_eq!(planner.silent(at(1e6 + 51.0))[0].lasts, Duration::from_secs(101));
+    assert_eq!(planner.succeeded("job"), Some(Timestamp(0)));
 }
 
 #[test]
@@ -390,7 +428,7 @@ proptest! {
         let mut spec = if is_cron { cron("job", "* * * * *") } else { every("job", 60) };
         spec.window = true;
         spec.overlap = Overlap::Queue;
-        spec.retry = Retry { max: retries, backoff: Duration::from_secs(7) };
+        spec.retry = Retry { max: retries, backoff: Duration::from_secs(7), jitter: None };
         let mut planner = planner([spec.clone()], at(0.0));
         let (mut memory, mut boot, mut now) = (planner.news().unwrap(), 0, 0);
         let (mut running, mut covered): (Option<Firing>, Timestamp) = (None, Timestamp(0));

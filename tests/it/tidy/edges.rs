@@ -37,7 +37,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "consume without commit",
     ),
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
-    ("jobs", &["audit", "backfill", "cache", "clock", "history", "log", "market", "pulse"], ""),
+    (
+        "jobs",
+        &["audit", "backfill", "cache", "clock", "health", "history", "log", "market", "pulse"],
+        "a critical job that is silent is a degraded part of health",
+    ),
     (
         "admin",
         &[
