@@ -9,6 +9,7 @@ mod problem;
 mod reader;
 mod schedule;
 mod service;
+mod task_args;
 mod units;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use crate::market::Timestamp;
 
 use super::problem::{did_you_mean, position};
 use super::reader::{Notes, Table, parse};
+use super::task_args;
 use super::units::parse_size;
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
@@ -220,7 +221,7 @@ fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
         let span = if table.has("jitter") { table.key_span("jitter") } else { table.span() };
         notes.error(span, "`jitter` is longer than `every`", Some(help));
     }
-    spec.args = args(&table, task, spec.args);
+    spec.args = args(&table, task, spec.window, spec.args);
     table.finish();
     (spec.task, spec.when) = (task?, when?);
     Some(spec)
@@ -334,7 +335,16 @@ fn on(table: &Table<'_>) -> Option<When> {
     Some(When::On(events))
 }
 
-fn args(table: &Table<'_>, task: Option<TaskKind>, mut args: TaskArgs) -> TaskArgs {
+fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: TaskArgs) -> TaskArgs {
+    let needs = match task {
+        Some(TaskKind::Backfill) => Some("args = { symbol = \"BTCUSDT\", from = \"2026-01-01\" }"),
+        Some(TaskKind::Command) => Some("args = { argv = [\"/usr/bin/true\"] }"),
+        _ => None,
+    };
+    if let Some(example) = needs.filter(|_| !table.has("args")) {
+        let help = format!("say what it does: `{example}`");
+        table.notes().missing(table.span(), format!("`{}` is missing", table.name("args")), help);
+    }
     let Some(table) = table.table("args") else { return args };
     match task {
         Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
@@ -344,6 +354,8 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, mut args: TaskArgs) -> TaskAr
             args.runs = age("runs", "remove the key for what `scheduler.history` says").unwrap_or(args.runs);
             args.rows = age("rows", "remove the key to keep every trade and kline");
         }
+        Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),
+        Some(TaskKind::Command) => args.command = task_args::command(&table),
         // The task itself is in error: which arguments it takes cannot be said.
         None => return args,
         Some(_) => {}

@@ -18,9 +18,12 @@ use crate::history::faulty::FaultyHistory;
 use crate::jobs::spec::{MissedPolicy, Overlap, Retry, TaskKind};
 use crate::jobs::tasks::{LogRetention, Save};
 use crate::log::embedded::{self, EmbeddedLog};
-use crate::market::Timestamp;
+use crate::market::{Stream, Timestamp};
 use crate::pulse::Pulses;
 use crate::writer::Writer;
+
+#[path = "alarm_tests.rs"]
+mod alarm_tests;
 
 /// Wall time of the tests' beginning: 2026-01-01.
 const START: i64 = 1_767_225_600_000_000;
@@ -33,6 +36,7 @@ struct House {
     health: Health,
     /// What jobs require is not there.
     absent: Arc<AtomicBool>,
+    recorded: Vec<Stream>,
 }
 
 /// A runner at work.
@@ -52,7 +56,14 @@ impl House {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
-        Self { directory, history, faults: Faults::none(), health: Health::default(), absent: Arc::default() }
+        Self {
+            directory,
+            history,
+            faults: Faults::none(),
+            health: Health::default(),
+            absent: Arc::default(),
+            recorded: Vec::new(),
+        }
     }
 
     fn services(&self, clock: &Clock, save: Save) -> Services {
@@ -72,7 +83,7 @@ impl House {
             history,
             cache: Arc::new(EmbeddedCache::new()),
             backfill,
-            streams: watch::channel(Vec::new()).1,
+            streams: watch::channel(self.recorded.clone()).1,
             save,
             clock: clock.clone(),
         }
@@ -390,90 +401,5 @@ async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
     working.jobs.replace(schedule(vec![]), false).await.unwrap();
     assert_eq!(working.jobs.list().await.unwrap().len(), 0);
     house.until("its end", |run| run.outcome == "succeeded").await;
-    working.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_is_deferred_while_what_it_requires_is_away_and_starts_when_it_is_back() {
-    let house = House::new();
-    house.absent.store(true, Ordering::SeqCst);
-    let mut spec = every(30);
-    spec.requires = vec![Requirement::CacheConnected];
-    let working = house.work(vec![spec], saves());
-    let run = house.until("a deferral", |run| run.outcome == "deferred").await;
-    assert_eq!((run.reason.as_str(), run.started_at), ("it requires cache.connected: it is away", None));
-    let refused = working.jobs.run("job").await.unwrap();
-    assert_eq!(refused, Err("it requires cache.connected: it is away".to_owned()));
-    tokio::time::sleep(Duration::from_secs(65)).await;
-    assert_eq!(house.runs().await.len(), 1, "one row for all of it");
-    house.absent.store(false, Ordering::SeqCst);
-    let done = house.until("the run", |run| run.outcome == "succeeded").await;
-    assert!(done.scheduled_at - run.scheduled_at == 60_000_000 && done.lateness_us() > Some(0), "{done:?}");
-    let deferred = house.until("its row says how many", |run| run.reason.starts_with("3 instants")).await;
-    assert_eq!((deferred.run_id, deferred.outcome.as_str()), (run.run_id, "deferred"));
-    let status = working.status().await;
-    assert_eq!((status.outcomes["deferred"], status.missed), (1, 0));
-    working.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeeds() {
-    let house = House::new();
-    let mut spec = every(30);
-    spec.max_silence = Some(Duration::from_secs(100));
-    let working = house.work(vec![spec], fails(5));
-    tokio::time::sleep(Duration::from_secs(90)).await;
-    assert!(!working.status().await.silent && house.health.parts().is_empty());
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(working.status().await.silent);
-    assert_eq!(house.health.parts()["job job"], "no success for more than 100 s");
-    house.until("a success", |run| run.outcome == "succeeded").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let status = working.status().await;
-    assert!(!status.silent && status.last_success.is_some() && house.health.parts().is_empty());
-    // A pause is no excuse, and a removed job leaves no alarm behind.
-    working.jobs.pause("job", "a move").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(110)).await;
-    assert!(house.health.parts().contains_key("job job"));
-    working.jobs.replace(schedule(vec![]), false).await.unwrap();
-    assert!(house.health.parts().is_empty());
-    working.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() {
-    let house = House::new();
-    let mut spec = every(100);
-    spec.alert = true;
-    spec.retry = Retry { max: 1, backoff: Duration::from_secs(10), jitter: Some(Duration::ZERO) };
-    let working = house.work(vec![spec], fails(2));
-    house.until("the first failure", |run| run.outcome == "failed").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.parts().is_empty(), "it is tried again");
-    house.until("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(house.health.parts()["job job"], "its last run failed: no disk");
-    house.until("a success", |run| run.outcome == "succeeded").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.parts().is_empty());
-    working.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_happens_is_one_event_however_often_it_is_said() {
-    let house = House::new();
-    let on = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Gap, JobEvent::Reconnect]));
-    let working = house.work(vec![on], saves());
-    working.status().await;
-    for _ in 0..1_000 {
-        working.jobs.happened(JobEvent::Gap);
-    }
-    let run = house.until("a run", |run| run.outcome == "succeeded").await;
-    assert_eq!(run.trigger, "event");
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(house.runs().await.len(), 1);
-    working.jobs.happened(JobEvent::Reconnect);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(house.runs().await.len(), 2);
     working.end().await;
 }

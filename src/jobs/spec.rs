@@ -1,7 +1,10 @@
 //! What `jobs.toml` can say. Plain data: the configuration reads it, the planner plans it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::market::{Stream, Timestamp};
 
 /// How long most things are kept that nobody said otherwise of.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -311,16 +314,22 @@ pub enum TaskKind {
     CachePreload,
     /// Drops what is old.
     Retention,
+    /// Has a range of a stream fetched over REST.
+    Backfill,
+    /// Runs a program.
+    Command,
 }
 
 impl TaskKind {
     /// Every task, as written.
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
         ("gap-sweep", Self::GapSweep),
         ("cache-preload", Self::CachePreload),
         ("retention", Self::Retention),
+        ("backfill", Self::Backfill),
+        ("command", Self::Command),
     ];
 
     /// As written.
@@ -330,7 +339,7 @@ impl TaskKind {
 }
 
 /// A task's arguments; each task reads its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskArgs {
     /// consistency-audit: whether it repairs what it finds.
     pub repair: bool,
@@ -340,10 +349,46 @@ pub struct TaskArgs {
     pub runs: Duration,
     /// retention: trades and klines older than this go; by default they stay.
     pub rows: Option<Duration>,
+    /// backfill: what is fetched.
+    pub backfill: Option<BackfillArgs>,
+    /// command: what is run.
+    pub command: Option<CommandArgs>,
+}
+
+/// What the backfill task fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillArgs {
+    /// Whose rows.
+    pub stream: Stream,
+    /// Where it begins; the run's window when nobody said.
+    pub from: Option<Place>,
+    /// Where it ends: a trade id or kline that is the last one, or the time before which rows are wanted; the newest
+    /// row when nobody said.
+    pub to: Option<Place>,
+}
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A trade id.
+    Id(i64),
+    /// An instant.
+    At(Timestamp),
+}
+
+/// What the command task runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandArgs {
+    /// The program and its arguments; no shell reads them.
+    pub argv: Vec<String>,
+    /// Its environment beside what every program needs.
+    pub environment: Vec<(String, String)>,
+    /// Where it runs; the service's own directory when nobody said.
+    pub working_directory: Option<PathBuf>,
 }
 
 impl Default for TaskArgs {
     fn default() -> Self {
-        Self { repair: false, dead_letters: MONTH, runs: MONTH, rows: None }
+        Self { repair: false, dead_letters: MONTH, runs: MONTH, rows: None, backfill: None, command: None }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::app::{Output, PATIENCE, TestApp, eventually, feed, run, seed};
 use super::market::market;
+use super::truth::History;
 
 /// The objects of a command that prints one a line.
 fn objects(output: &Output) -> Vec<Value> {
@@ -137,6 +138,50 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     let passed = async || runs(&app, "new", "skipped").await.into_iter().next();
     let skipped = eventually("what passed during the pause is told", PATIENCE, passed).await;
     assert!(text(&skipped, "reason").ends_with("paused: a move"), "{skipped}");
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id() {
+    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    let jobs = "schema = 1\n\
+        [job.back]\ntask = \"state-snapshot\"\non = [\"reconnect\"]\n\
+        [job.hole]\ntask = \"command\"\non = [\"gap\"]\nargs = { argv = [\"echo\", \"there is a hole\"] }\n\
+        [job.full]\ntask = \"state-snapshot\"\nevery = \"200ms\"\nrequires = [\"disk.free >= 1000000TiB\"]\n\
+        [job.wired]\ntask = \"state-snapshot\"\nevery = \"200ms\"\n\
+        requires = [\"ingest.connected\", \"log.connected\", \"history.connected\", \"cache.connected\", \"disk.free\"]\n";
+    fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
+    app.start().await;
+    let trades = async || (History::open(&app).number("SELECT count(*) FROM trades") > 0).then_some(());
+    eventually("trades are stored", PATIENCE, trades).await;
+    assert!(runs(&app, "back", "succeeded").await.is_empty(), "a first connection is no reconnect");
+    simulator.control.inject(&"cut".parse().unwrap());
+    has_run(&app, "back", 0).await;
+    simulator.control.inject(&"drop:BTCUSDT:20".parse().unwrap());
+    has_run(&app, "hole", 0).await;
+    let run = runs(&app, "hole", "succeeded").await.remove(0);
+    assert_eq!((text(&run, "trigger"), &run["report"]["exit_code"]), ("event", &Value::from(0)), "{run}");
+    assert!(run["lateness_ms"].as_i64().is_some_and(|late| late >= 0), "{run}");
+    let run_id = text(&run, "run_id");
+    let said = app.log().lines().any(|line| line.contains("hole: there is a hole") && line.contains(run_id));
+    assert!(said, "the program's line carries the run's id");
+
+    has_run(&app, "wired", 0).await;
+    let deferred = runs(&app, "full", "deferred").await.remove(0);
+    assert!(text(&deferred, "reason").contains("it requires disk.free: "), "{deferred}");
+    let refused = app.command(&["jobs", "run", "full"]).await;
+    assert!(refused.code == Some(75) && refused.err.contains("disk.free"), "{refused:?}");
+    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
+    for sample in [
+        "tapekeeper_job_outcomes_total{job=\"full\",outcome=\"deferred\"} 1",
+        "tapekeeper_job_outcomes_total{job=\"wired\",outcome=\"succeeded\"}",
+        "tapekeeper_job_lateness_seconds{job=\"wired\"}",
+        "tapekeeper_job_last_success_timestamp_seconds{job=\"wired\"}",
+    ] {
+        assert!(metrics.contains(sample), "{sample} is not in\n{metrics}");
+    }
     app.stop_well().await;
     simulator.stop().await;
 }

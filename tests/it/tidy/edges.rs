@@ -39,8 +39,8 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
     (
         "jobs",
-        &["audit", "backfill", "cache", "clock", "health", "history", "log", "market", "pulse"],
-        "a critical job that is silent is a degraded part of health",
+        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "pulse"],
+        "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
     ),
     (
         "admin",
