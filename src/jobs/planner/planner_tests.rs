@@ -162,6 +162,27 @@ fn a_step_of_the_wall_clock_moves_no_period_and_silences_no_cron() {
 }
 
 #[test]
+fn a_suspended_machine_recovers_at_once_and_what_it_slept_through_is_counted() {
+    for hours in [1.0, 8.0, 24.0 * 30.0] {
+        let start = 1_700_000_000.0;
+        let mut planner = planner([every("every", 30), cron("cron", "0 */5 * * * *")], at(start));
+        run(&mut planner, at(start + 10.0));
+        // The wall clock went on, the monotonic one stood still.
+        let awake = |seconds: f64| Now {
+            wall: at(start + 10.0 + hours * 3_600.0 + seconds).wall,
+            monotonic: at(start + 10.0 + seconds).monotonic,
+        };
+        let (fired, skips) = run(&mut planner, awake(1.0));
+        assert_eq!((fired.len(), fired[0].job.as_str(), fired[0].trigger), (1, "cron", Trigger::CatchUp));
+        let counted: u64 = skips.iter().map(|skip| skip.count).sum();
+        assert_eq!(counted + 1, (hours * 12.0) as u64, "every instant that was slept through is told of");
+        let names: Vec<String> = (2..=400).flat_map(|s| started(&mut planner, awake(f64::from(s)))).collect();
+        let count = |name: &str| names.iter().filter(|job| *job == name).count();
+        assert!(count("every") == 13 && (1..=2).contains(&count("cron")), "{names:?}");
+    }
+}
+
+#[test]
 fn a_time_of_day_is_not_run_again_when_the_clock_goes_back_over_it() {
     let day = 86_400.0;
     let mut planner = planner([cron("job", "30 2 * * *")], at(day));
@@ -423,12 +444,13 @@ proptest! {
     #[test]
     fn successful_windows_have_no_hole_and_no_overlap(
         is_cron in any::<bool>(), retries in 0_u32..3,
-        steps in prop::collection::vec((1_u64..400, 0_u8..12), 1..200),
+        steps in prop::collection::vec((1_u64..400, 0_u8..14), 1..200),
     ) {
         let mut spec = if is_cron { cron("job", "* * * * *") } else { every("job", 60) };
         spec.window = true;
         spec.overlap = Overlap::Queue;
         spec.retry = Retry { max: retries, backoff: Duration::from_secs(7), jitter: None };
+        spec.requires = vec![Requirement::DISK_FREE];
         let mut planner = planner([spec.clone()], at(0.0));
         let (mut memory, mut boot, mut now) = (planner.news().unwrap(), 0, 0);
         let (mut running, mut covered): (Option<Firing>, Timestamp) = (None, Timestamp(0));
@@ -453,6 +475,8 @@ proptest! {
                     (boot, running) = (now, None);
                     planner = Planner::new(schedule([spec.clone()]), &memory, Seeds::default(), clock(boot));
                 }
+                12 => planner.observe(vec![(Requirement::DISK_FREE, "it is full".to_owned())]),
+                13 => planner.observe(Vec::new()),
                 11 => if let Ok(firing) = planner.ask("job", clock(boot)) { running = Some(firing) },
                 _ => {}
             }
