@@ -24,6 +24,8 @@ use crate::writer::Writer;
 
 #[path = "alarm_tests.rs"]
 mod alarm_tests;
+#[path = "kill_tests.rs"]
+mod kill_tests;
 
 /// Wall time of the tests' beginning: 2026-01-01.
 const START: i64 = 1_767_225_600_000_000;

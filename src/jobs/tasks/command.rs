@@ -1,7 +1,8 @@
 //! Runs a program: argv, never a shell. What it prints goes to the journal under the run's id.
 //!
 //! It gets a process group of its own and is killed as one, so that nothing it started stays behind. It gets an
-//! environment of its own too: the service's may hold passwords.
+//! environment of its own too: the service's may hold passwords. When the recorder itself is killed (SIGKILL), systemd ends
+//! what is left of the unit; without systemd it goes on.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};

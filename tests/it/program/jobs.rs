@@ -185,3 +185,35 @@ async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id
     app.stop_well().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_are_kept_through_kills_and_none_is_left_running() {
+    let simulator = market(seed(), &["BTCUSDT"], 20.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    let jobs = "schema = 1\n[job.fast]\ntask = \"state-snapshot\"\nevery = \"100ms\"\n\
+        [job.long]\ntask = \"command\"\non = [\"startup\"]\nargs = { argv = [\"sleep\", \"100\"] }\n";
+    fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
+    let mut kept: Vec<String> = Vec::new();
+    for kill in 1..=3 {
+        app.start().await;
+        has_run(&app, "fast", 5).await;
+        let running = async || (runs(&app, "long", "running").await.len() == 1).then_some(());
+        eventually("the long run is recorded", PATIENCE, running).await;
+        let before: Vec<String> =
+            runs(&app, "fast", "succeeded").await.iter().map(|run| text(run, "run_id").to_owned()).collect();
+        app.kill().await;
+        let history = History::open(&app);
+        assert_eq!(history.texts("PRAGMA integrity_check"), ["ok"]);
+        let found = history.texts("SELECT run_id FROM job_runs WHERE outcome = 'succeeded'");
+        kept.extend(before);
+        let lost = kept.iter().filter(|run_id| !found.contains(run_id)).count();
+        assert_eq!(lost, 0, "after kill {kill}");
+    }
+    app.start().await;
+    let failed = async || (runs(&app, "long", "failed").await.len() == 3).then_some(());
+    eventually("what a kill cut off is a failed run", PATIENCE, failed).await;
+    let reason = runs(&app, "long", "failed").await.remove(0)["reason"].clone();
+    assert_eq!(reason, "the process ended during the run");
+    app.stop_well().await;
+    simulator.stop().await;
+}
