@@ -104,6 +104,25 @@ fn the_shipped_units_pass_systemds_own_check() {
 }
 
 #[test]
+fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
+    let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
+    let name = Path::new(UNIT).file_name().unwrap().to_str().unwrap();
+    for entry in std::fs::read_dir(root().join("systemd/drop-ins")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        // A setting that is shown is `#Name=value`; words have a space.
+        let shown =
+            text.lines().map(|line| line.strip_prefix('#').filter(|shown| !shown.starts_with(' ')).unwrap_or(line));
+        let widened = format!("{unit}\n{}\n", shown.collect::<Vec<_>>().join("\n"));
+        assert!(widened.contains("\nReadWritePaths="), "the example is not shown");
+        match verify(name, &widened) {
+            Some(said) => assert_eq!(said, "", "{}", path.display()),
+            None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
+        }
+    }
+}
+
+#[test]
 fn the_units_times_fit_the_programs() {
     assert_none(&wrong_times(&std::fs::read_to_string(root().join(UNIT)).unwrap()));
 }
