@@ -153,6 +153,7 @@ async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id
         [job.wired]\ntask = \"state-snapshot\"\nevery = \"200ms\"\n\
         requires = [\"ingest.connected\", \"log.connected\", \"history.connected\", \"cache.connected\", \"disk.free\"]\n";
     fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
+    app.log_objects();
     app.start().await;
     let trades = async || (History::open(&app).number("SELECT count(*) FROM trades") > 0).then_some(());
     eventually("trades are stored", PATIENCE, trades).await;
