@@ -21,6 +21,7 @@ use crate::exchange::{Dialect, Routed};
 use crate::health::Health;
 use crate::log::{Log, LogError};
 use crate::market::{Frame, Origin, Stream, Timestamp};
+use crate::messages;
 use crate::pulse::Pulse;
 
 /// How long frames may wait for company: an fsync for each would wear out the disk in a busy market.
@@ -149,7 +150,11 @@ async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &Cancell
             Err(LogError::Unavailable(why)) => {
                 parts.counters.refused.fetch_add(1, Ordering::Relaxed);
                 if !failed {
-                    warn!(error = %why, "the log refuses frames, nothing is read until it takes them: {why}");
+                    warn!(
+                        MESSAGE_ID = messages::LOG_REFUSES,
+                        error = %why,
+                        "the log refuses frames, nothing is read until it takes them: {why}"
+                    );
                 }
                 failed = true;
                 parts.health.degraded("ingest", &format!("the log refuses frames: {why}"));
@@ -185,7 +190,7 @@ impl Keys {
     fn learn(&mut self) {
         let streams = self.streams.borrow_and_update().clone();
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
-            let key = Arc::from(format!("{}:{}", stream.exchange, stream.symbol));
+            let key = Arc::from(stream.log_key());
             self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
         }
     }

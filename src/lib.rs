@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
 //! | [gap] | what is missing: the [`Tracker`](gap::Tracker) notices, the [`Ledger`](gap::Ledger) remembers, the [plan](gap::next_page) repairs. Pure |
+//! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
 //! | [faults] | decides how a call to a store goes wrong; the test wrappers of all three stores ask it |
 //! | [health] | what is well and what copes, for `/healthz`, `/readyz` and STATUS |
@@ -22,7 +23,7 @@
 //! | [signals] | SIGTERM, SIGINT and SIGHUP, with who sent them |
 //! | [sqlite] | how an SQLite file is opened, versioned and read beside its writer |
 //! | [supervisor] | spawns tasks in groups, sees the first that fails, stops them in order |
-//! | [systemd] | READY, STATUS, STOPPING, WATCHDOG |
+//! | [systemd] | READY, STATUS, STOPPING, WATCHDOG, the admin listener over restarts |
 //! | [telemetry] | log lines, to stderr or the journal |
 //! | [clock] | the only reader of the wall clock |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its dialects (pure), THE [socket](exchange::socket) loop, THE [REST](exchange::rest) client |
@@ -43,10 +44,10 @@
 //! | [simulator] | an exchange on loopback, for `demo`, tests and dry runs |
 //! | [cli] | one file per group of commands |
 //!
-//! Eight rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
+//! Nine rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
 //! bisected and set aside by the same code. [audit] because jobs, API and command line must compare alike. [replay] because it consumes without committing. [sqlite]
 //! because log and history open their files with the same care. [faults] because the three stores' test wrappers
-//! share one script. [health], [exit] and [signals] because each is spoken by rooms that must not know each other.
+//! share one script. [health], [exit], [messages] and [signals] because each is spoken by rooms that must not know each other.
 //!
 //! # The invariants, and where they are kept
 //!
@@ -84,6 +85,10 @@
 //! [systemd] replaces control characters in everything it sends. `WATCHDOG_USEC=0` means no watchdog, and an interval
 //! of nothing would panic the timer.
 //!
+//! *journald* stops whoever logs while it is stopped itself, and *tracing-journald* sends from the thread that logs: so
+//! lines are encoded and queued by [telemetry], and only its own thread ever waits. The status of a unit is cleared when
+//! it starts again, and an automatic restart does that at once: the watchdog's reason goes through a file.
+//!
 //! *SQLite*: WAL, `synchronous=FULL` (the log is synced at every commit), `busy_timeout` because others may read while
 //! we write. `page_size` and `auto_vacuum` take effect only before the first table is made. A reader that stays in a
 //! transaction keeps the write-ahead log from being reused, so reads end on their own when the caller goes away.
@@ -116,6 +121,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod log;
 pub mod market;
+pub mod messages;
 pub mod pulse;
 pub mod replay;
 pub mod signals;

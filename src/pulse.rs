@@ -1,7 +1,7 @@
 //! Proof of progress: each spine loop beats once per turn, and the watchdog reads the beats.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest that a watched loop goes without a beat when all is well: its waits and the calls it makes end within
@@ -22,11 +22,19 @@ struct Beats {
     last_ms: AtomicU64,
     count: AtomicU64,
     retired: std::sync::atomic::AtomicBool,
+    /// At this age the loop gets stuck, because somebody asked for that.
+    stuck_after: Option<Duration>,
 }
 
 impl Pulse {
     /// Says that the loop has come round.
     pub fn beat(&self) {
+        if let Some(after) = self.0.stuck_after {
+            while self.0.born.elapsed() >= after {
+                // Other loops go on: this one alone is to be missed.
+                tokio::task::block_in_place(std::thread::park);
+            }
+        }
         self.0.last_ms.store(self.0.born.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.0.count.fetch_add(1, Ordering::Relaxed);
     }
@@ -53,9 +61,35 @@ impl Pulse {
     }
 }
 
-/// All pulses of the process.
+/// All pulses of the process; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Pulses(Arc<Mutex<Vec<Pulse>>>);
+pub struct Pulses(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    pulses: Mutex<Vec<Pulse>>,
+    /// Loops that are to get stuck, and at which age.
+    stuck: OnceLock<Vec<(String, Duration)>>,
+    /// For which loop the watchdog ended the process before this one.
+    before: OnceLock<Wedge>,
+}
+
+/// A loop for which the watchdog ended a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wedge {
+    /// The loop's name, or several, the first to stop before the others.
+    pub name: String,
+    /// Milliseconds that it had not come round.
+    pub age_ms: u64,
+    /// When that was, seconds since 1970.
+    pub at: u64,
+}
+
+impl std::fmt::Display for Wedge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} had not come round for {:.1} s", self.name, self.age_ms as f64 / 1e3)
+    }
+}
 
 /// A loop's state as health and metrics show it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -69,22 +103,42 @@ pub struct Beat {
 }
 
 impl Pulses {
+    /// Pulses of which these loops get stuck at this age: to show that the watchdog works, and for nothing else.
+    pub fn with_stuck(stuck: Vec<(String, Duration)>) -> Self {
+        let pulses = Self::default();
+        pulses.0.stuck.set(stuck).expect("it was made a line ago");
+        pulses
+    }
+
+    /// Remembers for which loop the process before this one was ended.
+    pub fn remember(&self, wedge: Wedge) {
+        // The first one stays: there is one process before this one.
+        self.0.before.set(wedge).ok();
+    }
+
+    /// For which loop the process before this one was ended, if it was.
+    pub fn before(&self) -> Option<&Wedge> {
+        self.0.before.get()
+    }
+
     /// A new watched loop.
     pub fn watch(&self, name: &str) -> Pulse {
+        let stuck = self.0.stuck.get().into_iter().flatten();
         let pulse = Pulse(Arc::new(Beats {
             name: name.to_owned(),
             born: Instant::now(),
             last_ms: AtomicU64::new(0),
             count: AtomicU64::new(0),
             retired: std::sync::atomic::AtomicBool::new(false),
+            stuck_after: stuck.filter(|(stuck, _)| stuck == name).map(|(_, after)| *after).next(),
         }));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+        self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
         pulse
     }
 
     /// Every loop that is still watched.
     pub fn beats(&self) -> Vec<Beat> {
-        let mut pulses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pulses = self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner);
         pulses.retain(|pulse| !pulse.0.retired.load(Ordering::Relaxed));
         pulses
             .iter()
@@ -97,9 +151,16 @@ impl Pulses {
             .collect()
     }
 
-    /// The loop that has not beaten for longer than `limit`, if there is one.
+    /// The loop that has not beaten for longer than `limit`, if there is one. A loop that blocks its thread holds up
+    /// others: then all of them are named, the first to stop before the others, and the age is the first one's.
     pub fn wedged(&self, limit: Duration) -> Option<Beat> {
-        self.beats().into_iter().find(|beat| u128::from(beat.age_ms) > limit.as_millis())
+        let mut beats = self.beats();
+        beats.retain(|beat| u128::from(beat.age_ms) > limit.as_millis());
+        beats.sort_by_key(|beat| std::cmp::Reverse(beat.age_ms));
+        let names: Vec<&str> = beats.iter().map(|beat| beat.name.as_str()).collect();
+        let name = names.join(", ");
+        let first = beats.into_iter().next()?;
+        Some(Beat { name, ..first })
     }
 }
 
@@ -118,6 +179,34 @@ mod tests {
         pulse.retire();
         std::thread::park_timeout(Duration::from_millis(20));
         assert!(pulses.wedged(Duration::from_millis(1)).is_none());
+    }
+
+    #[test]
+    fn a_loop_that_is_to_get_stuck_does_and_no_other() {
+        let pulses = Pulses::with_stuck(vec![("consume".to_owned(), Duration::ZERO)]);
+        let other = pulses.watch("ingest");
+        other.beat();
+        let (pulse, (came_round, waited)) = (pulses.watch("consume"), std::sync::mpsc::sync_channel(1));
+        std::thread::spawn(move || {
+            pulse.beat();
+            came_round.send(()).unwrap();
+        });
+        assert!(waited.recv_timeout(Duration::from_millis(50)).is_err());
+        other.beat();
+        let name = pulses.wedged(Duration::from_millis(40)).unwrap().name;
+        assert!(name.starts_with("consume"), "{name}");
+    }
+
+    #[test]
+    fn all_that_are_stuck_are_named_the_first_one_first() {
+        let pulses = Pulses::default();
+        let (_ingest, cache) = (pulses.watch("ingest"), pulses.watch("cache"));
+        std::thread::park_timeout(Duration::from_millis(20));
+        cache.beat();
+        std::thread::park_timeout(Duration::from_millis(20));
+        let wedged = pulses.wedged(Duration::from_millis(5)).unwrap();
+        assert_eq!(wedged.name, "ingest, cache");
+        assert!(wedged.age_ms >= 20, "{wedged:?}");
     }
 
     #[tokio::test(start_paused = true)]

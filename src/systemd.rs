@@ -1,16 +1,34 @@
-//! What we tell systemd: READY, STATUS, STOPPING, and the watchdog that is fed by proof of progress.
+//! What we tell systemd and take from it: READY, STATUS, STOPPING, the admin listener, and the watchdog that is fed by
+//! proof of progress.
 //!
 //! Outside systemd every call does nothing.
 
-use std::time::Duration;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use anyhow::Context;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use crate::pulse::Pulses;
+use crate::messages;
+use crate::pulse::{Beat, Pulses, Wedge};
 
 /// Longest status text: systemd cuts longer lines in its own displays.
 const STATUS_BYTES_MAX: usize = 400;
+/// By how much a start or stop that goes on is extended each time.
+const EXTEND_BY: Duration = Duration::from_secs(30);
+/// How often: a machine that is busy with something else may be late by some seconds.
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+/// How long systemd may take to have read what we told it last.
+const BARRIER_MAX: Duration = Duration::from_secs(1);
+/// In the state directory: the loop for which the watchdog ends the process, and its age in milliseconds.
+const WEDGE_FILE: &str = "watchdog_reason";
+/// Time for the log line that says why.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Start is over.
 pub fn ready(status: &str) {
@@ -35,9 +53,49 @@ pub fn reloading() {
     }
 }
 
-/// Start or stop takes longer: asks for so much more time from now on.
-pub fn extend(by: Duration) {
-    send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
+/// Waits for a part of start or stop that may take longer than the unit's timeouts, and asks for more time while it goes
+/// on; for `limit` at most, so that one that hangs is still ended.
+pub async fn extending<T>(limit: Duration, part: impl Future<Output = T>) -> T {
+    let mut part = std::pin::pin!(part);
+    let began = Instant::now();
+    loop {
+        if began.elapsed() < limit {
+            send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(EXTEND_BY.as_micros()).unwrap_or(u32::MAX))]);
+        }
+        if let Ok(outcome) = tokio::time::timeout(EXTEND_EVERY, &mut part).await {
+            return outcome;
+        }
+    }
+}
+
+/// Waits until systemd has read everything that it was told: what is still unread when a process ends cannot be
+/// attributed to its unit.
+pub async fn barrier() {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    // systemd closes its copy of the pipe's end once it comes to this message; it must be the only line of it.
+    let waited = tokio::task::spawn_blocking(|| -> io::Result<()> {
+        let (mut reader, writer) = io::pipe()?;
+        sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+        drop(writer);
+        reader.read_to_end(&mut Vec::new()).map(drop)
+    });
+    match tokio::time::timeout(BARRIER_MAX, waited).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => warn!("cannot wait for systemd: {error}"),
+        Ok(Err(error)) => warn!("the wait for systemd ended in a panic: {error}"),
+        Err(_elapsed) => warn!("systemd has not read our last words within {} s", BARRIER_MAX.as_secs()),
+    }
+}
+
+/// The listener that systemd holds for us over restarts (`tapekeeper.socket`), once.
+pub fn listener() -> anyhow::Result<Option<TcpListener>> {
+    let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).context("take the listener from systemd")?;
+    if let Some(listener) = &listener {
+        listener.set_nonblocking(true).context("set up the listener from systemd")?;
+    }
+    Ok(listener)
 }
 
 /// The watchdog's interval, when systemd watches this process.
@@ -46,24 +104,58 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// Feeds the watchdog while every pulse beats; says which one does not, and lets systemd act.
+/// Feeds the watchdog while every pulse beats; says which one does not, and lets systemd act. The reason is kept in
+/// `state` for the next process, because a restart clears the status.
 ///
-/// A loop counts as wedged after half the watchdog's interval without a beat: it beats once a second at
-/// least, and the other half is for the reason to be written down.
-pub async fn feed_watchdog(pulses: Pulses, interval: Duration) {
-    let mut ticks = tokio::time::interval((interval / 4).max(Duration::from_millis(100)));
-    loop {
-        ticks.tick().await;
-        match pulses.wedged(interval / 2) {
-            None => send(&[NotifyState::Watchdog]),
-            Some(beat) => {
-                let reason = format!("{} has not come round for {} ms", beat.name, beat.age_ms);
-                error!("wedged: {reason}");
-                let status = sanitise(&format!("wedged: {reason}"));
-                send(&[NotifyState::Status(&status), NotifyState::WatchdogTrigger]);
+/// From a thread of its own: a runtime that is stuck altogether must be noticed too, with a name. A loop counts as wedged
+/// after half the watchdog's interval without a beat: it beats once a second at least, and the other half is for the
+/// reason to be written down.
+pub fn feed_watchdog(pulses: Pulses, interval: Duration, state: &Path) -> anyhow::Result<()> {
+    let note = state.join(WEDGE_FILE);
+    let every = (interval / 4).max(Duration::from_millis(100));
+    let thread = std::thread::Builder::new().name("watchdog".to_owned());
+    thread
+        .spawn(move || {
+            loop {
+                match pulses.wedged(interval / 2) {
+                    None => send(&[NotifyState::Watchdog]),
+                    Some(beat) => bark(&beat, &note),
+                }
+                std::thread::park_timeout(every);
             }
-        }
+        })
+        .context("start the watchdog's thread")?;
+    Ok(())
+}
+
+fn bark(beat: &Beat, note: &Path) {
+    let reason = format!("{} has not come round for {:.1} s", beat.name, beat.age_ms as f64 / 1e3);
+    error!(MESSAGE_ID = messages::WEDGED, LOOP = %beat.name, "wedged: {reason}");
+    if let Err(error) = write_note(beat, note) {
+        error!("the next process will not know why: cannot write {}: {error}", note.display());
     }
+    std::thread::park_timeout(LAST_WORDS);
+    let status = sanitise(&format!("wedged: {reason}"));
+    send(&[NotifyState::Status(&status), NotifyState::WatchdogTrigger]);
+}
+
+fn write_note(beat: &Beat, note: &Path) -> io::Result<()> {
+    let mut file = fs::File::create(note)?;
+    writeln!(file, "{} {}", beat.name, beat.age_ms)?;
+    file.sync_all()
+}
+
+/// For which loop the watchdog ended the process before this one, if it did; told once.
+pub fn take_wedge(state: &Path) -> Option<Wedge> {
+    let note: PathBuf = state.join(WEDGE_FILE);
+    let text = fs::read_to_string(&note).ok()?;
+    let written = fs::metadata(&note).and_then(|metadata| metadata.modified()).ok();
+    if let Err(error) = fs::remove_file(&note) {
+        warn!("cannot remove {}: {error}", note.display());
+    }
+    let (name, age_ms) = text.trim().rsplit_once(' ')?;
+    let at = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
+    Some(Wedge { name: name.to_owned(), age_ms: age_ms.parse().ok()?, at })
 }
 
 fn send(states: &[NotifyState<'_>]) {
@@ -91,6 +183,28 @@ mod tests {
     #[test]
     fn a_newline_cannot_smuggle_in_an_assignment() {
         assert_eq!(sanitise("symbol A\nSTOPPING=1\0"), "symbol A STOPPING=1 ");
+    }
+
+    #[test]
+    fn the_reason_of_a_wedge_is_told_to_the_next_process_once() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(take_wedge(directory.path()), None);
+        let beat = Beat { name: "consume".to_owned(), age_ms: 10_250, count: 7 };
+        write_note(&beat, &directory.path().join(WEDGE_FILE)).unwrap();
+        let wedge = take_wedge(directory.path()).unwrap();
+        assert_eq!((wedge.name.as_str(), wedge.age_ms), ("consume", 10_250));
+        assert!(wedge.at > 1_700_000_000, "{wedge:?}");
+        assert_eq!(wedge.to_string(), "consume had not come round for 10.2 s");
+        assert_eq!(take_wedge(directory.path()), None);
+    }
+
+    #[test]
+    fn a_torn_note_is_no_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        for text in ["", "consume", "consume soon"] {
+            fs::write(directory.path().join(WEDGE_FILE), text).unwrap();
+            assert_eq!(take_wedge(directory.path()), None, "{text:?}");
+        }
     }
 
     #[test]

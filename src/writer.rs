@@ -17,6 +17,7 @@ use crate::health::Health;
 use crate::history::{Batch, DeadLetter, History, HistoryError};
 use crate::log::Partition;
 use crate::market::Timestamp;
+use crate::messages;
 use crate::pulse::{Pulse, QUIET_MAX};
 
 /// First wait before history is tried again; it doubles up to [`RETRY_MAX`].
@@ -122,7 +123,11 @@ impl Writer {
                 Err(HistoryError::Schema(why)) => return Err(WriteError::Fatal(why)),
                 Err(HistoryError::Unavailable(why)) => {
                     if !failed {
-                        warn!(error = %why, "history does not take rows, trying again until it does: {why}");
+                        warn!(
+                            MESSAGE_ID = messages::HISTORY_AWAY,
+                            error = %why,
+                            "history does not take rows, trying again until it does: {why}"
+                        );
                     }
                     failed = true;
                     self.health.degraded("history", &why);

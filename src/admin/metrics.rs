@@ -50,6 +50,11 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     for beat in desk.pulses.beats() {
         page.sample("tapekeeper_watchdog_beat_age_seconds", &[("loop", &beat.name)], beat.age_ms as f64 / 1e3);
     }
+    if let Some(wedge) = desk.pulses.before() {
+        let name = "tapekeeper_watchdog_restart_timestamp_seconds";
+        page.head(name, "gauge", "When the watchdog ended the process before this one, and for which loop.");
+        page.sample(name, &[("loop", &wedge.name)], wedge.at as f64);
+    }
     page.head("tapekeeper_degraded", "gauge", "1 for each part that copes with a fault.");
     for part in desk.health.parts().keys() {
         page.sample("tapekeeper_degraded", &[("part", part)], 1.0);

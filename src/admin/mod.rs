@@ -107,9 +107,13 @@ pub struct Desk {
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
     // Connect info through `tap_io` because axum implements it for its own listeners only.
-    let listener = listener::FewConnections::new(listener).tap_io(|_connection| {});
+    let listener = listener::FewConnections::new(listener, stop.clone()).tap_io(|_connection| {});
     let service = router(Arc::new(desk)).into_make_service_with_connect_info::<std::net::SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    let over = async move {
+        stop.cancelled().await;
+        tokio::time::sleep(listener::LAST_REQUESTS).await;
+    };
+    axum::serve(listener, service).with_graceful_shutdown(over).await?;
     Ok(())
 }
 

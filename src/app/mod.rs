@@ -3,15 +3,19 @@
 //! Start: lock the directory -> restore the snapshot -> open the log -> connect the exchange (from here frames
 //! are safe, whatever else is slow) -> history and cache -> repair, preload -> consume from the committed
 //! offset -> backfill and the tail's questions -> scheduler -> READY.
+//! A history that is away is waited for by the consumer alone, beside everything else.
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
 mod conditions;
 mod events;
+mod faults;
+mod flow;
 pub mod market;
 mod reload;
 mod restore;
 mod saver;
 mod sockets;
+mod status;
 pub mod stores;
 mod wiring;
 
@@ -25,20 +29,21 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::ReloadRequest;
-use crate::backfill::{self, Tail, TailOptions};
-use crate::cache::{self, Cache, Latest};
+use crate::backfill;
+use crate::cache::{Cache, Latest};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::consume::{self, Board, SharedLedger, Sorter, Standing};
+use crate::consume::{Board, SharedLedger};
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
-use crate::exit::Failure;
+use crate::exit::{Failure, USAGE};
 use crate::health::Health;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
-use crate::log::{Log, Positions};
+use crate::log::{Log, LogError, Positions};
 use crate::market::{Exchange, Stream, Timestamp};
+use crate::messages;
 use crate::pulse::Pulses;
 use crate::signals::Request;
 use crate::state::{Snapshot, StateFile};
@@ -62,8 +67,9 @@ pub const GRACES: [(&str, Duration); 7] = [
 ];
 /// How long the last snapshot and the closing of the stores may take.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// A fault elsewhere must not leave the consumer's questions without a limit.
-const QUESTIONS_MAX: usize = 1_024;
+/// How long a start may go on asking systemd for more time: a large file of an older schema is brought to the present
+/// one, a large log is read again.
+const START_MAX: Duration = Duration::from_secs(1_800);
 
 /// What to run.
 pub struct Launch {
@@ -149,22 +155,32 @@ pub struct Service {
 /// Runs the service until it is told to stop or a spine task fails.
 pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     let clock = Clock::system();
-    let (health, pulses) = (Health::default(), Pulses::default());
+    let asked = std::env::var("TAPEKEEPER_FAULTS").ok();
+    let pulses = faults::pulses(asked.as_deref()).map_err(|error| Failure::new(USAGE, error))?;
+    let health = Health::default();
     let _lock = stores::claim(&launch.config.data_dir).await?;
-    if let Some(interval) = systemd::watchdog_interval() {
-        // Not in a group: it must outlive every other task, and ends with the process.
-        tokio::spawn(systemd::feed_watchdog(pulses.clone(), interval));
+    let state = &launch.config.data_dir;
+    if let Some(wedge) = systemd::take_wedge(state) {
+        error!(MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %wedge.name, "restarted by the watchdog: {wedge}");
+        pulses.remember(wedge);
     }
-    systemd::status("restoring the state");
+    if let Some(interval) = systemd::watchdog_interval() {
+        // Not in a group: it must outlive every task, and ends with the process.
+        systemd::feed_watchdog(pulses.clone(), interval, state)?;
+    }
+    let before = pulses.before().map(|wedge| format!("restarted by the watchdog: {wedge}; "));
+    systemd::status(&format!("{}restoring the state", before.unwrap_or_default()));
     let mut groups = Groups::new();
     let (reloads, mut reload_requests) = mpsc::channel(4);
-    let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads).await;
+    let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads);
+    let started = systemd::extending(START_MAX, started).await;
     let (service, mut feeds) = match started {
         Ok(started) => started,
         Err(failure) => {
             // What was logged so far stays in the log; nothing was acknowledged.
             groups.sockets.stop().await;
             groups.ingest.stop().await;
+            systemd::barrier().await;
             return Err(failure);
         }
     };
@@ -175,7 +191,9 @@ pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     };
     systemd::stopping(&reason);
     health.set_stopping();
-    let drained = stop(groups, feeds, &service).await;
+    let longest = GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE;
+    let drained = systemd::extending(longest, stop(groups, feeds, &service)).await;
+    systemd::barrier().await;
     match fault {
         Some(fault) => Err(anyhow!("{} failed: {}", fault.task, fault.reason).into()),
         None if !drained => {
@@ -211,12 +229,13 @@ async fn start(
         markets.push(market::start(client, exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
-    let history = stores::history(config).await?;
-    let resume = restore::resume(&history, snapshot.as_ref(), &streams, clock).await?;
+    let committed = committed(&log, snapshot.as_ref(), health).await?;
+    let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
+    let (history, beginning) = flow::open(config, snapshot, streams, clock, health).await?;
     let board = Arc::new(Board::default());
-    seed_board(&board, &resume, log.usage().await.context("read the log's positions")?.committed);
+    flow::seed_board(&board, beginning.known(), &committed);
     let latest = Arc::new(Latest::default());
-    let ledger = SharedLedger::new(resume.ledger);
+    let ledger = SharedLedger::default();
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
@@ -233,10 +252,10 @@ async fn start(
         board: board.clone(),
         streams: streams_watch.clone(),
         rest,
-        identity: resume.identity,
+        identity: std::sync::Mutex::new(beginning.known().identity.clone()),
         startup: clock.now(),
         clock: clock.clone(),
-        generation: Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation)),
+        generation,
     });
     let service = Service {
         config: Arc::new(config.clone()),
@@ -256,10 +275,23 @@ async fn start(
         saver,
         reloads,
     };
-    let watermarks = resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)).collect();
-    flow(&service, &mut markets, writer, latest, watermarks, groups);
-    let jobs = wiring::begin(&service, &launch.schedule, groups).await?;
+    let resumed = beginning.resumed();
+    flow::start(&service, &mut markets, writer, latest, beginning, groups);
+    let jobs = wiring::begin(&service, &launch.schedule, resumed, groups).await?;
     Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: config.feeds.clone(), jobs }))
+}
+
+/// What is committed, as far as is known: a broker that is away tells later.
+async fn committed(log: &Arc<dyn Log>, snapshot: Option<&Snapshot>, health: &Health) -> Result<Positions, Failure> {
+    match log.usage().await {
+        Ok(usage) => Ok(usage.committed),
+        Err(LogError::Unavailable(why)) => {
+            health.degraded("log", &why);
+            let saved = snapshot.map(|snapshot| &snapshot.consumer_offsets).into_iter().flatten();
+            Ok(saved.filter_map(|(partition, next)| Some((partition.parse().ok()?, *next))).collect())
+        }
+        Err(error) => Err(anyhow!(error).context("read the log's positions").into()),
+    }
 }
 
 fn shared(
@@ -299,94 +331,9 @@ fn rest_clients(
     Ok(clients)
 }
 
-fn seed_board(board: &Board, resume: &restore::Resume, committed: Positions) {
-    let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
-        let next = stream.channel.step().map(|step| position + step);
-        (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
-    });
-    board.publish(standings.collect::<Vec<_>>(), &committed);
-}
-
-/// Starts what carries frames from the log to the stores, and what repairs.
-fn flow(
-    service: &Service,
-    markets: &mut [market::Market],
-    writer: Writer,
-    latest: Arc<Latest>,
-    watermarks: HashMap<Stream, i64>,
-    groups: &mut Groups,
-) {
-    let mut sorter = Sorter::new(markets.iter().map(|market| market.dialect.clone()));
-    sorter.seed(watermarks);
-    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let parts = consume::Parts {
-        log: service.log.clone(),
-        writer,
-        ledger: service.ledger.clone(),
-        board: service.board.clone(),
-        health: service.health.clone(),
-        clock: service.clock.clone(),
-    };
-    let (pulse, drain) = (service.pulses.watch("consume"), groups.consume.stop.clone());
-    // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
-    let never = tokio_util::sync::CancellationToken::new();
-    let batches = stores::batches(&service.config);
-    groups
-        .consume
-        .spawn("consume", async move { Ok(consume::run(parts, sorter, asked, batches, pulse, drain, never).await?) });
-    let carrier = cache::carry(
-        service.cache.clone(),
-        latest,
-        service.health.clone(),
-        service.pulses.watch("cache"),
-        groups.cache.stop.clone(),
-    );
-    groups.cache.spawn("cache", async move {
-        carrier.await;
-        Ok(())
-    });
-    let repair =
-        backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
-    groups.backfill.spawn("backfill", async move {
-        repair.await;
-        Ok(())
-    });
-    let since = backfill::since::run(
-        service.backfill.clone(),
-        service.board.clone(),
-        service.config.feeds.clone(),
-        service.pulses.watch("since"),
-        groups.backfill.stop.clone(),
-    );
-    groups.backfill.spawn("since", async move {
-        since.await;
-        Ok(())
-    });
-    for market in markets {
-        let Some(news) = market.news.take() else { continue };
-        let tail = Tail {
-            rest: market.rest.clone(),
-            exchange: market.exchange,
-            board: service.board.clone(),
-            questions: questions.clone(),
-            carriers: market.sockets.carriers(),
-            streams: service.streams.clone(),
-            health: service.health.clone(),
-            clock: service.clock.clone(),
-            options: TailOptions::default(),
-        };
-        let (pulse, stop) = (service.pulses.watch("tail"), groups.backfill.stop.clone());
-        groups.backfill.spawn("tail", async move {
-            tail.run(news, pulse, stop).await;
-            Ok(())
-        });
-    }
-}
-
 /// Takes everything down, in order; returns whether every frame was acknowledged.
 async fn stop(groups: Groups, feeds: wiring::Feeds, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
-    systemd::extend(GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE);
     jobs.stop().await;
     admin.stop().await;
     sockets.stop.cancel();
@@ -406,7 +353,7 @@ async fn stop(groups: Groups, feeds: wiring::Feeds, service: &Service) -> bool {
     backfill.stop().await;
     cache.stop().await;
     match tokio::time::timeout(CLOSE_GRACE, close(service)).await {
-        Ok(Ok(saved)) => info!("stopped in order, state saved: {saved}"),
+        Ok(Ok(saved)) => info!(MESSAGE_ID = messages::STOPPED, "stopped in order, state saved: {saved}"),
         Ok(Err(error)) => error!("{error:#}"),
         Err(_elapsed) => error!("the stores did not close within {} s", CLOSE_GRACE.as_secs()),
     }

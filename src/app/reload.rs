@@ -9,6 +9,7 @@ use crate::admin::Reloaded;
 use crate::config::{self, Config};
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
+use crate::messages;
 
 use super::Service;
 use super::wiring::Feeds;
@@ -73,6 +74,10 @@ pub async fn apply(
     }
     let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
     said.push_str(&format!("; {jobs}"));
-    info!("{}: {said}", if dry_run { "a reload would change" } else { "reloaded" });
+    if dry_run {
+        info!("a reload would change: {said}");
+    } else {
+        info!(MESSAGE_ID = messages::RELOADED, "reloaded: {said}");
+    }
     Ok(Reloaded { said, jobs })
 }

@@ -1,10 +1,12 @@
 //! The service between its start and its stop: jobs, signals, reloads, the status line.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -13,22 +15,23 @@ use crate::admin::{self, Desk, ReloadRequest, Reloaded};
 use crate::exchange::Feed;
 use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
+use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
 use crate::market::{Exchange, Stream};
+use crate::messages;
 use crate::signals::Request;
 use crate::supervisor::Fault;
 use crate::systemd;
 
 use super::market::Market;
+use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Service};
 use super::{conditions, events, reload};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// A stream counts as receiving when a frame came within this time.
-const RECEIVING_US: i64 = 60_000_000;
 
 /// What a reload may change.
 pub struct Feeds {
@@ -43,14 +46,14 @@ pub struct Feeds {
 }
 
 /// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler.
-pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) -> Result<JobsHandle, Failure> {
+/// While history is away nothing waits for it: repair and preload follow when it is back.
+pub async fn begin(
+    service: &Service,
+    schedule: &Schedule,
+    resumed: CancellationToken,
+    groups: &mut Groups,
+) -> Result<JobsHandle, Failure> {
     systemd::status("repairing and preloading the cache");
-    systemd::extend(Duration::from_secs(60));
-    let recorded = service.streams.borrow().clone();
-    let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await;
-    if ended.context("supersede the gaps of removed feeds")? > 0 {
-        info!("gaps of feeds that were removed while the service was down are superseded");
-    }
     let saver = service.saver.clone();
     let services = Services {
         log: service.log.clone(),
@@ -73,7 +76,24 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
         conditions: conditions::of(service),
     };
     let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
-    runner.run_blocking().await;
+    if resumed.is_cancelled() {
+        supersede_removed(service).await.context("supersede the gaps of removed feeds")?;
+        runner.run_blocking().await;
+    } else {
+        runner.start_up_after(resumed.clone());
+        let (service, stop) = (service.clone(), groups.jobs.stop.clone());
+        groups.jobs.spawn("removed feeds", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = resumed.cancelled() => {
+                    if let Err(error) = supersede_removed(&service).await {
+                        error!("gaps of removed feeds stay open: {error}");
+                    }
+                }
+            }
+            Ok(())
+        });
+    }
     // A first snapshot names what is recorded even when the process dies before its first period is over.
     match service.saver.save(false).await {
         Ok(saved) => info!("state saved: {saved}"),
@@ -95,6 +115,15 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
     Ok(jobs)
 }
 
+async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
+    let recorded = service.streams.borrow().clone();
+    let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await?;
+    if ended > 0 {
+        info!("gaps of feeds that were removed while the service was down are superseded");
+    }
+    Ok(())
+}
+
 /// Serves the API and the status page; an address that is taken is no reason not to record.
 async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Result<(), Failure> {
     let options = service.config.admin.clone();
@@ -102,7 +131,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         let words = if options.token.is_some() { "with" } else { "refused: set admin-token to allow them, with" };
         warn!("the API listens beyond this machine, on {}: changes {words} the bearer token only", options.listen);
     }
-    let listener = match tokio::net::TcpListener::bind(options.listen).await {
+    let listener = match listen(options.listen).await {
         Ok(listener) => listener,
         Err(error) => {
             let why = format!("cannot listen on {}: {error}", options.listen);
@@ -134,6 +163,19 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
     let stop = groups.admin.stop.clone();
     groups.admin.spawn("admin", admin::serve(listener, desk, stop));
     Ok(())
+}
+
+/// systemd's listener when it holds one for us, else our own.
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let Some(held) = systemd::listener()? else { return Ok(TcpListener::bind(address).await?) };
+    let held = TcpListener::from_std(held).context("take over the listener from systemd")?;
+    match held.local_addr() {
+        Ok(at) if at != address => {
+            warn!("systemd listens on {at} for us, and [admin] listen says {address}: commands will look there");
+        }
+        _ => {}
+    }
+    Ok(held)
 }
 
 /// Learns the exchange's limits once and its clock's offset every few minutes; neither ever rejects data.
@@ -195,26 +237,26 @@ pub async fn watch(
     groups: &mut Groups,
 ) -> Option<Fault> {
     service.health.set_ready();
-    systemd::ready(&status_line(service));
-    info!("ready: {}", status_line(service));
+    let line = status_line(service, &feeds.jobs).await;
+    systemd::ready(&line);
+    info!(MESSAGE_ID = messages::STARTED, "ready: {line}");
     let mut ticks = tokio::time::interval(STATUS_EVERY);
     let mut bans = service.saver.bans();
     loop {
         tokio::select! {
             fault = groups.fault() => {
-                error!("{} failed: {}", fault.task, fault.reason);
+                error!(MESSAGE_ID = messages::SPINE_FAILED, "{} failed: {}", fault.task, fault.reason);
                 return Some(fault);
             }
             signal = launch.signals.recv() => match signal {
                 Some(Request::Stop(why)) => {
-                    info!("stopping: {why}");
+                    info!(MESSAGE_ID = messages::STOPPING, "stopping: {why}");
                     return None;
                 }
                 Some(Request::Reload(why)) => {
                     info!("reloading: {why}");
-                    if let Err(why) = reload(service, feeds, launch, false).await {
-                        error!("the reload changed nothing:\n{why}");
-                    }
+                    // Whoever sent the signal gets no answer: the log has the reason.
+                    reload(service, feeds, launch, false).await.ok();
                 }
                 None => return None,
             },
@@ -225,7 +267,8 @@ pub async fn watch(
                 }
             }
             _ = ticks.tick() => {
-                systemd::status(&status_line(service));
+                look_at_exchanges(service);
+                systemd::status(&status_line(service, &feeds.jobs).await);
                 // A ban must survive a crash too: asking again during it makes it longer.
                 let now = service.saver.bans();
                 if now != bans {
@@ -240,33 +283,23 @@ pub async fn watch(
 }
 
 async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<Reloaded, String> {
-    let (config, schedule) = launch.sources.load()?;
     if dry_run {
+        let (config, schedule) = launch.sources.load()?;
         return reload::apply(service, feeds, &config, &schedule, true).await.map_err(|error| format!("{error:#}"));
     }
+    // Said before the files are read: `Type=notify-reload` waits for it, also when they are bad.
     systemd::reloading();
-    let applied = reload::apply(service, feeds, &config, &schedule, false).await;
-    systemd::ready(&status_line(service));
+    let applied = match launch.sources.load() {
+        Ok((config, schedule)) => reload::apply(service, feeds, &config, &schedule, false).await,
+        Err(why) => Err(anyhow!(why)),
+    };
+    let line = status_line(service, &feeds.jobs).await;
+    match &applied {
+        Ok(_said) => systemd::ready(&line),
+        Err(error) => {
+            error!(MESSAGE_ID = messages::RELOAD_REFUSED, "the reload changed nothing:\n{error:#}");
+            systemd::ready(&format!("the last reload changed nothing: {error:#}"));
+        }
+    }
     applied.map_err(|error| format!("{error:#}"))
-}
-
-/// `14/14 streams, lag 0.3 s, 0 gaps`, and what is degraded.
-pub fn status_line(service: &Service) -> String {
-    let streams = service.streams.borrow().clone();
-    let now = service.clock.now();
-    let received = |stream: &Stream| service.board.standing(stream).last_received;
-    let receiving = streams.iter().filter(|stream| received(stream).is_some_and(|at| now.micros() - at < RECEIVING_US));
-    let (gaps, missing) = service.ledger.with(|ledger| ledger.open_count());
-    let mut line = format!("{}/{} streams", receiving.count(), streams.len());
-    if let Some(last) = service.board.last_received() {
-        line.push_str(&format!(", last frame {:.1} s ago", now.since(last).max(0) as f64 / 1e6));
-    }
-    line.push_str(&format!(", {gaps} gaps"));
-    if missing > 0 {
-        line.push_str(&format!(" ({missing} missing)"));
-    }
-    for (part, why) in service.health.parts() {
-        line.push_str(&format!("; {part}: {why}"));
-    }
-    line
 }

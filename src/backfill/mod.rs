@@ -26,6 +26,7 @@ use crate::exchange::rest::Rest;
 use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
 use crate::history::{Batch, History, HistoryError};
 use crate::market::{Exchange, Stream, Timestamp};
+use crate::messages;
 use crate::pulse::Pulse;
 use crate::writer::Writer;
 
@@ -118,6 +119,7 @@ impl Parts {
         }
         for gap in &rows {
             info!(
+                MESSAGE_ID = messages::GAP_FOUND,
                 EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, GAP_FIRST = gap.range.first,
                 GAP_LAST = gap.range.last, "gap in {stream}: {} missing, {}..{}, found by {}",
                 gap.len(), gap.range.first, gap.range.last, evidence.by
@@ -165,10 +167,12 @@ fn report(gap: &Gap) {
     let (first, last) = (gap.range.first, gap.range.last);
     match gap.state {
         GapState::Filled => info!(
+            MESSAGE_ID = messages::GAP_FILLED,
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
             "filled the gap in {}: {} of {} came back, {first}..{last}", gap.stream, gap.filled, gap.len()
         ),
         state if state.is_closed() => warn!(
+            MESSAGE_ID = messages::GAP_CLOSED,
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
             "closed the gap in {} as {state}: {first}..{last}: {}", gap.stream, gap.reason
         ),

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::health::Health;
+use crate::messages;
 use crate::pulse::Pulse;
 
 use super::{Cache, Latest};
@@ -33,7 +34,7 @@ pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, p
             };
             if let Some(why) = failure {
                 if !failing {
-                    warn!(error = %why, "the cache does not take values, they wait: {why}");
+                    warn!(MESSAGE_ID = messages::CACHE_AWAY, error = %why, "the cache does not take values, they wait: {why}");
                 }
                 failing = true;
                 health.degraded("cache", &why);

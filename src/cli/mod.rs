@@ -1,9 +1,11 @@
 //! The command line: one file per command group.
 
 mod audit;
+mod check;
 mod client;
 mod copy;
 mod demo;
+mod manual;
 mod progress;
 mod replay;
 mod schedule;
@@ -50,7 +52,7 @@ enum Command {
     /// Runs the service (also without a command)
     Run,
     /// Checks configuration and schedule; exit 78 when something is wrong
-    Check,
+    Check(check::Args),
     /// Shows it all on a simulated exchange: faults, healing, and a verdict
     Demo(demo::Args),
     /// Runs an exchange on loopback to record from
@@ -64,6 +66,9 @@ enum Command {
     /// Lists, runs, pauses and resumes jobs, and tells when a schedule runs them
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Writes manual pages and completions for the package
+    #[command(hide = true)]
+    PackageFiles(manual::Args),
     #[command(flatten)]
     Service(service::Ask),
 }
@@ -94,9 +99,9 @@ impl Cli {
         let sources = Sources { config: self.config, jobs: self.jobs };
         match self.command {
             None | Some(Command::Run) => run(sources, self.log_format).await,
-            Some(Command::Check) => Ok(check(&sources)),
+            Some(Command::Check(args)) => check::run(args, &sources, self.format).await,
             Some(Command::Simulate(args)) => {
-                telemetry::install(self.log_format)?;
+                let _telemetry = telemetry::install(self.log_format)?;
                 let code = simulate::run(args, self.format, until_stopped()?).await?;
                 Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
             }
@@ -104,6 +109,10 @@ impl Cli {
             Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, self.format).await,
             Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, self.format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, self.format, until_stopped()?).await,
+            Some(Command::PackageFiles(args)) => {
+                manual::write(&args)?;
+                Ok(0)
+            }
             Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, self.format),
             Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Next(asked)))) => {
                 schedule::next(&asked, &load_schedule(&sources)?, self.format)
@@ -126,7 +135,7 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
             return Ok(exit::CONFIGURATION);
         }
     };
-    telemetry::install(log_format)?;
+    let _telemetry = telemetry::install(log_format)?;
     for warning in loaded.warnings.warnings() {
         tracing::warn!("{warning}");
     }
@@ -147,20 +156,6 @@ fn load_schedule(sources: &Sources) -> Result<Schedule, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment);
     loaded.map(|loaded| loaded.schedule).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
-}
-
-fn check(sources: &Sources) -> u8 {
-    let environment = |name: &str| std::env::var(name).ok();
-    match config::check(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
-        Ok(text) => {
-            println!("{text}");
-            0
-        }
-        Err(text) => {
-            eprintln!("{text}");
-            exit::CONFIGURATION
-        }
-    }
 }
 
 /// A token that SIGTERM and SIGINT cancel.

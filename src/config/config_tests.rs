@@ -256,6 +256,13 @@ fn the_state_directory_is_where_systemd_says() {
 }
 
 #[test]
+fn the_installed_configuration_means_the_units_state_also_in_a_shell() {
+    let installed = PathBuf::from("/etc/tapekeeper/tapekeeper.toml");
+    assert_eq!(lookup::default_data_dir(&nothing, Some(&installed)), PathBuf::from("/var/lib/tapekeeper"));
+    assert_eq!(lookup::default_data_dir(&nothing, None), PathBuf::from("data"));
+}
+
+#[test]
 fn a_difference_is_named_by_its_key_and_tells_no_password() {
     let old = read(FEED);
     assert!(old.diff(&old.clone()).is_empty());

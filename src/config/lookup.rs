@@ -10,6 +10,9 @@ use super::{DEFAULT_CONFIG, DEFAULT_JOBS, Environment};
 /// Where the configuration is looked for when nobody names one, in this order.
 const PLACES: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"];
 
+/// The unit's state directory.
+const INSTALLED_STATE: &str = "/var/lib/tapekeeper";
+
 /// A file that was found.
 #[derive(Debug)]
 pub struct Text {
@@ -72,11 +75,13 @@ pub fn find_jobs(
     texts
 }
 
-/// `$STATE_DIRECTORY`, else `./data`.
-pub fn default_data_dir(environment: Environment<'_>) -> PathBuf {
+/// `$STATE_DIRECTORY`; else where the unit keeps its state when the configuration is the installed one, so that a shell's
+/// `tapekeeper audit` sees what the service writes; else `./data`.
+pub fn default_data_dir(environment: Environment<'_>, config: Option<&Path>) -> PathBuf {
     // systemd may name several directories; the first one is ours.
     let state = environment("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
-    state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from("data"))
+    let elsewhere = if config == Some(Path::new(PLACES[1])) { INSTALLED_STATE } else { "data" };
+    state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from(elsewhere))
 }
 
 /// The drop-ins by name, as systemd reads its own; no directory means none.

@@ -126,7 +126,7 @@ pub fn load_config(explicit: Option<&Path>, environment: Environment<'_>) -> Res
 fn read_config(found: Option<&lookup::Text>, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Config {
     let Some(text) = found else { return Config::default() };
     let notes = Notes::new(&text.name, &text.text);
-    let mut config = service::read(&text.text, &notes, lookup::default_data_dir(environment));
+    let mut config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
     problems.append(&mut notes.into_problems());
     problems.append(&mut passwords::fill(&mut config, environment));
     config

@@ -1,4 +1,7 @@
 //! Passwords: from systemd's credentials, then the environment, then the file.
+//!
+//! systemd 252 names the credentials' directory to `ExecReload=` as well, and does not let it in: what is not ours to see
+//! is not there. The process that needs them is let in.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,9 +14,10 @@ use super::{Config, Environment};
 /// a problem: another password in its place would fail somewhere else, and later.
 pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let directory = environment("CREDENTIALS_DIRECTORY").filter(|directory| is_open(Path::new(directory)));
     let mut find = |credential: &str, variable: &str| {
-        let from_file = environment("CREDENTIALS_DIRECTORY").and_then(|directory| {
-            let path = Path::new(&directory).join(credential);
+        let from_file = directory.as_deref().and_then(|directory| {
+            let path = Path::new(directory).join(credential);
             match fs::read_to_string(&path) {
                 // Files written by hand end with a newline that is not part of the password.
                 Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
@@ -37,6 +41,10 @@ pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
     let token = find("admin-token", "TAPEKEEPER_ADMIN_TOKEN");
     config.admin.token = token.or(config.admin.token.take());
     problems
+}
+
+fn is_open(directory: &Path) -> bool {
+    !fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 #[cfg(test)]

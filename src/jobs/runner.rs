@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::history::{History, JobRun};
+use crate::messages;
 use crate::pulse::Pulse;
 
 use super::alarms::Alarms;
@@ -84,6 +85,8 @@ pub struct Runner {
     memory: MemoryFile,
     alarms: Alarms,
     events: Arc<Events>,
+    /// The jobs of the start are run when it is cancelled: what they act on is away until then.
+    startup: Option<CancellationToken>,
 }
 
 impl Runner {
@@ -116,18 +119,29 @@ impl Runner {
             memory: MemoryFile::new(file),
             alarms,
             events,
+            startup: None,
         };
         (runner, handle)
+    }
+
+    /// Instead of [`Runner::run_blocking`]: the jobs of the start are run once `there` is cancelled.
+    pub fn start_up_after(&mut self, there: CancellationToken) {
+        self.startup = Some(there);
+    }
+
+    fn start_up(&mut self) {
+        self.startup = None;
+        let now = self.now();
+        let mut acts = self.planner.event(JobEvent::Startup, now);
+        acts.extend(self.planner.due(now));
+        self.act(acts);
     }
 
     /// Runs the jobs of the start, and waits for those that READY waits for.
     pub async fn run_blocking(&mut self) {
         self.begin();
         self.observe();
-        let now = self.now();
-        let mut acts = self.planner.event(JobEvent::Startup, now);
-        acts.extend(self.planner.due(now));
-        self.act(acts);
+        self.start_up();
         let until = Instant::now() + BLOCKING_MAX;
         while self.known.values().any(|running| self.is_blocking(&running.run.job)) {
             match tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
@@ -155,6 +169,7 @@ impl Runner {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = poke.notified() => {}
+                () = cancelled(self.startup.as_ref()) => self.start_up(),
                 () = self.events.rung() => {}
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(request) = self.requests.recv() => self.answer(request).await,
@@ -255,7 +270,10 @@ impl Runner {
         run.finished_at = Some(self.parts.clock.now().micros());
         let past = self.past.entry(job.clone()).or_default();
         past.not_run(&mut run, *count);
-        warn!(JOB = %job, RUN_ID = %run.run_id, OUTCOME = outcome, "{job} {outcome}: {}", run.reason);
+        warn!(
+            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = outcome,
+            "{job} {outcome}: {}", run.reason
+        );
         self.record(run, None);
     }
 
@@ -291,7 +309,10 @@ impl Runner {
                 warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason)
             }
             Ended::Failed => {
-                error!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason);
+                error!(
+                    MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
+                    "{job} {outcome}: {}", run.reason
+                );
             }
         }
         let afterwards = self.planner.finished(job, ended, now);
@@ -299,7 +320,10 @@ impl Runner {
             Afterwards::Nothing => {}
             Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
             Afterwards::Paused(failures) => {
-                error!(JOB = %job, "{job} is paused: it failed {failures} times in a row; resume it when it is mended");
+                error!(
+                    MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
+                    "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
+                );
             }
         }
         let alert = self.planner.spec(job).is_some_and(|spec| spec.alert);
@@ -420,6 +444,14 @@ impl Runner {
         {
             warn!("the last runs are not recorded: history is away");
         }
+    }
+}
+
+/// Never, when there is nothing to wait for.
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -114,3 +114,27 @@ async fn what_takes_too_long_or_finds_no_turn_is_told_so() {
     assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (503, "5"));
     server.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_accepted_just_before_the_stop_is_answered() {
+    let mut tries = 0;
+    loop {
+        let served = Served::start().await;
+        let mut late = TcpStream::connect(served.address).await.unwrap();
+        // Accepted one after the other: when this one is answered, the one before it is accepted.
+        assert_eq!(served.get("/healthz").await.0, 200);
+        served.stop.cancel();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_millis(50), late.read_to_end(&mut answer)).await.is_ok();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        if !ended && late.write_all(request).await.is_ok() {
+            let read = tokio::time::timeout(Duration::from_secs(10), late.read_to_end(&mut answer)).await;
+            if read.is_ok_and(|read| read.is_ok()) && answer.starts_with(b"HTTP/1.1 200") {
+                return;
+            }
+        }
+        // A busy machine may be later than what is waited for.
+        tries += 1;
+        assert!(tries < 5, "never answered: {}", String::from_utf8_lossy(&answer));
+    }
+}

@@ -26,6 +26,7 @@ use super::{DecodeError, Dialect, ExchangeInfo, RestRequest, refused_address, tl
 use crate::clock::Clock;
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Timestamp, Trade};
+use crate::messages;
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
@@ -331,7 +332,11 @@ impl Rest {
                 let told = || ban_told.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
                 let until = asked.or_else(told).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
                 self.budget().ban(until);
-                tracing::error!(%until, "the exchange has banned this address until {until}: nothing is sent before");
+                tracing::error!(
+                    MESSAGE_ID = messages::BANNED,
+                    %until,
+                    "the exchange has banned this address until {until}: nothing is sent before"
+                );
                 RestError::Banned { until }
             }
             // "429 -> Retry-After seconds; ignoring it -> 418".

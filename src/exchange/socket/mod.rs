@@ -32,6 +32,7 @@ use self::session::{End, Session};
 use super::{Dialect, Proxy};
 use crate::clock::Clock;
 use crate::market::{Stream, Timestamp};
+use crate::messages;
 
 /// How long a stopping socket waits for room for its last event.
 const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
@@ -236,7 +237,13 @@ impl Socket {
             }
             return None;
         }
-        tracing::warn!(connection, reason = end.reason, "connection {connection} was lost: {}", end.reason);
+        tracing::warn!(
+            MESSAGE_ID = messages::CONNECTION_LOST,
+            connection,
+            reason = end.reason,
+            "connection {connection} was lost: {}",
+            end.reason
+        );
         tokio::select! {
             biased;
             sent = self.events.send(last) => sent.is_ok().then_some(end),

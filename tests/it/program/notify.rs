@@ -48,11 +48,13 @@ async fn systemd_is_told_of_start_reload_watchdog_and_stop() {
     app.set("WATCHDOG_USEC", "4000000");
     app.spawn();
     systemd.expect("STATUS=restoring").await;
+    systemd.expect("EXTEND_TIMEOUT_USEC=").await;
     let ready = systemd.expect("READY=1").await;
     assert!(ready.contains("STATUS="), "{ready:?}");
     assert_eq!(app.status("/readyz").await, Some(200), "READY=1 is said when it is ready");
     systemd.expect("WATCHDOG=1").await;
-    systemd.expect("STATUS=1/1 streams").await;
+    let status = systemd.expect("STATUS=1/1 streams, lag ").await;
+    assert!(status.contains(" 0 gaps") && status.contains(", next snapshot "), "{status:?}");
     systemd.expect("WATCHDOG=1").await;
     let process = app.process().to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
@@ -61,6 +63,66 @@ async fn systemd_is_told_of_start_reload_watchdog_and_stop() {
     systemd.expect("READY=1").await;
     tapekeeper::signals::terminate(app.process()).unwrap();
     systemd.expect("STOPPING=1").await;
+    systemd.expect("EXTEND_TIMEOUT_USEC=").await;
+    assert_eq!(systemd.expect("BARRIER=1").await, "BARRIER=1\n");
     assert_eq!(app.ended().await.code(), Some(0));
     simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_reload_is_over_for_systemd_too_and_the_status_says_why() {
+    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    let path = app.directory().join("notify");
+    let mut systemd = Systemd::listen(&path);
+    app.set("NOTIFY_SOCKET", &path.display().to_string());
+    app.start().await;
+    systemd.expect("READY=1").await;
+    app.configure(&feed(&simulator, &["BTCUSDT"], &["trades"]));
+    let process = app.process().to_string();
+    assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
+    systemd.expect("RELOADING=1").await;
+    let ready = systemd.expect("READY=1").await;
+    assert!(ready.contains("changed nothing") && ready.contains("unknown channel `trades`"), "{ready:?}");
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_that_is_stuck_is_named_and_the_next_process_repeats_it() {
+    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    let path = app.directory().join("notify");
+    let mut systemd = Systemd::listen(&path);
+    app.set("NOTIFY_SOCKET", &path.display().to_string());
+    app.set("WATCHDOG_USEC", "20000000");
+    app.set("TAPEKEEPER_FAULTS", "wedge:consume@2s");
+    app.spawn();
+    systemd.expect("READY=1").await;
+    let wedged = systemd.expect("WATCHDOG=trigger").await;
+    assert!(wedged.contains("STATUS=wedged: consume has not come round"), "{wedged:?}");
+    assert!(app.log().contains("TAPEKEEPER_FAULTS is set"), "faults are warned of");
+    app.kill().await;
+
+    app.set("TAPEKEEPER_FAULTS", "");
+    app.start().await;
+    systemd.expect("STATUS=restarted by the watchdog: consume had not come round").await;
+    let ready = systemd.expect("READY=1").await;
+    assert!(ready.contains("; restarted by the watchdog: consume"), "{ready:?}");
+    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("tapekeeper_watchdog_restart_timestamp_seconds{loop=\"consume\"} "), "{metrics}");
+    assert!(app.log().contains("restarted by the watchdog: consume"));
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn faults_that_are_none_are_refused() {
+    let nobody = "ws_url = \"ws://127.0.0.1:9\"\nrest_url = \"http://127.0.0.1:9\"";
+    let feed = format!("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n{nobody}\n");
+    let mut app = TestApp::new(&feed);
+    app.set("TAPEKEEPER_FAULTS", "wedge:admin@2s");
+    app.spawn();
+    assert_eq!(app.ended().await.code(), Some(64));
+    assert!(app.log().contains("TAPEKEEPER_FAULTS: `wedge:admin@2s` is not wedge:LOOP@DURATION"), "{}", app.log());
 }

@@ -8,6 +8,7 @@ use super::{File, assert_none, rust_files};
 const ROOMS: &[(&str, &[&str], &str)] = &[
     ("market", &[], "the vocabulary"),
     ("gap", &["market"], ""),
+    ("messages", &[], "ids only: whoever logs may name one"),
     ("exit", &[], "codes only"),
     ("faults", &[], "decides how a call goes wrong, never which"),
     ("health", &[], "names of parts"),
@@ -15,20 +16,35 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("signals", &[], ""),
     ("sqlite", &[], "how a file is opened; log and history share it"),
     ("supervisor", &[], ""),
-    ("systemd", &["pulse"], "the watchdog is fed by the pulses"),
-    ("telemetry", &[], ""),
+    ("systemd", &["messages", "pulse"], "the watchdog is fed by the pulses"),
+    ("telemetry", &["messages"], ""),
     ("clock", &["market"], "what it reads is a market::Timestamp: microseconds since 1970, no more of markets"),
-    ("exchange", &["clock", "gap", "market"], "gap::Range is what a question asks for"),
+    ("exchange", &["clock", "gap", "market", "messages"], "gap::Range is what a question asks for"),
     ("log", &["faults", "market", "sqlite"], ""),
     ("history", &["faults", "gap", "log", "market", "sqlite"], "a dead letter names its log partition"),
-    ("cache", &["faults", "health", "history", "market", "pulse"], "an update is made from a batch of history's rows"),
+    (
+        "cache",
+        &["faults", "health", "history", "market", "messages", "pulse"],
+        "an update is made from a batch of history's rows",
+    ),
     ("state", &[], "does not know what the numbers mean"),
-    ("writer", &["cache", "health", "history", "log", "market", "pulse"], "the one way rows reach history and cache"),
-    ("ingest", &["clock", "exchange", "health", "log", "market", "pulse"], ""),
-    ("consume", &["cache", "clock", "exchange", "gap", "health", "history", "log", "market", "pulse", "writer"], ""),
+    (
+        "writer",
+        &["cache", "health", "history", "log", "market", "messages", "pulse"],
+        "the one way rows reach history and cache",
+    ),
+    ("ingest", &["clock", "exchange", "health", "log", "market", "messages", "pulse"], ""),
+    (
+        "consume",
+        &["cache", "clock", "exchange", "gap", "health", "history", "log", "market", "messages", "pulse", "writer"],
+        "",
+    ),
     (
         "backfill",
-        &["clock", "consume", "exchange", "gap", "health", "history", "ingest", "market", "pulse", "writer"],
+        &[
+            "clock", "consume", "exchange", "gap", "health", "history", "ingest", "market", "messages", "pulse",
+            "writer",
+        ],
         "consume's board and ledger, and ingest's news of connections, say what to ask for",
     ),
     (
@@ -39,7 +55,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
     (
         "jobs",
-        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "pulse"],
+        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "messages", "pulse"],
         "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
     ),
     (
@@ -69,6 +85,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "jobs",
             "log",
             "market",
+            "messages",
             "pulse",
             "signals",
             "state",

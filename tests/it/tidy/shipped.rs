@@ -9,7 +9,7 @@ use tapekeeper::app::{CLOSE_GRACE, GRACES};
 use tapekeeper::config;
 use tapekeeper::pulse::QUIET_MAX;
 
-use super::{assert_none, root};
+use super::{assert_none, root, rust_files};
 
 const UNIT: &str = "systemd/tapekeeper.service";
 
@@ -77,6 +77,12 @@ fn verify(name: &str, text: &str) -> Option<String> {
     }
 }
 
+/// The number of the systemd that is here.
+fn systemd_version() -> Option<u32> {
+    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn units() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join("systemd")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -113,8 +119,12 @@ fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
         // A setting that is shown is `#Name=value`; words have a space.
         let shown =
             text.lines().map(|line| line.strip_prefix('#').filter(|shown| !shown.starts_with(' ')).unwrap_or(line));
-        let widened = format!("{unit}\n{}\n", shown.collect::<Vec<_>>().join("\n"));
-        assert!(widened.contains("\nReadWritePaths="), "the example is not shown");
+        let shown = shown.collect::<Vec<_>>().join("\n");
+        assert!(shown.lines().any(|line| line.contains('=')), "{} shows no setting", path.display());
+        if shown.contains("notify-reload") && systemd_version().is_some_and(|version| version < 253) {
+            continue;
+        }
+        let widened = format!("{unit}\n{shown}\n");
         match verify(name, &widened) {
             Some(said) => assert_eq!(said, "", "{}", path.display()),
             None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
@@ -125,6 +135,69 @@ fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
 #[test]
 fn the_units_times_fit_the_programs() {
     assert_none(&wrong_times(&std::fs::read_to_string(root().join(UNIT)).unwrap()));
+}
+
+/// What is wrong between the MESSAGE_IDs of the code, the entries of the catalog, and the places that use them.
+fn wrong_messages(ids: &str, catalog: &str, code: &str) -> Vec<String> {
+    let id_of = |line: &str| -> Option<(String, String)> {
+        let (name, id) = line.strip_prefix("pub const ")?.split_once(": &str = \"")?;
+        Some((name.to_owned(), id.trim_end_matches("\";").to_owned()))
+    };
+    let ids: Vec<(String, String)> = ids.lines().filter_map(id_of).collect();
+    let entries: Vec<&str> = catalog.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
+    let mut found = Vec::new();
+    for (at, (name, id)) in ids.iter().enumerate() {
+        if id.len() != 32 || !id.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
+            found.push(format!("{name}: `{id}` is not an id of 32 hexadecimal digits"));
+        }
+        if ids[..at].iter().any(|(_, other)| other == id) {
+            found.push(format!("{name}: its id is another one's"));
+        }
+        if entries.iter().filter(|entry| *entry == id).count() != 1 {
+            found.push(format!("{name}: the catalog has not exactly one entry for it"));
+        }
+        if !code.contains(&format!("messages::{name}")) {
+            found.push(format!("{name}: nothing logs it"));
+        }
+    }
+    let unknown = entries.iter().filter(|entry| !ids.iter().any(|(_, id)| id == *entry));
+    found.extend(unknown.map(|entry| format!("the catalog explains {entry}, which is no id of ours")));
+    found
+}
+
+#[test]
+fn every_message_id_is_logged_and_has_its_entry_in_the_catalog() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (ids, catalog) = (read("src/messages.rs"), read("systemd/tapekeeper.catalog"));
+    let code: String = rust_files(&["src"]).into_iter().map(|file| file.text).collect();
+    assert_none(&wrong_messages(&ids, &catalog, &code));
+    assert!(ids.contains("pub const"), "the ids are not read");
+    let id = "0123456789abcdef0123456789abcdef";
+    let constant = format!("pub const A: &str = \"{id}\";\n");
+    assert_none(&wrong_messages(&constant, &format!("-- {id}\n"), "messages::A"));
+    assert_eq!(wrong_messages(&constant, "", "").len(), 2);
+    assert_eq!(wrong_messages("", &format!("-- {id}\n"), "").len(), 1);
+    assert_eq!(wrong_messages(&constant.replace("0", "X"), "", "messages::A").len(), 2);
+}
+
+#[test]
+fn the_catalog_is_one_that_journald_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("usr/lib/systemd/catalog");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::copy(root().join("systemd/tapekeeper.catalog"), place.join("tapekeeper.catalog")).unwrap();
+    let root = format!("--root={}", directory.path().display());
+    let ran = Command::new("journalctl").args([root.as_str(), "--update-catalog"]).output();
+    match ran {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.is_empty(), "{said}");
+        }
+        Err(error) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "journalctl: {error}");
+            println!("SKIPPED: there is no journalctl here");
+        }
+    }
 }
 
 /// Metrics of the alert rules that the service does not have.

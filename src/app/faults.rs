@@ -1,0 +1,62 @@
+//! `TAPEKEEPER_FAULTS`: loops of this process that get stuck on request, to show on a real machine that the watchdog
+//! restarts the service and says why. Off unless the variable is set, and warned of at start.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::config;
+use crate::messages;
+use crate::pulse::Pulses;
+
+/// The loops that can be asked for.
+const LOOPS: [&str; 3] = ["ingest", "consume", "scheduler"];
+
+/// This process's pulses, with the faults of the variable's text; none is usual.
+pub fn pulses(asked: Option<&str>) -> anyhow::Result<Pulses> {
+    let Some(text) = asked.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(Pulses::default()) };
+    let stuck = read(text).map_err(|why| anyhow::anyhow!("TAPEKEEPER_FAULTS: {why}"))?;
+    for (name, after) in &stuck {
+        warn!(
+            MESSAGE_ID = messages::FAULTS_ON,
+            "TAPEKEEPER_FAULTS is set: the loop {name} gets stuck {} s after its start, on purpose",
+            after.as_secs_f64()
+        );
+    }
+    Ok(Pulses::with_stuck(stuck))
+}
+
+fn read(text: &str) -> Result<Vec<(String, Duration)>, String> {
+    let mut stuck = Vec::new();
+    for fault in text.split(',').map(str::trim) {
+        let usage = || format!("`{fault}` is not wedge:LOOP@DURATION with one of the loops {}", LOOPS.join(", "));
+        let (name, after) = fault.strip_prefix("wedge:").ok_or_else(usage)?.split_once('@').ok_or_else(usage)?;
+        let known = LOOPS.iter().find(|known| **known == name).ok_or_else(usage)?;
+        stuck.push(((*known).to_owned(), config::parse_duration(after).ok_or_else(usage)?));
+    }
+    Ok(stuck)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_and_anything_else_is_refused() {
+        let read_well = read("wedge:ingest@5s, wedge:scheduler@1m").unwrap();
+        assert_eq!(read_well[0], ("ingest".to_owned(), Duration::from_secs(5)));
+        assert_eq!(read_well[1], ("scheduler".to_owned(), Duration::from_secs(60)));
+        for wrong in ["ingest", "wedge:ingest", "wedge:admin@5s", "wedge:ingest@5", "wedge:ingest@5s,"] {
+            let why = read(wrong).unwrap_err();
+            assert!(why.contains("wedge:LOOP@DURATION") && why.contains("scheduler"), "{why}");
+        }
+    }
+
+    #[test]
+    fn nothing_asked_for_is_no_fault() {
+        for nothing in [None, Some(""), Some(" ")] {
+            pulses(nothing).unwrap().watch("ingest").beat();
+        }
+        assert!(pulses(Some("everything")).unwrap_err().to_string().starts_with("TAPEKEEPER_FAULTS: `everything`"));
+    }
+}

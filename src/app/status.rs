@@ -1,0 +1,79 @@
+//! The status line of `systemctl status`, and the exchanges' part of the health.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::exchange::socket::ConnectionStatus;
+use crate::jobs::JobsHandle;
+use crate::market::{Stream, Timestamp};
+
+use super::Service;
+
+/// A stream counts as receiving when a frame came within this time.
+const RECEIVING_US: i64 = 60_000_000;
+/// A part that does not answer within this time is left out: the line must come in any case.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// `14/14 streams, lag 0.3 s, 0 gaps, next snapshot 12 s`, then what is degraded, then why the watchdog restarted us.
+pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
+    let streams = service.streams.borrow().clone();
+    let now = service.clock.now();
+    let received = |stream: &Stream| service.board.standing(stream).last_received;
+    let receiving = streams.iter().filter(|stream| received(stream).is_some_and(|at| now.micros() - at < RECEIVING_US));
+    let mut line = format!("{}/{} streams", receiving.count(), streams.len());
+    if let Some(lag) = lag(service, now).await {
+        line.push_str(&format!(", lag {lag:.1} s"));
+    }
+    let (gaps, missing) = service.ledger.with(|ledger| ledger.open_count());
+    line.push_str(&format!(", {gaps} gaps"));
+    if missing > 0 {
+        line.push_str(&format!(" ({missing} missing)"));
+    }
+    if let Some(at) = next_snapshot(jobs).await {
+        line.push_str(&format!(", next snapshot {} s", at.since(now).max(0) / 1_000_000));
+    }
+    for (part, why) in service.health.parts() {
+        line.push_str(&format!("; {part}: {why}"));
+    }
+    if let Some(wedge) = service.pulses.before() {
+        line.push_str(&format!("; restarted by the watchdog: {wedge}"));
+    }
+    line
+}
+
+/// Says in the service's health that an exchange is away, or sends nothing. Both are coped with: what is missed meanwhile
+/// is a gap, and is filled.
+pub fn look_at_exchanges(service: &Service) {
+    let now = service.clock.now().micros();
+    let sockets = service.connections.snapshot();
+    let trouble = |socket: &ConnectionStatus| {
+        let exchange = socket.exchange;
+        if let Some(why) = socket.state.strip_prefix("waiting: ") {
+            return Some(format!("{exchange} is away: {why}"));
+        }
+        let since = socket.connected_since?.max(socket.last_frame_at.unwrap_or(0));
+        let silent = now - since;
+        (silent > RECEIVING_US).then(|| format!("{exchange} has sent nothing for {} s", silent / 1_000_000))
+    };
+    match sockets.iter().filter(|socket| socket.streams > 0).find_map(trouble) {
+        Some(why) => service.health.degraded("exchange", &why),
+        None => drop(service.health.restored("exchange")),
+    }
+}
+
+/// How old the newest consumed frame is while others wait behind it, in seconds; nothing waits in a quiet market.
+async fn lag(service: &Service, now: Timestamp) -> Option<f64> {
+    let usage = timeout(ANSWER_MAX, service.log.usage()).await.ok()?.ok()?;
+    if usage.lag() == 0 {
+        return Some(0.0);
+    }
+    service.board.last_received().map(|last| now.since(last).max(0) as f64 / 1e6)
+}
+
+/// When offsets and watermarks are saved next.
+async fn next_snapshot(jobs: &JobsHandle) -> Option<Timestamp> {
+    let jobs = timeout(ANSWER_MAX, jobs.list()).await.ok()?.ok()?;
+    let next = jobs.iter().filter(|job| job.task == "state-snapshot").filter_map(|job| job.next_run.as_deref());
+    next.filter_map(Timestamp::parse).min()
+}

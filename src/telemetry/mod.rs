@@ -1,0 +1,106 @@
+//! Where log lines go: the journal with fields under systemd, text or JSON on stderr elsewhere.
+//!
+//! No caller ever waits for the journal: `journal.rs` queues and sends.
+
+mod journal;
+
+use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+
+use tracing::field::Field;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::messages;
+
+/// How lines look when they do not go to the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One object a line.
+    Json,
+}
+
+/// The journal's numbers for priorities.
+const PRIORITY_CRIT: i64 = 2;
+
+/// Keeps the lines flowing; when it goes, the last ones are given a moment to arrive.
+#[must_use = "lines that are still queued are lost when nobody holds it to the end"]
+pub struct Telemetry(Option<journal::Writer>);
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(writer) = &self.0 {
+            writer.flush();
+        }
+    }
+}
+
+/// Installs the process's subscriber, once. `TAPEKEEPER_LOG` sets the filter (default `info`).
+pub fn install(format: LogFormat) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_from_env("TAPEKEEPER_LOG")
+        .unwrap_or_else(|_unset| EnvFilter::new("info,tokio_cron_scheduler=warn"));
+    let writer = if under_systemd() { Some(journal::Writer::start()?) } else { None };
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match &writer {
+        Some(writer) => Box::new(writer.layer()),
+        None => text(format),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    std::panic::set_hook(Box::new(report_panic));
+    Ok(Telemetry(writer))
+}
+
+fn text(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Json => Box::new(layer.json().flatten_event(true)),
+        LogFormat::Human => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            Box::new(layer.with_ansi(colours).compact().fmt_fields(debug_fn(for_people)))
+        }
+    }
+}
+
+/// Fields in capitals are the journal's: people read the same in the message.
+fn for_people(line: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let name = field.name();
+    if name == "message" {
+        write!(line, "{value:?}")
+    } else if name.chars().any(|c| c.is_ascii_lowercase()) {
+        write!(line, " {name}={value:?}")
+    } else {
+        Ok(())
+    }
+}
+
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let why = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    // Empty unless RUST_BACKTRACE asks for one.
+    let backtrace = std::backtrace::Backtrace::capture();
+    let frames = match backtrace.status() {
+        std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    tracing::error!(
+        MESSAGE_ID = messages::PANICKED,
+        PRIORITY = PRIORITY_CRIT,
+        "panic in thread {thread} at {place}: {why}{frames}"
+    );
+}
+
+/// Whether stderr goes to the journal: systemd names the device and inode of what it connected. A process that was given
+/// another stderr has the variable too, and its lines belong there.
+fn under_systemd() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
