@@ -7,6 +7,7 @@ mod coverage;
 mod preload;
 mod repair;
 mod sweep;
+mod window;
 
 pub use consistency::{ConsistencyReport, Issue, Kind, check};
 pub use coverage::{Coverage, Day, coverage};

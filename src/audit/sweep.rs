@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::backfill::Parts;
 use crate::gap::{Evidence, Range};
 use crate::history::History;
-use crate::market::Stream;
+use crate::market::{Stream, Timestamp};
+
+use super::window::within;
 
 /// Missing ranges asked for at a time.
 const RANGES_MAX: usize = 1_000;
@@ -26,12 +28,13 @@ pub struct SweepReport {
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, and opens a gap for what the ledger does not know. It ends
+/// Recounts each stream between its first and last row, or what of it lies in `window` (`[from, to)`), and opens a gap for what the ledger does not know. It ends
 /// early, in error, when `cancel` says so; what it opened until then stays.
 pub async fn sweep(
     history: &Arc<dyn History>,
     backfill: &Parts,
     streams: &[Stream],
+    window: Option<(Timestamp, Timestamp)>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<SweepReport> {
     let mut report = SweepReport::default();
@@ -39,7 +42,12 @@ pub async fn sweep(
         let Some(step) = stream.channel.step() else { continue };
         ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
-        let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
+        let Some(mut extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
+        if let Some(window) = window {
+            let range = within(history, stream, extent, window).await.context("look for a window's rows")?;
+            let Some(range) = range else { continue };
+            extent = range;
+        }
         let counted = history.count(stream, extent).await.context("count a stream's rows")?;
         report.present += counted.present;
         let missing = (extent.len(step) - counted.present).max(0);

@@ -115,14 +115,15 @@ impl Past {
 
     /// So many instants do not run, or not yet; the row of a deferral that goes on is written again.
     pub(super) fn not_run(&mut self, run: &mut JobRun, count: u64) {
-        let goes_on = self.deferred.take().filter(|_| run.outcome == "deferred" && count > 1);
-        match goes_on {
-            Some(run_id) => run.run_id = run_id,
-            None => self.count(&run.outcome),
+        let is_deferred = run.outcome == "deferred";
+        match &self.deferred {
+            Some(run_id) if is_deferred && count > 1 => run.run_id.clone_from(run_id),
+            _ => self.count(&run.outcome),
         }
-        match run.outcome.as_str() {
-            "deferred" => self.deferred = Some(run.run_id.clone()),
-            _ => self.missed += count,
+        if is_deferred {
+            self.deferred = Some(run.run_id.clone());
+        } else {
+            self.missed += count;
         }
         self.last = Some(run.clone());
     }

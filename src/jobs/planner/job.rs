@@ -47,6 +47,18 @@ pub enum Ended {
     Cancelled,
 }
 
+/// A job as it is looked at again and again: few bytes of it, all jobs' in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    /// Until this monotonic instant nothing happens by itself.
+    pub(super) idle_until: Duration,
+    /// Whether something will happen by itself at all.
+    pub(super) is_active: bool,
+    pub(super) is_running: bool,
+    /// Whether something waits and nothing of its own stands in the way.
+    pub(super) is_ready: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) spec: JobSpec,
@@ -143,9 +155,6 @@ impl Job {
     /// Moves on to `now`: what is due waits, what is not run is skipped. Returns whether there is something new to
     /// remember.
     pub(super) fn pass(&mut self, now: Now, stepped: bool, acts: &mut Vec<Act>) -> bool {
-        if !stepped && now.monotonic < self.idle_until {
-            return false;
-        }
         if stepped {
             self.realign(now);
         }
@@ -296,20 +305,16 @@ impl Job {
         self.idle_until = now.monotonic.saturating_add(wait.min(self.look_max));
     }
 
-    /// How long nothing happens by itself; `None` when nothing will.
-    pub(super) fn idle(&self, now: Now) -> Option<Duration> {
+    /// What the planner must know of it in every look.
+    pub(super) fn glance(&self) -> Glance {
         let planned = !matches!(self.next, Next::Unknown | Next::Wall(_, None)) || self.retry.is_some();
-        let active = self.spec.enabled && self.paused.is_none() && planned || !self.waiting.is_empty();
-        active.then(|| self.idle_until.saturating_sub(now.monotonic))
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// Whether something waits and nothing of its own stands in the way.
-    pub(super) fn is_ready(&self) -> bool {
-        self.running.is_none() && self.paused.is_none() && !self.waiting.is_empty()
+        let (is_running, waits) = (self.running.is_some(), !self.waiting.is_empty());
+        Glance {
+            idle_until: self.idle_until,
+            is_active: self.spec.enabled && self.paused.is_none() && planned || waits,
+            is_running,
+            is_ready: !is_running && self.paused.is_none() && waits,
+        }
     }
 
     /// Who comes first when not all can.

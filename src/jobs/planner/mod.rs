@@ -20,7 +20,7 @@ pub use simulate::{Simulation, simulate};
 use super::memory::{Memory, Remembered};
 use super::spec::{JobEvent, JobSpec, Requirement, Schedule, SchedulerOptions};
 use crate::market::Timestamp;
-use job::Job;
+use job::{Glance, Job};
 
 /// A difference between the two clocks' progress beyond this is a step of the wall clock. Microseconds.
 const STEP_US: i64 = 1_500_000;
@@ -141,6 +141,8 @@ pub struct Seeds {
 pub struct Planner {
     options: SchedulerOptions,
     jobs: Vec<Job>,
+    /// What is looked at in every turn, job by job: a thousand jobs do not fit a cache.
+    glances: Vec<Glance>,
     /// Where each name is in `jobs`.
     places: HashMap<String, usize>,
     seeds: Seeds,
@@ -171,7 +173,8 @@ impl Planner {
         };
         let jobs: Vec<Job> = schedule.jobs.into_iter().map(job).collect();
         let places = places(&jobs);
-        Self { options: schedule.scheduler, jobs, places, seeds, seen: now, changed: true, unmet: Vec::new() }
+        let glances = jobs.iter().map(Job::glance).collect();
+        Self { options: schedule.scheduler, jobs, glances, places, seeds, seen: now, changed: true, unmet: Vec::new() }
     }
 
     /// Neither clock is ever set or slewed: jobs need not be looked at before their instants.
@@ -179,6 +182,7 @@ impl Planner {
         for job in &mut self.jobs {
             job.trust_the_clock(now);
         }
+        self.look_at_all();
     }
 
     /// Everything that is to be done now, starts in the order in which they were scheduled.
@@ -187,10 +191,13 @@ impl Planner {
         let stepped = (now.wall.since(self.seen.wall) - elapsed).abs() > STEP_US;
         self.seen = now;
         let mut acts = Vec::new();
-        for job in &mut self.jobs {
-            self.changed |= job.pass(now, stepped, &mut acts);
+        for at in 0..self.jobs.len() {
+            if stepped || now.monotonic >= self.glances[at].idle_until {
+                self.changed |= self.jobs[at].pass(now, stepped, &mut acts);
+                self.look_at(at);
+            }
         }
-        let mut ready: Vec<usize> = (0..self.jobs.len()).filter(|at| self.jobs[*at].is_ready()).collect();
+        let mut ready: Vec<usize> = (0..self.jobs.len()).filter(|at| self.glances[*at].is_ready).collect();
         ready.sort_by(|a, b| self.jobs[*a].order().cmp(&self.jobs[*b].order()));
         let mut room = self.room();
         for at in ready {
@@ -202,6 +209,7 @@ impl Planner {
                 continue;
             }
             room -= usize::from(self.jobs[at].start(now, &mut acts));
+            self.look_at(at);
         }
         acts
     }
@@ -210,9 +218,13 @@ impl Planner {
     /// may be slewed. `None` when nothing will be.
     pub fn wait(&self, now: Now) -> Option<Duration> {
         let full = self.room() == 0;
-        let starts = |job: &Job| job.is_ready() && !full && self.lacks(&job.spec).is_none();
-        let wait = |job: &Job| if starts(job) { Some(Duration::ZERO) } else { job.idle(now) };
-        self.jobs.iter().filter_map(wait).min()
+        let wait = |(at, glance): (usize, &Glance)| {
+            if glance.is_ready && !full && self.lacks(&self.jobs[at].spec).is_none() {
+                return Some(Duration::ZERO);
+            }
+            glance.is_active.then(|| glance.idle_until.saturating_sub(now.monotonic))
+        };
+        self.glances.iter().enumerate().filter_map(wait).min()
     }
 
     /// When a job is due next, by the wall clock.
@@ -227,7 +239,11 @@ impl Planner {
         };
         match self.lacks(&self.jobs[at].spec) {
             Some(why) => Err(why),
-            None => self.jobs[at].ask(now),
+            None => {
+                let asked = self.jobs[at].ask(now);
+                self.look_at(at);
+                asked
+            }
         }
     }
 
@@ -237,13 +253,15 @@ impl Planner {
         for job in &mut self.jobs {
             job.event(event, now, &mut acts);
         }
+        self.look_at_all();
         acts
     }
 
     /// A run has ended, well or not; says what follows from it.
     pub fn finished(&mut self, name: &str, ended: Ended, now: Now) -> Afterwards {
-        let Some(job) = self.job_mut(name) else { return Afterwards::Nothing };
-        let afterwards = job.finished(ended, now);
+        let Some(at) = self.places.get(name).copied() else { return Afterwards::Nothing };
+        let afterwards = self.jobs[at].finished(ended, now);
+        self.look_at(at);
         self.changed = true;
         afterwards
     }
@@ -308,8 +326,9 @@ impl Planner {
 
     /// Pauses a job; false when there is none of this name.
     pub fn pause(&mut self, name: &str, reason: &str) -> bool {
-        let Some(job) = self.job_mut(name) else { return false };
-        job.pause(reason);
+        let Some(at) = self.places.get(name).copied() else { return false };
+        self.jobs[at].pause(reason);
+        self.look_at(at);
         self.changed = true;
         true
     }
@@ -317,9 +336,10 @@ impl Planner {
     /// Resumes a job, which goes on from `now`; `None` when there is none of this name. The acts tell which instants
     /// passed during the pause.
     pub fn resume(&mut self, name: &str, now: Now) -> Option<Vec<Act>> {
-        let job = self.job_mut(name)?;
+        let at = self.places.get(name).copied()?;
         let mut acts = Vec::new();
-        job.resume(now, &mut acts);
+        self.jobs[at].resume(now, &mut acts);
+        self.look_at(at);
         self.changed = true;
         Some(acts)
     }
@@ -339,6 +359,7 @@ impl Planner {
             });
         }
         self.places = places(&self.jobs);
+        self.look_at_all();
         self.options = schedule.scheduler;
         self.changed = true;
         changes
@@ -384,13 +405,18 @@ impl Planner {
         self.jobs.get(*self.places.get(name)?)
     }
 
-    fn job_mut(&mut self, name: &str) -> Option<&mut Job> {
-        self.jobs.get_mut(*self.places.get(name)?)
+    /// Whoever changes a job looks at it again.
+    fn look_at(&mut self, at: usize) {
+        self.glances[at] = self.jobs[at].glance();
+    }
+
+    fn look_at_all(&mut self) {
+        self.glances = self.jobs.iter().map(Job::glance).collect();
     }
 
     /// How many more runs may go on.
     fn room(&self) -> usize {
-        let running = self.jobs.iter().filter(|job| job.is_running()).count();
+        let running = self.glances.iter().filter(|glance| glance.is_running).count();
         self.options.max_concurrent.saturating_sub(running)
     }
 }

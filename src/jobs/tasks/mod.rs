@@ -102,7 +102,7 @@ pub async fn run(task: TaskKind, context: &Context) -> anyhow::Result<Report> {
     match task {
         TaskKind::StateSnapshot => state_snapshot::run(services).await,
         TaskKind::ConsistencyAudit => consistency_audit::run(services, args).await,
-        TaskKind::GapSweep => gap_sweep::run(services, cancel).await,
+        TaskKind::GapSweep => gap_sweep::run(context).await,
         TaskKind::CachePreload => cache_preload::run(services).await,
         TaskKind::Retention => retention::run(services, args).await,
         TaskKind::Backfill => backfill::run(context).await,
