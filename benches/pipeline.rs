@@ -143,7 +143,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         health: health.clone(),
         clock: clock.clone(),
         counters,
-        streams,
+        streams: streams.clone(),
         news,
     };
     let ingest = tokio::spawn(ingest::run(parts, received, pulses.watch("ingest"), CancellationToken::new()));
@@ -154,6 +154,8 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         board: board.clone(),
         health: health.clone(),
         clock,
+        streams,
+        ours: watch::channel(Vec::new()).0,
     };
     let (_questions, asked) = mpsc::channel(1);
     let drain = CancellationToken::new();

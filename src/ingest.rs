@@ -190,7 +190,7 @@ impl Keys {
     fn learn(&mut self) {
         let streams = self.streams.borrow_and_update().clone();
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
-            let key = Arc::from(format!("{}:{}", stream.exchange, stream.symbol));
+            let key = Arc::from(stream.log_key());
             self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
         }
     }

@@ -3,9 +3,11 @@
 //! Start: lock the directory -> restore the snapshot -> open the log -> connect the exchange (from here frames
 //! are safe, whatever else is slow) -> history and cache -> repair, preload -> consume from the committed
 //! offset -> backfill and the tail's questions -> scheduler -> READY.
+//! A history that is away is waited for by the consumer alone, beside everything else.
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
 mod faults;
+mod flow;
 pub mod market;
 mod reload;
 mod restore;
@@ -25,11 +27,11 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::ReloadRequest;
-use crate::backfill::{self, Tail, TailOptions};
-use crate::cache::{self, Cache, Latest};
+use crate::backfill;
+use crate::cache::{Cache, Latest};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::consume::{self, Board, SharedLedger, Sorter, Standing};
+use crate::consume::{Board, SharedLedger};
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
 use crate::exit::{Failure, USAGE};
@@ -37,7 +39,7 @@ use crate::health::Health;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
-use crate::log::{Log, Positions};
+use crate::log::{Log, LogError, Positions};
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::pulse::Pulses;
@@ -66,8 +68,6 @@ pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How long a start may go on asking systemd for more time: a large file of an older schema is brought to the present
 /// one, a large log is read again.
 const START_MAX: Duration = Duration::from_secs(1_800);
-/// A fault elsewhere must not leave the consumer's questions without a limit.
-const QUESTIONS_MAX: usize = 1_024;
 
 /// What to run.
 pub struct Launch {
@@ -227,12 +227,13 @@ async fn start(
         markets.push(market::start(client, exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
-    let history = stores::history(config).await?;
-    let resume = restore::resume(&history, snapshot.as_ref(), &streams, clock).await?;
+    let committed = committed(&log, snapshot.as_ref(), health).await?;
+    let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
+    let (history, beginning) = flow::open(config, snapshot, streams, clock, health).await?;
     let board = Arc::new(Board::default());
-    seed_board(&board, &resume, log.usage().await.context("read the log's positions")?.committed);
+    flow::seed_board(&board, beginning.known(), &committed);
     let latest = Arc::new(Latest::default());
-    let ledger = SharedLedger::new(resume.ledger);
+    let ledger = SharedLedger::default();
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
@@ -249,10 +250,10 @@ async fn start(
         board: board.clone(),
         streams: streams_watch.clone(),
         rest,
-        identity: resume.identity,
+        identity: std::sync::Mutex::new(beginning.known().identity.clone()),
         startup: clock.now(),
         clock: clock.clone(),
-        generation: Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation)),
+        generation,
     });
     let service = Service {
         config: Arc::new(config.clone()),
@@ -272,10 +273,23 @@ async fn start(
         saver,
         reloads,
     };
-    let watermarks = resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)).collect();
-    flow(&service, &mut markets, writer, latest, watermarks, groups);
-    let jobs = wiring::begin(&service, &launch.schedule, groups).await?;
+    let resumed = beginning.resumed();
+    flow::start(&service, &mut markets, writer, latest, beginning, groups);
+    let jobs = wiring::begin(&service, &launch.schedule, resumed, groups).await?;
     Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: config.feeds.clone(), jobs }))
+}
+
+/// What is committed, as far as is known: a broker that is away tells later.
+async fn committed(log: &Arc<dyn Log>, snapshot: Option<&Snapshot>, health: &Health) -> Result<Positions, Failure> {
+    match log.usage().await {
+        Ok(usage) => Ok(usage.committed),
+        Err(LogError::Unavailable(why)) => {
+            health.degraded("log", &why);
+            let saved = snapshot.map(|snapshot| &snapshot.consumer_offsets).into_iter().flatten();
+            Ok(saved.filter_map(|(partition, next)| Some((partition.parse().ok()?, *next))).collect())
+        }
+        Err(error) => Err(anyhow!(error).context("read the log's positions").into()),
+    }
 }
 
 fn shared(
@@ -313,90 +327,6 @@ fn rest_clients(
         clients.insert(exchange, Arc::new(client));
     }
     Ok(clients)
-}
-
-fn seed_board(board: &Board, resume: &restore::Resume, committed: Positions) {
-    let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
-        let next = stream.channel.step().map(|step| position + step);
-        (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
-    });
-    board.publish(standings.collect::<Vec<_>>(), &committed);
-}
-
-/// Starts what carries frames from the log to the stores, and what repairs.
-fn flow(
-    service: &Service,
-    markets: &mut [market::Market],
-    writer: Writer,
-    latest: Arc<Latest>,
-    watermarks: HashMap<Stream, i64>,
-    groups: &mut Groups,
-) {
-    let mut sorter = Sorter::new(markets.iter().map(|market| market.dialect.clone()));
-    sorter.seed(watermarks);
-    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let parts = consume::Parts {
-        log: service.log.clone(),
-        writer,
-        ledger: service.ledger.clone(),
-        board: service.board.clone(),
-        health: service.health.clone(),
-        clock: service.clock.clone(),
-    };
-    let (pulse, drain) = (service.pulses.watch("consume"), groups.consume.stop.clone());
-    // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
-    let never = tokio_util::sync::CancellationToken::new();
-    let batches = stores::batches(&service.config);
-    groups
-        .consume
-        .spawn("consume", async move { Ok(consume::run(parts, sorter, asked, batches, pulse, drain, never).await?) });
-    let carrier = cache::carry(
-        service.cache.clone(),
-        latest,
-        service.health.clone(),
-        service.pulses.watch("cache"),
-        groups.cache.stop.clone(),
-    );
-    groups.cache.spawn("cache", async move {
-        carrier.await;
-        Ok(())
-    });
-    let repair =
-        backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
-    groups.backfill.spawn("backfill", async move {
-        repair.await;
-        Ok(())
-    });
-    let since = backfill::since::run(
-        service.backfill.clone(),
-        service.board.clone(),
-        service.config.feeds.clone(),
-        service.pulses.watch("since"),
-        groups.backfill.stop.clone(),
-    );
-    groups.backfill.spawn("since", async move {
-        since.await;
-        Ok(())
-    });
-    for market in markets {
-        let Some(news) = market.news.take() else { continue };
-        let tail = Tail {
-            rest: market.rest.clone(),
-            exchange: market.exchange,
-            board: service.board.clone(),
-            questions: questions.clone(),
-            carriers: market.sockets.carriers(),
-            streams: service.streams.clone(),
-            health: service.health.clone(),
-            clock: service.clock.clone(),
-            options: TailOptions::default(),
-        };
-        let (pulse, stop) = (service.pulses.watch("tail"), groups.backfill.stop.clone());
-        groups.backfill.spawn("tail", async move {
-            tail.run(news, pulse, stop).await;
-            Ok(())
-        });
-    }
 }
 
 /// Takes everything down, in order; returns whether every frame was acknowledged.

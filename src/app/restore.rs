@@ -5,17 +5,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::gap::{Evidence, Gap, Ledger, Range};
-use crate::history::{Batch, GapFilter, History};
+use crate::health::Health;
+use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::market::{Stream, Timestamp};
+use crate::pulse::Pulse;
 use crate::state::{Snapshot, StateFile};
 
 /// How long the cache may take to say whether it has a backup.
 const BACKUP_MAX: Duration = Duration::from_secs(5);
+
+/// How long history may take to say where every stream stands.
+const RESUME_MAX: Duration = Duration::from_secs(60);
+
+/// Who waits for a history that is away.
+pub struct Waiting {
+    /// The time.
+    pub clock: Clock,
+    /// Where it is said that history is away.
+    pub health: Health,
+    /// Proves that we wait.
+    pub pulse: Pulse,
+    /// Ends the wait.
+    pub stop: CancellationToken,
+}
 
 /// Where every stream goes on.
 #[derive(Debug, Default)]
@@ -24,8 +42,8 @@ pub struct Resume {
     pub watermarks: HashMap<Stream, (i64, Option<Timestamp>)>,
     /// Open gaps and settled ranges.
     pub ledger: Ledger,
-    /// History's identity.
-    pub identity: String,
+    /// History's identity, when it is known.
+    pub identity: Option<String>,
 }
 
 /// The newest whole snapshot: the file, the generation before it, then the cache. What is corrupt is warned of.
@@ -58,6 +76,50 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     }
 }
 
+/// What the snapshot alone says, while history is away: what was saved must not be forgotten meanwhile.
+pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> Resume {
+    let Some(snapshot) = snapshot else { return Resume::default() };
+    let saved = |stream: &Stream| Some((stream.clone(), (*snapshot.watermarks.get(&stream.to_string())?, None)));
+    Resume {
+        watermarks: streams.iter().filter_map(saved).collect(),
+        identity: snapshot.history_identity.clone(),
+        ledger: Ledger::default(),
+    }
+}
+
+/// The same as [`resume`] for a history that is away now: asks until it answers. `None` when told to stop first.
+pub async fn resume_late(
+    history: &Arc<dyn History>,
+    snapshot: Option<&Snapshot>,
+    streams: &[Stream],
+    service: &Waiting,
+) -> anyhow::Result<Option<Resume>> {
+    loop {
+        service.pulse.beat();
+        let asked = tokio::time::timeout(RESUME_MAX, resume(history, snapshot, streams, &service.clock));
+        let why = match service.pulse.waiting(RESUME_MAX * 2, asked).await {
+            Ok(Ok(resume)) => {
+                service.health.restored("history");
+                info!("history is there");
+                return Ok(Some(resume));
+            }
+            Ok(Err(error)) if !is_away(&error) => return Err(error),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_elapsed) => format!("no answer within {} s", RESUME_MAX.as_secs()),
+        };
+        service.health.degraded("history", &why);
+        tokio::select! {
+            () = service.stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Whether waiting may help.
+pub fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Unavailable(_))))
+}
+
 /// Takes the highest watermark of snapshot and history, for the history the snapshot was written against; rows
 /// that the snapshot knows and this history lacks (a restored backup) are gaps.
 pub async fn resume(
@@ -68,12 +130,12 @@ pub async fn resume(
 ) -> anyhow::Result<Resume> {
     let identity = history.identity().await.context("read history's identity")?;
     let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
-    let mut resume = Resume { ledger: Ledger::restore(rows), identity, ..Resume::default() };
+    let mut resume = Resume { ledger: Ledger::restore(rows), identity: Some(identity), ..Resume::default() };
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
     let Some(snapshot) = snapshot else { return Ok(resume) };
-    if snapshot.history_identity.as_deref() != Some(resume.identity.as_str()) {
+    if snapshot.history_identity != resume.identity {
         warn!("the saved watermarks were written against another history: each stream goes on from its own rows");
         return Ok(resume);
     }

@@ -1,7 +1,7 @@
 //! Saves the service's snapshot, to the file and to the cache's backup.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,8 +29,8 @@ pub struct Saver {
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Who may have banned us.
     pub rest: HashMap<Exchange, Arc<Rest>>,
-    /// History's identity.
-    pub identity: String,
+    /// History's identity, when it is known.
+    pub identity: std::sync::Mutex<Option<String>>,
     /// When the process started.
     pub startup: Timestamp,
     /// The time.
@@ -57,13 +57,18 @@ impl Saver {
         Ok(format!("generation {}, {} streams", snapshot.generation, snapshot.watermarks.len()))
     }
 
+    /// Takes over history's identity, once it is known.
+    pub fn set_identity(&self, identity: Option<String>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
     fn snapshot(&self, generation: u64, shutdown: bool) -> Snapshot {
         let now = self.clock.now();
         let mut snapshot = Snapshot {
             active_subscriptions: self.streams.borrow().iter().map(Stream::to_string).collect(),
             startup_time: self.startup.rfc3339(),
             shutdown_time: shutdown.then(|| now.rfc3339()),
-            history_identity: Some(self.identity.clone()),
+            history_identity: self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             generation,
             ..Snapshot::default()
         };

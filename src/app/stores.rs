@@ -1,23 +1,24 @@
 //! Opens the backends that the configuration names. Nothing else in the program knows which they are.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tracing::warn;
 
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::consume;
-use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY};
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY, UNAVAILABLE};
 use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
 use crate::log::embedded::{self, EmbeddedLog};
+use crate::log::kafka::KafkaLog;
 use crate::log::{self, Log, LogError};
 
 /// How long a predecessor that was just killed may take to be gone, and its lock with it.
@@ -60,25 +61,59 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
             let path = config.data_dir.join("log.db");
             let opened =
                 tokio::task::spawn_blocking(move || EmbeddedLog::open(&path, embedded::Options::default())).await;
-            match opened.context("open the log")? {
-                Ok(log) => Ok(Arc::new(log)),
-                Err(LogError::Fatal(why)) => Err(Failure::new(CONFIGURATION, anyhow!("open the log: {why}"))),
-                Err(LogError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the log: {why}"))),
-            }
+            Ok(Arc::new(opened.context("open the log")?.map_err(log_failure)?))
         }
-        log::Backend::Kafka => Err(not_built("log", "kafka")),
+        log::Backend::Kafka => {
+            let name = recorder_id(&config.data_dir, &config.instance)?;
+            Ok(Arc::new(KafkaLog::open(&config.log, &name).await.map_err(log_failure)?))
+        }
     }
 }
 
-/// Opens the history. A server that is away is waited for at most 10 s; then its calls fail with
-/// [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
+fn log_failure(error: LogError) -> Failure {
+    match error {
+        LogError::Fatal(why) => Failure::new(CONFIGURATION, anyhow!("open the log: {why}")),
+        LogError::Unavailable(why) => Failure::new(IO, anyhow!("open the log: {why}")),
+    }
+}
+
+/// What this recorder is called in a group, the same after every restart: `instance`, else a name that the state
+/// directory keeps.
+fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
+    if !instance.is_empty() {
+        return Ok(instance.to_owned());
+    }
+    let path = data_dir.join("recorder_id");
+    let cannot =
+        |doing: &str, error: io::Error| Failure::new(IO, anyhow!(error).context(format!("{doing} {}", path.display())));
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_torn) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(cannot("read", error)),
+    }
+    let name = format!("tapekeeper-{}", uuid::Uuid::new_v4().simple());
+    // A name that a power cut loses is replaced by another: the group then waits for one session, once.
+    fs::write(&path, format!("{name}\n")).map_err(|error| cannot("write", error))?;
+    Ok(name)
+}
+
+/// Opens the history for a command, which cannot do without.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
+    let (history, answer) = history_or_later(config).await?;
+    answer.map_err(|why| Failure::new(UNAVAILABLE, anyhow!("history is away: {why}")))?;
+    Ok(history)
+}
+
+/// Opens the history, and says whether it answers. A server that is away is waited for at most 10 s; then its calls
+/// fail with [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
+pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
     match config.history.backend {
         history::Backend::Embedded => {
             let path = config.data_dir.join("history.db");
             let opened = tokio::task::spawn_blocking(move || EmbeddedHistory::open(&path)).await;
             match opened.context("open the history")? {
-                Ok(history) => Ok(Arc::new(history)),
+                Ok(history) => Ok((Arc::new(history), Ok(()))),
                 Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
                 Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
                     Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
@@ -87,16 +122,83 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
         }
         history::Backend::Clickhouse => {
             let history = ClickhouseHistory::new(&config.history.clickhouse);
-            match tokio::time::timeout(OPEN_MAX, history.prepare()).await {
-                Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
-                    return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
+            let until = tokio::time::Instant::now() + OPEN_MAX;
+            let answer = loop {
+                match tokio::time::timeout_at(until, history.prepare()).await {
+                    Ok(Ok(_identity)) => break Ok(()),
+                    Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
+                        return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
+                    }
+                    Ok(Err(HistoryError::Unavailable(why))) if tokio::time::Instant::now() >= until => break Err(why),
+                    Ok(Err(HistoryError::Unavailable(why))) => {
+                        tracing::debug!("history is not there yet: {why}");
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                    }
+                    Err(_elapsed) => break Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
                 }
-                Ok(Err(HistoryError::Unavailable(why))) => warn!(error = %why, "history is away for now: {why}"),
-                Err(_elapsed) => warn!("history did not answer within {} s", OPEN_MAX.as_secs()),
-                Ok(Ok(_identity)) => {}
-            }
-            Ok(Arc::new(history))
+            };
+            Ok((Arc::new(history), answer))
         }
+    }
+}
+
+/// What one store of the configuration answers to a knock.
+#[derive(Debug, serde::Serialize)]
+pub struct Knock {
+    /// `log`, `history` or `cache`.
+    pub store: &'static str,
+    /// Which backend, and where.
+    pub place: String,
+    /// Its name and version; absent when it does not answer.
+    pub version: Option<String>,
+    /// What it lacks and will get.
+    pub missing: Vec<String>,
+    /// Why it cannot be used.
+    pub error: Option<String>,
+}
+
+/// Asks every store that the configuration names who it is; changes nothing there.
+pub async fn knock(config: &Config) -> Vec<Knock> {
+    let answer = |store, place, answer: Result<(String, Vec<String>), String>| match answer {
+        Ok((version, missing)) => Knock { store, place, version: Some(version), missing, error: None },
+        Err(error) => Knock { store, place, version: None, missing: Vec::new(), error: Some(error) },
+    };
+    let file = |name: &str| (format!("{}", config.data_dir.join(name).display()), Ok(("embedded".to_owned(), vec![])));
+    let (place, log) = match config.log.backend {
+        log::Backend::Embedded => file("log.db"),
+        log::Backend::Kafka => (config.log.kafka.brokers.clone(), in_time(KafkaLog::look_at(&config.log)).await),
+    };
+    let log = answer("log", place, log);
+    let (place, history) = match config.history.backend {
+        history::Backend::Embedded => file("history.db"),
+        history::Backend::Clickhouse => {
+            let options = &config.history.clickhouse;
+            (options.url.clone(), in_time(ClickhouseHistory::look_at(options)).await)
+        }
+    };
+    let history = answer("history", place, history);
+    let (place, cache) = match config.cache.backend {
+        cache::Backend::Embedded => ("memory".to_owned(), Ok(("embedded".to_owned(), vec![]))),
+        cache::Backend::Redis => {
+            let options = &config.cache.redis;
+            (without_password(&options.url), in_time(RedisCache::look_at(options)).await)
+        }
+    };
+    vec![log, history, answer("cache", place, cache)]
+}
+
+async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(OPEN_MAX, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_elapsed) => Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
+    }
+}
+
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
     }
 }
 
@@ -122,7 +224,24 @@ pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
     }
 }
 
-fn not_built(room: &str, backend: &str) -> Failure {
-    let error = anyhow!("[{room}] backend = \"{backend}\" is not built into this version: use \"embedded\"");
-    Failure::new(CONFIGURATION, error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        assert_eq!(without_password("redis://user:p@ss@host:6379/1"), "redis://host:6379/1");
+        assert_eq!(without_password("redis://host:6379"), "redis://host:6379");
+    }
+
+    #[test]
+    fn a_recorder_keeps_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(recorder_id(directory.path(), "east").unwrap(), "east");
+        let name = recorder_id(directory.path(), "").unwrap();
+        assert!(name.starts_with("tapekeeper-"), "{name}");
+        assert_eq!(recorder_id(directory.path(), "").unwrap(), name);
+        fs::write(directory.path().join("recorder_id"), "").unwrap();
+        assert_ne!(recorder_id(directory.path(), "").unwrap(), "");
+    }
 }

@@ -15,6 +15,7 @@ use crate::admin::{self, Desk, ReloadRequest};
 use crate::exchange::Feed;
 use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
+use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
@@ -45,13 +46,14 @@ pub struct Feeds {
 }
 
 /// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler.
-pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) -> Result<JobsHandle, Failure> {
+/// While history is away nothing waits for it: repair and preload follow when it is back.
+pub async fn begin(
+    service: &Service,
+    schedule: &Schedule,
+    resumed: CancellationToken,
+    groups: &mut Groups,
+) -> Result<JobsHandle, Failure> {
     systemd::status("repairing and preloading the cache");
-    let recorded = service.streams.borrow().clone();
-    let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await;
-    if ended.context("supersede the gaps of removed feeds")? > 0 {
-        info!("gaps of feeds that were removed while the service was down are superseded");
-    }
     let saver = service.saver.clone();
     let services = Services {
         log: service.log.clone(),
@@ -68,7 +70,24 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
     };
     let parts = RunnerParts { services, history: service.history.clone(), clock: service.clock.clone() };
     let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
-    runner.run_blocking().await;
+    if resumed.is_cancelled() {
+        supersede_removed(service).await.context("supersede the gaps of removed feeds")?;
+        runner.run_blocking().await;
+    } else {
+        runner.start_up_after(resumed.clone());
+        let (service, stop) = (service.clone(), groups.jobs.stop.clone());
+        groups.jobs.spawn("removed feeds", async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = resumed.cancelled() => {
+                    if let Err(error) = supersede_removed(&service).await {
+                        error!("gaps of removed feeds stay open: {error}");
+                    }
+                }
+            }
+            Ok(())
+        });
+    }
     // A first snapshot names what is recorded even when the process dies before its first period is over.
     match service.saver.save(false).await {
         Ok(saved) => info!("state saved: {saved}"),
@@ -86,6 +105,15 @@ pub async fn begin(service: &Service, schedule: &Schedule, groups: &mut Groups) 
     }
     admin(service, jobs.clone(), groups).await?;
     Ok(jobs)
+}
+
+async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
+    let recorded = service.streams.borrow().clone();
+    let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await?;
+    if ended > 0 {
+        info!("gaps of feeds that were removed while the service was down are superseded");
+    }
+    Ok(())
 }
 
 /// Serves the API and the status page; an address that is taken is no reason not to record.

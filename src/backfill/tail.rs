@@ -64,7 +64,7 @@ pub struct Tail {
     pub questions: mpsc::Sender<Question>,
     /// The connections of now.
     pub carriers: watch::Receiver<Vec<Carrier>>,
-    /// What is recorded now.
+    /// What this recorder consumes now; of the rest another recorder knows what has come.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// What is degraded.
     pub health: Health,

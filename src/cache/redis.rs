@@ -34,6 +34,25 @@ pub struct RedisCache {
 }
 
 impl RedisCache {
+    /// Who answers, and what it lacks, without changing anything: a line, and further ones of what is missing.
+    pub async fn look_at(options: &RedisOptions) -> Result<(String, Vec<String>), CacheError> {
+        let cache = Self::connect(options)?;
+        let version = cache.ping().await?;
+        let mut commands = redis::pipe();
+        commands.cmd("FUNCTION").arg("LIST").arg("LIBRARYNAME").arg("tapekeeper");
+        let lacking = match cache.send::<Vec<redis::Value>>(&commands).await {
+            Ok(found) => {
+                !found.iter().any(|libraries| matches!(libraries, redis::Value::Array(them) if !them.is_empty()))
+            }
+            Err(error) if error.to_string().contains("unknown command") => {
+                return Err(CacheError(format!("{version} knows no functions: Redis 7.0 or newer is needed")));
+            }
+            Err(error) => return Err(refused("ask for the function", &error)),
+        };
+        let missing = if lacking { vec!["our function: loaded at the first write".to_owned()] } else { Vec::new() };
+        Ok((version, missing))
+    }
+
     /// A cache at `options.url`. Connects at first use and again whenever the connection is lost, so a server
     /// that is down fails calls (within seconds), not this. Needs a tokio runtime; fails on a bad URL.
     pub fn connect(options: &RedisOptions) -> Result<Self, CacheError> {

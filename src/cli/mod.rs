@@ -1,6 +1,7 @@
 //! The command line: one file per command group.
 
 mod audit;
+mod check;
 mod client;
 mod copy;
 mod demo;
@@ -49,7 +50,7 @@ enum Command {
     /// Runs the service (also without a command)
     Run,
     /// Checks configuration and schedule; exit 78 when something is wrong
-    Check,
+    Check(check::Args),
     /// Shows it all on a simulated exchange: faults, healing, and a verdict
     Demo(demo::Args),
     /// Runs an exchange on loopback to record from
@@ -88,7 +89,7 @@ impl Cli {
         let sources = Sources { config: self.config, jobs: self.jobs };
         match self.command {
             None | Some(Command::Run) => run(sources, self.log_format).await,
-            Some(Command::Check) => Ok(check(&sources)),
+            Some(Command::Check(args)) => check::run(args, &sources, self.format).await,
             Some(Command::Simulate(args)) => {
                 let _telemetry = telemetry::install(self.log_format)?;
                 let code = simulate::run(args, self.format, until_stopped()?).await?;
@@ -132,20 +133,6 @@ fn load(sources: &Sources) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment);
     loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
-}
-
-fn check(sources: &Sources) -> u8 {
-    let environment = |name: &str| std::env::var(name).ok();
-    match config::check(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
-        Ok(text) => {
-            println!("{text}");
-            0
-        }
-        Err(text) => {
-            eprintln!("{text}");
-            exit::CONFIGURATION
-        }
-    }
 }
 
 /// A token that SIGTERM and SIGINT cancel.

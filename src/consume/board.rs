@@ -54,6 +54,12 @@ impl Board {
         kept.extend(committed.iter().map(|(partition, next)| (*partition, *next)));
     }
 
+    /// Forgets the positions of partitions that are another recorder's now.
+    pub fn release(&self, partitions: &[crate::log::Partition]) {
+        let mut kept = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|partition, _| !partitions.contains(partition));
+    }
+
     /// For each partition the next offset to consume.
     pub fn committed(&self) -> Positions {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()

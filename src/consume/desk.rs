@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::cache::Update;
 use crate::gap::Observation;
 use crate::history::{KlineRow, TradeRow};
+use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
 
@@ -19,6 +20,8 @@ const HELD_MAX: usize = 8_192;
 #[derive(Debug)]
 pub(super) struct Lines {
     pub(super) symbol: Symbol,
+    /// Where its frames come from; all of a symbol's are in one partition.
+    pub(super) partition: Option<Partition>,
     pub(super) trade: Option<Line<Trade>>,
     pub(super) klines: HashMap<Interval, Line<Kline>>,
     pub(super) book: Option<(Book, Standing)>,
@@ -177,7 +180,7 @@ impl Desk<'_> {
 
 impl Lines {
     pub(super) fn new(symbol: Symbol) -> Self {
-        Self { symbol, trade: None, klines: HashMap::new(), book: None }
+        Self { symbol, partition: None, trade: None, klines: HashMap::new(), book: None }
     }
 
     /// Partition and lowest offset of what is held of each stream.

@@ -6,28 +6,28 @@
 mod board;
 mod desk;
 mod line;
+mod share;
 mod sorter;
+mod worker;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 pub use board::{Board, Standing};
 pub use line::FoundHole;
 pub use sorter::{EXPECT_GRACE_US, Expectation, Sealed, Sorter};
 
 use crate::clock::Clock;
-use crate::gap::{Evidence, Gap, Ledger};
+use crate::gap::Ledger;
 use crate::health::Health;
-use crate::log::{Consumer, Delivery, Log, LogError, Positions};
-use crate::market::{Stream, Timestamp};
-use crate::messages;
+use crate::log::{Consumer, Log, LogError};
+use crate::market::Stream;
 use crate::pulse::Pulse;
-use crate::writer::{WriteError, Writer};
+use crate::writer::Writer;
+use worker::Worker;
 
 /// When a batch is sealed.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +46,6 @@ impl Default for Options {
         Self { batch_rows: 8_192, batch_bytes: 8 << 20, batch_time: Duration::from_millis(100) }
     }
 }
-
-/// Longest commit; a log that does not answer for so long is wedged.
-const COMMIT_MAX: Duration = Duration::from_secs(60);
 
 /// What others ask of the consumer; only it touches the trackers, so there is no race with the frames.
 #[derive(Clone, Debug)]
@@ -94,6 +91,10 @@ pub struct Parts {
     pub health: Health,
     /// The time.
     pub clock: Clock,
+    /// What is recorded now.
+    pub streams: watch::Receiver<Vec<Stream>>,
+    /// Told which of them this recorder consumes: in a group, others consume the rest.
+    pub ours: watch::Sender<Vec<Stream>>,
 }
 
 /// Why the consumer ended.
@@ -119,9 +120,10 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ConsumeError> {
     let Some(consumer) = subscribe(&parts, &pulse, &stop).await? else { return Ok(()) };
-    let mut worker = Worker { parts, consumer, pulse, stop, sealed_at: Instant::now() };
+    let mut worker = Worker::new(parts, consumer, pulse, stop);
     loop {
         worker.pulse.beat();
+        worker.follow();
         while let Ok(question) = questions.try_recv() {
             worker.ask(&mut sorter, question);
         }
@@ -161,7 +163,7 @@ pub async fn run(
         if at_end {
             sorter.settle(worker.parts.clock.now(), true);
         }
-        if (due || at_end) && !sorter.is_idle() && worker.flush(&mut sorter).await?.is_none() {
+        if (due || at_end) && !worker.is_idle(&sorter) && worker.flush(&mut sorter).await?.is_none() {
             return Ok(());
         }
         if at_end {
@@ -193,148 +195,6 @@ async fn subscribe(
     }
 }
 
-struct Worker {
-    parts: Parts,
-    consumer: Box<dyn Consumer>,
-    pulse: Pulse,
-    stop: CancellationToken,
-    sealed_at: Instant,
-}
-
-impl Worker {
-    /// Sorts a delivery. Returns the clock's time when the log was read to its end, else `None`: behind it
-    /// what is missing may still come.
-    async fn accept(&mut self, sorter: &mut Sorter, delivery: Delivery) -> Result<Option<Timestamp>, ConsumeError> {
-        match delivery {
-            Delivery::Records { records, more } => {
-                self.parts.board.frames.fetch_add(records.len() as u64, Ordering::Relaxed);
-                for record in records {
-                    sorter.take(record);
-                }
-                Ok((!more).then(|| self.parts.clock.now()))
-            }
-            Delivery::Assigned(partitions) => {
-                info!(?partitions, "assigned partitions {partitions:?}");
-                Ok(None)
-            }
-            Delivery::Revoked { partitions, deadline, done } => {
-                sorter.settle(self.parts.clock.now(), true);
-                let flushed = tokio::time::timeout(deadline, self.write(sorter)).await;
-                let positions = flushed.ok().transpose()?.flatten().unwrap_or_default();
-                let leaving = positions.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
-                for partition in partitions {
-                    sorter.forget(partition);
-                }
-                if done.send(leaving).is_err() {
-                    warn!("the rebalance did not wait for what was drained; it will be consumed again");
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn ask(&self, sorter: &mut Sorter, question: Question) {
-        match question {
-            Question::Expect(expectation) => sorter.expect(&expectation, self.parts.clock.now()),
-            Question::Begin(stream, position) => sorter.begin(&stream, position),
-        }
-    }
-
-    async fn wait_for_log(&mut self, why: &str) -> Option<Timestamp> {
-        self.parts.health.degraded("log", why);
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
-        }
-        None
-    }
-
-    /// Whether everything the log holds was sorted.
-    async fn is_at_end(&mut self, sorter: &Sorter) -> bool {
-        match self.parts.log.usage().await {
-            Ok(usage) => usage.end.iter().all(|(partition, end)| {
-                let next = sorter.next_offsets().get(partition).or_else(|| usage.committed.get(partition));
-                next.or_else(|| usage.first.get(partition)).copied().unwrap_or(0) >= *end
-            }),
-            Err(_unavailable) => false,
-        }
-    }
-
-    /// Makes everything durable and commits it; `None` when told to stop meanwhile.
-    async fn flush(&mut self, sorter: &mut Sorter) -> Result<Option<()>, ConsumeError> {
-        let Some(positions) = self.write(sorter).await? else { return Ok(None) };
-        self.sealed_at = Instant::now();
-        if self.parts.board.committed() == positions {
-            return Ok(Some(()));
-        }
-        match self.pulse.waiting(COMMIT_MAX, self.consumer.commit(&positions)).await {
-            Ok(()) => {
-                self.parts.health.restored("log");
-                self.parts.board.set_committed(&positions);
-            }
-            // The rows are durable; the next commit says the same and more.
-            Err(LogError::Unavailable(why)) => self.parts.health.degraded("log", &why),
-            Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
-        }
-        Ok(Some(()))
-    }
-
-    /// Makes everything sealed durable; returns what may be committed, `None` when told to stop meanwhile.
-    async fn write(&mut self, sorter: &mut Sorter) -> Result<Option<Positions>, ConsumeError> {
-        let began = Instant::now();
-        let mut sealed = sorter.seal();
-        let gaps = self.open_gaps(&sealed.holes);
-        sealed.rows.batch.gaps = gaps;
-        let letters = sealed.rows.batch.dead_letters.len() as u64;
-        if !sealed.rows.batch.is_empty() {
-            let set_aside = match self.parts.writer.write(&sealed.rows, &self.pulse, &self.stop).await {
-                Ok(set_aside) => set_aside,
-                Err(WriteError::Stopped) => return Ok(None),
-                Err(WriteError::Fatal(why)) => return Err(ConsumeError::History(why)),
-            };
-            self.parts.board.dead_letters.fetch_add(letters + set_aside, Ordering::Relaxed);
-            self.parts.board.count_batch(sealed.rows.batch.rows(), began.elapsed());
-            for letter in &sealed.rows.batch.dead_letters {
-                warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
-            }
-        }
-        self.parts.writer.latest().offer(sealed.update);
-        self.parts.board.publish(sealed.standings, &Positions::new());
-        if !sealed.rows.batch.gaps.is_empty() {
-            self.parts.ledger.news.notify_one();
-        }
-        Ok(Some(sealed.positions))
-    }
-
-    /// Ledger rows for what is news among the holes.
-    fn open_gaps(&self, holes: &[FoundHole]) -> Vec<Gap> {
-        let now = self.parts.clock.now();
-        let mut rows = Vec::new();
-        for hole in holes {
-            let step = hole.stream.channel.step().unwrap_or(1);
-            let evidence = Evidence {
-                by: hole.by.to_owned(),
-                previous: Some(hole.range.first - step),
-                next: hole.next,
-                partition: None,
-                offset: hole.offset,
-                connection: hole.connection,
-            };
-            let mut news = self.parts.ledger.with(|ledger| ledger.open(&hole.stream, hole.range, &evidence, now));
-            for gap in &mut news {
-                gap.from_ts = hole.from_ts;
-                gap.to_ts = hole.to_ts;
-                self.parts.ledger.with(|ledger| ledger.update(gap));
-                info!(
-                    MESSAGE_ID = messages::GAP_FOUND,
-                    EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
-                    GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
-                    "gap in {}: {} missing, {}..{}, found by {}",
-                    gap.stream, gap.len(), gap.range.first, gap.range.last, hole.by
-                );
-            }
-            rows.append(&mut news);
-        }
-        rows
-    }
-}
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::cache::Update;
 use crate::exchange::{Decoded, Dialect, Event};
 use crate::history::DeadLetter;
-use crate::log::{Positions, Record};
+use crate::log::{Partition, Positions, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
@@ -109,6 +109,14 @@ impl Sorter {
         self.watermarks.extend(watermarks);
     }
 
+    /// The same when history was asked again: a stream goes on behind the higher of both.
+    pub fn adopt(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
+        for (stream, position) in watermarks {
+            let known = self.watermarks.entry(stream).or_insert(position);
+            *known = position.max(*known);
+        }
+    }
+
     /// Rows and dead letters waiting to be sealed.
     pub fn pending_rows(&self) -> usize {
         self.rows.batch.rows() + self.holes.len()
@@ -129,9 +137,17 @@ impl Sorter {
         &self.next_offsets
     }
 
-    /// Forgets a partition that is no longer ours.
-    pub fn forget(&mut self, partition: i32) {
+    /// Forgets a partition that is no longer ours, what is held of it and where its streams stand.
+    pub fn forget(&mut self, partition: Partition) {
         self.next_offsets.remove(&partition);
+        for place in self.exchanges.values_mut() {
+            for (index, lines) in place.symbols.iter_mut().enumerate() {
+                if lines.partition == Some(partition) {
+                    *lines = Lines::new(lines.symbol.clone());
+                    place.holding.remove(&index);
+                }
+            }
+        }
     }
 
     /// Takes one record.
@@ -167,6 +183,7 @@ impl Sorter {
         let exchange = place.dialect.exchange();
         let index = place.index_of(symbol);
         let lines = &mut place.symbols[index];
+        lines.partition = Some(record.partition);
         let mut desk = Desk {
             exchange,
             symbol: &lines.symbol.clone(),

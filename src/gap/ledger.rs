@@ -78,6 +78,25 @@ impl Ledger {
         changed
     }
 
+    /// Takes over what another ledger knows.
+    pub fn absorb(&mut self, other: Self) {
+        self.open.extend(other.open);
+        self.settled.extend(other.settled);
+    }
+
+    /// Takes over the rows of a store for streams that were another recorder's until now.
+    pub fn adopt(&mut self, rows: impl IntoIterator<Item = Gap>) {
+        for gap in rows {
+            self.place(gap);
+        }
+    }
+
+    /// Forgets the rows of streams that `keep` does not name, as another recorder sees to them from now on.
+    pub fn release(&mut self, keep: impl Fn(&Stream) -> bool) {
+        self.open.retain(|_, gap| keep(&gap.stream));
+        self.settled.retain(|stream, _| keep(stream));
+    }
+
     /// Every open row.
     pub fn rows(&self) -> impl Iterator<Item = &Gap> {
         self.open.values()

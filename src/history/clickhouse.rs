@@ -51,6 +51,11 @@ impl ClickhouseHistory {
         }
     }
 
+    /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
+    pub async fn look_at(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
+        schema::look_at(&Server::new(options)).await
+    }
+
     /// Checks the server's version, creates the database, migrates its tables, reads the identity. Fails with
     /// [`HistoryError::Schema`] when the server is too old or the schema newer than this program.
     pub async fn prepare(&self) -> Result<&str, HistoryError> {

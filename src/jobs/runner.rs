@@ -78,6 +78,8 @@ pub struct Runner {
     file: Option<PathBuf>,
     unsaved: Option<Memory>,
     saving: Option<JoinHandle<anyhow::Result<()>>>,
+    /// The jobs of the start are run when it is cancelled: what they act on is away until then.
+    startup: Option<CancellationToken>,
 }
 
 impl Runner {
@@ -108,17 +110,28 @@ impl Runner {
             file,
             unsaved: None,
             saving: None,
+            startup: None,
         };
         (runner, handle)
+    }
+
+    /// Instead of [`Runner::run_blocking`]: the jobs of the start are run once `there` is cancelled.
+    pub fn start_up_after(&mut self, there: CancellationToken) {
+        self.startup = Some(there);
+    }
+
+    fn start_up(&mut self) {
+        self.startup = None;
+        let now = self.now();
+        let mut acts = self.planner.event(JobEvent::Startup, now);
+        acts.extend(self.planner.due(now));
+        self.act(acts);
     }
 
     /// Runs the jobs of the start, and waits for those that READY waits for.
     pub async fn run_blocking(&mut self) {
         self.begin();
-        let now = self.now();
-        let mut acts = self.planner.event(JobEvent::Startup, now);
-        acts.extend(self.planner.due(now));
-        self.act(acts);
+        self.start_up();
         let until = Instant::now() + BLOCKING_MAX;
         while self.known.values().any(|running| self.is_blocking(&running.run.job)) {
             match tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
@@ -148,6 +161,7 @@ impl Runner {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = poke.notified() => {}
+                () = cancelled(self.startup.as_ref()) => self.start_up(),
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 Some(runs) = told(&mut self.found) => self.recall(runs),
@@ -427,6 +441,14 @@ impl Runner {
         {
             warn!("the last runs are not recorded: history is away");
         }
+    }
+}
+
+/// Never, when there is nothing to wait for.
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -163,6 +163,10 @@ impl Log for EmbeddedLog {
         self.shared.read(offset.max(0), limit, usize::MAX).await
     }
 
+    fn partition(&self, _key: &str) -> Option<Partition> {
+        Some(PARTITION)
+    }
+
     async fn usage(&self) -> Result<LogUsage, LogError> {
         let first = self.shared.readers.read(rows::first).await?;
         let end = *self.shared.end.borrow();

@@ -74,6 +74,10 @@ impl Log for FaultyLog {
         self.inner.read(partition, offset, limit).await
     }
 
+    fn partition(&self, key: &str) -> Option<Partition> {
+        self.inner.partition(key)
+    }
+
     async fn usage(&self) -> Result<LogUsage, LogError> {
         before_read(&self.faults).await?;
         self.inner.usage().await

@@ -4,8 +4,8 @@
 //! which the contract suite in `tests/it/contracts` holds every backend to:
 //!
 //! 1. **Append is durable.** When [`Log::append`] returns `Ok`, every frame of the call survives
-//!    SIGKILL and a power cut. On an error, none, some or all of them may be in the log: the
-//!    caller appends all of them again, and consumers see duplicates, which is harmless.
+//!    SIGKILL and a power cut. On an error, none, some or all of them may be in the log, or on their
+//!    way to it: the caller appends all of them again, and consumers see duplicates, which is harmless.
 //! 2. **Order.** Frames with one key stay in the order they were appended, in one partition.
 //! 3. **Positions are dense and grow.** A frame's offset never changes. Committed positions name
 //!    the *next* offset to read.
@@ -13,7 +13,8 @@
 //!    committed, and sees every frame from there, in order, at least once.
 //! 5. **Commit is explicit.** Nothing is committed but by [`Consumer::commit`]; it never moves back.
 //! 6. **Retention never drops what was not consumed.** [`Log::retain`] removes old frames by age and
-//!    by size, only below the committed position.
+//!    by size, only below the committed position. A backend whose server drops frames by itself
+//!    ([`kafka`]) removes nothing here, and says what the user must see to.
 //! 7. **A full disk refuses.** `append` returns [`LogError::Unavailable`], the log stays readable
 //!    and commits keep working where the backend can; nothing is overwritten.
 //!
@@ -21,6 +22,7 @@
 
 pub mod embedded;
 pub mod faulty;
+pub mod kafka;
 mod options;
 
 use std::collections::BTreeMap;
@@ -92,7 +94,8 @@ pub trait Consumer: Send {
     /// are none, so that the caller's loop can beat. Safe to cancel: nothing is lost.
     async fn next(&mut self) -> Result<Delivery, LogError>;
 
-    /// Records that everything below these positions is durable elsewhere.
+    /// Records that everything below these positions is durable elsewhere. Positions of partitions that have
+    /// left are passed over: they are their new owner's to commit.
     async fn commit(&mut self, positions: &Positions) -> Result<(), LogError>;
 
     /// Stops delivering records of all partitions (`true`) or resumes (`false`), for
@@ -138,10 +141,14 @@ pub trait Log: Send + Sync {
     /// Frames of one partition from `offset` on, at most `limit`, for replay; empty at the end.
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError>;
 
+    /// Which partition takes the frames of this key; `None` while the log cannot know.
+    fn partition(&self, key: &str) -> Option<Partition>;
+
     /// First, end and committed positions, and the size.
     async fn usage(&self) -> Result<LogUsage, LogError>;
 
-    /// Drops consumed frames that are older than `age` or beyond `bytes`; returns how many.
+    /// Drops consumed frames that are older than `older_than` or beyond `bytes`; returns how many, 0 where
+    /// the backend's server does it by itself.
     async fn retain(&self, older_than: crate::market::Timestamp, bytes: u64) -> Result<u64, LogError>;
 
     /// Flushes and closes; later calls fail.

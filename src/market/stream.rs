@@ -83,6 +83,11 @@ impl Stream {
     pub fn new(exchange: Exchange, symbol: Symbol, channel: Channel) -> Self {
         Self { exchange, symbol, channel }
     }
+
+    /// The key of its frames in the log: all channels of a symbol share it, and so their order.
+    pub fn log_key(&self) -> String {
+        format!("{}:{}", self.exchange, self.symbol)
+    }
 }
 
 impl fmt::Display for Stream {

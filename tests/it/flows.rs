@@ -89,7 +89,7 @@ impl Flow {
             health: health.clone(),
             clock: clock.clone(),
             counters: Arc::new(Counters::default()),
-            streams,
+            streams: streams.clone(),
             news,
         };
         let never = CancellationToken::new();
@@ -103,6 +103,8 @@ impl Flow {
             board: board.clone(),
             health: health.clone(),
             clock: clock.clone(),
+            streams,
+            ours: watch::channel(Vec::new()).0,
         };
         let mut sorter = Sorter::new([dialect]);
         sorter.seed(watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)));

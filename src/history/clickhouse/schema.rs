@@ -2,7 +2,7 @@
 //!
 //! Every statement may run again, and beside another recorder's.
 
-use super::server::Server;
+use super::server::{Server, quote};
 use crate::history::HistoryError;
 
 /// What all tables share. An insert is on the disk when it is answered (off by default, and settings of the
@@ -96,6 +96,40 @@ const STEPS: [&[&str]; VERSION as usize] = [&[
      ) ENGINE = ReplacingMergeTree ORDER BY run_id {durable}",
 ]];
 
+/// The server's version, and what [`prepare`] would make there.
+pub(super) async fn look_at(server: &Server) -> Result<(String, Vec<String>), HistoryError> {
+    let text: String = server.one("SELECT version()").await?;
+    refuse_older(&text)?;
+    let database = quote(server.plain_database());
+    let known = format!(
+        "SELECT countIf(name = 'schema_migrations') + count() * 2 FROM system.tables WHERE database = {database}"
+    );
+    let tables: u64 = server.one(&known).await?;
+    let missing = match tables {
+        0 => vec![format!("{} has no tables: made at the first start", server.name())],
+        found if found % 2 == 0 => vec![format!("{} has tables, but none of ours yet", server.name())],
+        _ => {
+            let found: u32 =
+                server.one(&format!("SELECT max(version) FROM {}.schema_migrations", server.database)).await?;
+            refuse_newer(server, found)?;
+            let behind = format!("schema {found} at {}: moved to {VERSION} at the next start", server.name());
+            if found < VERSION { vec![behind] } else { Vec::new() }
+        }
+    };
+    Ok((format!("ClickHouse {text}"), missing))
+}
+
+/// Refuses a schema that this program does not know.
+fn refuse_newer(server: &Server, found: u32) -> Result<(), HistoryError> {
+    if found > VERSION {
+        return Err(HistoryError::Schema(format!(
+            "{} has schema version {found}, this program knows up to {VERSION}: use a newer tapekeeper",
+            server.name()
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a server that is too old, creates what is missing and returns the store's identity.
 pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
     let text: String = server.one("SELECT version()").await?;
@@ -111,12 +145,7 @@ pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
         ))
         .await?;
     let found: u32 = server.one(&format!("SELECT max(version) FROM {db}.schema_migrations")).await?;
-    if found > VERSION {
-        return Err(HistoryError::Schema(format!(
-            "{} has schema version {found}, this program knows up to {VERSION}: use a newer tapekeeper",
-            server.name()
-        )));
-    }
+    refuse_newer(server, found)?;
     for (number, statements) in (1..).zip(STEPS) {
         if number <= found {
             continue;

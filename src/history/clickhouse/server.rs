@@ -25,6 +25,7 @@ pub(super) struct Server {
     client: Client,
     /// Quoted.
     pub(super) database: String,
+    plain_database: String,
     url: String,
 }
 
@@ -44,7 +45,12 @@ impl Server {
             client = client.with_password(password);
         }
         let database = format!("`{}`", options.database.replace('\\', "\\\\").replace('`', "\\`"));
-        Self { client, database, url: options.url.clone() }
+        Self { client, database, plain_database: options.database.clone(), url: options.url.clone() }
+    }
+
+    /// The database's name without quotes.
+    pub(super) fn plain_database(&self) -> &str {
+        &self.plain_database
     }
 
     /// For messages.

@@ -92,6 +92,10 @@ impl Log for Patient<dyn Log> {
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
         retry(|| self.0.read(partition, offset, limit)).await
     }
+    fn partition(&self, key: &str) -> Option<Partition> {
+        self.0.partition(key)
+    }
+
     async fn usage(&self) -> Result<LogUsage, LogError> {
         retry(|| self.0.usage()).await
     }

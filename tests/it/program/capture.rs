@@ -78,7 +78,7 @@ async fn killed(seed: u64, speed: f64, kills: u32, more_faults: &str) {
 }
 
 /// The trades of the file, read without any of the recorder's code.
-fn trades_of(path: &Path) -> Vec<TradeTruth> {
+pub fn trades_of(path: &Path) -> Vec<TradeTruth> {
     let lines = BufReader::new(MultiGzDecoder::new(std::fs::File::open(path).unwrap())).lines();
     let mut trades = Vec::new();
     for line in lines {

@@ -9,6 +9,7 @@ mod app;
 mod audits;
 mod campaign;
 mod capture;
+mod cluster;
 mod demo;
 mod disk;
 mod market;

@@ -1,6 +1,7 @@
 //! Real servers, each in a directory of its own on a free port of loopback, that end with the tests.
 
 pub mod clickhouse;
+pub mod kafka;
 pub mod redis;
 
 use std::io::{BufRead, BufReader, Write};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rust_decimal::Decimal;
 use tapekeeper::cache::redis::RedisCache;
-use tapekeeper::cache::{Cache, RedisOptions, Update};
+use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::market::Interval;
 
@@ -134,23 +134,4 @@ async fn a_key_of_another_kind_fails_alone_and_a_spoilt_hash_heals() {
     let failure = cache.apply(&update).await.unwrap_err().to_string();
     assert!(failure.contains("tick:{binance:ETHUSDT}") && failure.contains("WRONGTYPE"), "{failure}");
     assert_eq!(latest_tick(&cache).await, Some(tick(1, 1)));
-}
-
-/// Not a limit, only a figure: how fast many keys move.
-#[tokio::test]
-#[ignore = "measures; run with --ignored --nocapture"]
-async fn figures_of_many_keys() {
-    let Some(redis) = Redis::shared() else { return };
-    for keys in [1, 100, 400, 2_000] {
-        let cache = RedisCache::connect(&redis.database()).unwrap();
-        let rounds = 40_000 / keys;
-        let began = Instant::now();
-        for round in 0..rounds {
-            let value = |key: i64| (BINANCE, symbol(&format!("S{key}USDT")), tick(round, key));
-            let update = Update { ticks: (0..keys).map(value).collect(), ..Update::default() };
-            assert_eq!(cache.apply(&update).await.unwrap(), keys as u64);
-        }
-        let each = began.elapsed() / u32::try_from(rounds).unwrap();
-        eprintln!("{keys} keys: {each:?} an update, {:.0} keys/s", keys as f64 / each.as_secs_f64());
-    }
 }

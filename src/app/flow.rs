@@ -1,0 +1,208 @@
+//! What carries frames from the log to the stores, and what repairs: each a task of its own.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::backfill::{self, Tail, TailOptions};
+use crate::cache::{self, Latest};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::consume::{self, Board, Question, Sorter, Standing};
+use crate::exit::Failure;
+use crate::health::Health;
+use crate::history::{History, HistoryError};
+use crate::log::Positions;
+use crate::market::{Stream, Timestamp};
+use crate::state::Snapshot;
+use crate::writer::Writer;
+
+use super::market::Market;
+use super::restore::{self, Resume};
+use super::saver::Saver;
+use super::{Groups, Service, stores};
+
+/// A fault elsewhere must not leave the consumer's questions without a limit.
+const QUESTIONS_MAX: usize = 1_024;
+
+/// Where consuming begins.
+pub(super) struct Beginning {
+    /// What history says; what the snapshot says while history is away.
+    known: Resume,
+    snapshot: Option<Snapshot>,
+    streams: Vec<Stream>,
+    /// Cancelled once history has answered.
+    resumed: CancellationToken,
+}
+
+/// Opens history and asks where every stream stands. One that is away is no reason not to record.
+pub(super) async fn open(
+    config: &Config,
+    snapshot: Option<Snapshot>,
+    streams: Vec<Stream>,
+    clock: &Clock,
+    health: &Health,
+) -> Result<(Arc<dyn History>, Beginning), Failure> {
+    let (history, answer) = stores::history_or_later(config).await?;
+    let found = match answer {
+        Ok(()) => restore::resume(&history, snapshot.as_ref(), &streams, clock).await,
+        Err(why) => Err(HistoryError::Unavailable(why).into()),
+    };
+    let resumed = CancellationToken::new();
+    let known = match found {
+        Ok(resume) => {
+            resumed.cancel();
+            resume
+        }
+        Err(error) if restore::is_away(&error) => {
+            warn!("history is away: the log keeps everything until it is back: {error:#}");
+            health.degraded("history", &format!("{error:#}"));
+            restore::from_snapshot(snapshot.as_ref(), &streams)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok((history, Beginning { known, snapshot, streams, resumed }))
+}
+
+impl Beginning {
+    /// What is known by now.
+    pub(super) fn known(&self) -> &Resume {
+        &self.known
+    }
+
+    /// Cancelled once history has answered.
+    pub(super) fn resumed(&self) -> CancellationToken {
+        self.resumed.clone()
+    }
+
+    /// Waits for a history that is away; `None` when told to stop first.
+    async fn resume(
+        self,
+        history: &Arc<dyn History>,
+        board: &Board,
+        saver: &Saver,
+        waiting: &restore::Waiting,
+    ) -> anyhow::Result<Option<Resume>> {
+        if self.resumed.is_cancelled() {
+            return Ok(Some(self.known));
+        }
+        let found = restore::resume_late(history, self.snapshot.as_ref(), &self.streams, waiting).await?;
+        if let Some(resume) = &found {
+            saver.set_identity(resume.identity.clone());
+            seed_board(board, resume, &Positions::new());
+            self.resumed.cancel();
+        }
+        Ok(found)
+    }
+}
+
+/// Shows every stream where it goes on.
+pub(super) fn seed_board(board: &Board, resume: &Resume, committed: &Positions) {
+    let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
+        let next = stream.channel.step().map(|step| position + step);
+        (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
+    });
+    board.publish(standings.collect::<Vec<_>>(), committed);
+}
+
+/// Starts what carries frames from the log to the stores, and what repairs.
+pub(super) fn start(
+    service: &Service,
+    markets: &mut [Market],
+    writer: Writer,
+    latest: Arc<Latest>,
+    beginning: Beginning,
+    groups: &mut Groups,
+) {
+    let mut sorter = Sorter::new(markets.iter().map(|market| market.dialect.clone()));
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let (ours, our_streams) = watch::channel(Vec::new());
+    let parts = consume::Parts {
+        log: service.log.clone(),
+        writer,
+        ledger: service.ledger.clone(),
+        board: service.board.clone(),
+        health: service.health.clone(),
+        clock: service.clock.clone(),
+        streams: service.streams.clone(),
+        ours,
+    };
+    let waiting = restore::Waiting {
+        clock: service.clock.clone(),
+        health: service.health.clone(),
+        pulse: service.pulses.watch("consume"),
+        stop: groups.consume.stop.clone(),
+    };
+    // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
+    let never = CancellationToken::new();
+    let batches = stores::batches(&service.config);
+    let (board, saver, history) = (service.board.clone(), service.saver.clone(), service.history.clone());
+    groups.consume.spawn("consume", async move {
+        let Some(resume) = beginning.resume(&history, &board, &saver, &waiting).await? else { return Ok(()) };
+        sorter.seed(resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)));
+        parts.ledger.with(|ledger| ledger.absorb(resume.ledger));
+        parts.ledger.news.notify_one();
+        let restore::Waiting { pulse, stop: drain, .. } = waiting;
+        Ok(consume::run(parts, sorter, asked, batches, pulse, drain, never).await?)
+    });
+    let carrier = cache::carry(
+        service.cache.clone(),
+        latest,
+        service.health.clone(),
+        service.pulses.watch("cache"),
+        groups.cache.stop.clone(),
+    );
+    groups.cache.spawn("cache", async move {
+        carrier.await;
+        Ok(())
+    });
+    repair(service, markets, &questions, &our_streams, groups);
+}
+
+/// Starts what finds holes that no frame reveals, and what fills them.
+fn repair(
+    service: &Service,
+    markets: &mut [Market],
+    questions: &mpsc::Sender<Question>,
+    ours: &watch::Receiver<Vec<Stream>>,
+    groups: &mut Groups,
+) {
+    let repair =
+        backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
+    groups.backfill.spawn("backfill", async move {
+        repair.await;
+        Ok(())
+    });
+    let since = backfill::since::run(
+        service.backfill.clone(),
+        service.board.clone(),
+        service.config.feeds.clone(),
+        service.pulses.watch("since"),
+        groups.backfill.stop.clone(),
+    );
+    groups.backfill.spawn("since", async move {
+        since.await;
+        Ok(())
+    });
+    for market in markets {
+        let Some(news) = market.news.take() else { continue };
+        let tail = Tail {
+            rest: market.rest.clone(),
+            exchange: market.exchange,
+            board: service.board.clone(),
+            questions: questions.clone(),
+            carriers: market.sockets.carriers(),
+            streams: ours.clone(),
+            health: service.health.clone(),
+            clock: service.clock.clone(),
+            options: TailOptions::default(),
+        };
+        let (pulse, stop) = (service.pulses.watch("tail"), groups.backfill.stop.clone());
+        groups.backfill.spawn("tail", async move {
+            tail.run(news, pulse, stop).await;
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,240 @@
+//! A consumer whose partitions come and go, on a log that says what the test tells it to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::cache::Latest;
+use crate::exchange::binance::Binance;
+use crate::faults::Faults;
+use crate::gap::Range;
+use crate::history::embedded::EmbeddedHistory;
+use crate::history::faulty::FaultyHistory;
+use crate::history::{Batch, GapFilter, History, TradeRow};
+use crate::log::{Delivery, LogUsage, Partition, Positions, Record};
+use crate::market::{Frame, Origin, Side, Symbol, Timestamp, Trade};
+use crate::pulse::Pulses;
+
+const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
+
+/// What a group's member gets, one after the other, and what it commits.
+#[derive(Clone, Default)]
+struct Script {
+    deliveries: Arc<Mutex<VecDeque<Delivery>>>,
+    committed: Arc<Mutex<Positions>>,
+}
+
+#[async_trait::async_trait]
+impl Consumer for Script {
+    async fn next(&mut self) -> Result<Delivery, LogError> {
+        if let Some(delivery) = self.deliveries.lock().unwrap().pop_front() {
+            return Ok(delivery);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok(Delivery::Records { records: Vec::new(), more: false })
+    }
+
+    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+        self.committed.lock().unwrap().extend(positions.clone());
+        Ok(())
+    }
+
+    fn pause(&mut self, _paused: bool) {}
+}
+
+#[async_trait::async_trait]
+impl Log for Script {
+    async fn append(&self, _frames: Vec<Frame>) -> Result<(), LogError> {
+        Err(LogError::Unavailable("nothing is appended here".to_owned()))
+    }
+    async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(self.clone()))
+    }
+    async fn read(&self, _partition: Partition, _offset: i64, _limit: usize) -> Result<Vec<Record>, LogError> {
+        Ok(Vec::new())
+    }
+    fn partition(&self, key: &str) -> Option<Partition> {
+        SYMBOLS.iter().position(|symbol| key.ends_with(symbol)).map(|index| index as Partition)
+    }
+    async fn usage(&self) -> Result<LogUsage, LogError> {
+        Ok(LogUsage::default())
+    }
+    async fn retain(&self, _older_than: Timestamp, _bytes: u64) -> Result<u64, LogError> {
+        Ok(0)
+    }
+    async fn close(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+/// A member of the group at work.
+struct House {
+    script: Script,
+    history: Arc<dyn History>,
+    faults: Faults,
+    ledger: SharedLedger,
+    ours: watch::Receiver<Vec<Stream>>,
+    drain: CancellationToken,
+    consume: JoinHandle<Result<(), ConsumeError>>,
+    _directory: TempDir,
+    _streams: watch::Sender<Vec<Stream>>,
+}
+
+fn stream(symbol: &str) -> Stream {
+    format!("binance:{symbol}:trade").parse().unwrap()
+}
+
+impl House {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("h.db")).unwrap());
+        let faults = Faults::none();
+        let faulty = Arc::new(FaultyHistory::new(history.clone(), faults.clone()));
+        let (script, ledger, health) = (Script::default(), SharedLedger::default(), Health::default());
+        let (streams_sender, streams) = watch::channel(SYMBOLS.map(stream).to_vec());
+        let (ours_sender, ours) = watch::channel(Vec::new());
+        let parts = Parts {
+            log: Arc::new(script.clone()),
+            writer: Writer::new(faulty, Arc::new(Latest::default()), health.clone()),
+            ledger: ledger.clone(),
+            board: Arc::default(),
+            health,
+            clock: Clock::system(),
+            streams,
+            ours: ours_sender,
+        };
+        let options = Options { batch_time: Duration::from_millis(5), ..Options::default() };
+        let drain = CancellationToken::new();
+        let (_questions, asked) = mpsc::channel(1);
+        let pulse = Pulses::default().watch("consume");
+        let sorter = Sorter::new([Arc::new(Binance) as Arc<dyn crate::exchange::Dialect>]);
+        let consume = tokio::spawn(run(parts, sorter, asked, options, pulse, drain.clone(), CancellationToken::new()));
+        let (_directory, _streams) = (directory, streams_sender);
+        Self { script, history, faults, ledger, ours, drain, consume, _directory, _streams }
+    }
+
+    fn deliver(&self, delivery: Delivery) {
+        self.script.deliveries.lock().unwrap().push_back(delivery);
+    }
+
+    /// Trades of a symbol; a trade's offset in the log is its id.
+    fn trades(&self, symbol: &str, ids: std::ops::RangeInclusive<i64>) {
+        let partition = SYMBOLS.iter().position(|known| *known == symbol).unwrap() as Partition;
+        let record = |id: i64| {
+            let payload = format!(
+                r#"{{"stream":"{}@trade","data":{{"e":"trade","E":{id},"s":"{symbol}","t":{id},"p":"1.5","q":"2","T":{id},"m":true,"M":true}}}}"#,
+                symbol.to_lowercase()
+            );
+            let key = stream(symbol).log_key().into();
+            let payload = Bytes::from(payload);
+            let frame = Frame { key, received_at: Timestamp(id), connection: 1, origin: Origin::Socket, payload };
+            Record { partition, offset: id, frame }
+        };
+        self.deliver(Delivery::Records { records: ids.map(record).collect(), more: false });
+    }
+
+    fn revoke(&self, partition: Partition, deadline: Duration) -> oneshot::Receiver<Positions> {
+        let (done, answer) = oneshot::channel();
+        self.deliver(Delivery::Revoked { partitions: vec![partition], deadline, done });
+        answer
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{what}: not in time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn until_committed(&self, partition: Partition, next: i64) {
+        let what = format!("partition {partition} is committed up to {next}");
+        self.until(&what, || self.script.committed.lock().unwrap().get(&partition) == Some(&next)).await;
+    }
+
+    async fn stored(&self, symbol: &str) -> Vec<i64> {
+        let all = Range { first: 0, last: i64::MAX - 1 };
+        let rows = self.history.trades(&stream(symbol), all, 10_000).await.unwrap();
+        rows.iter().map(|row| row.trade.id).collect()
+    }
+
+    async fn end(self) {
+        self.drain.cancel();
+        self.consume.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays() {
+    let house = House::new();
+    house.deliver(Delivery::Assigned(vec![0, 1]));
+    house.trades("AAA", 1..=3);
+    house.trades("BBB", 1..=3);
+    house.until_committed(1, 4).await;
+    house.faults.set_outage(true);
+    house.trades("AAA", 4..=6);
+    house.trades("BBB", 4..=6);
+    let answer = house.revoke(0, Duration::from_millis(100));
+    assert_eq!(answer.await.unwrap_or_default(), Positions::new(), "nothing of it is durable, so nothing is committed");
+    house.trades("BBB", 7..=9);
+    house.faults.set_outage(false);
+    house.until_committed(1, 10).await;
+    assert_eq!(house.stored("BBB").await, (1..=9).collect::<Vec<_>>());
+    assert_eq!(*house.script.committed.lock().unwrap(), BTreeMap::from([(0, 4), (1, 10)]));
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
+    let house = House::new();
+    house.deliver(Delivery::Assigned(vec![0, 1]));
+    house.trades("AAA", 1..=3);
+    house.until_committed(0, 4).await;
+    assert_eq!(*house.ours.borrow(), SYMBOLS.map(stream).to_vec());
+    let answer = house.revoke(0, Duration::from_secs(10));
+    assert_eq!(answer.await.unwrap(), Positions::from([(0, 4)]));
+    house.until("it is not ours", || *house.ours.borrow() == [stream("BBB")]).await;
+    let row = |id: i64| TradeRow {
+        exchange: crate::market::Exchange::Binance,
+        symbol: Symbol::new("AAA"),
+        trade: Trade { id, ts: Timestamp(id), price: 1.into(), quantity: 1.into(), side: Side::Buy },
+        received_at: Timestamp(id),
+        is_backfilled: false,
+    };
+    // The other recorder lost two trades, and its gap is open still.
+    let lost = Range { first: 6, last: 7 };
+    let gap = crate::gap::Gap::open(stream("AAA"), lost, Default::default(), Timestamp(1));
+    let trades = [4, 5, 8, 9].map(row).to_vec();
+    house.history.insert(&Batch { trades, gaps: vec![gap], ..Batch::default() }).await.unwrap();
+    house.deliver(Delivery::Assigned(vec![0]));
+    house.trades("AAA", 10..=12);
+    house.until_committed(0, 13).await;
+    let gaps = house.history.gaps(&GapFilter::default()).await.unwrap();
+    assert_eq!(gaps.iter().map(|gap| gap.range).collect::<Vec<_>>(), [lost]);
+    assert_eq!(house.ledger.with(|ledger| ledger.open_count()), (1, 2), "its gap is ours to fill");
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_history_that_is_away_when_partitions_come_is_waited_for() {
+    let house = House::new();
+    house.deliver(Delivery::Assigned(vec![0]));
+    house.trades("AAA", 1..=3);
+    house.until_committed(0, 4).await;
+    let answer = house.revoke(0, Duration::from_secs(10));
+    answer.await.unwrap();
+    house.faults.set_outage(true);
+    let before = house.faults.injected();
+    house.deliver(Delivery::Assigned(vec![0]));
+    house.trades("AAA", 4..=6);
+    house.until("history is asked", || house.faults.injected() > before).await;
+    house.faults.set_outage(false);
+    house.until_committed(0, 7).await;
+    assert_eq!(house.stored("AAA").await, (1..=6).collect::<Vec<_>>());
+    assert!(house.history.gaps(&GapFilter::default()).await.unwrap().is_empty());
+    house.end().await;
+}

@@ -1,0 +1,49 @@
+//! One node of Apache Kafka; see `tests/servers/kafka`.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tapekeeper::log::{KafkaOptions, Options};
+
+use super::{Server, free_port, listens, prepare};
+
+static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| prepare("kafka"));
+static SHARED: LazyLock<Option<Kafka>> = LazyLock::new(Kafka::start);
+
+/// A Kafka server.
+pub struct Kafka {
+    pub server: Server,
+    topics: AtomicU32,
+}
+
+impl Kafka {
+    /// One for the caller alone, to kill and restart; `None` when there is none here.
+    pub fn start() -> Option<Self> {
+        let arguments = |port: u16, directory: &std::path::Path| {
+            vec![port.to_string(), free_port().to_string(), directory.display().to_string()]
+        };
+        let server = Server::start("kafka", PROGRAM.clone()?, arguments, listens);
+        Some(Self { server, topics: AtomicU32::new(0) })
+    }
+
+    /// The one that all tests share; ends with the process.
+    pub fn shared() -> Option<&'static Self> {
+        SHARED.as_ref()
+    }
+
+    /// The options of a topic of its own, not made yet, and of a group of its own.
+    pub fn topic(&self, partitions: i32) -> Options {
+        let number = self.topics.fetch_add(1, Ordering::Relaxed);
+        let kafka = KafkaOptions {
+            brokers: format!("127.0.0.1:{}", self.server.port),
+            topic: format!("frames-{number}"),
+            partitions,
+            group_id: format!("recorders-{number}"),
+            session_timeout: Duration::from_secs(6),
+            ..KafkaOptions::default()
+        };
+        Options { kafka, ..Options::default() }
+    }
+}
