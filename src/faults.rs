@@ -51,6 +51,7 @@ struct Plan {
     seeded: Option<(StdRng, Odds)>,
     outage: bool,
     injected: u64,
+    calls: u64,
 }
 
 impl Faults {
@@ -65,7 +66,7 @@ impl Faults {
     }
 
     fn new(seeded: Option<(StdRng, Odds)>) -> Self {
-        Self(Arc::new(Mutex::new(Plan { script: VecDeque::new(), seeded, outage: false, injected: 0 })))
+        Self(Arc::new(Mutex::new(Plan { script: VecDeque::new(), seeded, outage: false, injected: 0, calls: 0 })))
     }
 
     /// The next writes go like this, one after the other, before chance has its say again. Reads do not
@@ -84,9 +85,15 @@ impl Faults {
         self.lock().injected
     }
 
+    /// How many calls there were so far.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
     /// How the next write goes.
     pub fn for_write(&self) -> Fault {
         let mut plan = self.lock();
+        plan.calls += 1;
         if plan.outage {
             return plan.inject(Fault::Fail);
         }
@@ -99,6 +106,7 @@ impl Faults {
     /// How the next read goes: never torn, never without its answer.
     pub fn for_read(&self) -> Fault {
         let mut plan = self.lock();
+        plan.calls += 1;
         if plan.outage {
             return plan.inject(Fault::Fail);
         }

@@ -219,6 +219,10 @@ impl Keys {
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
                 tell(parts, ConnectionNews::Down(connection, streams));
             }
+            SocketEvent::Replaced { connection, by, streams } => {
+                let reason = format!("replaced by connection {by}");
+                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
+            }
             SocketEvent::Refused { stream, reason } => {
                 warn!(EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, "the exchange refuses {stream}: {reason}");
                 tell(parts, ConnectionNews::Refused(stream, reason));

@@ -58,7 +58,7 @@
 //! 3. **Raw first.** [`market::Frame`] is the bytes as received, and [`ingest`] does not decode them. What cannot be
 //!    decoded is a [`history::DeadLetter`].
 //! 4. **A gap is a row, not an error.** [`gap::Tracker`] finds it by id, [`gap::Gap`] is the row,
-//!    [`gap::verdict`] closes it by count, [`gap::GapState`] says how it ended.
+//!    [`gap::absence`] says what did not come back, a count in history closes it, [`gap::GapState`] says how it ended.
 //! 5. **Backfill never enters the log.** [`backfill`] writes through [`writer::Writer`], flagged.
 //! 6. **The cache only moves forward**: [`cache::tick_is_newer`] and [`cache::kline_is_newer`], decided in the store
 //!    ([`cache::Cache::apply`]).

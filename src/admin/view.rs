@@ -84,6 +84,8 @@ pub fn gap(gap: &Gap) -> Value {
         "detected_at": gap.detected_at.rfc3339(),
         "closed_at": gap.closed_at.map(Timestamp::rfc3339),
         "filled": gap.filled,
+        "filled_by": gap.filled_by,
+        "filled_at": gap.filled_at.map(Timestamp::rfc3339),
         "attempts": gap.attempts,
         "reason": gap.reason,
         "evidence": gap.evidence,

@@ -17,6 +17,7 @@ mod saver;
 mod sockets;
 mod status;
 pub mod stores;
+mod venue;
 mod wiring;
 
 use std::collections::{BTreeSet, HashMap};

@@ -150,7 +150,8 @@ pub async fn resume(
         let step = stream.channel.step().unwrap_or(1);
         if let Some(range) = stored.and_then(|stored| Range::new(stored + step, saved)) {
             let evidence = Evidence { by: "restart".to_owned(), previous: stored, ..Evidence::default() };
-            lost.append(&mut resume.ledger.open(stream, range, &evidence, clock.now()));
+            let found = Gap::open(stream.clone(), range, evidence, clock.now());
+            lost.append(&mut resume.ledger.open(&found).changed());
         }
     }
     record(history, lost).await?;
@@ -161,7 +162,7 @@ async fn record(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()
     if lost.is_empty() {
         return Ok(());
     }
-    for gap in &lost {
+    for gap in lost.iter().filter(|gap| !gap.state.is_closed()) {
         warn!("history lacks rows of {} that were durable before: {}..{}", gap.stream, gap.range.first, gap.range.last);
     }
     let token = format!("restart:{}", lost[0].gap_id);

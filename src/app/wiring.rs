@@ -1,6 +1,5 @@
 //! The service between its start and its stop: jobs, signals, reloads, the status line.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +12,12 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Desk, ReloadRequest, Reloaded};
 use crate::exchange::Feed;
-use crate::exchange::rest::{Rest, RestError};
 use crate::exit::Failure;
 use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
-use crate::market::{Exchange, Stream};
+use crate::market::Stream;
 use crate::messages;
 use crate::signals::Request;
 use crate::supervisor::Fault;
@@ -28,7 +26,7 @@ use crate::systemd;
 use super::market::Market;
 use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Service};
-use super::{conditions, events, reload};
+use super::{conditions, events, reload, venue};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -107,7 +105,7 @@ pub async fn begin(
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();
         groups.jobs.spawn("clock", async move {
-            measure_clock(exchange, rest, service, stop).await;
+            venue::watch(exchange, rest, service, stop).await;
             Ok(())
         });
     }
@@ -176,56 +174,6 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         _ => {}
     }
     Ok(held)
-}
-
-/// Learns the exchange's limits once and its clock's offset every few minutes; neither ever rejects data.
-async fn measure_clock(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
-    let mut wait = Duration::from_secs(1);
-    let mut learnt = false;
-    while !stop.is_cancelled() {
-        match rest.measure_clock(&stop).await {
-            Ok(offset) => {
-                tracing::debug!("the clock of {exchange} is {} ms ahead of ours", offset / 1_000);
-                service.health.restored("rest");
-                wait = Duration::from_secs(300);
-            }
-            Err(error) => {
-                service.health.degraded("rest", &error.to_string());
-                wait = (wait * 2).min(Duration::from_secs(60));
-            }
-        }
-        if !learnt {
-            learnt = learn(exchange, &rest, &service, &stop).await;
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// Asks for limits and for the recorded symbols; returns whether there is nothing more to learn.
-async fn learn(exchange: Exchange, rest: &Rest, service: &Service, stop: &CancellationToken) -> bool {
-    let streams = service.streams.borrow().clone();
-    let symbols: BTreeSet<String> =
-        streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.to_string()).collect();
-    let symbols: Vec<String> = symbols.into_iter().collect();
-    match rest.info(&symbols, stop).await {
-        Ok(info) => {
-            for (symbol, trades) in info.symbols.iter().filter(|(symbol, _)| symbols.contains(symbol)) {
-                if !trades {
-                    warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{symbol} is listed but does not trade now");
-                }
-            }
-            true
-        }
-        Err(RestError::UnknownSymbol { text }) => {
-            warn!(EXCHANGE = %exchange, "{exchange} does not know one of the symbols: {text}");
-            service.health.degraded("symbols", &format!("{exchange} does not know one of the symbols: {text}"));
-            true
-        }
-        Err(_later) => false,
-    }
 }
 
 /// Says READY and serves until told to stop (`None`) or until a spine task fails.

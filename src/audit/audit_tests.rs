@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::backfill::Parts;
 use crate::cache::embedded::EmbeddedCache;
+use crate::cache::faulty::FaultyCache;
 use crate::cache::{Cache, Latest, Update};
 use crate::clock::Clock;
 use crate::consume::SharedLedger;
+use crate::faults::Faults;
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::health::Health;
 use crate::history::embedded::EmbeddedHistory;
+use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, History, KlineRow, TradeRow};
 use crate::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 use crate::writer::Writer;
@@ -191,6 +194,63 @@ async fn what_history_lacks_goes_to_backfill_from_its_newest_row_on() {
     assert_eq!(stores.open_gaps().await, expected, "what is known is not sent again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_the_exchange_no_longer_serves_is_written_as_the_cache_has_it() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=5).await;
+    stores.cache_tick("BTCUSDT", trade(9)).await;
+    assert_eq!(stores.repair(&trades()).await.sent_to_backfill, 1);
+    let mut gap = stores.backfill.ledger.with(|ledger| ledger.rows().next().cloned()).unwrap();
+    gap.advance(GapState::Unrecoverable, "no longer served", Timestamp(OPEN));
+    stores.backfill.ledger.with(|ledger| ledger.update(&gap));
+    let outcome = stores.repair(&trades()).await;
+    assert_eq!((outcome.repaired, outcome.written_from_cache, outcome.sent_to_backfill), (1, 1, 0));
+    let rows = stores.history.trades(&trades()[0], Range { first: 6, last: 9 }, 9).await.unwrap();
+    assert_eq!((rows.len(), rows[0].trade, rows[0].is_backfilled), (1, trade(9), true));
+    assert_eq!(stores.kinds(&trades()).await, [], "cache and history agree");
+    let filter = crate::history::GapFilter::default();
+    let written = stores.history.gaps(&filter).await.unwrap().into_iter().find(|gap| gap.filled_by == "cache").unwrap();
+    assert_eq!((written.range, written.state), (Range { first: 9, last: 9 }, GapState::Filled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_questions_does_not_grow_with_the_symbols() {
+    let mut asked = Vec::new();
+    for symbols in [4, 400] {
+        let stores = Stores::new();
+        let names: Vec<String> = (0..symbols).map(|n| format!("SYM{n}")).collect();
+        let streams: Vec<Stream> = names
+            .iter()
+            .flat_map(|name| ["trade", "kline_1m"].map(|channel| format!("binance:{name}:{channel}").parse().unwrap()))
+            .collect();
+        let mut batch = Batch { token: "all".to_owned(), ..Batch::default() };
+        for name in &names {
+            batch.trades.extend((1..=3).map(|id| row(name, trade(id))));
+            let klines = (0..3).map(|n| KlineRow {
+                exchange: Exchange::Binance,
+                symbol: Symbol::new(name),
+                kline: minute(n),
+                is_backfilled: false,
+            });
+            batch.klines.extend(klines);
+        }
+        stores.history.insert(&batch).await.unwrap();
+        let (of_history, of_cache) = (Faults::none(), Faults::none());
+        let history: Arc<dyn History> = Arc::new(FaultyHistory::new(stores.history.clone(), of_history.clone()));
+        let cache: Arc<dyn Cache> = Arc::new(FaultyCache::new(stores.cache.clone(), of_cache.clone()));
+        let report = preload(&history, &cache, &streams).await.unwrap();
+        assert_eq!((report.ticks, report.built), (symbols, 5 * symbols), "{report:?}");
+        let preload_asked = (of_history.calls(), of_cache.calls());
+        assert!(check(&history, &cache, &streams).await.unwrap().issues.is_empty());
+        let stop = CancellationToken::new();
+        let report = sweep(&history, &stores.backfill, &streams, None, &stop).await.unwrap();
+        assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
+        assert!(coverage(&history, &streams).await.unwrap().iter().all(|row| row.complete));
+        asked.push((preload_asked, of_history.calls(), of_cache.calls()));
+    }
+    assert_eq!(asked[0], asked[1], "questions of 4 and of 400 symbols");
+}
+
 // On the real clock: a paused one runs ahead while the store's own thread writes.
 #[tokio::test]
 async fn rows_that_arrive_during_the_check_are_no_issue() {
@@ -233,7 +293,7 @@ async fn a_report_has_the_shape_that_others_rely_on() {
     }]});
     assert_eq!(serde_json::to_value(&report).unwrap(), expected);
     let outcome = repair(&stores.cache, &stores.backfill, report).await.unwrap();
-    let expected = serde_json::json!({"repaired": 1, "sent_to_backfill": 0, "unrepaired": []});
+    let expected = serde_json::json!({"repaired": 1, "written_from_cache": 0, "sent_to_backfill": 0, "unrepaired": []});
     assert_eq!(serde_json::to_value(&outcome).unwrap(), expected);
 }
 
@@ -329,4 +389,43 @@ async fn coverage_counts_what_exists_and_names_what_is_missing() {
     assert_eq!((btc.days.len(), btc.days[0].date.as_str(), btc.days[0].expected), (1, "2026-01-01", 28));
     stores.store("BTCUSDT", [21]).await;
     assert!(coverage(&stores.history, &all).await.unwrap()[0].complete);
+}
+
+#[tokio::test]
+async fn a_kline_is_made_again_of_its_trades_and_every_difference_is_told() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", 1..=30).await;
+    let whole = |n: i64, first: i64, last: i64| {
+        let trades: Vec<Trade> = (first..=last).map(trade).collect();
+        let (first_trade, last_trade) = (trades[0], trades[trades.len() - 1]);
+        Kline {
+            open: first_trade.price,
+            high: last_trade.price,
+            low: first_trade.price,
+            close: last_trade.price,
+            volume: Decimal::new(25 * trades.len() as i64, 2),
+            trade_count: trades.len() as i64,
+            first_trade_id: first,
+            last_trade_id: last,
+            ..minute(n)
+        }
+    };
+    let wrong = Kline { high: Decimal::from(1), volume: Decimal::TWO, ..whole(1, 11, 20) };
+    // The third one's trades are not whole, the fourth had none.
+    let empty = Kline { trade_count: 0, first_trade_id: -1, last_trade_id: -1, ..minute(3) };
+    stores.store_klines([whole(0, 1, 10), wrong, Kline { last_trade_id: 31, ..whole(2, 21, 30) }, empty]).await;
+    let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
+    let stop = CancellationToken::new();
+    let closed = (Timestamp(OPEN), Timestamp(OPEN + 4 * MINUTE));
+    let report = verify_klines(&stores.history, &stores.backfill, &all, closed, &stop).await.unwrap();
+    assert_eq!((report.klines, report.against_trades, report.without_trades), (4, 2, 1), "{report:?}");
+    assert_eq!((report.against_rest, report.differences), (0, 2), "{report:?}");
+    let fields: Vec<(&str, &str, &str)> =
+        report.listed.iter().map(|found| (found.field, found.stored.as_str(), found.found.as_str())).collect();
+    assert_eq!(fields, [("high", "1", "61234.76"), ("volume", "2", "2.5")]);
+    assert_eq!(report.listed[0].open_time, "2026-01-01T23:58:00.000Z");
+    // Of those that closed before, none is looked at again.
+    let later = (Timestamp(OPEN + 2 * MINUTE), Timestamp(OPEN + 4 * MINUTE));
+    let report = verify_klines(&stores.history, &stores.backfill, &all, later, &stop).await.unwrap();
+    assert_eq!((report.klines, report.differences), (2, 0), "{report:?}");
 }

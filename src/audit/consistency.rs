@@ -62,6 +62,9 @@ pub struct Issue {
     /// What history certainly lacks.
     #[serde(skip)]
     pub(super) missing: Option<Range>,
+    /// The cached trade or closed kline itself, when history lacks it.
+    #[serde(skip)]
+    pub(super) cached: Update,
 }
 
 /// The outcome of a check.
@@ -158,6 +161,14 @@ async fn ticks(
                 ..Update::default()
             },
             missing: tick.filter(|_| kind == Kind::MissingInHistory).map(|tick| up_to(tick.id, before, 1)),
+            cached: Update {
+                ticks: tick
+                    .filter(|_| kind == Kind::MissingInHistory)
+                    .map(|tick| (exchange, symbol.clone(), tick))
+                    .into_iter()
+                    .collect(),
+                ..Update::default()
+            },
         });
     }
     Ok(issues)
@@ -271,6 +282,14 @@ fn kline_issue(
         missing: kline
             .filter(|_| kind == Kind::MissingInHistory)
             .map(|kline| up_to(kline.open_time.micros(), before, interval.micros())),
+        cached: Update {
+            klines: kline
+                .filter(|_| kind == Kind::MissingInHistory)
+                .map(|kline| (exchange, symbol.clone(), kline))
+                .into_iter()
+                .collect(),
+            ..Update::default()
+        },
     }
 }
 

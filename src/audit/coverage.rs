@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::gap::{Gap, GapState, Range, RangeSet};
-use crate::history::{GapFilter, History};
+use crate::history::{CoverageDay, GapFilter, History};
 use crate::market::{DAY_US, Stream, Timestamp};
 
 /// Missing ranges shown of one stream; `expected - present` counts all of them.
@@ -65,14 +65,31 @@ pub async fn coverage(history: &Arc<dyn History>, streams: &[Stream]) -> anyhow:
     for gap in &rows {
         gaps.entry(&gap.stream).or_default().push(gap);
     }
+    let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
+    let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
+    for (stream, day) in history.days(&numbered).await.context("count the streams' rows")? {
+        days.entry(stream).or_default().push(day);
+    }
     let mut all = Vec::new();
-    for stream in streams.iter().filter(|stream| stream.channel.step().is_some()) {
-        all.push(of_stream(history, stream, gaps.get(stream).map_or(&[][..], Vec::as_slice)).await?);
+    for stream in &numbered {
+        let gaps = gaps.get(stream).map_or(&[][..], Vec::as_slice);
+        all.push(of_stream(history, stream, gaps, &days.remove(stream).unwrap_or_default()).await?);
     }
     Ok(all)
 }
 
-async fn of_stream(history: &Arc<dyn History>, stream: &Stream, gaps: &[&Gap]) -> anyhow::Result<Coverage> {
+/// From the first to the last position of these days; `None` when there is no row.
+pub(super) fn extent(days: &[CoverageDay]) -> Option<Range> {
+    let (first, last) = (days.iter().map(|day| day.first).min()?, days.iter().map(|day| day.last).max()?);
+    Range::new(first, last)
+}
+
+async fn of_stream(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    gaps: &[&Gap],
+    days: &[CoverageDay],
+) -> anyhow::Result<Coverage> {
     let step = stream.channel.step().context("books are not counted")?;
     let open_gaps = gaps.iter().filter(|gap| !gap.state.is_closed()).count();
     let mut coverage = Coverage {
@@ -89,8 +106,7 @@ async fn of_stream(history: &Arc<dyn History>, stream: &Stream, gaps: &[&Gap]) -
         complete: open_gaps == 0,
         days: Vec::new(),
     };
-    let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { return Ok(coverage) };
-    let counted = history.count(stream, extent).await.context("count a stream's rows")?;
+    let Some(extent) = extent(days) else { return Ok(coverage) };
     let mut never = RangeSet::new(step);
     for gap in gaps.iter().filter(|gap| gap.state == GapState::NeverExisted) {
         if let Some(range) = gap.range.intersect(extent) {
@@ -100,15 +116,15 @@ async fn of_stream(history: &Arc<dyn History>, stream: &Stream, gaps: &[&Gap]) -
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
     coverage.expected = extent.len(step) - never.len();
-    coverage.present = counted.present;
-    coverage.backfilled = counted.backfilled;
+    coverage.present = days.iter().map(|day| day.present).sum();
+    coverage.backfilled = days.iter().map(|day| day.backfilled).sum();
     if coverage.present < coverage.expected {
         let missing = history.missing(stream, extent, RANGES_MAX).await.context("look for missing rows")?;
         let unexplained = missing.into_iter().flat_map(|range: Range| never.absent(range));
         coverage.missing = unexplained.map(|range| (range.first, range.last)).collect();
     }
     coverage.complete = coverage.missing.is_empty() && open_gaps == 0 && coverage.present >= coverage.expected;
-    for day in history.days(stream).await.context("count a stream's days")? {
+    for day in days {
         let range = Range { first: day.first, last: day.last };
         let absent: i64 = never.iter().filter_map(|never| never.intersect(range)).map(|range| range.len(step)).sum();
         coverage.days.push(Day {

@@ -7,6 +7,7 @@ mod coverage;
 mod preload;
 mod repair;
 mod sweep;
+mod verify;
 mod window;
 
 pub use consistency::{ConsistencyReport, Issue, Kind, check};
@@ -14,6 +15,7 @@ pub use coverage::{Coverage, Day, coverage};
 pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
 pub use sweep::{SweepReport, sweep};
+pub use verify::{Difference, VerifyReport, verify_klines};
 
 #[cfg(test)]
 #[path = "audit_tests.rs"]

@@ -1,20 +1,14 @@
-//! Fills a cold cache from history: the latest trade and klines of every symbol, one query per kind, and one more per
-//! symbol that lacks an interval.
+//! Fills a cold cache from history: the latest trade and klines of every symbol, one query per kind, and one more for
+//! the minutes of all symbols that lack an interval.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
 
 use crate::cache::{Cache, Update};
-use crate::gap::Range;
 use crate::history::{History, KlineRow};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp};
-
-/// Symbols whose minutes are read at a time: enough to hide the round trips of hundreds.
-const READS_MAX: usize = 8;
+use crate::market::{Exchange, Interval, Kline, Stream, Symbol, Timestamp};
 
 /// The outcome of a preload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -53,10 +47,26 @@ pub async fn preload(
         let rows = history.latest_klines(exchange, &symbols, &Interval::ALL).await.context("read history's klines")?;
         let stored: HashMap<(Symbol, Interval), KlineRow> =
             rows.into_iter().map(|row| ((row.symbol.clone(), row.kline.interval), row)).collect();
-        let reads: Vec<BoxFuture<'_, anyhow::Result<Vec<Kline>>>> =
-            symbols.iter().map(|symbol| build(history, exchange, symbol, &stored).boxed()).collect();
-        let built: Vec<Vec<Kline>> = futures_util::stream::iter(reads).buffered(READS_MAX).try_collect().await?;
-        for (symbol, built) in symbols.iter().zip(built) {
+        let lacking: Vec<Vec<(Interval, Timestamp)>> = symbols.iter().map(|symbol| lacking(symbol, &stored)).collect();
+        let since = lacking.iter().flatten().map(|(_, open_time)| *open_time).min();
+        let mut minutes: HashMap<Symbol, Vec<Kline>> = HashMap::new();
+        if let Some(since) = since {
+            let some: Vec<Symbol> = symbols
+                .iter()
+                .zip(&lacking)
+                .filter(|(_, of)| !of.is_empty())
+                .map(|(symbol, _)| symbol.clone())
+                .collect();
+            for row in history.minutes(exchange, &some, since).await.context("read closed minutes")? {
+                minutes.entry(row.symbol).or_default().push(row.kline);
+            }
+        }
+        for (symbol, lacking) in symbols.iter().zip(lacking) {
+            let minutes = minutes.get(symbol).map_or(&[][..], Vec::as_slice);
+            let built: Vec<Kline> = lacking
+                .into_iter()
+                .filter_map(|(interval, open_time)| combine(interval, open_time, inside(minutes, interval, open_time)))
+                .collect();
             let known = Interval::ALL.iter().filter_map(|interval| stored.get(&(symbol.clone(), *interval)));
             let known: Vec<Kline> = known.map(|row| row.kline).collect();
             report.built += built.len();
@@ -70,31 +80,22 @@ pub async fn preload(
     Ok(report)
 }
 
-/// The intervals that are not stored, each the one that the newest closed minute lies in, from the minutes there are
-/// of it. They stay open, because only the exchange can say that they are complete.
-async fn build(
-    history: &Arc<dyn History>,
-    exchange: Exchange,
-    symbol: &Symbol,
-    stored: &HashMap<(Symbol, Interval), KlineRow>,
-) -> anyhow::Result<Vec<Kline>> {
+/// The intervals that are not stored, each the one that the newest closed minute lies in. Built from the minutes there
+/// are of it, they stay open, because only the exchange can say that they are complete.
+fn lacking(symbol: &Symbol, stored: &HashMap<(Symbol, Interval), KlineRow>) -> Vec<(Interval, Timestamp)> {
     let Some(newest) = stored.get(&(symbol.clone(), Interval::M1)).map(|row| row.kline.open_time) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let lacking = Interval::ALL.into_iter().filter(|interval| !stored.contains_key(&(symbol.clone(), *interval)));
-    let lacking: Vec<(Interval, Timestamp)> = lacking
+    lacking
         .map(|interval| (interval, Timestamp(newest.micros().div_euclid(interval.micros()) * interval.micros())))
-        .collect();
-    let Some(first) = lacking.iter().map(|(_, open_time)| open_time.micros()).min() else { return Ok(Vec::new()) };
-    let minutes = Stream::new(exchange, symbol.clone(), Channel::Kline(Interval::M1));
-    let range = Range { first, last: newest.micros() };
-    let limit = (Interval::D1.micros() / Interval::M1.micros()) as usize;
-    let rows = history.klines(&minutes, range, limit).await.context("read closed minutes")?;
-    let built = lacking.into_iter().filter_map(|(interval, open_time)| {
-        let parts = rows.iter().map(|row| row.kline).filter(|kline| kline.open_time >= open_time);
-        combine(interval, open_time, parts)
-    });
-    Ok(built.collect())
+        .collect()
+}
+
+/// The minutes of the interval that begins at `open_time`.
+fn inside(minutes: &[Kline], interval: Interval, open_time: Timestamp) -> impl Iterator<Item = Kline> {
+    let end = open_time.plus_micros(interval.micros());
+    minutes.iter().copied().filter(move |minute| minute.open_time >= open_time && minute.open_time < end)
 }
 
 /// One kline of several in order.

@@ -1,20 +1,25 @@
-//! Repairs what a check found: the cache only moves forward, missing rows go to backfill.
+//! Repairs what a check found: the cache only moves forward, missing rows go to backfill, and what the exchange no
+//! longer serves is written as the cache has it.
 
 use std::sync::Arc;
 
 use anyhow::Context;
+use tracing::warn;
 
 use crate::backfill::Parts;
 use crate::cache::{Cache, Update};
-use crate::gap::{Evidence, Range};
+use crate::gap::{Evidence, Gap, GapState, Range};
+use crate::history::{Batch, KlineRow, TradeRow};
 
 use super::consistency::{ConsistencyReport, Issue, Kind};
 
 /// The outcome of a repair.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct RepairReport {
-    /// Keys of the cache that were moved forward.
+    /// Keys of the cache that were moved forward, and rows that were written as the cache had them.
     pub repaired: usize,
+    /// Of these, rows that only the cache had.
+    pub written_from_cache: usize,
     /// Ranges that backfill fetches.
     pub sent_to_backfill: usize,
     /// What cannot be repaired, and why it is listed.
@@ -33,6 +38,11 @@ pub async fn repair(
         match (issue.kind, issue.missing) {
             // Nothing was traded yet, or nothing was recorded: there is nothing to repair from.
             (Kind::NoData, _) => {}
+            (Kind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range) => {
+                write(backfill, &issue, range).await?;
+                outcome.written_from_cache += 1;
+                outcome.repaired += 1;
+            }
             (Kind::MissingInHistory, Some(range)) => {
                 send(backfill, &issue, range).await?;
                 outcome.sent_to_backfill += 1;
@@ -56,4 +66,42 @@ pub async fn repair(
 async fn send(backfill: &Parts, issue: &Issue, range: Range) -> anyhow::Result<()> {
     let evidence = Evidence { by: "audit".to_owned(), next: Some(range.last), ..Evidence::default() };
     backfill.open(&issue.stream, range, &evidence).await.context("record the gap").map(|_rows| ())
+}
+
+/// Backfill was asked before, and the exchange does not serve the row any more.
+fn is_settled(backfill: &Parts, issue: &Issue, range: Range) -> bool {
+    backfill.ledger.with(|ledger| ledger.is_settled(&issue.stream, range.last))
+}
+
+/// Writes the cached row itself, flagged, and a row of the ledger that says where it came from. What lies before it is
+/// not known to the cache, and stays declared.
+async fn write(backfill: &Parts, issue: &Issue, range: Range) -> anyhow::Result<()> {
+    let now = backfill.clock.now();
+    let range = Range { first: range.last, last: range.last };
+    let evidence = Evidence { by: "audit".to_owned(), ..Evidence::default() };
+    let mut gap = Gap::open(issue.stream.clone(), range, evidence, now);
+    gap.count(1, "cache", now);
+    gap.advance(GapState::Filled, "the exchange no longer serves it: written as the cache had it", now);
+    let trades = issue.cached.ticks.iter().map(|(exchange, symbol, trade)| TradeRow {
+        exchange: *exchange,
+        symbol: symbol.clone(),
+        trade: *trade,
+        received_at: now,
+        is_backfilled: true,
+    });
+    let klines = issue.cached.klines.iter().map(|(exchange, symbol, kline)| KlineRow {
+        exchange: *exchange,
+        symbol: symbol.clone(),
+        kline: *kline,
+        is_backfilled: true,
+    });
+    let (trades, klines) = (trades.collect(), klines.collect());
+    let token = format!("cached:{}", gap.gap_id);
+    let batch = Batch { gaps: vec![gap], trades, klines, token, ..Batch::default() };
+    backfill.writer.history().insert(&batch).await.context("write the cached row")?;
+    warn!(
+        EXCHANGE = %issue.stream.exchange, SYMBOL = %issue.stream.symbol,
+        "history lacked {} of {}, which the exchange no longer serves: written as the cache had it", range.last, issue.stream
+    );
+    Ok(())
 }

@@ -4,6 +4,8 @@
 //! Several gaps are repaired at a time, newest and smallest first, within the exchange's budget, which the
 //! REST client keeps. What a repair could not do is a reason in the gap's row, and is tried again.
 
+mod absent;
+mod pages;
 mod repair;
 pub mod since;
 mod tail;
@@ -53,14 +55,12 @@ pub struct Parts {
 /// Repairs open gaps until `stop`.
 pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
     let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
-    let mut busy: Vec<String> = Vec::new();
     // When a gap that could not be repaired is tried again; a new one has no entry.
     let mut due: HashMap<String, Timestamp> = HashMap::new();
     while !stop.is_cancelled() {
         pulse.beat();
         let now = parts.clock.now();
-        for gap in choose(&parts, &busy, &due, now, REPAIRS_MAX - running.len()) {
-            busy.push(gap.gap_id.clone());
+        for gap in choose(&parts, &due, now, REPAIRS_MAX - running.len()) {
             let (parts, stop) = (parts.clone(), stop.clone());
             // A repair is not a spine loop: its pulse proves nothing and is not watched.
             running.spawn(async move {
@@ -75,14 +75,14 @@ pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
             Some(ended) = running.join_next() => match ended {
                 Ok((gap_id, again)) => {
-                    busy.retain(|id| *id != gap_id);
+                    parts.ledger.with(|ledger| ledger.unclaim(&gap_id));
                     due.insert(gap_id, again);
                 }
                 Err(error) => {
                     // Which gap it was is not told; all that are busy are looked at again.
                     warn!("a repair ended in a panic: {error}");
-                    running.abort_all();
-                    busy.clear();
+                    running.shutdown().await;
+                    parts.ledger.with(|ledger| ledger.unclaim_all());
                 }
             },
         }
@@ -93,31 +93,32 @@ pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
     pulse.retire();
 }
 
-fn choose(parts: &Parts, busy: &[String], due: &HashMap<String, Timestamp>, now: Timestamp, room: usize) -> Vec<Gap> {
+/// The gaps to repair next; they are claimed.
+fn choose(parts: &Parts, due: &HashMap<String, Timestamp>, now: Timestamp, room: usize) -> Vec<Gap> {
     if room == 0 {
         return Vec::new();
     }
-    let mut gaps: Vec<Gap> = parts.ledger.with(|ledger| {
-        ledger
-            .rows()
-            .filter(|gap| !busy.contains(&gap.gap_id) && due.get(&gap.gap_id).is_none_or(|at| *at <= now))
-            .cloned()
-            .collect()
-    });
-    gaps.sort_by(repair_order);
-    gaps.truncate(room);
-    gaps
+    parts.ledger.with(|ledger| {
+        let is_due = |gap: &&Gap| due.get(&gap.gap_id).is_none_or(|at| *at <= now);
+        let mut gaps: Vec<Gap> = ledger.rows().filter(is_due).cloned().collect();
+        gaps.sort_by(repair_order);
+        gaps.retain(|gap| !ledger.is_claimed(&gap.gap_id));
+        gaps.truncate(room);
+        gaps.retain(|gap| ledger.claim(&gap.gap_id));
+        gaps
+    })
 }
 
 impl Parts {
     /// Opens a gap that nobody's frames revealed: a sweep's, an operator's, an audit's. Durable when it
     /// returns; returns the new rows, none when all of it is known already.
     pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
-        let rows = self.ledger.with(|ledger| ledger.open(stream, range, evidence, self.clock.now()));
-        if rows.is_empty() {
-            return Ok(rows);
+        let found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
+        let opened = self.ledger.with(|ledger| ledger.open(&found));
+        if opened.is_empty() {
+            return Ok(opened.rows);
         }
-        for gap in &rows {
+        for gap in &opened.rows {
             info!(
                 MESSAGE_ID = messages::GAP_FOUND,
                 EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, GAP_FIRST = gap.range.first,
@@ -125,14 +126,15 @@ impl Parts {
                 gap.len(), gap.range.first, gap.range.last, evidence.by
             );
         }
-        let batch = Batch { gaps: rows.clone(), token: format!("open:{}", rows[0].gap_id), ..Batch::default() };
-        self.writer.history().insert(&batch).await?;
+        let token = format!("open:{}", opened.rows[0].gap_id);
+        self.writer.history().insert(&Batch { gaps: opened.changed(), token, ..Batch::default() }).await?;
         self.ledger.news.notify_one();
-        Ok(rows)
+        Ok(opened.rows)
     }
 
     /// Ends the gaps of streams that are no longer recorded.
     pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
+        let _turn = self.ledger.turn.lock().await;
         let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
         if !rows.is_empty() {
             let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
@@ -145,12 +147,18 @@ impl Parts {
         self.writer.history()
     }
 
-    /// Moves a gap forward, here and in the store.
-    async fn record(&self, gap: &Gap) -> Result<(), HistoryError> {
+    /// Moves a gap forward, here and in the store, with the rows that were split off it. `false`: it was superseded
+    /// meanwhile, and nothing was written.
+    async fn record(&self, gap: &Gap, parts: &[Gap]) -> Result<bool, HistoryError> {
+        let _turn = self.ledger.turn.lock().await;
+        if self.ledger.with(|ledger| ledger.get(&gap.gap_id).is_none()) {
+            return Ok(false);
+        }
         let token = format!("gap:{}:{}", gap.gap_id, gap.version);
-        self.history().insert(&Batch { gaps: vec![gap.clone()], token, ..Batch::default() }).await?;
-        self.ledger.with(|ledger| ledger.update(gap));
-        Ok(())
+        let gaps = parts.iter().chain([gap]).cloned().collect();
+        self.history().insert(&Batch { gaps, token, ..Batch::default() }).await?;
+        self.ledger.with(|ledger| parts.iter().chain([gap]).for_each(|row| ledger.update(row)));
+        Ok(true)
     }
 
     fn again(&self, attempts: i64) -> Timestamp {
@@ -182,3 +190,7 @@ fn report(gap: &Gap) {
         ),
     }
 }
+
+#[cfg(test)]
+#[path = "repair_tests.rs"]
+mod tests;

@@ -184,6 +184,12 @@ impl Tail {
         let newest = match answer {
             Ok(newest) => newest,
             Err(RestError::Stopped) => return,
+            // Delisted or renamed: the question costs weight and its answer will not change soon.
+            Err(RestError::UnknownSymbol { text }) => {
+                debug!("{stream} is not listed any more: {text}");
+                silence.due = now.plus_micros(QUIET_MAX.as_micros() as i64);
+                return;
+            }
             Err(error) => {
                 debug!("cannot ask for the newest trade of {stream}: {error}");
                 silence.due = now.plus_micros(5_000_000);

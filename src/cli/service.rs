@@ -133,9 +133,7 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             let state = if open { "open" } else { "all" };
             let asked = [("state", Some(state)), ("symbol", symbol.as_deref())];
             let gaps = client.ask("/api/v1/gaps", &asked).await?;
-            let columns =
-                ["symbol", "channel", "state", "missing", "first_missing", "last_missing", "attempts", "reason"];
-            list(&gaps, &columns, format);
+            show_gaps(gaps, format);
             Ok(0)
         }
         Ask::Coverage { symbol } => {
@@ -179,6 +177,33 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
                 list(&answer["next_runs"], &["job", "next_run"], format);
             }
             Ok(0)
+        }
+    }
+}
+
+/// `sweep 11-24 10:50`: what did it and when.
+fn by_whom(by: &Value, at: &Value) -> Value {
+    let at = at.as_str().and_then(|at| at.get(5..16)).unwrap_or_default().replacen('T', " ", 1);
+    json!(format!("{} {at}", by.as_str().unwrap_or_default()).trim())
+}
+
+fn show_gaps(mut gaps: Value, format: Format) {
+    if format == Format::Human {
+        for gap in gaps.as_array_mut().into_iter().flatten() {
+            gap["found"] = by_whom(&gap["evidence"]["by"], &gap["detected_at"]);
+            gap["filled"] = by_whom(&gap["filled_by"], &gap["filled_at"]);
+        }
+    }
+    let columns =
+        ["symbol", "channel", "state", "missing", "first_missing", "last_missing", "found", "filled", "attempts"];
+    list(&gaps, &columns, format);
+    if format == Format::Human {
+        // A reason is a sentence, which no column is wide enough for.
+        for gap in gaps.as_array().into_iter().flatten() {
+            if let Some(reason) = gap["reason"].as_str().filter(|reason| !reason.is_empty()) {
+                let (first, last) = (cell(gap, "first_missing"), cell(gap, "last_missing"));
+                println!("{} {} {first}..{last}: {reason}", cell(gap, "symbol"), cell(gap, "channel"));
+            }
         }
     }
 }

@@ -212,7 +212,7 @@ fn the_schedule_and_its_drop_ins_stand_beside_the_configuration() {
 fn the_built_in_schedule_serves_a_configuration_without_one() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
-    assert_eq!(loaded.schedule.jobs.len(), 5);
+    assert_eq!(loaded.schedule.jobs.len(), 6);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn check_tells_the_errors_of_both_files() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let path = files.path().join("tapekeeper.toml");
     let report = check(Some(&path), None, &nothing).unwrap();
-    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 5 jobs", path.display()));
+    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 6 jobs", path.display()));
 }
 
 #[test]

@@ -21,6 +21,8 @@ const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Less is a matter for an alert on the metrics.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// Trades of a week of a busy market are a billion rows to read.
+const LAST_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Ten years: catches a unit that was meant to be another.
 const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// The scheduler's own part of the stop, records included, takes less than its five seconds there.
@@ -348,6 +350,9 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
     let Some(table) = table.table("args") else { return args };
     match task {
         Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
+        Some(TaskKind::KlineVerify) => {
+            args.last = table.duration("last", Duration::from_secs(60), LAST_MAX).unwrap_or(args.last);
+        }
         Some(TaskKind::Retention) => {
             let age = |key, help: &str| table.age(key, AGE_MAX, help);
             args.dead_letters = age("dead_letters", "remove the key for the default, 30d").unwrap_or(args.dead_letters);

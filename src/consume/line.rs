@@ -22,6 +22,8 @@ pub struct FoundHole {
     pub by: &'static str,
     /// Position that reveals it, when a frame did.
     pub next: Option<i64>,
+    /// Log partition of the revealing frame.
+    pub partition: Option<i32>,
     /// Log offset of the revealing frame.
     pub offset: Option<i64>,
     /// The exchange's time before the hole.
@@ -92,6 +94,7 @@ impl<T> Line<T> {
                     range,
                     by,
                     next: None,
+                    partition: None,
                     offset: None,
                     from_ts: self.reached,
                     to_ts: None,
@@ -107,6 +110,8 @@ impl<T> Line<T> {
             range: hole.range,
             by: "neighbour",
             next: Some(hole.next),
+            // The frame that reveals it is the first one held, and a symbol's frames are of one partition.
+            partition: self.tracker.first_held().map(|(_, source)| source.partition),
             offset: Some(hole.offset),
             from_ts: self.reached,
             to_ts: None,

@@ -62,12 +62,15 @@ pub struct SharedLedger {
     ledger: Arc<Mutex<Ledger>>,
     /// Rings when a gap was opened.
     pub news: Arc<Notify>,
+    /// Held while a repair's row or the end of a feed's rows goes to the store, so that a row that was superseded is not
+    /// written over by the repair that it was taken from.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl SharedLedger {
     /// Shares a ledger.
     pub fn new(ledger: Ledger) -> Self {
-        Self { ledger: Arc::new(Mutex::new(ledger)), news: Arc::default() }
+        Self { ledger: Arc::new(Mutex::new(ledger)), ..Self::default() }
     }
 
     /// Uses the ledger for a moment; never across an await.

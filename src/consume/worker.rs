@@ -181,15 +181,15 @@ impl Worker {
                 by: hole.by.to_owned(),
                 previous: Some(hole.range.first - step),
                 next: hole.next,
-                partition: None,
+                partition: hole.partition,
                 offset: hole.offset,
                 connection: hole.connection,
+                replaces: Vec::new(),
             };
-            let mut news = self.parts.ledger.with(|ledger| ledger.open(&hole.stream, hole.range, &evidence, now));
-            for gap in &mut news {
-                gap.from_ts = hole.from_ts;
-                gap.to_ts = hole.to_ts;
-                self.parts.ledger.with(|ledger| ledger.update(gap));
+            let mut found = Gap::open(hole.stream.clone(), hole.range, evidence, now);
+            (found.from_ts, found.to_ts) = (hole.from_ts, hole.to_ts);
+            let opened = self.parts.ledger.with(|ledger| ledger.open(&found));
+            for gap in &opened.rows {
                 info!(
                     MESSAGE_ID = messages::GAP_FOUND,
                     EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
@@ -198,7 +198,7 @@ impl Worker {
                     gap.stream, gap.len(), gap.range.first, gap.range.last, hole.by
                 );
             }
-            rows.append(&mut news);
+            rows.append(&mut opened.changed());
         }
         rows
     }

@@ -16,7 +16,7 @@ pub use proxy::Proxy;
 use std::time::Duration;
 
 use crate::gap::Range;
-use crate::market::{Book, Exchange, Interval, Kline, Stream, Timestamp, Trade};
+use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
 /// A frame's content; the symbol is borrowed from the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +150,10 @@ pub trait Dialect: Send + Sync {
 
     /// When a refusal is a ban: until when, from the answer's body (milliseconds since 1970 there).
     fn banned_until(&self, body: &str) -> Option<Timestamp>;
+
+    /// For how long the exchange serves what is old of a channel over REST, by its documents; `None` is for ever. What
+    /// it serves in truth, a repair finds out.
+    fn kept(&self, channel: Channel) -> Option<Duration>;
 
     /// Most rows one page of trades has.
     fn trades_page_max(&self) -> i64;

@@ -2,11 +2,11 @@
 //!
 //! Whoever finds a hole asks [`Ledger::open`] which part of it is news, and stores the rows it gets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::market::{Stream, Timestamp};
 
-use super::{Evidence, Gap, GapState, Range, RangeSet};
+use super::{Gap, GapState, RangeSet};
 
 /// Gaps that are open, and ranges that will never be filled.
 #[derive(Debug, Default)]
@@ -14,7 +14,30 @@ pub struct Ledger {
     open: HashMap<String, Gap>,
     /// Positions declared never existed or unrecoverable: finding them missing again is no news.
     settled: HashMap<Stream, RangeSet>,
+    /// Rows that a repair holds a copy of: they are not merged under its hands.
+    claimed: HashSet<String>,
     totals: Totals,
+}
+
+/// What a finding did to the ledger; all of it is to be stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// New rows; each speaks for the rows that it was merged with, too.
+    pub rows: Vec<Gap>,
+    /// Rows that were merged into one of them.
+    pub superseded: Vec<Gap>,
+}
+
+impl Opened {
+    /// Whether it was no news.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Every row to store.
+    pub fn changed(&self) -> Vec<Gap> {
+        self.superseded.iter().chain(&self.rows).cloned().collect()
+    }
 }
 
 /// What became of gaps since this process began.
@@ -38,23 +61,64 @@ impl Ledger {
         ledger
     }
 
-    /// New rows for those parts of `range` that no open row speaks for and that are not settled.
-    pub fn open(&mut self, stream: &Stream, range: Range, evidence: &Evidence, now: Timestamp) -> Vec<Gap> {
-        let Some(step) = stream.channel.step() else { return Vec::new() };
+    /// Opens what of `found`'s range no open row speaks for and is not settled. What touches an open row of the same
+    /// kind (see [`super::Evidence::is_old`]) becomes one row with it.
+    pub fn open(&mut self, found: &Gap) -> Opened {
+        let stream = &found.stream;
+        let Some(step) = stream.channel.step() else { return Opened::default() };
         let mut known = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
+        let mut mergeable = RangeSet::new(step);
         for gap in self.of(stream) {
             known.insert(gap.range);
+            if !self.claimed.contains(&gap.gap_id) && gap.evidence.is_old() == found.evidence.is_old() {
+                mergeable.insert(gap.range);
+            }
         }
-        let news: Vec<Gap> = known
-            .absent(range)
-            .into_iter()
-            .map(|range| Gap::open(stream.clone(), range, evidence.clone(), now))
-            .collect();
-        for gap in &news {
+        let news = known.absent(found.range);
+        for range in &news {
+            mergeable.insert(*range);
+        }
+        let mut opened = Opened::default();
+        for range in mergeable.iter().filter(|range| news.iter().any(|part| range.contains(part.first))) {
+            let mut row = Gap { range, ..found.clone() };
+            row.gap_id = Gap::fresh_id();
+            let inside: Vec<Gap> = self
+                .of(stream)
+                .filter(|gap| range.intersect(gap.range).is_some() && !self.claimed.contains(&gap.gap_id))
+                .filter(|gap| gap.evidence.is_old() == found.evidence.is_old())
+                .cloned()
+                .collect();
+            for mut gap in inside {
+                row.take_over(&gap);
+                gap.advance(GapState::Superseded, &format!("merged into {}", row.gap_id), found.detected_at);
+                self.open.remove(&gap.gap_id);
+                opened.superseded.push(gap);
+            }
             self.totals.found += 1;
-            self.open.insert(gap.gap_id.clone(), gap.clone());
+            self.open.insert(row.gap_id.clone(), row.clone());
+            opened.rows.push(row);
         }
-        news
+        opened
+    }
+
+    /// Marks an open row as being repaired; `false` when it is no longer open.
+    pub fn claim(&mut self, gap_id: &str) -> bool {
+        self.open.contains_key(gap_id) && self.claimed.insert(gap_id.to_owned())
+    }
+
+    /// Whether a repair holds a copy of this row.
+    pub fn is_claimed(&self, gap_id: &str) -> bool {
+        self.claimed.contains(gap_id)
+    }
+
+    /// The repair is over.
+    pub fn unclaim(&mut self, gap_id: &str) {
+        self.claimed.remove(gap_id);
+    }
+
+    /// Nobody repairs anything any more.
+    pub fn unclaim_all(&mut self) {
+        self.claimed.clear();
     }
 
     /// Takes a changed row; a closed one leaves the open ones.
@@ -95,6 +159,11 @@ impl Ledger {
     pub fn release(&mut self, keep: impl Fn(&Stream) -> bool) {
         self.open.retain(|_, gap| keep(&gap.stream));
         self.settled.retain(|stream, _| keep(stream));
+    }
+
+    /// Whether a position was declared never to come (back).
+    pub fn is_settled(&self, stream: &Stream, position: i64) -> bool {
+        self.settled.get(stream).is_some_and(|settled| settled.contains(position))
     }
 
     /// Every open row.
@@ -139,32 +208,114 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::super::{Evidence, Range};
     use super::*;
 
     fn stream() -> Stream {
         "binance:BTCUSDT:trade".parse().unwrap()
     }
 
+    fn found(first: i64, last: i64, by: &str) -> Gap {
+        let evidence = Evidence { by: by.to_owned(), ..Evidence::default() };
+        Gap::open(stream(), Range { first, last }, evidence, Timestamp(1))
+    }
+
     fn open(ledger: &mut Ledger, first: i64, last: i64) -> Vec<(i64, i64)> {
-        let rows = ledger.open(&stream(), Range { first, last }, &Evidence::default(), Timestamp(1));
-        rows.iter().map(|gap| (gap.range.first, gap.range.last)).collect()
+        let opened = ledger.open(&found(first, last, "neighbour"));
+        opened.rows.iter().map(|gap| (gap.range.first, gap.range.last)).collect()
     }
 
     #[test]
-    fn only_news_makes_a_row() {
+    fn only_news_makes_a_row_and_what_touches_is_one_row() {
         let mut ledger = Ledger::default();
         assert_eq!(open(&mut ledger, 10, 20), [(10, 20)]);
         assert_eq!(open(&mut ledger, 10, 20), []);
-        assert_eq!(open(&mut ledger, 5, 25), [(5, 9), (21, 25)]);
-        assert_eq!(ledger.open_count(), (3, 21));
+        assert_eq!(open(&mut ledger, 12, 13), []);
+        assert_eq!(open(&mut ledger, 30, 40), [(30, 40)]);
+        let opened = ledger.open(&found(21, 29, "tail"));
+        let [row] = &opened.rows[..] else { panic!("{opened:?}") };
+        assert_eq!((row.range, row.attempts), (Range { first: 10, last: 40 }, 0));
+        assert_eq!(opened.superseded.len(), 2);
+        for gap in &opened.superseded {
+            assert_eq!((gap.state, gap.closed_at), (GapState::Superseded, Some(Timestamp(1))));
+            assert!(gap.reason.contains(&row.gap_id) && row.evidence.replaces.contains(&gap.gap_id));
+        }
+        assert_eq!(ledger.open_count(), (1, 31));
+    }
+
+    #[test]
+    fn what_is_old_or_being_repaired_is_not_merged() {
+        let mut ledger = Ledger::default();
+        open(&mut ledger, 10, 20);
+        let opened = ledger.open(&found(1, 15, "since"));
+        assert_eq!((opened.rows[0].range, opened.superseded.len()), (Range { first: 1, last: 9 }, 0));
+        let live = ledger.rows().find(|gap| gap.range.first == 10).unwrap().gap_id.clone();
+        assert!(ledger.claim(&live) && !ledger.claim(&live), "one repair at a time");
+        assert_eq!(open(&mut ledger, 18, 25), [(21, 25)]);
+        ledger.unclaim(&live);
+        assert_eq!(open(&mut ledger, 26, 26), [(10, 26)]);
+        assert_eq!(ledger.open_count(), (2, 26));
+    }
+
+    #[test]
+    fn a_merged_row_keeps_the_outer_evidence_and_the_first_finding() {
+        let mut ledger = Ledger::default();
+        let mut low = found(10, 20, "neighbour");
+        (low.evidence.previous, low.evidence.next, low.from_ts) = (Some(9), Some(21), Some(Timestamp(5)));
+        ledger.open(&low);
+        let mut high = found(21, 30, "tail");
+        (high.evidence.previous, high.evidence.next, high.to_ts) = (Some(20), Some(31), Some(Timestamp(6)));
+        high.detected_at = Timestamp(9);
+        let row = ledger.open(&high).rows.remove(0);
+        assert_eq!((row.evidence.previous, row.evidence.next), (Some(9), Some(31)));
+        assert_eq!((row.from_ts, row.to_ts, row.detected_at), (Some(Timestamp(5)), Some(Timestamp(6)), Timestamp(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn open_rows_are_what_is_missing_and_never_overlap(
+            findings in prop::collection::vec((0_i64..60, 0_i64..12, 0_usize..3, 0_usize..4), 1..40),
+        ) {
+            let mut ledger = Ledger::default();
+            let (mut model, mut settled) = (BTreeSet::new(), BTreeSet::new());
+            for (first, len, by, then) in findings {
+                let by = ["neighbour", "tail", "since"][by];
+                let opened = ledger.open(&found(first, first + len, by));
+                model.extend((first..=first + len).filter(|id| !settled.contains(id)));
+                if let Some(mut gap) = opened.rows.into_iter().next() {
+                    let ids = gap.range.first..=gap.range.last;
+                    match then {
+                        0 => assert!(ledger.claim(&gap.gap_id)),
+                        1 => {
+                            gap.advance(GapState::Filled, "", Timestamp(2));
+                            model.retain(|id| !ids.contains(id));
+                        }
+                        2 => {
+                            gap.advance(GapState::NeverExisted, "", Timestamp(2));
+                            model.retain(|id| !ids.contains(id));
+                            settled.extend(ids);
+                        }
+                        _ => ledger.unclaim_all(),
+                    }
+                    ledger.update(&gap);
+                }
+                let rows: Vec<i64> = ledger.rows().flat_map(|gap| gap.range.first..=gap.range.last).collect();
+                let ids: BTreeSet<i64> = rows.iter().copied().collect();
+                prop_assert_eq!(rows.len(), ids.len(), "rows overlap");
+                prop_assert_eq!(&ids, &model);
+            }
+        }
     }
 
     #[test]
     fn a_filled_range_may_open_again_as_a_new_row_but_a_settled_one_not() {
         let mut ledger = Ledger::default();
         for (state, again) in [(GapState::Filled, vec![(1, 3)]), (GapState::NeverExisted, vec![])] {
-            let mut rows = ledger.open(&stream(), Range { first: 1, last: 3 }, &Evidence::default(), Timestamp(1));
-            let mut gap = rows.pop().unwrap();
+            let mut gap = ledger.open(&found(1, 3, "neighbour")).rows.pop().unwrap();
             assert!(gap.advance(state, "", Timestamp(2)));
             ledger.update(&gap);
             assert_eq!(ledger.open_count().0, 0);

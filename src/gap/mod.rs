@@ -10,8 +10,8 @@ mod range;
 mod row;
 mod tracker;
 
-pub use ledger::{Ledger, Totals};
-pub use plan::{Page, Verdict, next_page, repair_order, retry_at, verdict};
+pub use ledger::{Ledger, Opened, Totals};
+pub use plan::{ABSENT_ATTEMPTS, Absence, Around, Page, absence, next_page, repair_order, retry_at, served_until};
 pub use range::{Range, RangeSet};
 pub use row::{Evidence, Gap, GapState};
 pub use tracker::{Hole, Observation, Tracker};

@@ -1,16 +1,22 @@
 //! The plan of a repair: which gap first, which page next, and what the answers amount to.
 
+use std::time::Duration;
+
 use crate::market::Timestamp;
 
 use super::{Gap, Range, RangeSet};
+
+/// A position must be absent from so many answers, each on its own attempt, before it is said never to come: the
+/// exchange's database lags behind its market by seconds.
+pub const ABSENT_ATTEMPTS: i64 = 3;
+/// Longer than any database lags behind its market. Microseconds of the exchange's time.
+const LAG_MAX_US: i64 = 60_000_000;
 
 /// Which of two gaps is repaired first: newest first, then smallest; live fills before old ones,
 /// because a `since` or a request of an operator can wait and a fresh hole may be about to leave
 /// what the exchange still serves.
 pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
-    let old = |gap: &Gap| matches!(gap.evidence.by.as_str(), "since" | "manual");
-    old(a)
-        .cmp(&old(b))
+    (a.evidence.is_old().cmp(&b.evidence.is_old()))
         .then_with(|| b.detected_at.cmp(&a.detected_at))
         .then_with(|| a.len().cmp(&b.len()))
         .then_with(|| a.gap_id.cmp(&b.gap_id))
@@ -19,38 +25,56 @@ pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
 /// What is asked of the exchange next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Positions wanted; at most one page of them.
+    /// Positions wanted; at most one page of them, and not all of them are missing.
     pub range: Range,
 }
 
-/// The first page of what is still missing; `None` when nothing is.
+/// The first page of what is still missing; `None` when nothing is. Holes that lie close together share a page.
 pub fn next_page(missing: &RangeSet, step: i64, page_max: i64) -> Option<Page> {
-    let first = missing.iter().next()?;
-    let last = first.first + (page_max - 1) * step;
-    Some(Page { range: Range { first: first.first, last: first.last.min(last) } })
+    let first = missing.iter().next()?.first;
+    let end = first.saturating_add((page_max - 1) * step);
+    let last = missing.iter().take_while(|range| range.first <= end).last().map_or(end, |range| range.last.min(end));
+    Some(Page { range: Range { first, last } })
 }
 
-/// What an answer to a page says of the positions it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Positions of the range that the answer skipped although it served a later one: the exchange
-    /// has nothing there, unless its database lags.
-    pub skipped: Vec<Range>,
-    /// Positions of the range behind everything served: not served yet, or not any more.
-    pub behind: Option<Range>,
+/// What the exchange showed of the positions around a range that did not come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Whether it serves a position below the range.
+    pub below: bool,
+    /// The lowest position above the range that it serves, and its time.
+    pub above: Option<(i64, Timestamp)>,
 }
 
-/// Reads an answer (ascending positions, possibly beyond the range) against the range asked for.
-pub fn verdict(asked: Range, step: i64, served: &[i64]) -> Verdict {
-    let mut skipped = Vec::new();
-    let mut next = asked.first;
-    for &position in served.iter().filter(|position| **position >= asked.first) {
-        if let Some(range) = Range::new(next, (position - step).min(asked.last)) {
-            skipped.push(range);
-        }
-        next = next.max(position + step);
+/// Why a range did not come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// The exchange's database may lag: ask again.
+    NotYet,
+    /// Served on both sides and skipped: the exchange has nothing there.
+    NeverExisted,
+    /// The exchange serves what is newer and nothing as old as this any more.
+    Gone,
+}
+
+/// Reads what lies around a range that `attempts` questions did not bring. `now` is the exchange's time: a database
+/// that shows a row of so long ago is not behind for what came before it.
+pub fn absence(around: Around, attempts: i64, now: Timestamp) -> Absence {
+    let Some((_, ts)) = around.above else { return Absence::NotYet };
+    if attempts < ABSENT_ATTEMPTS {
+        return Absence::NotYet;
     }
-    Verdict { skipped, behind: Range::new(next, asked.last) }
+    if around.below {
+        return Absence::NeverExisted;
+    }
+    if now.since(ts) < LAG_MAX_US { Absence::NotYet } else { Absence::Gone }
+}
+
+/// Until when a range could have been fetched: what happened at `happened` stays for `kept` where the exchange says how
+/// long, else for as long as the oldest position it still serves has stayed (`oldest`, at `now`).
+pub fn served_until(happened: Timestamp, oldest: Timestamp, now: Timestamp, kept: Option<Duration>) -> Timestamp {
+    let kept_us = kept.map_or_else(|| now.since(oldest), |kept| i64::try_from(kept.as_micros()).unwrap_or(i64::MAX));
+    Timestamp(happened.micros().saturating_add(kept_us)).min(now)
 }
 
 /// How long to wait before the next try: 1 s, doubling, at most a minute.
@@ -80,20 +104,39 @@ mod tests {
     }
 
     #[test]
-    fn a_full_answer_leaves_nothing_to_say() {
-        assert_eq!(verdict(range(3, 5), 1, &[3, 4, 5, 6]), Verdict { skipped: vec![], behind: None });
+    fn holes_that_lie_close_together_share_a_page() {
+        let mut missing = RangeSet::new(1);
+        missing.insert(range(10, 12));
+        missing.insert(range(20, 20));
+        missing.insert(range(105, 130));
+        assert_eq!(next_page(&missing, 1, 100), Some(Page { range: range(10, 109) }));
+        assert_eq!(next_page(&missing, 1, 50), Some(Page { range: range(10, 20) }));
     }
 
     #[test]
-    fn an_id_skipped_between_two_served_ones_does_not_exist() {
-        assert_eq!(verdict(range(3, 6), 1, &[3, 5, 6]), Verdict { skipped: vec![range(4, 4)], behind: None });
-        assert_eq!(verdict(range(3, 6), 1, &[9, 10]), Verdict { skipped: vec![range(3, 6)], behind: None });
+    fn what_is_skipped_never_existed_and_what_is_older_than_all_is_gone() {
+        let (old, minute) = (Timestamp(0), 60_000_000);
+        let around = |below, above| Around { below, above };
+        let later = Timestamp(minute);
+        for (around, attempts, now, expected) in [
+            (around(true, None), 9, later, Absence::NotYet),
+            (around(false, None), 9, later, Absence::NotYet),
+            (around(true, Some((7, old))), 2, later, Absence::NotYet),
+            (around(true, Some((7, old))), 3, old, Absence::NeverExisted),
+            (around(false, Some((7, old))), 2, later, Absence::NotYet),
+            (around(false, Some((7, old))), 3, Timestamp(minute - 1), Absence::NotYet),
+            (around(false, Some((7, old))), 3, later, Absence::Gone),
+        ] {
+            assert_eq!(absence(around, attempts, now), expected, "{around:?}, {attempts} attempts");
+        }
     }
 
     #[test]
-    fn a_short_answer_leaves_the_end_behind() {
-        assert_eq!(verdict(range(3, 6), 1, &[3, 4]), Verdict { skipped: vec![], behind: Some(range(5, 6)) });
-        assert_eq!(verdict(range(3, 6), 1, &[]), Verdict { skipped: vec![], behind: Some(range(3, 6)) });
+    fn what_is_gone_was_served_as_long_as_the_oldest_that_is_left() {
+        let until = |kept| served_until(Timestamp(100), Timestamp(700), Timestamp(1_000), kept);
+        assert_eq!(until(None), Timestamp(400));
+        assert_eq!(until(Some(Duration::from_micros(50))), Timestamp(150));
+        assert_eq!(until(Some(Duration::MAX)), Timestamp(1_000), "it is gone: at the latest now");
     }
 
     #[test]

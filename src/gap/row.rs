@@ -73,7 +73,7 @@ impl FromStr for GapState {
 /// How we know that something is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Evidence {
-    /// What noticed: `neighbour`, `restart`, `tail`, `silence`, `kline`, `sweep`, `since`, `manual`.
+    /// What noticed: `neighbour`, `restart`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`.
     pub by: String,
     /// Last position seen before the hole.
     pub previous: Option<i64>,
@@ -85,6 +85,16 @@ pub struct Evidence {
     pub offset: Option<i64>,
     /// Connection that frame came over.
     pub connection: Option<i64>,
+    /// Rows of the ledger that this one speaks for: merged into it, or split into it and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<String>,
+}
+
+impl Evidence {
+    /// Whether a person or a `since` asked for it: it waits behind what the market has just lost.
+    pub fn is_old(&self) -> bool {
+        matches!(self.by.as_str(), "since" | "manual")
+    }
 }
 
 /// One row of the ledger.
@@ -108,6 +118,10 @@ pub struct Gap {
     pub closed_at: Option<Timestamp>,
     /// Rows that came back.
     pub filled: i64,
+    /// Where they came from: `rest`, `socket` (they were only late), `cache`; empty before the first.
+    pub filled_by: String,
+    /// When the latest of them was counted, by our clock.
+    pub filled_at: Option<Timestamp>,
     /// Repairs begun.
     pub attempts: i64,
     /// Why it stands where it stands; empty when there is nothing to say.
@@ -122,7 +136,7 @@ impl Gap {
     /// A new open gap.
     pub fn open(stream: Stream, range: Range, evidence: Evidence, now: Timestamp) -> Self {
         Self {
-            gap_id: uuid::Uuid::now_v7().to_string(),
+            gap_id: Self::fresh_id(),
             stream,
             range,
             from_ts: None,
@@ -131,11 +145,29 @@ impl Gap {
             detected_at: now,
             closed_at: None,
             filled: 0,
+            filled_by: String::new(),
+            filled_at: None,
             attempts: 0,
             reason: String::new(),
             evidence,
             version: 1,
         }
+    }
+
+    pub(super) fn fresh_id() -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
+
+    /// Speaks for `other` too, which lies inside its range: the outermost evidence and the first finding are kept.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        if other.range.first == self.range.first {
+            (self.evidence.previous, self.from_ts) = (other.evidence.previous, other.from_ts);
+        }
+        if other.range.last == self.range.last {
+            (self.evidence.next, self.to_ts) = (other.evidence.next, other.to_ts);
+        }
+        self.detected_at = self.detected_at.min(other.detected_at);
+        self.evidence.replaces.push(other.gap_id.clone());
     }
 
     /// How many positions are missing.
@@ -146,6 +178,38 @@ impl Gap {
     /// Never: a range holds at least one position.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// A closed row that speaks for a part of this one.
+    pub fn part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
+        let mut part = Self { gap_id: Self::fresh_id(), range, filled: 0, ..self.clone() };
+        part.evidence.replaces = vec![self.gap_id.clone()];
+        if range.first != self.range.first {
+            (part.evidence.previous, part.from_ts) = (None, None);
+        }
+        if range.last != self.range.last {
+            (part.evidence.next, part.to_ts) = (None, None);
+        }
+        part.state = GapState::Open;
+        part.advance(state, reason, now);
+        if state == GapState::Filled {
+            part.filled = part.len();
+        } else {
+            (part.filled_by, part.filled_at) = (String::new(), None);
+        }
+        part
+    }
+
+    /// Takes over how many rows are in history now; what is new of them came `by` that way, unless an earlier part
+    /// came another way.
+    pub fn count(&mut self, present: i64, by: &str, now: Timestamp) {
+        if present > self.filled {
+            self.filled_at = Some(now);
+            if self.filled_by.is_empty() || by == "rest" {
+                by.clone_into(&mut self.filled_by);
+            }
+        }
+        self.filled = present;
     }
 
     /// Moves forward; a move that [`GapState::can_become`] forbids changes nothing and says so.

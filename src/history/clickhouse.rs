@@ -156,8 +156,17 @@ impl History for ClickhouseHistory {
         coverage::missing(self.server().await?, stream, range, limit).await
     }
 
-    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
-        coverage::days(self.server().await?, stream).await
+    async fn minutes(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        since: Timestamp,
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        lookup::minutes(self.server().await?, exchange, symbols, since).await
+    }
+
+    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        coverage::days(self.server().await?, streams).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

@@ -160,9 +160,19 @@ impl History for EmbeddedHistory {
         self.read(move |connection| coverage::missing(connection, &stream, range, limit)).await
     }
 
-    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
-        let stream = stream.clone();
-        self.read(move |connection| coverage::days(connection, &stream)).await
+    async fn minutes(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        since: Timestamp,
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        let symbols = symbols.to_vec();
+        self.read(move |connection| lookup::minutes(connection, exchange, &symbols, since)).await
+    }
+
+    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        let streams = streams.to_vec();
+        self.read(move |connection| coverage::days(connection, &streams)).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

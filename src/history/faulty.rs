@@ -174,9 +174,19 @@ impl History for FaultyHistory {
         self.inner.missing(stream, range, limit).await
     }
 
-    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
+    async fn minutes(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        since: Timestamp,
+    ) -> Result<Vec<KlineRow>, HistoryError> {
         self.before_read().await?;
-        self.inner.days(stream).await
+        self.inner.minutes(exchange, symbols, since).await
+    }
+
+    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        self.before_read().await?;
+        self.inner.days(streams).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

@@ -107,6 +107,15 @@ pub trait History: Send + Sync {
     /// Stored klines of a stream with open times in `range`, ascending, at most `limit`.
     async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError>;
 
+    /// Stored one-minute klines of these symbols that opened at `since` or later, ascending within a symbol; one query
+    /// for all.
+    async fn minutes(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        since: Timestamp,
+    ) -> Result<Vec<KlineRow>, HistoryError>;
+
     /// How many positions of `range` are stored; a missing count is `range.len(step) - present`.
     async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError>;
 
@@ -116,8 +125,8 @@ pub trait History: Send + Sync {
     /// The ranges inside `range` that are not stored, ascending, at most `limit` of them.
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
 
-    /// Rows per UTC day, ascending.
-    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError>;
+    /// Rows per stream and UTC day, counted in the store, ascending within a stream; one query per kind for all streams.
+    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
 
     /// Ledger rows.
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;

@@ -310,6 +310,8 @@ pub enum TaskKind {
     ConsistencyAudit,
     /// Recounts history against the exchange's numbering.
     GapSweep,
+    /// Compares closed klines with the exchange's own and with their trades.
+    KlineVerify,
     /// Fills the cache from history.
     CachePreload,
     /// Drops what is old.
@@ -322,10 +324,11 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Every task, as written.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
         ("gap-sweep", Self::GapSweep),
+        ("kline-verify", Self::KlineVerify),
         ("cache-preload", Self::CachePreload),
         ("retention", Self::Retention),
         ("backfill", Self::Backfill),
@@ -343,6 +346,8 @@ impl TaskKind {
 pub struct TaskArgs {
     /// consistency-audit: whether it repairs what it finds.
     pub repair: bool,
+    /// kline-verify: klines that closed in this time, up to a minute ago, are verified.
+    pub last: Duration,
     /// retention: dead letters older than this go.
     pub dead_letters: Duration,
     /// retention: runs older than this go.
@@ -389,6 +394,7 @@ pub struct CommandArgs {
 
 impl Default for TaskArgs {
     fn default() -> Self {
-        Self { repair: false, dead_letters: MONTH, runs: MONTH, rows: None, backfill: None, command: None }
+        let (month, last) = (MONTH, Duration::from_secs(3_600));
+        Self { repair: false, last, dead_letters: month, runs: month, rows: None, backfill: None, command: None }
     }
 }

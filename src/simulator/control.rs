@@ -50,6 +50,11 @@ impl Control {
             Fault::RateLimit(time) => locked(&venue.rest).limited_until = Some(now + *time),
             Fault::Ban(time) => locked(&venue.budget).ban_until(now + *time),
             Fault::Lag(lag) => locked(&venue.rest).lag = *lag,
+            Fault::Forget(symbol, id) => {
+                if let Some(tape) = locked(&venue.tapes).get_mut(symbol) {
+                    tape.forget_before(*id);
+                }
+            }
             Fault::Stall(time) => {
                 let stalled = venue.hub.stall(now + *time);
                 locked(&venue.counters).connections_stalled += stalled;

@@ -27,6 +27,8 @@ pub enum Fault {
     /// `losetail:BTCUSDT:1000`: trades from this id on never reach the wire; a negative number counts
     /// from the end of a capture: -50 loses its last 50 trades.
     LoseTail(Symbol, i64),
+    /// `forget:BTCUSDT:2000`: REST serves the symbol's trades from this id on only, and the klines from its time on.
+    Forget(Symbol, i64),
     /// `rest:503:5s`: REST answers with this status for so long.
     Rest(u16, Duration),
     /// `ratelimit:5s`: REST answers 429 with Retry-After for so long.
@@ -71,6 +73,7 @@ impl FromStr for Fault {
             ["silent", time] => Ok(Self::Silent(None, duration(time)?)),
             ["silent", symbol, time] => Ok(Self::Silent(Some(Symbol::new(symbol)), duration(time)?)),
             ["losetail", symbol, id] => Ok(Self::LoseTail(Symbol::new(symbol), id.parse().map_err(|_| wrong())?)),
+            ["forget", symbol, id] => Ok(Self::Forget(Symbol::new(symbol), id.parse().map_err(|_| wrong())?)),
             [kind, count] => counted(kind, None, count).ok_or_else(wrong),
             [kind, symbol, count] => counted(kind, Some(Symbol::new(symbol)), count).ok_or_else(wrong),
             _ => Err(wrong()),

@@ -187,9 +187,13 @@ fn klines(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
     with_tape(venue, query, |tape, lag, now| {
         // startTime and endTime are compared with the open time, both inclusive.
         let mut candles = tape.klines(interval, lag, now);
+        let forgotten = tape.forgotten();
+        let oldest = if forgotten == 0 { None } else { tape.trades.get(forgotten).map(|trade| trade.ts) };
         candles.retain(|candle| {
             let open = candle.kline.open_time;
-            from.is_none_or(|from| open >= from) && to.is_none_or(|to| open <= to)
+            oldest.is_none_or(|oldest| candle.kline.close_time >= oldest)
+                && from.is_none_or(|from| open >= from)
+                && to.is_none_or(|to| open <= to)
         });
         // Without a start the newest come, with one the oldest.
         let skipped = if from.is_some() { 0 } else { candles.len().saturating_sub(limit) };
@@ -205,6 +209,7 @@ fn historical_trades(venue: &Venue, query: &Parameters) -> Result<String, Refuse
             Some(id) => seen.partition_point(|trade| trade.id < id),
             None => seen.len().saturating_sub(limit),
         };
+        let start = start.max(tape.forgotten()).min(seen.len());
         Ok(list(seen[start..].iter().take(limit).map(render::trade_row)))
     })
 }
@@ -236,6 +241,7 @@ fn agg_trades(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
             (None, Some(from)) => tape.agg_place_of_time(from, visible),
             (None, None) => end.saturating_sub(limit),
         };
+        let start = start.max(tape.agg_count(tape.forgotten()));
         Ok(list((start..end.max(start)).take(limit).filter(|place| *place < end).filter_map(|place| {
             let (id, trades) = tape.agg(place, visible);
             render::agg_row(id, trades)

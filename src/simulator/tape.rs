@@ -25,6 +25,8 @@ pub struct Tape {
     grown: VecDeque<(Instant, usize)>,
     /// The length before the oldest of `grown`.
     settled: usize,
+    /// REST serves trades from this id on.
+    served_from: i64,
 }
 
 /// A summary of a symbol's tape.
@@ -80,6 +82,16 @@ impl Tape {
         } else {
             self.open.insert(interval, candle);
         }
+    }
+
+    /// REST no longer serves trades below this id.
+    pub fn forget_before(&mut self, id: i64) {
+        self.served_from = self.served_from.max(id);
+    }
+
+    /// How many of the first trades REST no longer serves.
+    pub fn forgotten(&self) -> usize {
+        self.trades.partition_point(|trade| trade.id < self.served_from)
     }
 
     /// The trades that a database `lag` behind shows.

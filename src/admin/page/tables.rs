@@ -119,6 +119,10 @@ pub fn gaps(out: &mut String, now: Timestamp, open: Result<Vec<Gap>, String>, ne
 
 fn evidence(evidence: &Evidence) -> String {
     let mut words = evidence.by.clone();
+    if evidence.previous.is_some() || evidence.next.is_some() {
+        let id = |id: Option<i64>| id.map_or_else(|| "?".to_owned(), |id| id.to_string());
+        words.push_str(&format!(", between {} and {}", id(evidence.previous), id(evidence.next)));
+    }
     if let Some(connection) = evidence.connection {
         words.push_str(&format!(", connection {connection}"));
     }
@@ -134,7 +138,11 @@ fn what_happened(gap: &Gap) -> String {
         1 => "1 try".to_owned(),
         tries => format!("{tries} tries"),
     };
-    let came_back = if gap.filled > 0 { format!(", {} came back", grouped(gap.filled as f64)) } else { String::new() };
+    let came_back = if gap.filled > 0 {
+        format!(", {} came back by {}", grouped(gap.filled as f64), gap.filled_by)
+    } else {
+        String::new()
+    };
     let reason = if gap.reason.is_empty() { String::new() } else { format!(": {}", gap.reason) };
     format!("{tries}{came_back}{reason}")
 }

@@ -185,7 +185,8 @@ async fn the_check_finds_what_the_repair_mends() {
     assert_eq!((&issue["kind"], &issue["cache"]), (&json!("missing_in_cache"), &Value::Null));
     assert_eq!((&issue["symbol"], &issue["history"]["trade_id"]), (&json!("BTCUSDT"), &json!(5)));
     let (status, repaired) = served.post("/api/v1/admin/repair-data", "").await;
-    assert_eq!((status, repaired), (200, json!({ "repaired": 1, "sent_to_backfill": 0, "unrepaired": [] })));
+    let mended = json!({ "repaired": 1, "sent_to_backfill": 0, "unrepaired": [], "written_from_cache": 0 });
+    assert_eq!((status, repaired), (200, mended));
     let (_, report) = served.get("/api/v1/admin/consistency-check?symbol=BTCUSDT").await;
     assert_eq!(report, json!({ "checked": 1, "issues": [] }));
     assert_eq!(code(&served.get("/api/v1/admin/consistency-check?symbol=NOPE").await), (404, "unknown_symbol"));

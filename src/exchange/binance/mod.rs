@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{DecodeError, Decoded, Dialect, ExchangeInfo, RestRequest, Routed, SocketLimits};
 use crate::gap::Range;
-use crate::market::{Exchange, Interval, Kline, Stream, Timestamp, Trade};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
 /// Binance Spot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +86,11 @@ impl Dialect for Binance {
 
     fn banned_until(&self, body: &str) -> Option<Timestamp> {
         rest::banned_until(body)
+    }
+
+    fn kept(&self, _channel: Channel) -> Option<Duration> {
+        // "Binance spot | trade backfill by id, exact | depth unlimited | candle backfill 1000/call, unlimited".
+        None
     }
 
     fn trades_page_max(&self) -> i64 {

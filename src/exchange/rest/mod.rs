@@ -130,6 +130,23 @@ impl Rest {
         Ok(trades)
     }
 
+    /// The first trade with this id or a higher one; `None` when there is none, or when the server does not seem to heed
+    /// where a page is to begin: asked for a page from that trade on, it then begins somewhere else.
+    pub async fn trade_from(
+        &self,
+        symbol: &str,
+        id: i64,
+        stop: &CancellationToken,
+    ) -> Result<Option<Trade>, RestError> {
+        let body = self.send(&self.dialect.trades_request(symbol, Range { first: id, last: id }), stop).await?;
+        let trades = self.read(self.dialect.trades_answer(&body))?;
+        let Some(found) = trades.into_iter().next().filter(|trade| trade.id >= id) else { return Ok(None) };
+        let page = Range { first: found.id, last: found.id.saturating_add(self.dialect.trades_page_max() - 1) };
+        let body = self.send(&self.dialect.trades_request(symbol, page), stop).await?;
+        let trades = self.read(self.dialect.trades_answer(&body))?;
+        Ok(Some(found).filter(|found| trades.first().is_some_and(|first| first.id == found.id)))
+    }
+
     /// Klines with open times in `range` (microseconds), ascending, at most one page.
     pub async fn klines(
         &self,
@@ -241,7 +258,8 @@ impl Rest {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn exchange_now(&self) -> Timestamp {
+    /// The exchange's time, by its clock's offset as last measured.
+    pub fn exchange_now(&self) -> Timestamp {
         self.clock.now().plus_micros(self.clock_offset().unwrap_or(0))
     }
 

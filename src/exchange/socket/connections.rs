@@ -37,8 +37,10 @@ pub struct ConnectionStatus {
     pub last_frame_at: Option<i64>,
     /// Frames received since the process started.
     pub frames: u64,
-    /// Connections after the first one.
+    /// Connections after the first one, for which it had to be without one.
     pub reconnects: u64,
+    /// Connections that were replaced while they were open.
+    pub rotations: u64,
     /// Why the previous connection ended or could not be opened; empty when there is nothing to say.
     pub last_error: String,
 }
@@ -71,6 +73,7 @@ impl Connections {
                 last_frame_at: None,
                 frames: 0,
                 reconnects: 0,
+                rotations: 0,
                 last_error: String::new(),
             }),
             frames: AtomicU64::new(0),
@@ -104,6 +107,17 @@ impl Status {
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ConnectionStatus)) {
         change(&mut self.row.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Goes on where the connection that it takes over from has stopped.
+    pub(super) fn follow(&self, other: &Self, replaced: bool) {
+        let before = other.snapshot();
+        self.frames.fetch_add(before.frames, Ordering::Relaxed);
+        self.change(|row| {
+            row.reconnects = before.reconnects + u64::from(!replaced);
+            row.rotations = before.rotations + u64::from(replaced);
+            row.last_error = if replaced { String::new() } else { before.last_error };
+        });
     }
 
     pub(super) fn received(&self, frames: usize, at: Timestamp) {

@@ -5,22 +5,25 @@
 //! to send and what an answer is. When the receiver of its events is slow it stops reading (back-pressure);
 //! it never drops a frame and never waits without an eye on `stop`.
 //!
-//! `session` owns exactly one open connection and `connect` opens one: a make-before-break rotation runs
-//! a second session beside the first and changes neither.
+//! `session` owns exactly one open connection and `connect` opens one; `rotation` runs a second session beside the
+//! first before the exchange ends it, and ends the first when the second has delivered what the first had.
 
 mod connect;
 mod connections;
+mod overlap;
 mod pace;
+mod rotation;
 mod session;
 mod subscriptions;
 
 pub use connections::{ConnectionStatus, Connections};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,11 +31,10 @@ use tokio_util::sync::CancellationToken;
 use self::connect::{Again, ConnectError, WebSocket};
 use self::connections::Status;
 use self::pace::Backoff;
-use self::session::{End, Session};
+use self::session::End;
 use super::{Dialect, Proxy};
 use crate::clock::Clock;
 use crate::market::{Stream, Timestamp};
-use crate::messages;
 
 /// How long a stopping socket waits for room for its last event.
 const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
@@ -42,6 +44,10 @@ const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
 pub struct SocketOptions {
     /// Replaces the exchange's own base (`wss://host:port`, no path).
     pub url_base: Option<String>,
+    /// Replaces the dialect's own age at which the exchange cuts a connection.
+    pub lifetime: Option<Duration>,
+    /// How long two connections are kept side by side for streams on which nothing comes.
+    pub overlap_max: Duration,
     /// Replaces the dialect's own limit of silence.
     pub silence_max: Option<Duration>,
     /// The first wait after a connection was lost.
@@ -62,6 +68,8 @@ impl Default for SocketOptions {
     fn default() -> Self {
         Self {
             url_base: None,
+            lifetime: None,
+            overlap_max: Duration::from_secs(30),
             silence_max: None,
             backoff_min: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
@@ -99,6 +107,15 @@ pub enum SocketEvent {
         streams: Vec<Stream>,
         /// In words.
         reason: String,
+    },
+    /// The connection was ended by us: another one carries its streams and has delivered what this one had.
+    Replaced {
+        /// The connection's number.
+        connection: i64,
+        /// The other one's number.
+        by: i64,
+        /// The streams.
+        streams: Vec<Stream>,
     },
     /// The exchange refuses a stream; the others go on. It is asked for again at the next connection.
     Refused {
@@ -149,7 +166,7 @@ pub fn split(streams: &[Stream], streams_per_connection: usize) -> Vec<Vec<Strea
 impl Socket {
     /// Keeps `streams` connected until `stop`, or until nobody receives the events.
     pub async fn run(mut self, mut streams: Vec<Stream>) {
-        let status = self.connections.register(self.dialect.exchange());
+        let mut status = self.connections.register(self.dialect.exchange());
         let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
         let mut wait = Duration::ZERO;
         loop {
@@ -163,7 +180,7 @@ impl Socket {
                 connected = self.connect() => connected,
             };
             wait = match connected {
-                Ok(socket) => match self.serve(socket, &mut streams, &status).await {
+                Ok(socket) => match self.serve(socket, &mut streams, &mut status).await {
                     Some(end) => after_session(&end, &mut backoff),
                     None => return,
                 },
@@ -200,55 +217,19 @@ impl Socket {
         }
     }
 
-    async fn connect(&self) -> Result<WebSocket, ConnectError> {
+    fn connect(&self) -> BoxFuture<'static, Result<WebSocket, ConnectError>> {
         let base = self.options.url_base.as_deref().unwrap_or_else(|| self.dialect.ws_base());
         let url = format!("{}{}", base.trim_end_matches('/'), self.dialect.ws_path());
-        let limit = self.options.connect_timeout;
-        match tokio::time::timeout(limit, connect::connect(&url, &self.options.proxy)).await {
-            Ok(connected) => connected,
-            Err(_) => {
-                let text = format!("open a WebSocket to {url}: no answer within {} s", limit.as_secs_f32());
-                Err(ConnectError { text, again: Again::Backoff })
+        let (limit, proxy) = (self.options.connect_timeout, self.options.proxy.clone());
+        Box::pin(async move {
+            match tokio::time::timeout(limit, connect::connect(&url, &proxy)).await {
+                Ok(connected) => connected,
+                Err(_) => {
+                    let text = format!("open a WebSocket to {url}: no answer within {} s", limit.as_secs_f32());
+                    Err(ConnectError { text, again: Again::Backoff })
+                }
             }
-        }
-    }
-
-    /// Lives one connection from its opening to its end. `None`: the socket is to end too.
-    async fn serve(&mut self, socket: WebSocket, streams: &mut Vec<Stream>, status: &Status) -> Option<End> {
-        let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        status.change(|row| {
-            row.reconnects += u64::from(row.connection.is_some());
-            row.connection = Some(connection);
-            row.connected_since = Some(self.clock.now().micros());
-            "subscribing".clone_into(&mut row.state);
-        });
-        let end = Session::new(self, socket, connection, streams, status).run().await;
-        status.change(|row| {
-            row.connected_since = None;
-            row.last_error.clone_from(&end.reason);
-            row.state = if end.stopped { "stopped".to_owned() } else { format!("waiting: {}", end.reason) };
-        });
-        let last = SocketEvent::Disconnected { connection, streams: streams.clone(), reason: end.reason.clone() };
-        if end.stopped {
-            tracing::debug!(connection, reason = end.reason, "connection {connection} ended");
-            // Whoever receives may have ended too; what is lost here is one marker.
-            if tokio::time::timeout(LAST_EVENT_WAIT, self.events.send(last)).await.is_err() {
-                tracing::warn!(connection, "nobody took the last event of connection {connection}");
-            }
-            return None;
-        }
-        tracing::warn!(
-            MESSAGE_ID = messages::CONNECTION_LOST,
-            connection,
-            reason = end.reason,
-            "connection {connection} was lost: {}",
-            end.reason
-        );
-        tokio::select! {
-            biased;
-            sent = self.events.send(last) => sent.is_ok().then_some(end),
-            () = self.stop.cancelled() => None,
-        }
+        })
     }
 
     fn after_failure(&self, error: &ConnectError, backoff: &mut Backoff, status: &Status) -> Duration {

@@ -1,21 +1,26 @@
 //! One open connection, from its first SUBSCRIBE to its end.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_util::sync::CancellationToken;
 
 use super::connect::WebSocket;
 use super::connections::Status;
 use super::pace::Pacer;
+use super::rotation::Link;
 use super::subscriptions::Subscriptions;
-use super::{Socket, SocketCommand, SocketEvent};
-use crate::exchange::Routed;
+use super::{SocketCommand, SocketEvent, SocketOptions};
+use crate::clock::Clock;
+use crate::exchange::{Dialect, Routed};
 use crate::market::{Stream, Timestamp};
 
 /// Most frames of one event: a batch is whatever was ready, but no more than this, so that a flood cannot
@@ -41,16 +46,26 @@ pub(super) struct End {
 enum Leave {
     Stopped,
     Lost(String),
-    /// Somebody asked for another connection, or the exchange announced the end of this one.
+    /// Somebody asked for another connection, or there is one already.
     Asked(String),
 }
 
-pub(super) struct Session<'a> {
-    socket: &'a mut Socket,
+/// What a session works with.
+pub(super) struct SessionParts {
+    pub(super) dialect: Arc<dyn Dialect>,
+    pub(super) options: SocketOptions,
+    pub(super) clock: Clock,
+    pub(super) events: mpsc::Sender<SocketEvent>,
+    pub(super) commands: mpsc::Receiver<SocketCommand>,
+    pub(super) status: Arc<Status>,
+    pub(super) link: Link,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct Session {
+    parts: SessionParts,
     web_socket: WebSocket,
     connection: i64,
-    streams: &'a mut Vec<Stream>,
-    status: &'a Status,
     subscriptions: Subscriptions,
     pacer: Pacer,
     silence_max: Duration,
@@ -62,29 +77,21 @@ pub(super) struct Session<'a> {
     delivered: bool,
 }
 
-impl<'a> Session<'a> {
-    pub(super) fn new(
-        socket: &'a mut Socket,
-        web_socket: WebSocket,
-        connection: i64,
-        streams: &'a mut Vec<Stream>,
-        status: &'a Status,
-    ) -> Self {
-        let limits = socket.dialect.limits();
+impl Session {
+    pub(super) fn new(parts: SessionParts, web_socket: WebSocket, connection: i64, streams: Vec<Stream>) -> Self {
+        let limits = parts.dialect.limits();
         let now = Instant::now();
         Self {
-            subscriptions: Subscriptions::new(socket.dialect.clone(), streams),
+            subscriptions: Subscriptions::new(parts.dialect.clone(), &streams),
             pacer: Pacer::new(limits.messages_per_second, now),
-            silence_max: socket.options.silence_max.unwrap_or(limits.silence_max),
+            silence_max: parts.options.silence_max.unwrap_or(limits.silence_max),
             heard_at: now,
             answers_until: None,
             batch: Vec::new(),
             delivered: false,
-            socket,
+            parts,
             web_socket,
             connection,
-            streams,
-            status,
         }
     }
 
@@ -115,10 +122,13 @@ impl<'a> Session<'a> {
             }
             let turn = tokio::select! {
                 biased;
-                () = self.socket.stop.cancelled() => Err(Leave::Stopped),
-                Some(command) = self.socket.commands.recv() => self.obey(command),
+                () = self.parts.stop.cancelled() => Err(Leave::Stopped),
+                () = self.parts.link.replaced.cancelled() => {
+                    Err(Leave::Asked("another connection carries its streams".to_owned()))
+                }
+                Some(command) = self.parts.commands.recv() => self.obey(command),
                 () = timer.as_mut() => self.keep_time().await,
-                lost = read_ready(&mut self.web_socket, &mut self.batch, &self.socket.clock) => self.heard(lost).await,
+                lost = read_ready(&mut self.web_socket, &mut self.batch, &self.parts.clock) => self.heard(lost).await,
             };
             if let Err(leave) = turn {
                 return leave;
@@ -141,8 +151,7 @@ impl<'a> Session<'a> {
         match command {
             SocketCommand::SetStreams(new) => {
                 self.subscriptions.set(&new);
-                *self.streams = new;
-                if self.streams.is_empty() {
+                if new.is_empty() {
                     return Err(Leave::Asked("no streams are wanted any more".to_owned()));
                 }
             }
@@ -159,7 +168,7 @@ impl<'a> Session<'a> {
         // A minute without even the ping that is due every 20 s: a dead peer often sends no RST. A last look,
         // because it may be this process that was held up while the bytes lay ready.
         if now >= self.heard_at + self.silence_max {
-            match read_ready(&mut self.web_socket, &mut self.batch, &self.socket.clock).now_or_never() {
+            match read_ready(&mut self.web_socket, &mut self.batch, &self.parts.clock).now_or_never() {
                 Some(heard) => self.heard(heard).await?,
                 None => return Err(Leave::Lost(format!("nothing came for {} s", self.silence_max.as_secs_f32()))),
             }
@@ -180,11 +189,11 @@ impl<'a> Session<'a> {
     async fn send_request(&mut self, now: Instant) -> Result<(), Leave> {
         let Some(request) = self.subscriptions.next_request() else { return Ok(()) };
         self.pacer.spend(now);
-        self.answers_until = Some(now + self.socket.options.answer_timeout);
+        self.answers_until = Some(now + self.parts.options.answer_timeout);
         let sending = tokio::time::timeout(SEND_WAIT, self.web_socket.send(Message::text(request)));
         let sent = tokio::select! {
             biased;
-            () = self.socket.stop.cancelled() => return Err(Leave::Stopped),
+            () = self.parts.stop.cancelled() => return Err(Leave::Stopped),
             sent = sending => sent,
         };
         match sent {
@@ -206,26 +215,33 @@ impl<'a> Session<'a> {
             // count" against the limit.
             self.pacer.spend(now);
         }
-        let mut leave = heard.lost.map(Leave::Lost);
+        let leave = heard.lost.map(Leave::Lost);
         if !self.batch.is_empty() {
             let next = Vec::with_capacity(self.batch.len().next_power_of_two().min(BATCH_MAX));
             let frames = std::mem::replace(&mut self.batch, next);
             let mut answers = Vec::new();
             for (_, payload) in &frames {
-                match self.socket.dialect.route(payload) {
+                match self.parts.dialect.route(payload) {
                     Routed::Stream(_) => self.delivered = true,
                     Routed::Answer { id, error } => answers.push((id, error)),
                     Routed::Shutdown => {
-                        let reason = "the exchange announced the end of this connection".to_owned();
-                        leave.get_or_insert(Leave::Asked(reason));
+                        let connection = self.connection;
+                        tracing::info!(connection, "the exchange announced the end of connection {connection}");
+                        self.parts.link.announced.cancel();
                     }
                     Routed::Other => {}
                 }
             }
             if let Some(&(at, _)) = frames.last() {
-                self.status.received(frames.len(), at);
+                self.parts.status.received(frames.len(), at);
             }
+            let noted: Vec<Bytes> = match self.parts.link.is_noting() {
+                true => frames.iter().map(|(_, payload)| payload.clone()).collect(),
+                false => Vec::new(),
+            };
             self.emit(SocketEvent::Frames { connection: self.connection, frames }).await?;
+            // Only what was handed over counts: the rest may still be lost with this connection.
+            self.parts.link.note(&*self.parts.dialect, &noted);
             for (id, error) in answers {
                 self.answered(id, error).await?;
             }
@@ -254,7 +270,7 @@ impl<'a> Session<'a> {
 
     fn show(&self) {
         let subscribing = self.subscriptions.has_more() || self.answers_until.is_some();
-        self.status.change(|row| {
+        self.parts.status.change(|row| {
             row.streams = self.subscriptions.len();
             row.state = if subscribing { "subscribing".to_owned() } else { "connected".to_owned() };
         });
@@ -264,8 +280,8 @@ impl<'a> Session<'a> {
     async fn emit(&mut self, event: SocketEvent) -> Result<(), Leave> {
         tokio::select! {
             biased;
-            sent = self.socket.events.send(event) => sent.map_err(|_| Leave::Stopped)?,
-            () = self.socket.stop.cancelled() => return Err(Leave::Stopped),
+            sent = self.parts.events.send(event) => sent.map_err(|_| Leave::Stopped)?,
+            () = self.parts.stop.cancelled() => return Err(Leave::Stopped),
         }
         // A receiver that made us wait is no silence of the exchange.
         self.heard_at = Instant::now();

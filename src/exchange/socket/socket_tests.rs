@@ -15,6 +15,9 @@ use super::*;
 use crate::exchange::binance::Binance;
 use crate::market::{Channel, Exchange, Symbol};
 
+#[path = "rotation_tests.rs"]
+mod rotation;
+
 /// Longest wait for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -137,7 +140,9 @@ fn stream(symbol: &str) -> Stream {
 }
 
 fn trade(n: usize) -> String {
-    format!(r#"{{"stream":"aaa@trade","data":{{"e":"trade","n":{n}}}}}"#)
+    format!(
+        r#"{{"stream":"aaa@trade","data":{{"e":"trade","E":1,"s":"AAA","t":{n},"p":"1","q":"1","T":1,"m":true,"M":true}}}}"#
+    )
 }
 
 #[tokio::test]
@@ -272,25 +277,6 @@ async fn pings_are_signs_of_life() {
     }
     server.send(Message::text(trade(1))).await.unwrap();
     assert!(matches!(running.next().await, SocketEvent::Frames { connection: 7, .. }));
-    running.stopped().await;
-}
-
-#[tokio::test]
-async fn an_announced_shutdown_is_left_at_once() {
-    let (listener, base) = listen().await;
-    let options = SocketOptions { backoff_min: DEADLINE * 2, backoff_max: DEADLINE * 2, ..quick() };
-    let mut running = start(base, options, vec![stream("AAA")], 64);
-    let mut server = accept(&listener).await;
-    acknowledge(&mut server).await;
-    running.connected().await;
-    server.send(Message::text(trade(1))).await.unwrap();
-    let shutdown = r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#;
-    server.send(Message::text(shutdown)).await.unwrap();
-    let (payloads, end) = running.next_but_frames().await;
-    assert_eq!(payloads, [Bytes::from(trade(1)), Bytes::from(shutdown)]);
-    assert!(matches!(end, SocketEvent::Disconnected { ref reason, .. } if reason.contains("announced")), "{end:?}");
-    acknowledge(&mut accept(&listener).await).await;
-    assert_eq!(running.connected().await.0, 8);
     running.stopped().await;
 }
 

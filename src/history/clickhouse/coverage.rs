@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::server::{Server, quote, time};
 use crate::gap::Range;
 use crate::history::{Count, CoverageDay, HistoryError};
-use crate::market::{Channel, DAY_US, Stream, Timestamp};
+use crate::market::{Channel, DAY_US, Stream, Symbol, Timestamp};
 
 /// The parts of a query that depend on the stream's kind.
 struct Series {
@@ -15,8 +15,6 @@ struct Series {
     key: String,
     /// The position as Int64.
     position: &'static str,
-    /// The column of the exchange's time.
-    at: &'static str,
     channel: Channel,
 }
 
@@ -35,6 +33,9 @@ struct Ends {
 
 #[derive(Debug, Row, Deserialize)]
 struct Day {
+    exchange: String,
+    symbol: String,
+    channel: String,
     day: i64,
     first: i64,
     last: i64,
@@ -55,12 +56,11 @@ impl Series {
             format!("exchange = {} AND symbol = {}", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
         let channel = stream.channel;
         match channel {
-            Channel::Trade => Some(Self { table: "trades", key, position: "toInt64(trade_id)", at: "ts", channel }),
+            Channel::Trade => Some(Self { table: "trades", key, position: "toInt64(trade_id)", channel }),
             Channel::Kline(interval) => Some(Self {
                 table: "klines",
                 key: format!("{key} AND interval = '{interval}'"),
                 position: "toUnixTimestamp64Micro(open_time)",
-                at: "open_time",
                 channel,
             }),
             Channel::BookTicker => None,
@@ -139,16 +139,54 @@ struct Hole {
     last: i64,
 }
 
-/// Rows per UTC day, ascending.
-pub(super) async fn days(server: &Server, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
-    let Some(Series { table, key, position, at, .. }) = Series::of(stream) else { return Ok(Vec::new()) };
-    let sql = format!(
-        "SELECT intDiv(toUnixTimestamp64Micro({at}), {DAY_US}) AS day, min({position}) AS first,
-           max({position}) AS last, toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
-         FROM {}.{table} FINAL WHERE {key} GROUP BY day ORDER BY day",
-        server.database
-    );
-    let days: Vec<Day> = server.rows(&sql).await?;
-    let day = |Day { day, first, last, present, backfilled }| CoverageDay { day, first, last, present, backfilled };
-    Ok(days.into_iter().map(day).collect())
+/// Rows per stream and UTC day, one query per kind.
+pub(super) async fn days(server: &Server, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    let mut all = Vec::new();
+    let of_kind = |trades: bool| streams.iter().filter(move |stream| (stream.channel == Channel::Trade) == trades);
+    let trades: Vec<String> = of_kind(true).map(key).collect();
+    if !trades.is_empty() {
+        let sql = format!(
+            "SELECT exchange, symbol, 'trade' AS channel, intDiv(toUnixTimestamp64Micro(ts), {DAY_US}) AS day,
+               min(toInt64(trade_id)) AS first, max(toInt64(trade_id)) AS last, toInt64(count()) AS present,
+               toInt64(sum(is_backfilled)) AS backfilled
+             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({}) GROUP BY exchange, symbol, day
+             ORDER BY exchange, symbol, day",
+            server.database,
+            trades.join(",")
+        );
+        all.append(&mut server.rows::<Day>(&sql).await?);
+    }
+    let klines: Vec<String> = of_kind(false).filter_map(kline_key).collect();
+    if !klines.is_empty() {
+        let sql = format!(
+            "SELECT exchange, symbol, concat('kline_', interval) AS channel,
+               intDiv(toUnixTimestamp64Micro(open_time), {DAY_US}) AS day,
+               min(toUnixTimestamp64Micro(open_time)) AS first, max(toUnixTimestamp64Micro(open_time)) AS last,
+               toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
+             FROM {}.klines FINAL WHERE (exchange, symbol, interval) IN ({})
+             GROUP BY exchange, symbol, interval, day ORDER BY exchange, symbol, interval, day",
+            server.database,
+            klines.join(",")
+        );
+        all.append(&mut server.rows::<Day>(&sql).await?);
+    }
+    all.into_iter().map(day).collect()
+}
+
+fn key(stream: &Stream) -> String {
+    format!("({},{})", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()))
+}
+
+fn kline_key(stream: &Stream) -> Option<String> {
+    let Channel::Kline(interval) = stream.channel else { return None };
+    Some(format!("({},{},'{interval}')", quote(stream.exchange.as_str()), quote(stream.symbol.as_str())))
+}
+
+fn day(record: Day) -> Result<(Stream, CoverageDay), HistoryError> {
+    let Day { exchange, symbol, channel, day, first, last, present, backfilled } = record;
+    let meaningless = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let exchange = exchange.parse().map_err(|_| meaningless("exchange"))?;
+    let channel = channel.parse().map_err(|()| meaningless("interval"))?;
+    let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
+    Ok((stream, CoverageDay { day, first, last, present, backfilled }))
 }

@@ -64,6 +64,8 @@ pub(super) const GAPS: Columns = &[
     ("reason", TEXT),
     ("version", "UInt64"),
     ("evidence", TEXT),
+    ("filled_by", TEXT),
+    ("filled_at", TIME_OR_NULL),
 ];
 pub(super) const DEAD_LETTERS: Columns = &[
     ("log_partition", "Int32"),
@@ -246,6 +248,8 @@ pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
         to.text(&gap.reason);
         to.natural(gap.version, "gap version")?;
         to.text(&evidence);
+        to.text(&gap.filled_by);
+        to.time_or_null(gap.filled_at);
     }
     Ok(to)
 }

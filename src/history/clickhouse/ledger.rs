@@ -28,6 +28,8 @@ struct GapRecord {
     reason: String,
     revision: i64,
     evidence: String,
+    filled_by: String,
+    filled_at: Option<i64>,
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -92,7 +94,8 @@ pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>
     let limit = if filter.limit == 0 { String::new() } else { format!(" LIMIT {}", super::limit(filter.limit)) };
     let sql = format!(
         "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state, detected_at,
-           closed_at, filled, attempts, reason, toInt64(version) AS revision, evidence
+           closed_at, filled, attempts, reason, toInt64(version) AS revision, evidence, filled_by,
+           filled_at
          FROM {}.gaps FINAL WHERE 1{}{open} ORDER BY detected_at DESC, gap_id DESC{limit}",
         server.database,
         symbol.unwrap_or_default()
@@ -118,6 +121,8 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
         version: record.revision,
         gap_id: record.gap_id,
         reason: record.reason,
+        filled_by: record.filled_by,
+        filled_at: record.filled_at.map(Timestamp),
     })
 }
 

@@ -269,3 +269,24 @@ pub(super) async fn klines(
     );
     kline_rows(server.rows(&sql).await?, stream.exchange)
 }
+
+/// One-minute klines of these symbols from `since` on.
+pub(super) async fn minutes(
+    server: &Server,
+    exchange: Exchange,
+    symbols: &[Symbol],
+    since: Timestamp,
+) -> Result<Vec<KlineRow>, HistoryError> {
+    if symbols.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (db, name) = (&server.database, quote(exchange.as_str()));
+    let sql = format!(
+        "SELECT {KLINE_COLUMNS} FROM {db}.klines FINAL WHERE exchange = {name} AND symbol IN ({})
+           AND interval = '{}' AND {} ORDER BY symbol, open_time",
+        quote_all(symbols.iter().map(Symbol::as_str)),
+        Interval::M1,
+        super::coverage::open_times(Range { first: since.micros(), last: i64::MAX }),
+    );
+    kline_rows(server.rows(&sql).await?, exchange)
+}

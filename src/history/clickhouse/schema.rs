@@ -13,10 +13,23 @@ const WINDOW: &str = "non_replicated_deduplication_window = 1000";
 /// The oldest server whose tables and settings are these.
 const OLDEST: (u32, u32) = (24, 8);
 /// The schema this program knows.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The statements of each step, in order; step n makes schema n. `{db}` is the quoted database.
-const STEPS: [&[&str]; VERSION as usize] = [&[
+const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE];
+
+/// What `evidence` says, to be asked for by column (also of rows from before), and what filled a gap.
+const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
+     ADD COLUMN IF NOT EXISTS detected_by String DEFAULT JSONExtractString(evidence, 'by'),
+     ADD COLUMN IF NOT EXISTS previous_id Nullable(Int64) DEFAULT JSONExtract(evidence, 'previous', 'Nullable(Int64)'),
+     ADD COLUMN IF NOT EXISTS next_id Nullable(Int64) DEFAULT JSONExtract(evidence, 'next', 'Nullable(Int64)'),
+     ADD COLUMN IF NOT EXISTS log_partition Nullable(Int32) DEFAULT JSONExtract(evidence, 'partition', 'Nullable(Int32)'),
+     ADD COLUMN IF NOT EXISTS log_offset Nullable(Int64) DEFAULT JSONExtract(evidence, 'offset', 'Nullable(Int64)'),
+     ADD COLUMN IF NOT EXISTS connection Nullable(Int64) DEFAULT JSONExtract(evidence, 'connection', 'Nullable(Int64)'),
+     ADD COLUMN IF NOT EXISTS filled_by String,
+     ADD COLUMN IF NOT EXISTS filled_at Nullable(DateTime64(6, 'UTC'))"];
+
+const FIRST: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS {db}.identity (
        uuid String
      ) ENGINE = MergeTree ORDER BY uuid {durable}, {window}",
@@ -94,7 +107,7 @@ const STEPS: [&[&str]; VERSION as usize] = [&[
        window_to Nullable(DateTime64(6, 'UTC')),
        report String COMMENT 'JSON'
      ) ENGINE = ReplacingMergeTree ORDER BY run_id {durable}",
-]];
+];
 
 /// The server's version, and what [`prepare`] would make there.
 pub(super) async fn look_at(server: &Server) -> Result<(String, Vec<String>), HistoryError> {

@@ -94,8 +94,16 @@ pub(super) fn missing(
     Ok(holes)
 }
 
-/// Rows per UTC day, ascending: reads the stream once, in order of the key.
-pub(super) fn days(connection: &Connection, stream: &Stream) -> rusqlite::Result<Vec<CoverageDay>> {
+/// Rows per stream and UTC day: reads the keys once, in order.
+pub(super) fn days(connection: &Connection, streams: &[Stream]) -> rusqlite::Result<Vec<(Stream, CoverageDay)>> {
+    let mut all = Vec::new();
+    for stream in streams {
+        all.extend(days_of(connection, stream)?.into_iter().map(|day| (stream.clone(), day)));
+    }
+    Ok(all)
+}
+
+fn days_of(connection: &Connection, stream: &Stream) -> rusqlite::Result<Vec<CoverageDay>> {
     let names = names(stream);
     let Some(series) = series(&names) else { return Ok(Vec::new()) };
     let query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);

@@ -13,7 +13,7 @@ use crate::market::{Stream, Symbol, Timestamp};
 /// Ledger rows, newest first.
 pub(super) fn gaps(connection: &Connection, filter: &GapFilter) -> rusqlite::Result<Vec<Gap>> {
     let mut query = "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state,
-        detected_at, closed_at, filled, attempts, reason, evidence, version FROM gaps
+        detected_at, closed_at, filled, attempts, reason, evidence, version, filled_by, filled_at FROM gaps
         WHERE (?1 IS NULL OR symbol = ?1)"
         .to_owned();
     if filter.open_only {
@@ -44,6 +44,8 @@ fn gap_row(row: &Row<'_>) -> rusqlite::Result<Gap> {
         reason: row.get(13)?,
         evidence: read(row, 14, |text| serde_json::from_str(text).ok())?,
         version: row.get(15)?,
+        filled_by: row.get(16)?,
+        filled_at: row.get::<_, Option<i64>>(17)?.map(Timestamp),
     })
 }
 

@@ -177,6 +177,22 @@ pub(super) fn klines(
     rows.collect()
 }
 
+/// One-minute klines of these symbols from `since` on; no symbol is a question of its own to another process.
+pub(super) fn minutes(
+    connection: &Connection,
+    exchange: Exchange,
+    symbols: &[Symbol],
+    since: Timestamp,
+) -> rusqlite::Result<Vec<KlineRow>> {
+    let range = Range { first: since.micros(), last: i64::MAX };
+    let mut rows = Vec::new();
+    for symbol in symbols {
+        let stream = Stream::new(exchange, symbol.clone(), Channel::Kline(Interval::M1));
+        rows.append(&mut klines(connection, &stream, Interval::M1, range, usize::MAX)?);
+    }
+    Ok(rows)
+}
+
 fn trade_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<TradeRow> {
     let trade = Trade {
         id: row.get(1)?,

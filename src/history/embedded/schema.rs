@@ -11,7 +11,8 @@ pub(super) const SCHEMA: Schema = Schema {
     name: "history",
     // "TKhi"
     application_id: 0x544b_6869,
-    steps: &["CREATE TABLE identity(one INTEGER PRIMARY KEY CHECK (one = 1), uuid TEXT NOT NULL) STRICT;
+    steps: &[
+        "CREATE TABLE identity(one INTEGER PRIMARY KEY CHECK (one = 1), uuid TEXT NOT NULL) STRICT;
 
          CREATE TABLE trades(
            exchange TEXT NOT NULL,
@@ -94,7 +95,20 @@ pub(super) const SCHEMA: Schema = Schema {
            report TEXT NOT NULL -- JSON
          ) STRICT, WITHOUT ROWID;
          CREATE INDEX job_runs_by_time ON job_runs(scheduled_at);
-         CREATE INDEX job_runs_by_job ON job_runs(job, scheduled_at);"],
+         CREATE INDEX job_runs_by_job ON job_runs(job, scheduled_at);",
+        // What `evidence` says, to be asked for by column, and what filled a gap.
+        "ALTER TABLE gaps ADD COLUMN detected_by TEXT NOT NULL DEFAULT '';
+         ALTER TABLE gaps ADD COLUMN previous_id INTEGER;
+         ALTER TABLE gaps ADD COLUMN next_id INTEGER;
+         ALTER TABLE gaps ADD COLUMN log_partition INTEGER;
+         ALTER TABLE gaps ADD COLUMN log_offset INTEGER;
+         ALTER TABLE gaps ADD COLUMN connection INTEGER;
+         ALTER TABLE gaps ADD COLUMN filled_by TEXT NOT NULL DEFAULT '';
+         ALTER TABLE gaps ADD COLUMN filled_at INTEGER;
+         UPDATE gaps SET detected_by = ifnull(evidence ->> '$.by', ''), previous_id = evidence ->> '$.previous',
+           next_id = evidence ->> '$.next', log_partition = evidence ->> '$.partition',
+           log_offset = evidence ->> '$.offset', connection = evidence ->> '$.connection';",
+    ],
     // A batch of many symbols touches a page of each: small pages write less (measured: a quarter less time).
     page_bytes: 4_096,
 };
@@ -109,4 +123,47 @@ pub(super) fn identity(connection: &Connection) -> Result<String, Failure> {
     let made = uuid::Uuid::new_v4().to_string();
     connection.execute("INSERT INTO identity(one, uuid) VALUES (1, ?1) ON CONFLICT DO NOTHING", [&made])?;
     Ok(select()?.unwrap_or(made))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_of_the_first_schema_is_brought_up_with_its_gaps() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        let first = Schema { steps: &SCHEMA.steps[..1], ..SCHEMA };
+        first
+            .open(&path)
+            .unwrap()
+            .execute_batch(
+                r#"INSERT INTO gaps VALUES ('a', 'binance', 'BTCUSDT', 'trade', 5, 9, NULL, NULL, 'filled', 1, 2, 5, 1,
+                   '', 3, '{"by":"neighbour","previous":4,"next":10,"partition":0,"offset":77,"connection":8}')"#,
+            )
+            .unwrap();
+        let upgraded = SCHEMA.open(&path).unwrap();
+        let row: (String, i64, i64, i64, i64, i64, String, Option<i64>) = upgraded
+            .query_row(
+                "SELECT detected_by, previous_id, next_id, log_partition, log_offset, connection, filled_by, filled_at
+                 FROM gaps",
+                [],
+                |row| {
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                        row.get(5)?,
+                        row.get(6)?,
+                        row.get(7)?,
+                    ))
+                },
+            )
+            .unwrap();
+        assert_eq!(row, ("neighbour".to_owned(), 4, 10, 0, 77, 8, String::new(), None));
+        let gap = super::super::ledger::gaps(&upgraded, &crate::history::GapFilter::default()).unwrap().remove(0);
+        assert_eq!((gap.range.first, gap.filled, gap.filled_by.as_str()), (5, 5, ""));
+    }
 }

@@ -25,13 +25,17 @@ const INSERT_KLINE: &str =
 
 const INSERT_GAP: &str =
     "INSERT INTO gaps(gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts,
-    state, detected_at, closed_at, filled, attempts, reason, version, evidence)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+    state, detected_at, closed_at, filled, attempts, reason, version, evidence, detected_by, previous_id, next_id,
+    log_partition, log_offset, connection, filled_by, filled_at)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
   ON CONFLICT DO UPDATE SET exchange = excluded.exchange, symbol = excluded.symbol, channel = excluded.channel,
     first_missing = excluded.first_missing, last_missing = excluded.last_missing, from_ts = excluded.from_ts,
     to_ts = excluded.to_ts, state = excluded.state, detected_at = excluded.detected_at,
     closed_at = excluded.closed_at, filled = excluded.filled, attempts = excluded.attempts,
-    reason = excluded.reason, version = excluded.version, evidence = excluded.evidence
+    reason = excluded.reason, version = excluded.version, evidence = excluded.evidence,
+    detected_by = excluded.detected_by, previous_id = excluded.previous_id, next_id = excluded.next_id,
+    log_partition = excluded.log_partition, log_offset = excluded.log_offset, connection = excluded.connection,
+    filled_by = excluded.filled_by, filled_at = excluded.filled_at
   WHERE excluded.version > version";
 
 // The log may have been made anew beside an older history: then the place is the newer frame's.
@@ -74,6 +78,14 @@ fn insert_gaps(connection: &Connection, gaps: &[Gap]) -> rusqlite::Result<()> {
             gap.reason,
             gap.version,
             evidence,
+            gap.evidence.by,
+            gap.evidence.previous,
+            gap.evidence.next,
+            gap.evidence.partition,
+            gap.evidence.offset,
+            gap.evidence.connection,
+            gap.filled_by,
+            gap.filled_at.map(|ts| ts.micros()),
         ])?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tapekeeper::gap::{Evidence, Gap, GapState, Range};
 use tapekeeper::history::{Batch, Count, CoverageDay, GapFilter, History, TradeRow, Watermark};
-use tapekeeper::market::{DAY_US, Interval, Stream, Symbol, Timestamp};
+use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
 use super::{BINANCE, NOON, run, runtime, symbol};
 use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trades};
@@ -130,6 +130,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
         partition: Some(0),
         offset: Some(77),
         connection: Some(3),
+        replaces: vec!["an older row".to_owned()],
     };
     let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, evidence, NOON);
     gap.from_ts = Some(NOON.plus_micros(-5));
@@ -142,7 +143,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     // An old version that arrives late changes nothing.
     put(&found).await;
     assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
-    gap.filled = 5;
+    gap.count(5, "rest", NOON.plus_micros(2));
     gap.to_ts = Some(NOON);
     assert!(gap.advance(GapState::Filled, "", NOON.plus_micros(2)));
     put(&gap).await;
@@ -345,13 +346,27 @@ async fn days_are_days_of_utc(store: &dyn HistoryStore) {
         rows.push(row);
     }
     history.insert(&trades(rows)).await.unwrap();
-    let day = |day, first, last, present, backfilled| CoverageDay { day, first, last, present, backfilled };
+    history.insert(&trades(vec![trade("XRPUSDT", 9)])).await.unwrap();
+    history.insert(&klines(vec![kline("XRPUSDT", 1)])).await.unwrap();
+    let day = |of: &Stream, day, first, last, present, backfilled| {
+        (of.clone(), CoverageDay { day, first, last, present, backfilled })
+    };
     let today = NOON.day();
-    assert_eq!(
-        history.days(&stream("BTCUSDT", "trade")).await.unwrap(),
-        [day(today - 1, 1, 1, 1, 0), day(today, 2, 3, 2, 1), day(today + 3, 4, 4, 1, 0)]
-    );
-    assert_eq!(history.days(&stream("ETHUSDT", "trade")).await.unwrap(), []);
+    let [btc, eth, xrp] = ["BTCUSDT", "ETHUSDT", "XRPUSDT"].map(|symbol| stream(symbol, "trade"));
+    let found = history.days(std::slice::from_ref(&btc)).await.unwrap();
+    let expected = [day(&btc, today - 1, 1, 1, 1, 0), day(&btc, today, 2, 3, 2, 1), day(&btc, today + 3, 4, 4, 1, 0)];
+    assert_eq!(found, expected);
+    assert_eq!(history.days(std::slice::from_ref(&eth)).await.unwrap(), []);
+    let minutes = stream("XRPUSDT", "kline_1m");
+    let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()]).await.unwrap();
+    assert_eq!(all.len(), 5, "one answer for all: {all:?}");
+    assert_eq!(all[..3], expected);
+    assert_eq!((&all[3].0, all[3].1.present, &all[4].0, all[4].1.present), (&xrp, 1, &minutes, 1));
+    let at = kline("XRPUSDT", 1).kline.open_time;
+    let symbols = [Symbol::new("BTCUSDT"), Symbol::new("XRPUSDT")];
+    let since = |at| history.minutes(Exchange::Binance, &symbols, at);
+    assert_eq!(since(at).await.unwrap(), [kline("XRPUSDT", 1)]);
+    assert_eq!(since(at.plus_micros(1)).await.unwrap(), []);
 }
 
 async fn klines_are_counted_by_open_time(store: &dyn HistoryStore) {
@@ -366,7 +381,8 @@ async fn klines_are_counted_by_open_time(store: &dyn HistoryStore) {
     assert_eq!(history.missing(&of, range(0, 9), 9).await.unwrap(), [range(0, 0), range(3, 4), range(7, 9)]);
     let listed = history.klines(&of, range(2, 5), 9).await.unwrap();
     assert_eq!(listed, [kline("BTCUSDT", 2), kline("BTCUSDT", 5)]);
-    let days = history.days(&of).await.unwrap();
+    let days: Vec<CoverageDay> =
+        history.days(std::slice::from_ref(&of)).await.unwrap().into_iter().map(|(_, day)| day).collect();
     assert_eq!(days, [CoverageDay { day: NOON.day(), first: at(1), last: at(6), present: 4, backfilled: 0 }]);
     assert_eq!(history.count(&stream("BTCUSDT", "kline_5m"), range(0, 9)).await.unwrap(), Count::default());
 }

@@ -179,8 +179,16 @@ impl History for Patient<dyn History> {
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
         retry(|| self.0.missing(stream, range, limit)).await
     }
-    async fn days(&self, stream: &Stream) -> Result<Vec<CoverageDay>, HistoryError> {
-        retry(|| self.0.days(stream)).await
+    async fn minutes(
+        &self,
+        exchange: Exchange,
+        symbols: &[Symbol],
+        since: Timestamp,
+    ) -> Result<Vec<KlineRow>, HistoryError> {
+        retry(|| self.0.minutes(exchange, symbols, since)).await
+    }
+    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        retry(|| self.0.days(streams)).await
     }
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         retry(|| self.0.gaps(filter)).await

@@ -100,3 +100,45 @@ async fn what_the_cache_has_and_history_lacks_goes_to_backfill() {
     app.stop_well().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn klines_are_verified_against_the_exchange_and_their_trades() {
+    let mut options = super::market::generated(seed(), &["BTCUSDT"], 300.0, "");
+    // Klines are verified a minute after they closed: this exchange's are old.
+    let system = tapekeeper::clock::Clock::system();
+    options.clock = tapekeeper::clock::Clock::from_fn(move || system.now().plus_micros(-1_800_000_000));
+    let simulator = super::market::open(options).await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade", "kline_1m"]));
+    app.start().await;
+    let klines = || History::open(&app).number("SELECT count(*) FROM klines");
+    eventually("three klines are closed", PATIENCE, async || (klines() >= 3).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    let verify = async || {
+        let output = app.command(&["jobs", "run", "kline-verify", "--wait", "--format", "json"]).await;
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let run: Value = serde_json::from_str(&output.out).unwrap();
+        serde_json::from_str::<Value>(run["report"].as_str().unwrap()).unwrap()
+    };
+    let report = verify().await;
+    let looked_at = report["klines"].as_u64().unwrap();
+    assert!(looked_at >= 3 && report["against_rest"] == looked_at && report["differences"] == 0, "{report}");
+    assert!(report["against_trades"].as_u64().unwrap() >= 1, "{report}");
+    let last = "(SELECT max(open_time) FROM klines)";
+    assert_eq!(
+        delete(&app, &format!("UPDATE klines SET low = '0.5', trade_count = trade_count + 1 WHERE open_time = {last}")),
+        1
+    );
+    let report = verify().await;
+    let mut found: Vec<String> = report["listed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| format!("{} {}", found["against"].as_str().unwrap(), found["field"].as_str().unwrap()))
+        .collect();
+    found.sort();
+    assert_eq!(found, ["rest low", "rest trade_count", "trades low", "trades trade_count"], "{report}");
+    assert!(app.log().contains("differs from trades: low is stored as 0.5"), "the journal says so");
+    app.stop_well().await;
+    simulator.stop().await;
+}

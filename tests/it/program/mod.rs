@@ -17,6 +17,8 @@ mod market;
 mod notify;
 mod refused;
 mod reload;
+mod repairs;
 mod restart;
+mod rotation;
 mod truth;
 mod usage;

@@ -126,9 +126,36 @@ async fn a_newer_schema_is_refused_naming_both_versions() {
     ask(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (41)");
     let refusal = ClickhouseHistory::new(&options).identity().await.unwrap_err();
     assert!(
-        matches!(&refusal, HistoryError::Schema(text) if text.contains("41") && text.contains("up to 1")),
+        matches!(&refusal, HistoryError::Schema(text) if text.contains("41") && text.contains("up to 2")),
         "{refusal}"
     );
+}
+
+#[tokio::test]
+async fn a_history_of_the_first_schema_is_brought_up_with_its_gaps() {
+    let Some(clickhouse) = Clickhouse::shared() else { return };
+    let options = clickhouse.database();
+    ClickhouseHistory::new(&options).identity().await.unwrap();
+    for column in
+        ["detected_by", "previous_id", "next_id", "log_partition", "log_offset", "connection", "filled_by", "filled_at"]
+    {
+        ask(&options, &format!("ALTER TABLE {{db}}.gaps DROP COLUMN {column}"));
+    }
+    ask(&options, "TRUNCATE TABLE {db}.schema_migrations");
+    ask(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (1)");
+    ask(
+        &options,
+        r#"INSERT INTO {db}.gaps (gap_id, exchange, symbol, channel, first_missing, last_missing, state, detected_at,
+           filled, attempts, reason, version, evidence)
+           VALUES ('a', 'binance', 'BTCUSDT', 'trade', 5, 9, 'open', now64(6), 0, 0, '', 1,
+           '{"by":"neighbour","previous":4,"next":null,"partition":0,"offset":77,"connection":8}')"#,
+    );
+    let history = ClickhouseHistory::new(&options);
+    let gaps = history.gaps(&tapekeeper::history::GapFilter::default()).await.unwrap();
+    assert_eq!((gaps.len(), gaps[0].evidence.previous, gaps[0].filled_at), (1, Some(4), None));
+    let columns = "detected_by, previous_id, next_id, log_partition, log_offset, connection, filled_by, filled_at";
+    let row = ask(&options, &format!("SELECT {columns} FROM {{db}}.gaps FINAL"));
+    assert_eq!(row, "neighbour\t4\t\\N\t0\t77\t8\t\t\\N");
 }
 
 #[tokio::test]

@@ -1,0 +1,236 @@
+//! Stored klines against what they are made of: the exchange's own over REST, and the recorded trades.
+//!
+//! Equality is exact. A difference is told and changes nothing: which side is right only a person can say.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use rust_decimal::Decimal;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::backfill::Parts;
+use crate::gap::Range;
+use crate::history::{History, KlineRow};
+use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
+
+/// Trades read at a time.
+const TRADES_MAX: usize = 20_000;
+/// Klines read at a time; a page of the exchange's.
+const KLINES_MAX: usize = 1_000;
+/// Differences that a report lists; all are counted.
+const LISTED_MAX: usize = 1_000;
+/// Differences that the journal gets of one run.
+const LOGGED_MAX: usize = 20;
+
+/// One number of one kline that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// Whose.
+    pub exchange: String,
+    /// Which symbol.
+    pub symbol: String,
+    /// `kline_1m`...
+    pub channel: String,
+    /// When the kline opened, RFC 3339.
+    pub open_time: String,
+    /// What it was compared with: `rest` or `trades`.
+    pub against: &'static str,
+    /// `open`, `high`, `low`, `close`, `volume`, `quote_volume` or `trade_count`.
+    pub field: &'static str,
+    /// What history has.
+    pub stored: String,
+    /// What it was compared with.
+    pub found: String,
+}
+
+/// The outcome of a verification.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct VerifyReport {
+    /// Klines looked at.
+    pub klines: usize,
+    /// Of these, how many the exchange was asked for and had.
+    pub against_rest: usize,
+    /// Of these, how many were made again of their trades.
+    pub against_trades: usize,
+    /// How many could not be made again: their trades are not recorded, not whole, or their ids are not known.
+    pub without_trades: usize,
+    /// Numbers that differ.
+    pub differences: usize,
+    /// The first of them.
+    pub listed: Vec<Difference>,
+    /// Streams that the exchange did not answer for, and why.
+    pub unanswered: Vec<String>,
+}
+
+/// Verifies the klines of these streams that closed in `from..to` (the end of the one before `to` included).
+pub async fn verify_klines(
+    history: &Arc<dyn History>,
+    backfill: &Parts,
+    streams: &[Stream],
+    (from, to): (Timestamp, Timestamp),
+    cancel: &CancellationToken,
+) -> anyhow::Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    for stream in streams {
+        let Channel::Kline(interval) = stream.channel else { continue };
+        let trades = Stream::new(stream.exchange, stream.symbol.clone(), Channel::Trade);
+        let trades = streams.contains(&trades).then_some(trades);
+        let step = interval.micros();
+        let mut rest = Range::new(from.micros() - step + 1, to.micros() - step);
+        while let Some(part) = rest {
+            ensure!(!cancel.is_cancelled(), "cancelled after {} klines", report.klines);
+            let rows = history.klines(stream, part, KLINES_MAX).await.context("read stored klines")?;
+            let (Some(first), Some(last)) = (rows.first(), rows.last()) else { break };
+            let asked = Range { first: first.kline.open_time.micros(), last: last.kline.open_time.micros() };
+            report.klines += rows.len();
+            against_rest(backfill, stream, interval, &rows, asked, cancel, &mut report).await;
+            for row in &rows {
+                ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
+                against_trades(history, trades.as_ref(), stream, &row.kline, &mut report).await?;
+            }
+            rest = Range::new(asked.last + step, part.last).filter(|_| rows.len() == KLINES_MAX);
+        }
+    }
+    Ok(report)
+}
+
+async fn against_rest(
+    backfill: &Parts,
+    stream: &Stream,
+    interval: Interval,
+    rows: &[KlineRow],
+    asked: Range,
+    cancel: &CancellationToken,
+    report: &mut VerifyReport,
+) {
+    let Some(rest) = backfill.rest.get(&stream.exchange) else { return };
+    let page = (KLINES_MAX as i64 - 1) * interval.micros();
+    let mut theirs: HashMap<Timestamp, Kline> = HashMap::new();
+    let mut next = Some(asked.first);
+    while let Some(first) = next.filter(|first| *first <= asked.last) {
+        let range = Range { first, last: asked.last.min(first + page) };
+        match rest.klines(stream.symbol.as_str(), interval, range, cancel).await {
+            Ok(klines) => theirs.extend(klines.into_iter().map(|kline| (kline.open_time, kline))),
+            Err(_stopped) if cancel.is_cancelled() => return,
+            Err(error) => {
+                report.unanswered.push(format!("{stream}: {error}"));
+                return;
+            }
+        }
+        next = range.last.checked_add(interval.micros());
+    }
+    for row in rows {
+        let Some(kline) = theirs.get(&row.kline.open_time) else { continue };
+        report.against_rest += 1;
+        compare(stream, &row.kline, kline, "rest", report);
+    }
+}
+
+async fn against_trades(
+    history: &Arc<dyn History>,
+    trades: Option<&Stream>,
+    stream: &Stream,
+    kline: &Kline,
+    report: &mut VerifyReport,
+) -> anyhow::Result<()> {
+    if kline.trade_count == 0 {
+        // "No trades: n=0, o=h=l=c=previous close": nothing to make it of.
+        return Ok(());
+    }
+    let range = Range::new(kline.first_trade_id, kline.last_trade_id).filter(|range| range.first >= 0);
+    let made = match (trades, range) {
+        (Some(trades), Some(range)) => make(history, trades, range, kline).await?,
+        _ => None,
+    };
+    match made {
+        Some(made) => {
+            report.against_trades += 1;
+            compare(stream, kline, &made, "trades", report);
+        }
+        None => report.without_trades += 1,
+    }
+    Ok(())
+}
+
+/// The kline again, of its trades; `None` when one of them is not stored.
+async fn make(
+    history: &Arc<dyn History>,
+    trades: &Stream,
+    range: Range,
+    kline: &Kline,
+) -> anyhow::Result<Option<Kline>> {
+    let counted = history.count(trades, range).await.context("count a kline's trades")?;
+    if counted.present != range.len(1) {
+        return Ok(None);
+    }
+    let mut made: Option<Kline> = None;
+    let mut rest = Some(range);
+    while let Some(part) = rest {
+        let rows = history.trades(trades, part, TRADES_MAX).await.context("read a kline's trades")?;
+        for row in &rows {
+            add(&mut made, &row.trade, kline);
+        }
+        rest = rows.last().and_then(|row| Range::new(row.trade.id + 1, range.last));
+    }
+    // Not what trades tell.
+    Ok(made.map(|made| Kline { quote_volume: kline.quote_volume, ..made }))
+}
+
+fn add(made: &mut Option<Kline>, trade: &Trade, like: &Kline) {
+    let begun = Kline {
+        open: trade.price,
+        high: trade.price,
+        low: trade.price,
+        volume: Decimal::ZERO,
+        trade_count: 0,
+        ..*like
+    };
+    let made = made.get_or_insert(begun);
+    made.high = made.high.max(trade.price);
+    made.low = made.low.min(trade.price);
+    made.close = trade.price;
+    made.volume += trade.quantity;
+    made.trade_count += 1;
+}
+
+fn compare(stream: &Stream, stored: &Kline, found: &Kline, against: &'static str, report: &mut VerifyReport) {
+    let numbers = |kline: &Kline| {
+        [
+            ("open", plain(kline.open)),
+            ("high", plain(kline.high)),
+            ("low", plain(kline.low)),
+            ("close", plain(kline.close)),
+            ("volume", plain(kline.volume)),
+            ("quote_volume", plain(kline.quote_volume)),
+            ("trade_count", kline.trade_count.to_string()),
+        ]
+    };
+    for ((field, stored_number), (_, found)) in numbers(stored).into_iter().zip(numbers(found)) {
+        if stored_number == found {
+            continue;
+        }
+        report.differences += 1;
+        let open_time = stored.open_time.rfc3339();
+        if report.differences <= LOGGED_MAX {
+            warn!(
+                EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol,
+                "the kline of {stream} at {open_time} differs from {against}: {field} is stored as {stored_number}, \
+                 found {found}"
+            );
+        }
+        if report.listed.len() < LISTED_MAX {
+            report.listed.push(Difference {
+                exchange: stream.exchange.to_string(),
+                symbol: stream.symbol.to_string(),
+                channel: stream.channel.to_string(),
+                open_time,
+                against,
+                field,
+                stored: stored_number,
+                found,
+            });
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Pages of what is missing: asked of the exchange, written, and what it serves around them.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::exchange::rest::{Rest, RestError};
+use crate::gap::{Gap, GapState, Range, RangeSet};
+use crate::history::{Batch, KlineRow, TradeRow};
+use crate::market::{Channel, Interval, Kline, Timestamp};
+use crate::pulse::Pulses;
+use crate::writer::Rows;
+
+use super::Parts;
+use super::repair::Trouble;
+
+/// Most rows one page of this gap has.
+pub(super) fn page_max(parts: &Parts, gap: &Gap) -> i64 {
+    let dialect = &parts.dialects[&gap.stream.exchange];
+    match gap.stream.channel {
+        Channel::Trade => dialect.trades_page_max(),
+        _ => dialect.klines_page_max(),
+    }
+}
+
+/// A position and the exchange's time of it.
+pub(super) type Place = (i64, Timestamp);
+
+/// Asks for one page and stores what of it is missing; returns the places that were served.
+pub(super) async fn fetch(
+    parts: &Parts,
+    gap: &mut Gap,
+    page: Range,
+    missing: &RangeSet,
+    stop: &CancellationToken,
+) -> Result<Vec<Place>, Trouble> {
+    let rows = match gap.stream.channel {
+        Channel::Trade => trades(parts, gap, page, stop).await,
+        Channel::Kline(interval) => klines(parts, gap, interval, page, stop).await,
+        Channel::BookTicker => unreachable!("books are not numbered"),
+    };
+    let (mut batch, served) = rows.map_err(|error| Trouble::of(parts, error))?;
+    batch.trades.retain(|row| missing.contains(row.trade.id));
+    batch.klines.retain(|row| missing.contains(row.kline.open_time.micros()));
+    if batch.is_empty() {
+        return Ok(served);
+    }
+    if gap.state == GapState::Open {
+        gap.advance(GapState::Filling, "", parts.clock.now());
+        let recorded = parts.record(gap, &[]).await;
+        if !recorded.map_err(|error| Trouble::Wait(parts.clock.now(), error.to_string()))? {
+            return Err(Trouble::Superseded);
+        }
+    }
+    let count = batch.rows();
+    let rows = Rows { batch, ..Rows::default() };
+    let pulse = Pulses::default().watch("repair");
+    match parts.writer.write(&rows, &pulse, stop).await {
+        Ok(_set_aside) => parts.count_rows(count),
+        Err(error) => return Err(Trouble::Wait(parts.clock.now(), error.to_string())),
+    }
+    Ok(served)
+}
+
+async fn trades(
+    parts: &Parts,
+    gap: &Gap,
+    page: Range,
+    stop: &CancellationToken,
+) -> Result<(Batch, Vec<Place>), RestError> {
+    let trades = rest(parts, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
+    let served = trades.iter().map(|trade| (trade.id, trade.ts)).collect();
+    let received_at = parts.clock.now();
+    let rows = trades.into_iter().filter(|trade| page.contains(trade.id)).map(|trade| TradeRow {
+        exchange: gap.stream.exchange,
+        symbol: gap.stream.symbol.clone(),
+        trade,
+        received_at,
+        is_backfilled: true,
+    });
+    Ok((Batch { trades: rows.collect(), token: token(gap, page), ..Batch::default() }, served))
+}
+
+async fn klines(
+    parts: &Parts,
+    gap: &Gap,
+    interval: Interval,
+    page: Range,
+    stop: &CancellationToken,
+) -> Result<(Batch, Vec<Place>), RestError> {
+    let rest = rest(parts, gap);
+    // Which klines are closed is a matter of the exchange's clock, not ours: ask it (1 of weight). When it does
+    // not say, its offset as last measured has to do.
+    if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
+        return Err(RestError::Stopped);
+    }
+    let mut klines = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
+    klines.retain(|kline| kline.closed && page.contains(kline.open_time.micros()));
+    number(parts, gap, &mut klines, stop).await?;
+    let served = klines.iter().map(|kline| (kline.open_time.micros(), kline.open_time)).collect();
+    let rows = klines.into_iter().map(|kline| KlineRow {
+        exchange: gap.stream.exchange,
+        symbol: gap.stream.symbol.clone(),
+        kline,
+        is_backfilled: true,
+    });
+    Ok((Batch { klines: rows.collect(), token: token(gap, page), ..Batch::default() }, served))
+}
+
+/// Gives klines over REST the first and last trade id they come without. Ids are contiguous, and a kline
+/// has n of them: n = L - f + 1, and the next kline with trades begins at L + 1. So one question for the
+/// first id numbers the whole run.
+async fn number(parts: &Parts, gap: &Gap, klines: &mut [Kline], stop: &CancellationToken) -> Result<(), RestError> {
+    let Some(first) = klines.iter().find(|kline| kline.trade_count > 0) else { return Ok(()) };
+    let asked = rest(parts, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
+    let Some(mut next) = asked else { return Ok(()) };
+    let step = gap.stream.channel.step().unwrap_or(1);
+    let mut expected = None;
+    for kline in klines {
+        if expected.is_some_and(|at| at != kline.open_time.micros()) {
+            // A kline is absent from the answer, and its trades were not counted: the rest stays unnumbered.
+            return Ok(());
+        }
+        expected = Some(kline.open_time.micros() + step);
+        if kline.trade_count > 0 {
+            kline.first_trade_id = next;
+            kline.last_trade_id = next + kline.trade_count - 1;
+            next += kline.trade_count;
+        }
+    }
+    Ok(())
+}
+
+/// The lowest place from `position` up that the exchange serves; `None` when it serves none, or cannot be believed.
+pub(super) async fn lowest_from(
+    parts: &Parts,
+    gap: &Gap,
+    position: i64,
+    stop: &CancellationToken,
+) -> Result<Option<Place>, RestError> {
+    let (rest, symbol) = (rest(parts, gap), gap.stream.symbol.as_str());
+    let Channel::Kline(interval) = gap.stream.channel else {
+        return Ok(rest.trade_from(symbol, position, stop).await?.map(|trade| (trade.id, trade.ts)));
+    };
+    let reach = (page_max(parts, gap) - 1) * interval.micros();
+    let newest = rest.exchange_now().micros().div_euclid(interval.micros()) * interval.micros();
+    // What follows at once, else what is newest: klines of a symbol do not stop in between for a thousand intervals.
+    for first in [position, (newest - reach).max(position)] {
+        let page = rest.klines(symbol, interval, Range { first, last: first.saturating_add(reach) }, stop).await?;
+        if let Some(kline) = page.iter().find(|kline| kline.closed) {
+            return Ok(Some((kline.open_time.micros(), kline.open_time)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the exchange serves something in the page below `position`.
+pub(super) async fn serves_below(
+    parts: &Parts,
+    gap: &Gap,
+    position: i64,
+    stop: &CancellationToken,
+) -> Result<bool, RestError> {
+    let step = gap.stream.channel.step().expect("only numbered streams have gaps");
+    let first = position.saturating_sub(page_max(parts, gap) * step).max(0);
+    let Some(range) = Range::new(first, position - step) else { return Ok(false) };
+    let (rest, symbol) = (rest(parts, gap), gap.stream.symbol.as_str());
+    Ok(match gap.stream.channel {
+        Channel::Kline(interval) => !rest.klines(symbol, interval, range, stop).await?.is_empty(),
+        _ => !rest.trades(symbol, range, stop).await?.is_empty(),
+    })
+}
+
+fn token(gap: &Gap, page: Range) -> String {
+    format!("fill:{}:{}-{}:{}", gap.stream, page.first, page.last, gap.attempts)
+}
+
+fn rest<'a>(parts: &'a Parts, gap: &Gap) -> &'a Rest {
+    &parts.rest[&gap.stream.exchange]
+}

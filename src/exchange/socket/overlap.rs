@@ -1,0 +1,107 @@
+//! What two connections with the same streams have both delivered. Pure.
+//!
+//! Positions of a stream come in order on each connection. When the new one has delivered a position that the old one
+//! had reached, everything behind it is on the new one, and the old one is no longer needed for that stream.
+
+use std::collections::HashMap;
+
+use crate::exchange::{Decoded, Dialect, Event};
+use crate::market::{Channel, Stream, Symbol};
+
+/// Which of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Old,
+    New,
+}
+
+/// The streams of two connections while both are open.
+#[derive(Debug)]
+pub(super) struct Overlap {
+    streams: HashMap<(Symbol, Channel), Seen>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The highest position of the old connection.
+    old_last: Option<i64>,
+    /// The lowest position of the new connection.
+    new_first: Option<i64>,
+}
+
+impl Overlap {
+    /// Nothing was delivered yet.
+    pub(super) fn new(streams: &[Stream]) -> Self {
+        let key = |stream: &Stream| ((stream.symbol.clone(), stream.channel), Seen::default());
+        Self { streams: streams.iter().map(key).collect() }
+    }
+
+    /// Takes a frame that one of them delivered; what is no market data says nothing.
+    pub(super) fn note(&mut self, side: Side, dialect: &dyn Dialect, payload: &[u8]) {
+        let Ok(Decoded::Market { symbol, event, .. }) = dialect.decode(payload) else { return };
+        let (channel, position) = match event {
+            Event::Trade(trade) => (Channel::Trade, trade.id),
+            Event::Kline(kline) => (Channel::Kline(kline.interval), kline.open_time.micros()),
+            Event::Book(book) => (Channel::BookTicker, book.update_id),
+        };
+        let Some(seen) = self.streams.get_mut(&(Symbol::new(symbol), channel)) else { return };
+        match side {
+            Side::Old => seen.old_last = seen.old_last.max(Some(position)),
+            Side::New => seen.new_first = Some(seen.new_first.map_or(position, |first| first.min(position))),
+        }
+    }
+
+    /// Whether the new connection has delivered, of every stream, a position that the old one had reached.
+    pub(super) fn is_complete(&self) -> bool {
+        self.streams
+            .values()
+            .all(|seen| matches!((seen.old_last, seen.new_first), (Some(old), Some(new)) if new <= old))
+    }
+
+    /// Streams that the old connection delivers and the new one does not: it must not be given up for them.
+    pub(super) fn lacking(&self) -> usize {
+        self.streams.values().filter(|seen| seen.old_last.is_some() && seen.new_first.is_none()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::binance::Binance;
+
+    fn trade(symbol: &str, id: i64) -> String {
+        format!(
+            r#"{{"stream":"{}@trade","data":{{"e":"trade","E":1,"s":"{symbol}","t":{id},"p":"1","q":"1","T":1,"m":true,"M":true}}}}"#,
+            symbol.to_lowercase()
+        )
+    }
+
+    fn overlap(symbols: &[&str], notes: &[(Side, &str, i64)]) -> Overlap {
+        let streams = symbols.iter().map(|symbol| format!("binance:{symbol}:trade").parse().unwrap());
+        let mut overlap = Overlap::new(&streams.collect::<Vec<Stream>>());
+        for (side, symbol, id) in notes {
+            overlap.note(*side, &Binance, trade(symbol, *id).as_bytes());
+        }
+        overlap
+    }
+
+    #[test]
+    fn both_must_have_seen_a_position_of_every_stream() {
+        use Side::{New, Old};
+        for (notes, complete) in [
+            (&[][..], false),
+            (&[(Old, "AAA", 5)][..], false),
+            (&[(New, "AAA", 5)][..], false),
+            (&[(Old, "AAA", 5), (New, "AAA", 6)][..], false),
+            (&[(Old, "AAA", 5), (New, "AAA", 6), (Old, "AAA", 6)][..], true),
+            (&[(Old, "AAA", 5), (New, "AAA", 4), (New, "AAA", 5)][..], true),
+            (&[(Old, "BBB", 5), (New, "BBB", 5)][..], false),
+        ] {
+            assert_eq!(overlap(&["AAA"], notes).is_complete(), complete, "{notes:?}");
+        }
+        let notes = [(Old, "AAA", 5), (New, "AAA", 5), (Old, "BBB", 1)];
+        let two = overlap(&["AAA", "BBB"], &notes);
+        assert!(!two.is_complete());
+        assert_eq!(two.lacking(), 1);
+    }
+}

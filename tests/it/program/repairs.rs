@@ -1,0 +1,53 @@
+//! What a repair makes of ranges that the exchange does not serve, or no longer.
+
+use serde_json::{Value, json};
+use tapekeeper::market::Symbol;
+use tapekeeper::simulator::Fault;
+
+use super::app::{PATIENCE, TestApp, eventually, feed, seed};
+use super::market::market;
+use super::truth::{History, assert_complete};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_exchange_does_not_serve_is_unrecoverable_and_says_why() {
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 300.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
+    app.start().await;
+    let count = || History::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'BTCUSDT'");
+    eventually("trades are stored", PATIENCE, async || (count() >= 400).then_some(())).await;
+    let output = app.command(&["backfill", "--symbol", "BTCUSDT", "--from", "1", "--to", "2"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let gone = "SELECT reason FROM gaps WHERE state = 'unrecoverable' AND first_missing = 1 AND last_missing = 2";
+    let reason = eventually("ids below all that is served are unrecoverable", PATIENCE * 2, async || {
+        History::open(&app).texts(gone).pop()
+    })
+    .await;
+    assert!(reason.contains("no longer served") && reason.contains("would have been served until"), "{reason}");
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
+    // From here on the exchange has forgotten the first trades, and they are deleted behind our back.
+    let first = History::open(&app).number("SELECT min(trade_id) FROM trades WHERE symbol = 'BTCUSDT'");
+    simulator.control.inject(&Fault::Forget(Symbol::new("BTCUSDT"), first + 100));
+    let connection = rusqlite::Connection::open(app.data_dir.join("history.db")).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    let sql = "DELETE FROM trades WHERE symbol = 'BTCUSDT' AND trade_id BETWEEN ?1 AND ?2";
+    assert_eq!(connection.execute(sql, [first + 50, first + 149]).unwrap(), 100);
+    assert_eq!(app.command(&["jobs", "run", "gap-sweep", "--wait"]).await.code, Some(0));
+    let fates = format!(
+        "SELECT state || ' ' || (first_missing - {first}) || '..' || (last_missing - {first}) FROM gaps
+         WHERE detected_by = 'sweep' AND closed_at IS NOT NULL ORDER BY first_missing, last_missing"
+    );
+    let expected = ["unrecoverable 50..99", "superseded 50..149", "filled 100..149"];
+    eventually("the gap is split into what became of it", PATIENCE * 2, async || {
+        (History::open(&app).texts(&fates) == expected).then_some(())
+    })
+    .await;
+    assert_eq!(app.command(&["coverage"]).await.code, Some(1), "what is gone is missing");
+    let gaps = app.command(&["gaps", "--format", "json"]).await.out;
+    let gaps: Vec<Value> = gaps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let filled = gaps.iter().find(|gap| gap["state"] == "filled").unwrap();
+    assert_eq!((&filled["filled_by"], &filled["evidence"]["by"]), (&json!("rest"), &json!("sweep")), "{filled}");
+    assert!(filled["filled_at"].is_string() && filled["detected_at"].is_string(), "{filled}");
+    app.stop_well().await;
+    simulator.stop().await;
+}
