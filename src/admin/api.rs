@@ -26,6 +26,8 @@ type Answer = Result<Json<Value>, Refusal>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Named = Result<Path<String>, PathRejection>;
 
+/// Longest reason for a pause that is kept: a sentence, not a document.
+const REASON_MAX: usize = 500;
 /// Most rows one answer lists.
 const ROWS_MAX: usize = 10_000;
 
@@ -51,6 +53,13 @@ pub struct Gaps {
 pub struct Runs {
     job: Option<String>,
     limit: Option<usize>,
+}
+
+/// `?reason=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    reason: Option<String>,
 }
 
 /// `?wait=true`.
@@ -152,7 +161,8 @@ pub async fn job_history(State(desk): State<Arc<Desk>>, asked: Asked<Runs>) -> A
     let asked = query(asked)?;
     let limit = at_most(asked.limit, 100);
     let runs = desk.history.runs(asked.job.as_deref(), limit).await.context("read the runs");
-    Ok(Json(json!(runs.map_err(|error| Refusal::unavailable(&error))?)))
+    let runs = runs.map_err(|error| Refusal::unavailable(&error))?;
+    Ok(Json(runs.iter().map(view::run).collect()))
 }
 
 /// Runs a job now; with `?wait=true` the answer is the finished run.
@@ -160,7 +170,7 @@ pub async fn run_job(State(desk): State<Arc<Desk>>, named: Named, asked: Asked<W
     let Path(name) = named?;
     let started = if query(asked)?.wait {
         let ended = desk.jobs.run_to_end(&name).await.map_err(|error| Refusal::unavailable(&error))?;
-        ended.map(|run| json!(run))
+        ended.map(|run| view::run(&run))
     } else {
         let started = desk.jobs.run(&name).await.map_err(|error| Refusal::unavailable(&error))?;
         started.map(|run_id| json!({ "run_id": run_id }))
@@ -173,20 +183,30 @@ pub async fn run_job(State(desk): State<Arc<Desk>>, named: Named, asked: Asked<W
     })
 }
 
-pub async fn pause_job(State(desk): State<Arc<Desk>>, named: Named) -> Answer {
-    pause(&desk, named, true).await
+/// Pauses a job, over restarts too; `?reason=` is for those who wonder later.
+pub async fn pause_job(State(desk): State<Arc<Desk>>, named: Named, asked: Asked<Why>) -> Answer {
+    let reason = query(asked)?.reason.filter(|reason| !reason.trim().is_empty());
+    let reason: String = reason.unwrap_or_else(|| "by hand".to_owned()).chars().take(REASON_MAX).collect();
+    let Path(name) = named?;
+    let known = desk.jobs.pause(&name, &reason).await;
+    paused(known, json!({ "job": name, "paused": true, "reason": reason }))
 }
 
 pub async fn resume_job(State(desk): State<Arc<Desk>>, named: Named) -> Answer {
-    pause(&desk, named, false).await
+    let Path(name) = named?;
+    let known = desk.jobs.resume(&name).await;
+    paused(known, json!({ "job": name, "paused": false }))
 }
 
-async fn pause(desk: &Desk, named: Named, paused: bool) -> Answer {
-    let Path(name) = named?;
-    match desk.jobs.pause(&name, paused).await.map_err(|error| Refusal::unavailable(&error))? {
-        true => Ok(Json(json!({ "job": name, "paused": paused }))),
-        false => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_job", format!("there is no job `{name}`"))),
+fn paused(known: anyhow::Result<bool>, answer: Value) -> Answer {
+    match known.map_err(|error| Refusal::unavailable(&error))? {
+        true => Ok(Json(answer)),
+        false => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_job", unknown(answer["job"].as_str()))),
     }
+}
+
+fn unknown(name: Option<&str>) -> String {
+    format!("there is no job `{}`", name.unwrap_or_default())
 }
 
 /// Reads configuration and schedule again; 422 with every error when they are bad, and nothing changes.
@@ -197,7 +217,7 @@ pub async fn reload(State(desk): State<Arc<Desk>>, asked: Asked<DryRun>) -> Answ
     desk.reloads.try_send(request).map_err(|_full| busy())?;
     let outcome = tokio::time::timeout(Duration::from_secs(30), answered).await;
     match outcome {
-        Ok(Ok(Ok(said))) => Ok(Json(json!({ "changed": said }))),
+        Ok(Ok(Ok(reloaded))) => Ok(Json(view::reloaded(&reloaded))),
         Ok(Ok(Err(why))) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded", why)),
         Ok(Err(_)) | Err(_) => Err(busy()),
     }

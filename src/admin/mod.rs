@@ -38,6 +38,7 @@ use crate::health::Health;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::JobsHandle;
+use crate::jobs::planner::Changes;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
 use crate::pulse::Pulses;
@@ -47,12 +48,21 @@ const BODY_MAX: usize = 64 << 10;
 /// A loop that has not beaten for so long makes `/healthz` fail; systemd's watchdog acts at the same age.
 const BEAT_MAX: Duration = Duration::from_secs(10);
 
-/// Asks for a reload; answered with what changed in words, or why nothing did.
+/// What a reload changed, or would change.
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// In words.
+    pub said: String,
+    /// The schedule's part of it.
+    pub jobs: Changes,
+}
+
+/// Asks for a reload; answered with what changed, or why nothing did.
 pub struct ReloadRequest {
     /// Only say what would change.
     pub dry_run: bool,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Result<String, String>>,
+    pub answer: oneshot::Sender<Result<Reloaded, String>>,
 }
 
 /// What is shown and who is asked.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::gap::Gap;
+use crate::history::JobRun;
 use crate::jobs::JobStatus;
+use crate::jobs::planner::Changes;
 use crate::market::{Stream, Timestamp};
 
-use super::{BEAT_MAX, Desk};
+use super::{BEAT_MAX, Desk, Reloaded};
 
 /// How long a store that is away may keep whoever looks at the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -87,6 +89,26 @@ pub fn gap(gap: &Gap) -> Value {
         "attempts": gap.attempts,
         "reason": gap.reason,
         "evidence": gap.evidence,
+    })
+}
+
+/// A run as shown: history's columns, how late it started, and its report as the document that it is.
+pub fn run(run: &JobRun) -> Value {
+    let mut shown = json!(run);
+    shown["lateness_ms"] = json!(run.lateness_us().map(|late| late / 1_000));
+    shown["report"] = serde_json::from_str(&run.report).unwrap_or(Value::Null);
+    shown
+}
+
+/// What a reload changed; `next_runs` are those of the schedule as it is afterwards.
+pub fn reloaded(reloaded: &Reloaded) -> Value {
+    let Changes { added, changed, removed, next } = &reloaded.jobs;
+    let next_run =
+        |(job, at): &(String, Option<Timestamp>)| json!({ "job": job, "next_run": at.map(Timestamp::rfc3339) });
+    json!({
+        "changed": reloaded.said,
+        "jobs": { "added": added, "changed": changed, "removed": removed },
+        "next_runs": next.iter().map(next_run).collect::<Vec<_>>(),
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow};
 use tracing::info;
 
+use crate::admin::Reloaded;
 use crate::config::{self, Config};
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
@@ -38,7 +39,7 @@ pub async fn apply(
     config: &Config,
     schedule: &Schedule,
     dry_run: bool,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Reloaded> {
     let fixed: Vec<String> = service.config.diff(config).into_iter().filter(|key| !key.starts_with("feed")).collect();
     if !fixed.is_empty() {
         return Err(anyhow!("{} cannot change while running: this needs a restart", fixed.join(", ")));
@@ -72,12 +73,11 @@ pub async fn apply(
         feeds.feeds = config.feeds.clone();
     }
     let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
-    said.push_str("; ");
-    said.push_str(&jobs);
+    said.push_str(&format!("; {jobs}"));
     if dry_run {
         info!("a reload would change: {said}");
     } else {
         info!(MESSAGE_ID = messages::RELOADED, "reloaded: {said}");
     }
-    Ok(said)
+    Ok(Reloaded { said, jobs })
 }

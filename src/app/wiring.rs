@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Desk, ReloadRequest};
+use crate::admin::{self, Desk, ReloadRequest, Reloaded};
 use crate::exchange::Feed;
 use crate::exit::Failure;
 use crate::history::HistoryError;
@@ -26,7 +26,7 @@ use crate::systemd;
 use super::market::Market;
 use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Service};
-use super::{reload, venue};
+use super::{conditions, events, reload, venue};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -66,7 +66,13 @@ pub async fn begin(
         }),
         clock: service.clock.clone(),
     };
-    let parts = RunnerParts { services, history: service.history.clone(), clock: service.clock.clone() };
+    let parts = RunnerParts {
+        services,
+        history: service.history.clone(),
+        clock: service.clock.clone(),
+        health: service.health.clone(),
+        conditions: conditions::of(service),
+    };
     let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
     if resumed.is_cancelled() {
         supersede_removed(service).await.context("supersede the gaps of removed feeds")?;
@@ -93,6 +99,8 @@ pub async fn begin(
     }
     let (pulse, stop) = (service.pulses.watch("scheduler"), groups.jobs.stop.clone());
     groups.jobs.spawn("scheduler", runner.run(pulse, stop));
+    let events = events::watch(service.clone(), jobs.clone(), groups.jobs.stop.clone());
+    groups.jobs.spawn("events", events);
     for (&exchange, rest) in &service.backfill.rest {
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();
@@ -222,7 +230,7 @@ pub async fn watch(
     }
 }
 
-async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<String, String> {
+async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<Reloaded, String> {
     if dry_run {
         let (config, schedule) = launch.sources.load()?;
         return reload::apply(service, feeds, &config, &schedule, true).await.map_err(|error| format!("{error:#}"));

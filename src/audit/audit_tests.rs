@@ -243,7 +243,7 @@ async fn the_number_of_questions_does_not_grow_with_the_symbols() {
         let preload_asked = (of_history.calls(), of_cache.calls());
         assert!(check(&history, &cache, &streams).await.unwrap().issues.is_empty());
         let stop = CancellationToken::new();
-        let report = sweep(&history, &stores.backfill, &streams, &stop).await.unwrap();
+        let report = sweep(&history, &stores.backfill, &streams, None, &stop).await.unwrap();
         assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
         assert!(coverage(&history, &streams).await.unwrap().iter().all(|row| row.complete));
         asked.push((preload_asked, of_history.calls(), of_cache.calls()));
@@ -309,13 +309,32 @@ async fn a_sweep_finds_every_hole_also_behind_a_thousand_that_will_never_close()
         stores.backfill.ledger.with(|ledger| ledger.update(&gap));
     }
     let stop = CancellationToken::new();
-    let report = sweep(&stores.history, &stores.backfill, &trades(), &stop).await.unwrap();
+    let report = sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
     assert_eq!((report.streams, report.present, report.missing, report.opened), (1, 2_003, 2_003, 1));
     assert_eq!(stores.open_gaps().await, [("sweep".to_owned(), 4_003, 4_005)]);
-    let report = sweep(&stores.history, &stores.backfill, &trades(), &stop).await.unwrap();
+    let report = sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
     assert_eq!(report.opened, 0, "what is known is not opened again");
     stop.cancel();
-    assert!(sweep(&stores.history, &stores.backfill, &trades(), &stop).await.is_err());
+    assert!(sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.is_err());
+}
+
+#[tokio::test]
+async fn a_windowed_sweep_counts_its_own_stretch_and_adjoining_ones_miss_no_hole() {
+    let stores = Stores::new();
+    // A trade has the time OPEN + id ms: one a minute for an hour, with holes between all of them but a few.
+    stores.store("BTCUSDT", (1..=3_600_000).step_by(60_000).chain([1_799_989, 1_800_021, 1_999_999, 2_000_001])).await;
+    let stop = CancellationToken::new();
+    let at = |id: i64| Timestamp(OPEN + id * 1_000);
+    let windows = [(at(0), at(1_800_000)), (at(1_800_000), at(3_600_001))];
+    for window in windows {
+        sweep(&stores.history, &stores.backfill, &trades(), Some(window), &stop).await.unwrap();
+    }
+    let by_windows = stores.open_gaps().await;
+    sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
+    assert_eq!(stores.open_gaps().await, by_windows, "a sweep over everything finds no more");
+    let later = (at(10_000_000), at(20_000_000));
+    let report = sweep(&stores.history, &stores.backfill, &trades(), Some(later), &stop).await.unwrap();
+    assert_eq!((report.present, report.missing), (0, 0));
 }
 
 #[tokio::test]

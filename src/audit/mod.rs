@@ -8,6 +8,7 @@ mod preload;
 mod repair;
 mod sweep;
 mod verify;
+mod window;
 
 pub use consistency::{ConsistencyReport, Issue, Kind, check};
 pub use coverage::{Coverage, Day, coverage};

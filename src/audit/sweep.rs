@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::backfill::Parts;
 use crate::gap::{Evidence, Range};
 use crate::history::{CoverageDay, History};
-use crate::market::Stream;
+use crate::market::{Stream, Timestamp};
+
+use super::window::within;
 
 /// Missing ranges asked for at a time.
 const RANGES_MAX: usize = 1_000;
@@ -27,27 +29,33 @@ pub struct SweepReport {
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, in one query per kind for all of them, and opens a gap for what the ledger does not know. It ends
+/// Recounts each stream between its first and last row, in one query per kind for all of them, or what of it lies in
+/// `window` (`[from, to)`), and opens a gap for what the ledger does not know. It ends
 /// early, in error, when `cancel` says so; what it opened until then stays.
 pub async fn sweep(
     history: &Arc<dyn History>,
     backfill: &Parts,
     streams: &[Stream],
+    window: Option<(Timestamp, Timestamp)>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<SweepReport> {
     let mut report = SweepReport::default();
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
     let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
-    for (stream, day) in history.days(&numbered).await.context("recount the streams")? {
-        days.entry(stream).or_default().push(day);
+    if window.is_none() {
+        for (stream, day) in history.days(&numbered).await.context("recount the streams")? {
+            days.entry(stream).or_default().push(day);
+        }
     }
     for stream in &numbered {
         let Some(step) = stream.channel.step() else { continue };
         ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
-        let Some(days) = days.get(stream) else { continue };
-        let Some(extent) = super::coverage::extent(days) else { continue };
-        let present: i64 = days.iter().map(|day| day.present).sum();
+        let counted = match window {
+            None => days.get(stream).and_then(|days| whole(days)),
+            Some(window) => count_within(history, stream, window).await?,
+        };
+        let Some((extent, present)) = counted else { continue };
         report.present += present;
         let missing = (extent.len(step) - present).max(0);
         report.missing += missing;
@@ -64,6 +72,24 @@ pub async fn sweep(
         }
     }
     Ok(report)
+}
+
+/// First to last row, and how many there are.
+fn whole(days: &[CoverageDay]) -> Option<(Range, i64)> {
+    Some((super::coverage::extent(days)?, days.iter().map(|day| day.present).sum()))
+}
+
+/// The same for a stretch of time.
+async fn count_within(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    window: (Timestamp, Timestamp),
+) -> anyhow::Result<Option<(Range, i64)>> {
+    let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { return Ok(None) };
+    let range = within(history, stream, extent, window).await.context("look for a window's rows")?;
+    let Some(range) = range else { return Ok(None) };
+    let counted = history.count(stream, range).await.context("count a stream's rows")?;
+    Ok(Some((range, counted.present)))
 }
 
 async fn open(backfill: &Parts, stream: &Stream, step: i64, range: Range) -> anyhow::Result<usize> {

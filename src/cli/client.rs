@@ -50,11 +50,11 @@ impl Client {
         self.send(self.http.post(format!("{}{path}", self.base)).query(&given(parameters))).await
     }
 
-    /// Asks for a change to a job, whatever characters its name has.
-    pub async fn job(&self, name: &str, action: &str) -> Result<Value, Failure> {
+    /// Asks for a change to a job, whatever characters its name has; parameters that are `None` are left out.
+    pub async fn job(&self, name: &str, action: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
         let mut url = reqwest::Url::parse(&self.base).expect("the base is an address and nothing else");
         url.path_segments_mut().expect("http has a path").extend(["api", "v1", "jobs", name, action]);
-        self.send(self.http.post(url)).await
+        self.send(self.http.post(url).query(&given(parameters))).await
     }
 
     /// Asks for a change.
@@ -147,7 +147,7 @@ mod tests {
             .route("/api/v1/jobs/{name}/run", post(async |Path(name): Path<String>| axum::Json(json!(name))))
             .route("/echo", get(async |uri: Uri| axum::Json(json!(uri.query()))));
         let client = serve(router).await;
-        assert_eq!(client.job("a/b?c d", "run").await.unwrap(), "a/b?c d");
+        assert_eq!(client.job("a/b?c d", "run", &[]).await.unwrap(), "a/b?c d");
         let query = client.ask("/echo", &[("symbol", Some("A&B=C")), ("state", None)]).await.unwrap();
         assert_eq!(query, "symbol=A%26B%3DC");
     }

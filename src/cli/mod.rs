@@ -9,6 +9,7 @@ mod demo;
 mod manual;
 mod progress;
 mod replay;
+mod schedule;
 mod service;
 pub mod simulate;
 mod status;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, Launch, Sources};
 use crate::exit::{self, Failure};
+use crate::jobs::spec::Schedule;
 use crate::telemetry::{self, LogFormat};
 use crate::{config, signals};
 use client::Client;
@@ -62,14 +64,22 @@ enum Command {
     Replay(replay::Args),
     /// Moves history, ledger and run history from one configuration's stores to another's
     Copy(copy::Args),
-    /// Lists, runs, pauses and resumes jobs
+    /// Lists, runs, pauses and resumes jobs, and tells when a schedule runs them
     #[command(subcommand)]
-    Jobs(service::Jobs),
+    Jobs(Jobs),
     /// Writes manual pages and completions for the package
     #[command(hide = true)]
     PackageFiles(manual::Args),
     #[command(flatten)]
     Service(service::Ask),
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    #[command(flatten)]
+    Service(service::Jobs),
+    #[command(flatten)]
+    Schedule(schedule::Ask),
 }
 
 impl Cli {
@@ -104,7 +114,13 @@ impl Cli {
                 manual::write(&args)?;
                 Ok(0)
             }
-            Some(Command::Jobs(ask)) => service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
+            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, self.format),
+            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Next(asked)))) => {
+                schedule::next(&asked, &load_schedule(&sources)?, self.format)
+            }
+            Some(Command::Jobs(Jobs::Service(ask))) => {
+                service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await
+            }
             Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
         }
     }
@@ -129,11 +145,18 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The configuration, for a command that needs it.
+/// The configuration, for a command that needs it and no schedule.
 fn load(sources: &Sources) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
+    let loaded = config::load_config(sources.config.as_deref(), &environment);
+    loaded.map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
+}
+
+/// The schedule, for a command that needs it.
+fn load_schedule(sources: &Sources) -> Result<Schedule, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment);
-    loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
+    loaded.map(|loaded| loaded.schedule).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
 }
 
 /// A token that SIGTERM and SIGINT cancel.

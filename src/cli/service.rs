@@ -85,6 +85,9 @@ pub enum Jobs {
     Pause {
         /// Its name
         name: String,
+        /// Why, for those who wonder later
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Lets a paused job run again
     Resume {
@@ -138,6 +141,9 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             let dry_run = if dry_run { "true" } else { "false" };
             let answer = client.change("/api/v1/reload", &[("dry_run", Some(dry_run))]).await?;
             say(&answer, format, || answer["changed"].as_str().unwrap_or_default().to_owned());
+            if format == Format::Human {
+                list(&answer["next_runs"], &["job", "next_run"], format);
+            }
             Ok(0)
         }
     }
@@ -179,7 +185,7 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
             Ok(0)
         }
         Jobs::Run { name, wait } => {
-            let mut answer = client.job(&name, "run").await?;
+            let mut answer = client.job(&name, "run", &[]).await?;
             if wait {
                 answer = ended(client, &name, &answer).await?;
             }
@@ -190,8 +196,10 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
             });
             Ok(if matches!(outcome, "started" | "succeeded") { 0 } else { NO })
         }
-        Jobs::Pause { name } => changed(client.job(&name, "pause").await?, "paused", format),
-        Jobs::Resume { name } => changed(client.job(&name, "resume").await?, "resumed", format),
+        Jobs::Pause { name, reason } => {
+            changed(client.job(&name, "pause", &[("reason", reason.as_deref())]).await?, "paused", format)
+        }
+        Jobs::Resume { name } => changed(client.job(&name, "resume", &[]).await?, "resumed", format),
         Jobs::History { name, limit } => {
             let asked = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
             let mut runs = client.ask("/api/v1/jobs/history", &asked).await?;
@@ -201,10 +209,11 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
                     let at = run["started_at"].as_i64().map(|at| Timestamp(at).rfc3339());
                     let took = run["finished_at"].as_i64().zip(run["started_at"].as_i64());
                     run["started"] = json!(at);
+                    run["late"] = json!(run["lateness_ms"].as_i64().map(|late| late as f64 / 1e3));
                     run["seconds"] = json!(took.map(|(ended, began)| (ended - began).max(0) as f64 / 1e6));
                 }
             }
-            list(&runs, &["job", "started", "seconds", "trigger", "outcome", "reason"], format);
+            list(&runs, &["job", "started", "late", "seconds", "trigger", "outcome", "reason"], format);
             Ok(0)
         }
     }

@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::exchange::Since;
-use crate::jobs::spec::{Align, Jitter, JobEvent, Missed, MissedPolicy, OnStop, Overlap, Retry, TaskKind, When};
+use crate::jobs::spec::{
+    Align, Jitter, JobEvent, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, TaskKind, When,
+};
 use crate::market::{Channel, Timestamp};
 
 const FEED: &str = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n";
@@ -49,7 +51,9 @@ fn the_shipped_files_read_without_a_warning() {
     assert_eq!(job("state-snapshot").when, When::every(Duration::from_secs(30)));
     assert!(job("consistency-audit").args.repair);
     assert!(job("cache-preload").blocking);
-    for (name, task) in TaskKind::ALL {
+    // What to fetch and what to run only an operator can say.
+    let shipped = |task: &TaskKind| !matches!(task, TaskKind::Backfill | TaskKind::Command);
+    for (name, task) in TaskKind::ALL.into_iter().filter(|(_, task)| shipped(task)) {
         assert!(schedule.jobs.iter().any(|job| job.task == task && job.enabled), "nobody runs {name}");
     }
 }
@@ -63,9 +67,10 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
         timezone = "Europe/Berlin"
         max_concurrent = 3
         stop_grace = "1s"
+        history = "90d"
         [defaults]
         timeout = "7s"
-        retry = { max = 2, backoff = "3s" }
+        retry = { max = 2, backoff = "3s", jitter = "1s" }
         missed = "run-all"
         [job.a]
         task = "gap-sweep"
@@ -78,8 +83,11 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
         missed_cap = 9
         window = true
         deadline = "1m"
-        on_failure = { pause_after = 4 }
+        on_failure = { alert = true, pause_after = 4 }
         on_stop = "wait"
+        requires = ["history.connected", "disk.free >= 2GiB", "disk.free"]
+        critical = true
+        max_silence = "3h"
         [job.b]
         task = "retention"
         cron = "@daily"
@@ -91,7 +99,7 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
         on_stop = "run"
         [job.d]
         task = "state-snapshot"
-        on = ["startup", "shutdown"]
+        on = ["startup", "reconnect", "gap", "shutdown"]
         blocking = true
     "#;
     let notes = [(Notes::new("jobs.toml", text), text)];
@@ -106,11 +114,18 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
     assert_eq!((a.overlap, a.window, a.deadline), (Overlap::Replace, true, Some(seconds(60))));
     assert_eq!(a.missed, Missed { policy: MissedPolicy::RunAll, window: Some(seconds(7_200)), cap: 9 });
     assert_eq!((a.timeout, a.pause_after, a.on_stop), (seconds(7), 4, OnStop::Wait));
-    assert_eq!(a.retry, Retry { max: 2, backoff: seconds(3) });
+    assert_eq!((a.alert, a.max_silence), (true, Some(seconds(3 * 3_600))));
+    let disk = [Requirement::DiskFree(2 << 30), Requirement::DiskFree(1 << 30)];
+    assert_eq!(a.requires, [vec![Requirement::HistoryConnected], disk.to_vec()].concat());
+    assert_eq!((schedule.scheduler.history, b.args.runs), (seconds(90 * 86_400), seconds(90 * 86_400)));
+    assert_eq!(a.retry, Retry { max: 2, backoff: seconds(3), jitter: Some(seconds(1)) });
     assert_eq!(b.when, When::Cron { text: "@daily".to_owned(), timezone: chrono_tz::Tz::Europe__Berlin });
-    assert_eq!((b.missed.policy, b.retry), (MissedPolicy::Skip, Retry { max: 5, backoff: seconds(3) }));
+    assert_eq!(
+        (b.missed.policy, b.retry),
+        (MissedPolicy::Skip, Retry { max: 5, backoff: seconds(3), jitter: Some(seconds(1)) })
+    );
     assert_eq!((&c.when, c.on_stop), (&When::Delay(seconds(10)), OnStop::Run));
-    assert_eq!((&d.when, d.blocking), (&When::On(vec![JobEvent::Startup, JobEvent::Shutdown]), true));
+    assert_eq!((&d.when, d.blocking), (&When::On(JobEvent::ALL.map(|(_, event)| event).to_vec()), true));
 }
 
 #[test]

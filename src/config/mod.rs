@@ -9,12 +9,13 @@ mod problem;
 mod reader;
 mod schedule;
 mod service;
+mod task_args;
 mod units;
 
 use std::path::{Path, PathBuf};
 
 pub use problem::{Problem, Problems, Severity, Source};
-pub use units::{format_duration, parse_duration, parse_size};
+pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 use crate::admin::AdminOptions;
 use crate::exchange::Feed;
@@ -97,30 +98,57 @@ pub fn load_all(
 ) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let mut files = Vec::new();
-    let mut config = Config::default();
     let found = lookup::find_config(explicit, environment, &mut problems);
-    if let Some(text) = &found {
-        let notes = Notes::new(&text.name, &text.text);
-        config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
-        files.push(text.name.clone());
-        problems.append(&mut notes.into_problems());
-        problems.append(&mut passwords::fill(&mut config, environment));
-    }
+    files.extend(found.iter().map(|text| text.name.clone()));
+    let config = read_config(found.as_ref(), environment, &mut problems);
     // The schedule stands beside the configuration, whether or not that one could be read.
     let beside = found.as_ref().and_then(|text| text.path.as_deref()).or(explicit);
     let texts = lookup::find_jobs(jobs, beside, environment, &mut problems);
-    let notes: Vec<(Notes, &str)> =
-        texts.iter().map(|text| (Notes::new(&text.name, &text.text), text.text.as_str())).collect();
-    let schedule = schedule::read(&notes);
-    for (notes, _) in notes {
-        files.push(notes.source.name.clone());
-        problems.append(&mut notes.into_problems());
-    }
+    files.extend(texts.iter().map(|text| text.name.clone()));
+    let schedule = read_schedule(&texts, &mut problems);
     let problems = Problems(problems).sorted();
     if problems.errors() > 0 {
         return Err(problems);
     }
     Ok(Loaded { config, schedule, warnings: problems, files })
+}
+
+/// Finds and reads the configuration alone: whoever asks the running service must be able to while somebody edits the
+/// schedule.
+pub fn load_config(explicit: Option<&Path>, environment: Environment<'_>) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    let found = lookup::find_config(explicit, environment, &mut problems);
+    let config = read_config(found.as_ref(), environment, &mut problems);
+    let problems = Problems(problems).sorted();
+    if problems.errors() > 0 { Err(problems) } else { Ok(config) }
+}
+
+fn read_config(found: Option<&lookup::Text>, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Config {
+    let Some(text) = found else { return Config::default() };
+    let notes = Notes::new(&text.name, &text.text);
+    let mut config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
+    problems.append(&mut notes.into_problems());
+    problems.append(&mut passwords::fill(&mut config, environment));
+    config
+}
+
+/// Reads one schedule and the drop-ins beside it, without any configuration.
+pub fn load_schedule(path: &Path) -> Result<Schedule, Problems> {
+    let mut problems = Vec::new();
+    let texts = lookup::find_jobs(Some(path), None, &|_| None, &mut problems);
+    let schedule = read_schedule(&texts, &mut problems);
+    let problems = Problems(problems).sorted();
+    if problems.errors() > 0 { Err(problems) } else { Ok(schedule) }
+}
+
+fn read_schedule(texts: &[lookup::Text], problems: &mut Vec<Problem>) -> Schedule {
+    let notes: Vec<(Notes, &str)> =
+        texts.iter().map(|text| (Notes::new(&text.name, &text.text), text.text.as_str())).collect();
+    let schedule = schedule::read(&notes);
+    for (notes, _) in notes {
+        problems.append(&mut notes.into_problems());
+    }
+    schedule
 }
 
 /// What `tapekeeper check` prints, and whether all is well.

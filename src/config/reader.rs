@@ -169,7 +169,8 @@ impl<'a> Table<'a> {
         self.text_of(key, value)
     }
 
-    fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<(String, Range<usize>)> {
+    /// A value as the text that it should be.
+    pub fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<(String, Range<usize>)> {
         match value.get_ref() {
             DeValue::String(text) => Some((text.to_string(), value.span())),
             other => {

@@ -7,16 +7,20 @@ use chrono_tz::Tz;
 
 use crate::jobs::planner::{next_cron, parse_cron};
 use crate::jobs::spec::{
-    Align, JobEvent, JobSpec, Missed, MissedPolicy, OnStop, Overlap, Retry, Schedule, SchedulerOptions, TaskArgs,
-    TaskKind, When,
+    Align, JobEvent, JobSpec, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, Schedule, SchedulerOptions,
+    TaskArgs, TaskKind, When,
 };
 use crate::market::Timestamp;
 
 use super::problem::{did_you_mean, position};
 use super::reader::{Notes, Table, parse};
+use super::task_args;
+use super::units::parse_size;
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Less is a matter for an alert on the metrics.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// Trades of a week of a busy market are a billion rows to read.
 const LAST_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Ten years: catches a unit that was meant to be another.
@@ -96,6 +100,9 @@ fn scheduler(table: Table<'_>, defaults: &mut Defaults) -> SchedulerOptions {
     if let Some(runs) = table.integer("max_concurrent", 1, 64) {
         options.max_concurrent = usize::try_from(runs).expect("between 1 and 64");
     }
+    let kept = table.age("history", AGE_MAX, "remove the key for the default, 30d");
+    options.history = kept.unwrap_or(options.history);
+    defaults.job.args.runs = options.history;
     options.stop_grace = table.duration("stop_grace", Duration::ZERO, STOP_GRACE_MAX).unwrap_or(options.stop_grace);
     table.finish();
     options
@@ -117,19 +124,75 @@ fn manners(table: &Table<'_>, spec: &mut JobSpec) {
         cap: table.integer("missed_cap", 1, 1_000).and_then(|cap| usize::try_from(cap).ok()).unwrap_or(cap),
     };
     if let Some(retry) = table.table("retry") {
-        let Retry { max, backoff } = spec.retry;
+        let Retry { max, backoff, jitter } = spec.retry;
         spec.retry = Retry {
             max: retry.integer("max", 0, 100).and_then(|max| u32::try_from(max).ok()).unwrap_or(max),
             backoff: retry.duration("backoff", EVERY_MIN, EVERY_MAX).unwrap_or(backoff),
+            jitter: retry.duration("jitter", Duration::ZERO, EVERY_MAX).or(jitter),
         };
         retry.finish();
     }
     if let Some(failure) = table.table("on_failure") {
         let failures = failure.integer("pause_after", 1, 1_000).and_then(|failures| u32::try_from(failures).ok());
         spec.pause_after = failures.unwrap_or(spec.pause_after);
+        spec.alert = failure.boolean("alert").unwrap_or(spec.alert);
         failure.finish();
     }
     spec.on_stop = table.word("on_stop", &OnStop::ALL).unwrap_or(spec.on_stop);
+    spec.requires = requires(table).unwrap_or(std::mem::take(&mut spec.requires));
+}
+
+/// What must be there: names, and `disk.free` with or without a size.
+fn requires(table: &Table<'_>) -> Option<Vec<Requirement>> {
+    let written = table.texts("requires")?;
+    let mut requirements = Vec::new();
+    for (text, span) in written {
+        let named = Requirement::CONNECTED.iter().find(|(name, _)| *name == text).map(|(_, requirement)| *requirement);
+        match named.map(Ok).unwrap_or_else(|| disk_free(&text)) {
+            Ok(requirement) => requirements.push(requirement),
+            Err(help) => table.notes().error(span, format!("`{text}` is nothing that a job can require"), Some(help)),
+        }
+    }
+    Some(requirements)
+}
+
+fn disk_free(text: &str) -> Result<Requirement, String> {
+    let known = || {
+        let names: Vec<&str> = Requirement::CONNECTED.iter().map(|(name, _)| *name).chain(["disk.free"]).collect();
+        did_you_mean(text, names.iter().copied()).unwrap_or_else(|| format!("known: {}", names.join(", ")))
+    };
+    let size = text.strip_prefix("disk.free").ok_or_else(known)?;
+    if size.is_empty() {
+        return Ok(Requirement::DISK_FREE);
+    }
+    let bytes = size.trim_start().strip_prefix(">=").and_then(|size| parse_size(size.trim_start()));
+    bytes.map(Requirement::DiskFree).ok_or_else(|| "write a size after `>=`: `disk.free >= 10GiB`".to_owned())
+}
+
+/// How long a critical job may be silent: the two keys belong together.
+fn max_silence(table: &Table<'_>, when: Option<&When>) -> Option<Duration> {
+    let critical = table.boolean("critical");
+    let silence = table.duration("max_silence", SILENCE_MIN, EVERY_MAX);
+    let notes = table.notes();
+    match (critical, table.has("max_silence")) {
+        (Some(true), false) => {
+            let help = "say after how long without a success somebody must look: `max_silence = \"10m\"`".to_owned();
+            notes.error(table.key_span("critical"), "a critical job needs `max_silence`", Some(help));
+        }
+        (None | Some(false), true) => {
+            let help = "add `critical = true`, or remove it".to_owned();
+            notes.error(table.key_span("max_silence"), "`max_silence` means nothing without `critical`", Some(help));
+            return None;
+        }
+        _ => {}
+    }
+    if let (Some(silence), Some(When::Every { period, .. } | When::Delay(period))) = (silence, when)
+        && silence <= *period
+    {
+        let help = "it would be silent too long between any two runs: make it longer than the period".to_owned();
+        notes.error(table.key_span("max_silence"), "`max_silence` is not longer than the period", Some(help));
+    }
+    silence
 }
 
 fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
@@ -146,6 +209,7 @@ fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
     manners(&table, &mut spec);
     spec.window = table.boolean("window").unwrap_or(false);
     let when = when(&table, defaults.timezone);
+    spec.max_silence = max_silence(&table, when.as_ref());
     spec.blocking = table.boolean("blocking").unwrap_or(false);
     let at_start = |when: &When| matches!(when, When::On(events) if events.contains(&JobEvent::Startup));
     if spec.blocking && !when.as_ref().is_none_or(at_start) {
@@ -159,7 +223,7 @@ fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
         let span = if table.has("jitter") { table.key_span("jitter") } else { table.span() };
         notes.error(span, "`jitter` is longer than `every`", Some(help));
     }
-    spec.args = args(&table, task);
+    spec.args = args(&table, task, spec.window, spec.args);
     table.finish();
     (spec.task, spec.when) = (task?, when?);
     Some(spec)
@@ -273,8 +337,16 @@ fn on(table: &Table<'_>) -> Option<When> {
     Some(When::On(events))
 }
 
-fn args(table: &Table<'_>, task: Option<TaskKind>) -> TaskArgs {
-    let mut args = TaskArgs::default();
+fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: TaskArgs) -> TaskArgs {
+    let needs = match task {
+        Some(TaskKind::Backfill) => Some("args = { symbol = \"BTCUSDT\", from = \"2026-01-01\" }"),
+        Some(TaskKind::Command) => Some("args = { argv = [\"/usr/bin/true\"] }"),
+        _ => None,
+    };
+    if let Some(example) = needs.filter(|_| !table.has("args")) {
+        let help = format!("say what it does: `{example}`");
+        table.notes().missing(table.span(), format!("`{}` is missing", table.name("args")), help);
+    }
     let Some(table) = table.table("args") else { return args };
     match task {
         Some(TaskKind::ConsistencyAudit) => args.repair = table.boolean("repair").unwrap_or(false),
@@ -283,11 +355,12 @@ fn args(table: &Table<'_>, task: Option<TaskKind>) -> TaskArgs {
         }
         Some(TaskKind::Retention) => {
             let age = |key, help: &str| table.age(key, AGE_MAX, help);
-            let usual = "remove the key for the default, 30d";
-            args.dead_letters = age("dead_letters", usual).unwrap_or(args.dead_letters);
-            args.runs = age("runs", usual).unwrap_or(args.runs);
+            args.dead_letters = age("dead_letters", "remove the key for the default, 30d").unwrap_or(args.dead_letters);
+            args.runs = age("runs", "remove the key for what `scheduler.history` says").unwrap_or(args.runs);
             args.rows = age("rows", "remove the key to keep every trade and kline");
         }
+        Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),
+        Some(TaskKind::Command) => args.command = task_args::command(&table),
         // The task itself is in error: which arguments it takes cannot be said.
         None => return args,
         Some(_) => {}

@@ -102,6 +102,13 @@ pub struct JobRun {
     pub report: String,
 }
 
+impl JobRun {
+    /// How much later than scheduled it started, microseconds.
+    pub fn lateness_us(&self) -> Option<i64> {
+        Some((self.started_at? - self.scheduled_at).max(0))
+    }
+}
+
 /// Rows that belong together: one insert, one durability.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {

@@ -170,5 +170,8 @@ fn instant(local: NaiveDateTime, timezone: Tz) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
+#[path = "calendar_oracle_tests.rs"]
+mod oracle_tests;
+#[cfg(test)]
 #[path = "calendar_tests.rs"]
 mod tests;

@@ -155,6 +155,12 @@ fn watched(times: &[(u32, u32)], timezone: Tz, from: Timestamp, to: Timestamp) -
 #[test]
 fn a_time_of_day_runs_once_a_day_anywhere() {
     for (timezone, changes) in kinds(2026) {
+        // One of them over the whole year: no local day is left out, none has two, in whatever timezone.
+        let (from, to) = (at("2026-01-01"), at("2027-01-01"));
+        let year: Vec<Timestamp> = instants("30 2 * * *", timezone, from, to);
+        let watched_year = watched(&[(2, 30)], timezone, from, to);
+        assert!(year.windows(2).all(|pair| pair[0] < pair[1]), "{timezone}");
+        assert_eq!(year.into_iter().collect::<BTreeSet<_>>(), watched_year, "{timezone}");
         for (from, to) in around(&changes) {
             for (text, times) in [
                 ("30 2 * * *", vec![(2, 30)]),

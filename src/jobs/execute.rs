@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use super::planner::Firing;
 use super::spec::JobSpec;
-use super::tasks::{self, Context, Report, Services};
+use super::tasks::{self, Context, Identity, Report, Services};
 use crate::clock::Clock;
 use crate::history::JobRun;
+use crate::market::Timestamp;
 
 /// How long a task that was told to end may take, before it is aborted.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
@@ -30,6 +32,23 @@ enum Cut {
     Cancelled,
 }
 
+/// The row of a run that begins, or that does not.
+pub(super) fn new_run(firing: &Firing) -> JobRun {
+    JobRun {
+        run_id: uuid::Uuid::now_v7().to_string(),
+        job: firing.job.clone(),
+        trigger: firing.trigger.as_str().to_owned(),
+        scheduled_at: firing.scheduled_at.micros(),
+        started_at: None,
+        finished_at: None,
+        attempt: i64::from(firing.attempt),
+        outcome: "running".to_owned(),
+        reason: String::new(),
+        window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
+        report: String::new(),
+    }
+}
+
 /// Runs a task with its limits; a panic is a failed run.
 pub(super) async fn execute(
     spec: JobSpec,
@@ -38,7 +57,16 @@ pub(super) async fn execute(
     clock: Clock,
     stops: Stops,
 ) -> (JobRun, Option<String>) {
-    let context = Context { services, args: spec.args, cancel: stops.cancel.clone() };
+    let context = Context {
+        services,
+        args: spec.args,
+        run: Identity {
+            job: run.job.clone(),
+            run_id: run.run_id.clone(),
+            window: run.window.map(|(from, to)| (Timestamp(from), Timestamp(to))),
+        },
+        cancel: stops.cancel.clone(),
+    };
     let mut work = tokio::spawn(async move { tasks::run(spec.task, &context).await });
     let (mut ended, cut) = tokio::select! {
         ended = &mut work => (Some(ended), None),
@@ -74,6 +102,14 @@ fn judge(ended: Option<Work>, cut: Option<Cut>, timeout: Duration) -> (&'static 
     let late = || format!("not done within {} s", timeout.as_secs_f64());
     match (ended, cut) {
         (Some(Err(error)), _) => ("failed", panic_words(error), None),
+        (Some(Ok(Ok(report))), cut) if report.failure.is_some() => {
+            let why = report.failure.clone().unwrap_or_default();
+            match cut {
+                None => ("failed", why, Some(report)),
+                Some(Cut::TimedOut) => ("timed_out", format!("{}: {why}", late()), Some(report)),
+                Some(Cut::Cancelled) => ("cancelled", why, Some(report)),
+            }
+        }
         (Some(Ok(Ok(report))), Some(Cut::TimedOut)) => ("timed_out", late(), Some(report)),
         // It was done before it noticed.
         (Some(Ok(Ok(report))), _) => ("succeeded", String::new(), Some(report)),

@@ -1,12 +1,15 @@
 //! How others talk to the runner.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 use super::JobStatus;
-use super::spec::Schedule;
+use super::events::Events;
+use super::planner::Changes;
+use super::spec::{JobEvent, Schedule};
 use crate::history::JobRun;
 
 /// Requests that may wait for the runner.
@@ -17,17 +20,26 @@ pub(super) enum Request {
     Run(String, oneshot::Sender<Result<String, String>>, Option<oneshot::Sender<JobRun>>),
     /// A reason pauses, none resumes.
     Pause(String, Option<String>, oneshot::Sender<bool>),
-    Replace(Schedule, bool, oneshot::Sender<String>),
+    Replace(Schedule, bool, oneshot::Sender<Changes>),
 }
 
 /// Talks to the runner; cheap to clone.
 #[derive(Clone)]
-pub struct JobsHandle(mpsc::Sender<Request>);
+pub struct JobsHandle {
+    requests: mpsc::Sender<Request>,
+    events: Arc<Events>,
+}
 
 impl JobsHandle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+    pub(super) fn new(events: Arc<Events>) -> (Self, mpsc::Receiver<Request>) {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        (Self(sender), requests)
+        (Self { requests: sender, events }, requests)
+    }
+
+    /// Something happened: jobs with `on` run. Never waits, and however often it is said before the runner looks, it is
+    /// one event.
+    pub fn happened(&self, event: JobEvent) {
+        self.events.ring(event);
     }
 
     /// Every job.
@@ -51,28 +63,27 @@ impl JobsHandle {
         }
     }
 
-    /// Pauses or resumes a job, also over restarts; false when there is none of this name.
-    pub async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<bool> {
-        let reason = paused.then(|| "by hand".to_owned());
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Pause(name.to_owned(), reason, answer), answered).await
-    }
-
-    /// Pauses a job and says why, for those who wonder later; false when there is none of this name.
-    pub async fn pause_because(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
+    /// Pauses a job, also over restarts, and says why; false when there is none of this name.
+    pub async fn pause(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Pause(name.to_owned(), Some(reason.to_owned()), answer), answered).await
     }
 
+    /// Lets a paused job run again; false when there is none of this name.
+    pub async fn resume(&self, name: &str) -> anyhow::Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Pause(name.to_owned(), None, answer), answered).await
+    }
+
     /// Takes a new schedule over, or only says what it would change.
-    pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<String> {
+    pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<Changes> {
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Replace(schedule, dry_run, answer), answered).await
     }
 
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> anyhow::Result<T> {
         let limit = Duration::from_secs(5);
-        tokio::time::timeout(limit, self.0.send(request)).await.context("the scheduler is busy")?.ok();
+        tokio::time::timeout(limit, self.requests.send(request)).await.context("the scheduler is busy")?.ok();
         tokio::time::timeout(limit, answered)
             .await
             .context("the scheduler does not answer")?

@@ -5,14 +5,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tokio::task::{JoinError, JoinHandle};
+use tracing::warn;
 
 use crate::market::Timestamp;
 
 /// Its name in the state directory.
 pub const FILE: &str = "jobs_state.json";
+/// How long a turn waits for the file; a slower disk is waited for in the next one.
+const SAVE_MAX: Duration = Duration::from_secs(1);
 /// The file's layout.
 const SCHEMA: u32 = 1;
 
@@ -37,6 +42,9 @@ pub struct Remembered {
     /// Where its next window begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub covered_to: Option<i64>,
+    /// When it last succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub succeeded: Option<i64>,
 }
 
 impl Default for Memory {
@@ -89,6 +97,51 @@ impl Remembered {
     }
 }
 
+/// The file and its writer, which is never waited for too long.
+pub struct MemoryFile {
+    path: Option<PathBuf>,
+    unsaved: Option<Memory>,
+    saving: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl MemoryFile {
+    /// Without a path nothing is kept.
+    pub fn new(path: Option<PathBuf>) -> Self {
+        Self { path, unsaved: None, saving: None }
+    }
+
+    /// Writes what is new, or what could not be written before.
+    pub async fn keep(&mut self, news: Option<Memory>) {
+        if news.is_some() {
+            self.unsaved = news;
+        }
+        let Some(path) = &self.path else { return };
+        // One write at a time: two would tear the new file.
+        if let Some(saving) = &mut self.saving {
+            match tokio::time::timeout(SAVE_MAX, saving).await {
+                Ok(saved) => self.saving = report(saved),
+                Err(_elapsed) => return,
+            }
+        }
+        let Some(memory) = self.unsaved.take() else { return };
+        let path = path.clone();
+        let mut saving = tokio::task::spawn_blocking(move || memory.save(&path));
+        self.saving = match tokio::time::timeout(SAVE_MAX, &mut saving).await {
+            Ok(saved) => report(saved),
+            Err(_elapsed) => Some(saving),
+        };
+    }
+}
+
+fn report(saved: Result<anyhow::Result<()>, JoinError>) -> Option<JoinHandle<anyhow::Result<()>>> {
+    match saved {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("a restart will not know what is paused and what was run: {error:#}"),
+        Err(error) => warn!("a restart will not know what is paused and what was run: {error}"),
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,7 +152,7 @@ mod tests {
         let path = directory.path().join(FILE);
         assert_eq!(Memory::load(&path).unwrap(), Memory::default());
         let mut memory = Memory::default();
-        let remembered = Remembered { paused: Some("a move".to_owned()), last: Some(7), covered_to: None };
+        let remembered = Remembered { paused: Some("a move".to_owned()), last: Some(7), ..Remembered::default() };
         memory.jobs.insert("gap-sweep".to_owned(), remembered);
         memory.save(&path).unwrap();
         assert_eq!(Memory::load(&path).unwrap(), memory);

@@ -1,6 +1,8 @@
 //! Periodic jobs: a pure planner that decides what is due, a runner that acts, run history, one file per task.
 
+mod alarms;
 mod calendar;
+mod events;
 mod execute;
 mod handle;
 mod memory;
@@ -12,5 +14,5 @@ mod status;
 pub mod tasks;
 
 pub use handle::JobsHandle;
-pub use runner::{Runner, RunnerParts};
-pub use status::JobStatus;
+pub use runner::{Conditions, Runner, RunnerParts};
+pub use status::{JobStatus, words};

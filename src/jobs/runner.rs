@@ -5,7 +5,7 @@
 //! not survive a stall, see the platform's notes in `lib.rs`).
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
+use crate::health::Health;
 use crate::history::{History, JobRun};
-use crate::market::Timestamp;
 use crate::messages;
 use crate::pulse::Pulse;
 
-use super::execute::{Stops, execute};
+use super::alarms::Alarms;
+use super::events::Events;
+use super::execute::{Stops, execute, new_run};
 use super::handle::{JobsHandle, Request};
-use super::memory::{self, Memory};
-use super::planner::{Act, Afterwards, Changes, Ended, Firing, Now, Planner, Seeds, Skip};
+use super::memory::{self, Memory, MemoryFile};
+use super::planner::{Act, Afterwards, Ended, Firing, Now, Planner, Seeds, Skip};
 use super::recorder::{RECORDS_MAX, Record, Recorder};
-use super::spec::{JobEvent, JobSpec, OnStop, Schedule, When};
-use super::status::{JobStatus, Past, words};
+use super::spec::{JobEvent, JobSpec, OnStop, Requirement, Schedule, When};
+use super::status::{JobStatus, Past};
 use super::tasks::Services;
 
 /// Longest time without a turn.
 const TURN_MAX: Duration = Duration::from_secs(1);
 /// How long READY waits for blocking jobs: one that waits for a store that is down goes on beside the service.
 const BLOCKING_MAX: Duration = Duration::from_secs(10);
-/// How long a turn waits for the state file; a slower disk is waited for in the next one.
-const SAVE_MAX: Duration = Duration::from_secs(1);
 /// How long the records of the last runs may take at the stop.
 const RECORDS_GRACE: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,14 @@ pub struct RunnerParts {
     pub history: Arc<dyn History>,
     /// The wall clock.
     pub clock: Clock,
+    /// Where silent and failing jobs are told.
+    pub health: Health,
+    /// Tells whether what a run requires is there, or why it is not.
+    pub conditions: Conditions,
 }
+
+/// Tells whether what a run requires is there, or why it is not. Asked in every turn: it answers from what is known.
+pub type Conditions = Arc<dyn Fn(Requirement) -> Result<(), String> + Send + Sync>;
 
 /// A run that goes on.
 struct Running {
@@ -75,9 +82,9 @@ pub struct Runner {
     /// The newest runs from before this process, once history has told them.
     found: Option<oneshot::Receiver<Vec<JobRun>>>,
     /// Where the planner's memory is kept.
-    file: Option<PathBuf>,
-    unsaved: Option<Memory>,
-    saving: Option<JoinHandle<anyhow::Result<()>>>,
+    memory: MemoryFile,
+    alarms: Alarms,
+    events: Arc<Events>,
     /// The jobs of the start are run when it is cancelled: what they act on is away until then.
     startup: Option<CancellationToken>,
 }
@@ -85,7 +92,8 @@ pub struct Runner {
 impl Runner {
     /// A runner of this schedule, and its handle. Pauses and calendars are remembered in `directory` over restarts.
     pub fn new(parts: RunnerParts, schedule: Schedule, directory: Option<&Path>) -> (Self, JobsHandle) {
-        let (handle, requests) = JobsHandle::new();
+        let events = Arc::new(Events::default());
+        let (handle, requests) = JobsHandle::new(events.clone());
         let (records, recorded) = mpsc::channel(RECORDS_MAX);
         let file = directory.map(|directory| directory.join(memory::FILE));
         let memory = file.as_deref().map_or_else(|| Ok(Memory::default()), Memory::load).unwrap_or_else(|error| {
@@ -94,6 +102,7 @@ impl Runner {
         });
         let now = Now { wall: parts.clock.now(), monotonic: Duration::ZERO };
         let planner = Planner::new(schedule, &memory, seeds(), now);
+        let alarms = Alarms::new(parts.health.clone());
         let recorder = Recorder::new(parts.history.clone(), parts.clock.clone(), recorded);
         let runner = Self {
             parts,
@@ -107,9 +116,9 @@ impl Runner {
             recorder: Some(recorder),
             recording: None,
             found: None,
-            file,
-            unsaved: None,
-            saving: None,
+            memory: MemoryFile::new(file),
+            alarms,
+            events,
             startup: None,
         };
         (runner, handle)
@@ -131,6 +140,7 @@ impl Runner {
     /// Runs the jobs of the start, and waits for those that READY waits for.
     pub async fn run_blocking(&mut self) {
         self.begin();
+        self.observe();
         self.start_up();
         let until = Instant::now() + BLOCKING_MAX;
         while self.known.values().any(|running| self.is_blocking(&running.run.job)) {
@@ -152,9 +162,7 @@ impl Runner {
         let mut sweep = sweep(poke.clone()).await?;
         while !stop.is_cancelled() {
             pulse.beat();
-            let now = self.now();
-            let acts = self.planner.due(now);
-            self.act(acts);
+            self.turn();
             self.remember().await;
             let wait = self.planner.wait(self.now()).unwrap_or(TURN_MAX).min(TURN_MAX);
             tokio::select! {
@@ -162,6 +170,7 @@ impl Runner {
                 () = tokio::time::sleep(wait) => {}
                 () = poke.notified() => {}
                 () = cancelled(self.startup.as_ref()) => self.start_up(),
+                () = self.events.rung() => {}
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 Some(runs) = told(&mut self.found) => self.recall(runs),
@@ -173,6 +182,26 @@ impl Runner {
         self.stop().await;
         pulse.retire();
         Ok(())
+    }
+
+    /// What happened, what is due, who is silent.
+    fn turn(&mut self) {
+        let now = self.now();
+        self.observe();
+        for event in self.events.take() {
+            let acts = self.planner.event(event, now);
+            self.act(acts);
+        }
+        let acts = self.planner.due(now);
+        self.act(acts);
+        self.alarms.silent(self.planner.silent(now));
+    }
+
+    /// Looks for what runs require.
+    fn observe(&mut self) {
+        let unmet = |requirement| Some((requirement, (self.parts.conditions)(requirement).err()?));
+        let unmet = self.planner.requirements().into_iter().filter_map(unmet).collect();
+        self.planner.observe(unmet);
     }
 
     fn begin(&mut self) {
@@ -201,7 +230,8 @@ impl Runner {
                         running.stops.cancel.cancel();
                     }
                 }
-                Act::Skip(skip) => self.skip(&skip),
+                Act::Skip(skip) => self.not_run(&skip, "skipped"),
+                Act::Defer(skip) => self.not_run(&skip, "deferred"),
             }
         }
     }
@@ -213,9 +243,7 @@ impl Runner {
         let run_id = run.run_id.clone();
         // The planner only starts what it has.
         let Some(spec) = self.planner.spec(&firing.job).cloned() else { return run_id };
-        let past = self.past.entry(firing.job).or_default();
-        past.running = true;
-        past.runs += 1;
+        self.past.entry(firing.job).or_default().started(&run);
         self.record(run.clone(), None);
         let stops = Stops::default();
         let (services, clock) = (self.parts.services.clone(), self.parts.clock.clone());
@@ -226,7 +254,7 @@ impl Runner {
     }
 
     /// Nothing is skipped in silence: the runs that do not happen are recorded too, one row for a stretch of them.
-    fn skip(&mut self, skip: &Skip) {
+    fn not_run(&mut self, skip: &Skip, outcome: &str) {
         let Skip { job, first, last, count, reason } = skip;
         let stretch = if *count > 1 { format!("{count} instants from {first} to {last}: ") } else { String::new() };
         let firing = Firing {
@@ -237,16 +265,15 @@ impl Runner {
             window: None,
         };
         let mut run = new_run(&firing);
-        run.outcome = "skipped".to_owned();
+        run.outcome = outcome.to_owned();
         run.reason = format!("{stretch}{reason}");
         run.finished_at = Some(self.parts.clock.now().micros());
-        warn!(
-            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = "skipped",
-            "{job} skipped: {}", run.reason
-        );
         let past = self.past.entry(job.clone()).or_default();
-        past.missed += count;
-        past.last = Some(run.clone());
+        past.not_run(&mut run, *count);
+        warn!(
+            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = outcome,
+            "{job} {outcome}: {}", run.reason
+        );
         self.record(run, None);
     }
 
@@ -273,9 +300,7 @@ impl Runner {
             _ => Ended::Failed,
         };
         let past = self.past.entry(job.clone()).or_default();
-        past.running = false;
-        past.summary = summary.clone();
-        past.last = Some(run.clone());
+        past.ended(&run, summary.clone());
         match ended {
             Ended::Succeeded => {
                 info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
@@ -284,14 +309,14 @@ impl Runner {
                 warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason)
             }
             Ended::Failed => {
-                past.failures += 1;
                 error!(
                     MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
                     "{job} {outcome}: {}", run.reason
                 );
             }
         }
-        match self.planner.finished(job, ended, now) {
+        let afterwards = self.planner.finished(job, ended, now);
+        match afterwards {
             Afterwards::Nothing => {}
             Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
             Afterwards::Paused(failures) => {
@@ -300,6 +325,14 @@ impl Runner {
                     "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
                 );
             }
+        }
+        let alert = self.planner.spec(job).is_some_and(|spec| spec.alert);
+        match (ended, afterwards) {
+            (Ended::Succeeded, _) => self.alarms.succeeded(job),
+            (Ended::Failed, Afterwards::Nothing | Afterwards::Paused(_)) if alert => {
+                self.alarms.failed(job, &run.run_id, &format!("{outcome}: {}", run.reason));
+            }
+            _ => {}
         }
         self.record(run, running.done);
     }
@@ -321,8 +354,9 @@ impl Runner {
             Request::Replace(schedule, dry_run, answer) => {
                 let now = self.now();
                 let changes =
-                    if dry_run { self.planner.compare(&schedule) } else { self.planner.replace(schedule, now) };
-                answer.send(said(&changes)).ok();
+                    if dry_run { self.planner.compare(&schedule, now) } else { self.planner.replace(schedule, now) };
+                self.alarms.keep(|name| self.planner.spec(name).is_some());
+                answer.send(changes).ok();
             }
         }
     }
@@ -345,25 +379,7 @@ impl Runner {
         let now = self.now();
         let status = |spec: &JobSpec| {
             let past = self.past.get(&spec.name).cloned().unwrap_or_default();
-            let paused_reason = self.planner.paused(&spec.name).map(str::to_owned);
-            JobStatus {
-                name: spec.name.clone(),
-                task: spec.task.as_str().to_owned(),
-                description: spec.description.clone(),
-                when: words(&spec.when),
-                enabled: spec.enabled,
-                paused: paused_reason.is_some(),
-                paused_reason,
-                running: past.running,
-                next_run: self.planner.next(&spec.name, now).map(Timestamp::rfc3339),
-                last_outcome: past.last.as_ref().map(|run| run.outcome.clone()),
-                last_finished: past.last.as_ref().and_then(|run| run.finished_at).map(|at| Timestamp(at).rfc3339()),
-                last_lateness_ms: past.lateness_ms(),
-                last_summary: past.summary,
-                runs: past.runs,
-                failures: past.failures,
-                missed: past.missed,
-            }
+            JobStatus::new(spec, past, &self.planner, now)
         };
         self.planner.specs().map(status).collect()
     }
@@ -387,24 +403,7 @@ impl Runner {
 
     /// Keeps what must survive a restart.
     async fn remember(&mut self) {
-        if let Some(memory) = self.planner.news() {
-            self.unsaved = Some(memory);
-        }
-        let Some(file) = &self.file else { return };
-        // One write at a time: two would tear the new file.
-        if let Some(saving) = &mut self.saving {
-            match tokio::time::timeout(SAVE_MAX, saving).await {
-                Ok(saved) => self.saving = report_saved(saved),
-                Err(_elapsed) => return,
-            }
-        }
-        let Some(memory) = self.unsaved.take() else { return };
-        let file = file.clone();
-        let mut saving = tokio::task::spawn_blocking(move || memory.save(&file));
-        self.saving = match tokio::time::timeout(SAVE_MAX, &mut saving).await {
-            Ok(saved) => report_saved(saved),
-            Err(_elapsed) => Some(saving),
-        };
+        self.memory.keep(self.planner.news()).await;
     }
 
     /// Lets runs end as their jobs say, aborts what is left, and waits for the last records.
@@ -416,11 +415,15 @@ impl Runner {
         for running in self.known.values().filter(|running| running.on_stop == OnStop::Cancel) {
             running.stops.cancel.cancel();
         }
+        self.observe();
         let names: Vec<String> = self.planner.specs().filter(last).map(|spec| spec.name.clone()).collect();
         for name in names.into_iter().filter(|name| self.planner.paused(name).is_none()).collect::<Vec<_>>() {
             match self.planner.ask(&name, self.now()) {
                 Ok(firing) => drop(self.start(Firing { trigger: super::planner::Trigger::Event, ..firing }, None)),
-                Err(why) => warn!(JOB = %name, "{name} does not run at the stop: {why}"),
+                Err(reason) => {
+                    let at = self.now().wall;
+                    self.not_run(&Skip { job: name, first: at, last: at, count: 1, reason }, "skipped");
+                }
             }
         }
         let until = Instant::now() + self.planner.options().stop_grace;
@@ -457,37 +460,6 @@ async fn told(found: &mut Option<oneshot::Receiver<Vec<JobRun>>>) -> Option<Vec<
     let runs = found.as_mut()?.await;
     *found = None;
     runs.ok()
-}
-
-fn report_saved(saved: Result<anyhow::Result<()>, JoinError>) -> Option<JoinHandle<anyhow::Result<()>>> {
-    match saved {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!("a restart will not know what is paused and what was run: {error:#}"),
-        Err(error) => warn!("a restart will not know what is paused and what was run: {error}"),
-    }
-    None
-}
-
-fn new_run(firing: &Firing) -> JobRun {
-    JobRun {
-        run_id: uuid::Uuid::now_v7().to_string(),
-        job: firing.job.clone(),
-        trigger: firing.trigger.as_str().to_owned(),
-        scheduled_at: firing.scheduled_at.micros(),
-        started_at: None,
-        finished_at: None,
-        attempt: i64::from(firing.attempt),
-        outcome: "running".to_owned(),
-        reason: String::new(),
-        window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
-        report: String::new(),
-    }
-}
-
-fn said(changes: &Changes) -> String {
-    let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let Changes { added, changed, removed } = changes;
-    format!("jobs added: {}, changed: {}, removed: {}", names(added), names(changed), names(removed))
 }
 
 /// The machine's own id keeps stable jitter apart between machines that run the same file.

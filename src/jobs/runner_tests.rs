@@ -1,7 +1,7 @@
 //! Real tasks on embedded stores, on a clock that does not wait.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -18,8 +18,14 @@ use crate::history::faulty::FaultyHistory;
 use crate::jobs::spec::{MissedPolicy, Overlap, Retry, TaskKind};
 use crate::jobs::tasks::{LogRetention, Save};
 use crate::log::embedded::{self, EmbeddedLog};
+use crate::market::{Stream, Timestamp};
 use crate::pulse::Pulses;
 use crate::writer::Writer;
+
+#[path = "alarm_tests.rs"]
+mod alarm_tests;
+#[path = "kill_tests.rs"]
+mod kill_tests;
 
 /// Wall time of the tests' beginning: 2026-01-01.
 const START: i64 = 1_767_225_600_000_000;
@@ -29,6 +35,10 @@ struct House {
     directory: TempDir,
     history: Arc<dyn History>,
     faults: Faults,
+    health: Health,
+    /// What jobs require is not there.
+    absent: Arc<AtomicBool>,
+    recorded: Vec<Stream>,
 }
 
 /// A runner at work.
@@ -48,7 +58,14 @@ impl House {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
-        Self { directory, history, faults: Faults::none() }
+        Self {
+            directory,
+            history,
+            faults: Faults::none(),
+            health: Health::default(),
+            absent: Arc::default(),
+            recorded: Vec::new(),
+        }
     }
 
     fn services(&self, clock: &Clock, save: Save) -> Services {
@@ -68,7 +85,7 @@ impl House {
             history,
             cache: Arc::new(EmbeddedCache::new()),
             backfill,
-            streams: watch::channel(Vec::new()).1,
+            streams: watch::channel(self.recorded.clone()).1,
             save,
             clock: clock.clone(),
         }
@@ -78,7 +95,13 @@ impl House {
         let clock = clock();
         let services = self.services(&clock, save);
         let history = services.history.clone();
-        Runner::new(RunnerParts { services, history, clock }, schedule, Some(self.directory.path()))
+        let (health, absent) = (self.health.clone(), self.absent.clone());
+        let conditions: Conditions = Arc::new(move |_| match absent.load(Ordering::SeqCst) {
+            true => Err("it is away".to_owned()),
+            false => Ok(()),
+        });
+        let parts = RunnerParts { services, history, clock, health, conditions };
+        Runner::new(parts, schedule, Some(self.directory.path()))
     }
 
     fn work(&self, jobs: Vec<JobSpec>, save: Save) -> Working {
@@ -193,7 +216,7 @@ async fn a_run_that_takes_too_long_is_timed_out() {
 async fn a_failed_run_is_tried_again() {
     let house = House::new();
     let mut spec = every(600);
-    spec.retry = Retry { max: 3, backoff: Duration::from_secs(10) };
+    spec.retry = Retry { max: 3, backoff: Duration::from_secs(10), jitter: None };
     let working = house.work(vec![spec], fails(2));
     let run = house.until("the third try", |run| run.outcome == "succeeded").await;
     assert_eq!((run.attempt, run.trigger.as_str()), (3, "retry"));
@@ -237,14 +260,14 @@ async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
 async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
     let house = House::new();
     let working = house.work(vec![every(30)], saves());
-    assert!(working.jobs.pause_because("job", "a move").await.unwrap());
+    assert!(working.jobs.pause("job", "a move").await.unwrap());
     working.end().await;
     let working = house.work(vec![every(30)], saves());
     tokio::time::sleep(Duration::from_secs(100)).await;
     let status = working.status().await;
     assert_eq!((status.paused_reason.as_deref(), status.next_run), (Some("a move"), None));
     assert_eq!(house.runs().await, []);
-    assert!(working.jobs.pause("job", false).await.unwrap());
+    assert!(working.jobs.resume("job").await.unwrap());
     let run = house.until("what passed", |run| run.outcome == "skipped").await;
     assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
     house.until("a run after the pause", |run| run.outcome == "succeeded").await;
@@ -375,7 +398,7 @@ async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
     let working = house.work(vec![every(10)], slow(5));
     house.until("a run", |run| run.outcome == "running").await;
     let said = working.jobs.replace(schedule(vec![]), true).await.unwrap();
-    assert_eq!(said, "jobs added: none, changed: none, removed: job");
+    assert_eq!(said.to_string(), "jobs added: none, changed: none, removed: job");
     assert_eq!(working.jobs.list().await.unwrap().len(), 1, "a dry run changes nothing");
     working.jobs.replace(schedule(vec![]), false).await.unwrap();
     assert_eq!(working.jobs.list().await.unwrap().len(), 0);

@@ -1,6 +1,13 @@
 //! What `jobs.toml` can say. Plain data: the configuration reads it, the planner plans it.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::market::{Stream, Timestamp};
+
+/// How long most things are kept that nobody said otherwise of.
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// A whole schedule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,13 +23,15 @@ pub struct Schedule {
 pub struct SchedulerOptions {
     /// Runs at a time; more wait. What a person asks for does not count.
     pub max_concurrent: usize,
+    /// How long runs are kept; the retention task drops older ones unless its own arguments say otherwise.
+    pub history: Duration,
     /// How long runs may take to end when the service stops, before they are aborted.
     pub stop_grace: Duration,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { max_concurrent: 8, stop_grace: Duration::from_secs(2) }
+        Self { max_concurrent: 8, history: MONTH, stop_grace: Duration::from_secs(2) }
     }
 }
 
@@ -53,6 +62,12 @@ pub struct JobSpec {
     pub deadline: Option<Duration>,
     /// How a run that failed is tried again.
     pub retry: Retry,
+    /// What must be there, or its runs are deferred until it is.
+    pub requires: Vec<Requirement>,
+    /// It is critical: somebody must look when it has not succeeded for so long.
+    pub max_silence: Option<Duration>,
+    /// Somebody must look when a run has failed and is not tried again.
+    pub alert: bool,
     /// So many failures in a row pause it; 0 never does.
     pub pause_after: u32,
     /// What happens to it when the service stops.
@@ -79,6 +94,9 @@ impl JobSpec {
             timeout: Duration::from_secs(300),
             deadline: None,
             retry: Retry::default(),
+            requires: Vec::new(),
+            max_silence: None,
+            alert: false,
             pause_after: 0,
             on_stop: OnStop::Cancel,
             blocking: false,
@@ -137,13 +155,18 @@ impl Align {
 pub enum JobEvent {
     /// The service starts.
     Startup,
+    /// A connection to an exchange that was lost is there again.
+    Reconnect,
+    /// A gap was found.
+    Gap,
     /// The service stops; the run gets the rest of `stop_grace`.
     Shutdown,
 }
 
 impl JobEvent {
     /// Every event, as written.
-    pub const ALL: [(&'static str, Self); 2] = [("startup", Self::Startup), ("shutdown", Self::Shutdown)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("startup", Self::Startup), ("reconnect", Self::Reconnect), ("gap", Self::Gap), ("shutdown", Self::Shutdown)];
 }
 
 /// How much later than its instant a run starts.
@@ -215,11 +238,50 @@ pub struct Retry {
     pub max: u32,
     /// The wait before the first retry; it doubles each time, up to an hour.
     pub backoff: Duration,
+    /// The wait is up to so much longer, so that what failed together is not tried again together; a quarter of the
+    /// wait when nobody said.
+    pub jitter: Option<Duration>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max: 0, backoff: Duration::from_secs(10) }
+        Self { max: 0, backoff: Duration::from_secs(10), jitter: None }
+    }
+}
+
+/// What a run may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// Every connection to an exchange is there.
+    IngestConnected,
+    /// The log takes and gives frames.
+    LogConnected,
+    /// The history takes rows.
+    HistoryConnected,
+    /// The cache takes updates.
+    CacheConnected,
+    /// So many bytes are free where the data is.
+    DiskFree(u64),
+}
+
+impl Requirement {
+    /// Those without a number, as written.
+    pub const CONNECTED: [(&'static str, Self); 4] = [
+        ("ingest.connected", Self::IngestConnected),
+        ("log.connected", Self::LogConnected),
+        ("history.connected", Self::HistoryConnected),
+        ("cache.connected", Self::CacheConnected),
+    ];
+    /// What `disk.free` means without a size.
+    pub const DISK_FREE: Self = Self::DiskFree(1 << 30);
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::CONNECTED.iter().find(|(_, known)| known == self) {
+            Some((name, _)) => f.write_str(name),
+            None => f.write_str("disk.free"),
+        }
     }
 }
 
@@ -254,17 +316,23 @@ pub enum TaskKind {
     CachePreload,
     /// Drops what is old.
     Retention,
+    /// Has a range of a stream fetched over REST.
+    Backfill,
+    /// Runs a program.
+    Command,
 }
 
 impl TaskKind {
     /// Every task, as written.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
         ("gap-sweep", Self::GapSweep),
         ("kline-verify", Self::KlineVerify),
         ("cache-preload", Self::CachePreload),
         ("retention", Self::Retention),
+        ("backfill", Self::Backfill),
+        ("command", Self::Command),
     ];
 
     /// As written.
@@ -274,7 +342,7 @@ impl TaskKind {
 }
 
 /// A task's arguments; each task reads its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskArgs {
     /// consistency-audit: whether it repairs what it finds.
     pub repair: bool,
@@ -286,11 +354,47 @@ pub struct TaskArgs {
     pub runs: Duration,
     /// retention: trades and klines older than this go; by default they stay.
     pub rows: Option<Duration>,
+    /// backfill: what is fetched.
+    pub backfill: Option<BackfillArgs>,
+    /// command: what is run.
+    pub command: Option<CommandArgs>,
+}
+
+/// What the backfill task fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackfillArgs {
+    /// Whose rows.
+    pub stream: Stream,
+    /// Where it begins; the run's window when nobody said.
+    pub from: Option<Place>,
+    /// Where it ends: a trade id or kline that is the last one, or the time before which rows are wanted; the newest
+    /// row when nobody said.
+    pub to: Option<Place>,
+}
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A trade id.
+    Id(i64),
+    /// An instant.
+    At(Timestamp),
+}
+
+/// What the command task runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandArgs {
+    /// The program and its arguments; no shell reads them.
+    pub argv: Vec<String>,
+    /// Its environment beside what every program needs.
+    pub environment: Vec<(String, String)>,
+    /// Where it runs; the service's own directory when nobody said.
+    pub working_directory: Option<PathBuf>,
 }
 
 impl Default for TaskArgs {
     fn default() -> Self {
-        let month = Duration::from_secs(30 * 86_400);
-        Self { repair: false, last: Duration::from_secs(3_600), dead_letters: month, runs: month, rows: None }
+        let (month, last) = (MONTH, Duration::from_secs(3_600));
+        Self { repair: false, last, dead_letters: month, runs: month, rows: None, backfill: None, command: None }
     }
 }

@@ -1,10 +1,12 @@
 //! A job as people see it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::planner::Calendar;
-use super::spec::{Align, JobEvent, When};
+use super::planner::{Calendar, Now, Planner};
+use super::spec::{Align, JobEvent, JobSpec, When};
 use crate::history::JobRun;
+use crate::market::Timestamp;
 
 /// A job as people see it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -35,12 +37,49 @@ pub struct JobStatus {
     pub last_finished: Option<String>,
     /// How much later than scheduled its last run started, milliseconds.
     pub last_lateness_ms: Option<i64>,
+    /// When a run last succeeded, in this process or before, RFC 3339.
+    pub last_success: Option<String>,
+    /// Whether it is critical, and how long it may be without a success, seconds.
+    pub max_silence_s: Option<f64>,
+    /// Whether it is critical and was silent for longer.
+    pub silent: bool,
     /// Runs since the process began.
     pub runs: u64,
-    /// Of these, how many did not succeed.
+    /// Of these, how many failed or took too long.
     pub failures: u64,
     /// Instants that passed without a run since the process began.
     pub missed: u64,
+    /// Rows of the run history since the process began, by outcome; what missed or waits is one row a stretch.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+impl JobStatus {
+    pub(super) fn new(spec: &JobSpec, past: Past, planner: &Planner, now: Now) -> Self {
+        let paused_reason = planner.paused(&spec.name).map(str::to_owned);
+        let last = past.last.as_ref();
+        Self {
+            name: spec.name.clone(),
+            task: spec.task.as_str().to_owned(),
+            description: spec.description.clone(),
+            when: words(&spec.when),
+            enabled: spec.enabled,
+            paused: paused_reason.is_some(),
+            paused_reason,
+            running: past.running,
+            next_run: planner.next(&spec.name, now).map(Timestamp::rfc3339),
+            last_outcome: last.map(|run| run.outcome.clone()),
+            last_finished: last.and_then(|run| run.finished_at).map(|at| Timestamp(at).rfc3339()),
+            last_lateness_ms: past.started.as_ref().and_then(JobRun::lateness_us).map(|late| late / 1_000),
+            last_summary: past.summary,
+            last_success: planner.succeeded(&spec.name).map(Timestamp::rfc3339),
+            max_silence_s: spec.max_silence.map(|max| max.as_secs_f64()),
+            silent: planner.is_silent(&spec.name, now),
+            runs: past.runs,
+            failures: past.failures,
+            missed: past.missed,
+            outcomes: past.outcomes,
+        }
+    }
 }
 
 /// What is known of a job's runs.
@@ -48,21 +87,54 @@ pub struct JobStatus {
 pub(super) struct Past {
     pub(super) running: bool,
     pub(super) last: Option<JobRun>,
-    pub(super) summary: Option<String>,
-    pub(super) runs: u64,
-    pub(super) failures: u64,
-    pub(super) missed: u64,
+    /// The last one that started.
+    started: Option<JobRun>,
+    /// The row of the stretch that is deferred.
+    deferred: Option<String>,
+    summary: Option<String>,
+    runs: u64,
+    failures: u64,
+    missed: u64,
+    outcomes: BTreeMap<String, u64>,
 }
 
 impl Past {
-    pub(super) fn lateness_ms(&self) -> Option<i64> {
-        let run = self.last.as_ref()?;
-        Some((run.started_at? - run.scheduled_at).max(0) / 1_000)
+    pub(super) fn started(&mut self, run: &JobRun) {
+        self.running = true;
+        self.runs += 1;
+        self.started = Some(run.clone());
+    }
+
+    pub(super) fn ended(&mut self, run: &JobRun, summary: Option<String>) {
+        self.running = false;
+        self.summary = summary;
+        self.last = Some(run.clone());
+        self.failures += u64::from(matches!(run.outcome.as_str(), "failed" | "timed_out"));
+        self.count(&run.outcome);
+    }
+
+    /// So many instants do not run, or not yet; the row of a deferral that goes on is written again.
+    pub(super) fn not_run(&mut self, run: &mut JobRun, count: u64) {
+        let is_deferred = run.outcome == "deferred";
+        match &self.deferred {
+            Some(run_id) if is_deferred && count > 1 => run.run_id.clone_from(run_id),
+            _ => self.count(&run.outcome),
+        }
+        if is_deferred {
+            self.deferred = Some(run.run_id.clone());
+        } else {
+            self.missed += count;
+        }
+        self.last = Some(run.clone());
+    }
+
+    fn count(&mut self, outcome: &str) {
+        *self.outcomes.entry(outcome.to_owned()).or_default() += 1;
     }
 }
 
 /// When a job runs, in English.
-pub(super) fn words(when: &When) -> String {
+pub fn words(when: &When) -> String {
     match when {
         When::Every { period, align: Align::Start } => format!("every {}", humane(*period)),
         When::Every { period, align: Align::Wall } => format!("every {}, on the clock", humane(*period)),

@@ -56,7 +56,7 @@ impl Writer {
         Self::to(Path::new(SOCKET), LINES_MAX)
     }
 
-    fn to(path: &Path, lines_max: usize) -> anyhow::Result<Self> {
+    pub(super) fn to(path: &Path, lines_max: usize) -> anyhow::Result<Self> {
         let socket = UnixDatagram::unbound().context("open a socket to the journal")?;
         let (orders, received) = sync_channel(lines_max);
         let dropped = Arc::new(AtomicU64::new(0));

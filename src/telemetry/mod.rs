@@ -104,3 +104,68 @@ fn under_systemd() -> bool {
     let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use super::*;
+
+    const THREAD: &str = "panics-on-purpose";
+
+    #[test]
+    fn a_panic_is_critical_in_the_journal_and_says_where() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let writer = journal::Writer::to(&path, 16).unwrap();
+        let layer = writer.layer();
+        // Other tests of this process panic too, and mean it.
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match std::thread::current().name() {
+            Some(THREAD) => report_panic(panic),
+            _ => others(panic),
+        }));
+        let panicking = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+            let subscriber = tracing_subscriber::registry().with(layer);
+            tracing::subscriber::with_default(subscriber, || panic!("no such partition"));
+        });
+        assert!(panicking.unwrap().join().is_err());
+        let mut buffer = [0; 16 << 10];
+        let length = socket.recv(&mut buffer).unwrap();
+        let entry = String::from_utf8_lossy(&buffer[..length]);
+        assert!(entry.contains("PRIORITY=2\n") && !entry.contains("PRIORITY=3"), "{entry}");
+        assert!(entry.contains(&format!("MESSAGE_ID={}", messages::PANICKED)), "{entry}");
+        assert!(entry.contains(THREAD) && entry.contains("mod.rs:") && entry.contains("no such partition"), "{entry}");
+    }
+
+    #[test]
+    fn people_read_the_message_and_not_the_journals_fields() {
+        let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let into = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).compact();
+        let layer = layer.fmt_fields(debug_fn(for_people)).with_writer(move || Line(into.clone()));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(MESSAGE_ID = messages::GAP_FOUND, GAP_FIRST = 7, offset = 3, "a gap");
+        });
+        let line = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        assert!(line.ends_with("a gap offset=3\n"), "{line:?}");
+    }
+
+    #[derive(Clone)]
+    struct Line(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Line {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+}

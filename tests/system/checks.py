@@ -9,8 +9,8 @@ from machine import Failed
 from service import API, SYMBOLS, UNIT, feed
 
 CATALOG_WORDS = {"ready": "The recorder has restored its state"}
-# The watchdog's limit, half a minute of a slow machine's start, and how late the fault comes.
-WEDGE_SECONDS_MAX = 20 + 30 + 5
+# How late the fault comes, WatchdogSec, and RestartSec with the start of a busy machine.
+WEDGE_SECONDS_MAX = 5 + 20 + 10
 
 
 def expect(condition, what):
@@ -46,6 +46,13 @@ def systemd_finds_nothing_wrong_with_the_units(test):
     for unit in ("tapekeeper.service", "tapekeeper.socket", f"tapekeeper-alert@{UNIT}.service"):
         said = test.machine.run(f"systemd-analyze verify --man=no {unit}")
         expect(said.code == 0 and not said.err, f"{unit}: {said}")
+    # The third one is for newer systemds.
+    for name in ("local-only.conf", "memory.conf"):
+        place = f"/etc/systemd/system/{UNIT}.d"
+        test.machine.sh(f"install -D -m 644 /usr/share/doc/tapekeeper/examples/{name} {place}/{name}")
+        said = test.machine.run(f"systemd-analyze verify --man=no {UNIT}")
+        test.machine.sh(f"rm {place}/{name}")
+        expect(said.code == 0 and not said.err, f"{name}: {said}")
     said = test.machine.sh(f"systemd-analyze security --no-pager {UNIT}")
     level = float(said.rpartition("exposure level for")[2].split(":")[1].split()[0])
     test.measured(f"exposure {level}")
@@ -271,7 +278,8 @@ def an_exchange_that_is_away_restarts_nothing(test):
     test.measured(f"exchange away for {away:.0f} s: {words}")
     expect("is away" in words, f"the health did not say so: {service.health()}")
     expect(service.restarts() == restarts, "it was restarted")
-    service.assert_complete(120)
+    # What was missed comes back within the exchange's request budget.
+    service.assert_complete(120 + 2 * away)
 
 
 def a_silent_exchange_restarts_nothing(test):
@@ -286,7 +294,7 @@ def a_silent_exchange_restarts_nothing(test):
     test.measured(f"exchange silent for {silent:.0f} s: {words or 'shorter than what counts as silence'}")
     expect(silent < 70 or words, f"the health did not say so: {service.health()}")
     expect(service.restarts() == restarts and service.show("ActiveState") == "active", "it was restarted")
-    service.assert_complete(120)
+    service.assert_complete(120 + 2 * silent)
 
 
 def a_bad_configuration_is_not_tried_again_and_somebody_is_told(test):

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::super::Reloaded;
 use super::Served;
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::history::Batch;
+use crate::jobs::planner::Changes;
 use crate::market::{Stream, Timestamp};
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
@@ -129,9 +131,11 @@ async fn jobs_are_listed_run_paused_and_resumed() {
     let served = Served::start().await;
     let (status, run) = served.post("/api/v1/jobs/state-snapshot/run?wait=true", "").await;
     assert_eq!((status, &run["outcome"], &run["trigger"]), (200, &json!("succeeded"), &json!("manual")));
-    assert_eq!(served.post("/api/v1/jobs/state-snapshot/pause", "").await.1["paused"], true);
+    assert_eq!(served.post("/api/v1/jobs/state-snapshot/pause", "").await.1["reason"], "by hand");
+    let answer = served.post("/api/v1/jobs/state-snapshot/pause?reason=a%20move", "").await;
+    assert_eq!(answer, (200, json!({ "job": "state-snapshot", "paused": true, "reason": "a move" })));
     let (_, jobs) = served.get("/api/v1/jobs").await;
-    assert_eq!((&jobs[0]["name"], &jobs[0]["paused"]), (&json!("state-snapshot"), &json!(true)));
+    assert_eq!((&jobs[0]["name"], &jobs[0]["paused_reason"]), (&json!("state-snapshot"), &json!("a move")));
     assert_eq!(jobs[0]["last_summary"], "generation 7");
     assert_eq!(served.post("/api/v1/jobs/state-snapshot/resume", "").await.1["paused"], false);
     let (_, runs) = served.get("/api/v1/jobs/history?job=state-snapshot&limit=5").await;
@@ -145,7 +149,10 @@ async fn jobs_are_listed_run_paused_and_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_is_answered_by_the_service() {
     let mut served = Served::start().await;
-    let answers = [Ok("nothing changes".to_owned()), Err("tapekeeper.toml:3:1: unknown key".to_owned())];
+    let next = vec![("a".to_owned(), Some(Timestamp(60_000_000))), ("b".to_owned(), None)];
+    let jobs = Changes { added: vec!["a".to_owned()], next, ..Changes::default() };
+    let answers =
+        [Ok(Reloaded { said: "a job more".to_owned(), jobs }), Err("tapekeeper.toml:3:1: unknown key".to_owned())];
     let mut reloads = std::mem::replace(&mut served.reloads, tokio::sync::mpsc::channel(1).1);
     let service = tokio::spawn(async move {
         let mut dry_runs = Vec::new();
@@ -157,7 +164,12 @@ async fn a_reload_is_answered_by_the_service() {
         dry_runs
     });
     let answer = served.post("/api/v1/reload?dry_run=true", "").await;
-    assert_eq!(answer, (200, json!({ "changed": "nothing changes" })));
+    let expected = json!({
+        "changed": "a job more",
+        "jobs": { "added": ["a"], "changed": [], "removed": [] },
+        "next_runs": [{ "job": "a", "next_run": "1970-01-01T00:01:00.000Z" }, { "job": "b", "next_run": null }],
+    });
+    assert_eq!(answer, (200, expected));
     assert_eq!(code(&served.post("/api/v1/reload", "").await), (422, "not_reloaded"));
     assert_eq!(service.await.unwrap(), [true, false]);
     assert_eq!(code(&served.post("/api/v1/reload", "").await), (503, "busy"));

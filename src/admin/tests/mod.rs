@@ -185,7 +185,13 @@ fn run_jobs(services: Services, pulses: &Pulses, stop: CancellationToken) -> Job
     let mut spec = JobSpec::new("state-snapshot", TaskKind::StateSnapshot, when);
     spec.description = "Saves what is known".to_owned();
     let (history, clock) = (services.history.clone(), services.clock.clone());
-    let parts = RunnerParts { services, history, clock };
+    let parts = RunnerParts {
+        services,
+        history,
+        clock,
+        health: crate::health::Health::default(),
+        conditions: Arc::new(|_| Ok(())),
+    };
     let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
     tokio::spawn(runner.run(pulses.watch("scheduler"), stop));
     jobs

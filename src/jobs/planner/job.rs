@@ -1,6 +1,8 @@
 //! One job of the plan: when it is due next, what waits, what it remembers.
 
+mod defer;
 mod missed;
+mod quiet;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::jobs::calendar::{COUNT_MAX, Passed};
 use crate::jobs::memory::Remembered;
 use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
 use crate::market::Timestamp;
+use quiet::Quiet;
 
 /// A run that starts later than this was missed, not late. Microseconds.
 const LATE_US: i64 = 10_000_000;
@@ -44,6 +47,18 @@ pub enum Ended {
     Cancelled,
 }
 
+/// A job as it is looked at again and again: few bytes of it, all jobs' in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    /// Until this monotonic instant nothing happens by itself.
+    pub(super) idle_until: Duration,
+    /// Whether something will happen by itself at all.
+    pub(super) is_active: bool,
+    pub(super) is_running: bool,
+    /// Whether something waits and nothing of its own stands in the way.
+    pub(super) is_ready: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) spec: JobSpec,
@@ -63,15 +78,21 @@ pub(super) struct Job {
     covered_to: Timestamp,
     /// What passed during a pause.
     unseen: Option<Skip>,
+    /// What waits only because something it requires is not there; recorded when that begins, and again, with how
+    /// many instants it was, when it ends.
+    deferred: Option<Skip>,
+    quiet: Quiet,
     seeds: Seeds,
     /// Until this monotonic instant nothing happens by itself.
     idle_until: Duration,
+    look_max: Duration,
 }
 
 impl Job {
     pub(super) fn new(spec: JobSpec, remembered: Remembered, seeds: Seeds, now: Now) -> Self {
         let last = remembered.last().filter(|last| last.since(now.wall) < AHEAD_US);
         let next = Next::new(&spec, last, now);
+        let quiet = Quiet::new(&spec, remembered.succeeded.map(Timestamp), now);
         let mut job = Self {
             spec,
             next,
@@ -84,11 +105,19 @@ impl Job {
             since: now.wall,
             covered_to: remembered.covered_to.map_or(now.wall, Timestamp),
             unseen: None,
+            deferred: None,
+            quiet,
             seeds,
             idle_until: now.monotonic,
+            look_max: LOOK_MAX,
         };
         job.rest(now);
         job
+    }
+
+    pub(super) fn trust_the_clock(&mut self, now: Now) {
+        self.look_max = Duration::MAX;
+        self.rest(now);
     }
 
     pub(super) fn remembered(&self) -> Remembered {
@@ -97,17 +126,27 @@ impl Job {
             paused: self.paused.clone(),
             last: by_calendar.then_some(self.last.unwrap_or(self.since).micros()),
             covered_to: self.spec.window.then_some(self.covered_to.micros()),
+            succeeded: self.quiet.succeeded.map(Timestamp::micros),
         }
+    }
+
+    /// Whether another specification says nothing new of when it runs.
+    pub(super) fn keeps_phase(&self, spec: &JobSpec) -> bool {
+        (&spec.when, spec.enabled) == (&self.spec.when, self.spec.enabled)
     }
 
     /// Takes another specification over; the phase stays when the time did not change.
     pub(super) fn change(&mut self, spec: JobSpec, now: Now) {
-        if (&spec.when, spec.enabled) != (&self.spec.when, self.spec.enabled) {
+        if !self.keeps_phase(&spec) {
             self.next = Next::new(&spec, None, now);
             (self.last, self.since) = (None, now.wall);
         }
         if spec.window && !self.spec.window {
             self.covered_to = now.wall;
+        }
+        if spec.max_silence != self.spec.max_silence || spec.enabled != self.spec.enabled {
+            // What it did before anybody minded is no silence.
+            self.quiet = Quiet { before: Duration::ZERO, since: now.monotonic, ..self.quiet };
         }
         self.spec = spec;
         self.rest(now);
@@ -116,9 +155,6 @@ impl Job {
     /// Moves on to `now`: what is due waits, what is not run is skipped. Returns whether there is something new to
     /// remember.
     pub(super) fn pass(&mut self, now: Now, stepped: bool, acts: &mut Vec<Act>) -> bool {
-        if !stepped && now.monotonic < self.idle_until {
-            return false;
-        }
         if stepped {
             self.realign(now);
         }
@@ -141,6 +177,9 @@ impl Job {
             self.waiting.push_front(firing);
         }
         self.expire(now, acts);
+        if self.waiting.is_empty() {
+            self.end_deferral(acts);
+        }
         self.rest(now);
         remember
     }
@@ -212,6 +251,15 @@ impl Job {
             self.waiting.push_back(firing);
             return;
         }
+        if let Some(deferred) = &mut self.deferred {
+            (deferred.last, deferred.count) = (at, deferred.count + 1);
+            // Of what is deferred the latest one runs, or each for whom each counts.
+            if self.spec.missed.policy != MissedPolicy::RunAll || self.waiting.len() >= self.spec.missed.cap {
+                self.waiting.pop_front();
+            }
+            self.waiting.push_back(firing);
+            return;
+        }
         let running = self.running.is_some();
         match self.spec.overlap {
             Overlap::Queue if self.waiting.is_empty() => self.waiting.push_back(firing),
@@ -253,24 +301,20 @@ impl Job {
             let left = first.plus_micros(deadline.as_micros() as i64 + 1).since(now.wall);
             Some(Duration::from_micros(left.max(0) as u64))
         });
-        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(LOOK_MAX);
-        self.idle_until = now.monotonic + wait.min(LOOK_MAX);
+        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(self.look_max);
+        self.idle_until = now.monotonic.saturating_add(wait.min(self.look_max));
     }
 
-    /// How long nothing happens by itself; `None` when nothing will.
-    pub(super) fn idle(&self, now: Now) -> Option<Duration> {
+    /// What the planner must know of it in every look.
+    pub(super) fn glance(&self) -> Glance {
         let planned = !matches!(self.next, Next::Unknown | Next::Wall(_, None)) || self.retry.is_some();
-        let active = self.spec.enabled && self.paused.is_none() && planned || !self.waiting.is_empty();
-        active.then(|| self.idle_until.saturating_sub(now.monotonic))
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// Whether something waits and nothing of its own stands in the way.
-    pub(super) fn is_ready(&self) -> bool {
-        self.running.is_none() && self.paused.is_none() && !self.waiting.is_empty()
+        let (is_running, waits) = (self.running.is_some(), !self.waiting.is_empty());
+        Glance {
+            idle_until: self.idle_until,
+            is_active: self.spec.enabled && self.paused.is_none() && planned || waits,
+            is_running,
+            is_ready: !is_running && self.paused.is_none() && waits,
+        }
     }
 
     /// Who comes first when not all can.
@@ -278,13 +322,17 @@ impl Job {
         (self.waiting.front().map(|firing| firing.scheduled_at), &self.spec.name)
     }
 
-    /// Starts what waits.
-    pub(super) fn start(&mut self, now: Now) -> Option<Act> {
-        let firing = self.waiting.pop_front()?;
-        Some(match self.begin(firing.clone(), now) {
+    /// Starts what waits; returns whether something started.
+    pub(super) fn start(&mut self, now: Now, acts: &mut Vec<Act>) -> bool {
+        self.end_deferral(acts);
+        let Some(firing) = self.waiting.pop_front() else { return false };
+        let act = match self.begin(firing.clone(), now) {
             Ok(firing) => Act::Start(firing),
             Err(reason) => Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)),
-        })
+        };
+        let started = matches!(act, Act::Start(_));
+        acts.push(act);
+        started
     }
 
     pub(super) fn ask(&mut self, now: Now) -> Result<Firing, String> {
@@ -340,7 +388,10 @@ impl Job {
             self.next = Next::Monotonic(now.monotonic + delay);
         }
         match ended {
-            Ended::Succeeded => self.failures = 0,
+            Ended::Succeeded => {
+                self.failures = 0;
+                self.quiet = Quiet { succeeded: Some(now.wall), before: Duration::ZERO, since: now.monotonic };
+            }
             Ended::Failed => self.failures += 1,
             Ended::Cancelled => {}
         }
@@ -355,9 +406,9 @@ impl Job {
             return Afterwards::Nothing;
         }
         let doubled = self.spec.retry.backoff.saturating_mul(1_u32.checked_shl(firing.attempt - 1).unwrap_or(u32::MAX));
-        // Up to a quarter more, so that what failed together is not tried again together.
         let backoff = doubled.min(BACKOFF_MAX);
-        let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, backoff / 4);
+        let jitter = self.spec.retry.jitter.unwrap_or(backoff / 4);
+        let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, jitter);
         let again = Firing { trigger: Trigger::Retry, attempt: firing.attempt + 1, ..firing };
         self.retry = Some((now.monotonic + wait, again));
         Afterwards::Retry(wait)

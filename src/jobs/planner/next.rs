@@ -21,7 +21,9 @@ impl Next {
         match &spec.when {
             When::Every { period, align: Align::Start } => Self::Monotonic(now.monotonic + *period),
             When::Every { period, align: Align::Wall } => {
-                Self::Monotonic(now.monotonic + until_multiple(*period, now.wall))
+                // A multiple that is just now is due.
+                let wait = until_multiple(*period, now.wall.plus_micros(-1)).saturating_sub(Duration::from_micros(1));
+                Self::Monotonic(now.monotonic + wait)
             }
             When::Delay(delay) => Self::Monotonic(now.monotonic + *delay),
             When::Cron { text, timezone } => match Calendar::parse(text, *timezone) {

@@ -6,7 +6,9 @@ use chrono_tz::Tz;
 use proptest::prelude::*;
 
 use super::*;
-use crate::jobs::spec::{Align, Jitter, JobEvent, MissedPolicy, Overlap, Retry, SchedulerOptions, TaskKind, When};
+use crate::jobs::spec::{
+    Align, Jitter, JobEvent, MissedPolicy, Overlap, Requirement, Retry, SchedulerOptions, TaskKind, When,
+};
 
 fn job(name: &str, when: When) -> JobSpec {
     JobSpec::new(name, TaskKind::StateSnapshot, when)
@@ -44,7 +46,7 @@ fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skip>) {
                     planner.finished(&firing.job, Ended::Succeeded, now);
                     started.push(firing);
                 }
-                Act::Skip(skip) => skipped.push(skip),
+                Act::Skip(skip) | Act::Defer(skip) => skipped.push(skip),
                 Act::Cancel(job) => panic!("{job} is cancelled although nothing runs"),
             }
         }
@@ -160,6 +162,27 @@ fn a_step_of_the_wall_clock_moves_no_period_and_silences_no_cron() {
 }
 
 #[test]
+fn a_suspended_machine_recovers_at_once_and_what_it_slept_through_is_counted() {
+    for hours in [1.0, 8.0, 24.0 * 30.0] {
+        let start = 1_700_000_000.0;
+        let mut planner = planner([every("every", 30), cron("cron", "0 */5 * * * *")], at(start));
+        run(&mut planner, at(start + 10.0));
+        // The wall clock went on, the monotonic one stood still.
+        let awake = |seconds: f64| Now {
+            wall: at(start + 10.0 + hours * 3_600.0 + seconds).wall,
+            monotonic: at(start + 10.0 + seconds).monotonic,
+        };
+        let (fired, skips) = run(&mut planner, awake(1.0));
+        assert_eq!((fired.len(), fired[0].job.as_str(), fired[0].trigger), (1, "cron", Trigger::CatchUp));
+        let counted: u64 = skips.iter().map(|skip| skip.count).sum();
+        assert_eq!(counted + 1, (hours * 12.0) as u64, "every instant that was slept through is told of");
+        let names: Vec<String> = (2..=400).flat_map(|s| started(&mut planner, awake(f64::from(s)))).collect();
+        let count = |name: &str| names.iter().filter(|job| *job == name).count();
+        assert!(count("every") == 13 && (1..=2).contains(&count("cron")), "{names:?}");
+    }
+}
+
+#[test]
 fn a_time_of_day_is_not_run_again_when_the_clock_goes_back_over_it() {
     let day = 86_400.0;
     let mut planner = planner([cron("job", "30 2 * * *")], at(day));
@@ -218,7 +241,7 @@ fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
 fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
     let mut spec = every("job", 1_000);
     spec.window = true;
-    spec.retry = Retry { max: 2, backoff: Duration::from_secs(10) };
+    spec.retry = Retry { max: 2, backoff: Duration::from_secs(10), jitter: None };
     let mut planner = planner([spec], at(0.0));
     let mut now = 1_000.0;
     for attempt in 1..=3 {
@@ -252,6 +275,42 @@ fn failures_in_a_row_pause_a_job_also_over_a_restart() {
     let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), at(25.0));
     assert_eq!(planner.paused("job"), Some("it failed 2 times in a row"));
     assert_eq!(planner.wait(at(25.0)), None);
+}
+
+#[test]
+fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
+    for (policy, instants) in [(MissedPolicy::RunOnce, vec![30.0]), (MissedPolicy::RunAll, vec![10.0, 20.0, 30.0])] {
+        let mut spec = every("job", 10);
+        spec.requires = vec![Requirement::DISK_FREE];
+        spec.missed.policy = policy;
+        let mut planner = planner([spec], at(0.0));
+        planner.observe(vec![(Requirement::DISK_FREE, "7 MiB are free".to_owned())]);
+        let acts = planner.due(at(10.0));
+        assert!(matches!(&acts[..], [Act::Defer(skip)] if skip.reason == "it requires disk.free: 7 MiB are free"));
+        assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a deferred run does not spin");
+        for second in 11..=31 {
+            assert_eq!(planner.due(at(f64::from(second))), [], "it is said once");
+        }
+        planner.observe(Vec::new());
+        let (fired, deferred) = run(&mut planner, at(31.0));
+        let fired: Vec<Timestamp> = fired.into_iter().map(|firing| firing.scheduled_at).collect();
+        assert_eq!(fired, instants.iter().map(|seconds| at(*seconds).wall).collect::<Vec<_>>(), "{policy:?}");
+        assert_eq!((deferred.len(), deferred[0].count, deferred[0].last), (1, 3, at(30.0).wall));
+    }
+}
+
+#[test]
+fn silence_before_the_start_counts_for_half_of_what_is_allowed() {
+    let mut spec = every("job", 10_000);
+    spec.max_silence = Some(Duration::from_secs(100));
+    let mut memory = Memory::default();
+    let long_ago = Remembered { succeeded: Some(0), ..Remembered::default() };
+    memory.jobs.insert("job".to_owned(), long_ago);
+    let begin = at(1e6);
+    let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), begin);
+    assert_eq!(planner.silent(at(1e6 + 49.0)), []);
+    assert_eq!(planner.silent(at(1e6 + 51.0))[0].lasts, Duration::from_secs(101));
+    assert_eq!(planner.succeeded("job"), Some(Timestamp(0)));
 }
 
 #[test]
@@ -299,6 +358,12 @@ fn a_new_schedule_leaves_unchanged_jobs_their_phase() {
     let mut kept = every("kept", 30);
     kept.timeout = Duration::from_secs(1);
     let changes = planner.replace(schedule([kept, every("changed", 60), every("new", 10)]), at(20.0));
+    let next = |seconds: f64| Some(at(seconds).wall);
+    let expected = [("kept", next(30.0)), ("changed", next(80.0)), ("new", next(30.0))];
+    assert_eq!(changes.next, expected.map(|(name, at)| (name.to_owned(), at)));
+    for (name, at_next) in &changes.next {
+        assert_eq!(planner.next(name, at(20.0)), *at_next, "what was told is what holds");
+    }
     assert_eq!(
         (changes.added, changes.changed),
         (vec!["new".to_owned()], vec!["kept".to_owned(), "changed".to_owned()])
@@ -325,14 +390,39 @@ fn planner_firing(seconds: f64) -> Firing {
 }
 
 #[test]
+fn firing_tables_of_adjoining_spans_adjoin() {
+    let wall = When::Every { period: Duration::from_secs(600), align: Align::Wall };
+    let mut jittered = job("wall", wall);
+    jittered.jitter = Jitter { max: Duration::from_secs(60), is_stable: false };
+    let jobs = || schedule([cron("cron", "*/10 * * * *"), jittered.clone()]);
+    let table = |from: u64, seconds: u64| -> Vec<(String, Timestamp)> {
+        simulate(jobs(), at(from as f64).wall, Duration::from_secs(seconds)).collect()
+    };
+    let whole = table(0, 7_200);
+    assert_eq!(whole[..2], [("cron".to_owned(), Timestamp(0)), ("wall".to_owned(), Timestamp(0))]);
+    assert_eq!(whole.len(), 24, "the end is not in it");
+    for cut in [1, 600, 601, 3_599, 3_600] {
+        assert_eq!([table(0, cut), table(cut, 7_200 - cut)].concat(), whole, "{cut}");
+    }
+}
+
+#[test]
+fn what_never_runs_by_itself_has_an_empty_table() {
+    let mut off = every("off", 10);
+    off.enabled = false;
+    let jobs = schedule([off, job("on", When::On(vec![JobEvent::Startup]))]);
+    assert_eq!(simulate(jobs, Timestamp(0), Duration::from_secs(1_000)).count(), 0);
+}
+
+#[test]
 fn a_thousand_jobs_are_simulated_in_order() {
     let periods = (0..500).map(|n| every(&format!("every-{n}"), 30 + n % 90));
     let crons = (0..500).map(|n| cron(&format!("cron-{n}"), &format!("{} */{} * * * *", n % 60, 1 + n % 20)));
     let (mut fired, mut last) = (0, Timestamp(0));
-    simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200), |_, at| {
+    for (_, at) in simulate(schedule(periods.chain(crons)), Timestamp(0), Duration::from_secs(7_200)) {
         assert!(at >= last);
         (fired, last) = (fired + 1, at);
-    });
+    }
     assert!(fired > 50_000, "{fired}");
 }
 
@@ -354,12 +444,13 @@ proptest! {
     #[test]
     fn successful_windows_have_no_hole_and_no_overlap(
         is_cron in any::<bool>(), retries in 0_u32..3,
-        steps in prop::collection::vec((1_u64..400, 0_u8..12), 1..200),
+        steps in prop::collection::vec((1_u64..400, 0_u8..14), 1..200),
     ) {
         let mut spec = if is_cron { cron("job", "* * * * *") } else { every("job", 60) };
         spec.window = true;
         spec.overlap = Overlap::Queue;
-        spec.retry = Retry { max: retries, backoff: Duration::from_secs(7) };
+        spec.retry = Retry { max: retries, backoff: Duration::from_secs(7), jitter: None };
+        spec.requires = vec![Requirement::DISK_FREE];
         let mut planner = planner([spec.clone()], at(0.0));
         let (mut memory, mut boot, mut now) = (planner.news().unwrap(), 0, 0);
         let (mut running, mut covered): (Option<Firing>, Timestamp) = (None, Timestamp(0));
@@ -384,6 +475,8 @@ proptest! {
                     (boot, running) = (now, None);
                     planner = Planner::new(schedule([spec.clone()]), &memory, Seeds::default(), clock(boot));
                 }
+                12 => planner.observe(vec![(Requirement::DISK_FREE, "it is full".to_owned())]),
+                13 => planner.observe(Vec::new()),
                 11 => if let Ok(firing) = planner.ask("job", clock(boot)) { running = Some(firing) },
                 _ => {}
             }

@@ -1,30 +1,66 @@
 //! The firing table of a schedule on a clock that nobody waits for.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Act, Ended, Now, Planner, Seeds};
-use crate::jobs::memory::Memory;
-use crate::jobs::spec::Schedule;
+use crate::jobs::memory::{Memory, Remembered};
+use crate::jobs::spec::{Jitter, Schedule, When};
 use crate::market::Timestamp;
 
-/// Calls `fired` with each job's name and instant in `[from, from + span)`, in order; a run ends at once and well.
-/// Events do not happen. The service starts at `from`.
-pub fn simulate(schedule: Schedule, from: Timestamp, span: Duration, mut fired: impl FnMut(&str, Timestamp)) {
-    let at = |elapsed: Duration| Now {
-        wall: from.plus_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)),
-        monotonic: elapsed,
-    };
-    let mut elapsed = Duration::ZERO;
-    let mut planner = Planner::new(schedule, &Memory::default(), Seeds::default(), at(elapsed));
-    while let Some(wait) = planner.wait(at(elapsed)) {
-        elapsed += wait;
-        if elapsed >= span {
-            return;
+/// Each job's name and instant in `[from, from + span)`, in order. The service starts at `from` and missed nothing; a
+/// run ends at once and well. Events do not happen. Instants are told as scheduled: jitter only moves starts.
+pub fn simulate(mut schedule: Schedule, from: Timestamp, span: Duration) -> Simulation {
+    let mut memory = Memory::default();
+    for job in &mut schedule.jobs {
+        job.jitter = Jitter::default();
+        if let When::Cron { .. } = job.when {
+            // Everything before `from` was dealt with, `from` itself was not: tables of adjoining spans adjoin.
+            let last = Some(from.plus_micros(-1).micros());
+            memory.jobs.insert(job.name.clone(), Remembered { last, ..Remembered::default() });
         }
-        for act in planner.due(at(elapsed)) {
+    }
+    let start = Now { wall: from, monotonic: Duration::ZERO };
+    let mut planner = Planner::new(schedule, &memory, Seeds::default(), start);
+    planner.trust_the_clock(start);
+    Simulation { planner, from, span, elapsed: Duration::ZERO, due: VecDeque::new() }
+}
+
+/// A schedule that is carried out without waiting.
+#[derive(Debug)]
+pub struct Simulation {
+    planner: Planner,
+    from: Timestamp,
+    span: Duration,
+    elapsed: Duration,
+    due: VecDeque<(String, Timestamp)>,
+}
+
+impl Iterator for Simulation {
+    type Item = (String, Timestamp);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.due.is_empty() {
+            let wait = self.planner.wait(self.now())?;
+            self.elapsed = self.elapsed.checked_add(wait).filter(|elapsed| *elapsed < self.span)?;
+            self.look();
+        }
+        self.due.pop_front()
+    }
+}
+
+impl Simulation {
+    fn now(&self) -> Now {
+        let micros = i64::try_from(self.elapsed.as_micros()).unwrap_or(i64::MAX);
+        Now { wall: self.from.plus_micros(micros), monotonic: self.elapsed }
+    }
+
+    fn look(&mut self) {
+        let now = self.now();
+        for act in self.planner.due(now) {
             if let Act::Start(firing) = act {
-                fired(&firing.job, firing.scheduled_at);
-                planner.finished(&firing.job, Ended::Succeeded, at(elapsed));
+                self.planner.finished(&firing.job, Ended::Succeeded, now);
+                self.due.push_back((firing.job, firing.scheduled_at));
             }
         }
     }

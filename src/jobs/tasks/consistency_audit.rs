@@ -5,7 +5,7 @@ use crate::audit;
 use super::super::spec::TaskArgs;
 use super::{Report, Services};
 
-pub(super) async fn run(services: &Services, args: TaskArgs) -> anyhow::Result<Report> {
+pub(super) async fn run(services: &Services, args: &TaskArgs) -> anyhow::Result<Report> {
     let streams = services.streams.borrow().clone();
     let found = audit::check(&services.history, &services.cache, &streams).await?;
     let (checked, issues) = (found.checked, found.issues.len());

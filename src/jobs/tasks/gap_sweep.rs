@@ -1,14 +1,13 @@
-//! Recounts history against the exchange's numbering.
-
-use tokio_util::sync::CancellationToken;
+//! Recounts history against the exchange's numbering: all of it, or the run's window.
 
 use crate::audit;
 
-use super::{Report, Services};
+use super::{Context, Report};
 
-pub(super) async fn run(services: &Services, cancel: &CancellationToken) -> anyhow::Result<Report> {
+pub(super) async fn run(context: &Context) -> anyhow::Result<Report> {
+    let Context { services, run, cancel, .. } = context;
     let streams = services.streams.borrow().clone();
-    let swept = audit::sweep(&services.history, &services.backfill, &streams, cancel).await?;
+    let swept = audit::sweep(&services.history, &services.backfill, &streams, run.window, cancel).await?;
     let summary = format!(
         "{} streams, {} rows counted, {} missing, {} gaps opened",
         swept.streams, swept.present, swept.missing, swept.opened

@@ -13,7 +13,7 @@ const MINUTE_US: i64 = 60_000_000;
 /// A kline that closed less than this ago may still be on its way, and the exchange's database behind. Microseconds.
 const SETTLED_US: i64 = 60_000_000;
 
-pub(super) async fn run(services: &Services, args: TaskArgs, cancel: &CancellationToken) -> anyhow::Result<Report> {
+pub(super) async fn run(services: &Services, args: &TaskArgs, cancel: &CancellationToken) -> anyhow::Result<Report> {
     let streams = services.streams.borrow().clone();
     let to = (services.clock.now().micros() - SETTLED_US).div_euclid(MINUTE_US) * MINUTE_US;
     let last_us = i64::try_from(args.last.as_micros()).unwrap_or(i64::MAX);

@@ -1,6 +1,8 @@
 //! The built-in tasks, one file each. A task is idempotent, bounded, can be cancelled, and says what it did.
 
+mod backfill;
 mod cache_preload;
+mod command;
 mod consistency_audit;
 mod gap_sweep;
 mod kline_verify;
@@ -13,12 +15,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::backfill;
+use crate::backfill::Parts;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::history::History;
 use crate::log::Log;
-use crate::market::Stream;
+use crate::market::{Stream, Timestamp};
 
 use super::spec::{TaskArgs, TaskKind};
 
@@ -46,7 +48,7 @@ pub struct Services {
     /// The cache.
     pub cache: Arc<dyn Cache>,
     /// How gaps are opened.
-    pub backfill: backfill::Parts,
+    pub backfill: Parts,
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Saves the service's state.
@@ -62,12 +64,25 @@ pub struct Report {
     pub summary: String,
     /// The task's own report.
     pub data: serde_json::Value,
+    /// Why the run is a failure although it has something to report.
+    pub failure: Option<String>,
 }
 
 impl Report {
     fn new(summary: String, data: &impl serde::Serialize) -> anyhow::Result<Self> {
-        Ok(Self { summary, data: serde_json::to_value(data)? })
+        Ok(Self { summary, data: serde_json::to_value(data)?, failure: None })
     }
+}
+
+/// Which run it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The job.
+    pub job: String,
+    /// The run.
+    pub run_id: String,
+    /// `[from, to)`, when the job has windows.
+    pub window: Option<(Timestamp, Timestamp)>,
 }
 
 /// What one run of a task gets.
@@ -76,19 +91,23 @@ pub struct Context {
     pub services: Services,
     /// Its arguments.
     pub args: TaskArgs,
+    /// Which run it is.
+    pub run: Identity,
     /// It is told to end: a task that loops looks at it, any other ends at its next await soon after.
     pub cancel: CancellationToken,
 }
 
 /// Runs a task to its end.
 pub async fn run(task: TaskKind, context: &Context) -> anyhow::Result<Report> {
-    let Context { services, args, cancel } = context;
+    let Context { services, args, cancel, .. } = context;
     match task {
         TaskKind::StateSnapshot => state_snapshot::run(services).await,
-        TaskKind::ConsistencyAudit => consistency_audit::run(services, *args).await,
-        TaskKind::GapSweep => gap_sweep::run(services, cancel).await,
-        TaskKind::KlineVerify => kline_verify::run(services, *args, cancel).await,
+        TaskKind::ConsistencyAudit => consistency_audit::run(services, args).await,
+        TaskKind::GapSweep => gap_sweep::run(context).await,
+        TaskKind::KlineVerify => kline_verify::run(services, args, cancel).await,
         TaskKind::CachePreload => cache_preload::run(services).await,
-        TaskKind::Retention => retention::run(services, *args).await,
+        TaskKind::Retention => retention::run(services, args).await,
+        TaskKind::Backfill => backfill::run(context).await,
+        TaskKind::Command => command::run(args, &context.run, cancel).await,
     }
 }

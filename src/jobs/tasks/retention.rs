@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::super::spec::TaskArgs;
 use super::{Report, Services};
 
-pub(super) async fn run(services: &Services, args: TaskArgs) -> anyhow::Result<Report> {
+pub(super) async fn run(services: &Services, args: &TaskArgs) -> anyhow::Result<Report> {
     let now = services.clock.now();
     let before = |age: Duration| now.plus_micros(-i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let kept = services.log_retention;

@@ -83,7 +83,8 @@ async fn every_document_has_its_shape() {
         assert!(names.contains(&name), "no job {name} in {names:?}");
     }
     assert_eq!(app.post("/api/v1/jobs/gap-sweep/run?wait=true").await.1["outcome"], "succeeded");
-    assert_eq!(app.post("/api/v1/jobs/gap-sweep/pause").await, (200, json!({"job": "gap-sweep", "paused": true})));
+    let paused = json!({"job": "gap-sweep", "paused": true, "reason": "by hand"});
+    assert_eq!(app.post("/api/v1/jobs/gap-sweep/pause").await, (200, paused));
     assert_eq!(app.post("/api/v1/jobs/gap-sweep/resume").await.1["paused"], false);
     has_keys(&app.post("/api/v1/reload").await.1, &["changed"]);
     has_keys(&app.get("/api/v1/admin/consistency-check").await, &["checked", "issues"]);

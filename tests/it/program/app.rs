@@ -26,6 +26,7 @@ pub struct TestApp {
     pub data_dir: PathBuf,
     listen: SocketAddr,
     environment: Vec<(String, String)>,
+    arguments: Vec<&'static str>,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -51,6 +52,7 @@ impl TestApp {
             listen: free_address(),
             directory,
             environment: Vec::new(),
+            arguments: Vec::new(),
             child: None,
             http,
         };
@@ -71,6 +73,11 @@ impl TestApp {
     /// Sets a variable of the next process.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The next process logs objects, with all fields.
+    pub fn log_objects(&mut self) {
+        self.arguments.extend(["--log-format", "json"]);
     }
 
     pub fn config(&self) -> PathBuf {
@@ -99,7 +106,7 @@ impl TestApp {
     pub fn spawn(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(BINARY);
-        command.arg("run").arg("--config").arg(self.config());
+        command.arg("run").arg("--config").arg(self.config()).args(&self.arguments);
         clean(&mut command);
         let child = command.envs(self.environment.iter().cloned()).stderr(log).kill_on_drop(true).spawn().unwrap();
         self.child = Some(child);

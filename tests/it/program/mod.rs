@@ -12,6 +12,7 @@ mod capture;
 mod cluster;
 mod demo;
 mod disk;
+mod jobs;
 mod market;
 mod notify;
 mod refused;

@@ -53,7 +53,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
         "consume without commit",
     ),
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
-    ("jobs", &["audit", "backfill", "cache", "clock", "history", "log", "market", "messages", "pulse"], ""),
+    (
+        "jobs",
+        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "messages", "pulse"],
+        "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
+    ),
     (
         "admin",
         &[
@@ -98,6 +102,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "admin",
             "app",
             "audit",
+            "clock",
             "config",
             "exchange",
             "exit",

@@ -77,6 +77,12 @@ fn verify(name: &str, text: &str) -> Option<String> {
     }
 }
 
+/// The number of the systemd that is here.
+fn systemd_version() -> Option<u32> {
+    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn units() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join("systemd")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -97,6 +103,29 @@ fn the_shipped_units_pass_systemds_own_check() {
     for path in units {
         let name = path.file_name().unwrap().to_str().unwrap();
         match verify(name, &std::fs::read_to_string(&path).unwrap()) {
+            Some(said) => assert_eq!(said, "", "{}", path.display()),
+            None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
+        }
+    }
+}
+
+#[test]
+fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
+    let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
+    let name = Path::new(UNIT).file_name().unwrap().to_str().unwrap();
+    for entry in std::fs::read_dir(root().join("systemd/drop-ins")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        // A setting that is shown is `#Name=value`; words have a space.
+        let shown =
+            text.lines().map(|line| line.strip_prefix('#').filter(|shown| !shown.starts_with(' ')).unwrap_or(line));
+        let shown = shown.collect::<Vec<_>>().join("\n");
+        assert!(shown.lines().any(|line| line.contains('=')), "{} shows no setting", path.display());
+        if shown.contains("notify-reload") && systemd_version().is_some_and(|version| version < 253) {
+            continue;
+        }
+        let widened = format!("{unit}\n{shown}\n");
+        match verify(name, &widened) {
             Some(said) => assert_eq!(said, "", "{}", path.display()),
             None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
         }

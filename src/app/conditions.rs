@@ -1,0 +1,53 @@
+//! What runs of jobs may require, told from what the other rooms say of themselves.
+
+use std::sync::Arc;
+
+use crate::config::format_size;
+use crate::health::Health;
+use crate::jobs::Conditions;
+use crate::jobs::spec::Requirement;
+
+use super::Service;
+
+/// Tells whether something is there, or why it is not.
+pub fn of(service: &Service) -> Conditions {
+    let service = service.clone();
+    Arc::new(move |requirement| match requirement {
+        Requirement::IngestConnected => ingest(&service),
+        Requirement::LogConnected => copes(&service.health, &["log", "ingest"]),
+        Requirement::HistoryConnected => copes(&service.health, &["history"]),
+        Requirement::CacheConnected => copes(&service.health, &["cache"]),
+        Requirement::DiskFree(wanted) => disk(&service, wanted),
+    })
+}
+
+/// The parts of a store say when they cope with its absence.
+fn copes(health: &Health, parts: &[&str]) -> Result<(), String> {
+    let degraded = health.parts();
+    match parts.iter().find_map(|part| degraded.get(*part)) {
+        Some(why) => Err(why.clone()),
+        None => Ok(()),
+    }
+}
+
+fn ingest(service: &Service) -> Result<(), String> {
+    let sockets = service.connections.snapshot();
+    let carriers: Vec<_> = sockets.iter().filter(|socket| socket.streams > 0).collect();
+    let down = carriers.iter().filter(|socket| socket.connected_since.is_none()).count();
+    match (carriers.len(), down) {
+        (0, _) => Err("there is no connection".to_owned()),
+        (_, 0) => Ok(()),
+        (all, down) => Err(format!("{down} of {all} connections are down")),
+    }
+}
+
+fn disk(service: &Service, wanted: u64) -> Result<(), String> {
+    let directory = &service.config.data_dir;
+    let found = rustix::fs::statvfs(directory).map_err(|error| format!("cannot ask the disk: {error}"))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= wanted {
+        return Ok(());
+    }
+    let mebibytes = free >> 20;
+    Err(format!("{mebibytes} MiB are free, {} are wanted", format_size(wanted)))
+}

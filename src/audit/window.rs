@@ -1,0 +1,46 @@
+//! The positions of a stretch of time.
+
+use std::sync::Arc;
+
+use crate::gap::Range;
+use crate::history::{History, HistoryError};
+use crate::market::{Channel, Stream, Timestamp};
+
+/// Rows may reach history so long after their own time; a stretch begins that much earlier. Microseconds.
+const LATE_US: i64 = 600_000_000;
+
+/// The positions from the first row of `[from, to)` to its last one, and what late rows may have left before it: every
+/// hole lies in one of two adjoining stretches. `None` when no row is that young.
+pub(super) async fn within(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    extent: Range,
+    (from, to): (Timestamp, Timestamp),
+) -> Result<Option<Range>, HistoryError> {
+    let from = from.plus_micros(-LATE_US);
+    let (first, beyond) = match stream.channel {
+        Channel::Trade => (after(history, stream, extent, from).await?, after(history, stream, extent, to).await?),
+        // A kline's position is its time.
+        _ => (from.micros(), to.micros()),
+    };
+    let step = stream.channel.step().unwrap_or(1);
+    let aligned = |position: i64| {
+        let steps = ((position - extent.first).max(0) + step - 1) / step;
+        extent.first + steps * step
+    };
+    Ok(Range::new(aligned(first), aligned(beyond) - step).and_then(|range| range.intersect(extent)))
+}
+
+/// The position behind the last trade before `at`; trades are numbered in their order of time.
+async fn after(history: &Arc<dyn History>, stream: &Stream, extent: Range, at: Timestamp) -> Result<i64, HistoryError> {
+    let (mut low, mut high) = (extent.first, extent.last + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let range = Range { first: middle, last: extent.last };
+        match history.trades(stream, range, 1).await?.first() {
+            Some(row) if row.trade.ts < at => low = row.trade.id + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}

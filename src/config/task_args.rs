@@ -1,0 +1,137 @@
+//! `args` of the tasks that need some: backfill and command.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::jobs::spec::{BackfillArgs, CommandArgs, Place};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+
+use super::problem::did_you_mean;
+use super::reader::Table;
+
+/// What the backfill task fetches: a range, or with `window` each run's own.
+pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
+    let notes = table.notes();
+    let exchange = match table.text("exchange") {
+        None => Some(Exchange::Binance),
+        Some((text, span)) => text.parse().ok().or_else(|| {
+            let help = did_you_mean(&text, ["binance"]).unwrap_or_else(|| "known: binance".to_owned());
+            notes.error(span, format!("unknown exchange `{text}`"), Some(help));
+            None
+        }),
+    };
+    let channel = match table.text("channel") {
+        None => Some(Channel::Trade),
+        Some((text, span)) => text.parse().ok().filter(|channel: &Channel| channel.step().is_some()).or_else(|| {
+            let known: Vec<&str> = Channel::ALL
+                .iter()
+                .filter(|channel| channel.step().is_some())
+                .map(|channel| channel.as_str())
+                .collect();
+            let help =
+                did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+            notes.error(span, format!("`{text}` is no channel that can be fetched again"), Some(help));
+            None
+        }),
+    };
+    let symbol = table.text("symbol").map(|(text, _)| Symbol::new(&text));
+    if !table.has("symbol") {
+        let help = "add `symbol = \"BTCUSDT\"`, one that a feed records".to_owned();
+        notes.error(table.span(), format!("`{}` is missing", table.name("symbol")), Some(help));
+    }
+    let (from, to) = (place(table, "from", channel), place(table, "to", channel));
+    for key in ["from", "to"].into_iter().filter(|key| has_window && table.has(key)) {
+        let help = "remove it, or `window = true`: each run has one range only".to_owned();
+        notes.error(table.key_span(key), format!("`{key}` and `window` exclude each other"), Some(help));
+    }
+    if !has_window && !table.has("from") {
+        let help = "add `from`, a trade id or a time, or give the job `window = true`".to_owned();
+        notes.error(table.span(), format!("`{}` is missing", table.name("from")), Some(help));
+    }
+    Some(BackfillArgs { stream: Stream::new(exchange?, symbol?, channel?), from, to })
+}
+
+/// A trade id, or a time as text or as TOML writes it.
+fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Option<Place> {
+    let value = table.value(key)?;
+    let place = match value.get_ref() {
+        DeValue::Integer(number) if channel == Some(Channel::Trade) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().filter(|id| *id >= 0).map(Place::Id)
+        }
+        DeValue::String(text) => Timestamp::parse(text).map(Place::At),
+        DeValue::Datetime(time) => Timestamp::parse(&time.to_string()).map(Place::At),
+        _ => None,
+    };
+    if place.is_none() {
+        let help = match channel {
+            Some(Channel::Trade) => format!("write `{key} = \"2026-01-01T00:00:00Z\"`, or a trade's id"),
+            _ => format!("write `{key} = \"2026-01-01T00:00:00Z\"`: klines go by their time"),
+        };
+        table.notes().error(value.span(), format!("`{}` is no place in a stream", table.name(key)), Some(help));
+    }
+    place
+}
+
+/// What the command task runs.
+pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
+    let notes = table.notes();
+    if !table.has("argv") {
+        let help = "add `argv = [\"/usr/bin/true\"]`: a program and its arguments, without a shell".to_owned();
+        notes.error(table.span(), format!("`{}` is missing", table.name("argv")), Some(help));
+    }
+    let argv = match table.value("argv").map(|value| (value.get_ref(), value.span())) {
+        Some((DeValue::String(line), span)) => {
+            let words: Vec<String> = line.split_whitespace().map(|word| format!("{word:?}")).collect();
+            let help = format!("no shell splits it: write `argv = [{}]`", words.join(", "));
+            notes.error(span, format!("`{}` is a list: the program and each argument", table.name("argv")), Some(help));
+            None
+        }
+        _ => table.texts("argv"),
+    };
+    for (at, (text, span)) in argv.iter().flatten().enumerate() {
+        if (at == 0 && text.trim().is_empty()) || text.contains('\0') {
+            let help = "the first is the program: a path, or a name that PATH finds".to_owned();
+            notes.error(span.clone(), "this can be no argument of a program", Some(help));
+        }
+    }
+    let mut environment = Vec::new();
+    if let Some(variables) = table.table("environment") {
+        for (name, span, value) in variables.entries() {
+            environment.extend(variable(&variables, name, span, value));
+        }
+    }
+    let working_directory = table.text("working_directory").and_then(|(text, span)| {
+        let path = PathBuf::from(&text);
+        if path.is_absolute() {
+            return Some(path);
+        }
+        let help = "write the whole path: the service may be started anywhere".to_owned();
+        notes.error(span, format!("`{text}` is no absolute path"), Some(help));
+        None
+    });
+    let argv = argv?.into_iter().map(|(text, _)| text).collect();
+    Some(CommandArgs { argv, environment, working_directory })
+}
+
+fn variable(
+    table: &Table<'_>,
+    name: String,
+    span: Range<usize>,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<(String, String)> {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    if !is_name(&name) {
+        let help = "letters, digits and `_` only".to_owned();
+        table.notes().error(span, format!("`{name}` is no name of a variable"), Some(help));
+        return None;
+    }
+    let (text, _) = table.text_of(&name, value)?;
+    Some((name, text))
+}

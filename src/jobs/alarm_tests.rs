@@ -1,0 +1,177 @@
+//! What runs wait for, who hears of their failures, and runs that have something to say beside "done".
+
+use rust_decimal::Decimal;
+
+use super::*;
+use crate::gap::Gap;
+use crate::history::{Batch, GapFilter, KlineRow};
+use crate::jobs::spec::{BackfillArgs, CommandArgs, Place, Requirement, TaskArgs};
+use crate::jobs::tasks::{self, Context, Identity};
+use crate::market::{Channel, Interval, Kline};
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_deferred_while_what_it_requires_is_away_and_starts_when_it_is_back() {
+    let house = House::new();
+    house.absent.store(true, Ordering::SeqCst);
+    let mut spec = every(30);
+    spec.requires = vec![Requirement::CacheConnected];
+    let working = house.work(vec![spec], saves());
+    let run = house.until("a deferral", |run| run.outcome == "deferred").await;
+    assert_eq!((run.reason.as_str(), run.started_at), ("it requires cache.connected: it is away", None));
+    let refused = working.jobs.run("job").await.unwrap();
+    assert_eq!(refused, Err("it requires cache.connected: it is away".to_owned()));
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert_eq!(house.runs().await.len(), 1, "one row for all of it");
+    house.absent.store(false, Ordering::SeqCst);
+    let done = house.until("the run", |run| run.outcome == "succeeded").await;
+    assert!(done.scheduled_at - run.scheduled_at == 60_000_000 && done.lateness_us() > Some(0), "{done:?}");
+    let deferred = house.until("its row says how many", |run| run.reason.starts_with("3 instants")).await;
+    assert_eq!((deferred.run_id, deferred.outcome.as_str()), (run.run_id, "deferred"));
+    let status = working.status().await;
+    assert_eq!((status.outcomes["deferred"], status.missed), (1, 0));
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeeds() {
+    let house = House::new();
+    let mut spec = every(30);
+    spec.max_silence = Some(Duration::from_secs(100));
+    let working = house.work(vec![spec], fails(5));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(!working.status().await.silent && house.health.parts().is_empty());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(working.status().await.silent);
+    assert_eq!(house.health.parts()["job job"], "no success for more than 100 s");
+    house.until("a success", |run| run.outcome == "succeeded").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = working.status().await;
+    assert!(!status.silent && status.last_success.is_some() && house.health.parts().is_empty());
+    // A pause is no excuse, and a removed job leaves no alarm behind.
+    working.jobs.pause("job", "a move").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(110)).await;
+    assert!(house.health.parts().contains_key("job job"));
+    working.jobs.replace(schedule(vec![]), false).await.unwrap();
+    assert!(house.health.parts().is_empty());
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() {
+    let house = House::new();
+    let mut spec = every(100);
+    spec.alert = true;
+    spec.retry = Retry { max: 1, backoff: Duration::from_secs(10), jitter: Some(Duration::ZERO) };
+    let working = house.work(vec![spec], fails(2));
+    house.until("the first failure", |run| run.outcome == "failed").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(house.health.parts().is_empty(), "it is tried again");
+    house.until("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(house.health.parts()["job job"], "its last run failed: no disk");
+    house.until("a success", |run| run.outcome == "succeeded").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(house.health.parts().is_empty());
+    working.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_one_event_however_often_it_is_said() {
+    let house = House::new();
+    let on = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Gap, JobEvent::Reconnect]));
+    let working = house.work(vec![on], saves());
+    working.status().await;
+    for _ in 0..1_000 {
+        working.jobs.happened(JobEvent::Gap);
+    }
+    let run = house.until("a run", |run| run.outcome == "succeeded").await;
+    assert_eq!(run.trigger, "event");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(house.runs().await.len(), 1);
+    working.jobs.happened(JobEvent::Reconnect);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(house.runs().await.len(), 2);
+    working.end().await;
+}
+
+const MINUTE: i64 = 60_000_000;
+
+/// A history that has the first minute and the last one of an hour.
+async fn with_two_klines(house: &mut House) -> Stream {
+    let stream: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
+    assert_eq!(stream.channel, Channel::Kline(Interval::M1));
+    let row = |minute: i64| KlineRow {
+        exchange: stream.exchange,
+        symbol: stream.symbol.clone(),
+        kline: Kline {
+            interval: Interval::M1,
+            open_time: Timestamp(START + minute * MINUTE),
+            close_time: Timestamp(START + (minute + 1) * MINUTE - 1),
+            open: Decimal::ONE,
+            high: Decimal::ONE,
+            low: Decimal::ONE,
+            close: Decimal::ONE,
+            volume: Decimal::ZERO,
+            quote_volume: Decimal::ZERO,
+            trade_count: 0,
+            first_trade_id: -1,
+            last_trade_id: -1,
+            closed: true,
+        },
+        is_backfilled: false,
+    };
+    let batch = Batch { klines: vec![row(0), row(59)], token: "two".to_owned(), ..Batch::default() };
+    house.history.insert(&batch).await.unwrap();
+    house.recorded = vec![stream.clone()];
+    stream
+}
+
+#[tokio::test]
+async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing_between_them() {
+    let mut house = House::new();
+    let stream = with_two_klines(&mut house).await;
+    let services = house.services(&clock(), saves());
+    let at = |minute: i64| Timestamp(START + minute * MINUTE);
+    let ran = async |from: Option<Place>, to: Option<Place>, window: Option<(Timestamp, Timestamp)>| {
+        let args =
+            TaskArgs { backfill: Some(BackfillArgs { stream: stream.clone(), from, to }), ..TaskArgs::default() };
+        let run = Identity { job: "job".to_owned(), run_id: "0192".to_owned(), window };
+        let context = Context { services: services.clone(), args, run, cancel: CancellationToken::new() };
+        tasks::run(TaskKind::Backfill, &context).await.unwrap().data
+    };
+    let report = ran(Some(Place::At(at(50))), Some(Place::At(at(55))), None).await;
+    assert_eq!((&report["missing"], &report["gaps_opened"]), (&5.into(), &1.into()), "{report}");
+    // A window that begins within a kline leaves it to the one before.
+    let half = at(20).plus_micros(MINUTE / 2);
+    for window in [(at(0), half), (half, at(40)), (at(40), at(600))] {
+        ran(None, None, Some(window)).await;
+    }
+    let nothing = ran(Some(Place::At(at(100))), None, None).await;
+    assert_eq!(nothing["gaps_opened"], 0, "what does not exist yet is no gap");
+    let gaps = house.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
+    let minutes = |gap: &Gap| ((gap.range.first - START) / MINUTE, (gap.range.last - START) / MINUTE);
+    let mut gaps: Vec<(i64, i64)> = gaps.iter().map(minutes).collect();
+    gaps.sort_unstable();
+    // What touches is one gap.
+    assert_eq!(gaps, [(1, 58)]);
+}
+
+#[tokio::test]
+async fn a_program_that_fails_is_a_failed_run_that_keeps_its_report() {
+    let house = House::new();
+    let mut spec = JobSpec::new("job", TaskKind::Command, When::every(Duration::from_secs(3_600)));
+    let argv = ["sh", "-c", "echo no room >&2; exit 7"].map(str::to_owned).to_vec();
+    spec.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
+    let mut endless = JobSpec { name: "endless".to_owned(), timeout: Duration::from_millis(200), ..spec.clone() };
+    let argv = ["sleep", "1000"].map(str::to_owned).to_vec();
+    endless.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
+    let working = house.work(vec![spec, endless], saves());
+    let run = working.jobs.run_to_end("job").await.unwrap().unwrap();
+    assert_eq!((run.outcome.as_str(), run.reason.as_str()), ("failed", "exit status: 7: no room"));
+    let report: serde_json::Value = serde_json::from_str(&run.report).unwrap();
+    assert_eq!((&report["exit_code"], &report["last_line"]), (&serde_json::json!(7), &serde_json::json!("no room")));
+    let run = working.jobs.run_to_end("endless").await.unwrap().unwrap();
+    assert_eq!(run.outcome, "timed_out", "{run:?}");
+    assert!(run.reason.starts_with("not done within 0.2 s: it was told to end: signal: 15"), "{run:?}");
+    working.end().await;
+}

@@ -1,0 +1,82 @@
+//! What a person must look at: critical jobs that are silent for too long, failed runs of jobs that ask for an alert.
+//!
+//! Each is a degraded part of the service's health for as long as it lasts, one line in the journal with the field
+//! ALERT, and a metric.
+
+use std::collections::BTreeMap;
+
+use tracing::{error, info};
+
+use super::planner::Silence;
+use crate::health::Health;
+
+/// What is told at present.
+pub(super) struct Alarms {
+    health: Health,
+    silent: BTreeMap<String, String>,
+    failed: BTreeMap<String, String>,
+}
+
+impl Alarms {
+    pub(super) fn new(health: Health) -> Self {
+        Self { health, silent: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// These are silent now, and no others.
+    pub(super) fn silent(&mut self, now: Vec<Silence>) {
+        let over: Vec<String> =
+            self.silent.keys().filter(|job| !now.iter().any(|silence| silence.job == **job)).cloned().collect();
+        for job in over {
+            self.silent.remove(&job);
+            info!(JOB = %job, "{job} is no longer silent");
+            self.tell(&job);
+        }
+        for Silence { job, lasts, max } in now {
+            if self.silent.contains_key(&job) {
+                continue;
+            }
+            let why = format!("no success for more than {} s", max.as_secs_f64());
+            error!(
+                ALERT = "job", JOB = %job,
+                "{job} is critical and has not succeeded for {:.0} s: look at `tapekeeper jobs history {job}`",
+                lasts.as_secs_f64()
+            );
+            self.silent.insert(job.clone(), why);
+            self.tell(&job);
+        }
+    }
+
+    /// A run has failed and is not tried again.
+    pub(super) fn failed(&mut self, job: &str, run_id: &str, why: &str) {
+        error!(ALERT = "job", JOB = %job, RUN_ID = %run_id, "{job} needs somebody: its last run {why}");
+        self.failed.insert(job.to_owned(), format!("its last run {why}"));
+        self.tell(job);
+    }
+
+    /// A run has succeeded.
+    pub(super) fn succeeded(&mut self, job: &str) {
+        if self.failed.remove(job).is_some() {
+            self.tell(job);
+        }
+    }
+
+    /// What is said of jobs that are gone is taken back.
+    pub(super) fn keep(&mut self, is_known: impl Fn(&str) -> bool) {
+        let gone: Vec<String> =
+            self.silent.keys().chain(self.failed.keys()).filter(|job| !is_known(job)).cloned().collect();
+        for job in gone {
+            self.silent.remove(&job);
+            self.failed.remove(&job);
+            self.tell(&job);
+        }
+    }
+
+    fn tell(&self, job: &str) {
+        let part = format!("job {job}");
+        match self.silent.get(job).or_else(|| self.failed.get(job)) {
+            Some(why) => self.health.degraded(&part, why),
+            // Whether it was degraded before makes no difference.
+            None => drop(self.health.restored(&part)),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Real programs: what they get, what becomes of what they print, and that nothing of them stays behind.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::*;
+use crate::market::Timestamp;
+
+/// How long anything may take here that takes a moment on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn args(argv: &[&str]) -> TaskArgs {
+    let argv = argv.iter().map(|text| (*text).to_owned()).collect();
+    let environment = vec![("COLOUR".to_owned(), "blue".to_owned())];
+    let command = CommandArgs { argv, environment, working_directory: Some("/usr".into()) };
+    TaskArgs { command: Some(command), ..TaskArgs::default() }
+}
+
+fn identity() -> Identity {
+    let window = Some((Timestamp(0), Timestamp(60_000_000)));
+    Identity { job: "job".to_owned(), run_id: "0192".to_owned(), window }
+}
+
+async fn ran(argv: &[&str], cancel: &CancellationToken) -> anyhow::Result<Report> {
+    let (args, identity) = (args(argv), identity());
+    tokio::time::timeout(PATIENCE, run(&args, &identity, cancel)).await.expect("it ends")
+}
+
+async fn shell(script: &str) -> Report {
+    ran(&["sh", "-c", script], &CancellationToken::new()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_program_gets_its_arguments_as_they_are_and_an_environment_of_its_own() {
+    let report = ran(&["echo", "$HOME; *", "a b"], &CancellationToken::new()).await.unwrap();
+    assert_eq!((&report.data["last_line"], report.failure), (&json!("$HOME; * a b"), None));
+    let said = "$COLOUR $PWD $TAPEKEEPER_JOB $TAPEKEEPER_RUN_ID $TAPEKEEPER_WINDOW_FROM $TAPEKEEPER_WINDOW_TO";
+    let report = shell(&format!("echo {said}")).await;
+    let expected = "blue /usr job 0192 1970-01-01T00:00:00.000Z 1970-01-01T00:01:00.000Z";
+    assert_eq!(report.data["last_line"], expected);
+    // Cargo sets it for this process; a program of a job must not see what the service's environment holds.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert_eq!(shell("echo [$CARGO_MANIFEST_DIR]").await.data["last_line"], "[]");
+}
+
+#[tokio::test]
+async fn an_exit_status_other_than_0_is_a_failure_with_a_report() {
+    let report = shell("echo out; echo no space >&2; exit 3").await;
+    assert_eq!(report.failure.as_deref(), Some("exit status: 3: no space"));
+    assert_eq!((&report.data["exit_code"], &report.data["lines"]), (&json!(3), &json!(2)));
+    let report = shell("kill -9 $$").await;
+    assert_eq!((&report.data["exit_code"], &report.data["signal"]), (&Value::Null, &json!(9)));
+    let error = ran(&["/no/such/program"], &CancellationToken::new()).await.unwrap_err();
+    assert!(format!("{error:#}").starts_with("start /no/such/program: "), "{error:#}");
+}
+
+#[tokio::test]
+async fn lines_and_their_lengths_are_bounded_and_steer_no_terminal() {
+    let report = shell("head -c 5000000 /dev/zero | tr '\\0' x; echo; seq 5000; printf 'a\\033[31mb\\rc'").await;
+    assert_eq!((&report.data["lines"], &report.data["lines_dropped"]), (&json!(5_002), &json!(4_002)));
+    assert_eq!(report.data["last_line"], "a [31mb c");
+    let long = shell("head -c 5000000 /dev/zero | tr '\\0' x").await;
+    assert_eq!(long.data["last_line"].as_str().unwrap().len(), LINE_BYTES_MAX);
+}
+
+/// Whether a process is there, and not only its exit status.
+fn lives(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+async fn gone(process: &str) {
+    let until = Instant::now() + PATIENCE;
+    while lives(process) {
+        assert!(Instant::now() < until, "{process} stays behind");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_in_its_group_is_killed() {
+    let report = shell("sleep 1000 & echo $!").await;
+    assert_eq!(report.failure, None, "it ended by itself, and well");
+    gone(report.data["last_line"].as_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_program_is_terminated_then_killed_with_all_it_started() {
+    for (trap, ended) in [("", "signal: 15 (SIGTERM)"), ("trap '' TERM;", "signal: 9 (SIGKILL)")] {
+        let cancel = CancellationToken::new();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("child").display().to_string();
+        // The child's id is moved into place, so that it is there whole or not at all.
+        let script = format!("{trap} sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait; wait; sleep 1000");
+        let running = tokio::spawn({
+            let cancel = cancel.clone();
+            async move { ran(&["sh", "-c", &script], &cancel).await.unwrap() }
+        });
+        let until = Instant::now() + PATIENCE;
+        let child = loop {
+            if let Ok(child) = std::fs::read_to_string(&file) {
+                break child.trim().to_owned();
+            }
+            assert!(Instant::now() < until, "the program does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(lives(&child));
+        cancel.cancel();
+        let failure = running.await.unwrap().failure.unwrap();
+        assert!(failure.starts_with("it was told to end: ") && failure.contains(ended), "{failure}");
+        gone(&child).await;
+    }
+}
+
+#[tokio::test]
+async fn an_aborted_run_kills_the_group_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("child").display().to_string();
+    let script = format!("sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait");
+    let running = tokio::spawn(async move { ran(&["sh", "-c", &script], &CancellationToken::new()).await });
+    let until = Instant::now() + PATIENCE;
+    while !std::path::Path::new(&file).exists() {
+        assert!(Instant::now() < until, "the program does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.abort();
+    gone(std::fs::read_to_string(&file).unwrap().trim()).await;
+}
