@@ -20,14 +20,14 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::history::{History, JobRun};
 use crate::market::Timestamp;
-use crate::messages;
 use crate::pulse::Pulse;
 
 use super::execute::{Stops, execute};
 use super::handle::{JobsHandle, Request};
 use super::memory::{self, Memory};
-use super::planner::{Act, Afterwards, Changes, Ended, Firing, Now, Planner, Seeds, Skip};
+use super::planner::{Act, Changes, Ended, Firing, Now, Planner, Seeds, Skip};
 use super::recorder::{RECORDS_MAX, Record, Recorder};
+use super::report;
 use super::spec::{JobEvent, JobSpec, OnStop, Schedule, When};
 use super::status::{JobStatus, Past, words};
 use super::tasks::Services;
@@ -240,10 +240,7 @@ impl Runner {
         run.outcome = "skipped".to_owned();
         run.reason = format!("{stretch}{reason}");
         run.finished_at = Some(self.parts.clock.now().micros());
-        warn!(
-            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = "skipped",
-            "{job} skipped: {}", run.reason
-        );
+        report::ended(&run, None);
         let past = self.past.entry(job.clone()).or_default();
         past.missed += count;
         past.last = Some(run.clone());
@@ -266,7 +263,7 @@ impl Runner {
             ..running.run
         });
         let now = self.now();
-        let (job, run_id, outcome) = (&run.job, &run.run_id, &run.outcome);
+        let (job, outcome) = (&run.job, &run.outcome);
         let ended = match outcome.as_str() {
             "succeeded" => Ended::Succeeded,
             "cancelled" => Ended::Cancelled,
@@ -276,31 +273,11 @@ impl Runner {
         past.running = false;
         past.summary = summary.clone();
         past.last = Some(run.clone());
-        match ended {
-            Ended::Succeeded => {
-                info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
-            }
-            Ended::Cancelled => {
-                warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason)
-            }
-            Ended::Failed => {
-                past.failures += 1;
-                error!(
-                    MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
-                    "{job} {outcome}: {}", run.reason
-                );
-            }
+        if ended == Ended::Failed {
+            past.failures += 1;
         }
-        match self.planner.finished(job, ended, now) {
-            Afterwards::Nothing => {}
-            Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
-            Afterwards::Paused(failures) => {
-                error!(
-                    MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
-                    "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
-                );
-            }
-        }
+        report::ended(&run, summary.as_deref());
+        report::afterwards(&run.job, &self.planner.finished(&run.job, ended, now));
         self.record(run, running.done);
     }
 
