@@ -80,8 +80,27 @@ pub struct Launch {
     pub schedule: Schedule,
     /// Where both came from, for a reload.
     pub sources: Sources,
-    /// What signals ask for.
-    pub signals: mpsc::Receiver<Request>,
+}
+
+/// What others ask of the running service.
+struct Requests {
+    signals: mpsc::Receiver<Request>,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    /// A reload was asked for before the start was over.
+    reload_waits: bool,
+}
+
+impl Requests {
+    /// Returns when a signal asks for a stop, with who sent it.
+    async fn stop(&mut self) -> String {
+        loop {
+            match self.signals.recv().await {
+                Some(Request::Stop(why)) => return why,
+                Some(Request::Reload(_)) => self.reload_waits = true,
+                None => return "nobody can send signals any more".to_owned(),
+            }
+        }
+    }
 }
 
 /// The groups of tasks, in the order they are stopped.
@@ -153,8 +172,8 @@ pub struct Service {
     pub reloads: mpsc::Sender<ReloadRequest>,
 }
 
-/// Runs the service until it is told to stop or a spine task fails.
-pub async fn run(mut launch: Launch) -> Result<(), Failure> {
+/// Runs the service until a signal asks for its stop or a spine task fails.
+pub async fn run(launch: Launch, signals: mpsc::Receiver<Request>) -> Result<(), Failure> {
     let clock = Clock::system();
     let asked = std::env::var("TAPEKEEPER_FAULTS").ok();
     let pulses = faults::pulses(asked.as_deref()).map_err(|error| Failure::new(USAGE, error))?;
@@ -172,20 +191,29 @@ pub async fn run(mut launch: Launch) -> Result<(), Failure> {
     let before = pulses.before().map(|wedge| format!("restarted by the watchdog: {wedge}; "));
     systemd::status(&format!("{}restoring the state", before.unwrap_or_default()));
     let mut groups = Groups::new();
-    let (reloads, mut reload_requests) = mpsc::channel(4);
+    let (reloads, reload_requests) = mpsc::channel(4);
+    let mut requests = Requests { signals, reloads: reload_requests, reload_waits: false };
     let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads);
-    let started = systemd::extending(START_MAX, started).await;
+    let started = tokio::select! {
+        started = systemd::extending(START_MAX, started) => started.map(Some),
+        // Not after the start: it goes on asking systemd for time, and the stop would wait for it.
+        why = requests.stop() => {
+            info!(MESSAGE_ID = messages::STOPPING, "stopping before the start is over: {why}");
+            systemd::stopping("stopping before the start is over");
+            Ok(None)
+        }
+    };
     let (service, mut feeds) = match started {
-        Ok(started) => started,
-        Err(failure) => {
+        Ok(Some(started)) => started,
+        unstarted => {
             // What was logged so far stays in the log; nothing was acknowledged.
             groups.sockets.stop().await;
             groups.ingest.stop().await;
             systemd::barrier().await;
-            return Err(failure);
+            return unstarted.map(|_nothing| ());
         }
     };
-    let fault = wiring::watch(&service, &mut feeds, &mut launch, &mut reload_requests, &mut groups).await;
+    let fault = wiring::watch(&service, &mut feeds, &launch, &mut requests, &mut groups).await;
     let reason = match &fault {
         Some(fault) => format!("{} failed: {}", fault.task, fault.reason),
         None => "stopping as asked".to_owned(),

@@ -1,17 +1,19 @@
 //! The status line of `systemctl status`, and the exchanges' part of the health.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::exchange::socket::ConnectionStatus;
 use crate::jobs::JobsHandle;
-use crate::market::{Stream, Timestamp};
+use crate::market::{Exchange, Stream, Timestamp};
 
 use super::Service;
 
 /// A stream counts as receiving when a frame came within this time.
 const RECEIVING_US: i64 = 60_000_000;
+/// So few frames may wait without anybody being late: a market that trades has more within a minute.
+const HELD_MAX: i64 = 1_000;
 /// A part that does not answer within this time is left out: the line must come in any case.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 
@@ -44,22 +46,35 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
 
 /// Says in the service's health that an exchange is away, or sends nothing. Both are coped with: what is missed meanwhile
 /// is a gap, and is filled.
-pub fn look_at_exchanges(service: &Service) {
-    let now = service.clock.now().micros();
+pub async fn look_at_exchanges(service: &Service) {
     let sockets = service.connections.snapshot();
-    let trouble = |socket: &ConnectionStatus| {
-        let exchange = socket.exchange;
-        if let Some(why) = socket.state.strip_prefix("waiting: ") {
-            return Some(format!("{exchange} is away: {why}"));
-        }
-        let since = socket.connected_since?.max(socket.last_frame_at.unwrap_or(0));
-        let silent = now - since;
-        (silent > RECEIVING_US).then(|| format!("{exchange} has sent nothing for {} s", silent / 1_000_000))
-    };
-    match sockets.iter().filter(|socket| socket.streams > 0).find_map(trouble) {
+    let mut carrying = sockets.iter().filter(|socket| socket.streams > 0);
+    let away = carrying.find_map(|socket| {
+        let why = socket.state.strip_prefix("waiting: ")?;
+        Some(format!("{} is away: {why}", socket.exchange))
+    });
+    let trouble = if away.is_some() { away } else { silence(service).await };
+    match trouble {
         Some(why) => service.health.degraded("exchange", &why),
         None => drop(service.health.restored("exchange")),
     }
+}
+
+/// Which exchange has sent no frame of any stream for long. Not asked of the connections: silent ones are replaced.
+async fn silence(service: &Service) -> Option<String> {
+    let now = service.clock.now();
+    let streams = service.streams.borrow().clone();
+    let exchanges: BTreeSet<Exchange> = streams.iter().map(|stream| stream.exchange).collect();
+    for exchange in exchanges {
+        let mine = streams.iter().filter(|stream| stream.exchange == exchange);
+        let newest = mine.filter_map(|stream| service.board.standing(stream).last_received).max();
+        let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
+        // While frames wait in the log, it is the consumer that is late.
+        if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
+            return Some(format!("{exchange} has sent nothing for {} s", silent / 1_000_000));
+        }
+    }
+    None
 }
 
 /// How old the newest consumed frame is while others wait behind it, in seconds; nothing waits in a quiet market.
@@ -68,7 +83,10 @@ async fn lag(service: &Service, now: Timestamp) -> Option<f64> {
     if usage.lag() == 0 {
         return Some(0.0);
     }
-    service.board.last_received().map(|last| now.since(last).max(0) as f64 / 1e6)
+    let age = now.since(service.board.last_received()?).max(0);
+    // What waits in a silent market are the markers of connections that were replaced for their silence.
+    let nobody_is_late = usage.lag() < HELD_MAX && age > RECEIVING_US;
+    Some(if nobody_is_late { 0.0 } else { age as f64 / 1e6 })
 }
 
 /// When offsets and watermarks are saved next.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Desk, ReloadRequest, Reloaded};
+use crate::admin::{self, Desk, Reloaded};
 use crate::exchange::Feed;
 use crate::exit::Failure;
 use crate::history::HistoryError;
@@ -25,7 +25,7 @@ use crate::systemd;
 
 use super::market::Market;
 use super::status::{look_at_exchanges, status_line};
-use super::{Groups, Launch, Service};
+use super::{Groups, Launch, Requests, Service};
 use super::{conditions, events, reload, venue};
 
 /// How often the status line is renewed.
@@ -180,14 +180,17 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn watch(
     service: &Service,
     feeds: &mut Feeds,
-    launch: &mut Launch,
-    reloads: &mut mpsc::Receiver<ReloadRequest>,
+    launch: &Launch,
+    requests: &mut Requests,
     groups: &mut Groups,
 ) -> Option<Fault> {
     service.health.set_ready();
     let line = status_line(service, &feeds.jobs).await;
     systemd::ready(&line);
     info!(MESSAGE_ID = messages::STARTED, "ready: {line}");
+    if requests.reload_waits {
+        reload(service, feeds, launch, false).await.ok();
+    }
     let mut ticks = tokio::time::interval(STATUS_EVERY);
     let mut bans = service.saver.bans();
     loop {
@@ -196,7 +199,7 @@ pub async fn watch(
                 error!(MESSAGE_ID = messages::SPINE_FAILED, "{} failed: {}", fault.task, fault.reason);
                 return Some(fault);
             }
-            signal = launch.signals.recv() => match signal {
+            signal = requests.signals.recv() => match signal {
                 Some(Request::Stop(why)) => {
                     info!(MESSAGE_ID = messages::STOPPING, "stopping: {why}");
                     return None;
@@ -208,14 +211,14 @@ pub async fn watch(
                 }
                 None => return None,
             },
-            Some(request) = reloads.recv() => {
+            Some(request) = requests.reloads.recv() => {
                 let outcome = reload(service, feeds, launch, request.dry_run).await;
                 if request.answer.send(outcome).is_err() {
                     warn!("whoever asked for the reload is gone");
                 }
             }
             _ = ticks.tick() => {
-                look_at_exchanges(service);
+                look_at_exchanges(service).await;
                 systemd::status(&status_line(service, &feeds.jobs).await);
                 // A ban must survive a crash too: asking again during it makes it longer.
                 let now = service.saver.bans();

@@ -141,7 +141,7 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
         tracing::warn!("{warning}");
     }
     let signals = signals::listen()?;
-    app::run(Launch { config: loaded.config, schedule: loaded.schedule, sources, signals }).await?;
+    app::run(Launch { config: loaded.config, schedule: loaded.schedule, sources }, signals).await?;
     Ok(0)
 }
 

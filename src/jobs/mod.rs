@@ -8,6 +8,7 @@ mod handle;
 mod memory;
 pub mod planner;
 mod recorder;
+mod report;
 mod runner;
 pub mod spec;
 mod status;

@@ -20,7 +20,6 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::history::{History, JobRun};
-use crate::messages;
 use crate::pulse::Pulse;
 
 use super::alarms::Alarms;
@@ -30,6 +29,7 @@ use super::handle::{JobsHandle, Request};
 use super::memory::{self, Memory, MemoryFile};
 use super::planner::{Act, Afterwards, Ended, Firing, Now, Planner, Seeds, Skip};
 use super::recorder::{RECORDS_MAX, Record, Recorder};
+use super::report;
 use super::spec::{JobEvent, JobSpec, OnStop, Requirement, Schedule, When};
 use super::status::{JobStatus, Past};
 use super::tasks::Services;
@@ -270,10 +270,7 @@ impl Runner {
         run.finished_at = Some(self.parts.clock.now().micros());
         let past = self.past.entry(job.clone()).or_default();
         past.not_run(&mut run, *count);
-        warn!(
-            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run.run_id, OUTCOME = outcome,
-            "{job} {outcome}: {}", run.reason
-        );
+        report::ended(&run, None);
         self.record(run, None);
     }
 
@@ -293,7 +290,7 @@ impl Runner {
             ..running.run
         });
         let now = self.now();
-        let (job, run_id, outcome) = (&run.job, &run.run_id, &run.outcome);
+        let (job, outcome) = (&run.job, &run.outcome);
         let ended = match outcome.as_str() {
             "succeeded" => Ended::Succeeded,
             "cancelled" => Ended::Cancelled,
@@ -301,31 +298,9 @@ impl Runner {
         };
         let past = self.past.entry(job.clone()).or_default();
         past.ended(&run, summary.clone());
-        match ended {
-            Ended::Succeeded => {
-                info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
-            }
-            Ended::Cancelled => {
-                warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {}", run.reason)
-            }
-            Ended::Failed => {
-                error!(
-                    MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
-                    "{job} {outcome}: {}", run.reason
-                );
-            }
-        }
         let afterwards = self.planner.finished(job, ended, now);
-        match afterwards {
-            Afterwards::Nothing => {}
-            Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
-            Afterwards::Paused(failures) => {
-                error!(
-                    MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
-                    "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
-                );
-            }
-        }
+        report::ended(&run, summary.as_deref());
+        report::afterwards(job, &afterwards);
         let alert = self.planner.spec(job).is_some_and(|spec| spec.alert);
         match (ended, afterwards) {
             (Ended::Succeeded, _) => self.alarms.succeeded(job),

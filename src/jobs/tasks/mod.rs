@@ -104,7 +104,7 @@ pub async fn run(task: TaskKind, context: &Context) -> anyhow::Result<Report> {
         TaskKind::StateSnapshot => state_snapshot::run(services).await,
         TaskKind::ConsistencyAudit => consistency_audit::run(services, args).await,
         TaskKind::GapSweep => gap_sweep::run(context).await,
-        TaskKind::KlineVerify => kline_verify::run(services, args, cancel).await,
+        TaskKind::KlineVerify => kline_verify::run(context).await,
         TaskKind::CachePreload => cache_preload::run(services).await,
         TaskKind::Retention => retention::run(services, args).await,
         TaskKind::Backfill => backfill::run(context).await,

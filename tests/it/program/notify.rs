@@ -116,6 +116,28 @@ async fn a_loop_that_is_stuck_is_named_and_the_next_process_repeats_it() {
     simulator.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_during_the_start_does_not_wait_for_it() {
+    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    // A history that takes connections and never answers.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let history = format!(
+        "[history]\nbackend = \"clickhouse\"\n[history.clickhouse]\nurl = \"http://{}\"\n",
+        nobody.local_addr().unwrap()
+    );
+    let mut app = TestApp::new(&(feed(&simulator, &["BTCUSDT"], &["trade"]) + &history));
+    let path = app.directory().join("notify");
+    let mut systemd = Systemd::listen(&path);
+    app.set("NOTIFY_SOCKET", &path.display().to_string());
+    app.spawn();
+    systemd.expect("STATUS=connected, opening the stores").await;
+    let (status, _) = app.stop().await;
+    assert_eq!(status.code(), Some(0));
+    systemd.expect("STOPPING=1").await;
+    assert!(app.log().contains("stopping before the start is over: SIGTERM from process"), "{}", app.log());
+    simulator.stop().await;
+}
+
 #[tokio::test]
 async fn faults_that_are_none_are_refused() {
     let nobody = "ws_url = \"ws://127.0.0.1:9\"\nrest_url = \"http://127.0.0.1:9\"";

@@ -1,0 +1,38 @@
+//! What the journal is told of runs: how one ended, and what becomes of its job.
+
+use tracing::{error, info, warn};
+
+use super::planner::Afterwards;
+use crate::history::JobRun;
+use crate::messages;
+
+/// A run has ended, or does not happen; `summary` is what a task that succeeded said.
+pub fn ended(run: &JobRun, summary: Option<&str>) {
+    let JobRun { job, run_id, outcome, reason, .. } = run;
+    match outcome.as_str() {
+        "succeeded" => {
+            info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
+        }
+        "skipped" | "deferred" => warn!(
+            MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
+            "{job} {outcome}: {reason}"
+        ),
+        "cancelled" => warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {reason}"),
+        _ => error!(
+            MESSAGE_ID = messages::JOB_FAILED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
+            "{job} {outcome}: {reason}"
+        ),
+    }
+}
+
+/// What becomes of the job after its run.
+pub fn afterwards(job: &str, afterwards: &Afterwards) {
+    match afterwards {
+        Afterwards::Nothing => {}
+        Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
+        Afterwards::Paused(failures) => error!(
+            MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
+            "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
+        ),
+    }
+}
