@@ -86,7 +86,7 @@
 //! of nothing would panic the timer.
 //!
 //! *journald* stops whoever logs while it is stopped itself, and *tracing-journald* sends from the thread that logs: so
-//! lines are encoded and queued by [telemetry], and only its own thread ever waits. The status of a unit is cleared when
+//! events are kept and queued by [telemetry], and said again on its own thread, which alone waits. The status of a unit is cleared when
 //! it starts again, and an automatic restart does that at once: the watchdog's reason goes through a file.
 //!
 //! *SQLite*: WAL, `synchronous=FULL` (the log is synced at every commit), `busy_timeout` because others may read while
