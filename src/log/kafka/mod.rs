@@ -107,7 +107,11 @@ impl KafkaLog {
         };
         match log.blocking(|shared| shared.ensure_topic()).await {
             Ok(()) => {}
-            Err(LogError::Unavailable(why)) => warn!("Kafka is not there yet: {why}"),
+            // Only now: a recorder at work outlives a broker that forgets passwords for a moment.
+            Err(LogError::Unavailable(why)) => match log.shared.watch.refusal() {
+                Some(refusal) => return Err(LogError::Fatal(format!("Kafka does not let us in: {refusal}"))),
+                None => warn!("Kafka is not there yet: {why}"),
+            },
             Err(fatal) => return Err(fatal),
         }
         Ok(log)
@@ -132,7 +136,11 @@ fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
     let watch = Watch::default();
     let client: BaseConsumer<Watch> = BaseConsumer::from_config_and_context(&settings::reader(kafka)?, watch.clone())
         .map_err(|error| watch.sort("make a client", &error))?;
-    let seen = topic::look(&client, &kafka.topic)?;
+    let seen = topic::look(&client, &kafka.topic).map_err(|error| {
+        // Its reasons come with a poll.
+        while client.poll(Duration::ZERO).is_some() {}
+        watch.refusal().map_or(error, |refusal| LogError::Fatal(format!("Kafka does not let us in: {refusal}")))
+    })?;
     let release = kafka.brokers.split(',').find_map(|broker| version::release(broker.trim()));
     let release = release.map_or_else(|| "of a release that it does not name".to_owned(), |text| format!("{text}.x"));
     let line = format!("Kafka {release}, {} brokers", seen.brokers);

@@ -14,6 +14,8 @@ use crate::log::LogError;
 #[derive(Clone, Default)]
 pub(super) struct Watch {
     last: Arc<Mutex<Option<(Code, String)>>>,
+    /// Why we were not let in: "all brokers are down" follows it at once, and says less.
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl ClientContext for Watch {
@@ -32,6 +34,9 @@ impl ClientContext for Watch {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(target: "librdkafka", "{error}: {reason}");
         if let Some(code) = error.rdkafka_error_code() {
+            if needs_a_person(code) {
+                *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            }
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
         }
     }
@@ -72,9 +77,15 @@ impl Watch {
         last.as_ref().map_or_else(|| "the broker does not answer".to_owned(), |(_, reason)| reason.clone())
     }
 
+    /// Why we are not let in, when that is so.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A broker answered: what was said before does not count any more.
     pub(super) fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

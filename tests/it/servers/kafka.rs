@@ -15,17 +15,21 @@ static SHARED: LazyLock<Option<Kafka>> = LazyLock::new(Kafka::start);
 /// A Kafka server.
 pub struct Kafka {
     pub server: Server,
+    /// Wants a name and a password: `keeper` and `geheim`.
+    pub sasl_port: u16,
     topics: AtomicU32,
 }
 
 impl Kafka {
     /// One for the caller alone, to kill and restart; `None` when there is none here.
     pub fn start() -> Option<Self> {
+        let sasl_port = free_port();
         let arguments = |port: u16, directory: &std::path::Path| {
-            vec![port.to_string(), free_port().to_string(), directory.display().to_string()]
+            let (controller, directory) = (free_port(), directory.display().to_string());
+            vec![port.to_string(), controller.to_string(), sasl_port.to_string(), directory]
         };
         let server = Server::start("kafka", PROGRAM.clone()?, arguments, listens);
-        Some(Self { server, topics: AtomicU32::new(0) })
+        Some(Self { server, sasl_port, topics: AtomicU32::new(0) })
     }
 
     /// The one that all tests share; ends with the process.

@@ -338,6 +338,29 @@ async fn a_setting_that_cannot_work_is_fatal_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_opens_the_broker_and_a_wrong_one_is_for_a_person() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let mut options = kafka.topic(1);
+    options.kafka.brokers = format!("127.0.0.1:{}", kafka.sasl_port);
+    for (name, value) in
+        [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN"), ("sasl.username", "keeper")]
+    {
+        options.kafka.client.insert(name.to_owned(), value.to_owned());
+    }
+    options.kafka.password = Some("guessed".to_owned());
+    let Err(LogError::Fatal(why)) = KafkaLog::open(&options, "one").await.map(|_| ()) else {
+        panic!("a wrong password is no reason to wait")
+    };
+    assert!(why.contains("uthentication"), "{why}");
+    options.kafka.password = Some("geheim".to_owned());
+    let log = open(&options, "one").await;
+    log.append(frames(0..10)).await.unwrap();
+    assert_eq!(frames_of(log.read(0, 0, usize::MAX).await.unwrap()), frames(0..10));
+    let mut consumer = log.consumer().await.unwrap();
+    assert_eq!(frames_of(take(&mut *consumer, 10).await), frames(0..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_away_at_the_start_is_waited_for() {
     let mut options = Options::default();
     options.kafka.brokers = format!("127.0.0.1:{}", crate::servers::free_port());
