@@ -12,6 +12,7 @@ mod capture;
 mod cluster;
 mod demo;
 mod disk;
+mod export;
 mod jobs;
 mod market;
 mod notify;
