@@ -16,6 +16,7 @@ mod service;
 pub mod simulate;
 mod status;
 mod table;
+mod watch;
 
 use std::path::PathBuf;
 

@@ -23,3 +23,4 @@ mod restart;
 mod rotation;
 mod truth;
 mod usage;
+mod watching;
