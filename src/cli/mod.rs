@@ -16,6 +16,7 @@ mod service;
 pub mod simulate;
 mod status;
 mod table;
+mod tail;
 mod watch;
 
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ enum Command {
     Audit(audit::Args),
     /// Writes what history holds of a stream, with or without the service; exit 1 when the range is not complete
     Export(export::Args),
+    /// Shows trades as history gets them, with or without the service, until interrupted
+    Tail(tail::Args),
     /// Reads the log again through today's decoder into history
     Replay(replay::Args),
     /// Moves history, ledger and run history from one configuration's stores to another's
@@ -115,6 +118,7 @@ impl Cli {
             Some(Command::Demo(args)) => demo::run(args, format, until_stopped()?).await,
             Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, format).await,
             Some(Command::Export(args)) => export::run(args, &load(&sources)?, until_stopped()?).await,
+            Some(Command::Tail(args)) => tail::run(args, &load(&sources)?, format).await,
             Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {

@@ -5,7 +5,7 @@
 
 mod bounds;
 mod target;
-mod text;
+pub(super) mod text;
 
 use std::path::PathBuf;
 use std::sync::Arc;
