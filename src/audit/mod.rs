@@ -16,6 +16,7 @@ pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
 pub use sweep::{SweepReport, sweep};
 pub use verify::{Difference, VerifyReport, verify_klines};
+pub use window::after;
 
 #[cfg(test)]
 #[path = "audit_tests.rs"]

@@ -31,8 +31,13 @@ pub(super) async fn within(
     Ok(Range::new(aligned(first), aligned(beyond) - step).and_then(|range| range.intersect(extent)))
 }
 
-/// The position behind the last trade before `at`; trades are numbered in their order of time.
-async fn after(history: &Arc<dyn History>, stream: &Stream, extent: Range, at: Timestamp) -> Result<i64, HistoryError> {
+/// The position behind the last stored trade of `extent` before `at`: trades are numbered in their order of time.
+pub async fn after(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    extent: Range,
+    at: Timestamp,
+) -> Result<i64, HistoryError> {
     let (mut low, mut high) = (extent.first, extent.last + 1);
     while low < high {
         let middle = low + (high - low) / 2;

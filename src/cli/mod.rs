@@ -6,6 +6,8 @@ mod check;
 mod client;
 mod copy;
 mod demo;
+mod export;
+mod format;
 mod manual;
 mod progress;
 mod replay;
@@ -14,6 +16,8 @@ mod service;
 pub mod simulate;
 mod status;
 mod table;
+mod tail;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -26,7 +30,7 @@ use crate::jobs::spec::Schedule;
 use crate::telemetry::{self, LogFormat};
 use crate::{config, signals};
 use client::Client;
-use service::Format;
+use format::FormatFlag;
 
 /// Records an exchange's market data without a gap, and says so honestly when it cannot.
 #[derive(Debug, Parser)]
@@ -42,8 +46,8 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: LogFormat,
     /// How a command prints
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Format,
+    #[arg(long, global = true, value_parser = format::print_parser(), default_value = "human")]
+    format: FormatFlag,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -60,6 +64,10 @@ enum Command {
     Simulate(simulate::Args),
     /// Recounts history itself, with or without the service; exit 1 when it is not complete
     Audit(audit::Args),
+    /// Writes what history holds of a stream, with or without the service; exit 1 when the range is not complete
+    Export(export::Args),
+    /// Shows trades as history gets them, with or without the service, until interrupted
+    Tail(tail::Args),
     /// Reads the log again through today's decoder into history
     Replay(replay::Args),
     /// Moves history, ledger and run history from one configuration's stores to another's
@@ -98,30 +106,33 @@ impl Cli {
     /// Does what was asked; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
         let sources = Sources { config: self.config, jobs: self.jobs };
+        let format = self.format.printed();
         match self.command {
             None | Some(Command::Run) => run(sources, self.log_format).await,
-            Some(Command::Check(args)) => check::run(args, &sources, self.format).await,
+            Some(Command::Check(args)) => check::run(args, &sources, format).await,
             Some(Command::Simulate(args)) => {
                 let _telemetry = telemetry::install(self.log_format)?;
-                let code = simulate::run(args, self.format, until_stopped()?).await?;
+                let code = simulate::run(args, format, until_stopped()?).await?;
                 Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
             }
-            Some(Command::Demo(args)) => demo::run(args, self.format, until_stopped()?).await,
-            Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, self.format).await,
-            Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, self.format, until_stopped()?).await,
-            Some(Command::Copy(args)) => copy::run(args, self.format, until_stopped()?).await,
+            Some(Command::Demo(args)) => demo::run(args, format, until_stopped()?).await,
+            Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, format).await,
+            Some(Command::Export(args)) => export::run(args, &load(&sources)?, until_stopped()?).await,
+            Some(Command::Tail(args)) => tail::run(args, &load(&sources)?, format).await,
+            Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, format, until_stopped()?).await,
+            Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {
                 manual::write(&args)?;
                 Ok(0)
             }
-            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, self.format),
+            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, format),
             Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Next(asked)))) => {
-                schedule::next(&asked, &load_schedule(&sources)?, self.format)
+                schedule::next(&asked, &load_schedule(&sources)?, format)
             }
             Some(Command::Jobs(Jobs::Service(ask))) => {
-                service::jobs(ask, &Client::new(&load(&sources)?.admin)?, self.format).await
+                service::jobs(ask, &Client::new(&load(&sources)?.admin)?, format).await
             }
-            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, self.format).await,
+            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, format).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, status, table};
+use super::{backfill, status, table, watch};
 
 /// How often a run that is waited for is asked after.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub enum Format {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Ask {
     /// Shows streams, lag, gaps, stores and what needs a person
-    Status,
+    Status(watch::Args),
     /// Lists the gap ledger, newest first
     Gaps {
         /// Only those that are not closed
@@ -107,7 +107,8 @@ pub enum Jobs {
 /// Asks, prints, and says how to exit.
 pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failure> {
     match ask {
-        Ask::Status => {
+        Ask::Status(watch::Args { watch: Some(every) }) => watch::run(every, client, format).await,
+        Ask::Status(watch::Args { watch: None }) => {
             let status = client.get("/api/v1/status").await?;
             say(&status, format, || status::words(&status, client.base()));
             Ok(0)

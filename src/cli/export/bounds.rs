@@ -1,0 +1,176 @@
+//! What `--from` and `--to` mean in a stream: positions, and whether history reaches as far as was asked.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use crate::audit;
+use crate::exit::{Failure, USAGE};
+use crate::gap::Range;
+use crate::history::History;
+use crate::market::{Channel, DAY_US, Stream, Timestamp};
+
+/// One end of what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A trade id, or a kline's open time in microseconds.
+    Position(i64),
+    /// An instant; as an end the first one that is not meant any more.
+    Time(Timestamp),
+}
+
+/// What is asked for, in positions of the stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// From the first position to the last; `None` when there is none.
+    pub range: Option<Range>,
+    /// Where history begins too late or ends too early, in words.
+    pub short: Vec<String>,
+}
+
+impl Bound {
+    /// A trade id, an RFC 3339 time or a date; as an end the time or the whole day is meant too.
+    pub fn parse(text: &str, is_end: bool) -> Result<Self, Failure> {
+        if let Ok(position) = text.parse() {
+            return Ok(Self::Position(position));
+        }
+        let Some(at) = Timestamp::parse(text) else {
+            let why =
+                anyhow!("`{text}` is neither a position, an RFC 3339 time such as 2026-01-31T12:00:00Z, nor a date");
+            return Err(Failure::new(USAGE, why));
+        };
+        let is_date = !text.contains(['T', 't', ' ']);
+        Ok(Self::Time(match (is_end, is_date) {
+            (false, _) => at,
+            (true, true) => at.plus_micros(DAY_US),
+            (true, false) => at.plus_micros(1),
+        }))
+    }
+}
+
+/// Finds the positions. Ids are taken as they are; times only reach as far as history does, and `short` says so.
+pub async fn find(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    extent: Range,
+    from: Option<Bound>,
+    to: Option<Bound>,
+) -> Result<Asked, Failure> {
+    let step = stream.channel.step().context("only numbered streams are in history")?;
+    let ceil = |position: i64| position.div_euclid(step) * step + if position.rem_euclid(step) > 0 { step } else { 0 };
+    let mut short = Vec::new();
+    let first = match from {
+        None => extent.first,
+        Some(Bound::Position(position)) => ceil(position),
+        Some(Bound::Time(at)) => {
+            let begins = begins(history, stream, extent.first).await?;
+            if at < begins {
+                short.push(format!("history begins at {begins}, later than asked"));
+            }
+            match stream.channel {
+                Channel::Trade => {
+                    audit::after(history, stream, extent, at).await.context("look for the first trade")?
+                }
+                _ => ceil(at.micros()).max(extent.first),
+            }
+        }
+    };
+    let last = match to {
+        None => extent.last,
+        Some(Bound::Position(position)) => position.div_euclid(step) * step,
+        Some(Bound::Time(before)) => {
+            // A kline speaks for its whole interval, a trade for its instant.
+            let begins = begins(history, stream, extent.last).await?;
+            let until = begins.plus_micros(if stream.channel == Channel::Trade { 1 } else { step });
+            if until < before {
+                short.push(format!("history ends at {begins}, earlier than asked"));
+            }
+            match stream.channel {
+                Channel::Trade => {
+                    audit::after(history, stream, extent, before).await.context("look for the last trade")? - 1
+                }
+                _ => (ceil(before.micros()) - step).min(extent.last),
+            }
+        }
+    };
+    Ok(Asked { range: Range::new(first, last), short })
+}
+
+/// The instant of a stored position.
+async fn begins(history: &Arc<dyn History>, stream: &Stream, position: i64) -> anyhow::Result<Timestamp> {
+    if stream.channel != Channel::Trade {
+        return Ok(Timestamp(position));
+    }
+    let range = Range { first: position, last: position };
+    let rows = history.trades(stream, range, 1).await.context("read a trade")?;
+    Ok(rows.first().context("the trade is not stored any more")?.trade.ts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::embedded::EmbeddedHistory;
+    use crate::history::{Batch, TradeRow};
+    use crate::market::{Exchange, Side, Symbol, Trade};
+
+    const SECOND: i64 = 1_000_000;
+
+    /// Trades 10 to 19, one a second from 2026-01-31T00:00:00Z on.
+    async fn history(directory: &tempfile::TempDir) -> (Arc<dyn History>, Stream) {
+        let midnight = Timestamp::parse("2026-01-31").unwrap();
+        let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
+        let symbol = Symbol::new("BTCUSDT");
+        let trades = (0..10).map(|at| TradeRow {
+            exchange: Exchange::Binance,
+            symbol: symbol.clone(),
+            trade: Trade {
+                id: 10 + at,
+                ts: midnight.plus_micros(at * SECOND),
+                price: 1.into(),
+                quantity: 1.into(),
+                side: Side::Buy,
+            },
+            received_at: midnight,
+            is_backfilled: false,
+        });
+        history.insert(&Batch { trades: trades.collect(), ..Batch::default() }).await.unwrap();
+        (Arc::new(history), Stream::new(Exchange::Binance, symbol, Channel::Trade))
+    }
+
+    async fn check(from: Option<&str>, to: Option<&str>, range: Option<(i64, i64)>, short: usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let (history, stream) = history(&directory).await;
+        let bound = |text: Option<&str>, is_end| text.map(|text| Bound::parse(text, is_end).unwrap());
+        let (from, to) = (bound(from, false), bound(to, true));
+        let asked = find(&history, &stream, Range { first: 10, last: 19 }, from, to).await.unwrap();
+        assert_eq!(asked.range.map(|range| (range.first, range.last)), range);
+        assert_eq!(asked.short.len(), short, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn ids_are_taken_as_they_are() {
+        check(None, None, Some((10, 19)), 0).await;
+        check(Some("5"), Some("25"), Some((5, 25)), 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_end_is_included() {
+        check(Some("2026-01-31T00:00:03Z"), Some("2026-01-31T00:00:05Z"), Some((13, 15)), 0).await;
+    }
+
+    #[tokio::test]
+    async fn times_between_trades_hold_no_trade() {
+        check(Some("2026-01-31T00:00:03.1Z"), Some("2026-01-31T00:00:03.9Z"), None, 0).await;
+    }
+
+    #[tokio::test]
+    async fn a_day_that_history_does_not_fill_is_said() {
+        check(Some("2026-01-31"), Some("2026-01-31"), Some((10, 19)), 1).await;
+        check(Some("2026-01-30"), Some("2026-01-31"), Some((10, 19)), 2).await;
+    }
+
+    #[test]
+    fn a_word_is_no_bound() {
+        assert_eq!(Bound::parse("yesterday", false).unwrap_err().code, USAGE);
+    }
+}

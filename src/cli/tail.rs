@@ -1,0 +1,176 @@
+//! `tail`: trades as history gets them, of one symbol or of all.
+//!
+//! It asks history, not the service: what it shows is durable. Trades that come back later, below the last one shown,
+//! are not shown again; that they were missing is said when they are passed.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args as ClapArgs;
+
+use crate::app::stores;
+use crate::config::Config;
+use crate::exit::{Failure, IO, USAGE};
+use crate::gap::Range;
+use crate::history::{History, TradeRow};
+use crate::market::{Channel, Exchange, Stream, Symbol, plain};
+
+use super::export::text;
+use super::format::RowFormat;
+use super::service::Format;
+
+/// How often history is asked what is new; one question for all symbols.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// Trades of one symbol in memory at a time.
+const PAGE: usize = 5_000;
+
+/// Arguments of `tail`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Needs no service; ends when it is interrupted. `--format json` prints objects as `export` does.\n\n\
+    Examples:\n  tapekeeper tail --symbol BTCUSDT\n  tapekeeper tail -n 0 --format json | jq .price"
+)]
+pub struct Args {
+    /// Only of this symbol
+    #[arg(long)]
+    symbol: Option<String>,
+    /// So many of each symbol that are there already
+    #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(0..=5_000))]
+    lines: i64,
+}
+
+/// Prints until it is interrupted.
+pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Failure> {
+    let mut streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    streams.retain(|stream| {
+        stream.channel == Channel::Trade && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)
+    });
+    if streams.is_empty() {
+        return Err(Failure::new(USAGE, anyhow!("no configured stream of trades is meant")));
+    }
+    let history = stores::history(config).await?;
+    let colours = format == Format::Human && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut tail = Tail { history, format, colours, last: HashMap::new() };
+    for stream in &streams {
+        // A stream that is empty yet is shown from its first trade on.
+        if let Some(extent) = tail.history.extent(stream).await.context("look for the last trades")? {
+            tail.last.insert(stream.clone(), (extent.last - args.lines).max(extent.first - 1));
+        }
+    }
+    loop {
+        let is_behind = tail.poll(&streams).await?;
+        if !is_behind {
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+}
+
+struct Tail {
+    history: Arc<dyn History>,
+    format: Format,
+    colours: bool,
+    /// The highest id that was shown.
+    last: HashMap<Stream, i64>,
+}
+
+impl Tail {
+    /// Shows what is new; returns whether there is more already.
+    async fn poll(&mut self, streams: &[Stream]) -> Result<bool, Failure> {
+        let mut newest: HashMap<(Exchange, Symbol), i64> = HashMap::new();
+        for exchange in Exchange::ALL {
+            let mine = streams.iter().filter(|stream| stream.exchange == exchange);
+            let symbols: Vec<Symbol> = mine.map(|stream| stream.symbol.clone()).collect();
+            let latest = self.history.latest_trades(exchange, &symbols).await.context("ask for the latest trades")?;
+            newest.extend(latest.into_iter().map(|row| ((exchange, row.symbol), row.trade.id)));
+        }
+        let mut rows = Vec::new();
+        let mut is_behind = false;
+        for stream in streams {
+            let Some(&newest) = newest.get(&(stream.exchange, stream.symbol.clone())) else { continue };
+            let first = self.last.get(stream).map_or(0, |last| last + 1);
+            let Some(range) = Range::new(first, newest) else { continue };
+            let mut fresh = self.history.trades(stream, range, PAGE).await.context("read trades")?;
+            is_behind |= fresh.len() == PAGE;
+            self.pass(stream, &fresh);
+            rows.append(&mut fresh);
+        }
+        // Symbols are read one after the other; they were traded between one another.
+        rows.sort_by_key(|row| row.trade.ts);
+        self.print(&rows).context("print").map_err(|error| Failure::new(IO, error))?;
+        Ok(is_behind)
+    }
+
+    /// Says which ids were passed over, and goes on behind the last of these.
+    fn pass(&mut self, stream: &Stream, rows: &[TradeRow]) {
+        for row in rows {
+            if let Some(last) = self.last.insert(stream.clone(), row.trade.id)
+                && last + 1 < row.trade.id
+            {
+                eprintln!("{stream}: {}..{} is not recorded, or not yet", last + 1, row.trade.id - 1);
+            }
+        }
+    }
+
+    fn print(&self, rows: &[TradeRow]) -> io::Result<()> {
+        let mut lines = String::new();
+        for row in rows {
+            match self.format {
+                Format::Json => text::push_trade(&mut lines, row, RowFormat::Jsonl),
+                Format::Human => {
+                    lines.push_str(&words(row, self.colours));
+                    lines.push('\n');
+                }
+            }
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(lines.as_bytes())?;
+        out.flush()
+    }
+}
+
+/// `10:48:00.123 BTCUSDT      buy           0.5 at     42000.1  id 7`.
+fn words(row: &TradeRow, colours: bool) -> String {
+    let trade = &row.trade;
+    let at = trade.ts.rfc3339();
+    let at = at.get(11..23).unwrap_or(&at);
+    let side = format!("{:<4}", trade.side.as_str());
+    let side = match (colours, trade.side.as_str()) {
+        (false, _) => side,
+        (true, "buy") => format!("\x1b[32m{side}\x1b[0m"),
+        (true, _) => format!("\x1b[31m{side}\x1b[0m"),
+    };
+    let (price, quantity) = (plain(trade.price), plain(trade.quantity));
+    let backfilled = if row.is_backfilled { " backfilled" } else { "" };
+    let symbol = row.symbol.as_str();
+    format!("{at} {symbol:<12} {side} {quantity:>14} at {price:>12}  id {}{backfilled}", trade.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::market::{Side, Timestamp, Trade};
+
+    #[test]
+    fn a_trade_is_one_line() {
+        let mut row = TradeRow {
+            exchange: Exchange::Binance,
+            symbol: Symbol::new("BTCUSDT"),
+            trade: Trade {
+                id: 7,
+                ts: Timestamp(1_795_517_280_123_000),
+                price: "42000.10".parse().unwrap(),
+                quantity: "0.5".parse().unwrap(),
+                side: Side::Buy,
+            },
+            received_at: Timestamp(0),
+            is_backfilled: false,
+        };
+        assert_eq!(words(&row, false), "10:48:00.123 BTCUSDT      buy             0.5 at      42000.1  id 7");
+        row.is_backfilled = true;
+        let text = words(&row, true);
+        assert!(text.contains("\x1b[32mbuy \x1b[0m") && text.ends_with("id 7 backfilled"), "{text:?}");
+    }
+}

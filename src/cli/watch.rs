@@ -1,0 +1,85 @@
+//! `status --watch`: the same screen again and again, until it is interrupted.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+
+use crate::exit::{Failure, IO};
+
+use super::client::Client;
+use super::service::Format;
+use super::status;
+
+/// To the upper left corner, and nothing below: a screen that scrolls cannot be watched.
+const REDRAW: &str = "\x1b[H\x1b[2J";
+
+/// Arguments of `status`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  tapekeeper status\n  tapekeeper status --watch 5\n  \
+    tapekeeper status --watch --format json | jq .gaps")]
+pub struct Args {
+    /// Again every so many seconds, until interrupted; 2 when no number is given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub watch: Option<u64>,
+}
+
+/// Asks and draws every so many seconds. A service that goes away later is said on the screen, for it may come back.
+pub async fn run(every_s: u64, client: &Client, format: Format) -> Result<u8, Failure> {
+    let redraws = format == Format::Human && io::stdout().is_terminal();
+    let mut seen = false;
+    loop {
+        let screen = match client.get("/api/v1/status").await {
+            Ok(status) if format == Format::Json => Some(status.to_string()),
+            Ok(status) => Some(status::words(&status, client.base())),
+            Err(failure) if !seen => return Err(failure),
+            Err(failure) if redraws => Some(format!("{:#}", failure.error)),
+            Err(failure) => {
+                eprintln!("tapekeeper: {:#}", failure.error);
+                None
+            }
+        };
+        seen = true;
+        if let Some(screen) = screen {
+            draw(&screen, redraws, format).context("draw").map_err(|error| Failure::new(IO, error))?;
+        }
+        tokio::time::sleep(Duration::from_secs(every_s)).await;
+    }
+}
+
+fn draw(screen: &str, redraws: bool, format: Format) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Human if redraws => writeln!(out, "{REDRAW}{screen}")?,
+        // Where nothing can be redrawn, an empty line tells one screen from the next.
+        Format::Human => writeln!(out, "{screen}\n")?,
+        Format::Json => writeln!(out, "{screen}")?,
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn seconds_are_two_unless_said() {
+        let watch = |arguments: &[&str]| {
+            Line::try_parse_from([&["status"], arguments].concat()).map(|line| line.args.watch).ok()
+        };
+        assert_eq!(watch(&[]), Some(None));
+        assert_eq!(watch(&["--watch"]), Some(Some(2)));
+        assert_eq!(watch(&["--watch", "5"]), Some(Some(5)));
+        assert_eq!((watch(&["--watch", "0"]), watch(&["--watch", "soon"])), (None, None));
+    }
+}

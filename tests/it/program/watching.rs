@@ -1,0 +1,90 @@
+//! Commands that go on until they are interrupted: a status that is watched, trades as they are recorded.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::app::{BINARY, PATIENCE, TestApp, eventually, feed, seed};
+use super::market::market;
+use super::truth::History;
+
+/// A command that runs on, and its lines.
+struct Watcher {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watcher {
+    fn start(app: &TestApp, arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).arg("--config").arg(app.config()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("no line comes");
+        line.unwrap().expect("the command has ended")
+    }
+
+    async fn stop(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_status_comes_again_and_outlives_a_restart() {
+    let simulator = market(seed(), &["BTCUSDT"], 100.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    let mut watcher = Watcher::start(&app, &["status", "--watch", "1", "--format", "json"]);
+    let started_at = async |watcher: &mut Watcher| {
+        let status: Value = serde_json::from_str(&watcher.line().await).unwrap();
+        status["started_at"].clone()
+    };
+    let first = started_at(&mut watcher).await;
+    assert_eq!(started_at(&mut watcher).await, first);
+    app.stop_well().await;
+    app.start().await;
+    while started_at(&mut watcher).await == first {}
+    watcher.stop().await;
+    let mut watcher = Watcher::start(&app, &["status", "--watch", "1"]);
+    for _screen in 0..2 {
+        while !watcher.line().await.starts_with("tapekeeper ") {}
+    }
+    watcher.stop().await;
+    app.stop_well().await;
+    let output = app.command(&["status", "--watch"]).await;
+    assert_eq!(output.code, Some(69), "a service that never was there is no screen: {output:?}");
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_shows_every_trade_as_it_is_recorded() {
+    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
+    app.start().await;
+    let count = || History::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'ETHUSDT'");
+    eventually("trades are stored", PATIENCE, async || (count() >= 20).then_some(())).await;
+    let mut tail = Watcher::start(&app, &["tail", "--symbol", "ETHUSDT", "-n", "3", "--format", "json"]);
+    let mut shown = Vec::new();
+    while shown.len() < 300 {
+        let row: Value = serde_json::from_str(&tail.line().await).unwrap();
+        assert_eq!(row["symbol"], "ETHUSDT");
+        shown.push(row["trade_id"].as_i64().unwrap());
+    }
+    tail.stop().await;
+    let expected: Vec<i64> = (shown[0]..shown[0] + 300).collect();
+    assert_eq!(shown, expected, "each once and in order");
+    let mut tail = Watcher::start(&app, &["tail"]);
+    let line = tail.line().await;
+    assert!(line.contains("USDT") && line.contains(" at ") && line.contains("  id "), "{line}");
+    tail.stop().await;
+    app.stop_well().await;
+    let output = app.command(&["tail", "--symbol", "NOSUCH"]).await;
+    assert_eq!(output.code, Some(64), "{output:?}");
+    simulator.stop().await;
+}
