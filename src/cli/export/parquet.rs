@@ -156,11 +156,15 @@ impl Held {
             }
             Self::Decimals(decimals) => {
                 let column = column.typed::<FixedLenByteArrayType>();
+                // The file keeps the least and the greatest of every row group to its end. Were these parts of a chunk, it
+                // would keep the chunk with them.
+                let own = |value: Option<&i128>| value.map(|value| fixed(Bytes::copy_from_slice(&value.to_be_bytes())));
+                let (least, greatest) = (own(decimals.iter().min()), own(decimals.iter().max()));
                 for chunk in decimals.chunks(CHUNK) {
                     let bytes: Bytes = chunk.iter().flat_map(|value| value.to_be_bytes()).collect();
-                    let value = |at: usize| bytes.slice(at * DECIMAL_BYTES..(at + 1) * DECIMAL_BYTES);
-                    let values = (0..chunk.len()).map(|at| FixedLenByteArray::from(ByteArray::from(value(at))));
-                    column.write_batch(&values.collect::<Vec<_>>(), None, None)?;
+                    let value = |at: usize| fixed(bytes.slice(at * DECIMAL_BYTES..(at + 1) * DECIMAL_BYTES));
+                    let values: Vec<FixedLenByteArray> = (0..chunk.len()).map(value).collect();
+                    column.write_batch_with_statistics(&values, None, None, least.as_ref(), greatest.as_ref(), None)?;
                 }
                 decimals.clear();
             }
@@ -171,6 +175,10 @@ impl Held {
         }
         Ok(())
     }
+}
+
+fn fixed(bytes: Bytes) -> FixedLenByteArray {
+    FixedLenByteArray::from(ByteArray::from(bytes))
 }
 
 /// A row that a column cannot hold: rounding it would be a lie.

@@ -85,6 +85,10 @@ fn trades_read_back_over_several_row_groups() {
     let notes = reader.metadata().file_metadata().key_value_metadata().unwrap();
     let note = notes.iter().find(|note| note.key == "tapekeeper.complete").unwrap();
     assert_eq!(note.value.as_deref(), Some("true"));
+    let prices = reader.metadata().row_group(3).column(5).statistics().unwrap();
+    let scaled_of = |bytes: Option<&[u8]>| i128::from_be_bytes(bytes.unwrap().try_into().unwrap());
+    assert_eq!(scaled_of(prices.min_bytes_opt()), scaled(written[900].trade.price).unwrap());
+    assert_eq!(scaled_of(prices.max_bytes_opt()), scaled(written[999].trade.price).unwrap());
     let sorted = reader.metadata().row_group(0).sorting_columns().unwrap();
     assert_eq!((sorted[0].column_idx, sorted[0].descending), (2, false));
 }
