@@ -215,7 +215,11 @@ pub async fn knock(config: &Config) -> Vec<Knock> {
         cache::Backend::Embedded => ("memory".to_owned(), Ok(("embedded".to_owned(), vec![]))),
         cache::Backend::Redis => {
             let options = &config.cache.redis;
-            (without_password(&options.url), in_time(RedisCache::look_at(options)).await)
+            let place = match &options.nodes[..] {
+                [] => without_password(&options.url),
+                nodes => nodes.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(", "),
+            };
+            (place, in_time(RedisCache::look_at(options)).await)
         }
     };
     vec![log, history, answer("cache", place, cache)]
