@@ -1,36 +1,85 @@
 "use strict";
-// The page is whole without this; with it, it stays fresh.
+// The page is whole without this; with it, it stays fresh and keeps its place.
 (() => {
-  const EVERY_MS = 2000, ANSWER_MAX_MS = 10000;
-  const lost = document.querySelector("#lost");
-  const renew = async () => {
-    const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MAX_MS) });
-    if (!answer.ok) throw new Error(answer.status);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const main = fresh.querySelector("main"), old = document.querySelector("main");
-    if (!main) throw new Error("no page");
-    // Whoever reads a wide table or selects text keeps the place.
-    if (getSelection().toString() !== "" && old.contains(getSelection().anchorNode)) return;
-    const places = [...old.querySelectorAll(".scroll")].map((region) => [region.id, region.scrollLeft]);
-    const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
-    old.replaceWith(main);
-    for (const [id, left] of places) {
-      const region = document.getElementById(id);
-      if (region) region.scrollLeft = left;
+  const SILENCE_MAX_MS = 10000, POLL_MS = 5000, AGAIN_MS = 3000, ANSWER_MAX_MS = 40000;
+  const element = (id) => document.getElementById(id);
+  const version = document.documentElement.dataset.page;
+  let heard = Date.now(), source = null, polling = 0;
+
+  // Puts a part in its place; who has the focus keeps it, who selects text keeps it, a table stays scrolled.
+  const put = (id, markup) => {
+    const place = element(id);
+    if (!place) return;
+    const selection = getSelection();
+    if (!selection.isCollapsed && place.contains(selection.anchorNode)) return;
+    const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
+    const scrolled = [...place.querySelectorAll(".scroll")].map((region) => [region.id, region.scrollLeft]);
+    place.innerHTML = markup;
+    for (const [region, left] of scrolled) if (element(region)) element(region).scrollLeft = left;
+    if (focused) element(focused)?.focus({ preventScroll: true });
+  };
+  const alive = () => { heard = Date.now(); element("lost").hidden = true; };
+
+  // The whole page over the ordinary way, when there is no other.
+  const take = (text) => {
+    const fresh = new DOMParser().parseFromString(text, "text/html");
+    if (!fresh.getElementById("main")) throw new Error("that is no status page");
+    for (const id of ["head", "said", "needs", "glance", "trend", "coverage", "gaps", "jobs", "stores", "streams"]) {
+      if (id !== "said" || fresh.getElementById(id).innerHTML !== "") put(id, fresh.getElementById(id).innerHTML);
     }
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
     document.title = fresh.title;
+    alive();
   };
-  const turn = async () => {
-    if (!document.hidden) {
-      try {
-        await renew();
-        lost.hidden = true;
-      } catch {
-        lost.hidden = false;
-      }
+  const ask = async (address, options) => {
+    const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MAX_MS), ...options });
+    if (!answer.ok) throw new Error(`${answer.status} ${(await answer.json()).error?.message ?? ""}`);
+    return answer.text();
+  };
+
+  const listen = () => {
+    source = new EventSource("/events");
+    source.onmessage = (event) => {
+      const news = JSON.parse(event.data);
+      if (news.page !== version) return location.reload();
+      for (const [id, markup] of Object.entries(news.parts)) put(id, markup);
+      document.title = news.title;
+      clearInterval(polling);
+      polling = 0;
+      alive();
+    };
+    source.onerror = () => {
+      // While it connects again it does so by itself; when it was refused, we ask for the page and try again later.
+      if (source.readyState !== EventSource.CLOSED) return;
+      polling ||= setInterval(() => ask("/").then(take).catch(() => {}), POLL_MS);
+      setTimeout(() => { if (source?.readyState === EventSource.CLOSED && !document.hidden) listen(); }, AGAIN_MS);
+    };
+  };
+  // A page that nobody sees takes no place from one that is looked at.
+  const look = () => {
+    if (document.hidden) { source?.close(); source = null; clearInterval(polling); polling = 0; }
+    else if (!source) { heard = Date.now(); listen(); }
+  };
+  document.addEventListener("visibilitychange", look);
+  setInterval(() => { element("lost").hidden = document.hidden || Date.now() - heard < SILENCE_MAX_MS; }, 1000);
+  look();
+
+  const say = (words) => {
+    const line = document.createElement("p");
+    line.className = "bad";
+    line.textContent = words;
+    element("said").replaceChildren(line);
+  };
+  document.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const { target: form, submitter } = event;
+    if (submitter.ariaDisabled === "true") return;
+    submitter.ariaDisabled = "true";
+    try {
+      take(await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, submitter)) }));
+    } catch (error) {
+      say(`nothing was heard of it: ${error.message}`);
     }
-    setTimeout(turn, EVERY_MS);
-  };
-  setTimeout(turn, EVERY_MS);
+    submitter.ariaDisabled = "false";
+    element("said").scrollIntoView({ block: "nearest" });
+  });
 })();

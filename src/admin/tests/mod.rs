@@ -1,6 +1,8 @@
 //! The API and the page as a client sees them, over real sockets and the embedded stores.
 
+mod act;
 mod api;
+mod events;
 mod guard;
 mod page;
 
@@ -114,6 +116,8 @@ impl Served {
             startup: NOW.plus_micros(-90_000_000),
             jobs,
             reloads: reload,
+            data_dir: directory.path().to_owned(),
+            backends: ["log.db", "history.db", "memory"].map(str::to_owned),
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
