@@ -65,17 +65,17 @@ impl Listener {
             page.press.edition(desk).await
         };
         let edition = stop.run_until_cancelled(edition).await?;
-        let event = event(&edition, *seen);
+        // JSON has no line ends, so this is one line of data.
+        let text = news(&edition, *seen).to_string();
+        let event = Event::default().id(edition.number.to_string()).retry(AGAIN).data(text);
         *seen = edition.number;
         Some(event)
     }
 }
 
-/// The parts that are newer than `seen`.
-fn event(edition: &Edition, seen: u64) -> Event {
+/// The parts that are newer than `seen`, by their ids.
+pub fn news(edition: &Edition, seen: u64) -> Value {
     let news = edition.parts.iter().filter(|part| part.since > seen);
     let parts: Map<String, Value> = news.map(|part| (part.id.to_owned(), json!(&*part.markup))).collect();
-    let text = json!({ "page": super::version(), "title": edition.title, "parts": parts }).to_string();
-    // JSON has no line ends, so this is one line of data.
-    Event::default().id(edition.number.to_string()).retry(AGAIN).data(text)
+    json!({ "page": super::version(), "title": edition.title, "parts": parts })
 }

@@ -7,7 +7,7 @@ use super::html::{Text, counted, grouped, instant, put, span};
 use super::press::Facts;
 
 /// Closed gaps shown.
-const CLOSED_MAX: usize = 12;
+const CLOSED_MAX: usize = 8;
 
 /// Open ones, then the last that were closed.
 pub fn gaps(out: &mut String, facts: &Facts) {

@@ -20,11 +20,11 @@ mod trends;
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header;
-use axum::response::{Html, IntoResponse};
+use axum::http::{HeaderMap, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -76,15 +76,22 @@ pub struct Shown {
     said: Option<String>,
 }
 
-/// Everything a person wants to see first.
+/// Everything a person wants to see first; only the parts for a page that is open already and asks for JSON.
 pub async fn page(
     State(desk): State<Arc<Desk>>,
     Extension(page): Extension<Arc<Page>>,
     shown: Result<Query<Shown>, QueryRejection>,
-) -> impl IntoResponse {
+    asked: HeaderMap,
+) -> Response {
     page.press.freshen().await;
     let edition = page.press.edition(&desk).await;
     let said = shown.ok().and_then(|Query(shown)| page.answers.find(&shown.said?));
+    let said = said.map(answer).unwrap_or_default();
+    if asked.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
+        let mut news = events::news(&edition, 0);
+        news["parts"]["said"] = said.into();
+        return ([(header::CACHE_CONTROL, "no-store")], Json(news)).into_response();
+    }
     // Nothing but what stands in the page itself may run or style it: markup that got in from outside could not.
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let policy = format!(
@@ -97,7 +104,13 @@ pub async fn page(
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (header::REFERRER_POLICY, "same-origin".to_owned()),
     ];
-    (headers, Html(document(&desk, &edition, said, &nonce)))
+    (headers, Html(document(&desk, &edition, &said, &nonce))).into_response()
+}
+
+/// What came of what a button asked for.
+fn answer(said: act::Said) -> String {
+    let (class, mark) = if said.is_done { ("good", "\u{2713}") } else { ("bad", "\u{2715}") };
+    format!("<p class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>", Text(&said.words))
 }
 
 /// The parts of `main` below what needs a person: id and heading.
@@ -109,7 +122,7 @@ const SECTIONS: [(&str, &str); 5] = [
     ("streams", "Streams"),
 ];
 
-fn document(desk: &Desk, edition: &Edition, said: Option<act::Said>, nonce: &str) -> String {
+fn document(desk: &Desk, edition: &Edition, said: &str, nonce: &str) -> String {
     let mut out = String::with_capacity(128 << 10);
     put(
         &mut out,
@@ -125,18 +138,10 @@ fn document(desk: &Desk, edition: &Edition, said: Option<act::Said>, nonce: &str
             edition.part("head")
         ),
     );
-    out.push_str("<div id=\"said\" role=\"status\">");
-    if let Some(said) = said {
-        let (class, mark) = if said.is_done { ("good", "\u{2713}") } else { ("bad", "\u{2715}") };
-        put(
-            &mut out,
-            format_args!("<p class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>", Text(&said.words)),
-        );
-    }
     put(
         &mut out,
         format_args!(
-            "</div><div id=\"needs\" aria-live=\"polite\">{}</div><section id=\"glance\" aria-label=\"At a glance\">{}\
+            "<div id=\"said\" role=\"status\">{said}</div><div id=\"needs\" aria-live=\"polite\">{}</div><section id=\"glance\" aria-label=\"At a glance\">{}\
              </section>",
             edition.part("needs"),
             edition.part("glance")

@@ -10,7 +10,7 @@ use super::trend;
 
 /// A gap that is open for longer does not heal by itself: repairs are tried every few seconds.
 const OPEN_MAX_US: i64 = 600_000_000;
-/// What was lost for good is said for so long.
+/// What was lost for good or set aside is said for so long.
 const LOST_SAID_US: i64 = 86_400_000_000;
 /// Days until the disk is full from which on somebody should know.
 const DISK_DAYS: f64 = 7.0;
@@ -70,9 +70,17 @@ pub fn needs(facts: &Facts) -> Vec<Need> {
     for need in of_gaps(facts).into_iter().chain(of_disk(facts)).chain(of_jobs(facts)) {
         needs.push(need);
     }
-    if let Some(letters) = status["dead_letters"].as_i64().filter(|letters| *letters > 0) {
-        let why = format!("{} could not be decoded or stored", counted(letters, "frame", "frames"));
-        let hint = "they are kept with their bytes and the reason: tapekeeper replay reads them again";
+    // Letters are kept for weeks; what is known for longer than a day is no news.
+    let is_news = |at: Timestamp| facts.now.since(at) < LOST_SAID_US;
+    if let Some(letter) = facts.letter.as_ref().filter(|letter| is_news(letter.received_at)) {
+        let letters = status["dead_letters"].as_i64().unwrap_or(1);
+        let why = format!(
+            "{} could not be decoded or stored, the last one at {} UTC: {}",
+            counted(letters, "frame", "frames"),
+            clock(letter.received_at.micros()),
+            letter.reason
+        );
+        let hint = "kept with its bytes; tapekeeper replay reads frames again";
         needs.push(Need { is_bad: false, part: "dead letters".to_owned(), why, hint: hint.to_owned() });
     }
     needs.sort_by_key(|need| !need.is_bad);

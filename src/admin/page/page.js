@@ -16,41 +16,37 @@
     const scrolled = [...place.querySelectorAll(".scroll")].map((region) => [region.id, region.scrollLeft]);
     place.innerHTML = markup;
     for (const [region, left] of scrolled) if (element(region)) element(region).scrollLeft = left;
-    if (focused) element(focused)?.focus({ preventScroll: true });
+    if (focused) (element(focused) ?? element(focused.replace(/^(pause|resume)-/, other)))?.focus({ preventScroll: true });
   };
-  const alive = () => { heard = Date.now(); element("lost").hidden = true; };
-
-  // The whole page over the ordinary way, when there is no other.
-  const take = (text) => {
-    const fresh = new DOMParser().parseFromString(text, "text/html");
-    if (!fresh.getElementById("main")) throw new Error("that is no status page");
-    for (const id of ["head", "said", "needs", "glance", "trend", "coverage", "gaps", "jobs", "stores", "streams"]) {
-      if (id !== "said" || fresh.getElementById(id).innerHTML !== "") put(id, fresh.getElementById(id).innerHTML);
-    }
-    document.title = fresh.title;
-    alive();
+  // What was a job's one button is its other one now.
+  const other = (verb) => (verb === "pause-" ? "resume-" : "pause-");
+  // Parts, as an event or an answer brings them. A page of another program begins anew.
+  const take = (news) => {
+    if (news.page !== version) return location.reload();
+    for (const [id, markup] of Object.entries(news.parts)) put(id, markup);
+    document.title = news.title;
+    heard = Date.now();
+    element("lost").hidden = true;
   };
   const ask = async (address, options) => {
-    const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MAX_MS), ...options });
-    if (!answer.ok) throw new Error(`${answer.status} ${(await answer.json()).error?.message ?? ""}`);
-    return answer.text();
+    const headers = { Accept: "application/json" }, signal = AbortSignal.timeout(ANSWER_MAX_MS);
+    const answer = await fetch(address, { cache: "no-store", headers, signal, ...options });
+    const news = await answer.json();
+    if (!answer.ok) throw new Error(news.error.message);
+    take(news);
   };
 
   const listen = () => {
     source = new EventSource("/events");
     source.onmessage = (event) => {
-      const news = JSON.parse(event.data);
-      if (news.page !== version) return location.reload();
-      for (const [id, markup] of Object.entries(news.parts)) put(id, markup);
-      document.title = news.title;
+      take(JSON.parse(event.data));
       clearInterval(polling);
       polling = 0;
-      alive();
     };
     source.onerror = () => {
-      // While it connects again it does so by itself; when it was refused, we ask for the page and try again later.
+      // While it connects again it does so by itself; when it was refused, we ask from time to time and try again.
       if (source.readyState !== EventSource.CLOSED) return;
-      polling ||= setInterval(() => ask("/").then(take).catch(() => {}), POLL_MS);
+      polling ||= setInterval(() => ask("/").catch(() => {}), POLL_MS);
       setTimeout(() => { if (source?.readyState === EventSource.CLOSED && !document.hidden) listen(); }, AGAIN_MS);
     };
   };
@@ -75,7 +71,7 @@
     if (submitter.ariaDisabled === "true") return;
     submitter.ariaDisabled = "true";
     try {
-      take(await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, submitter)) }));
+      await ask(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, submitter)) });
     } catch (error) {
       say(`nothing was heard of it: ${error.message}`);
     }

@@ -12,7 +12,7 @@ use crate::admin::view::{self, StreamView};
 use crate::admin::{BEAT_MAX, Desk};
 use crate::audit::{self, Coverage};
 use crate::gap::Gap;
-use crate::history::{GapFilter, JobRun, MinuteCount};
+use crate::history::{DeadLetter, GapFilter, JobRun, MinuteCount};
 use crate::jobs::JobStatus;
 use crate::market::{DAY_US, Stream, Timestamp};
 
@@ -50,6 +50,8 @@ pub struct Facts {
     pub open: Result<Vec<Gap>, String>,
     /// The newest gaps, open or closed.
     pub newest: Result<Vec<Gap>, String>,
+    /// The newest dead letter, when there is one and it can be read.
+    pub letter: Option<DeadLetter>,
     /// The jobs.
     pub jobs: Result<Vec<JobStatus>, String>,
     /// Their newest runs.
@@ -140,10 +142,11 @@ impl Press {
     async fn read(&self, desk: &Desk) -> Facts {
         let open = GapFilter { open_only: true, limit: GAPS_MAX, ..GapFilter::default() };
         let newest = GapFilter { limit: GAPS_MAX, ..GapFilter::default() };
-        let (status, open, newest, jobs, runs) = tokio::join!(
+        let (status, open, newest, letters, jobs, runs) = tokio::join!(
             view::status(desk),
             view::soon(desk.history.gaps(&open)),
             view::soon(desk.history.gaps(&newest)),
+            view::soon(desk.history.dead_letters(1)),
             view::soon(desk.jobs.list()),
             view::soon(desk.history.runs(None, RUNS_MAX)),
         );
@@ -157,6 +160,7 @@ impl Press {
             today: self.today.last(),
             open,
             newest,
+            letter: letters.unwrap_or_default().pop(),
             jobs,
             runs,
             samples: self.trend.samples(),

@@ -94,7 +94,7 @@ pub fn stores(out: &mut String, facts: &Facts) {
         connection(at + 1, socket, facts.now).put(out);
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
-        self::rest(exchange, rest, facts.now).put(out);
+        self::rest(exchange, rest, status["degraded"]["rest"].is_string(), facts.now).put(out);
     }
     out.push_str("</ul>");
 }
@@ -125,12 +125,13 @@ fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {
         .line("ended before", socket["last_error"].as_str().unwrap_or_default().to_owned())
 }
 
-fn rest(exchange: &str, rest: &Value, now: Timestamp) -> Card {
+fn rest(exchange: &str, rest: &Value, is_degraded: bool, now: Timestamp) -> Card {
     let until = |name: &str| rest[name].as_i64().filter(|until| *until > now.micros()).map(Timestamp);
     let mut card = Card::new(&format!("{exchange} REST"), None);
     match (until("banned_until"), until("limited_until")) {
         (Some(until), _) => (card.class, card.state) = ("bad", format!("banned until {until}")),
         (_, Some(until)) => (card.class, card.state) = ("warn", format!("told to wait until {until}")),
+        _ if is_degraded => (card.class, card.state) = ("warn", "failing".to_owned()),
         _ => {}
     }
     let number = |name: &str| rest[name].as_f64().unwrap_or_default();

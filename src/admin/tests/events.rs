@@ -125,3 +125,15 @@ async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_ag
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cannot_listen_asks_for_the_parts_alone() {
+    let served = Served::start().await;
+    let told = Listener::new(&served).await.next().await.unwrap().news;
+    let request = served.http.get(served.url("/")).header("accept", "application/json");
+    let mut asked: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(asked["parts"]["said"], "");
+    asked["parts"].as_object_mut().unwrap().remove("said");
+    let ids = |news: &Value| news["parts"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((ids(&asked), &asked["page"]), (ids(&told), &told["page"]));
+}
