@@ -78,6 +78,11 @@ impl<T> Recount<T> {
         stop.run_until_cancelled(counting).await;
     }
 
+    /// What was counted last, for the one that counts next.
+    pub fn kept(&self) -> Arc<T> {
+        self.last.borrow().value.clone()
+    }
+
     /// The last count; asks for a newer one.
     pub fn last(&self) -> Counted<T> {
         self.wanted.notify_one();

@@ -7,6 +7,8 @@ use crate::gap::{Gap, GapState};
 use crate::history::MinuteCount;
 use crate::market::{Channel, DAY_US, Interval, Stream, Timestamp};
 
+use super::count::Basis;
+
 /// Days that are drawn: five weeks.
 pub const DAYS: i64 = 35;
 /// Minutes of a day.
@@ -62,6 +64,8 @@ pub struct Today {
     pub minutes: HashMap<Stream, Vec<MinuteCount>>,
     /// The newest rows of the ledger, and all open ones.
     pub gaps: Vec<Gap>,
+    /// What it was counted on.
+    pub basis: Basis,
 }
 
 /// When what a gap misses was traded, as far as it is known: from the first to the last instant.

@@ -32,7 +32,7 @@ fn today(of: &Stream, counts: &[(i64, i64, i64)], gaps: Vec<Gap>) -> Today {
         present: *present,
         backfilled: *backfilled,
     };
-    Today { minutes: HashMap::from([(of.clone(), counts.iter().map(count).collect())]), gaps }
+    Today { minutes: HashMap::from([(of.clone(), counts.iter().map(count).collect())]), gaps, ..Today::default() }
 }
 
 fn coverage(days: &[(i64, i64, i64, i64)]) -> Coverage {

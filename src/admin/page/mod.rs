@@ -5,6 +5,7 @@
 
 mod act;
 mod calendar;
+mod count;
 mod coverage;
 mod events;
 mod gaps;

@@ -27,6 +27,7 @@
     document.title = news.title;
     heard = Date.now();
     element("lost").hidden = true;
+    document.body.classList.remove("old");
   };
   const ask = async (address, options) => {
     const headers = { Accept: "application/json" }, signal = AbortSignal.timeout(ANSWER_MAX_MS);
@@ -56,7 +57,11 @@
     else if (!source) { heard = Date.now(); listen(); }
   };
   document.addEventListener("visibilitychange", look);
-  setInterval(() => { element("lost").hidden = document.hidden || Date.now() - heard < SILENCE_MAX_MS; }, 1000);
+  setInterval(() => {
+    const old = !document.hidden && Date.now() - heard >= SILENCE_MAX_MS;
+    element("lost").hidden = !old;
+    document.body.classList.toggle("old", old);
+  }, 1000);
   look();
 
   const say = (words) => {

@@ -1,6 +1,5 @@
 //! Prints the page's parts once for all who look: those who ask for `/` and those who listen to `/events`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,21 +11,19 @@ use crate::admin::view::{self, StreamView};
 use crate::admin::{BEAT_MAX, Desk};
 use crate::audit::{self, Coverage};
 use crate::gap::Gap;
-use crate::history::{DeadLetter, GapFilter, JobRun, MinuteCount};
+use crate::history::{DeadLetter, GapFilter, JobRun};
 use crate::jobs::JobStatus;
-use crate::market::{DAY_US, Stream, Timestamp};
+use crate::market::{Stream, Timestamp};
 
 use super::calendar::Today;
 use super::needs::Need;
 use super::trend::{self, Sample, Trend};
-use super::{calendar, coverage, gaps, glance, jobs, needs, stores, streams, trends};
+use super::{calendar, count, coverage, gaps, glance, jobs, needs, stores, streams, trends};
 
 /// An edition is good for so long, however many ask.
 const AGE_MAX: Duration = Duration::from_secs(1);
 /// Ledger rows shown of each kind, open and closed; the API has all of them.
 const GAPS_MAX: usize = 30;
-/// Ledger rows that the calendar is drawn from, besides the open ones.
-const LEDGER_MAX: usize = 10_000;
 /// Streams whose coverage is drawn; the API has all of them.
 pub const STREAMS_MAX: usize = 40;
 /// Runs that lanes are drawn from.
@@ -108,7 +105,7 @@ impl Press {
     /// Samples, and counts while somebody looks, until `stop`.
     pub async fn run(&self, desk: &Desk, stop: &tokio_util::sync::CancellationToken) {
         let coverage = self.coverage.run(stop, || async { audit::coverage(&desk.history, &drawn(desk)).await });
-        let today = self.today.run(stop, || count_today(desk));
+        let today = self.today.run(stop, || async { count::today(desk, drawn(desk), &self.today.kept()).await });
         tokio::join!(coverage, today, self.trend.run(desk, stop));
     }
 
@@ -192,22 +189,6 @@ fn drawn(desk: &Desk) -> Vec<Stream> {
         streams.truncate(STREAMS_MAX);
     }
     streams
-}
-
-async fn count_today(desk: &Desk) -> anyhow::Result<Today> {
-    let midnight = Timestamp(desk.clock.now().day() * DAY_US);
-    let mut minutes: HashMap<Stream, Vec<MinuteCount>> = HashMap::new();
-    for (stream, count) in desk.history.per_minute(&drawn(desk), midnight).await? {
-        minutes.entry(stream).or_default().push(count);
-    }
-    let newest = GapFilter { limit: LEDGER_MAX, ..GapFilter::default() };
-    let mut gaps = desk.history.gaps(&newest).await?;
-    if gaps.len() == LEDGER_MAX {
-        let open = desk.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await?;
-        gaps.retain(|gap| gap.state.is_closed());
-        gaps.extend(open);
-    }
-    Ok(Today { minutes, gaps })
 }
 
 /// Makes an edition; a part that reads as before is not news.
