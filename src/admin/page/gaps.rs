@@ -115,6 +115,7 @@ fn outcome(gap: &Gap, now: Timestamp) -> String {
         (_, None) => format!("<b class=\"bad\">open for {}</b>", seconds(now)),
     };
     let tries = match gap.attempts {
+        0 if gap.state == GapState::Filling => "the first try is under way".to_owned(),
         0 => "not tried".to_owned(),
         tries => counted(tries, "try", "tries"),
     };

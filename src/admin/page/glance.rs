@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::html::{Text, grouped, instant, put, size, span};
+use super::html::{Text, instant, put, short, size, span};
 use super::needs::Need;
 use super::press::Facts;
 use super::trend;
@@ -61,7 +61,7 @@ pub fn head(out: &mut String, facts: &Facts, needs: &[Need]) {
 pub fn tiles(out: &mut String, facts: &Facts) {
     let status = &facts.status;
     // What cannot be known now is a dash, never a zero.
-    let number = |value: &Value| value.as_f64().map_or("\u{2013}".to_owned(), grouped);
+    let number = |value: &Value| value.as_f64().map_or("\u{2013}".to_owned(), short);
     let some = |value: &Value| if value.as_f64().is_some_and(|number| number > 0.0) { "bad" } else { "" };
     let (streams, gaps) = (&status["streams"], &status["gaps"]);
     let silent = if streams["receiving"] == streams["total"] { "" } else { "warn" };
@@ -72,7 +72,7 @@ pub fn tiles(out: &mut String, facts: &Facts) {
     let tiles = [
         ("streams receiving", format!("{} of {}", streams["receiving"], streams["total"]), silent),
         ("open gaps", number(&gaps["open"]), some(&gaps["open"])),
-        ("rows missing now", number(&gaps["missing"]), some(&gaps["missing"])),
+        ("rows missing now", short(facts.missing as f64), if facts.missing > 0 { "bad" } else { "" }),
         ("gaps found, filled", format!("{}, {}", number(&gaps["found"]), number(&gaps["filled"])), ""),
         ("rows stored", number(&status["rows"]), ""),
         ("of these fetched later", number(&status["backfilled"]), ""),

@@ -131,6 +131,16 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
+/// `1,234,567`, `86.4 M`, `3.1 G`: what fits a tile.
+pub fn short(number: f64) -> String {
+    for (unit, name) in [(1e9, "G"), (1e6, "M")] {
+        if number >= 10.0 * unit || (number >= unit && unit > 1e6) {
+            return format!("{:.1} {name}", number / unit);
+        }
+    }
+    grouped(number)
+}
+
 /// `12 ms`, `3.2 s`, `5 min`, `1.5 h`, `2.0 d`.
 pub fn span(seconds: f64) -> String {
     const DAY_S: f64 = (DAY_US / 1_000_000) as f64;
@@ -171,6 +181,12 @@ mod tests {
     #[test]
     fn one_is_not_many() {
         assert_eq!([1, 2, 1_000].map(|gaps| counted(gaps, "gap", "gaps")), ["1 gap", "2 gaps", "1,000 gaps"]);
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_tile_is_shortened() {
+        let numbers = [9_999_999.0, 86_400_000.0, 3_120_000_000.0, 40_000_000_000.0];
+        assert_eq!(["9,999,999", "86.4 M", "3.1 G", "40.0 G"].map(str::to_owned), numbers.map(short));
     }
 
     #[test]

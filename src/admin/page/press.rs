@@ -53,6 +53,8 @@ pub struct Facts {
     pub jobs: Result<Vec<JobStatus>, String>,
     /// Their newest runs.
     pub runs: Result<Vec<JobRun>, String>,
+    /// Positions that open gaps still miss.
+    pub missing: i64,
     /// The last hour.
     pub samples: Vec<Sample>,
     /// Bytes that are free on the stores' disk.
@@ -160,6 +162,7 @@ impl Press {
             letter: letters.unwrap_or_default().pop(),
             jobs,
             runs,
+            missing: trend::missing(desk),
             samples: self.trend.samples(),
             free: trend::free_bytes(&desk.data_dir),
             backends: desk.backends.clone(),

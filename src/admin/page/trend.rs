@@ -28,7 +28,7 @@ pub struct Sample {
     pub frames: f64,
     /// How old the newest consumed frame is while others wait behind it, seconds; none when the log cannot tell.
     pub lag: Option<f64>,
-    /// Positions that open gaps miss.
+    /// Positions that open gaps still miss.
     pub missing: i64,
     /// Bytes that are free where the stores are.
     pub free: Option<u64>,
@@ -81,8 +81,12 @@ async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
         Some(newest) if usage.lag() > 0 => at.since(newest).max(0) as f64 / 1e6,
         Some(_) | None => 0.0,
     });
-    let missing = desk.ledger.with(|ledger| ledger.open_count().1);
-    Sample { at, frames, lag, missing, free: free_bytes(&desk.data_dir) }
+    Sample { at, frames, lag, missing: missing(desk), free: free_bytes(&desk.data_dir) }
+}
+
+/// Positions that open gaps miss and that did not come back yet.
+pub fn missing(desk: &Desk) -> i64 {
+    desk.ledger.with(|ledger| ledger.rows().map(|gap| (gap.len() - gap.filled).max(0)).sum())
 }
 
 /// Bytes that are free to us on the disk of this directory.
