@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::admin::Desk;
 use crate::admin::answer::Refusal;
+use crate::admin::{Desk, guard};
 
 use super::Page;
 use super::press::Edition;
@@ -38,7 +38,15 @@ struct Listener {
 }
 
 /// Tells what changes until the page is closed or the service stops.
-pub async fn events(State(desk): State<Arc<Desk>>, Extension(page): Extension<Arc<Page>>) -> Response {
+pub async fn events(
+    State(desk): State<Arc<Desk>>,
+    Extension(page): Extension<Arc<Page>>,
+    headers: HeaderMap,
+) -> Response {
+    // A page of another site could not read it, but it could take all places.
+    if let Some(refusal) = guard::foreign(&headers) {
+        return refusal.into_response();
+    }
     let Ok(place) = page.places.clone().try_acquire_owned() else {
         let message = format!("{LISTENERS_MAX} pages listen already: ask for the page itself from time to time");
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);

@@ -116,6 +116,8 @@ async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_ag
     }
     let refused = served.http.get(served.url("/events")).send().await.unwrap();
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "30"));
+    let foreign = served.http.get(served.url("/events")).header("sec-fetch-site", "cross-site");
+    assert_eq!(foreign.send().await.unwrap().status(), 403, "a page of another site takes no place");
     // The page itself and the API wait for none of them.
     assert!(served.text("/").await.contains("<h1>"));
     drop(listeners.pop());
