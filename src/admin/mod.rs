@@ -104,7 +104,7 @@ pub struct Desk {
     /// Where the stores are whose disk may fill up.
     pub data_dir: PathBuf,
     /// What the stores are, in words: log, history, cache.
-    pub backends: [String; 3],
+    pub backends: watch::Receiver<[String; 3]>,
     /// Who may change something.
     pub options: AdminOptions,
 }

@@ -195,7 +195,7 @@ async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, 
 }
 
 /// A URL as it may be shown.
-fn without_password(url: &str) -> String {
+pub fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => url.to_owned(),
@@ -222,32 +222,6 @@ pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
             Err(error) => Err(Failure::new(CONFIGURATION, anyhow!("open the cache: {error}"))),
         },
     }
-}
-
-/// What the stores are, as the status page says it: log, history, cache.
-pub fn in_words(config: &Config) -> [String; 3] {
-    let sqlite = |name: &str| format!("SQLite {}, {}", rusqlite::version(), config.data_dir.join(name).display());
-    let log = match config.log.backend {
-        log::Backend::Embedded => sqlite("log.db"),
-        log::Backend::Kafka => format!("Kafka, {} at {}", config.log.kafka.topic, config.log.kafka.brokers),
-    };
-    let history = match config.history.backend {
-        history::Backend::Embedded => sqlite("history.db"),
-        history::Backend::Clickhouse => {
-            let clickhouse = &config.history.clickhouse;
-            format!("ClickHouse, {} at {}", clickhouse.database, clickhouse.url)
-        }
-    };
-    let cache = match config.cache.backend {
-        cache::Backend::Embedded => "memory".to_owned(),
-        cache::Backend::Redis => format!("Redis at {}", address(&config.cache.redis.url)),
-    };
-    [log, history, cache]
-}
-
-/// An address without the password that it may hold.
-fn address(url: &str) -> &str {
-    url.rsplit_once('@').map_or(url, |(_, host)| host)
 }
 
 #[cfg(test)]

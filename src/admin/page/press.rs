@@ -165,7 +165,7 @@ impl Press {
             missing: trend::missing(desk),
             samples: self.trend.samples(),
             free: trend::free_bytes(&desk.data_dir),
-            backends: desk.backends.clone(),
+            backends: desk.backends.borrow().clone(),
             may_change: local || desk.options.token.is_some(),
         }
     }

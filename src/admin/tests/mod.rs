@@ -117,7 +117,7 @@ impl Served {
             jobs,
             reloads: reload,
             data_dir: directory.path().to_owned(),
-            backends: ["log.db", "history.db", "memory"].map(str::to_owned),
+            backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
