@@ -26,7 +26,7 @@ pub struct Sample {
     pub at: Timestamp,
     /// Frames that became durable in the log each second since the sample before.
     pub frames: f64,
-    /// How old the newest consumed frame is while others wait behind it, seconds; none when the log cannot tell.
+    /// How long a frame waits in the log before it is a row, seconds; none when the log cannot tell.
     pub lag: Option<f64>,
     /// Positions that open gaps still miss.
     pub missing: i64,
@@ -77,9 +77,9 @@ impl Trend {
 
 async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
     let usage = view::soon(desk.log.usage()).await.ok();
-    let lag = usage.map(|usage| match desk.board.last_received() {
-        Some(newest) if usage.lag() > 0 => at.since(newest).max(0) as f64 / 1e6,
-        Some(_) | None => 0.0,
+    let lag = usage.map(|usage| {
+        let age = desk.board.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
+        wait(usage.lag(), frames, age)
     });
     Sample { at, frames, lag, missing: missing(desk), free: free_bytes(&desk.data_dir) }
 }
@@ -87,6 +87,15 @@ async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
 /// Positions that open gaps miss and that did not come back yet.
 pub fn missing(desk: &Desk) -> i64 {
     desk.ledger.with(|ledger| ledger.rows().map(|gap| (gap.len() - gap.filled).max(0)).sum())
+}
+
+/// How long a frame waits when so many wait, so many come a second, and the newest one that is a row is so old: what
+/// waits, divided by what comes, but no longer than since the consumer was at work.
+fn wait(waiting: i64, frames: f64, age: f64) -> f64 {
+    match waiting {
+        ..=0 => 0.0,
+        waiting => (waiting as f64 / frames.max(f64::MIN_POSITIVE)).min(age),
+    }
 }
 
 /// Bytes that are free to us on the disk of this directory.
@@ -119,6 +128,14 @@ mod tests {
         (0..=SAMPLES_MAX as i64).for_each(|second| trend.add(sample(second, 0)));
         let samples = trend.samples();
         assert_eq!((samples.len(), samples[0].at), (SAMPLES_MAX, Timestamp(1_000_000)));
+    }
+
+    #[test]
+    fn a_frame_of_a_quiet_market_that_has_just_come_is_not_late() {
+        assert_eq!(wait(0, 100.0, 9.0), 0.0);
+        assert_eq!(wait(1, 2.0, 30.0), 0.5, "the one before it came half a minute ago");
+        assert_eq!(wait(5_000, 1_000.0, 5.2), 5.0, "the consumer stands");
+        assert_eq!(wait(7, 0.0, 8.0), 8.0, "nothing comes any more");
     }
 
     #[test]
