@@ -182,9 +182,10 @@ fn form(desk: &Desk) -> String {
     let mut form = "<form id=\"do\" method=\"post\" action=\"/do\">".to_owned();
     match (is_local, &desk.options.token) {
         (true, _) => {}
+        // The first button is what Enter presses in the field: it changes nothing.
         (false, Some(_)) => form.push_str(
             "<label for=\"token\">Admin token</label> <input id=\"token\" name=\"token\" type=\"password\" \
-             autocomplete=\"current-password\" aria-describedby=\"token-why\"> <span id=\"token-why\" class=\"dim\">this \
+             autocomplete=\"current-password\" aria-describedby=\"token-why\"> <button name=\"do\" value=\"try\" id=\"try\">Try the token</button> <span id=\"token-why\" class=\"dim\">this \
              service listens beyond its own machine: every button needs it</span> ",
         ),
         (false, None) => {

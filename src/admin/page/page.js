@@ -1,7 +1,7 @@
 "use strict";
 // The page is whole without this; with it, it stays fresh and keeps its place.
 (() => {
-  const SILENCE_MAX_MS = 10000, POLL_MS = 5000, AGAIN_MS = 3000, ANSWER_MAX_MS = 40000;
+  const SILENCE_MAX_MS = 10000, POLL_MS = 5000, AGAIN_MS = 10000, ANSWER_MAX_MS = 40000;
   const element = (id) => document.getElementById(id);
   const version = document.documentElement.dataset.page;
   let heard = Date.now(), source = null, polling = 0;
