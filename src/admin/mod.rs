@@ -15,6 +15,7 @@ mod recount;
 mod tests;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,10 @@ pub struct Desk {
     pub jobs: JobsHandle,
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
+    /// Where the stores are whose disk may fill up.
+    pub data_dir: PathBuf,
+    /// What the stores are, in words: log, history, cache.
+    pub backends: watch::Receiver<[String; 3]>,
     /// Who may change something.
     pub options: AdminOptions,
 }
@@ -108,16 +113,18 @@ pub struct Desk {
 pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
     // Connect info through `tap_io` because axum implements it for its own listeners only.
     let listener = listener::FewConnections::new(listener, stop.clone()).tap_io(|_connection| {});
-    let service = router(Arc::new(desk)).into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let (desk, page) = (Arc::new(desk), Arc::new(page::Page::new(stop.clone())));
+    let service = router(desk.clone(), page.clone()).into_make_service_with_connect_info::<std::net::SocketAddr>();
     let over = async move {
         stop.cancelled().await;
         tokio::time::sleep(listener::LAST_REQUESTS).await;
     };
-    axum::serve(listener, service).with_graceful_shutdown(over).await?;
-    Ok(())
+    let (served, ()) =
+        tokio::join!(axum::serve(listener, service).with_graceful_shutdown(over).into_future(), page.run(&desk));
+    Ok(served?)
 }
 
-fn router(desk: Arc<Desk>) -> Router {
+fn router(desk: Arc<Desk>, page: Arc<page::Page>) -> Router {
     let changing = Router::new()
         .route("/api/v1/jobs/{name}/run", post(api::run_job))
         .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
@@ -128,6 +135,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .layer(from_fn_with_state(desk.clone(), guard::may_change));
     let asking = Router::new()
         .route("/", get(page::page))
+        .route("/do", post(page::act))
         .route("/metrics", get(metrics::metrics))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/streams", get(api::streams))
@@ -138,16 +146,18 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/v1/admin/consistency-check", get(api::consistency_check))
         .merge(changing)
         .layer(from_fn_with_state(Arc::new(Semaphore::new(guard::REQUESTS_MAX)), guard::in_turn));
-    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder.
+    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
+    // their own, and the limit of time ends no stream that has begun.
     Router::new()
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz))
+        .route("/events", get(page::events))
         .merge(asking)
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(desk.clone(), guard::known_host))
         .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(Extension(Arc::new(recount::Recount::default())))
+        .layer(Extension(page))
         .with_state(desk)
 }

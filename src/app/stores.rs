@@ -233,7 +233,7 @@ async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, 
 }
 
 /// A URL as it may be shown.
-fn without_password(url: &str) -> String {
+pub fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => url.to_owned(),

@@ -26,7 +26,7 @@ use crate::systemd;
 use super::market::Market;
 use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Requests, Service};
-use super::{conditions, events, reload, venue};
+use super::{backends, conditions, events, reload, venue};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -156,6 +156,8 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         startup: service.startup,
         jobs,
         reloads: service.reloads.clone(),
+        data_dir: service.config.data_dir.clone(),
+        backends: backends::watched(&service.config, groups),
         options,
     };
     let stop = groups.admin.stop.clone();

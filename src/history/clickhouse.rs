@@ -11,6 +11,7 @@ mod encode;
 mod failure;
 mod ledger;
 mod lookup;
+mod per_minute;
 mod retention;
 mod schema;
 mod server;
@@ -22,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow,
-    TradeRow, Watermark,
+    MinuteCount, TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -171,6 +172,14 @@ impl History for ClickhouseHistory {
 
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         coverage::days(self.server().await?, streams).await
+    }
+
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+        per_minute::per_minute(self.server().await?, streams, since).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
