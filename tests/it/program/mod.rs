@@ -5,7 +5,7 @@
 //! what the exchange published, trade by trade.
 
 mod api;
-mod app;
+pub mod app;
 mod archive;
 mod audits;
 mod campaign;
