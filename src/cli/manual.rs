@@ -50,9 +50,10 @@ const SECTIONS: [(&str, &str); 5] = [
     ),
     (
         "EXIT STATUS",
-        "0; 1 the check ran and the answer is no; 64 usage; 69 the service does not answer; 70 internal; 73 and 74 the data \
-         directory; 75 try again later, such as another recorder holding the directory; 77 permission; 78 configuration, \
-         or a store of a newer version. systemd does not restart the service after 64 and 78.",
+        "0; 1 the check ran and the answer is no; 64 usage; 65 rows that Parquet cannot hold; 69 the service does not \
+         answer, or there is no history; 70 internal; 73 and 74 the data directory; 75 try again later, such as another \
+         recorder holding the directory; 77 permission; 78 configuration, or a store of a newer version. systemd does not \
+         restart the service after 64 and 78.",
     ),
     (
         "SYSTEMD",

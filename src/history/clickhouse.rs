@@ -7,7 +7,6 @@
 //! The server need not be there when this is made: what is missing is created at the first call that reaches it.
 
 mod coverage;
-mod decimals;
 mod encode;
 mod failure;
 mod ledger;
@@ -55,6 +54,11 @@ impl ClickhouseHistory {
     /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
     pub async fn look_at(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
         schema::look_at(&Server::new(options)).await
+    }
+
+    /// Whether there is a history, without making one.
+    pub async fn exists(options: &ClickhouseOptions) -> Result<bool, HistoryError> {
+        schema::exists(&Server::new(options)).await
     }
 
     /// Checks the server's version, creates the database, migrates its tables, reads the identity. Fails with

@@ -6,6 +6,7 @@
 
 mod api;
 mod app;
+mod archive;
 mod audits;
 mod campaign;
 mod capture;
@@ -15,6 +16,7 @@ mod disk;
 mod export;
 mod jobs;
 mod market;
+mod nothing;
 mod notify;
 mod refused;
 mod reload;
