@@ -104,6 +104,14 @@ def it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script(test):
             expect(page.locator("#lost").is_hidden(), f"{name}: it says that the service does not answer")
 
 
+def no_width_makes_the_body_scroll_sideways(test):
+    with test.page() as page:
+        for wide in (320, 600, 768, 1023, 1024, 1200, 1750, 2560):
+            page.set_viewport_size({"width": wide, "height": 800})
+            needed, room = page.evaluate(WIDER)
+            expect(needed <= room, f"the body is {needed} pixels wide and has {room}")
+
+
 def nothing_is_wrong_with_contrast_names_and_landmarks(test):
     axe = Axe()
     for size in SIZES:
@@ -275,6 +283,7 @@ def it_says_when_the_service_is_away_and_goes_on_when_it_is_back(test):
 
 ALL = [
     it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script,
+    no_width_makes_the_body_scroll_sideways,
     nothing_is_wrong_with_contrast_names_and_landmarks,
     everything_that_can_be_used_has_a_name_of_its_own,
     it_stays_fresh_without_being_loaded_again,
