@@ -133,14 +133,14 @@ fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: boo
     let mut minutes = vec![Cover::Nothing; MINUTES as usize];
     let midnight = now.day() * MINUTES;
     let step = stream.channel.step().unwrap_or(1).max(MINUTE_US) / MINUTE_US;
-    // Between two rows nothing is unknown: a hole would be a gap. A kline speaks for all of its minutes.
+    // Between two rows nothing is unknown: a hole would be a gap. What was quiet is as the row before it, and a kline
+    // speaks for all of its minutes.
     let first = if is_older { midnight } else { counts.first().map_or(midnight, |count| count.minute) };
-    let last = counts.last().map(|count| count.minute + step - 1);
-    if let Some(last) = last {
-        mark(&mut minutes, first - midnight, last - midnight, Cover::Complete);
-    }
-    for count in counts.iter().filter(|count| count.backfilled > 0) {
-        mark(&mut minutes, count.minute - midnight, count.minute - midnight + step - 1, Cover::Backfilled);
+    for (at, count) in counts.iter().enumerate() {
+        let from = if at == 0 { first } else { count.minute };
+        let end = counts.get(at + 1).map_or(count.minute + step, |next| next.minute);
+        let cover = if count.backfilled > 0 { Cover::Backfilled } else { Cover::Complete };
+        mark(&mut minutes, from - midnight, end - 1 - midnight, cover);
     }
     let has_rows: HashSet<i64> = counts.iter().map(|count| count.minute - midnight).collect();
     for gap in gaps {

@@ -95,8 +95,8 @@ fn the_worst_of_a_minute_is_what_is_drawn() {
         (62, 2, Cover::Lost),
         (64, 2, Cover::Open),
         (66, 5, Cover::Complete),
-        (71, 1, Cover::Backfilled),
-        (72, 9, Cover::Complete),
+        (71, 9, Cover::Backfilled),
+        (80, 1, Cover::Complete),
     ];
     assert_eq!(drawn(&sheet), expected);
     assert_eq!((sheet.missing, sheet.lost), (10, 10));
