@@ -200,6 +200,18 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
         expect(page.evaluate("() => document.activeElement.id") == "run-retention", "the focus was lost in a renewal")
 
 
+def a_selection_stays_and_is_brought_up_when_it_is_let_go(test):
+    with test.page() as page:
+        page.evaluate("() => getSelection().selectAllChildren(document.querySelector('#head h1'))")
+        before = page.evaluate(AS_OF)
+        streams = page.locator("#streams").inner_html()
+        page.wait_for_function("(before) => document.querySelector('#streams').innerHTML !== before", arg=streams)
+        expect(page.evaluate("() => getSelection().toString()").startswith("Tapekeeper"), "the selection was lost")
+        expect(page.evaluate(AS_OF) == before, "the part with the selection was renewed")
+        page.evaluate("() => getSelection().removeAllRanges()")
+        page.wait_for_function("(before) => document.querySelector('#head time').dateTime > before", arg=before)
+
+
 def beyond_loopback_the_form_asks_for_the_token(test):
     recorder = Recorder(test.program, test.directory / "two", test.exchange, listen="0.0.0.0", token=TOKEN)
     try:
@@ -290,6 +302,7 @@ ALL = [
     buttons_work_with_a_script_and_keep_the_place,
     buttons_work_without_a_script,
     the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays,
+    a_selection_stays_and_is_brought_up_when_it_is_let_go,
     beyond_loopback_the_form_asks_for_the_token,
     a_page_of_another_site_can_press_nothing_and_nothing_runs_that_got_in,
     more_pages_than_there_are_places_stay_fresh_too,
