@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn sample(seconds: i64, frames: f64) -> Sample {
-        Sample { at: Timestamp(seconds * 1_000_000), frames, lag: None, missing: 0, free: None }
+        Sample { at: Timestamp(seconds * 1_000_000), frames, lag: None, missing: 0, free: None, kept: None }
     }
 
     #[test]
