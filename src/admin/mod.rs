@@ -11,6 +11,8 @@ mod metrics;
 mod options;
 mod page;
 mod recount;
+mod server;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -19,15 +21,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use options::AdminOptions;
+pub use socket::AdminSocket;
 
 use crate::backfill;
 use crate::cache::Cache;
@@ -104,20 +106,25 @@ pub struct Desk {
     pub options: AdminOptions,
 }
 
+/// Where requests come from: the port, the unix socket, or both.
+#[derive(Default)]
+pub struct Listeners {
+    /// The port.
+    pub tcp: Option<TcpListener>,
+    /// The unix socket.
+    pub unix: Option<AdminSocket>,
+}
+
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
-    // Connect info through `tap_io` because axum implements it for its own listeners only.
-    let listener = listener::FewConnections::new(listener, stop.clone()).tap_io(|_connection| {});
-    let service = router(Arc::new(desk)).into_make_service_with_connect_info::<std::net::SocketAddr>();
-    let over = async move {
-        stop.cancelled().await;
-        tokio::time::sleep(listener::LAST_REQUESTS).await;
-    };
-    axum::serve(listener, service).with_graceful_shutdown(over).await?;
+pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
+    // The unix socket first: whoever crowds the port does not keep the operator waiting.
+    let unix = listeners.unix.map(listener::Door::unix).into_iter();
+    let doors = unix.chain(listeners.tcp.map(listener::Door::tcp)).collect();
+    server::serve(doors, router(Arc::new(desk), stop.clone()), stop).await;
     Ok(())
 }
 
-fn router(desk: Arc<Desk>) -> Router {
+fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
     let changing = Router::new()
         .route("/api/v1/jobs/{name}/run", post(api::run_job))
         .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
@@ -137,7 +144,7 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/api/v1/jobs/history", get(api::job_history))
         .route("/api/v1/admin/consistency-check", get(api::consistency_check))
         .merge(changing)
-        .layer(from_fn_with_state(Arc::new(Semaphore::new(guard::REQUESTS_MAX)), guard::in_turn));
+        .layer(from_fn_with_state(Arc::new(guard::Turns::default()), guard::in_turn));
     // Probes wait for nobody's turn: a busy API is no reason to restart the recorder.
     Router::new()
         .route("/healthz", get(api::healthz))
@@ -146,8 +153,11 @@ fn router(desk: Arc<Desk>) -> Router {
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(desk.clone(), guard::known_host))
+        .layer(from_fn(guard::short_address))
         .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(Extension(Arc::new(recount::Recount::default())))
+        // An answer that goes on ends when the service stops.
+        .layer(Extension(stop))
         .with_state(desk)
 }
