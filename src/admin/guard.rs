@@ -97,7 +97,7 @@ pub async fn known_host(
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A token proves who asks, whatever the name; without one a name must not be a stranger's.
     // No page reaches a unix socket.
-    if caller == Caller::Near || is_known(host) || has_token(request.headers(), &desk) {
+    if caller == Caller::Near || is_known(host) || is_token(bearer(request.headers()), &desk) {
         return next.run(request).await;
     }
     let message = format!("`{host}` is not a name of this service: ask by its address, or with its token");
@@ -112,29 +112,39 @@ pub async fn may_change(
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    if is_foreign(headers) {
-        let message = "a page of another site must not change anything here";
-        return Refusal::new(StatusCode::FORBIDDEN, "cross_site", message).into_response();
+    if let Some(refusal) = foreign(headers) {
+        return refusal.into_response();
     }
-    if is_trusted(caller, &desk) || has_token(headers, &desk) {
+    if is_trusted(&desk, caller, bearer(headers)) {
         return next.run(request).await;
     }
     let message = "this needs the admin token: Authorization: Bearer ...";
     Refusal::new(StatusCode::UNAUTHORIZED, "token_needed", message).into_response()
 }
 
-/// Whether whoever calls from there needs no token.
-fn is_trusted(caller: Caller, desk: &Desk) -> bool {
-    match caller {
-        Caller::Near => true,
-        Caller::Tcp(peer) => desk.options.listen.ip().is_loopback() && peer.ip().is_loopback(),
-    }
+/// The refusal of a page of another site, when it is one that asks.
+pub fn foreign(headers: &HeaderMap) -> Option<Refusal> {
+    let message = "a page of another site must not change anything here";
+    is_foreign(headers).then(|| Refusal::new(StatusCode::FORBIDDEN, "cross_site", message))
 }
 
-fn has_token(headers: &HeaderMap, desk: &Desk) -> bool {
-    let Some(token) = desk.options.token.as_deref() else { return false };
+/// Whether whoever asks may change something: through the unix socket, from loopback, or with the token, wherever that
+/// stood.
+pub fn is_trusted(desk: &Desk, caller: Caller, given: &str) -> bool {
+    let is_local = match caller {
+        Caller::Near => true,
+        Caller::Tcp(peer) => desk.options.listen.ip().is_loopback() && peer.ip().is_loopback(),
+    };
+    is_local || is_token(given, desk)
+}
+
+fn bearer(headers: &HeaderMap) -> &str {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let given = given.strip_prefix("Bearer ").unwrap_or_default();
+    given.strip_prefix("Bearer ").unwrap_or_default()
+}
+
+fn is_token(given: &str, desk: &Desk) -> bool {
+    let Some(token) = desk.options.token.as_deref() else { return false };
     // Every byte is compared, so that the time taken does not tell how much was right.
     given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

@@ -12,9 +12,13 @@ use crate::exchange::rest::RestStatus;
 use crate::jobs::JobStatus;
 use crate::market::Timestamp;
 
+use super::answer::{Always, Busy};
 use super::{Desk, view};
 
-/// Everything worth a graph or an alert.
+/// Everything worth a graph or an alert
+#[utoipa::path(get, path = "/metrics", tag = "status", responses(
+    (status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain"), Always, Busy,
+))]
 pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     let mut page = Page::default();
     page.one("tapekeeper_build_info", "gauge", "The running version.", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);

@@ -5,12 +5,16 @@
 
 mod answer;
 mod api;
+mod documents;
 mod guard;
+mod jobs;
 mod listener;
 mod metrics;
+mod openapi;
 mod options;
 mod page;
 mod recount;
+mod refill;
 mod server;
 mod socket;
 #[cfg(test)]
@@ -22,11 +26,14 @@ use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use options::AdminOptions;
 pub use socket::AdminSocket;
@@ -124,32 +131,40 @@ pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) ->
     Ok(())
 }
 
-fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
-    let changing = Router::new()
-        .route("/api/v1/jobs/{name}/run", post(api::run_job))
-        .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
-        .route("/api/v1/jobs/{name}/resume", post(api::resume_job))
-        .route("/api/v1/reload", post(api::reload))
-        .route("/api/v1/admin/repair-data", post(api::repair_data))
-        .route("/api/v1/admin/backfill", post(api::backfill))
+/// Every endpoint, and the document of those that programs ask.
+fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) {
+    let changing = OpenApiRouter::new()
+        .routes(routes!(jobs::run_job))
+        .routes(routes!(jobs::pause_job))
+        .routes(routes!(jobs::resume_job))
+        .routes(routes!(api::reload))
+        .routes(routes!(api::repair_data))
+        .routes(routes!(refill::backfill))
         .layer(from_fn_with_state(desk.clone(), guard::may_change));
-    let asking = Router::new()
+    let asking = OpenApiRouter::new()
         .route("/", get(page::page))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/status", get(api::status))
-        .route("/api/v1/streams", get(api::streams))
-        .route("/api/v1/gaps", get(api::gaps))
-        .route("/api/v1/coverage", get(api::coverage))
-        .route("/api/v1/jobs", get(api::jobs))
-        .route("/api/v1/jobs/history", get(api::job_history))
-        .route("/api/v1/admin/consistency-check", get(api::consistency_check))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(api::status))
+        .routes(routes!(api::streams))
+        .routes(routes!(api::gaps))
+        .routes(routes!(api::coverage))
+        .routes(routes!(jobs::jobs))
+        .routes(routes!(jobs::job_history))
+        .routes(routes!(api::consistency_check))
+        .routes(routes!(openapi::openapi))
         .merge(changing)
         .layer(from_fn_with_state(Arc::new(guard::Turns::default()), guard::in_turn));
     // Probes wait for nobody's turn: a busy API is no reason to restart the recorder.
-    Router::new()
-        .route("/healthz", get(api::healthz))
-        .route("/readyz", get(api::readyz))
+    OpenApiRouter::with_openapi(openapi::Head::openapi())
+        .routes(routes!(api::healthz))
+        .routes(routes!(api::readyz))
         .merge(asking)
+        .split_for_parts()
+}
+
+fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
+    let (endpoints, document) = endpoints(&desk);
+    endpoints
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(desk.clone(), guard::known_host))
@@ -157,6 +172,7 @@ fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
         .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(Extension(Arc::new(recount::Recount::default())))
+        .layer(Extension(openapi::Written::new(&document)))
         // An answer that goes on ends when the service stops.
         .layer(Extension(stop))
         .with_state(desk)

@@ -2,6 +2,7 @@
 
 mod api;
 mod guard;
+mod openapi;
 mod page;
 
 use std::collections::HashMap;
