@@ -22,6 +22,7 @@ mod tests;
 mod view;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
@@ -74,6 +75,26 @@ pub struct ReloadRequest {
     pub answer: oneshot::Sender<Result<Reloaded, String>>,
 }
 
+/// What became of reloads since the process began.
+#[derive(Debug, Default)]
+pub struct ReloadCount {
+    /// Applied, or nothing was to be changed.
+    pub applied: AtomicU64,
+    /// Refused: the files were bad, or asked for a restart.
+    pub refused: AtomicU64,
+    /// The last one was refused.
+    pub last_refused: AtomicBool,
+}
+
+impl ReloadCount {
+    /// Counts one.
+    pub fn count(&self, is_applied: bool) {
+        let outcome = if is_applied { &self.applied } else { &self.refused };
+        outcome.fetch_add(1, Ordering::Relaxed);
+        self.last_refused.store(!is_applied, Ordering::Relaxed);
+    }
+}
+
 /// What is shown and who is asked.
 #[derive(Clone)]
 pub struct Desk {
@@ -109,6 +130,8 @@ pub struct Desk {
     pub jobs: JobsHandle,
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
+    /// What became of them.
+    pub reloaded: Arc<ReloadCount>,
     /// Who may change something.
     pub options: AdminOptions,
 }

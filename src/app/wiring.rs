@@ -156,6 +156,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         startup: service.startup,
         jobs,
         reloads: service.reloads.clone(),
+        reloaded: service.reloaded.clone(),
         options,
     };
     let stop = groups.admin.stop.clone();
@@ -272,6 +273,7 @@ async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: 
         Ok((config, schedule)) => reload::apply(service, feeds, &config, &schedule, false).await,
         Err(why) => Err(anyhow!(why)),
     };
+    service.reloaded.count(applied.is_ok());
     let line = status_line(service, &feeds.jobs).await;
     match &applied {
         Ok(_said) => systemd::ready(&line),

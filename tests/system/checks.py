@@ -33,6 +33,7 @@ def the_package_installs_and_is_not_started(test):
         "/etc/tapekeeper/jobs.d",
         "/usr/share/bash-completion/completions/tapekeeper",
         "/usr/share/tapekeeper/prometheus-rules.yml",
+        "/usr/share/tapekeeper/grafana-dashboard.json",
     ):
         machine.sh(f"test -e {path}")
     # The base system leaves manual pages out, so the package itself is asked.

@@ -2,6 +2,7 @@
 
 mod api;
 mod guard;
+mod metrics;
 mod openapi;
 mod page;
 
@@ -115,6 +116,7 @@ impl Served {
             startup: NOW.plus_micros(-90_000_000),
             jobs,
             reloads: reload,
+            reloaded: Arc::default(),
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
