@@ -1,23 +1,28 @@
 //! What audits cost at 400 symbols: consistency check, preload of a cold cache, and the sweep's recount of 4 million
-//! trades. On the embedded stores, and on ClickHouse and Redis when `TAPEKEEPER_BENCH_CLICKHOUSE` (a URL) and
-//! `TAPEKEEPER_BENCH_REDIS` (a URL) name servers; the database `tapekeeper_bench` there is filled once.
+//! trades. On the embedded stores, and on ClickHouse and Redis when they can be had here (`tests/servers/prepare`).
 //!
 //! `cargo bench --bench audits`; prints the median of several rounds.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+
+#[path = "../tests/it/servers/mod.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
+mod servers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rust_decimal::Decimal;
+use servers::clickhouse::Clickhouse;
+use servers::redis::Redis;
 use tapekeeper::audit;
 use tapekeeper::cache::embedded::EmbeddedCache;
 use tapekeeper::cache::redis::RedisCache;
 use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::history::clickhouse::ClickhouseHistory;
 use tapekeeper::history::embedded::EmbeddedHistory;
-use tapekeeper::history::{Batch, ClickhouseOptions, History, KlineRow, TradeRow};
+use tapekeeper::history::{Batch, History, KlineRow, TradeRow};
 use tapekeeper::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 
 const SYMBOLS: usize = 400;
@@ -38,12 +43,10 @@ fn main() {
         let cold = || -> Arc<dyn Cache> { Arc::new(EmbeddedCache::new()) };
         bench("embedded", &history, &cold).await;
         history.close().await.unwrap();
-        let servers = ["CLICKHOUSE", "REDIS"].map(|name| std::env::var(format!("TAPEKEEPER_BENCH_{name}")).ok());
-        let [Some(url), Some(redis)] = servers else { return };
+        let (Some(clickhouse), Some(redis)) = (Clickhouse::start(), Redis::start()) else { return };
+        let history: Arc<dyn History> = Arc::new(ClickhouseHistory::new(&clickhouse.database()));
         let options =
-            ClickhouseOptions { url, database: "tapekeeper_bench".to_owned(), ..ClickhouseOptions::default() };
-        let history: Arc<dyn History> = Arc::new(ClickhouseHistory::new(&options));
-        let options = RedisOptions { url: redis, ..RedisOptions::default() };
+            RedisOptions { url: format!("redis://127.0.0.1:{}", redis.server.port), ..RedisOptions::default() };
         let cache: Arc<dyn Cache> = Arc::new(RedisCache::connect(&options).unwrap());
         bench("clickhouse+redis", &history, &|| cache.clone()).await;
     });

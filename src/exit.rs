@@ -4,6 +4,8 @@
 pub const NO: u8 = 1;
 /// Wrong usage of the command line.
 pub const USAGE: u8 = 64;
+/// Rows that the form asked for cannot hold.
+pub const DATA: u8 = 65;
 /// The service is not running or does not answer.
 pub const UNAVAILABLE: u8 = 69;
 /// A bug, or something that should not happen.

@@ -71,11 +71,16 @@ pub struct Replayed {
 }
 
 impl Replay {
-    /// Frames the log keeps.
+    /// Frames that are read: as offsets bound them, because where a time lies only the reading tells.
     pub async fn frames(&self) -> anyhow::Result<u64> {
         let usage = self.log.usage().await.context("read the log's positions")?;
-        let kept = usage.end.iter().map(|(partition, end)| end - usage.first.get(partition).copied().unwrap_or(0));
-        Ok(u64::try_from(kept.sum::<i64>()).unwrap_or(0))
+        let read = usage.end.iter().map(|(partition, &end)| {
+            let first = usage.first.get(partition).copied().unwrap_or(0);
+            let from = if let Some(Bound::Offset(offset)) = self.from { offset.max(first) } else { first };
+            let to = if let Some(Bound::Offset(offset)) = self.to { offset.min(end) } else { end };
+            (to - from).max(0)
+        });
+        Ok(u64::try_from(read.sum::<i64>()).unwrap_or(0))
     }
 
     /// Replays every partition; `progress` is told how many frames were read.

@@ -21,13 +21,14 @@ mod socket;
 mod tests;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -132,6 +133,10 @@ pub struct Desk {
     pub reloads: mpsc::Sender<ReloadRequest>,
     /// What became of them.
     pub reloaded: Arc<ReloadCount>,
+    /// Where the stores are whose disk may fill up.
+    pub data_dir: PathBuf,
+    /// What the stores are, in words: log, history, cache.
+    pub backends: watch::Receiver<[String; 3]>,
     /// Who may change something.
     pub options: AdminOptions,
 }
@@ -150,7 +155,9 @@ pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) ->
     // The unix socket first: whoever crowds the port does not keep the operator waiting.
     let unix = listeners.unix.map(listener::Door::unix).into_iter();
     let doors = unix.chain(listeners.tcp.map(listener::Door::tcp)).collect();
-    server::serve(doors, router(Arc::new(desk), stop.clone()), stop).await;
+    let (desk, page) = (Arc::new(desk), Arc::new(page::Page::new(stop.clone())));
+    let router = router(desk.clone(), page.clone());
+    tokio::join!(server::serve(doors, router, stop), page.run(&desk));
     Ok(())
 }
 
@@ -166,6 +173,7 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
         .layer(from_fn_with_state(desk.clone(), guard::may_change));
     let asking = OpenApiRouter::new()
         .route("/", get(page::page))
+        .route("/do", post(page::act))
         .routes(routes!(metrics::metrics))
         .routes(routes!(api::status))
         .routes(routes!(api::streams))
@@ -177,15 +185,17 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
         .routes(routes!(openapi::openapi))
         .merge(changing)
         .layer(from_fn_with_state(Arc::new(guard::Turns::default()), guard::in_turn));
-    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder.
+    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
+    // their own, and the limit of time ends no stream that has begun.
     OpenApiRouter::with_openapi(openapi::Head::openapi())
         .routes(routes!(api::healthz))
         .routes(routes!(api::readyz))
+        .route("/events", get(page::events))
         .merge(asking)
         .split_for_parts()
 }
 
-fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
+fn router(desk: Arc<Desk>, page: Arc<page::Page>) -> Router {
     let (endpoints, document) = endpoints(&desk);
     endpoints
         .fallback(answer::not_found)
@@ -194,9 +204,7 @@ fn router(desk: Arc<Desk>, stop: CancellationToken) -> Router {
         .layer(from_fn(guard::short_address))
         .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(Extension(Arc::new(recount::Recount::default())))
         .layer(Extension(openapi::Written::new(&document)))
-        // An answer that goes on ends when the service stops.
-        .layer(Extension(stop))
+        .layer(Extension(page))
         .with_state(desk)
 }

@@ -1,73 +1,110 @@
-//! Coverage for the status page: counted in history, but not for every look at the page.
+//! What the status page has counted in history, but not for every look at it.
 //!
-//! A count reads every key of a stream. Ten open pages that ask each few seconds would read history all day;
-//! so one count serves all who look, and counting takes at most a twentieth of the time, however large history is.
+//! A count reads every key of a stream. Ten open pages that ask each few seconds would read history all day; so one
+//! loop counts for all who look, only while somebody does, and at most a twentieth of the time, however large history
+//! is and however many look.
 
-use std::sync::{Arc, PoisonError};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::audit::{self, Coverage};
-use crate::history::History;
-use crate::market::Stream;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// A count is not repeated sooner, however fast it is.
 const AGE_MIN: Duration = Duration::from_secs(2);
 /// A count that took this long is shown for twenty times as long.
 const REST: u32 = 20;
-/// How long a page waits for a count before it is shown without a new one.
+/// The longest count: a history of years is read in less.
+const COUNT_MAX: Duration = Duration::from_secs(900);
+/// How long whoever opens the page waits for a count before it is shown with an older one.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The last count, shared by all who look.
-#[derive(Default)]
-pub struct Recount {
-    /// Held while counting, so that there is one count at a time.
-    turn: tokio::sync::Mutex<Option<Attempt>>,
-    counted: std::sync::Mutex<Counted>,
+pub struct Recount<T> {
+    wanted: Notify,
+    last: watch::Sender<Counted<T>>,
 }
 
-/// What the page shows.
-#[derive(Clone, Default)]
-pub struct Counted {
-    /// By stream; empty before the first count.
-    pub coverage: Arc<Vec<Coverage>>,
+/// What is shown.
+pub struct Counted<T> {
+    /// What was counted; empty before the first count.
+    pub value: Arc<T>,
     /// Why there is no newer one.
     pub problem: Option<String>,
+    /// When the last attempt ended, and how long it took.
+    attempt: Option<(Instant, Duration)>,
 }
 
-struct Attempt {
-    streams: Vec<Stream>,
-    ended: Instant,
-    took: Duration,
+impl<T> Clone for Counted<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), problem: self.problem.clone(), attempt: self.attempt }
+    }
 }
 
-impl Recount {
-    /// Coverage of these streams, at most a little old.
-    pub async fn coverage(&self, history: &Arc<dyn History>, streams: Vec<Stream>) -> Counted {
-        let Ok(mut last) = self.turn.try_lock() else { return self.counted() };
-        if last.as_ref().is_some_and(|last| last.is_fresh(&streams)) {
-            return self.counted();
-        }
-        let begun = Instant::now();
-        let coverage = tokio::time::timeout(WAIT_MAX, audit::coverage(history, &streams)).await;
-        *last = Some(Attempt { streams, ended: Instant::now(), took: begun.elapsed() });
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        match coverage {
-            Ok(Ok(coverage)) => *counted = Counted { coverage: Arc::new(coverage), problem: None },
-            Ok(Err(error)) => counted.problem = Some(format!("history cannot be counted: {error:#}")),
-            Err(_elapsed) => {
-                counted.problem = Some(format!("counting history takes longer than {} s", WAIT_MAX.as_secs()));
+impl<T: Default> Default for Recount<T> {
+    fn default() -> Self {
+        let nothing = Counted { value: Arc::default(), problem: None, attempt: None };
+        Self { wanted: Notify::new(), last: watch::Sender::new(nothing) }
+    }
+}
+
+impl<T> Recount<T> {
+    /// Counts while somebody looks, until `stop`.
+    pub async fn run<Count>(&self, stop: &CancellationToken, count: impl Fn() -> Count)
+    where
+        Count: Future<Output = anyhow::Result<T>>,
+    {
+        let counting = async {
+            loop {
+                self.wanted.notified().await;
+                let begun = Instant::now();
+                let counted = tokio::time::timeout(COUNT_MAX, count()).await;
+                let took = begun.elapsed();
+                self.last.send_modify(|last| {
+                    last.attempt = Some((Instant::now(), took));
+                    match counted {
+                        Ok(Ok(value)) => (last.value, last.problem) = (Arc::new(value), None),
+                        Ok(Err(error)) => last.problem = Some(format!("history cannot be counted: {error:#}")),
+                        Err(_elapsed) => {
+                            let limit = COUNT_MAX.as_secs();
+                            last.problem = Some(format!("counting history takes longer than {limit} s"));
+                        }
+                    }
+                });
+                tokio::time::sleep((took * REST).max(AGE_MIN)).await;
             }
-        }
-        counted.clone()
+        };
+        stop.run_until_cancelled(counting).await;
     }
 
-    fn counted(&self) -> Counted {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What was counted last, for the one that counts next.
+    pub fn kept(&self) -> Arc<T> {
+        self.last.borrow().value.clone()
+    }
+
+    /// The last count; asks for a newer one.
+    pub fn last(&self) -> Counted<T> {
+        self.wanted.notify_one();
+        self.last.borrow().clone()
+    }
+
+    /// Waits a little for a count that is as new as there may be, for whoever looks only once.
+    pub async fn freshen(&self) {
+        let mut last = self.last.subscribe();
+        let is_fresh =
+            last.borrow_and_update().attempt.is_some_and(|(at, took)| at.elapsed() < (took * REST).max(AGE_MIN));
+        self.wanted.notify_one();
+        if !is_fresh {
+            // Whether it came or not: what there is, is shown, and says how old it is.
+            tokio::time::timeout(WAIT_MAX, last.changed()).await.ok();
+        }
     }
 }
 
-impl Attempt {
-    fn is_fresh(&self, streams: &[Stream]) -> bool {
-        self.streams == streams && self.ended.elapsed() < (self.took * REST).max(AGE_MIN)
+impl<T> Counted<T> {
+    /// How long ago the count ended; none before the first one.
+    pub fn age(&self) -> Option<Duration> {
+        self.attempt.map(|(at, _)| at.elapsed())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -12,7 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::gap::{Evidence, Range};
+use crate::backfill::Place;
+use crate::gap::Range;
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
 use super::Desk;
@@ -39,7 +39,7 @@ pub struct BackfillRequest {
 /// A trade id, or RFC 3339.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "describes what `position` reads, whose refusals say more than a derived one's")]
+#[expect(dead_code, reason = "describes what `place` reads, whose refusals say more than a derived one's")]
 enum IdOrTime {
     Id(u64),
     Time(String),
@@ -64,24 +64,16 @@ pub async fn backfill(State(desk): State<Arc<Desk>>, body: Result<Bytes, BytesRe
     if !desk.streams.borrow().contains(&stream) {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
     }
-    let range = wanted(&desk, &stream, &request).await?;
-    let missing = desk.history.missing(&stream, range, ROWS_MAX).await.context("look for missing rows");
-    let missing = missing.map_err(|error| Refusal::unavailable(&error))?;
-    let more = missing.len() == ROWS_MAX;
-    let evidence = Evidence { by: "manual".to_owned(), ..Evidence::default() };
-    let (mut opened, mut positions) = (0, 0);
-    for range in missing {
-        positions += range.len(1);
-        let rows = desk.backfill.open(&stream, range, &evidence).await.context("record the gap");
-        opened += rows.map_err(|error| Refusal::unavailable(&error))?.len();
-    }
+    let Range { first, last } = wanted(&desk, &stream, &request).await?;
+    let opened = desk.backfill.open_missing(&stream, Range { first, last }, "manual", ROWS_MAX).await;
+    let opened = opened.map_err(|error| Refusal::unavailable(&error))?;
     Ok(Json(BackfillView {
-        first: range.first,
-        last: range.last,
-        missing: positions,
-        gaps_opened: opened,
-        more,
-        estimate_s: estimate_s(&desk, &stream, positions),
+        first,
+        last,
+        missing: opened.missing,
+        gaps_opened: opened.gaps,
+        more: opened.rest.is_some(),
+        estimate_s: estimate_s(&desk, &stream, opened.missing),
     }))
 }
 
@@ -96,35 +88,23 @@ fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
     Some(pages.saturating_mul(i64::from(page)).saturating_mul(60) / per_minute)
 }
 
-/// The ids that are meant, none of them beyond what the exchange has numbered so far: what does not exist yet
-/// is no gap.
+/// The ids that are meant, none of them beyond what the exchange has numbered so far.
 async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Result<Range, Refusal> {
-    let Some(last) = desk.board.standing(stream).next.map(|next| next - 1) else {
+    let Some(newest) = desk.board.standing(stream).next.map(|next| next - 1) else {
         let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
         return Err(Refusal::new(StatusCode::CONFLICT, "nothing_recorded", message));
     };
-    let from = position(desk, stream, &request.from).await?;
-    let from = from.ok_or_else(|| Refusal::bad_request("there is no trade from then on"))?;
-    let to = match position(desk, stream, &request.to).await? {
-        // The first trade at or after `to` is the first one that is not wanted.
-        Some(id) if request.to.is_string() => id - 1,
-        Some(id) => id,
-        None => last,
-    };
-    let empty = || Refusal::bad_request(format!("there is no trade in {from}..{to}; the newest is {last}"));
-    Range::new(from, to.min(last)).ok_or_else(empty)
+    let (from, to) = (place(&request.from)?, place(&request.to)?);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let range = desk.backfill.positions(stream, (from, Some(to)), newest, &stop).await;
+    let range = range.map_err(|error| Refusal::unavailable(&error))?;
+    let BackfillRequest { from, to, .. } = request;
+    range.ok_or_else(|| Refusal::bad_request(format!("there is no trade from {from} to {to}; the newest is {newest}")))
 }
 
-/// An id as it is, or the id of the first trade at or after a time.
-async fn position(desk: &Desk, stream: &Stream, value: &Value) -> Result<Option<i64>, Refusal> {
-    if let Some(id) = value.as_i64().filter(|id| *id >= 0) {
-        return Ok(Some(id));
-    }
-    let at = value.as_str().and_then(Timestamp::parse);
-    let at = at.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))?;
-    let rest = desk.backfill.rest.get(&stream.exchange).context("no client speaks to this exchange");
-    let rest = rest.map_err(|error| Refusal::unavailable(&error))?;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let found = rest.trade_at(stream.symbol.as_str(), at, &stop).await.context("ask the exchange for the first trade");
-    found.map_err(|error| Refusal::unavailable(&error))
+/// An id or a time.
+fn place(value: &Value) -> Result<Place, Refusal> {
+    let id = value.as_i64().filter(|id| *id >= 0).map(Place::Id);
+    let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(Place::At));
+    place.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))
 }

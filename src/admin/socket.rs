@@ -58,11 +58,12 @@ impl Drop for AdminSocket {
 }
 
 /// Holds the directory while this lives: of two processes that find the same left-over file, the second one must not
-/// remove what the first one has put there.
+/// remove what the first one has put there. Never waited for: whoever may read the directory may hold it.
 fn locked(path: &Path) -> anyhow::Result<File> {
     let directory = path.parent().with_context(|| format!("{} is in no directory", path.display()))?;
     let held = File::open(directory).with_context(|| format!("open the directory {}", directory.display()))?;
-    flock(&held, FlockOperation::LockExclusive).with_context(|| format!("lock {}", directory.display()))?;
+    let lock = flock(&held, FlockOperation::NonBlockingLockExclusive);
+    lock.with_context(|| format!("hold {} while the socket is put there", directory.display()))?;
     Ok(held)
 }
 
@@ -103,6 +104,17 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(first);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn who_holds_the_directory_makes_nobody_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let held = locked(&path).unwrap();
+        let refused = AdminSocket::bind(&path).err().unwrap();
+        assert!(format!("{refused:#}").contains("hold"), "{refused:#}");
+        drop(held);
+        AdminSocket::bind(&path).unwrap();
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 //! A history that is away is waited for by the consumer alone, beside everything else.
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
+mod backends;
 mod conditions;
 mod events;
 mod faults;

@@ -105,6 +105,40 @@ pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
     Ok(history)
 }
 
+/// Opens the history for a command that only reads: one that does not exist is an error, and is not made.
+pub async fn history_to_read(config: &Config) -> Result<Arc<dyn History>, Failure> {
+    let (exists, place, key) = match config.history.backend {
+        history::Backend::Embedded => {
+            let path = config.data_dir.join("history.db");
+            (path.exists(), path.display().to_string(), "data_dir")
+        }
+        history::Backend::Clickhouse => {
+            let options = &config.history.clickhouse;
+            // A server that does not answer is waited for below, and then named as such.
+            let exists = in_time(ClickhouseHistory::exists(options)).await.unwrap_or(true);
+            (exists, format!("database {} of {}", options.database, options.url), "[history.clickhouse]")
+        }
+    };
+    if !exists {
+        let why =
+            anyhow!("there is no history at {place}: nothing was recorded there yet, or {key} is not what is meant");
+        return Err(Failure::new(UNAVAILABLE, why));
+    }
+    history(config).await
+}
+
+/// Opens the log for a command that only reads: an embedded one that does not exist is an error, and is not made.
+pub async fn log_to_read(config: &Config) -> Result<Arc<dyn Log>, Failure> {
+    let path = config.data_dir.join("log.db");
+    if config.log.backend == log::Backend::Embedded && !path.exists() {
+        let place = path.display();
+        let why =
+            anyhow!("there is no log at {place}: nothing was recorded there yet, or data_dir is not what is meant");
+        return Err(Failure::new(UNAVAILABLE, why));
+    }
+    log(config).await
+}
+
 /// Opens the history, and says whether it answers. A server that is away is waited for at most 10 s; then its calls
 /// fail with [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
 pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
@@ -181,7 +215,11 @@ pub async fn knock(config: &Config) -> Vec<Knock> {
         cache::Backend::Embedded => ("memory".to_owned(), Ok(("embedded".to_owned(), vec![]))),
         cache::Backend::Redis => {
             let options = &config.cache.redis;
-            (without_password(&options.url), in_time(RedisCache::look_at(options)).await)
+            let place = match &options.nodes[..] {
+                [] => without_password(&options.url),
+                nodes => nodes.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(", "),
+            };
+            (place, in_time(RedisCache::look_at(options)).await)
         }
     };
     vec![log, history, answer("cache", place, cache)]
@@ -195,7 +233,7 @@ async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, 
 }
 
 /// A URL as it may be shown.
-fn without_password(url: &str) -> String {
+pub fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => url.to_owned(),

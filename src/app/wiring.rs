@@ -26,7 +26,7 @@ use crate::systemd;
 use super::market::Market;
 use super::status::{look_at_exchanges, status_line};
 use super::{Groups, Launch, Requests, Service};
-use super::{conditions, events, reload, venue};
+use super::{backends, conditions, events, reload, venue};
 
 /// How often the status line is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -157,6 +157,8 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         jobs,
         reloads: service.reloads.clone(),
         reloaded: service.reloaded.clone(),
+        data_dir: service.config.data_dir.clone(),
+        backends: backends::watched(&service.config, groups),
         options,
     };
     let stop = groups.admin.stop.clone();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::gap::{Gap, GapState, Range, RangeSet};
+use super::absent::{absent, never_of};
+use crate::gap::{Gap, Range};
 use crate::history::{CoverageDay, GapFilter, History};
 use crate::market::{DAY_US, Stream, Timestamp};
 
@@ -107,31 +108,27 @@ async fn of_stream(
         days: Vec::new(),
     };
     let Some(extent) = extent(days) else { return Ok(coverage) };
-    let mut never = RangeSet::new(step);
-    for gap in gaps.iter().filter(|gap| gap.state == GapState::NeverExisted) {
-        if let Some(range) = gap.range.intersect(extent) {
-            never.insert(range);
-        }
-    }
+    let never = never_of(gaps.iter().copied(), step);
+    let never_in = |range: Range| -> i64 {
+        never.iter().filter_map(|never| never.intersect(range)).map(|range| range.len(step)).sum()
+    };
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
-    coverage.expected = extent.len(step) - never.len();
+    coverage.expected = extent.len(step) - never_in(extent);
     coverage.present = days.iter().map(|day| day.present).sum();
     coverage.backfilled = days.iter().map(|day| day.backfilled).sum();
     if coverage.present < coverage.expected {
-        let missing = history.missing(stream, extent, RANGES_MAX).await.context("look for missing rows")?;
-        let unexplained = missing.into_iter().flat_map(|range: Range| never.absent(range));
-        coverage.missing = unexplained.map(|range| (range.first, range.last)).collect();
+        let missing = absent(history, stream, extent, &never, RANGES_MAX).await?;
+        coverage.missing = missing.ranges.into_iter().map(|range| (range.first, range.last)).collect();
     }
     coverage.complete = coverage.missing.is_empty() && open_gaps == 0 && coverage.present >= coverage.expected;
     for day in days {
         let range = Range { first: day.first, last: day.last };
-        let absent: i64 = never.iter().filter_map(|never| never.intersect(range)).map(|range| range.len(step)).sum();
         coverage.days.push(Day {
             date: Timestamp(day.day * DAY_US).rfc3339()[..10].to_owned(),
             first: day.first,
             last: day.last,
-            expected: range.len(step) - absent,
+            expected: range.len(step) - never_in(range),
             present: day.present,
             backfilled: day.backfilled,
         });

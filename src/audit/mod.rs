@@ -2,6 +2,7 @@
 //!
 //! It decides nothing by tolerance and rolls nothing back. Jobs, API and command line all come here.
 
+mod absent;
 mod consistency;
 mod coverage;
 mod preload;
@@ -11,6 +12,7 @@ mod sweep;
 mod verify;
 mod window;
 
+pub use absent::{Absent, absent, never_existed};
 pub use consistency::{ConsistencyReport, Issue, Kind, check};
 pub use coverage::{Coverage, Day, coverage};
 pub use preload::{PreloadReport, preload};

@@ -10,6 +10,7 @@ mod pages;
 mod repair;
 pub mod since;
 mod tail;
+mod wanted;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 pub use anchors::Anchors;
 pub use tail::{Carrier, Tail, TailOptions};
+pub use wanted::{Opened, Place};
 
 use crate::clock::Clock;
 use crate::consume::SharedLedger;
@@ -196,3 +198,6 @@ fn report(gap: &Gap) {
 #[cfg(test)]
 #[path = "repair_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod wanted_tests;

@@ -23,12 +23,12 @@ use crate::history::embedded::EmbeddedHistory;
 use crate::market::Stream;
 
 /// Exchange time at which trade 0 happened; trade n happened n seconds later.
-const BEGIN_MS: i64 = 1_700_000_000_000;
-const NEWEST: i64 = 5_000;
+pub(super) const BEGIN_MS: i64 = 1_700_000_000_000;
+pub(super) const NEWEST: i64 = 5_000;
 
 /// What an exchange has and what of it it serves.
 #[derive(Debug, Default)]
-struct Market {
+pub(super) struct Market {
     never: BTreeSet<i64>,
     /// Nothing older is served.
     floor: i64,
@@ -45,10 +45,10 @@ impl Market {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     market: Arc<Mutex<Market>>,
-    parts: Parts,
-    stop: CancellationToken,
+    pub(super) parts: Parts,
+    pub(super) stop: CancellationToken,
     _directory: TempDir,
 }
 
@@ -71,10 +71,22 @@ async fn historical(State(market): State<Arc<Mutex<Market>>>, Query(asked): Aske
     Ok(Value::from(ids.map(row).collect::<Vec<_>>()).to_string())
 }
 
+/// The first trade at or after `startTime`, which is all that is asked for here.
+async fn aggregates(Query(asked): Asked) -> String {
+    let at: i64 = asked["startTime"].parse().unwrap();
+    let id = ((at - BEGIN_MS).max(0) + 999) / 1_000;
+    let row =
+        json!({"a": id, "p": "1.5", "q": "2", "f": id, "l": id, "T": BEGIN_MS + id * 1_000, "m": true, "M": true});
+    Value::from(if id > NEWEST { vec![] } else { vec![row] }).to_string()
+}
+
 impl Bench {
-    async fn new(market: Market) -> Self {
+    pub(super) async fn new(market: Market) -> Self {
         let market = Arc::new(Mutex::new(market));
-        let routes = axum::Router::new().route("/api/v3/historicalTrades", get(historical)).with_state(market.clone());
+        let routes = axum::Router::new()
+            .route("/api/v3/historicalTrades", get(historical))
+            .route("/api/v3/aggTrades", get(aggregates))
+            .with_state(market.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -131,11 +143,11 @@ impl Bench {
     }
 }
 
-fn stream() -> Stream {
+pub(super) fn stream() -> Stream {
     "binance:BTCUSDT:trade".parse().unwrap()
 }
 
-fn whole() -> Market {
+pub(super) fn whole() -> Market {
     Market { shown_to: i64::MAX, ..Market::default() }
 }
 

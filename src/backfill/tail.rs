@@ -28,6 +28,11 @@ const ASKING_MAX: usize = 4;
 /// 400 quiet symbols then cost 320 of 6,000 a minute.
 const QUIET_MAX: Duration = Duration::from_secs(300);
 
+/// How long a stream without a connection is not asked about. The neighbours of its next frame will tell what was
+/// missed, at once and in one piece, for a fraction of the weight; an exchange of which only REST can be reached is
+/// asked after all.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+
 /// When to ask.
 #[derive(Clone, Copy, Debug)]
 pub struct TailOptions {
@@ -85,7 +90,26 @@ struct Silence {
     heard: Option<i64>,
     /// Answers in a row that found trades which the silent stream did not bring.
     deaf: u32,
+    /// It has no connection: not asked before then.
+    away_until: Option<Timestamp>,
     by: &'static str,
+}
+
+impl Silence {
+    fn new(heard: Option<i64>, by: &'static str, due: Timestamp, wait: Duration) -> Self {
+        Self { due, wait, heard, deaf: 0, away_until: None, by }
+    }
+
+    /// Whether to ask now. A stream that has been heard since is not silent: its wait of `usual` begins anew.
+    fn is_due(&mut self, heard: Option<i64>, now: Timestamp, usual: Duration) -> bool {
+        if heard != self.heard {
+            // A frame after a connect answers nothing about what was missed before it only when the
+            // stream had no watermark; with one, the tracker has seen the hole. Either way the question waits.
+            let due = now.plus_micros(usual.as_micros() as i64);
+            *self = Self { away_until: self.away_until, ..Self::new(heard, "silence", due, usual) };
+        }
+        self.due <= now && self.away_until.is_none_or(|until| until <= now)
+    }
 }
 
 impl Tail {
@@ -126,21 +150,24 @@ impl Tail {
                 let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
                     let heard = self.board.standing(&stream).last_received;
-                    let (wait, deaf) = (self.options.silence, 0);
-                    silences.insert(stream, Silence { due, wait, heard, deaf, by: "tail" });
+                    silences.insert(stream, Silence::new(heard, "tail", due, self.options.silence));
                 }
             }
-            // Asked when it is up again: until then backfill would race the reconnect for the same trades.
-            ConnectionNews::Down(_, _) => {}
+            ConnectionNews::Down(_, streams) => {
+                let until = self.clock.now().plus_micros(AWAY_MAX.as_micros() as i64);
+                for stream in streams {
+                    silences.entry(stream).and_modify(|silence| silence.away_until = Some(until));
+                }
+            }
             ConnectionNews::Refused(stream, reason) => {
                 self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
             }
         }
     }
 
-    /// Streams to ask about now. A stream that has been heard since is not silent: its wait begins anew.
+    /// Streams to ask about now.
     fn due(&self, silences: &mut HashMap<Stream, Silence>) -> Vec<Stream> {
-        let now = self.clock.now();
+        let (now, usual) = (self.clock.now(), self.options.silence);
         let streams = self.streams.borrow().clone();
         silences.retain(|stream, _| streams.contains(stream));
         let mut due = Vec::new();
@@ -149,23 +176,8 @@ impl Tail {
                 continue;
             }
             let heard = self.board.standing(&stream).last_received;
-            let silence = silences.entry(stream.clone()).or_insert_with(|| Silence {
-                due: now.plus_micros(self.options.silence.as_micros() as i64),
-                wait: self.options.silence,
-                heard,
-                deaf: 0,
-                by: "silence",
-            });
-            if heard != silence.heard {
-                silence.heard = heard;
-                silence.deaf = 0;
-                silence.wait = self.options.silence;
-                // A frame after a connect answers nothing about what was missed before it only when the
-                // stream had no watermark; with one, the tracker has seen the hole. Either way the question waits.
-                silence.due = now.plus_micros(silence.wait.as_micros() as i64);
-                silence.by = "silence";
-            }
-            if silence.due <= now {
+            let first = || Silence::new(heard, "silence", now.plus_micros(usual.as_micros() as i64), usual);
+            if silences.entry(stream.clone()).or_insert_with(first).is_due(heard, now, usual) {
                 due.push(stream);
             }
         }
@@ -246,5 +258,33 @@ impl Tail {
                 debug!("a socket takes no commands now, told again later");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+    const USUAL: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_stream_is_asked_about_when_it_was_not_heard_for_a_while() {
+        let mut silence = Silence::new(Some(1), "tail", Timestamp(SECOND), USUAL);
+        assert!(!silence.is_due(Some(1), Timestamp(0), USUAL));
+        assert!(silence.is_due(Some(1), Timestamp(SECOND), USUAL));
+        assert!(!silence.is_due(Some(2), Timestamp(SECOND), USUAL), "it was heard");
+        assert!(!silence.is_due(Some(2), Timestamp(5 * SECOND), USUAL));
+        assert!(silence.is_due(Some(2), Timestamp(6 * SECOND), USUAL));
+    }
+
+    #[test]
+    fn a_stream_without_a_connection_is_left_alone_for_a_minute() {
+        let mut silence = Silence::new(Some(1), "silence", Timestamp(0), USUAL);
+        silence.away_until = Some(Timestamp(60 * SECOND));
+        // What lay in the log is consumed after the connection was lost: that ends no waiting.
+        assert!(!silence.is_due(Some(2), Timestamp(SECOND), USUAL));
+        assert!(!silence.is_due(Some(2), Timestamp(59 * SECOND), USUAL));
+        assert!(silence.is_due(Some(2), Timestamp(60 * SECOND), USUAL));
     }
 }

@@ -24,12 +24,14 @@ pub struct Options {
 pub struct RedisOptions {
     /// `redis://host:port/database`.
     pub url: String,
+    /// Nodes of a cluster, in place of `url`: any of them, the others are asked for.
+    pub nodes: Vec<String>,
     /// Replaces the one in the URL.
     pub password: Option<String>,
 }
 
 impl Default for RedisOptions {
     fn default() -> Self {
-        Self { url: "redis://127.0.0.1:6379".to_owned(), password: None }
+        Self { url: "redis://127.0.0.1:6379".to_owned(), nodes: Vec::new(), password: None }
     }
 }

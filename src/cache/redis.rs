@@ -1,103 +1,76 @@
-//! The cache in Redis 7.0 or newer: hashes that other programs read, moved forward by a function that Redis runs.
+//! The cache in Redis 7.0 or newer, a server or a cluster: hashes that other programs read, moved forward by a function
+//! that Redis runs.
 //!
-//! One FCALL names one key, so every call stays in one hash slot; calls travel in pipelines. The function is
-//! loaded when a server answers that it does not have it: at first use, and after a restart that lost it.
+//! One FCALL names one key, so every call stays in one hash slot. The function is loaded, on every primary, when a server
+//! answers that it does not have it: at first use, and after a restart that lost it.
 
 mod hashes;
-
-use std::time::Duration;
+mod link;
+mod look;
 
 use async_trait::async_trait;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisResult};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult};
 use tracing::warn;
 
 use super::{Cache, CacheError, RedisOptions, Update};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 use hashes::{Hash, Held};
+use link::Link;
 
 /// Decides in Redis what is newer.
 const LIBRARY: &str = include_str!("redis/forward.lua");
 /// The function of [`LIBRARY`].
 const FORWARD: &str = "tapekeeper_forward_1";
-/// How long a connection may take to come up.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// How long an answer may take: below the carrier's own limit, so that it hears why.
-const RESPONSE_MAX: Duration = Duration::from_secs(4);
-/// Commands of one pipeline: a few milliseconds of Redis, and no answer that grows with the number of symbols.
-const PIPELINE_MAX: usize = 1_000;
+/// Commands that travel together: a few milliseconds of Redis, and no answer that grows with the number of symbols.
+const COMMANDS_MAX: usize = 1_000;
 
 /// The latest value of everything, in Redis.
 #[derive(Clone, Debug)]
 pub struct RedisCache {
-    connection: ConnectionManager,
+    link: Link,
 }
 
 impl RedisCache {
     /// Who answers, and what it lacks, without changing anything: a line, and further ones of what is missing.
     pub async fn look_at(options: &RedisOptions) -> Result<(String, Vec<String>), CacheError> {
-        let cache = Self::connect(options)?;
-        let version = cache.ping().await?;
-        let mut commands = redis::pipe();
-        commands.cmd("FUNCTION").arg("LIST").arg("LIBRARYNAME").arg("tapekeeper");
-        let lacking = match cache.send::<Vec<redis::Value>>(&commands).await {
-            Ok(found) => {
-                !found.iter().any(|libraries| matches!(libraries, redis::Value::Array(them) if !them.is_empty()))
-            }
-            Err(error) if error.to_string().contains("unknown command") => {
-                return Err(CacheError(format!("{version} knows no functions: Redis 7.0 or newer is needed")));
-            }
-            Err(error) => return Err(refused("ask for the function", &error)),
-        };
-        let missing = if lacking { vec!["our function: loaded at the first write".to_owned()] } else { Vec::new() };
-        Ok((version, missing))
+        look::look_at(&Self::connect(options)?.link).await
     }
 
-    /// A cache at `options.url`. Connects at first use and again whenever the connection is lost, so a server
-    /// that is down fails calls (within seconds), not this. Needs a tokio runtime; fails on a bad URL.
+    /// A cache at `options.url`, or in the cluster of `options.nodes`. Connects at first use and again whenever the
+    /// connection is lost, so a server that is down fails calls (within seconds), not this. Needs a tokio runtime; fails
+    /// on a bad URL.
     pub fn connect(options: &RedisOptions) -> Result<Self, CacheError> {
-        let mut info = options.url.as_str().into_connection_info().map_err(|error| refused("read the URL", &error))?;
-        if let Some(password) = &options.password {
-            let settings = info.redis_settings().clone().set_password(password);
-            info = info.set_redis_settings(settings);
-        }
-        let config = ConnectionManagerConfig::new()
-            // The callers retry, and each try shall end soon.
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(RESPONSE_MAX));
-        let connection = redis::Client::open(info)
-            .and_then(|client| ConnectionManager::new_lazy_with_config(client, config))
-            .map_err(|error| refused("set up the connection", &error))?;
-        Ok(Self { connection })
+        let link = Link::new(options).map_err(|error| refused("set up the connection", &error))?;
+        Ok(Self { link })
     }
 
-    /// Sends a pipeline; once more if the connection had been lost before, which only a call can find out.
-    async fn send<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        let first = commands.query_async(&mut self.connection.clone()).await;
-        match first {
-            Err(error) if error.is_io_error() && !error.is_timeout() => {
-                commands.query_async(&mut self.connection.clone()).await
-            }
-            answer => answer,
+    /// One command and its answer.
+    async fn one<T: FromRedisValue>(&self, what: &str, command: Cmd) -> Result<T, CacheError> {
+        let answer = self.link.ask(&[command]).await.map(|mut answers| answers.pop());
+        let nothing = || CacheError(format!("{what} in Redis: no answer"));
+        match answer {
+            Ok(Some(Ok(answer))) => Ok(answer),
+            Ok(Some(Err(error))) | Err(error) => Err(refused(what, &error)),
+            Ok(None) => Err(nothing()),
         }
     }
 
-    /// Sends forward calls and loads the function first if the server lacks it.
+    /// Sends forward calls and loads the function first if a server lacks it.
     async fn forward(&self, hashes: &[Hash]) -> Result<u64, CacheError> {
-        let mut commands = redis::pipe();
-        commands.ignore_errors();
-        for hash in hashes {
-            let call = commands.cmd("FCALL").arg(FORWARD).arg(1).arg(&hash.key).arg(hash.order);
+        let call = |hash: &Hash| {
+            let mut call = redis::cmd("FCALL");
+            call.arg(FORWARD).arg(1).arg(&hash.key).arg(hash.order);
             for (name, value) in &hash.fields {
                 call.arg(*name).arg(value);
             }
-        }
+            call
+        };
+        let calls: Vec<Cmd> = hashes.iter().map(call).collect();
         let what = "move keys forward";
-        let mut answers: Vec<RedisResult<u64>> = self.send(&commands).await.map_err(|error| refused(what, &error))?;
+        let mut answers: Vec<RedisResult<u64>> = self.link.ask(&calls).await.map_err(|error| refused(what, &error))?;
         if answers.iter().any(|answer| answer.as_ref().is_err_and(lacks_function)) {
             self.load().await?;
-            answers = self.send(&commands).await.map_err(|error| refused(what, &error))?;
+            answers = self.link.ask(&calls).await.map_err(|error| refused(what, &error))?;
         }
         let mut moved = 0;
         for (answer, hash) in answers.into_iter().zip(hashes) {
@@ -107,12 +80,11 @@ impl RedisCache {
     }
 
     async fn load(&self) -> Result<(), CacheError> {
-        let mut commands = redis::pipe();
-        commands.cmd("FUNCTION").arg("LOAD").arg(LIBRARY).ignore();
-        match self.send::<()>(&commands).await {
-            Ok(()) => Ok(()),
-            // Another writer was faster.
-            Err(error) if error.to_string().contains("already exists") => Ok(()),
+        let mut command = redis::cmd("FUNCTION");
+        // What is replaced is the same, see the library: so a primary that has it already is no error.
+        command.arg("LOAD").arg("REPLACE").arg(LIBRARY);
+        match self.link.ask_all(&command).await {
+            Ok(_names) => Ok(()),
             Err(error) if error.to_string().contains("unknown command") => {
                 Err(CacheError(format!("load the function: {error}; Redis 7.0 or newer is needed")))
             }
@@ -123,14 +95,12 @@ impl RedisCache {
     /// Reads a hash per key, in order.
     async fn read<T>(&self, keys: &[String], read: fn(&Held) -> Option<T>) -> Result<Vec<Option<T>>, CacheError> {
         let mut values = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(PIPELINE_MAX) {
-            let mut commands = redis::pipe();
-            for key in keys {
-                commands.cmd("HGETALL").arg(key);
-            }
-            let held: Vec<Held> = self.send(&commands).await.map_err(|error| refused("read keys", &error))?;
-            for (held, key) in held.iter().zip(keys) {
-                let value = read(held);
+        for keys in keys.chunks(COMMANDS_MAX) {
+            let commands: Vec<Cmd> = keys.iter().map(|key| with_arg("HGETALL", key)).collect();
+            let answers = self.link.ask(&commands).await.map_err(|error| refused("read keys", &error))?;
+            for (held, key) in answers.into_iter().zip(keys) {
+                let held: Held = held.map_err(|error| refused("read keys", &error))?;
+                let value = read(&held);
                 if value.is_none() && !held.is_empty() {
                     warn!(key, "{key} in Redis is not as we write it, taken for missing");
                 }
@@ -149,7 +119,7 @@ impl Cache for RedisCache {
         let books = update.books.iter().map(|(exchange, symbol, book)| hashes::book(*exchange, symbol, book));
         let all: Vec<Hash> = ticks.chain(klines).chain(books).collect();
         let mut moved = 0;
-        for hashes in all.chunks(PIPELINE_MAX) {
+        for hashes in all.chunks(COMMANDS_MAX) {
             moved += self.forward(hashes).await?;
         }
         Ok(moved)
@@ -171,25 +141,24 @@ impl Cache for RedisCache {
     }
 
     async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError> {
-        let mut commands = redis::pipe();
-        commands.cmd("SET").arg(hashes::state_key(instance)).arg(document).ignore();
-        self.send(&commands).await.map_err(|error| refused("write the state's backup", &error))
+        let mut command = with_arg("SET", &hashes::state_key(instance));
+        command.arg(document);
+        self.one("write the state's backup", command).await
     }
 
     async fn get_state(&self, instance: &str) -> Result<Option<String>, CacheError> {
-        let mut commands = redis::pipe();
-        commands.cmd("GET").arg(hashes::state_key(instance));
-        let answer: RedisResult<(Option<String>,)> = self.send(&commands).await;
-        answer.map(|(document,)| document).map_err(|error| refused("read the state's backup", &error))
+        self.one("read the state's backup", with_arg("GET", &hashes::state_key(instance))).await
     }
 
     async fn ping(&self) -> Result<String, CacheError> {
-        let mut commands = redis::pipe();
-        commands.cmd("INFO").arg("server");
-        let (info,): (String,) = self.send(&commands).await.map_err(|error| refused("ask for the version", &error))?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("of unknown version");
-        Ok(format!("redis {}", version.trim()))
+        look::version(&self.link).await
     }
+}
+
+fn with_arg(name: &str, arg: &str) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(arg);
+    command
 }
 
 fn lacks_function(error: &RedisError) -> bool {

@@ -1,18 +1,30 @@
 //! `audit`: recounts history itself, with or without the service; exit 1 when it is not complete.
 
+use std::sync::Arc;
+
+use anyhow::Context;
 use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::app::stores;
+use crate::audit;
 use crate::config::Config;
 use crate::exit::{Failure, NO, USAGE};
-use crate::gap::Range;
-use crate::market::{Channel, Exchange, Stream, Timestamp};
+use crate::gap::{Gap, Range};
+use crate::history::{GapFilter, History};
+use crate::market::{Exchange, Stream};
 
+use super::bounds::{self, Bound};
+use super::progress;
 use super::service::Format;
 
-/// Most rows looked at to find where a time lies.
-const MISSING_MAX: usize = 1_000;
+/// Missing ranges told of a stream; all are counted.
+const RANGES_MAX: usize = 1_000;
+/// Positions counted by one question.
+const BLOCK: i64 = 1_000_000;
+/// Questions of a stream: one whose ids leap by 10^15 is not asked about by the million.
+const BLOCKS_MAX: i64 = 10_000;
 
 /// Arguments of `audit`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -23,22 +35,76 @@ pub struct Args {
     /// Only of this symbol
     #[arg(long)]
     symbol: Option<String>,
-    /// From this trade id or day on
+    /// From this trade id (kline: open time in microseconds), RFC 3339 time or day on, or where history begins
     #[arg(long)]
     from: Option<String>,
-    /// Up to this trade id or day, included
+    /// Up to this id, time or day, included, or where history ends
     #[arg(long)]
     to: Option<String>,
 }
 
+/// What was counted of a stream.
+#[derive(Debug, Default)]
+struct Counted {
+    range: Option<Range>,
+    backfilled: i64,
+    missing: audit::Absent,
+    open_gaps: usize,
+}
+
+impl Counted {
+    fn is_complete(&self) -> bool {
+        self.missing.count == 0 && self.open_gaps == 0
+    }
+}
+
 /// Counts and prints one line a stream.
 pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Failure> {
+    let streams = streams(&args, config)?;
+    let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
+    let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
+    let history = stores::history_to_read(config).await?;
+    let mut asked = Vec::new();
+    let mut positions = 0;
+    for stream in &streams {
+        let range = match history.extent(stream).await.context("look for the stream's rows")? {
+            Some(extent) => bounds::find(&history, stream, extent, from, to).await?.range,
+            None => None,
+        };
+        positions += range.map_or(0, |range| range.len(stream.channel.step().unwrap_or(1)));
+        asked.push((stream, range));
+    }
+    let bar = progress::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
+    let gaps = history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await;
+    let gaps = gaps.context("read the gap ledger")?;
+    let is_bounded = from.is_some() || to.is_some();
+    let (mut complete, mut any) = (true, false);
+    for (stream, range) in asked {
+        bar.set_message(stream.to_string());
+        let mut counted = match range {
+            Some(range) => count(&history, stream, range, &bar).await?,
+            None => Counted::default(),
+        };
+        // Of a part, only what lies in it is meant.
+        let is_meant = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
+        counted.open_gaps = gaps.iter().filter(|gap| gap.stream == *stream && is_meant(gap)).count();
+        // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
+        complete &= counted.is_complete();
+        any |= range.is_some();
+        bar.suspend(|| report(stream, &counted, format));
+    }
+    bar.finish_and_clear();
+    history.close().await.context("close the history")?;
+    Ok(if complete && any { 0 } else { NO })
+}
+
+/// The configured streams that are meant.
+fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
     if let Some(exchange) = &args.exchange
         && exchange.parse::<Exchange>().is_err()
     {
         return Err(Failure::new(USAGE, anyhow::anyhow!("unknown exchange `{exchange}`")));
     }
-    let history = stores::history(config).await?;
     let mut streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     streams.retain(|stream| {
         stream.channel.step().is_some()
@@ -48,88 +114,62 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     if streams.is_empty() {
         return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream is meant")));
     }
-    let (mut complete, mut any) = (true, false);
-    for stream in &streams {
-        let coverage = crate::audit::coverage(&history, std::slice::from_ref(stream)).await?;
-        let Some(whole) = coverage.first() else { continue };
-        let step = stream.channel.step().unwrap_or(1);
-        let (Some(first), Some(last)) = (whole.first, whole.last) else {
-            // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
-            complete &= whole.open_gaps == 0;
-            report(stream, None, 0, 0, &[], whole.open_gaps, format);
-            continue;
-        };
-        any = true;
-        let bound = |text: &Option<String>, end: bool| text.as_deref().map(|text| position(stream, text, end, whole));
-        let from = bound(&args.from, false).transpose()?.flatten().unwrap_or(first);
-        let to = bound(&args.to, true).transpose()?.flatten().unwrap_or(last);
-        let Some(range) = Range::new(from, to) else { continue };
-        let counted = history.count(stream, range).await.map_err(anyhow::Error::from)?;
-        let mut missing = whole.missing.clone();
-        if (from, to) != (first, last) {
-            let found = history.missing(stream, range, MISSING_MAX).await.map_err(anyhow::Error::from)?;
-            missing = found.into_iter().map(|range| (range.first, range.last)).collect();
-        }
-        let absent: i64 = missing.iter().map(|(first, last)| (last - first) / step + 1).sum();
-        complete &= absent == 0 && whole.open_gaps == 0;
-        report(stream, Some(range), absent, counted.backfilled, &missing, whole.open_gaps, format);
-    }
-    history.close().await.map_err(anyhow::Error::from)?;
-    Ok(if complete && any { 0 } else { NO })
+    Ok(streams)
 }
 
-/// A trade id as it is; a day by the first or last row stored of it.
-fn position(stream: &Stream, text: &str, end: bool, coverage: &crate::audit::Coverage) -> Result<Option<i64>, Failure> {
-    if let Ok(id) = text.parse::<i64>() {
-        return Ok(Some(id));
-    }
-    let Some(at) = Timestamp::parse(text) else {
-        return Err(Failure::new(USAGE, anyhow::anyhow!("`{text}` is neither a trade id nor a day")));
-    };
-    if let Channel::Kline(interval) = stream.channel {
-        return Ok(Some(at.micros().div_euclid(interval.micros()) * interval.micros()));
-    }
-    let date = at.rfc3339()[..10].to_owned();
-    let day = if end {
-        coverage.days.iter().rev().find(|day| day.date <= date).map(|day| day.last)
-    } else {
-        coverage.days.iter().find(|day| day.date >= date).map(|day| day.first)
-    };
-    Ok(day)
-}
-
-fn report(
+/// Counts a range block by block, so that long work shows; only a block that lacks something is searched.
+async fn count(
+    history: &Arc<dyn History>,
     stream: &Stream,
-    range: Option<Range>,
-    missing: i64,
-    backfilled: i64,
-    ranges: &[(i64, i64)],
-    open_gaps: usize,
-    format: Format,
-) {
-    let complete = missing == 0 && open_gaps == 0;
+    range: Range,
+    bar: &ProgressBar,
+) -> anyhow::Result<Counted> {
+    let step = stream.channel.step().context("only numbered streams are in history")?;
+    let never = audit::never_existed(history, stream).await?;
+    let block = BLOCK.max(range.len(step) / BLOCKS_MAX) * step;
+    let mut counted = Counted { range: Some(range), ..Counted::default() };
+    let mut from = range.first;
+    while let Some(rest) = Range::new(from, range.last) {
+        let part = Range { first: from, last: rest.last.min(from.saturating_add(block - step)) };
+        let stored = history.count(stream, part).await.context("count the rows")?;
+        counted.backfilled += stored.backfilled;
+        if stored.present < part.len(step) {
+            let room = RANGES_MAX - counted.missing.ranges.len();
+            let mut absent = audit::absent(history, stream, part, &never, room).await?;
+            counted.missing.count += absent.count;
+            counted.missing.ranges.append(&mut absent.ranges);
+        }
+        bar.inc(u64::try_from(part.len(step)).unwrap_or(0));
+        from = part.last.saturating_add(step);
+    }
+    Ok(counted)
+}
+
+fn report(stream: &Stream, counted: &Counted, format: Format) {
+    let Counted { range, backfilled, missing, open_gaps } = counted;
+    let complete = counted.is_complete();
     if format == Format::Json {
+        let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
         println!(
             "{}",
             json!({
                 "exchange": stream.exchange.as_str(), "symbol": stream.symbol.as_str(),
                 "channel": stream.channel.as_str(), "first": range.map(|range| range.first),
-                "last": range.map(|range| range.last), "missing_count": missing, "missing": ranges,
+                "last": range.map(|range| range.last), "missing_count": missing.count, "missing": ranges,
                 "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete,
             })
         );
         return;
     }
-    let Range { first, last } = match range {
-        Some(range) => range,
-        None => return println!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel),
+    let Some(Range { first, last }) = range else {
+        return println!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
     println!(
-        "{} {} {} {first}..{last}: {verdict}, {missing} missing, {backfilled} backfilled, {open_gaps} gaps open",
-        stream.exchange, stream.symbol, stream.channel
+        "{} {} {} {first}..{last}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
+        stream.exchange, stream.symbol, stream.channel, missing.count
     );
-    for (first, last) in ranges.iter().take(20) {
+    for Range { first, last } in missing.ranges.iter().take(20) {
         println!("  missing {first}..{last}");
     }
 }

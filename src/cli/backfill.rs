@@ -56,14 +56,14 @@ pub(super) async fn ask(asked: Args, client: &Client, format: Format) -> Result<
     if !asked.wait {
         return Ok(0);
     }
-    wait(&asked, &answer, client).await
+    wait(&asked, &answer, client, format).await
 }
 
 /// Follows the gaps of the range until none is open; whether all of it is filled.
-async fn wait(asked: &Args, answer: &Value, client: &Client) -> Result<u8, Failure> {
+async fn wait(asked: &Args, answer: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
     let (first, last) = (answer["first"].as_i64().unwrap_or_default(), answer["last"].as_i64().unwrap_or_default());
     let total = answer["missing"].as_u64().unwrap_or_default();
-    let bar = progress::bar(total, "trades");
+    let bar = progress::bar(format, total, "trades");
     bar.set_message(asked.symbol.clone());
     let until = tokio::time::Instant::now() + WAIT_MAX;
     while tokio::time::Instant::now() < until {

@@ -43,8 +43,8 @@ pub struct Args {
 /// Copies, counts on both sides, and exits 1 when the counts differ.
 pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
     let (source_config, target_config) = (load(&args.from)?, load(&args.to)?);
+    let source = stores::history_to_read(&source_config).await?;
     std::fs::create_dir_all(&target_config.data_dir).context("create the target's state directory")?;
-    let source = stores::history(&source_config).await?;
     let target = stores::history(&target_config).await?;
     let mut streams: Vec<Stream> = source_config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     streams.retain(|stream| stream.channel.step().is_some());
@@ -52,7 +52,9 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     for stream in &streams {
         let Some(extent) = source.extent(stream).await.context("read the source")? else { continue };
         let total = source.count(stream, extent).await.context("count the source")?.present;
-        let bar = progress::bar(u64::try_from(total).unwrap_or(0), "rows");
+        // What an earlier copy brought is not copied again.
+        let there = target.count(stream, extent).await.context("count the target")?.present;
+        let bar = progress::bar(format, u64::try_from(total - there).unwrap_or(0), "rows");
         bar.set_message(stream.to_string());
         copy_stream(&source, &target, stream, extent, &bar, &stop).await?;
         bar.finish_and_clear();

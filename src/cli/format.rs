@@ -17,6 +17,8 @@ pub enum RowFormat {
     /// An object a line
     #[value(alias = "json")]
     Jsonl,
+    /// A Parquet file: typed columns, compressed
+    Parquet,
 }
 
 /// The value of `--format`.
@@ -77,7 +79,12 @@ mod tests {
         let export = ["export", "--symbol", "BTCUSDT"];
         let given = |flags: &[&str]| flag(&[&export, flags].concat());
         assert_eq!(given(&[]).unwrap().rows(), RowFormat::Csv);
-        for (name, format) in [("csv", RowFormat::Csv), ("jsonl", RowFormat::Jsonl), ("json", RowFormat::Jsonl)] {
+        for (name, format) in [
+            ("csv", RowFormat::Csv),
+            ("jsonl", RowFormat::Jsonl),
+            ("json", RowFormat::Jsonl),
+            ("parquet", RowFormat::Parquet),
+        ] {
             assert_eq!(given(&["--format", name]).unwrap(), FormatFlag::Rows(format));
         }
         assert!(given(&["--format", "human"]).is_err());

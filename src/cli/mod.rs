@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod bounds;
 mod check;
 mod client;
 mod copy;

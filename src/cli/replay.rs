@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{market, stores};
 use crate::config::Config;
-use crate::exit::{Failure, USAGE};
+use crate::exit::{Failure, TEMPORARY, USAGE};
 use crate::market::Exchange;
 use crate::replay::{Bound, Replay};
 
@@ -30,15 +30,23 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
     let replay = Replay {
         from: bound(args.from.as_deref())?,
         to: bound(args.to.as_deref())?,
-        log: stores::log(config).await?,
+        log: stores::log_to_read(config).await?,
         history: stores::history(config).await?,
         dialects: Exchange::ALL.map(market::dialect).to_vec(),
     };
-    let bar = progress::bar(replay.frames().await?, "frames");
+    let bar = progress::bar(format, replay.frames().await?, "frames");
+    bar.set_message("replay");
     let replayed = replay.run(&|frames| bar.inc(frames), &stop).await?;
     bar.finish_and_clear();
     replay.history.close().await.context("close the history")?;
     replay.log.close().await.context("close the log")?;
+    if stop.is_cancelled() {
+        let why = anyhow!(
+            "interrupted after {} frames: the same command begins again, which costs time only",
+            replayed.frames
+        );
+        return Err(Failure::new(TEMPORARY, why));
+    }
     match format {
         Format::Json => println!("{}", json!(replayed)),
         Format::Human => println!(

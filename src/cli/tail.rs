@@ -18,8 +18,8 @@ use crate::gap::Range;
 use crate::history::{History, TradeRow};
 use crate::market::{Channel, Exchange, Stream, Symbol, plain};
 
-use super::export::text;
-use super::format::RowFormat;
+use super::export::columns;
+use super::export::text::{self, TextFormat};
 use super::service::Format;
 
 /// How often history is asked what is new; one question for all symbols.
@@ -51,7 +51,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     if streams.is_empty() {
         return Err(Failure::new(USAGE, anyhow!("no configured stream of trades is meant")));
     }
-    let history = stores::history(config).await?;
+    let history = stores::history_to_read(config).await?;
     let colours = format == Format::Human && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut tail = Tail { history, format, colours, last: HashMap::new() };
     for stream in &streams {
@@ -118,7 +118,7 @@ impl Tail {
         let mut lines = String::new();
         for row in rows {
             match self.format {
-                Format::Json => text::push_trade(&mut lines, row, RowFormat::Jsonl),
+                Format::Json => text::push(&mut lines, columns::TRADE, &columns::trade(row), TextFormat::Jsonl),
                 Format::Human => {
                     lines.push_str(&words(row, self.colours));
                     lines.push('\n');

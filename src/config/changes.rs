@@ -35,6 +35,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
     differ("history.clickhouse.batch_time", a.batch_time != b.batch_time);
     differ("cache.backend", old.cache.backend != new.cache.backend);
     differ("cache.redis.url", old.cache.redis.url != new.cache.redis.url);
+    differ("cache.redis.nodes", old.cache.redis.nodes != new.cache.redis.nodes);
     differ("cache.redis.password", old.cache.redis.password != new.cache.redis.password);
     differ("admin.listen", old.admin.listen != new.admin.listen);
     differ("admin.token", old.admin.token != new.admin.token);

@@ -133,8 +133,8 @@ fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
     let mut shown = String::new();
     for line in DEFAULT_CONFIG.lines() {
         let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
-        // Not defaults: the state directory differs from machine to machine, the others are examples.
-        let example = ["data_dir", "\"security.protocol\"", "ws_url", "rest_url"];
+        // Not defaults: state directory and socket differ from machine to machine, the others are examples.
+        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes"];
         let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
         shown.push_str(bare.unwrap_or(line));
         shown.push('\n');
@@ -144,6 +144,17 @@ fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
     let expected = Config { data_dir: PathBuf::from("data"), feeds: config.feeds.clone(), ..Config::default() };
     assert_eq!(config, expected);
     assert_eq!(config.feeds, read(DEFAULT_CONFIG).feeds);
+}
+
+#[test]
+fn the_nodes_of_a_cluster_stand_in_place_of_a_url() {
+    let text =
+        format!("{FEED}[cache]\nbackend = \"redis\"\n[cache.redis]\nnodes = [\"redis://a:1\", \"redis://b:2/0\"]\n");
+    let config = read(&text);
+    assert_eq!(config.cache.redis.nodes, ["redis://a:1", "redis://b:2/0"]);
+    let mut one = config.clone();
+    one.cache.redis.nodes.pop();
+    assert_eq!(config.diff(&one), ["cache.redis.nodes"]);
 }
 
 #[test]

@@ -315,17 +315,7 @@ fn cache_options(table: Table<'_>) -> cache::Options {
     let backends = [("embedded", cache::Backend::Embedded), ("redis", cache::Backend::Redis)];
     set(&mut options.backend, table.word("backend", &backends));
     if let Some(table) = table.table("redis") {
-        if let Some((url, span)) = table.text("url") {
-            if is_redis_url(&url) {
-                if url.contains('@') {
-                    warn_of_password(table.notes(), span, "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
-                }
-                options.redis.url = url;
-            } else {
-                let help = "write redis://host:port, rediss://host:port (TLS) or redis+unix:///path".to_owned();
-                table.notes().error(span, format!("`{url}` is not a Redis URL"), Some(help));
-            }
-        }
+        redis_places(&table, &mut options.redis);
         options.redis.password = password(&table);
         table.finish();
     }
@@ -405,6 +395,45 @@ fn topic(table: &Table<'_>) -> Option<String> {
         return None;
     }
     Some(text)
+}
+
+/// One server, or the nodes of a cluster.
+fn redis_places(table: &Table<'_>, redis: &mut cache::RedisOptions) {
+    let url = table.text("url");
+    let nodes = if table.has("nodes") { table.texts("nodes").unwrap_or_default() } else { Vec::new() };
+    if url.is_some() && table.has("nodes") {
+        let message = format!("`{}` and `{}` exclude each other", table.name("nodes"), table.name("url"));
+        let help = "keep `nodes` for a cluster, `url` for one server".to_owned();
+        table.notes().error(table.key_span("nodes"), message, Some(help));
+        return;
+    }
+    for (url, span) in url.iter().chain(&nodes) {
+        if url.contains('@') && is_redis_url(url) {
+            warn_of_password(table.notes(), span.clone(), "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
+        }
+    }
+    if let Some((url, span)) = url {
+        let help = "write redis://host:port, rediss://host:port (TLS) or redis+unix:///path";
+        if is_redis_url(&url) {
+            redis.url = url;
+        } else {
+            table.notes().error(span, format!("`{url}` is not a Redis URL"), Some(help.to_owned()));
+        }
+    }
+    for (node, span) in nodes {
+        let help = "write redis://host:port or rediss://host:port (TLS); a cluster has one database";
+        if is_node_url(&node) {
+            redis.nodes.push(node);
+        } else {
+            table.notes().error(span, format!("`{node}` is not the URL of a cluster's node"), Some(help.to_owned()));
+        }
+    }
+}
+
+/// Of a node: a socket would lead to one of them only, and there is database 0 alone.
+fn is_node_url(text: &str) -> bool {
+    let database = text.parse::<reqwest::Url>().map(|url| url.path().trim_matches('/').to_owned());
+    is_redis_url(text) && !text.starts_with("redis+unix") && matches!(database.as_deref(), Ok("" | "0"))
 }
 
 fn is_redis_url(text: &str) -> bool {

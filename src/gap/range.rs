@@ -92,12 +92,15 @@ impl RangeSet {
 
     /// The parts of `range` that are not in the set.
     pub fn absent(&self, range: Range) -> Vec<Range> {
-        let mut rest = Self::new(self.step);
-        rest.insert(range);
-        for known in self.iter() {
-            rest.remove(known);
+        let mut absent = Vec::new();
+        let mut next = range.first;
+        let before = self.ranges.range(..range.first).next_back();
+        for (&first, &last) in before.into_iter().chain(self.ranges.range(range.first..=range.last)) {
+            absent.extend(Range::new(next, first - self.step));
+            next = next.max(last + self.step);
         }
-        rest.iter().collect()
+        absent.extend(Range::new(next, range.last));
+        absent
     }
 
     /// The ranges, ascending.

@@ -7,11 +7,11 @@
 //! The server need not be there when this is made: what is missing is created at the first call that reaches it.
 
 mod coverage;
-mod decimals;
 mod encode;
 mod failure;
 mod ledger;
 mod lookup;
+mod per_minute;
 mod retention;
 mod schema;
 mod server;
@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow,
-    TradeRow, Watermark,
+    MinuteCount, TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -54,6 +54,11 @@ impl ClickhouseHistory {
     /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
     pub async fn look_at(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
         schema::look_at(&Server::new(options)).await
+    }
+
+    /// Whether there is a history, without making one.
+    pub async fn exists(options: &ClickhouseOptions) -> Result<bool, HistoryError> {
+        schema::exists(&Server::new(options)).await
     }
 
     /// Checks the server's version, creates the database, migrates its tables, reads the identity. Fails with
@@ -167,6 +172,14 @@ impl History for ClickhouseHistory {
 
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         coverage::days(self.server().await?, streams).await
+    }
+
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+        per_minute::per_minute(self.server().await?, streams, since).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

@@ -7,6 +7,7 @@ mod coverage;
 mod decimal_text;
 mod ledger;
 mod lookup;
+mod per_minute;
 mod retention;
 mod schema;
 mod tables;
@@ -20,7 +21,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
+    Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -173,6 +175,15 @@ impl History for EmbeddedHistory {
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         let streams = streams.to_vec();
         self.read(move |connection| coverage::days(connection, &streams)).await
+    }
+
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+        let streams = streams.to_vec();
+        self.read(move |connection| per_minute::per_minute(connection, &streams, since)).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
+    Watermark,
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
@@ -187,6 +188,15 @@ impl History for FaultyHistory {
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         self.before_read().await?;
         self.inner.days(streams).await
+    }
+
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+        self.before_read().await?;
+        self.inner.per_minute(streams, since).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {

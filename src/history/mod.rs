@@ -21,12 +21,14 @@ pub mod clickhouse;
 pub mod embedded;
 pub mod faulty;
 mod options;
+mod per_minute;
 mod rows;
 
 use async_trait::async_trait;
 
 pub use options::{Backend, ClickhouseOptions, Options};
 
+pub use per_minute::MinuteCount;
 pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow, VERSION_BACKFILLED, VERSION_LIVE};
 
 use crate::gap::{Gap, Range};
@@ -127,6 +129,15 @@ pub trait History: Send + Sync {
 
     /// Rows per stream and UTC day, counted in the store, ascending within a stream; one query per kind for all streams.
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
+
+    /// Rows per stream and UTC minute of the exchange's time at `since` or later, counted in the store, ascending within a
+    /// stream, streams in any order; one query per kind for all streams. For the last day or so: a stream's positions
+    /// grow with its time, and what is out of order around `since` itself may be left out.
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError>;
 
     /// Ledger rows.
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;

@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::market::{Stream, Timestamp};
+use crate::market::Stream;
+
+pub use crate::backfill::Place;
 
 /// How long most things are kept that nobody said otherwise of.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -370,15 +372,6 @@ pub struct BackfillArgs {
     /// Where it ends: a trade id or kline that is the last one, or the time before which rows are wanted; the newest
     /// row when nobody said.
     pub to: Option<Place>,
-}
-
-/// A place in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A trade id.
-    Id(i64),
-    /// An instant.
-    At(Timestamp),
 }
 
 /// What the command task runs.

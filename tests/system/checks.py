@@ -1,6 +1,7 @@
 """What is checked of the installed package, in this order: each check goes on where the one before it left the machine."""
 
 import json
+import pathlib
 import subprocess
 import threading
 import time
@@ -409,6 +410,22 @@ def a_removal_keeps_the_data_and_a_purge_removes_it(test):
     machine.sh("! ls /etc/systemd/system/*/tapekeeper* 2>/dev/null")
 
 
+def the_readme_installs_it(test):
+    """Its block as it stands; what the container lacks stands in for sudo, an editor and the build."""
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    blocks = [part.split("```")[0] for part in readme.split("```sh\n")[1:]]
+    (block,) = [block for block in blocks if "sudo apt install" in block]
+    machine = test.machine
+    for name, does in (("sudo", 'exec "$@"'), ("sudoedit", 'exec test -w "$1"')):
+        machine.write(f"/opt/bin/{name}", f"#!/bin/sh\n{does}\n")
+    machine.write("/opt/clone/packaging/build", f"#!/bin/sh\necho {test.inside(test.newer())}\n")
+    machine.write("/opt/clone/block", block)
+    machine.sh("chmod +x /opt/bin/* /opt/clone/packaging/build")
+    machine.sh("cd /opt/clone && PATH=/opt/bin:$PATH sh -eux ./block")
+    test.service.wait_ready()
+    machine.sh("apt-get -qq purge tapekeeper")
+
+
 def the_package_has_nothing_for_lintian_to_say(test):
     said = subprocess.run(
         ["lintian", "--allow-root", "--fail-on", "error,warning", str(test.deb)], capture_output=True, text=True, check=False
@@ -443,4 +460,5 @@ ALL = [
     an_upgrade_leaves_stopped_what_was_stopped,
     an_upgrade_after_which_it_does_not_start_is_not_hidden,
     a_removal_keeps_the_data_and_a_purge_removes_it,
+    the_readme_installs_it,
 ]

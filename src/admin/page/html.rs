@@ -27,19 +27,15 @@ impl fmt::Display for Text<'_> {
 pub enum Cell {
     /// The row's name.
     Head(String),
-    /// Words, escaped here; they may wrap.
-    Words(String),
     /// A number, set right.
     Number(String),
     /// Short words with a colour: `good`, `bad`, `warn`, `dim`.
     Mark(&'static str, String),
     /// An instant.
     At(Option<Timestamp>),
-    /// Markup made here.
-    Markup(String),
 }
 
-/// A section of the page: a heading and a table that scrolls by itself on a narrow screen.
+/// A table that scrolls by itself on a narrow screen.
 pub struct Table<'a> {
     out: &'a mut String,
     now: Timestamp,
@@ -48,13 +44,13 @@ pub struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Begins a section; `id` keeps its scroll position over a renewal.
-    pub fn begin(out: &'a mut String, now: Timestamp, id: &str, title: &str, caption: &str, heads: &[&str]) -> Self {
+    /// Begins a table; `id` keeps its scroll position over a renewal.
+    pub fn begin(out: &'a mut String, now: Timestamp, id: &str, caption: &str, heads: &[&str]) -> Self {
         put(
             out,
             format_args!(
-                "<h2 id=\"{id}-title\">{title}</h2><div class=\"scroll\" id=\"{id}\" tabindex=\"0\" role=\"region\" \
-                 aria-labelledby=\"{id}-title\"><table><caption>{caption}</caption><thead><tr>"
+                "<div class=\"scroll\" id=\"{id}\" tabindex=\"0\" role=\"group\" aria-label=\"{caption}\"><table>\
+                 <caption>{caption}</caption><thead><tr>"
             ),
         );
         for head in heads {
@@ -75,14 +71,12 @@ impl<'a> Table<'a> {
         for cell in cells {
             match cell {
                 Cell::Head(name) => put(self.out, format_args!("<th scope=\"row\">{}</th>", Text(name))),
-                Cell::Words(words) => put(self.out, format_args!("<td class=\"text\">{}</td>", Text(words))),
                 Cell::Number(number) => put(self.out, format_args!("<td class=\"n\">{}</td>", Text(number))),
                 Cell::Mark(class, words) => put(self.out, format_args!("<td class=\"{class}\">{}</td>", Text(words))),
                 Cell::At(at) => {
                     let at = at.map_or(String::new(), |at| instant(at, self.now));
                     put(self.out, format_args!("<td>{at}</td>"));
                 }
-                Cell::Markup(markup) => put(self.out, format_args!("<td>{markup}</td>")),
             }
         }
         self.out.push_str("</tr>");
@@ -97,7 +91,7 @@ impl<'a> Table<'a> {
         );
     }
 
-    /// Ends the section; `empty` is said when there was no row.
+    /// Ends the table; `empty` is said when there was no row.
     pub fn end(mut self, empty: &str) {
         if self.rows == 0 {
             self.note("dim", empty);
@@ -119,6 +113,11 @@ pub fn instant(at: Timestamp, now: Timestamp) -> String {
     format!("<time datetime=\"{whole}\" title=\"{whole}\">{shown}</time>")
 }
 
+/// `1 gap`, `2 gaps`.
+pub fn counted(number: i64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number as f64), if number == 1 { one } else { many })
+}
+
 /// `1,234,567`.
 pub fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
@@ -132,10 +131,21 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
-/// `3.2 s`, `5 min`, `1.5 h`, `2.0 d`.
+/// `1,234,567`, `86.4 M`, `3.1 G`: what fits a tile.
+pub fn short(number: f64) -> String {
+    for (unit, name) in [(1e9, "G"), (1e6, "M")] {
+        if number >= 10.0 * unit || (number >= unit && unit > 1e6) {
+            return format!("{:.1} {name}", number / unit);
+        }
+    }
+    grouped(number)
+}
+
+/// `12 ms`, `3.2 s`, `5 min`, `1.5 h`, `2.0 d`.
 pub fn span(seconds: f64) -> String {
     const DAY_S: f64 = (DAY_US / 1_000_000) as f64;
     match seconds {
+        s if s < 0.1 => format!("{:.0} ms", s * 1e3),
         s if s < 60.0 => format!("{s:.1} s"),
         s if s < 3_600.0 => format!("{:.0} min", s / 60.0),
         s if s < 2.0 * DAY_S => format!("{:.1} h", s / 3_600.0),
@@ -169,9 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn one_is_not_many() {
+        assert_eq!([1, 2, 1_000].map(|gaps| counted(gaps, "gap", "gaps")), ["1 gap", "2 gaps", "1,000 gaps"]);
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_tile_is_shortened() {
+        let numbers = [9_999_999.0, 86_400_000.0, 3_120_000_000.0, 40_000_000_000.0];
+        assert_eq!(["9,999,999", "86.4 M", "3.1 G", "40.0 G"].map(str::to_owned), numbers.map(short));
+    }
+
+    #[test]
     fn sizes_and_spans_have_units() {
         assert_eq!(["12 B", "1.5 KiB", "2.0 GiB"].map(str::to_owned), [12.0, 1_536.0, 2_147_483_648.0].map(size));
-        assert_eq!(["5.0 s", "2 min", "3.0 d"].map(str::to_owned), [5.0, 120.0, 259_200.0].map(span));
+        assert_eq!(["12 ms", "5.0 s", "2 min", "3.0 d"].map(str::to_owned), [0.012, 5.0, 120.0, 259_200.0].map(span));
     }
 
     #[test]

@@ -1,131 +1,202 @@
 //! The status page: one document, no build step, no foreign script, whole without JavaScript.
+//!
+//! [`Press`] prints its parts once for all who look; [`events`] tells open pages what has changed; [`act`] does what
+//! its buttons ask for.
 
+mod act;
+mod calendar;
+mod count;
+mod coverage;
+mod events;
+mod gaps;
+mod glance;
 mod html;
-mod tables;
+mod jobs;
+mod needs;
+mod press;
+mod stores;
+mod streams;
+mod trend;
+mod trends;
 
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::State;
-use axum::http::header;
-use axum::response::{Html, IntoResponse};
-use serde_json::Value;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::history::GapFilter;
+pub use act::act;
+pub use events::{LISTENERS_MAX, events};
 
-use super::recount::Recount;
-use super::{Desk, view};
-use html::{Text, grouped, put, span};
+use super::Desk;
+use html::{Text, put};
+use press::{Edition, Press};
 
-/// Ledger rows shown of each kind, open and closed; the API has all of them.
-const GAPS_MAX: usize = 30;
-/// Streams whose coverage is counted for the page; the API has all of them.
-const COVERAGE_MAX: usize = 40;
 const CSS: &str = include_str!("page.css");
 const JS: &str = include_str!("page.js");
-/// Nothing but what stands in the page itself may load or run.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; \
-     form-action 'self'; frame-ancestors 'none'";
+/// A square that is the same in light and dark.
+const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' \
+    height='16' rx='3' fill='%23116b54'/%3E%3Cpath d='M3 11V7m3 4V4m3 7V8m3 3V5' stroke='white' stroke-width='2'/%3E%3C/svg%3E";
 
-/// Everything a person wants to see first.
-pub async fn page(State(desk): State<Arc<Desk>>, Extension(recount): Extension<Arc<Recount>>) -> impl IntoResponse {
-    let now = desk.clock.now();
-    let recorded: Vec<_> = desk.streams.borrow().iter().take(COVERAGE_MAX).cloned().collect();
-    let open = GapFilter { open_only: true, limit: GAPS_MAX, ..GapFilter::default() };
-    let newest = GapFilter { limit: GAPS_MAX, ..GapFilter::default() };
-    let (status, counted, open, newest, jobs) = tokio::join!(
-        view::status(&desk),
-        recount.coverage(&desk.history, recorded),
-        view::soon(desk.history.gaps(&open)),
-        view::soon(desk.history.gaps(&newest)),
-        view::soon(desk.jobs.list()),
-    );
-    let mut main = String::new();
-    let state = Standing::of(&status);
-    head(&mut main, &status, state);
-    tiles(&mut main, &status);
-    tables::coverage(&mut main, now, &counted);
-    tables::streams(&mut main, now, &view::streams(&desk));
-    tables::gaps(&mut main, now, open, newest);
-    tables::jobs(&mut main, now, jobs);
-    tables::stores(&mut main, now, &status);
-    let page = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\"><title>Tapekeeper: {}</title><style>{CSS}</style></head>\
-         <body><p id=\"lost\" class=\"bad\" role=\"alert\" hidden>The service does not answer; what is shown is old.</p>\
-         <main>{main}</main><script>{JS}</script></body></html>",
-        state.words
+/// What the page's routes share.
+pub struct Page {
+    press: Press,
+    answers: act::Answers,
+    /// Places for pages that listen.
+    places: Arc<Semaphore>,
+    /// The service stops.
+    stop: CancellationToken,
+}
+
+impl Page {
+    /// A page that listens until `stop`.
+    pub fn new(stop: CancellationToken) -> Self {
+        let places = Arc::new(Semaphore::new(LISTENERS_MAX));
+        Self { press: Press::default(), answers: act::Answers::default(), places, stop }
+    }
+
+    /// Samples, and counts while somebody looks, until the service stops.
+    pub async fn run(&self, desk: &Desk) {
+        self.press.run(desk, &self.stop).await;
+    }
+}
+
+/// Changes with the program: a page of another one loads itself anew.
+fn version() -> String {
+    format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32fast::hash(&[CSS.as_bytes(), JS.as_bytes()].concat()))
+}
+
+/// `?said=`: the answer to show, by its id.
+#[derive(Default, Deserialize)]
+pub struct Shown {
+    said: Option<String>,
+}
+
+/// Everything a person wants to see first; only the parts for a page that is open already and asks for JSON.
+pub async fn page(
+    State(desk): State<Arc<Desk>>,
+    Extension(page): Extension<Arc<Page>>,
+    shown: Result<Query<Shown>, QueryRejection>,
+    asked: HeaderMap,
+) -> Response {
+    page.press.freshen().await;
+    let edition = page.press.edition(&desk).await;
+    let said = shown.ok().and_then(|Query(shown)| page.answers.find(&shown.said?));
+    let said = said.map(answer).unwrap_or_default();
+    if asked.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
+        let mut news = events::news(&edition, 0);
+        news["parts"]["said"] = said.into();
+        return ([(header::CACHE_CONTROL, "no-store")], Json(news)).into_response();
+    }
+    // Nothing but what stands in the page itself may run or style it: markup that got in from outside could not.
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     );
     let headers = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::REFERRER_POLICY, "same-origin".to_owned()),
     ];
-    (headers, Html(page))
+    (headers, Html(document(&desk, &edition, &said, &nonce))).into_response()
 }
 
-/// The service in one word and a colour.
-#[derive(Clone, Copy)]
-struct Standing {
-    class: &'static str,
-    words: &'static str,
+/// What came of what a button asked for.
+fn answer(said: act::Said) -> String {
+    let (class, mark) = if said.is_done { ("good", "\u{2713}") } else { ("bad", "\u{2715}") };
+    format!("<p class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>", Text(&said.words))
 }
 
-impl Standing {
-    fn of(status: &Value) -> Self {
-        let is = |name: &str| status[name] == true;
-        let (class, words) = match () {
-            () if !status["wedged"].is_null() => ("bad", "wedged"),
-            () if is("stopping") => ("warn", "stopping"),
-            () if !is("ready") => ("warn", "starting"),
-            () if status["degraded"].as_object().is_some_and(|parts| !parts.is_empty()) => ("warn", "degraded"),
-            () => ("good", "recording"),
-        };
-        Self { class, words }
+/// The parts of `main` below what needs a person: id and heading.
+const SECTIONS: [(&str, &str); 5] = [
+    ("trend", "The last hour"),
+    ("coverage", "Coverage"),
+    ("gaps", "Gaps"),
+    ("stores", "Stores and connections"),
+    ("streams", "Streams"),
+];
+
+fn document(desk: &Desk, edition: &Edition, said: &str, nonce: &str) -> String {
+    let mut out = String::with_capacity(128 << 10);
+    put(
+        &mut out,
+        format_args!(
+            "<!doctype html><html lang=\"en\" data-page=\"{}\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
+             <title>{}</title><link rel=\"icon\" href=\"{ICON}\"><style nonce=\"{nonce}\">{CSS}</style></head><body>\
+             {}<a class=\"skip\" href=\"#main\">Skip to what it shows</a><header id=\"head\">{}</header><main id=\"main\">\
+             <p id=\"lost\" class=\"bad\" role=\"alert\" hidden>The service does not answer: what is shown is old.</p>",
+            version(),
+            Text(&edition.title),
+            jobs::MARKS,
+            edition.part("head")
+        ),
+    );
+    put(
+        &mut out,
+        format_args!(
+            "<div id=\"said\" role=\"status\">{said}</div><div id=\"needs\" aria-live=\"polite\">{}</div><section id=\"glance\" aria-label=\"At a glance\">{}\
+             </section>",
+            edition.part("needs"),
+            edition.part("glance")
+        ),
+    );
+    for (id, title) in SECTIONS {
+        section(&mut out, id, title, "", edition);
+        if id == "gaps" {
+            section(&mut out, "jobs", "Jobs", &form(desk), edition);
+        }
     }
+    put(
+        &mut out,
+        format_args!(
+            "</main><footer class=\"dim\"><nav aria-label=\"The same for programs\"><a href=\"/api/v1/status\">status</a> \
+             <a href=\"/api/v1/gaps\">gaps</a> <a href=\"/api/v1/coverage\">coverage</a> <a href=\"/api/v1/jobs\">jobs</a> \
+             <a href=\"/metrics\">metrics</a></nav></footer><script nonce=\"{nonce}\">{JS}</script></body></html>"
+        ),
+    );
+    out
 }
 
-fn head(out: &mut String, status: &Value, state: Standing) {
-    put(out, format_args!("<h1>Tapekeeper <span class=\"{}\">{}</span></h1>", state.class, state.words));
-    let instance = status["instance"].as_str().unwrap_or_default();
-    let version = status["version"].as_str().unwrap_or_default();
-    let uptime = span(status["uptime_s"].as_f64().unwrap_or_default());
-    put(out, format_args!("<p class=\"dim\">{} version {}, up {uptime}</p>", Text(instance), Text(version)));
-    if let Some(wedged) = status["wedged"].as_str() {
-        put(out, format_args!("<p class=\"bad\"><b>{}</b>: this loop makes no progress</p>", Text(wedged)));
-    }
-    for (part, why) in status["degraded"].as_object().into_iter().flatten() {
-        let why = why.as_str().unwrap_or_default();
-        put(out, format_args!("<p class=\"warn\"><b>{}</b>: {}</p>", Text(part), Text(why)));
-    }
+fn section(out: &mut String, id: &str, title: &str, above: &str, edition: &Edition) {
+    let markup = edition.part(id);
+    put(
+        out,
+        format_args!(
+            "<section aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}</h2>{above}<div id=\"{id}\">{markup}</div>\
+             </section>"
+        ),
+    );
 }
 
-fn tiles(out: &mut String, status: &Value) {
-    // What cannot be known now is a dash, never a zero.
-    let number = |value: &Value| value.as_f64().map_or("-".to_owned(), grouped);
-    let some = |value: &Value| value.as_f64().is_some_and(|number| number > 0.0);
-    let (streams, gaps) = (&status["streams"], &status["gaps"]);
-    let tiles = [
-        ("streams receiving", format!("{} of {}", streams["receiving"], streams["total"]), false),
-        ("open gaps", number(&gaps["open"]), some(&gaps["open"])),
-        ("gaps found, filled", format!("{}, {}", number(&gaps["found"]), number(&gaps["filled"])), false),
-        ("rows stored", number(&status["rows"]), false),
-        ("of these backfilled", number(&status["backfilled"]), false),
-        ("frames waiting in the log", number(&status["log"]["lag_frames"]), false),
-        ("dead letters", number(&status["dead_letters"]), some(&status["dead_letters"])),
-        ("connections lost", number(&status["reconnects"]), false),
-    ];
-    out.push_str("<dl class=\"tiles\">");
-    for (label, value, bad) in tiles {
-        let class = if bad { "bad" } else { "" };
-        put(
-            out,
-            format_args!(
-                "<div class=\"tile\"><dt class=\"dim\">{label}</dt><dd class=\"{class}\">{}</dd></div>",
-                Text(&value)
-            ),
-        );
+/// What all buttons belong to. It is never renewed, so that what was typed into it stays.
+fn form(desk: &Desk) -> String {
+    let is_local = desk.options.listen.ip().is_loopback();
+    let mut form = "<form id=\"do\" method=\"post\" action=\"/do\">".to_owned();
+    match (is_local, &desk.options.token) {
+        (true, _) => {}
+        // The first button is what Enter presses in the field: it changes nothing.
+        (false, Some(_)) => form.push_str(
+            "<label for=\"token\">Admin token</label> <input id=\"token\" name=\"token\" type=\"password\" \
+             autocomplete=\"current-password\" aria-describedby=\"token-why\"> <button name=\"do\" value=\"try\" id=\"try\">Try the token</button> <span id=\"token-why\" class=\"dim\">this \
+             service listens beyond its own machine: every button needs it</span> ",
+        ),
+        (false, None) => {
+            return "<p class=\"dim\">This service listens beyond its own machine and has no admin token, so nothing can be \
+                    changed from here: set admin-token to allow it.</p>"
+                .to_owned();
+        }
     }
-    out.push_str("</dl>");
+    form.push_str(
+        "<button name=\"do\" value=\"repair\" id=\"repair\">Compare and repair</button> <span class=\"dim\">moves the cache \
+         forward and sends missing rows to backfill</span></form>",
+    );
+    form
 }

@@ -1,6 +1,8 @@
 //! The API and the page as a client sees them, over real sockets and the embedded stores.
 
+mod act;
 mod api;
+mod events;
 mod guard;
 mod metrics;
 mod openapi;
@@ -38,12 +40,12 @@ use crate::pulse::Pulses;
 use crate::writer::Writer;
 
 /// Noon of a day in 2026.
-const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
 
 /// A desk that is served, and the hands on what it shows.
-struct Served {
-    desk: Desk,
-    history: Arc<dyn History>,
+pub(super) struct Served {
+    pub(super) desk: Desk,
+    pub(super) history: Arc<dyn History>,
     /// Breaks history.
     faults: Faults,
     reloads: mpsc::Receiver<ReloadRequest>,
@@ -60,7 +62,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::with(AdminOptions::default(), &["binance:BTCUSDT:trade", "binance:ETHUSDT:trade"]).await
     }
 
@@ -117,6 +119,8 @@ impl Served {
             jobs,
             reloads: reload,
             reloaded: Arc::default(),
+            data_dir: directory.path().to_owned(),
+            backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -143,7 +147,7 @@ impl Served {
     }
 
     /// Trades with these ids in history, and the board as the consumer would leave it.
-    async fn store(&self, stream: &str, ids: impl IntoIterator<Item = i64>) {
+    pub(super) async fn store(&self, stream: &str, ids: impl IntoIterator<Item = i64>) {
         let stream: Stream = stream.parse().unwrap();
         let trades: Vec<TradeRow> = ids.into_iter().map(|id| trade(&stream.symbol, id)).collect();
         let last = trades.last().unwrap().trade;
@@ -160,7 +164,7 @@ impl Served {
     }
 }
 
-fn trade(symbol: &Symbol, id: i64) -> TradeRow {
+pub(super) fn trade(symbol: &Symbol, id: i64) -> TradeRow {
     let trade = Trade {
         id,
         ts: NOW.plus_micros(id - 1_000_000),

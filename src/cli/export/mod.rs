@@ -3,10 +3,14 @@
 //! What is missing is told of the rows as they were written, not of a count beside them: a gap that is filled while
 //! the export runs is in the file or in the list.
 
-mod bounds;
+pub(super) mod columns;
+mod parquet;
+mod seen;
+mod sink;
 mod target;
 pub(super) mod text;
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,28 +20,33 @@ use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::stores;
+use crate::audit;
 use crate::config::Config;
-use crate::exit::{CANNOT_CREATE, Failure, IO, NO, TEMPORARY, USAGE};
-use crate::gap::{GapState, Range, RangeSet};
+use crate::exit::{CANNOT_CREATE, Failure, NO, TEMPORARY, USAGE};
+use crate::gap::Range;
 use crate::history::{GapFilter, History};
 use crate::market::{Channel, Exchange, Stream, Symbol};
-use bounds::{Asked, Bound};
+use seen::Seen;
+use serde_json::json;
+use sink::Sink;
 use target::Target;
 
+use super::bounds::{self, Asked, Bound};
 use super::format::{self, FormatFlag, RowFormat};
 use super::progress;
+use super::service::Format;
 
 /// Rows in memory at a time.
 const PAGE: usize = 10_000;
-/// Missing ranges named; the others are only counted.
-const RANGES_MAX: usize = 1_000;
 
 /// Arguments of `export`.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(
-    after_help = "Rows go to stdout or to FILE, what is missing to stderr. Decimals are exact text. Instants are in \
-    two columns:\nRFC 3339 in UTC with microseconds, and microseconds since 1970 (`_us`).\n\n\
+    after_help = "Rows go to stdout or to FILE, what is missing to stderr. Decimals are exact: text, in Parquet \
+    DECIMAL(38,18).\nInstants are in two columns: in UTC with microseconds, and microseconds since 1970 (`_us`). A \
+    Parquet\nfile says itself in its metadata, under `tapekeeper.complete` and others, whether anything is missing.\n\n\
     Examples:\n  tapekeeper export --symbol BTCUSDT --from 2026-01-31 --to 2026-01-31 -o trades.csv\n  \
+    tapekeeper export --symbol BTCUSDT --format parquet -o trades.parquet\n  \
     tapekeeper export --symbol BTCUSDT --channel kline_1m --format jsonl | head"
 )]
 pub struct Args {
@@ -67,9 +76,13 @@ pub struct Args {
 /// Writes; exit 1 when something of the range is missing.
 pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result<u8, Failure> {
     let stream = stream(&args)?;
+    let format = args.format.rows();
+    if format == RowFormat::Parquet && args.output.is_none() && io::stdout().is_terminal() {
+        return Err(Failure::new(USAGE, anyhow!("Parquet is not for a terminal: name a file with -o")));
+    }
     let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
     let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
-    let history = stores::history(config).await?;
+    let history = stores::history_to_read(config).await?;
     let extent = history.extent(&stream).await.context("look for the stream's rows")?;
     let asked = match extent {
         Some(extent) => bounds::find(&history, &stream, extent, from, to).await?,
@@ -81,26 +94,26 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
         Some(range) => history.count(&stream, range).await.context("count the rows")?.present,
         None => 0,
     };
-    let bar = progress::bar(u64::try_from(total).unwrap_or(0), "rows");
-    bar.set_message(stream.to_string());
-    let mut export = Export {
-        seen: Seen::new(&history, &stream, asked.range).await?,
-        history,
-        stream,
-        format: args.format.rows(),
-        target,
-        bar,
+    let bar = if args.output.is_none() && io::stdout().is_terminal() {
+        // Rows that go to the terminal are not drawn over.
+        ProgressBar::hidden()
+    } else {
+        progress::bar(Format::Human, u64::try_from(total).unwrap_or(0), "rows")
     };
+    bar.set_message(stream.to_string());
+    let never = audit::never_existed(&history, &stream).await?;
+    let step = stream.channel.step().context("only numbered streams are in history")?;
+    let seen = Seen::new(&stream, step, never, asked.range.map_or(0, |range| range.first));
+    let sink = Sink::begin(format, target, stream.channel)?;
+    let mut export = Export { history, stream, sink, bar, seen };
     if let Some(range) = asked.range {
         export.rows(range, &stop).await?;
-    } else {
-        export.head()?;
     }
     export.bar.finish_and_clear();
-    let Export { seen, history, stream, target, .. } = export;
-    target.finish().context("finish the file").map_err(|error| Failure::new(IO, error))?;
+    let Export { seen, history, stream, sink, .. } = export;
     let mut short = asked.short;
     short.extend(open_beside(&history, &stream, asked.range, (from.is_none(), to.is_none())).await?);
+    sink.finish(&notes(&stream, asked.range, &seen, &short))?;
     history.close().await.context("close the history")?;
     eprintln!("{stream}: {} rows written", seen.rows);
     seen.tell();
@@ -142,126 +155,61 @@ async fn open_beside(
 struct Export {
     history: Arc<dyn History>,
     stream: Stream,
-    format: RowFormat,
-    target: Target,
+    sink: Sink,
     bar: ProgressBar,
     seen: Seen,
 }
 
 impl Export {
-    fn head(&mut self) -> Result<(), Failure> {
-        let columns: &[&str] = match self.stream.channel {
-            Channel::Trade => &text::TRADE_COLUMNS,
-            _ => &text::KLINE_COLUMNS,
-        };
-        self.write(&text::head(columns, self.format))
-    }
-
     async fn rows(&mut self, range: Range, stop: &CancellationToken) -> Result<(), Failure> {
-        self.head()?;
         let mut from = range.first;
         while let Some(rest) = Range::new(from, range.last) {
             if stop.is_cancelled() {
-                return Err(Failure::new(TEMPORARY, anyhow!("interrupted before the end")));
+                return Err(Failure::new(TEMPORARY, anyhow!("interrupted before the end: nothing is left of it")));
             }
-            let (lines, rows, last) = self.page(rest).await?;
-            let Some(last) = last else { break };
-            self.write(&lines)?;
-            self.bar.inc(rows);
+            let before = self.seen.rows;
+            let Some(last) = self.page(rest).await? else { break };
+            self.bar.inc(self.seen.rows - before);
             from = last + 1;
         }
         self.seen.end(range);
         Ok(())
     }
 
-    /// The next rows as lines, how many they are, and the last one's position.
-    async fn page(&mut self, rest: Range) -> anyhow::Result<(String, u64, Option<i64>)> {
-        let mut lines = String::new();
-        let before = self.seen.rows;
+    /// Writes the next rows; the last one's position.
+    async fn page(&mut self, rest: Range) -> Result<Option<i64>, Failure> {
         let mut last = None;
         if self.stream.channel == Channel::Trade {
             for row in self.history.trades(&self.stream, rest, PAGE).await.context("read trades")? {
-                text::push_trade(&mut lines, &row, self.format);
+                self.sink.trade(&row)?;
                 self.seen.row(row.trade.id);
                 last = Some(row.trade.id);
             }
         } else {
             for row in self.history.klines(&self.stream, rest, PAGE).await.context("read klines")? {
                 let position = row.kline.open_time.micros();
-                text::push_kline(&mut lines, &row, self.format);
+                self.sink.kline(&row)?;
                 self.seen.row(position);
                 last = Some(position);
             }
         }
-        Ok((lines, self.seen.rows - before, last))
-    }
-
-    fn write(&mut self, text: &str) -> Result<(), Failure> {
-        let written = self.target.write(text.as_bytes()).context("write the rows");
-        written.map_err(|error| Failure::new(IO, error))
+        Ok(last)
     }
 }
 
-/// What was written, and what between was not.
-struct Seen {
-    stream: Stream,
-    step: i64,
-    /// Positions that the exchange itself does not have.
-    never: RangeSet,
-    /// The position that should come next.
-    next: i64,
-    rows: u64,
-    missing: i64,
-    ranges: Vec<Range>,
-    range_count: usize,
-}
-
-impl Seen {
-    async fn new(history: &Arc<dyn History>, stream: &Stream, range: Option<Range>) -> anyhow::Result<Self> {
-        let step = stream.channel.step().context("only numbered streams are in history")?;
-        let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
-        let mut never = RangeSet::new(step);
-        for gap in history.gaps(&filter).await.context("read the gap ledger")? {
-            if gap.stream == *stream && gap.state == GapState::NeverExisted {
-                never.insert(gap.range);
-            }
-        }
-        let next = range.map_or(0, |range| range.first);
-        let ranges = Vec::new();
-        Ok(Self { stream: stream.clone(), step, never, next, rows: 0, missing: 0, ranges, range_count: 0 })
+/// What a file says of itself where its form has a place for it.
+fn notes(stream: &Stream, range: Option<Range>, seen: &Seen, short: &[String]) -> Vec<(&'static str, String)> {
+    let ranges: Vec<(i64, i64)> = seen.ranges.iter().map(|range| (range.first, range.last)).collect();
+    let mut notes = vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("stream", stream.to_string()),
+        ("complete", (seen.missing == 0 && short.is_empty()).to_string()),
+        ("missing", seen.missing.to_string()),
+        ("missing_ranges", json!(ranges).to_string()),
+        ("not_complete", json!(short).to_string()),
+    ];
+    if let Some(Range { first, last }) = range {
+        notes.extend([("first", first.to_string()), ("last", last.to_string())]);
     }
-
-    fn row(&mut self, position: i64) {
-        self.hole_before(position);
-        self.next = position + self.step;
-        self.rows += 1;
-    }
-
-    fn end(&mut self, range: Range) {
-        self.hole_before(range.last + self.step);
-    }
-
-    fn hole_before(&mut self, position: i64) {
-        let Some(hole) = Range::new(self.next, position - self.step) else { return };
-        for absent in self.never.absent(hole) {
-            self.missing += absent.len(self.step);
-            self.range_count += 1;
-            if self.ranges.len() < RANGES_MAX {
-                self.ranges.push(absent);
-            }
-        }
-    }
-
-    fn tell(&self) {
-        if self.missing == 0 {
-            return;
-        }
-        eprintln!("{}: NOT complete: {} missing", self.stream, self.missing);
-        for Range { first, last } in &self.ranges {
-            eprintln!("  missing {first}..{last}");
-        }
-        if self.range_count > self.ranges.len() {
-            eprintln!("  and {} more ranges", self.range_count - self.ranges.len());
-        }
-    }
+    notes
 }

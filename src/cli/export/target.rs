@@ -30,14 +30,6 @@ impl Target {
         Ok(Self::File(Partial { file: File::create(&partial)?, partial, path: path.to_owned() }))
     }
 
-    /// Writes all of it.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout(out) => out.write_all(bytes),
-            Self::File(partial) => partial.file.write_all(bytes),
-        }
-    }
-
     /// Everything is written: flushes, and gives the file its name.
     pub fn finish(self) -> io::Result<()> {
         match self {
@@ -46,6 +38,22 @@ impl Target {
                 partial.file.sync_all()?;
                 std::fs::rename(&partial.partial, &partial.path)
             }
+        }
+    }
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout(out) => out.write(bytes),
+            Self::File(partial) => partial.file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout(out) => out.flush(),
+            Self::File(partial) => partial.file.flush(),
         }
     }
 }
@@ -71,12 +79,12 @@ mod tests {
         let path = directory.path().join("trades.csv");
         let names = || std::fs::read_dir(directory.path()).unwrap().count();
         let mut given_up = Target::open(Some(&path)).unwrap();
-        given_up.write(b"half").unwrap();
+        given_up.write_all(b"half").unwrap();
         assert!(!path.exists() && names() == 1);
         drop(given_up);
         assert_eq!(names(), 0);
         let mut whole = Target::open(Some(&path)).unwrap();
-        whole.write(b"whole").unwrap();
+        whole.write_all(b"whole").unwrap();
         whole.finish().unwrap();
         assert_eq!((std::fs::read(&path).unwrap().as_slice(), names()), (&b"whole"[..], 1));
     }

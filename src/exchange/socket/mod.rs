@@ -52,7 +52,8 @@ pub struct SocketOptions {
     pub silence_max: Option<Duration>,
     /// The first wait after a connection was lost.
     pub backoff_min: Duration,
-    /// The longest wait between two attempts.
+    /// The longest wait between two attempts. Short, because each second is a hole to refill; that all sockets together
+    /// stay under the exchange's limit on attempts is [`ConnectLimit`]'s business.
     pub backoff_max: Duration,
     /// The wait after a refusal that will not change by itself (403, 451).
     pub refused_wait: Duration,
@@ -72,7 +73,7 @@ impl Default for SocketOptions {
             overlap_max: Duration::from_secs(30),
             silence_max: None,
             backoff_min: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(30),
+            backoff_max: Duration::from_secs(5),
             refused_wait: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(10),

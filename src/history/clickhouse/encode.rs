@@ -3,10 +3,9 @@
 
 use rust_decimal::Decimal;
 
-use super::decimals::scaled;
 use crate::gap::Gap;
 use crate::history::{DeadLetter, HistoryError, JobRun, KlineRow, TradeRow};
-use crate::market::{DAY_US, Side, Timestamp};
+use crate::market::{DAY_US, Side, Timestamp, scaled};
 
 /// A table's columns: name and type.
 pub(super) type Columns = &'static [(&'static str, &'static str)];

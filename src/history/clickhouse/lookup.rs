@@ -4,11 +4,10 @@ use clickhouse::Row;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use super::decimals::unscaled;
 use super::server::{Server, quote, quote_all};
 use crate::gap::Range;
 use crate::history::{HistoryError, KlineRow, TradeRow, Watermark};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade, unscaled};
 
 const TRADE_COLUMNS: &str =
     "symbol, toInt64(trade_id) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled";

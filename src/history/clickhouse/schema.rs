@@ -132,6 +132,13 @@ pub(super) async fn look_at(server: &Server) -> Result<(String, Vec<String>), Hi
     Ok((format!("ClickHouse {text}"), missing))
 }
 
+/// Whether our tables were made.
+pub(super) async fn exists(server: &Server) -> Result<bool, HistoryError> {
+    let database = quote(server.plain_database());
+    let sql = format!("SELECT count() FROM system.tables WHERE database = {database} AND name = 'schema_migrations'");
+    Ok(server.one::<u64>(&sql).await? > 0)
+}
+
 /// Refuses a schema that this program does not know.
 fn refuse_newer(server: &Server, found: u32) -> Result<(), HistoryError> {
     if found > VERSION {

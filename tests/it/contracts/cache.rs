@@ -1,6 +1,7 @@
 //! The contract of the cache: `src/cache/mod.rs`, promises 1 to 4.
 
 mod redis;
+mod redis_cluster;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

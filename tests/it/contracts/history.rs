@@ -1,6 +1,7 @@
 //! The contract of history: `src/history/mod.rs`, promises 1 to 6.
 
 mod clickhouse;
+mod per_minute;
 mod rows;
 mod store;
 
@@ -36,6 +37,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("rows by range", new_store, |s| Box::pin(rows_are_listed_by_range(s)));
     run("huge ids", new_store, |s| Box::pin(huge_ids_are_counted(s)));
     run("days", new_store, |s| Box::pin(days_are_days_of_utc(s)));
+    run("minutes", new_store, |s| Box::pin(per_minute::minutes_are_counted_from_an_instant_on(s)));
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
     run("retention", new_store, |s| Box::pin(retention_removes_what_is_old_and_nothing_else(s)));

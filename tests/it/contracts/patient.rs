@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use tapekeeper::cache::{Cache, CacheError, Update};
 use tapekeeper::gap::{Gap, Range};
 use tapekeeper::history::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, TradeRow, Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
+    Watermark,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
@@ -189,6 +190,13 @@ impl History for Patient<dyn History> {
     }
     async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         retry(|| self.0.days(streams)).await
+    }
+    async fn per_minute(
+        &self,
+        streams: &[Stream],
+        since: Timestamp,
+    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+        retry(|| self.0.per_minute(streams, since)).await
     }
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         retry(|| self.0.gaps(filter)).await

@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use super::app::{PATIENCE, TestApp, eventually, feed, seed};
+use super::archive::{self, FIRST, LOST, NEVER};
 use super::market::market;
 use super::truth::{History, assert_complete};
 
@@ -76,4 +77,90 @@ async fn an_incomplete_range_says_so_and_is_written_all_the_same() {
     assert!(output.code == Some(1) && output.err.contains("nothing is stored"), "{output:?}");
     let output = app.command(&["export", "--symbol", "BTCUSDT", "--channel", "book_ticker"]).await;
     assert_eq!(output.code, Some(64), "{output:?}");
+}
+
+/// A Parquet file's rows as the objects that `jsonl` writes, and its notes.
+pub(super) fn parquet(path: &std::path::Path) -> (Vec<Value>, Vec<(String, String)>) {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let value = |field: &Field| match field {
+        Field::Str(text) => Value::from(text.clone()),
+        Field::Long(number) => Value::from(*number),
+        Field::Bool(flag) => Value::from(*flag),
+        Field::TimestampMicros(at) => {
+            let at = chrono::DateTime::from_timestamp_micros(*at).unwrap();
+            Value::from(at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+        }
+        Field::Decimal(value) => {
+            assert_eq!((value.precision(), value.scale()), (38, 18));
+            let scaled = i128::from_be_bytes(value.data().try_into().unwrap());
+            Value::from(tapekeeper::market::plain(tapekeeper::market::unscaled(scaled).unwrap()))
+        }
+        other => panic!("{other:?}"),
+    };
+    let rows = reader.get_row_iter(None).unwrap().map(|row| {
+        let row = row.unwrap();
+        row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
+    });
+    let notes = reader.metadata().file_metadata().key_value_metadata().unwrap().iter();
+    (rows.collect(), notes.map(|note| (note.key.clone(), note.value.clone().unwrap_or_default())).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parquet_file_holds_the_rows_of_the_lines_and_says_what_it_lacks() {
+    let app = TestApp::new(archive::FEED);
+    archive::make(&app.data_dir, 1_000, 5).await;
+    let file = app.directory().join("rows.parquet");
+    let path = file.to_str().unwrap();
+    for (channel, code, complete) in [("trade", 1, "false"), ("kline_1m", 0, "true")] {
+        let export = ["export", "--symbol", "BTCUSDT", "--channel", channel, "--format"];
+        let output = app.command(&[&export[..], &["parquet", "-o", path]].concat()).await;
+        assert_eq!((output.code, &*output.out), (Some(code), ""), "{output:?}");
+        let (rows, notes) = parquet(&file);
+        let note = |name: &str| {
+            let note = notes.iter().find(|(key, _)| *key == format!("tapekeeper.{name}"));
+            note.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("no {name} in {notes:?}"))
+        };
+        assert_eq!((note("complete"), note("version")), (complete, env!("CARGO_PKG_VERSION")));
+        assert_eq!(note("stream"), format!("binance:BTCUSDT:{channel}"));
+        if channel == "trade" {
+            assert_eq!((note("first"), note("last")), ("1000", "1999"));
+            assert_eq!((note("missing"), note("missing_ranges")), ("3", "[[1300,1302]]"));
+        }
+        let output = app.command(&[&export[..], &["jsonl"]].concat()).await;
+        let lines: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows.len(), if channel == "trade" { 992 } else { 5 });
+        assert_eq!(rows, lines);
+    }
+    let leftovers = std::fs::read_dir(app.directory()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(leftovers.into_iter().all(|name| !name.to_string_lossy().contains("partial")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_never_existed_are_missing_to_nobody() {
+    let app = TestApp::new(archive::FEED);
+    archive::make(&app.data_dir, 1_000, 5).await;
+    let asked = async |command: &[&str], from: i64, to: i64| {
+        let (from, to) = (from.to_string(), to.to_string());
+        app.command(&[command, &["--symbol", "BTCUSDT", "--from", &from, "--to", &to]].concat()).await
+    };
+    for command in [&["audit"][..], &["export"]] {
+        let output = asked(command, NEVER.first - 5, NEVER.last + 5).await;
+        let is_kline = |line: &&str| line.contains("kline");
+        assert_eq!(output.out.lines().filter(is_kline).count(), usize::from(command == ["audit"]), "{output:?}");
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let output = asked(command, NEVER.first, LOST.last).await;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        let said = [&*output.out, &*output.err].concat();
+        assert!(said.contains("3 missing") && said.contains("missing 1300..1302"), "{output:?}");
+    }
+    let output = app.command(&["audit", "--format", "json"]).await;
+    let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((output.code, &rows[0]["missing_count"], &rows[1]["complete"]), (Some(1), &3.into(), &true.into()));
+    assert_eq!((&rows[0]["first"], &rows[0]["last"]), (&FIRST.into(), &(FIRST + 999).into()));
+    let output = app.command(&["audit", "--from", "2026-11-24", "--to", "2026-11-24", "--format", "json"]).await;
+    let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // A minute of a day: the trades and the kline of it, not those of the next day.
+    assert_eq!((&rows[0]["last"], &rows[1]["first"]), (&1_599.into(), &rows[1]["last"]), "{output:?}");
 }

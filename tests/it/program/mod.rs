@@ -7,6 +7,7 @@
 mod access;
 mod api;
 mod app;
+mod archive;
 mod audits;
 mod campaign;
 mod capture;
@@ -16,6 +17,7 @@ mod disk;
 mod export;
 mod jobs;
 mod market;
+mod nothing;
 mod notify;
 mod refused;
 mod reload;

@@ -11,13 +11,13 @@ use super::market::market;
 use super::truth::History;
 
 /// A command that runs on, and its lines.
-struct Watcher {
+pub(super) struct Watcher {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Watcher {
-    fn start(app: &TestApp, arguments: &[&str]) -> Self {
+    pub(super) fn start(app: &TestApp, arguments: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.args(arguments).arg("--config").arg(app.config()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
@@ -25,12 +25,12 @@ impl Watcher {
         Self { child, lines }
     }
 
-    async fn line(&mut self) -> String {
+    pub(super) async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("no line comes");
         line.unwrap().expect("the command has ended")
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.child.kill().await.unwrap();
     }
 }

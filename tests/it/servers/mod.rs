@@ -3,6 +3,7 @@
 pub mod clickhouse;
 pub mod kafka;
 pub mod redis;
+pub mod redis_cluster;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

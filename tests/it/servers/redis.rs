@@ -1,6 +1,6 @@
 //! Redis without persistence: a restart has lost everything, the function too.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,6 +11,21 @@ use super::{Server, listens, prepare};
 static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| prepare("redis"));
 static SHARED: LazyLock<Option<Redis>> = LazyLock::new(Redis::start);
 
+/// The command line of a server that keeps nothing.
+pub(super) fn settings(port: u16, directory: &Path, more: &str) -> Vec<String> {
+    let settings = format!(
+        "--port {port} --bind 127.0.0.1 --save - --appendonly no --logfile {} --dir {} {more}",
+        directory.join("redis.log").display(),
+        directory.display()
+    );
+    settings.split(' ').map(|word| if word == "-" { String::new() } else { word.to_owned() }).collect()
+}
+
+/// The program; `None` when there is none here.
+pub(super) fn program() -> Option<PathBuf> {
+    PROGRAM.clone()
+}
+
 /// A Redis server.
 pub struct Redis {
     pub server: Server,
@@ -20,15 +35,8 @@ pub struct Redis {
 impl Redis {
     /// One for the caller alone, to kill and restart; `None` when there is none here.
     pub fn start() -> Option<Self> {
-        let arguments = |port: u16, directory: &std::path::Path| {
-            let settings = format!(
-                "--port {port} --bind 127.0.0.1 --save - --appendonly no --databases 10000 --logfile {} --dir {}",
-                directory.join("redis.log").display(),
-                directory.display()
-            );
-            settings.split(' ').map(|word| if word == "-" { String::new() } else { word.to_owned() }).collect()
-        };
-        let server = Server::start("redis", PROGRAM.clone()?, arguments, listens);
+        let arguments = |port: u16, directory: &Path| settings(port, directory, "--databases 10000");
+        let server = Server::start("redis", program()?, arguments, listens);
         Some(Self { server, databases: AtomicU32::new(0) })
     }
 
@@ -40,6 +48,7 @@ impl Redis {
     /// An empty database of it.
     pub fn database(&self) -> RedisOptions {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
-        RedisOptions { url: format!("redis://127.0.0.1:{}/{number}", self.server.port), password: None }
+        let url = format!("redis://127.0.0.1:{}/{number}", self.server.port);
+        RedisOptions { url, ..RedisOptions::default() }
     }
 }

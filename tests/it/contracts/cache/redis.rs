@@ -113,11 +113,12 @@ async fn a_redis_that_was_killed_and_lost_everything_is_used_again() {
 
 #[tokio::test]
 async fn a_redis_that_is_not_there_fails_calls_and_a_url_that_is_none_fails_at_once() {
-    let nowhere = RedisOptions { url: format!("redis://127.0.0.1:{}", crate::servers::free_port()), password: None };
+    let nowhere =
+        RedisOptions { url: format!("redis://127.0.0.1:{}", crate::servers::free_port()), ..RedisOptions::default() };
     let cache = RedisCache::connect(&nowhere).unwrap();
     cache.ping().await.unwrap_err();
     cache.apply(&ticks(&[tick(1, 1)])).await.unwrap_err();
-    let bad = RedisOptions { url: "http://127.0.0.1".to_owned(), password: None };
+    let bad = RedisOptions { url: "http://127.0.0.1".to_owned(), ..RedisOptions::default() };
     RedisCache::connect(&bad).unwrap_err();
 }
 

@@ -1,5 +1,6 @@
 //! The pipeline on a real Kafka, ClickHouse and Redis, all of which are killed.
 
+mod export;
 mod proxy;
 mod stores;
 

@@ -1,4 +1,5 @@
-//! What `--from` and `--to` mean in a stream: positions, and whether history reaches as far as was asked.
+//! What `--from` and `--to` of `export` and `audit` mean in a stream: positions, and whether history reaches as far as
+//! was asked.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A decimal as Decimal(38, 18): an integer, 10^18 times as large.
+//! A decimal as Decimal(38, 18), the type of ClickHouse's columns and of Parquet's: an integer, 10^18 times as large.
 
 use rust_decimal::Decimal;
 
@@ -8,7 +8,7 @@ const SCALE: u32 = 18;
 const MAX: u128 = 10_u128.pow(38) - 1;
 
 /// Exactly 10^18 times `value`; `None` when that is no integer of 38 digits.
-pub(super) fn scaled(value: Decimal) -> Option<i128> {
+pub fn scaled(value: Decimal) -> Option<i128> {
     let mut mantissa = value.mantissa();
     let mut scale = value.scale();
     while scale > SCALE {
@@ -24,7 +24,7 @@ pub(super) fn scaled(value: Decimal) -> Option<i128> {
 
 /// The decimal that was scaled, without trailing zeros; `None` when it has more digits than a decimal holds,
 /// which nothing that [`scaled`] made has.
-pub(super) fn unscaled(mut scaled: i128) -> Option<Decimal> {
+pub fn unscaled(mut scaled: i128) -> Option<Decimal> {
     let mut scale = SCALE;
     // Most values lose ten zeros here: eight at a time saves most of the divisions of 128 bits.
     while scale >= 8 && scaled % 100_000_000 == 0 {
@@ -42,8 +42,8 @@ pub(super) fn unscaled(mut scaled: i128) -> Option<Decimal> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::plain;
     use super::*;
-    use crate::market::plain;
 
     fn check(text: &str, expected: Option<i128>) {
         let value: Decimal = text.parse().unwrap();

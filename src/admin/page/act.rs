@@ -1,0 +1,157 @@
+//! `POST /do`: what the page's buttons ask for, by an HTML form, so that they work without a script too.
+//!
+//! The same permission as the API's: no page of another site, and from loopback or with the token, which stands in the
+//! form here. What came of it is said on the page that the browser is sent back to.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::extract::rejection::FormRejection;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
+use serde::Deserialize;
+
+use crate::admin::answer::Refusal;
+use crate::admin::listener::Caller;
+use crate::admin::{Desk, guard};
+use crate::audit;
+
+use super::Page;
+use super::html::counted;
+
+/// Answers that are kept until their browser comes back for them.
+const SAID_MAX: usize = 64;
+/// How long a browser waits for a run to end before it is told that it runs.
+const RUN_MAX: Duration = Duration::from_secs(2);
+/// How long a repair may take.
+const REPAIR_MAX: Duration = Duration::from_secs(30);
+
+/// What a form says.
+#[derive(Deserialize)]
+pub struct Asked {
+    /// `run NAME`, `pause NAME`, `resume NAME`, `repair`, or `try`, which only tries the token.
+    #[serde(rename = "do")]
+    what: String,
+    #[serde(default)]
+    token: String,
+}
+
+/// What came of it, for the page.
+#[derive(Clone)]
+pub struct Said {
+    id: String,
+    /// Whether it was done.
+    pub is_done: bool,
+    /// In words.
+    pub words: String,
+}
+
+/// The last answers. They are kept here and not in the address, so that an address cannot put words on the page.
+#[derive(Default)]
+pub struct Answers(Mutex<VecDeque<Said>>);
+
+impl Answers {
+    /// The answer with this id.
+    pub fn find(&self, id: &str) -> Option<Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|said| said.id == id).cloned()
+    }
+
+    fn keep(&self, answer: Result<String, String>) -> String {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let is_done = answer.is_ok();
+        let words = answer.unwrap_or_else(|why| why);
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() == SAID_MAX {
+            answers.pop_front();
+        }
+        answers.push_back(Said { id: id.clone(), is_done, words });
+        id
+    }
+}
+
+/// Does it and sends the browser back.
+pub async fn act(
+    State(desk): State<Arc<Desk>>,
+    Extension(page): Extension<Arc<Page>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    asked: Result<Form<Asked>, FormRejection>,
+) -> Response {
+    if let Some(refusal) = guard::foreign(&headers) {
+        return refusal.into_response();
+    }
+    let asked = match asked {
+        Ok(Form(asked)) => asked,
+        Err(rejection) => return Refusal::bad_request(rejection.body_text()).into_response(),
+    };
+    let answer = if guard::is_trusted(&desk, caller, &asked.token) {
+        obey(&desk, &asked.what).await
+    } else if asked.token.is_empty() {
+        Err("nothing was changed: this needs the admin token".to_owned())
+    } else {
+        Err("nothing was changed: the admin token is not right".to_owned())
+    };
+    page.press.forget().await;
+    Redirect::to(&format!("/?said={}", page.answers.keep(answer))).into_response()
+}
+
+/// Does what was asked; says what came of it, or why it was not done.
+async fn obey(desk: &Desk, what: &str) -> Result<String, String> {
+    let (verb, job) = what.split_once(' ').unwrap_or((what, ""));
+    let done = match verb {
+        "run" => run(desk, job).await,
+        "pause" => desk.jobs.pause(job, "from the status page").await.map(|known| {
+            if known {
+                Ok(format!("{job} is paused, over restarts too, until it is resumed"))
+            } else {
+                Err(unknown(job))
+            }
+        }),
+        "resume" => desk
+            .jobs
+            .resume(job)
+            .await
+            .map(|known| if known { Ok(format!("{job} runs again when it is due")) } else { Err(unknown(job)) }),
+        "repair" => tokio::time::timeout(REPAIR_MAX, repair(desk)).await.map_err(anyhow::Error::from).flatten().map(Ok),
+        "try" => Ok(Ok("the token is right; nothing was changed".to_owned())),
+        _ => Ok(Err(format!("nothing was done: `{verb}` is none of run, pause, resume, repair"))),
+    };
+    done.unwrap_or_else(|error| Err(format!("it cannot be done now: {error:#}")))
+}
+
+fn unknown(job: &str) -> String {
+    format!("nothing was done: there is no job `{job}`")
+}
+
+async fn run(desk: &Desk, job: &str) -> anyhow::Result<Result<String, String>> {
+    // The run goes on when nobody waits any more.
+    let Ok(ended) = tokio::time::timeout(RUN_MAX, desk.jobs.run_to_end(job)).await else {
+        return Ok(Ok(format!("{job} has begun: how it ends is shown in its lane")));
+    };
+    Ok(match ended? {
+        Ok(run) if run.outcome == "succeeded" => Ok(format!("{job} ran and succeeded")),
+        Ok(run) => Err(format!("{job} ran and {}: {}", run.outcome.replace('_', " "), run.reason)),
+        Err(why) => Err(format!("{job} did not run: {why}")),
+    })
+}
+
+/// As `POST /api/v1/admin/repair-data`.
+async fn repair(desk: &Desk) -> anyhow::Result<String> {
+    let streams = desk.streams.borrow().clone();
+    let report = audit::check(&desk.history, &desk.cache, &streams).await.context("compare cache and history")?;
+    let checked = counted(report.checked as i64, "entry was", "entries were");
+    let repaired = audit::repair(&desk.cache, &desk.backfill, report).await.context("repair")?;
+    let unrepaired = match repaired.unrepaired.len() {
+        0 => "nothing is left over".to_owned(),
+        left => format!("{} left to a person", counted(left as i64, "entry is", "entries are")),
+    };
+    Ok(format!(
+        "{checked} compared, {} repaired, {} sent to backfill, {unrepaired}",
+        repaired.repaired,
+        counted(repaired.sent_to_backfill as i64, "range", "ranges")
+    ))
+}

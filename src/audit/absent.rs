@@ -1,0 +1,65 @@
+//! What should be stored and is not: the holes of history, less what the exchange itself does not have.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::gap::{Gap, GapState, Range, RangeSet};
+use crate::history::{GapFilter, History};
+use crate::market::Stream;
+
+/// Holes asked for at a time.
+const HOLES_MAX: usize = 10_000;
+
+/// Positions that should be stored and are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Absent {
+    /// How many.
+    pub count: i64,
+    /// Where they are, ascending; not all of them when there are many.
+    pub ranges: Vec<Range>,
+}
+
+/// The positions of a stream that the exchange itself does not have, as the ledger knows them.
+pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyhow::Result<RangeSet> {
+    let step = stream.channel.step().context("only numbered streams are in history")?;
+    let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
+    let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
+    Ok(never_of(gaps.iter().filter(|gap| gap.stream == *stream), step))
+}
+
+/// The same of ledger rows of one stream.
+pub(super) fn never_of<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -> RangeSet {
+    let mut never = RangeSet::new(step);
+    for gap in gaps {
+        if gap.state == GapState::NeverExisted {
+            never.insert(gap.range);
+        }
+    }
+    never
+}
+
+/// What of `range` should be stored and is not, with at most `ranges_max` ranges.
+pub async fn absent(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    range: Range,
+    never: &RangeSet,
+    ranges_max: usize,
+) -> anyhow::Result<Absent> {
+    let step = stream.channel.step().context("only numbered streams are in history")?;
+    let mut absent = Absent::default();
+    let mut rest = Some(range);
+    while let Some(part) = rest {
+        let holes = history.missing(stream, part, HOLES_MAX).await.context("look for missing rows")?;
+        for range in holes.iter().flat_map(|hole| never.absent(*hole)) {
+            absent.count += range.len(step);
+            if absent.ranges.len() < ranges_max {
+                absent.ranges.push(range);
+            }
+        }
+        let last = holes.last().filter(|_| holes.len() == HOLES_MAX);
+        rest = last.and_then(|hole| Range::new(hole.last + step, part.last));
+    }
+    Ok(absent)
+}

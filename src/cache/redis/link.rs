@@ -1,0 +1,159 @@
+//! The way to Redis: one server, or a cluster of them.
+//!
+//! In a cluster every command names one key and travels on its own, at the same time as the others: the client sends it
+//! to the primary of the key's slot and follows MOVED and ASK. A pipeline could not: it stays on one node, and only its
+//! first command would be admitted to a slot that is being moved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use redis::{Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Value};
+use tokio::sync::Mutex;
+
+use crate::cache::RedisOptions;
+
+/// How long a connection may take to come up.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How long an answer may take: below the carrier's own limit, so that it hears why.
+const RESPONSE_MAX: Duration = Duration::from_secs(4);
+/// How often the client of a cluster tries a command again by itself: enough to follow a slot that moves twice. A node
+/// that is gone is the caller's matter, who tries again when its successor may be there.
+const REDIRECTS_MAX: u32 = 4;
+
+/// A connection that comes back.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// To one server.
+    Server(ConnectionManager),
+    /// To every primary of a cluster.
+    Cluster(Cluster),
+}
+
+/// A cluster, connected at first use.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    client: Arc<ClusterClient>,
+    /// Given up when it knows no node any more; the next call begins again from the nodes of the configuration.
+    connection: Arc<Mutex<Option<ClusterConnection>>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Server(_)) { "Server" } else { "Cluster" })
+    }
+}
+
+impl Link {
+    /// Connects nothing yet; fails on a bad URL.
+    pub(super) fn new(options: &RedisOptions) -> RedisResult<Self> {
+        if options.nodes.is_empty() {
+            let config = ConnectionManagerConfig::new()
+                // The callers retry, and each try shall end soon.
+                .set_number_of_retries(0)
+                .set_connection_timeout(Some(CONNECT_MAX))
+                .set_response_timeout(Some(RESPONSE_MAX));
+            let client = redis::Client::open(info(&options.url, options)?)?;
+            return Ok(Self::Server(ConnectionManager::new_lazy_with_config(client, config)?));
+        }
+        let nodes: RedisResult<Vec<ConnectionInfo>> = options.nodes.iter().map(|url| info(url, options)).collect();
+        let client = ClusterClient::builder(nodes?)
+            .retries(REDIRECTS_MAX)
+            .connection_timeout(CONNECT_MAX)
+            .response_timeout(RESPONSE_MAX)
+            .overall_response_timeout(Some(RESPONSE_MAX))
+            .build()?;
+        Ok(Self::Cluster(Cluster { client: Arc::new(client), connection: Arc::default() }))
+    }
+
+    /// Answers in the commands' order. The outer error: no command may have been carried out.
+    pub(super) async fn ask<T: FromRedisValue>(&self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<T>>> {
+        match self {
+            Self::Server(connection) => {
+                let mut pipeline = redis::pipe();
+                pipeline.ignore_errors();
+                for command in commands {
+                    pipeline.add_command(command.clone());
+                }
+                let first = pipeline.query_async(&mut connection.clone()).await;
+                match first {
+                    // The connection had been lost before, which only a call can find out.
+                    Err(error) if error.is_io_error() && !error.is_timeout() => {
+                        pipeline.query_async(&mut connection.clone()).await
+                    }
+                    answer => answer,
+                }
+            }
+            Self::Cluster(cluster) => {
+                let connection = cluster.connection().await?;
+                let asked = commands.iter().map(|command| {
+                    let mut connection = connection.clone();
+                    async move { command.query_async(&mut connection).await }
+                });
+                let answers: Vec<RedisResult<T>> = join_all(asked).await;
+                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_lost)) {
+                    cluster.give_up().await;
+                }
+                Ok(answers)
+            }
+        }
+    }
+
+    /// The answer of every primary, by its address.
+    pub(super) async fn ask_all(&self, command: &Cmd) -> RedisResult<Vec<(String, Value)>> {
+        match self {
+            Self::Server(_) => {
+                let answer = self.ask(std::slice::from_ref(command)).await?.pop();
+                let answer = answer.unwrap_or_else(|| Ok(Value::Nil))?;
+                Ok(vec![(String::new(), answer)])
+            }
+            Self::Cluster(cluster) => {
+                let mut connection = cluster.connection().await?;
+                let routing = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+                let answer = connection.route_command(command.clone(), routing).await;
+                if answer.as_ref().is_err_and(is_lost) {
+                    cluster.give_up().await;
+                }
+                let Value::Map(answers) = answer? else {
+                    return Err((ErrorKind::UnexpectedReturnType, "not an answer of each node").into());
+                };
+                let named = |(node, answer)| Ok((String::from_redis_value(node)?, answer));
+                answers.into_iter().map(named).collect()
+            }
+        }
+    }
+}
+
+impl Cluster {
+    async fn connection(&self) -> RedisResult<ClusterConnection> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(connection.clone());
+        }
+        let connecting = tokio::time::timeout(RESPONSE_MAX, self.client.get_async_connection());
+        let late = |_elapsed| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        let connection = connecting.await.map_err(late)??;
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn give_up(&self) {
+        self.connection.lock().await.take();
+    }
+}
+
+/// Whether the client may have lost its way to the cluster.
+fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound
+}
+
+fn info(url: &str, options: &RedisOptions) -> RedisResult<ConnectionInfo> {
+    let info = url.into_connection_info()?;
+    let Some(password) = &options.password else { return Ok(info) };
+    let settings = info.redis_settings().clone().set_password(password);
+    Ok(info.set_redis_settings(settings))
+}

@@ -1,0 +1,230 @@
+//! Rows as a Parquet file, in row groups of bounded size.
+//!
+//! Types are those that pandas, polars and ClickHouse read without being told: decimals are exact, instants are in UTC.
+//! What a reader should know of the whole, above all whether it is complete, stands in the file's key-value metadata,
+//! under `tapekeeper.*`.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
+
+use crate::exit::{DATA, Failure, IO};
+use crate::market::{plain, scaled};
+
+use super::columns::{Cell, Columns, Kind};
+
+/// Rows of a row group: what is held in memory, about 100 bytes each, and the least that a reader reads.
+const GROUP_ROWS: usize = 131_072;
+/// Values handed to the encoder at a time.
+const CHUNK: usize = 8_192;
+/// Bytes of a decimal of 38 digits.
+const DECIMAL_BYTES: usize = 16;
+
+/// A file that is being written.
+pub struct ParquetFile<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    columns: Columns,
+    /// The rows that are not written yet, column by column.
+    held: Vec<Held>,
+    rows: usize,
+    group_rows: usize,
+}
+
+/// Values of one column.
+enum Held {
+    /// The words there are, and which of them each row has.
+    Words(Vec<ByteArray>, Vec<u32>),
+    Numbers(Vec<i64>),
+    Decimals(Vec<i128>),
+    Flags(Vec<bool>),
+}
+
+impl<W: Write + Send> ParquetFile<W> {
+    /// Begins a file; `sorted_by` names the column that ascends.
+    pub fn begin(target: W, columns: Columns, sorted_by: &str) -> Result<Self, Failure> {
+        Self::with_groups(target, columns, sorted_by, GROUP_ROWS)
+    }
+
+    fn with_groups(target: W, columns: Columns, sorted_by: &str, group_rows: usize) -> Result<Self, Failure> {
+        let schema = parse_message_type(&schema(columns)).context("make the schema")?;
+        let properties = Arc::new(properties(columns, sorted_by)?);
+        let writer = SerializedFileWriter::new(target, Arc::new(schema), properties).context("begin the file");
+        let writer = writer.map_err(|error| Failure::new(IO, error))?;
+        let held = columns.iter().map(|(_, kind)| Held::new(*kind)).collect();
+        Ok(Self { writer, columns, held, rows: 0, group_rows })
+    }
+
+    /// Takes a row.
+    pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
+        for ((held, cell), (name, _)) in self.held.iter_mut().zip(cells).zip(self.columns) {
+            held.push(*cell).map_err(|value| unfit(cells, name, &value))?;
+        }
+        self.rows += 1;
+        if self.rows == self.group_rows {
+            self.write_group().context("write a row group").map_err(|error| Failure::new(IO, error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rest and the footer with these notes; gives the target back.
+    pub fn finish(mut self, notes: &[(&str, String)]) -> Result<W, Failure> {
+        self.end(notes).and_then(|()| self.writer.into_inner().context("write the footer")).map_err(|error| {
+            // What the target said is inside, whatever Parquet says about it.
+            Failure::new(IO, error)
+        })
+    }
+
+    fn end(&mut self, notes: &[(&str, String)]) -> anyhow::Result<()> {
+        if self.rows > 0 {
+            self.write_group().context("write the last row group")?;
+        }
+        for (name, value) in notes {
+            let note = KeyValue { key: format!("tapekeeper.{name}"), value: Some(value.clone()) };
+            self.writer.append_key_value_metadata(note);
+        }
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> anyhow::Result<()> {
+        let mut group = self.writer.next_row_group()?;
+        for held in &mut self.held {
+            let mut column = group.next_column()?.context("the schema has fewer columns than a row")?;
+            held.write(&mut column)?;
+            column.close()?;
+        }
+        group.close()?;
+        self.rows = 0;
+        Ok(())
+    }
+}
+
+impl Held {
+    fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Word => Self::Words(Vec::new(), Vec::new()),
+            Kind::Number | Kind::Instant => Self::Numbers(Vec::new()),
+            Kind::Decimal => Self::Decimals(Vec::new()),
+            Kind::Flag => Self::Flags(Vec::new()),
+        }
+    }
+
+    /// Takes a value; gives it back when the column cannot hold it.
+    fn push(&mut self, cell: Cell<'_>) -> Result<(), String> {
+        match (self, cell) {
+            (Self::Words(words, rows), Cell::Word(word)) => {
+                // A stream has one symbol and two sides: the search is short.
+                let at = words.iter().position(|known| known.data() == word.as_bytes()).unwrap_or_else(|| {
+                    words.push(ByteArray::from(word));
+                    words.len() - 1
+                });
+                rows.push(u32::try_from(at).expect("a row group has fewer words than rows"));
+            }
+            (Self::Numbers(numbers), Cell::Number(number)) => numbers.push(number),
+            (Self::Numbers(numbers), Cell::Instant(at)) => numbers.push(at.micros()),
+            (Self::Decimals(decimals), Cell::Decimal(value)) => {
+                decimals.push(scaled(value).ok_or_else(|| plain(value))?);
+            }
+            (Self::Flags(flags), Cell::Flag(flag)) => flags.push(flag),
+            (_, cell) => return Err(format!("{cell:?}")),
+        }
+        Ok(())
+    }
+
+    /// Writes all of it and is empty again.
+    fn write(&mut self, column: &mut SerializedColumnWriter<'_>) -> parquet::errors::Result<()> {
+        match self {
+            Self::Words(words, rows) => {
+                let column = column.typed::<ByteArrayType>();
+                for chunk in rows.chunks(CHUNK) {
+                    let values: Vec<ByteArray> = chunk.iter().map(|at| words[*at as usize].clone()).collect();
+                    column.write_batch(&values, None, None)?;
+                }
+                rows.clear();
+            }
+            Self::Numbers(numbers) => {
+                column.typed::<Int64Type>().write_batch(numbers, None, None)?;
+                numbers.clear();
+            }
+            Self::Decimals(decimals) => {
+                let column = column.typed::<FixedLenByteArrayType>();
+                // The file keeps the least and the greatest of every row group to its end. Were these parts of a chunk, it
+                // would keep the chunk with them.
+                let own = |value: Option<&i128>| value.map(|value| fixed(Bytes::copy_from_slice(&value.to_be_bytes())));
+                let (least, greatest) = (own(decimals.iter().min()), own(decimals.iter().max()));
+                for chunk in decimals.chunks(CHUNK) {
+                    let bytes: Bytes = chunk.iter().flat_map(|value| value.to_be_bytes()).collect();
+                    let value = |at: usize| fixed(bytes.slice(at * DECIMAL_BYTES..(at + 1) * DECIMAL_BYTES));
+                    let values: Vec<FixedLenByteArray> = (0..chunk.len()).map(value).collect();
+                    column.write_batch_with_statistics(&values, None, None, least.as_ref(), greatest.as_ref(), None)?;
+                }
+                decimals.clear();
+            }
+            Self::Flags(flags) => {
+                column.typed::<BoolType>().write_batch(flags, None, None)?;
+                flags.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fixed(bytes: Bytes) -> FixedLenByteArray {
+    FixedLenByteArray::from(ByteArray::from(bytes))
+}
+
+/// A row that a column cannot hold: rounding it would be a lie.
+fn unfit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
+    let position = cells.iter().find_map(|cell| if let Cell::Number(number) = cell { Some(*number) } else { None });
+    let position = position.unwrap_or_default();
+    let why = anyhow!(
+        "row {position}: {name} {value} does not fit Parquet's DECIMAL(38,18), which has 20 digits before the point and \
+         18 behind it: export this range as csv or jsonl"
+    );
+    Failure::new(DATA, why)
+}
+
+/// The schema in Parquet's own words.
+fn schema(columns: Columns) -> String {
+    let column = |(name, kind): &(&str, Kind)| match kind {
+        // Not ENUM: pyarrow reads that as bytes.
+        Kind::Word => format!("REQUIRED BYTE_ARRAY {name} (STRING);"),
+        Kind::Number => format!("REQUIRED INT64 {name};"),
+        Kind::Instant => format!("REQUIRED INT64 {name} (TIMESTAMP(MICROS,true));"),
+        Kind::Decimal => format!("REQUIRED FIXED_LEN_BYTE_ARRAY ({DECIMAL_BYTES}) {name} (DECIMAL(38,18));"),
+        Kind::Flag => format!("REQUIRED BOOLEAN {name};"),
+    };
+    format!("message rows {{ {} }}", columns.iter().map(column).collect::<Vec<_>>().join(" "))
+}
+
+fn properties(columns: Columns, sorted_by: &str) -> anyhow::Result<WriterProperties> {
+    let sorted_by = columns.iter().position(|(name, _)| *name == sorted_by).context("no such column")?;
+    let sorted_by = SortingColumn { column_idx: i32::try_from(sorted_by)?, descending: false, nulls_first: false };
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        // Enough to pass over a row group; those of pages would be kept in memory to the end of the file.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_offset_index_disabled(true)
+        .set_sorting_columns(Some(vec![sorted_by]));
+    for (name, kind) in columns {
+        if matches!(kind, Kind::Number | Kind::Instant) {
+            // Ids and times ascend: their differences take a byte or two.
+            let path = ColumnPath::from(*name);
+            properties = properties.set_column_dictionary_enabled(path.clone(), false);
+            properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+        }
+    }
+    Ok(properties.build())
+}
+
+#[cfg(test)]
+#[path = "parquet_tests.rs"]
+mod tests;

@@ -1,0 +1,67 @@
+//! Rows per minute of a stream's last hours: one query per kind, and the tables' partitions are days.
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::server::{Server, quote, time};
+use crate::history::{HistoryError, MinuteCount};
+use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
+
+#[derive(Debug, Row, Deserialize)]
+struct Counted {
+    exchange: String,
+    symbol: String,
+    channel: String,
+    minute: i64,
+    present: i64,
+    backfilled: i64,
+}
+
+/// Rows per stream and UTC minute from `since` on.
+pub(super) async fn per_minute(
+    server: &Server,
+    streams: &[Stream],
+    since: Timestamp,
+) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
+    let (mut trades, mut klines) = (Vec::new(), Vec::new());
+    for stream in streams {
+        let (exchange, symbol) = (quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
+        match stream.channel {
+            Channel::Trade => trades.push(format!("({exchange},{symbol})")),
+            Channel::Kline(interval) => klines.push(format!("({exchange},{symbol},'{interval}')")),
+            Channel::BookTicker => {}
+        }
+    }
+    let mut all = Vec::new();
+    let kinds = [
+        ("trades", "'trade'", "ts", "(exchange, symbol)", trades),
+        ("klines", "concat('kline_', interval)", "open_time", "(exchange, symbol, interval)", klines),
+    ];
+    for (table, channel, at, key, keys) in kinds {
+        if keys.is_empty() {
+            continue;
+        }
+        let sql = format!(
+            "SELECT exchange, symbol, {channel} AS channel,
+               intDiv(toUnixTimestamp64Micro({at}), {}) AS minute,
+               toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
+             FROM {}.{table} FINAL WHERE {key} IN ({}) AND {at} >= {}
+             GROUP BY exchange, symbol, channel, minute ORDER BY exchange, symbol, channel, minute",
+            Interval::M1.micros(),
+            server.database,
+            keys.join(","),
+            time(since)
+        );
+        all.append(&mut server.rows::<Counted>(&sql).await?);
+    }
+    all.into_iter().map(minute).collect()
+}
+
+fn minute(record: Counted) -> Result<(Stream, MinuteCount), HistoryError> {
+    let Counted { exchange, symbol, channel, minute, present, backfilled } = record;
+    let meaningless = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let exchange = exchange.parse().map_err(|_| meaningless("exchange"))?;
+    let channel = channel.parse().map_err(|()| meaningless("interval"))?;
+    let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
+    Ok((stream, MinuteCount { minute, present, backfilled }))
+}

@@ -1,0 +1,81 @@
+//! A history made at once, without an exchange: trades and klines with everything that an export must tell.
+
+use std::path::Path;
+
+use rust_decimal::Decimal;
+use tapekeeper::gap::{Evidence, Gap, GapState, Range};
+use tapekeeper::history::embedded::EmbeddedHistory;
+use tapekeeper::history::{Batch, History, KlineRow, TradeRow};
+use tapekeeper::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
+
+/// The feed of it; nobody connects.
+pub const FEED: &str =
+    "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\", \"kline_1m\"]\n\n";
+/// The first trade.
+pub const FIRST: i64 = 1_000;
+/// Trades that the exchange skipped, behind so many.
+pub const NEVER: Range = Range { first: FIRST + 100, last: FIRST + 104 };
+/// Trades that are missing.
+pub const LOST: Range = Range { first: FIRST + 300, last: FIRST + 302 };
+/// A minute before midnight: the rows lie in two days.
+const BEGIN: i64 = 1_795_564_740_000_000;
+const MINUTE: i64 = 60_000_000;
+
+fn trade(id: i64) -> TradeRow {
+    let price = Decimal::new(6_123_456 + id * 31 % 1_000, 2);
+    let trade = Trade {
+        id,
+        ts: Timestamp(BEGIN + (id - FIRST) * 100_000 + id % 7),
+        price,
+        quantity: Decimal::new(1 + id * 7_919 % 100_000_000, 8),
+        side: if id % 3 == 0 { Side::Buy } else { Side::Sell },
+    };
+    let (exchange, symbol) = (Exchange::Binance, Symbol::new("BTCUSDT"));
+    TradeRow {
+        exchange,
+        symbol,
+        trade,
+        received_at: Timestamp(trade.ts.micros() + 12_345),
+        is_backfilled: id % 11 == 0,
+    }
+}
+
+fn kline(minute: i64) -> KlineRow {
+    let value = |n: i64| Decimal::new(6_000_000 + minute * 17 + n, 4);
+    let open_time = Timestamp(BEGIN + minute * MINUTE);
+    let kline = Kline {
+        interval: Interval::M1,
+        open_time,
+        close_time: open_time.plus_micros(MINUTE - 1_000),
+        open: value(1),
+        high: value(9),
+        low: value(0),
+        close: value(2),
+        volume: Decimal::new(minute, 0) * Decimal::new(12_000_000_000_000, 0),
+        quote_volume: Decimal::ZERO,
+        trade_count: minute,
+        first_trade_id: if minute == 0 { -1 } else { minute },
+        last_trade_id: if minute == 0 { -1 } else { minute + 4 },
+        closed: true,
+    };
+    KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: minute % 2 == 0 }
+}
+
+/// Writes so many trades and klines; of the trades [`LOST`] are missing and [`NEVER`] never were.
+pub async fn make(data_dir: &Path, trades: i64, klines: i64) {
+    std::fs::create_dir_all(data_dir).unwrap();
+    let history = EmbeddedHistory::open(&data_dir.join("history.db")).unwrap();
+    let stream = Stream::new(Exchange::Binance, Symbol::new("BTCUSDT"), Channel::Trade);
+    let mut gap = Gap::open(stream, NEVER, Evidence::default(), Timestamp(BEGIN));
+    assert!(gap.advance(GapState::NeverExisted, "the exchange skips it", Timestamp(BEGIN + 1)));
+    let ids = (FIRST..FIRST + trades).filter(|id| !NEVER.contains(*id) && !LOST.contains(*id));
+    let batch = Batch {
+        gaps: vec![gap],
+        trades: ids.map(trade).collect(),
+        klines: (0..klines).map(kline).collect(),
+        token: "archive".to_owned(),
+        ..Batch::default()
+    };
+    history.insert(&batch).await.unwrap();
+    history.close().await.unwrap();
+}

@@ -1,0 +1,34 @@
+//! Commands that read, pointed at a place where nothing was recorded: they say so and make nothing.
+
+use super::app::TestApp;
+use super::archive;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_directory_is_said_and_not_filled() {
+    let app = TestApp::new(archive::FEED);
+    let reads: [&[&str]; 3] = [&["audit"], &["tail"], &["export", "--symbol", "BTCUSDT", "--format", "parquet"]];
+    for made in [false, true] {
+        if made {
+            // A directory of somebody else.
+            std::fs::create_dir(&app.data_dir).unwrap();
+        }
+        for arguments in reads {
+            let output = app.command(arguments).await;
+            let place = app.data_dir.join("history.db").display().to_string();
+            assert_eq!((output.code, &*output.out), (Some(69), ""), "{arguments:?}: {output:?}");
+            let words = format!("there is no history at {place}: nothing was recorded there yet, or data_dir is not");
+            assert!(output.err.contains(&words), "{arguments:?}: {output:?}");
+        }
+        let output = app.command(&["replay"]).await;
+        assert!(output.code == Some(69) && output.err.contains("there is no log at "), "{output:?}");
+        let target = app.directory().join("target.toml");
+        let elsewhere = app.directory().join("elsewhere").display().to_string();
+        std::fs::write(&target, format!("data_dir = {elsewhere:?}\n{}", archive::FEED)).unwrap();
+        let (from, to) = (app.config().display().to_string(), target.display().to_string());
+        let output = super::app::run(&["copy", "--from", &from, "--to", &to]).await;
+        assert!(output.code == Some(69) && output.err.contains("there is no history at "), "{output:?}");
+        assert!(!std::path::Path::new(&elsewhere).exists(), "nothing is made of nothing");
+        let entries = std::fs::read_dir(&app.data_dir).map(Iterator::count);
+        assert_eq!(entries.ok(), made.then_some(0), "a command that reads has made something");
+    }
+}

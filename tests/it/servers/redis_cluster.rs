@@ -1,0 +1,122 @@
+//! A Redis Cluster on loopback: three primaries, each with a replica that takes over within seconds.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use redis::{ConnectionLike, FromRedisValue};
+use tapekeeper::cache::RedisOptions;
+
+use super::redis::{program, settings};
+use super::{LOOK_EVERY, READY_MAX, Server, free_port, listens};
+
+/// Primaries.
+const PRIMARIES: usize = 3;
+/// Slots of any cluster.
+const SLOTS: usize = 16_384;
+
+/// Six servers: the primaries, then their replicas in the same order.
+pub struct RedisCluster {
+    pub nodes: Vec<Server>,
+}
+
+impl RedisCluster {
+    /// One for the caller alone; `None` when there is no Redis here.
+    pub fn start() -> Option<Self> {
+        let program = program()?;
+        // The bus has its own port: the usual one, 10,000 higher, may be none.
+        let buses: Vec<u16> = (0..2 * PRIMARIES).map(|_| free_port()).collect();
+        let start = |bus: &u16| {
+            let more = format!("--cluster-enabled yes --cluster-node-timeout 1000 --cluster-port {bus}");
+            let arguments = |port: u16, directory: &Path| settings(port, directory, &more);
+            Server::start("redis", program.clone(), arguments, listens)
+        };
+        let cluster = Self { nodes: buses.iter().map(start).collect() };
+        let port = cluster.nodes[0].port;
+        for (at, (node, bus)) in cluster.nodes.iter().zip(&buses).enumerate() {
+            if at < PRIMARIES {
+                let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
+                ask::<String>(node.port, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+            }
+            ask::<String>(node.port, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+            if at > 0 {
+                ask::<String>(port, &["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus.to_string()]);
+            }
+        }
+        cluster.until("all know each other", || cluster.all_say("cluster_known_nodes:6"));
+        for at in PRIMARIES..2 * PRIMARIES {
+            let primary: String = ask(cluster.nodes[at - PRIMARIES].port, &["CLUSTER", "MYID"]);
+            cluster.until("a replica knows its primary", || {
+                try_ask::<String>(cluster.nodes[at].port, &["CLUSTER", "REPLICATE", &primary]).is_ok()
+            });
+        }
+        cluster.settled();
+        Some(cluster)
+    }
+
+    /// Waits until all slots are served and every replica follows.
+    pub fn settled(&self) {
+        self.until("the cluster is whole", || self.all_say("cluster_state:ok"));
+        self.until("the replicas follow", || {
+            self.nodes.iter().all(|node| {
+                let info = try_ask::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
+                info.contains("role:master") || info.contains("master_link_status:up")
+            })
+        });
+    }
+
+    /// Where it is: all of its nodes.
+    pub fn options(&self) -> RedisOptions {
+        let nodes = self.nodes.iter().map(|node| format!("redis://127.0.0.1:{}", node.port));
+        RedisOptions { nodes: nodes.collect(), ..RedisOptions::default() }
+    }
+
+    /// The primary that serves a key.
+    pub fn primary_of(&self, key: &str) -> &Server {
+        let asked = |node: &&Server| {
+            let answer = try_ask::<Vec<String>>(node.port, &["HKEYS", key]);
+            let role = try_ask::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
+            answer.is_ok() && role.contains("role:master")
+        };
+        self.nodes.iter().find(asked).expect("a served key has a primary")
+    }
+
+    /// Forgets every key.
+    pub fn clear(&self) {
+        for node in &self.nodes {
+            // A replica refuses, and follows.
+            if let Err(error) = try_ask::<String>(node.port, &["FLUSHALL"]) {
+                assert!(error.to_string().contains("read only"), "{error}");
+            }
+        }
+    }
+
+    fn all_say(&self, word: &str) -> bool {
+        let told = |node: &Server| try_ask::<String>(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
+        self.nodes.iter().all(|node| told(node).contains(word))
+    }
+
+    /// Waits for a condition.
+    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + READY_MAX;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+}
+
+/// The answer of one node to one command; follows nothing.
+pub fn try_ask<T: FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisResult<T> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
+    let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
+    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut asked = redis::cmd(command[0]);
+    asked.arg(&command[1..]);
+    let value = connection.req_command(&asked)?.extract_error()?;
+    Ok(redis::from_redis_value(value)?)
+}
+
+/// The same of a node that must answer.
+pub fn ask<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
+    try_ask(port, command).unwrap_or_else(|error| panic!("{command:?} at {port}: {error}"))
+}
