@@ -85,7 +85,11 @@ async fn wait(asked: &Args, answer: &Value, client: &Client, format: Format) -> 
         }
         bar.set_position(total.saturating_sub(left));
         if left == 0 {
-            bar.finish();
+            bar.finish_and_clear();
+            if format == Format::Human {
+                let not_all = "NOT all of it came: `tapekeeper gaps` says why";
+                println!("{}", if all_came { "all of it is in history" } else { not_all });
+            }
             return Ok(if all_came { 0 } else { NO });
         }
         tokio::time::sleep(POLL_EVERY).await;

@@ -126,6 +126,7 @@ impl Desk<'_> {
         if let Some(line) = &mut lines.trade {
             while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
                 let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Trade));
+                line.changed = true;
                 while let Some((trade, source)) = line.tracker.release() {
                     found.to_ts.get_or_insert(trade.ts);
                     line.reached = Some(trade.ts);
@@ -138,6 +139,7 @@ impl Desk<'_> {
         for (&interval, line) in &mut lines.klines {
             while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
                 let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Kline(interval)));
+                line.changed = true;
                 found.from_ts = Some(Timestamp(hole.range.first));
                 found.to_ts = Some(Timestamp(hole.next));
                 holes.push(found);

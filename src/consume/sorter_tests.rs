@@ -87,6 +87,21 @@ fn nothing_behind_a_held_frame_may_be_committed() {
 }
 
 #[test]
+fn where_a_stream_stands_behind_a_hole_is_told_without_another_frame() {
+    let mut sorter = sorter();
+    for (at, frame) in [trade(5), trade(9), kline(1, true, 0), kline(5, true, 0)].into_iter().enumerate() {
+        sorter.take(record(at as i64, frame));
+    }
+    sorter.settle(Timestamp(40_000), false);
+    sorter.seal();
+    sorter.settle(Timestamp(10_000_000), false);
+    let sealed = sorter.seal();
+    let told: Vec<_> =
+        sealed.standings.iter().map(|(stream, standing)| (stream.channel.as_str(), standing.next)).collect();
+    assert_eq!(told, [("trade", Some(10)), ("kline_1m", Some(360_000_000))]);
+}
+
+#[test]
 fn what_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
     let (_, sealed) = sort(&[trade(5), r#"{"stream":"btcusdt@trade","data":{"e":"trade""#.to_owned()]);
     let letter = &sealed.rows.batch.dead_letters[0];

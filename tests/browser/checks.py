@@ -104,6 +104,14 @@ def it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script(test):
             expect(page.locator("#lost").is_hidden(), f"{name}: it says that the service does not answer")
 
 
+def no_width_makes_the_body_scroll_sideways(test):
+    with test.page() as page:
+        for wide in (320, 600, 768, 1023, 1024, 1200, 1750, 2560):
+            page.set_viewport_size({"width": wide, "height": 800})
+            needed, room = page.evaluate(WIDER)
+            expect(needed <= room, f"the body is {needed} pixels wide and has {room}")
+
+
 def nothing_is_wrong_with_contrast_names_and_landmarks(test):
     axe = Axe()
     for size in SIZES:
@@ -192,6 +200,18 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
         expect(page.evaluate("() => document.activeElement.id") == "run-retention", "the focus was lost in a renewal")
 
 
+def a_selection_stays_and_is_brought_up_when_it_is_let_go(test):
+    with test.page() as page:
+        page.evaluate("() => getSelection().selectAllChildren(document.querySelector('#head h1'))")
+        before = page.evaluate(AS_OF)
+        streams = page.locator("#streams").inner_html()
+        page.wait_for_function("(before) => document.querySelector('#streams').innerHTML !== before", arg=streams)
+        expect(page.evaluate("() => getSelection().toString()").startswith("Tapekeeper"), "the selection was lost")
+        expect(page.evaluate(AS_OF) == before, "the part with the selection was renewed")
+        page.evaluate("() => getSelection().removeAllRanges()")
+        page.wait_for_function("(before) => document.querySelector('#head time').dateTime > before", arg=before)
+
+
 def beyond_loopback_the_form_asks_for_the_token(test):
     recorder = Recorder(test.program, test.directory / "two", test.exchange, listen="0.0.0.0", token=TOKEN)
     try:
@@ -275,12 +295,14 @@ def it_says_when_the_service_is_away_and_goes_on_when_it_is_back(test):
 
 ALL = [
     it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script,
+    no_width_makes_the_body_scroll_sideways,
     nothing_is_wrong_with_contrast_names_and_landmarks,
     everything_that_can_be_used_has_a_name_of_its_own,
     it_stays_fresh_without_being_loaded_again,
     buttons_work_with_a_script_and_keep_the_place,
     buttons_work_without_a_script,
     the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays,
+    a_selection_stays_and_is_brought_up_when_it_is_let_go,
     beyond_loopback_the_form_asks_for_the_token,
     a_page_of_another_site_can_press_nothing_and_nothing_runs_that_got_in,
     more_pages_than_there_are_places_stay_fresh_too,

@@ -1,7 +1,10 @@
 //! The flow from socket frames to history, on stores that fail, delay and tear batches, and crash.
 //!
 //! What must hold however it goes: nothing is committed that is not durable, and at every restart and at
-//! the end the ledger misses exactly what the exchange published and history does not have.
+//! the end the ledger misses exactly what the exchange published and history does not have. With an exchange that can
+//! be asked for what was lost, which fails too, the ledger ends empty and history whole.
+
+mod exchange;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,6 +16,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use tapekeeper::backfill;
 use tapekeeper::cache::Latest;
 use tapekeeper::clock::Clock;
 use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
@@ -35,6 +39,8 @@ use tapekeeper::writer::Writer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use exchange::Exchange;
 
 /// Ids of one symbol in one campaign.
 const IDS: i64 = 2_000;
@@ -62,6 +68,9 @@ struct Flow {
     events: mpsc::Sender<SocketEvent>,
     ingest: JoinHandle<Result<(), tapekeeper::log::LogError>>,
     consume: JoinHandle<Result<(), consume::ConsumeError>>,
+    backfill: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+    ledger: SharedLedger,
     drain: CancellationToken,
     board: Arc<Board>,
     health: Health,
@@ -70,8 +79,8 @@ struct Flow {
 }
 
 impl Flow {
-    /// Opens the stores in `directory` and goes on where they are.
-    async fn start(directory: &Path, faults: &Faults, clock: &Clock) -> Self {
+    /// Opens the stores in `directory` and goes on where they are; what is missing is asked of `exchange`.
+    async fn start(directory: &Path, faults: &Faults, clock: &Clock, exchange: Option<&Exchange>) -> Self {
         let log = EmbeddedLog::open(&directory.join("log.db"), Options { batch_records: 64, ..Options::default() });
         let log: Arc<dyn Log> = Arc::new(FaultyLog::new(Arc::new(log.unwrap()), faults.clone()));
         let inner: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.join("history.db")).unwrap());
@@ -96,10 +105,16 @@ impl Flow {
         let ingest = tokio::spawn(ingest::run(parts, received, pulses.watch("ingest"), never.clone()));
         let board = Arc::new(Board::default());
         let store: Arc<dyn History> = history.clone();
+        let writer = Writer::new(store, Arc::new(Latest::default()), health.clone());
+        let ledger = SharedLedger::new(Ledger::restore(rows));
+        let backfill = exchange.map(|exchange| {
+            let parts = exchange.repairs(writer.clone(), ledger.clone(), clock);
+            tokio::spawn(backfill::run(parts, pulses.watch("backfill"), never.clone()))
+        });
         let parts = consume::Parts {
             log: log.clone(),
-            writer: Writer::new(store, Arc::new(Latest::default()), health.clone()),
-            ledger: SharedLedger::new(Ledger::restore(rows)),
+            writer,
+            ledger: ledger.clone(),
             board: board.clone(),
             health: health.clone(),
             clock: clock.clone(),
@@ -112,8 +127,8 @@ impl Flow {
         let drain = CancellationToken::new();
         let options = consume::Options { batch_time: Duration::from_millis(5), ..consume::Options::default() };
         let pulse = pulses.watch("consume");
-        let consume = tokio::spawn(consume::run(parts, sorter, asked, options, pulse, drain.clone(), never));
-        Self { events, ingest, consume, drain, board, health, log, history }
+        let consume = tokio::spawn(consume::run(parts, sorter, asked, options, pulse, drain.clone(), never.clone()));
+        Self { events, ingest, consume, backfill, stop: never, ledger, drain, board, health, log, history }
     }
 
     async fn send(&self, ids: &[i64], clock: &Clock) {
@@ -121,10 +136,29 @@ impl Flow {
         self.events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
     }
 
+    /// Waits until what was sent is consumed and what was missing is back.
+    async fn wait_until_whole(&self, seed: u64) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let standing = self.board.standing(&stream());
+            let consumed = standing.next == Some(IDS + 6);
+            let open = self.ledger.with(|ledger| ledger.rows().count());
+            if consumed && open == 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "seed {seed}: {open} gaps are open, {standing:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Ends at once, like SIGKILL: what is in memory is gone.
     async fn crash(self) {
         self.ingest.abort();
         self.consume.abort();
+        if let Some(backfill) = self.backfill {
+            backfill.abort();
+            assert!(backfill.await.is_err_and(|error| error.is_cancelled()), "backfill had ended by itself");
+        }
         assert!(self.ingest.await.is_err_and(|error| error.is_cancelled()), "ingest had ended by itself");
         assert!(self.consume.await.is_err_and(|error| error.is_cancelled()), "consume had ended by itself");
     }
@@ -135,6 +169,10 @@ impl Flow {
         tokio::time::timeout(DEADLINE, self.ingest).await.unwrap().unwrap().unwrap();
         self.drain.cancel();
         tokio::time::timeout(DEADLINE, self.consume).await.unwrap().unwrap().unwrap();
+        if let Some(backfill) = self.backfill {
+            self.stop.cancel();
+            tokio::time::timeout(DEADLINE, backfill).await.unwrap().unwrap();
+        }
     }
 }
 
@@ -184,7 +222,7 @@ async fn look(directory: &Path) -> Found {
 }
 
 /// One campaign; everything random comes from the seed. Returns how many calls went wrong.
-async fn campaign(seed: u64) -> u64 {
+async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let directory = tempfile::tempdir().unwrap();
@@ -196,8 +234,11 @@ async fn campaign(seed: u64) -> u64 {
         if random.random_bool(0.01) {
             sent.swap(at, at + 1);
         }
+        if random.random_bool(0.01) {
+            sent[at] = sent[at - 1];
+        }
     }
-    let mut flow = Flow::start(directory.path(), &faults, &clock).await;
+    let mut flow = Flow::start(directory.path(), &faults, &clock, exchange).await;
     let mut rest = sent.as_slice();
     while !rest.is_empty() {
         let (now, later) = rest.split_at(random.random_range(1..30).min(rest.len()));
@@ -207,34 +248,53 @@ async fn campaign(seed: u64) -> u64 {
             flow.crash().await;
             let found = look(directory.path()).await;
             found.assert_the_ledger_knows_every_hole(seed, found.stored.last().copied());
-            flow = Flow::start(directory.path(), &faults, &clock).await;
+            flow = Flow::start(directory.path(), &faults, &clock, exchange).await;
         }
     }
     // A last run that certainly arrives shows every hole before it.
     let last: Vec<i64> = (IDS + 1..=IDS + 5).collect();
     flow.send(&last, &clock).await;
+    if exchange.is_some() {
+        flow.wait_until_whole(seed).await;
+    }
     flow.stop().await;
     let found = look(directory.path()).await;
     found.assert_the_ledger_knows_every_hole(seed, Some(IDS + 5));
+    if exchange.is_some() {
+        assert_eq!(found.missing, BTreeSet::new(), "seed {seed}: the exchange has all of it");
+        let (first, last) = (found.stored.first(), found.stored.last());
+        assert_eq!((found.stored.len() as i64, last), (IDS + 6 - first.unwrap(), Some(&(IDS + 5))), "seed {seed}");
+    }
     faults.injected()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_on_stores_that_fail_and_processes_that_crash() {
+async fn campaigns(exchange: Option<&Exchange>) {
     let soak = std::env::var_os("TAPEKEEPER_SOAK").is_some();
     let first = std::env::var("TAPEKEEPER_SEED").ok().and_then(|seed| seed.parse().ok());
     let mut injected = 0;
     for seed in first.map_or(1..if soak { 200 } else { 9 }, |seed| seed..seed + 1) {
-        injected += campaign(seed).await;
+        injected += campaign(seed, exchange).await;
     }
     assert!(injected > 0, "nothing went wrong, the campaigns show nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_on_stores_that_fail_and_processes_that_crash() {
+    campaigns(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_comes_back_from_an_exchange_that_fails_too_and_the_ledger_ends_empty() {
+    let exchange = Exchange::start(IDS + 5).await;
+    campaigns(Some(&exchange)).await;
+    assert!(exchange.refused() > 0, "the exchange never failed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_history_refuses_is_set_aside_alone_and_nothing_waits_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let clock = fast_clock();
-    let flow = Flow::start(directory.path(), &Faults::none(), &clock).await;
+    let flow = Flow::start(directory.path(), &Faults::none(), &clock, None).await;
     let mut refused: Vec<i64> = (1..=200).collect();
     refused.shuffle(&mut StdRng::seed_from_u64(7));
     refused.truncate(3);
@@ -257,9 +317,9 @@ async fn a_row_that_history_refuses_is_set_aside_alone_and_nothing_waits_for_it(
 async fn a_history_that_is_away_holds_the_offset_and_shows_it() {
     let directory = tempfile::tempdir().unwrap();
     let (clock, faults) = (fast_clock(), Faults::none());
-    let flow = Flow::start(directory.path(), &Faults::none(), &clock).await;
+    let flow = Flow::start(directory.path(), &Faults::none(), &clock, None).await;
     flow.stop().await;
-    let flow = Flow::start(directory.path(), &faults, &clock).await;
+    let flow = Flow::start(directory.path(), &faults, &clock, None).await;
     faults.set_outage(true);
     let until = Instant::now() + DEADLINE;
     // The log is in the same outage: frames wait in memory until it takes them.

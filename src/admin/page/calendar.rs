@@ -1,6 +1,6 @@
 //! What became of every day and of every minute of today, stream by stream. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::audit::Coverage;
 use crate::gap::{Gap, GapState};
@@ -68,15 +68,40 @@ pub struct Today {
     pub basis: Basis,
 }
 
-/// When what a gap misses was traded, as far as it is known: from the first to the last instant.
-fn span(gap: &Gap) -> (i64, i64) {
+/// When what a gap misses was traded, as far as it is known: the first instant, when that is known, and the last one.
+/// None when nothing is known of it.
+fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
     if let Channel::Kline(interval) = gap.stream.channel {
         // A kline's position is the time at which it opened.
-        return (gap.range.first, gap.range.last.saturating_add(interval.micros() - 1));
+        return Some((Some(gap.range.first), gap.range.last.saturating_add(interval.micros() - 1)));
     }
-    let known = |at: Option<Timestamp>, other: Option<Timestamp>| at.or(other).unwrap_or(gap.detected_at).micros();
-    let (from, to) = (known(gap.from_ts, gap.to_ts), known(gap.to_ts, gap.from_ts));
-    (from.min(to), to.max(from))
+    let found = gap.detected_at.micros();
+    let [from, to] = [gap.from_ts, gap.to_ts].map(|at| at.map(Timestamp::micros));
+    match (from, to, cover(gap.state)) {
+        (Some(from), Some(to), _) => Some((Some(from.min(to)), to.max(from))),
+        // What was found to be missing was traded before that.
+        (Some(from), None, Cover::Open) => Some((Some(from), found.max(from))),
+        (None, to, Cover::Open) => Some((None, to.unwrap_or(found))),
+        (None, None, _) => None,
+        (from, to, _) => from.or(to).map(|at| (Some(at), at)),
+    }
+}
+
+/// Raises what a gap covers in a stretch of time whose places are so long and begin at `begin`. When nobody knows where
+/// the gap begins, that is every place without a row of its own, from the first one that is `known` on.
+fn mark_gap(stretch: &mut [Cover], gap: &Gap, long: i64, begin: i64, known: i64, has_rows: &dyn Fn(usize) -> bool) {
+    let Some((from, to)) = span(gap) else { return };
+    let (cover, to) = (cover(gap.state), to.div_euclid(long) - begin);
+    match from {
+        Some(from) => mark(stretch, from.div_euclid(long) - begin, to, cover),
+        None => {
+            mark(stretch, to, to, cover);
+            let empty = |at: &i64| usize::try_from(*at).is_ok_and(|at| at < stretch.len() && !has_rows(at));
+            for at in (known.max(0)..to).filter(empty).collect::<Vec<_>>() {
+                mark(stretch, at, at, cover);
+            }
+        }
+    }
 }
 
 fn cover(state: GapState) -> Cover {
@@ -99,7 +124,8 @@ pub fn sheet(stream: &Stream, coverage: Option<&Coverage>, today: &Today, now: T
     let total = |of: Cover| gaps.iter().filter(move |gap| cover(gap.state) == of);
     let missing = total(Cover::Open).map(|gap| (gap.len() - gap.filled).max(0)).sum();
     let oldest = (now.day() - DAYS + 1) * DAY_US;
-    let lost = total(Cover::Lost).filter(|gap| span(gap).1 >= oldest).map(|gap| (gap.len() - gap.filled).max(0)).sum();
+    let is_drawn = |gap: &&&Gap| span(gap).map_or(gap.detected_at.micros(), |(_, to)| to) >= oldest;
+    let lost = total(Cover::Lost).filter(is_drawn).map(|gap| (gap.len() - gap.filled).max(0)).sum();
     Sheet { days, minutes, missing, lost }
 }
 
@@ -107,23 +133,19 @@ fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: boo
     let mut minutes = vec![Cover::Nothing; MINUTES as usize];
     let midnight = now.day() * MINUTES;
     let step = stream.channel.step().unwrap_or(1).max(MINUTE_US) / MINUTE_US;
-    // Between two rows nothing is unknown: a hole would be a gap. A kline speaks for all of its minutes.
+    // Between two rows nothing is unknown: a hole would be a gap. What was quiet is as the row before it, and a kline
+    // speaks for all of its minutes.
     let first = if is_older { midnight } else { counts.first().map_or(midnight, |count| count.minute) };
-    let last = counts.last().map(|count| count.minute + step - 1);
-    if let Some(last) = last {
-        mark(&mut minutes, first - midnight, last - midnight, Cover::Complete);
+    for (at, count) in counts.iter().enumerate() {
+        let from = if at == 0 { first } else { count.minute };
+        let end = counts.get(at + 1).map_or(count.minute + step, |next| next.minute);
+        let cover = if count.backfilled > 0 { Cover::Backfilled } else { Cover::Complete };
+        mark(&mut minutes, from - midnight, end - 1 - midnight, cover);
     }
-    for count in counts.iter().filter(|count| count.backfilled > 0) {
-        mark(&mut minutes, count.minute - midnight, count.minute - midnight + step - 1, Cover::Backfilled);
-    }
+    let has_rows: HashSet<i64> = counts.iter().map(|count| count.minute - midnight).collect();
     for gap in gaps {
-        let (from, to) = span(gap);
-        mark(
-            &mut minutes,
-            from.div_euclid(MINUTE_US) - midnight,
-            to.div_euclid(MINUTE_US) - midnight,
-            cover(gap.state),
-        );
+        let first = if is_older || !counts.is_empty() { first - midnight } else { MINUTES };
+        mark_gap(&mut minutes, gap, MINUTE_US, midnight, first, &|at| has_rows.contains(&(at as i64)));
     }
     minutes
 }
@@ -156,9 +178,9 @@ fn days(
         *day = Day { cover, present: counted.present, backfilled: counted.backfilled, unexplained };
     }
     let mut covers: Vec<Cover> = days.iter().map(|day| day.cover).collect();
+    let first = days.iter().position(|day| day.present > 0).map_or(DAYS, |first| first as i64);
     for gap in gaps {
-        let (from, to) = span(gap);
-        mark(&mut covers, from.div_euclid(DAY_US) - oldest, to.div_euclid(DAY_US) - oldest, cover(gap.state));
+        mark_gap(&mut covers, gap, DAY_US, oldest, first, &|at| days.get(at).is_some_and(|day| day.present > 0));
     }
     for (day, cover) in days.iter_mut().zip(covers) {
         day.cover = cover;

@@ -95,8 +95,8 @@ fn the_worst_of_a_minute_is_what_is_drawn() {
         (62, 2, Cover::Lost),
         (64, 2, Cover::Open),
         (66, 5, Cover::Complete),
-        (71, 1, Cover::Backfilled),
-        (72, 9, Cover::Complete),
+        (71, 9, Cover::Backfilled),
+        (80, 1, Cover::Complete),
     ];
     assert_eq!(drawn(&sheet), expected);
     assert_eq!((sheet.missing, sheet.lost), (10, 10));
@@ -137,4 +137,38 @@ fn what_is_before_the_calendar_is_not_drawn() {
     let sheet = sheet(&trades(), Some(&coverage(&[(60, 10, 10, 0)])), &today(&trades(), &[], vec![old]), NOW);
     assert!(sheet.days.iter().all(|day| day.cover == Cover::Nothing));
     assert_eq!((sheet.lost, drawn(&sheet)), (0, Vec::new()));
+}
+
+#[test]
+fn a_gap_that_begins_nobody_knows_where_is_wherever_there_is_no_row() {
+    let mut open = gap(&trades(), GapState::Open, at(0), at(0));
+    (open.from_ts, open.to_ts, open.detected_at) = (None, None, at(90));
+    let counted = today(&trades(), &[(60, 5, 5), (61, 5, 5), (80, 5, 0)], vec![open.clone()]);
+    let sheet = sheet(&trades(), Some(&coverage(&[(3, 10, 10, 9), (1, 10, 10, 9)])), &counted, NOW);
+    let expected = [
+        (0, 60, Cover::Open),
+        (60, 2, Cover::Backfilled),
+        (62, 18, Cover::Open),
+        (80, 1, Cover::Complete),
+        (81, 10, Cover::Open),
+    ];
+    assert_eq!(drawn(&sheet), expected);
+    let days = [30, 31, 32, 33, 34].map(|day: usize| sheet.days[day].cover);
+    assert_eq!(days, [Cover::Nothing, Cover::Backfilled, Cover::Open, Cover::Backfilled, Cover::Open]);
+}
+
+#[test]
+fn what_a_tail_lacks_reaches_from_the_last_row_to_when_it_was_found() {
+    let mut open = gap(&trades(), GapState::Open, at(80), at(80));
+    (open.to_ts, open.detected_at) = (None, at(82));
+    let sheet = sheet(&trades(), None, &today(&trades(), &[(80, 5, 0)], vec![open]), NOW);
+    assert_eq!(drawn(&sheet), [(80, 3, Cover::Open)]);
+}
+
+#[test]
+fn what_was_lost_nobody_knows_when_is_told_and_not_drawn() {
+    let mut lost = gap(&trades(), GapState::Unrecoverable, at(0), at(0));
+    (lost.from_ts, lost.to_ts) = (None, None);
+    let sheet = sheet(&trades(), None, &today(&trades(), &[(80, 5, 0)], vec![lost]), NOW);
+    assert_eq!((drawn(&sheet), sheet.lost), (vec![(80, 1, Cover::Complete)], 10));
 }

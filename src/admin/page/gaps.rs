@@ -57,7 +57,7 @@ fn row(out: &mut String, gap: &Gap, now: Timestamp) {
     let place = |position| place(gap.stream.channel, position);
     put(out, format_args!("<div>{} missing <br><span class=\"dim\">{}", rows(gap), place(gap.range.first)));
     if gap.range.last != gap.range.first {
-        put(out, format_args!(" to {}", place(gap.range.last)));
+        put(out, format_args!("\u{2013}{}", place(gap.range.last)));
     }
     out.push_str("</span></div><div>");
     put(

@@ -65,7 +65,8 @@ pub fn tiles(out: &mut String, facts: &Facts) {
     let some = |value: &Value| if value.as_f64().is_some_and(|number| number > 0.0) { "bad" } else { "" };
     let (streams, gaps) = (&status["streams"], &status["gaps"]);
     let silent = if streams["receiving"] == streams["total"] { "" } else { "warn" };
-    let full_in = trend::full_in(&facts.samples)
+    let full_in = trend::forecast(&facts.samples)
+        .by_us
         .map_or("of disk free".to_owned(), |seconds| format!("of disk free, full in {}", span(seconds)));
     let free = facts.free.map_or("\u{2013}".to_owned(), |free| size(free as f64));
     let waiting = number(&status["log"]["lag_frames"]);

@@ -90,7 +90,9 @@ pub async fn page(
     let said = said.map(answer).unwrap_or_default();
     if asked.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
         let mut news = events::news(&edition, 0);
-        news["parts"]["said"] = said.into();
+        if !said.is_empty() {
+            news["parts"]["said"] = said.into();
+        }
         return ([(header::CACHE_CONTROL, "no-store")], Json(news)).into_response();
     }
     // Nothing but what stands in the page itself may run or style it: markup that got in from outside could not.
@@ -103,6 +105,7 @@ pub async fn page(
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::CACHE_CONTROL, "no-store".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        // With `no-referrer` a browser says `Origin: null` of our own form, which is what a foreign page says.
         (header::REFERRER_POLICY, "same-origin".to_owned()),
     ];
     (headers, Html(document(&desk, &edition, &said, &nonce))).into_response()

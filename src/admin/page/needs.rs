@@ -12,8 +12,10 @@ use super::trend;
 const OPEN_MAX_US: i64 = 600_000_000;
 /// What was lost for good or set aside is said for so long.
 const LOST_SAID_US: i64 = 86_400_000_000;
-/// Days until the disk is full from which on somebody should know.
-const DISK_DAYS: f64 = 7.0;
+/// A disk that our own growth fills sooner is somebody's business, seconds.
+const DISK_OURS_S: f64 = 7.0 * 86_400.0;
+/// The same of one that others fill, who may stop as suddenly, seconds.
+const DISK_ANYBODY_S: f64 = 6.0 * 3_600.0;
 /// Bytes below which the disk is nearly full, however slowly it fills.
 const DISK_MIN: u64 = 1 << 30;
 /// A clock that is further off makes times of receipt wrong, microseconds.
@@ -131,15 +133,15 @@ fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
 
 fn of_disk(facts: &Facts) -> Option<Need> {
     let free = facts.free?;
-    let full_in = trend::full_in(&facts.samples);
-    let days = full_in.map(|seconds| seconds / 86_400.0).filter(|days| *days < DISK_DAYS);
-    if days.is_none() && free >= DISK_MIN {
-        return None;
-    }
+    let forecast = trend::forecast(&facts.samples);
+    let by_us = forecast.by_us.filter(|seconds| *seconds < DISK_OURS_S);
+    let by_anybody = forecast.by_anybody.filter(|seconds| *seconds < DISK_ANYBODY_S);
     let left = size(free as f64);
-    let why = match full_in {
-        Some(seconds) => format!("{left} are free: full in {} if it goes on like this", span(seconds)),
-        None => format!("{left} are free"),
+    let why = match (by_us, by_anybody) {
+        (_, Some(seconds)) => format!("{left} are free: full in {} if it goes on like this", span(seconds)),
+        (Some(seconds), None) => format!("{left} are free: full in {} as history and log grow", span(seconds)),
+        (None, None) if free < DISK_MIN => format!("{left} are free"),
+        (None, None) => return None,
     };
     let hint = "make room, or shorten [log] retention";
     Some(Need { is_bad: free < DISK_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })

@@ -6,18 +6,24 @@
   const version = document.documentElement.dataset.page;
   let heard = Date.now(), source = null, polling = 0;
 
-  // Puts a part in its place; who has the focus keeps it, who selects text keeps it, a table stays scrolled.
+  // Puts a part in its place; who has the focus keeps it, a table stays scrolled, and who selects text keeps it until
+  // the selection is let go.
+  const held = new Map();
   const put = (id, markup) => {
     const place = element(id);
     if (!place) return;
     const selection = getSelection();
-    if (!selection.isCollapsed && place.contains(selection.anchorNode)) return;
+    if (!selection.isCollapsed && place.contains(selection.anchorNode)) return held.set(id, markup);
+    held.delete(id);
     const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
     const scrolled = [...place.querySelectorAll(".scroll")].map((region) => [region.id, region.scrollLeft]);
     place.innerHTML = markup;
     for (const [region, left] of scrolled) if (element(region)) element(region).scrollLeft = left;
     if (focused) (element(focused) ?? element(focused.replace(/^(pause|resume)-/, other)))?.focus({ preventScroll: true });
   };
+  document.addEventListener("selectionchange", () => {
+    if (getSelection().isCollapsed) for (const [id, markup] of [...held]) put(id, markup);
+  });
   // What was a job's one button is its other one now.
   const other = (verb) => (verb === "pause-" ? "resume-" : "pause-");
   // Parts, as an event or an answer brings them. A page of another program begins anew.

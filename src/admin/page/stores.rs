@@ -101,10 +101,18 @@ pub fn stores(out: &mut String, facts: &Facts) {
 
 fn disk(facts: &Facts) -> Card {
     let Some(free) = facts.free else { return Card::new("Disk", Some("it cannot be asked")) };
-    let full_in = trend::full_in(&facts.samples).map(span);
+    let forecast = trend::forecast(&facts.samples);
+    let kept = facts.samples.last().and_then(|sample| sample.kept).map(|kept| size(kept as f64));
+    let growth = match forecast.growth {
+        Some(growth) if growth > 0.0 => format!("{} an hour", size(growth * 3_600.0)),
+        Some(_) => "not in the last hour".to_owned(),
+        None => "known after half an hour".to_owned(),
+    };
     Card::new("Disk", None)
         .line("free", size(free as f64))
-        .line("full in", full_in.unwrap_or("nothing to worry about yet".to_owned()))
+        .line("we keep", kept.unwrap_or_default())
+        .line("it grows", growth)
+        .line("full in", forecast.by_us.map(span).unwrap_or_default())
 }
 
 fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {

@@ -16,8 +16,8 @@ use crate::market::Timestamp;
 pub const EVERY: Duration = Duration::from_secs(5);
 /// Samples kept: an hour of them.
 const SAMPLES_MAX: usize = 720;
-/// A rate of free space is told from no shorter time: a file that was just made is no trend.
-const FORECAST_MIN_US: i64 = 600_000_000;
+/// A forecast is made from no shorter time: a file that was just made is no trend.
+const FORECAST_MIN_US: i64 = 1_800_000_000;
 
 /// How things stood at one instant.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Sample {
     pub missing: i64,
     /// Bytes that are free where the stores are.
     pub free: Option<u64>,
+    /// Bytes of what we keep there ourselves.
+    pub kept: Option<u64>,
 }
 
 /// The samples of the last hour, oldest first.
@@ -81,7 +83,8 @@ async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
         let age = desk.board.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
         wait(usage.lag(), frames, age)
     });
-    Sample { at, frames, lag, missing: missing(desk), free: free_bytes(&desk.data_dir) }
+    let (free, kept) = (free_bytes(&desk.data_dir), kept_bytes(&desk.data_dir));
+    Sample { at, frames, lag, missing: missing(desk), free, kept }
 }
 
 /// Positions that open gaps miss and that did not come back yet.
@@ -104,14 +107,42 @@ pub fn free_bytes(directory: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Seconds until the disk is full, if it goes on as in these samples; none while they are too few, or when it does not
-/// fill.
-pub fn full_in(samples: &[Sample]) -> Option<f64> {
-    let known = |sample: &&Sample| sample.free.is_some();
-    let (first, last) = (samples.iter().find(known)?, samples.iter().rev().find(known)?);
+/// Bytes of the files in this directory.
+fn kept_bytes(directory: &Path) -> Option<u64> {
+    let files = std::fs::read_dir(directory).ok()?;
+    Some(
+        files
+            .flatten()
+            .filter_map(|file| file.metadata().ok())
+            .filter(|file| file.is_file())
+            .map(|file| file.len())
+            .sum(),
+    )
+}
+
+/// What becomes of the disk if it goes on as in the samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Forecast {
+    /// Bytes a second that our own files grow by; none while the samples are too few.
+    pub growth: Option<f64>,
+    /// Seconds until our own growth has filled the disk.
+    pub by_us: Option<f64>,
+    /// Seconds until it is full by whatever fills it.
+    pub by_anybody: Option<f64>,
+}
+
+/// Looks ahead from these samples.
+pub fn forecast(samples: &[Sample]) -> Forecast {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Forecast::default() };
     let took = last.at.since(first.at);
-    let used = first.free?.checked_sub(last.free?).filter(|used| *used > 0)?;
-    (took >= FORECAST_MIN_US).then(|| last.free.unwrap_or_default() as f64 / used as f64 * took as f64 / 1e6)
+    if took < FORECAST_MIN_US {
+        return Forecast::default();
+    }
+    let rate = |from: Option<u64>, to: Option<u64>| Some((to? as f64 - from? as f64) / (took as f64 / 1e6));
+    let until_full = |rate: f64| last.free.filter(|_| rate > 0.0).map(|free| free as f64 / rate);
+    let growth = rate(first.kept, last.kept);
+    let by_anybody = rate(last.free, first.free).and_then(until_full);
+    Forecast { growth, by_us: growth.and_then(until_full), by_anybody }
 }
 
 #[cfg(test)]
@@ -119,7 +150,14 @@ mod tests {
     use super::*;
 
     fn sample(seconds: i64, free: u64) -> Sample {
-        Sample { at: Timestamp(seconds * 1_000_000), frames: 1.0, lag: Some(0.0), missing: 0, free: Some(free) }
+        Sample {
+            at: Timestamp(seconds * 1_000_000),
+            frames: 1.0,
+            lag: Some(0.0),
+            missing: 0,
+            free: Some(free),
+            kept: None,
+        }
     }
 
     #[test]
@@ -140,10 +178,18 @@ mod tests {
 
     #[test]
     fn the_disk_is_full_when_what_is_left_is_used_as_fast() {
-        assert_eq!(full_in(&[sample(0, 1_000), sample(1_000, 900)]), Some(9_000.0));
-        assert_eq!(full_in(&[sample(0, 1_000), sample(599, 900)]), None, "too short");
-        assert_eq!(full_in(&[sample(0, 900), sample(1_000, 1_000)]), None, "it empties");
-        assert_eq!(full_in(&[sample(0, 900), sample(1_000, 900)]), None, "it stays");
-        assert_eq!(full_in(&[]), None);
+        let of = |samples: &[(i64, u64, u64)]| {
+            let sample = |(at, free, kept): &(i64, u64, u64)| Sample { kept: Some(*kept), ..sample(*at, *free) };
+            forecast(&samples.iter().map(sample).collect::<Vec<_>>())
+        };
+        let growing = of(&[(0, 10_000, 500), (2_000, 9_000, 700)]);
+        assert_eq!(growing, Forecast { growth: Some(0.1), by_us: Some(90_000.0), by_anybody: Some(18_000.0) });
+        let idle = of(&[(0, 10_000, 700), (2_000, 10_000, 500)]);
+        assert_eq!(idle, Forecast { growth: Some(-0.1), by_us: None, by_anybody: None });
+        assert_eq!(of(&[(0, 10_000, 500), (1_799, 9_000, 700)]), Forecast::default(), "too short");
+        assert_eq!(of(&[]), Forecast::default());
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a"), "12345").unwrap();
+        assert_eq!(kept_bytes(directory.path()), Some(5));
     }
 }

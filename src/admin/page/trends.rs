@@ -79,6 +79,10 @@ fn draw(out: &mut String, line: &Line, samples: &[Sample], end: Timestamp, windo
             put(&mut path, format_args!("{to}{x} {y:.1}"));
             x_last = *x;
         }
+        // A sample that stands alone is a short line, not nothing.
+        if run.len() == 1 {
+            path.push_str("h-2");
+        }
         let x_first = run.first().map_or(0, |(x, _)| *x);
         put(out, format_args!("<path class=\"area\" d=\"{path}L{x_last} {HEIGHT}L{x_first} {HEIGHT}Z\"/>"));
         put(out, format_args!("<path class=\"line\" d=\"{path}\"/>"));
@@ -120,7 +124,7 @@ mod tests {
     use super::*;
 
     fn sample(seconds: i64, frames: f64) -> Sample {
-        Sample { at: Timestamp(seconds * 1_000_000), frames, lag: None, missing: 0, free: None }
+        Sample { at: Timestamp(seconds * 1_000_000), frames, lag: None, missing: 0, free: None, kept: None }
     }
 
     #[test]

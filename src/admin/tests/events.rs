@@ -133,9 +133,7 @@ async fn a_page_that_cannot_listen_asks_for_the_parts_alone() {
     let served = Served::start().await;
     let told = Listener::new(&served).await.next().await.unwrap().news;
     let request = served.http.get(served.url("/")).header("accept", "application/json");
-    let mut asked: Value = request.send().await.unwrap().json().await.unwrap();
-    assert_eq!(asked["parts"]["said"], "");
-    asked["parts"].as_object_mut().unwrap().remove("said");
+    let asked: Value = request.send().await.unwrap().json().await.unwrap();
     let ids = |news: &Value| news["parts"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!((ids(&asked), &asked["page"]), (ids(&told), &told["page"]));
 }

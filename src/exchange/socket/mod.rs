@@ -53,7 +53,7 @@ pub struct SocketOptions {
     /// The first wait after a connection was lost.
     pub backoff_min: Duration,
     /// The longest wait between two attempts. Short, because each second is a hole to refill; that all sockets together
-    /// stay under the exchange's limit on attempts is [`ConnectLimit`]'s business.
+    /// stay under the exchange's limit on attempts is `ConnectLimit`'s business.
     pub backoff_max: Duration,
     /// The wait after a refusal that will not change by itself (403, 451).
     pub refused_wait: Duration,

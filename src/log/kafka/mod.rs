@@ -37,11 +37,14 @@ use producer::Producer;
 use reader::Reader;
 use watch::Watch;
 
-use super::{Consumer, Log, LogError, LogUsage, Options, Partition, Record};
+use super::{Consumer, KafkaOptions, Log, LogError, LogUsage, Options, Partition, Record};
 use crate::market::{Frame, Timestamp};
 
 /// How long [`Log::close`] waits for what was given to be acknowledged.
 const CLOSE_WAIT: Duration = Duration::from_secs(4);
+
+/// How long after a failed question its reason may come.
+const REASON_WAIT: Duration = Duration::from_secs(1);
 
 /// A topic of Apache Kafka as the log.
 pub struct KafkaLog {
@@ -108,13 +111,24 @@ impl KafkaLog {
         match log.blocking(|shared| shared.ensure_topic()).await {
             Ok(()) => {}
             // Only now: a recorder at work outlives a broker that forgets passwords for a moment.
-            Err(LogError::Unavailable(why)) => match log.shared.watch.refusal() {
+            Err(LogError::Unavailable(why)) => match log.refusal().await {
                 Some(refusal) => return Err(LogError::Fatal(format!("Kafka does not let us in: {refusal}"))),
                 None => warn!("Kafka is not there yet: {why}"),
             },
             Err(fatal) => return Err(fatal),
         }
         Ok(log)
+    }
+
+    /// Why we are not let in, when that is so: waited for where a broker may refuse us, because reasons come late.
+    async fn refusal(&self) -> Option<String> {
+        if self.shared.options.kafka.client.contains_key("security.protocol") {
+            let until = tokio::time::Instant::now() + REASON_WAIT;
+            while self.shared.watch.refusal().is_none() && tokio::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        self.shared.watch.refusal()
     }
 
     /// Runs what waits for the broker off the runtime's threads.
@@ -137,11 +151,21 @@ fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
     let client: BaseConsumer<Watch> = BaseConsumer::from_config_and_context(&settings::reader(kafka)?, watch.clone())
         .map_err(|error| watch.sort("make a client", &error))?;
     let seen = topic::look(&client, &kafka.topic).map_err(|error| {
-        // Its reasons come with a poll.
-        while client.poll(Duration::ZERO).is_some() {}
-        watch.refusal().map_or(error, |refusal| LogError::Fatal(format!("Kafka does not let us in: {refusal}")))
+        // Its reasons come with polls, one at a time.
+        let until = std::time::Instant::now() + REASON_WAIT;
+        while watch.refusal().is_none() && std::time::Instant::now() < until {
+            client.poll(Duration::from_millis(20));
+        }
+        match (watch.refusal(), error) {
+            (Some(refusal), _) => LogError::Fatal(format!("Kafka does not let us in: {refusal}")),
+            (None, LogError::Unavailable(why)) => LogError::Unavailable(format!("{why}: {}", silence(&watch, kafka))),
+            (None, error) => error,
+        }
     })?;
-    let release = kafka.brokers.split(',').find_map(|broker| version::release(broker.trim()));
+    let is_plain =
+        kafka.client.get("security.protocol").is_none_or(|protocol| !protocol.to_lowercase().contains("ssl"));
+    let brokers = kafka.brokers.split(',').filter(|_| is_plain);
+    let release = brokers.map(str::trim).find_map(version::release);
     let release = release.map_or_else(|| "of a release that it does not name".to_owned(), |text| format!("{text}.x"));
     let line = format!("Kafka {release}, {} brokers", seen.brokers);
     let missing = match seen.partitions.len() {
@@ -152,6 +176,18 @@ fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
         _ => Vec::new(),
     };
     Ok((line, missing))
+}
+
+/// Why a broker does not answer, as far as is known. Of one that hangs up on us, because we speak plainly to TLS or the
+/// other way round, librdkafka says no more than of one that is away.
+fn silence(watch: &Watch, kafka: &KafkaOptions) -> String {
+    match kafka.brokers.split(',').map(str::trim).find(|broker| version::listens(broker)) {
+        None => watch.reason(),
+        Some(broker) => format!(
+            "{broker} takes connections and gives no answer: it starts, or \"security.protocol\" under \
+             [log.kafka.client] is not that of its listener"
+        ),
+    }
 }
 
 impl Shared {

@@ -36,10 +36,19 @@ pub(super) fn release(address: &str) -> Option<&'static str> {
     RELEASES.iter().rev().find(|(first, _)| newest >= *first).map(|(_, release)| *release)
 }
 
-fn ask(address: &str) -> std::io::Result<Vec<u8>> {
+/// Whether somebody takes connections at `address`. Blocks.
+pub(super) fn listens(address: &str) -> bool {
+    connect(address).is_ok()
+}
+
+fn connect(address: &str) -> std::io::Result<TcpStream> {
     let unreachable = || std::io::Error::from(std::io::ErrorKind::HostUnreachable);
     let address = address.to_socket_addrs()?.next().ok_or_else(unreachable)?;
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+    TcpStream::connect_timeout(&address, ANSWER_MAX)
+}
+
+fn ask(address: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = connect(address)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     // ApiVersions (18), version 3, correlation 1, client "tk", no tags; name "tk" and version "1", compact; no tags.

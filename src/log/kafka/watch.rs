@@ -34,10 +34,14 @@ impl ClientContext for Watch {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(target: "librdkafka", "{error}: {reason}");
         if let Some(code) = error.rdkafka_error_code() {
-            if needs_a_person(code) {
+            if needs_a_person(code) || is_untrusted(code, reason) {
                 *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
             }
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, reason.to_owned()));
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            // That all are down follows why each is, and says less.
+            if code != Code::AllBrokersDown || last.is_none() {
+                *last = Some((code, reason.to_owned()));
+            }
         }
     }
 }
@@ -89,6 +93,12 @@ impl Watch {
     }
 }
 
+/// Whether the broker's certificate is not one that we trust. At start that is a setting; while we record it is waited
+/// for, as a renewed certificate may come a moment before its authority.
+fn is_untrusted(code: Code, reason: &str) -> bool {
+    code == Code::SSL && reason.contains("certificate")
+}
+
 /// Whether waiting does not help.
 fn needs_a_person(code: Code) -> bool {
     matches!(
@@ -115,6 +125,23 @@ mod tests {
         watch.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
         let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
         assert!(matches!(&error, LogError::Unavailable(why) if why.contains("1/1 brokers are down")), "{error}");
+    }
+
+    #[test]
+    fn why_a_broker_is_down_says_more_than_that_all_are() {
+        let watch = Watch::default();
+        watch.error(KafkaError::Global(Code::BrokerTransportFailure), "connecting to a SSL listener?");
+        watch.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(watch.reason(), "connecting to a SSL listener?");
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_a_refusal_at_start_and_waited_for_later() {
+        let watch = Watch::default();
+        watch.error(KafkaError::Global(Code::SSL), "SSL handshake failed: certificate verify failed");
+        assert!(watch.refusal().is_some());
+        let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
+        assert!(matches!(&error, LogError::Unavailable(why) if why.contains("verify failed")), "{error}");
     }
 
     #[test]

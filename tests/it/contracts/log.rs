@@ -1,6 +1,8 @@
 //! The contract of the log: `src/log/mod.rs`, promises 1 to 7.
 
 mod kafka;
+#[cfg(feature = "kafka-tls")]
+mod kafka_tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

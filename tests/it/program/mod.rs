@@ -6,7 +6,7 @@
 
 mod access;
 mod api;
-mod app;
+pub mod app;
 mod archive;
 mod audits;
 mod campaign;

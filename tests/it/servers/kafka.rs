@@ -17,19 +17,34 @@ pub struct Kafka {
     pub server: Server,
     /// Wants a name and a password: `keeper` and `geheim`.
     pub sasl_port: u16,
+    /// Wants them by SCRAM-SHA-256 behind TLS; only of [`Kafka::start_with_tls`].
+    #[cfg_attr(not(feature = "kafka-tls"), expect(dead_code, reason = "a build without TLS cannot speak to it"))]
+    pub tls_port: u16,
     topics: AtomicU32,
 }
 
 impl Kafka {
     /// One for the caller alone, to kill and restart; `None` when there is none here.
     pub fn start() -> Option<Self> {
+        Self::start_at(None)
+    }
+
+    /// One with a listener behind TLS, which costs seconds. `ca.pem` in its directory is who has signed it.
+    #[cfg_attr(not(feature = "kafka-tls"), expect(dead_code, reason = "a build without TLS cannot speak to it"))]
+    pub fn start_with_tls() -> Option<Self> {
+        Self::start_at(Some(free_port()))
+    }
+
+    fn start_at(tls_port: Option<u16>) -> Option<Self> {
         let sasl_port = free_port();
         let arguments = |port: u16, directory: &std::path::Path| {
             let (controller, directory) = (free_port(), directory.display().to_string());
-            vec![port.to_string(), controller.to_string(), sasl_port.to_string(), directory]
+            let mut arguments = vec![port.to_string(), controller.to_string(), sasl_port.to_string(), directory];
+            arguments.extend(tls_port.map(|port| port.to_string()));
+            arguments
         };
         let server = Server::start("kafka", PROGRAM.clone()?, arguments, listens);
-        Some(Self { server, sasl_port, topics: AtomicU32::new(0) })
+        Some(Self { server, sasl_port, tls_port: tls_port.unwrap_or_default(), topics: AtomicU32::new(0) })
     }
 
     /// The one that all tests share; ends with the process.

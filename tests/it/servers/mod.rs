@@ -5,6 +5,7 @@ pub mod kafka;
 pub mod redis;
 pub mod redis_cluster;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -39,9 +40,16 @@ fn prepare(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on and nobody else here is given. Between those of the recorders under test and those of
+/// outgoing connections, one of which might take a port before its server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = rand::random_range(30_000..32_768);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TAKEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A server that can be killed and started again on the same data and port.

@@ -2,6 +2,7 @@
 
 mod export;
 mod proxy;
+mod redis;
 mod stores;
 
 use std::collections::BTreeMap;
