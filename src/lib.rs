@@ -14,6 +14,7 @@
 //! | room | what it is |
 //! |---|---|
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
+//! | [histogram] | measurements counted in buckets. Pure |
 //! | [gap] | what is missing: the [`Tracker`](gap::Tracker) notices, the [`Ledger`](gap::Ledger) remembers, the [plan](gap::next_page) repairs. Pure |
 //! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
@@ -44,10 +45,10 @@
 //! | [simulator] | an exchange on loopback, for `demo`, tests and dry runs |
 //! | [cli] | one file per group of commands |
 //!
-//! Nine rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
+//! Ten rooms are not in the design's sentence. [writer] because live and backfilled rows must be insisted upon,
 //! bisected and set aside by the same code. [audit] because jobs, API and command line must compare alike. [replay] because it consumes without committing. [sqlite]
 //! because log and history open their files with the same care. [faults] because the three stores' test wrappers
-//! share one script. [health], [exit], [messages] and [signals] because each is spoken by rooms that must not know each other.
+//! share one script. [histogram] because gaps and batches are measured alike. [health], [exit], [messages] and [signals] because each is spoken by rooms that must not know each other.
 //!
 //! # The invariants, and where they are kept
 //!
@@ -116,6 +117,7 @@ pub mod exit;
 pub mod faults;
 pub mod gap;
 pub mod health;
+pub mod histogram;
 pub mod history;
 pub mod ingest;
 pub mod jobs;

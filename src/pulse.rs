@@ -92,7 +92,7 @@ impl std::fmt::Display for Wedge {
 }
 
 /// A loop's state as health and metrics show it.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Beat {
     /// The loop's name.
     pub name: String,

@@ -1,10 +1,11 @@
-//! Errors as every endpoint gives them.
+//! Errors as every endpoint gives them, and the sets of them that endpoints have.
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
 
 /// An error answer.
 #[derive(Debug)]
@@ -52,8 +53,75 @@ impl From<BytesRejection> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": { "code": self.code, "message": self.message } }))).into_response()
+        let error = ErrorBody { code: self.code, message: self.message };
+        (self.status, Json(ErrorDocument { error })).into_response()
     }
+}
+
+/// Every error's document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDocument {
+    error: ErrorBody,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorBody {
+    /// For programs: `bad_request`, `unknown_host`, `token_needed`...
+    code: &'static str,
+    /// For people.
+    message: String,
+}
+
+/// What may come of any request.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what Refusal sends")]
+pub enum Always {
+    /// The Host is no name of this service (`unknown_host`), or a page of another site asks (`cross_site`).
+    #[response(status = 403)]
+    Forbidden(#[to_schema] ErrorDocument),
+    /// The address has too many bytes (`address_too_long`).
+    #[response(status = 414)]
+    AddressTooLong(#[to_schema] ErrorDocument),
+    /// Not done in time (`timeout`).
+    #[response(status = 504)]
+    Timeout(#[to_schema] ErrorDocument),
+}
+
+/// What may come of a request that waits for its turn or asks a store.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what Refusal sends")]
+pub enum Busy {
+    /// A store does not answer (`unavailable`), or too many requests are at work (`busy`).
+    #[response(status = 503)]
+    Unavailable(#[to_schema] ErrorDocument),
+}
+
+/// What may come of a request with parameters or a body.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what Refusal sends")]
+pub enum Asked {
+    /// A parameter or the body makes no sense (`bad_request`).
+    #[response(status = 400)]
+    BadRequest(#[to_schema] ErrorDocument),
+}
+
+/// What may come of a request that changes something.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what Refusal sends")]
+pub enum Changing {
+    /// This way in needs the bearer token (`token_needed`).
+    #[response(status = 401)]
+    TokenNeeded(#[to_schema] ErrorDocument),
+}
+
+/// What may come of a request that names something.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what Refusal sends")]
+pub enum Naming {
+    /// There is no such job (`unknown_job`), or this symbol is not recorded (`unknown_symbol`).
+    #[response(status = 404)]
+    Unknown(#[to_schema] ErrorDocument),
 }
 
 pub async fn not_found() -> Refusal {

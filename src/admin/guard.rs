@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::Extension;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::Desk;
 use super::answer::Refusal;
+use super::listener::Caller;
 
 /// Longest request; a coverage of everything is the slowest.
 pub const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -29,36 +31,83 @@ pub async fn in_time(State(limit): State<Duration>, request: Request, next: Next
 
 /// Requests at work at a time: each may hold a reader of a store, and the recorder comes first.
 pub const REQUESTS_MAX: usize = 32;
+/// Of these, how many may come through the unix socket beside all that come over TCP: the operator's come first.
+const NEAR_MAX: usize = 8;
 /// How long a request waits for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
 
+/// Whose turn it is.
+pub struct Turns {
+    tcp: Semaphore,
+    near: Semaphore,
+    wait: Duration,
+}
+
+impl Turns {
+    /// So many at a time over TCP, and how long others wait.
+    pub fn new(tcp: usize, wait: Duration) -> Self {
+        Self { tcp: Semaphore::new(tcp), near: Semaphore::new(NEAR_MAX), wait }
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new(REQUESTS_MAX, TURN_MAX)
+    }
+}
+
 /// Lets [`REQUESTS_MAX`] requests work at a time; others wait a little, then are told to come back.
-pub async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TURN_MAX, turns.acquire()).await {
+pub async fn in_turn(
+    State(turns): State<Arc<Turns>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let places = if caller == Caller::Near { &turns.near } else { &turns.tcp };
+    match tokio::time::timeout(turns.wait, places.acquire()).await {
         Ok(Ok(_turn)) => next.run(request).await,
         Ok(Err(_)) | Err(_) => {
-            let message = format!("{REQUESTS_MAX} requests are at work already: ask again later");
+            let message = "as many requests as there may be are at work already: ask again later";
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
             ([(header::RETRY_AFTER, "5")], refusal).into_response()
         }
     }
 }
 
+/// Longest address of a request, with its parameters.
+pub const ADDRESS_BYTES_MAX: usize = 4 << 10;
+
+/// Refuses addresses that no request of ours has.
+pub async fn short_address(request: Request, next: Next) -> Response {
+    let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
+    if length <= ADDRESS_BYTES_MAX {
+        return next.run(request).await;
+    }
+    let message = format!("an address has {ADDRESS_BYTES_MAX} bytes at most");
+    Refusal::new(StatusCode::URI_TOO_LONG, "address_too_long", message).into_response()
+}
+
 /// A page elsewhere can point a name of its own at this address (DNS rebinding); its requests carry that name.
-pub async fn known_host(State(desk): State<Arc<Desk>>, request: Request, next: Next) -> Response {
+pub async fn known_host(
+    State(desk): State<Arc<Desk>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A token proves who asks, whatever the name; without one a name must not be a stranger's.
-    if is_known(host) || is_token(bearer(request.headers()), &desk) {
+    // No page reaches a unix socket.
+    if caller == Caller::Near || is_known(host) || is_token(bearer(request.headers()), &desk) {
         return next.run(request).await;
     }
     let message = format!("`{host}` is not a name of this service: ask by its address, or with its token");
     Refusal::new(StatusCode::FORBIDDEN, "unknown_host", message).into_response()
 }
 
-/// What changes something comes from no foreign page, and from loopback or with the token.
+/// What changes something comes from no foreign page, and through the unix socket, from loopback or with the token.
 pub async fn may_change(
     State(desk): State<Arc<Desk>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -66,7 +115,7 @@ pub async fn may_change(
     if let Some(refusal) = foreign(headers) {
         return refusal.into_response();
     }
-    if is_trusted(&desk, peer, bearer(headers)) {
+    if is_trusted(&desk, caller, bearer(headers)) {
         return next.run(request).await;
     }
     let message = "this needs the admin token: Authorization: Bearer ...";
@@ -79,9 +128,13 @@ pub fn foreign(headers: &HeaderMap) -> Option<Refusal> {
     is_foreign(headers).then(|| Refusal::new(StatusCode::FORBIDDEN, "cross_site", message))
 }
 
-/// Whether whoever asks may change something: from loopback, or with the token, wherever that stood.
-pub fn is_trusted(desk: &Desk, peer: SocketAddr, given: &str) -> bool {
-    let is_local = desk.options.listen.ip().is_loopback() && peer.ip().is_loopback();
+/// Whether whoever asks may change something: through the unix socket, from loopback, or with the token, wherever that
+/// stood.
+pub fn is_trusted(desk: &Desk, caller: Caller, given: &str) -> bool {
+    let is_local = match caller {
+        Caller::Near => true,
+        Caller::Tcp(peer) => desk.options.listen.ip().is_loopback() && peer.ip().is_loopback(),
+    };
     is_local || is_token(given, desk)
 }
 

@@ -1,91 +1,156 @@
-//! A listener that keeps its connections few, and ends before they do.
+//! Listeners that keep their connections few, and connections that do not wait for ever for whoever does not read.
 //!
-//! Every connection costs a file descriptor, and the recorder needs its own for sockets and stores: whoever
-//! opens connections without end waits in the kernel's queue, and recording goes on.
-//!
-//! At the stop it accepts nothing more, and [`LAST_REQUESTS`] later the connections are ended: one that was accepted just
-//! before gets its request answered. When systemd holds the listener, whoever comes later waits for the next process.
+//! Every connection costs a file descriptor, and the recorder needs its own for sockets and stores: whoever opens
+//! connections without end waits in the kernel's queue, and recording goes on. The unix socket has places of its own: a
+//! crowd on TCP does not keep the operator out.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Sleep;
+use tracing::debug;
 
-/// Most connections at a time: ten open pages and a scraper need a tenth of it.
+use super::socket::AdminSocket;
+
+/// Most TCP connections at a time: ten open pages and a scraper need a tenth of it.
 pub const CONNECTIONS_MAX: usize = 128;
+/// Most connections of the unix socket: a command makes one.
+const NEAR_MAX: usize = 16;
+/// How long a client may keep us from writing: one that reads nothing would hold its place for ever.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 
-/// How long a connection may take to send its request when the service stops: on one machine that is immediate.
-pub const LAST_REQUESTS: Duration = Duration::from_millis(250);
+/// Who asks, in every request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Came through the unix socket: the file's permission has let them in.
+    Near,
+    /// Came over TCP, from this address.
+    Tcp(SocketAddr),
+}
 
-/// Accepts while fewer than [`CONNECTIONS_MAX`] are open.
-pub struct FewConnections {
-    listener: TcpListener,
+/// Where connections come from, few at a time.
+pub struct Door {
+    listener: Kind,
     places: Arc<Semaphore>,
-    stop: CancellationToken,
 }
 
-impl FewConnections {
-    /// Limits this listener; it accepts until `stop`.
-    pub fn new(listener: TcpListener, stop: CancellationToken) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), stop }
+enum Kind {
+    Tcp(TcpListener),
+    Unix(AdminSocket),
+}
+
+impl Door {
+    /// The port.
+    pub fn tcp(listener: TcpListener) -> Self {
+        Self { listener: Kind::Tcp(listener), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
-}
 
-impl Listener for FewConnections {
-    type Io = Connection;
-    type Addr = SocketAddr;
+    /// The file.
+    pub fn unix(socket: AdminSocket) -> Self {
+        Self { listener: Kind::Unix(socket), places: Arc::new(Semaphore::new(NEAR_MAX)) }
+    }
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let (places, listener) = (self.places.clone(), &mut self.listener);
-        let accepted = async move {
-            let place = places.acquire_owned().await.expect("the semaphore is never closed");
-            // Axum's own accept for a TcpListener waits and tries again when descriptors run out.
-            let (stream, peer) = Listener::accept(listener).await;
-            (Connection { stream, _place: place }, peer)
+    /// The next connection, once there is a place for it.
+    pub async fn accept(&mut self) -> (Connection, Caller) {
+        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        // Axum's own accept waits and tries again when descriptors run out.
+        let (stream, caller) = match &mut self.listener {
+            Kind::Tcp(listener) => {
+                let (stream, peer) = Listener::accept(listener).await;
+                // An answer is small and whole: there is nothing to wait for to send along with it.
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!("cannot set TCP_NODELAY: {error}");
+                }
+                (Stream::Tcp(stream), Caller::Tcp(peer))
+            }
+            Kind::Unix(socket) => (Stream::Unix(Listener::accept(&mut socket.listener).await.0), Caller::Near),
         };
-        tokio::select! {
-            biased;
-            // Axum ends its loop by itself, a moment later.
-            () = self.stop.cancelled() => std::future::pending().await,
-            accepted = accepted => accepted,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        (Connection { stream, unread: None, _place: place }, caller)
     }
 }
 
-/// A connection that gives its place back when it ends.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection that gives its place back when it ends, and ends when nobody reads it.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
+    /// Runs while the client's and our buffers are full.
+    unread: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// What a write came to, or an error when the client has been in its way for [`UNREAD_MAX`].
+    fn limited<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.unread = None;
+            return wrote;
+        }
+        let unread = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNREAD_MAX)));
+        ready!(unread.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let wrote = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        self.limited(cx, wrote)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        self.limited(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_is_left_after_a_while() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut connection = Connection { stream: Stream::Unix(ours), unread: None, _place: place };
+        let began = tokio::time::Instant::now();
+        let error = connection.write_all(&vec![0; 8 << 20]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), UNREAD_MAX.as_secs());
     }
 }

@@ -5,30 +5,40 @@
 
 mod answer;
 mod api;
+mod documents;
 mod guard;
+mod jobs;
 mod listener;
 mod metrics;
+mod openapi;
 mod options;
 mod page;
 mod recount;
+mod refill;
+mod server;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use options::AdminOptions;
+pub use socket::AdminSocket;
 
 use crate::backfill;
 use crate::cache::Cache;
@@ -66,6 +76,26 @@ pub struct ReloadRequest {
     pub answer: oneshot::Sender<Result<Reloaded, String>>,
 }
 
+/// What became of reloads since the process began.
+#[derive(Debug, Default)]
+pub struct ReloadCount {
+    /// Applied, or nothing was to be changed.
+    pub applied: AtomicU64,
+    /// Refused: the files were bad, or asked for a restart.
+    pub refused: AtomicU64,
+    /// The last one was refused.
+    pub last_refused: AtomicBool,
+}
+
+impl ReloadCount {
+    /// Counts one.
+    pub fn count(&self, is_applied: bool) {
+        let outcome = if is_applied { &self.applied } else { &self.refused };
+        outcome.fetch_add(1, Ordering::Relaxed);
+        self.last_refused.store(!is_applied, Ordering::Relaxed);
+    }
+}
+
 /// What is shown and who is asked.
 #[derive(Clone)]
 pub struct Desk {
@@ -101,6 +131,8 @@ pub struct Desk {
     pub jobs: JobsHandle,
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
+    /// What became of them.
+    pub reloaded: Arc<ReloadCount>,
     /// Where the stores are whose disk may fill up.
     pub data_dir: PathBuf,
     /// What the stores are, in words: log, history, cache.
@@ -109,55 +141,70 @@ pub struct Desk {
     pub options: AdminOptions,
 }
 
+/// Where requests come from: the port, the unix socket, or both.
+#[derive(Default)]
+pub struct Listeners {
+    /// The port.
+    pub tcp: Option<TcpListener>,
+    /// The unix socket.
+    pub unix: Option<AdminSocket>,
+}
+
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
-    // Connect info through `tap_io` because axum implements it for its own listeners only.
-    let listener = listener::FewConnections::new(listener, stop.clone()).tap_io(|_connection| {});
+pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
+    // The unix socket first: whoever crowds the port does not keep the operator waiting.
+    let unix = listeners.unix.map(listener::Door::unix).into_iter();
+    let doors = unix.chain(listeners.tcp.map(listener::Door::tcp)).collect();
     let (desk, page) = (Arc::new(desk), Arc::new(page::Page::new(stop.clone())));
-    let service = router(desk.clone(), page.clone()).into_make_service_with_connect_info::<std::net::SocketAddr>();
-    let over = async move {
-        stop.cancelled().await;
-        tokio::time::sleep(listener::LAST_REQUESTS).await;
-    };
-    let (served, ()) =
-        tokio::join!(axum::serve(listener, service).with_graceful_shutdown(over).into_future(), page.run(&desk));
-    Ok(served?)
+    let router = router(desk.clone(), page.clone());
+    tokio::join!(server::serve(doors, router, stop), page.run(&desk));
+    Ok(())
+}
+
+/// Every endpoint, and the document of those that programs ask.
+fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) {
+    let changing = OpenApiRouter::new()
+        .routes(routes!(jobs::run_job))
+        .routes(routes!(jobs::pause_job))
+        .routes(routes!(jobs::resume_job))
+        .routes(routes!(api::reload))
+        .routes(routes!(api::repair_data))
+        .routes(routes!(refill::backfill))
+        .layer(from_fn_with_state(desk.clone(), guard::may_change));
+    let asking = OpenApiRouter::new()
+        .route("/", get(page::page))
+        .route("/do", post(page::act))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(api::status))
+        .routes(routes!(api::streams))
+        .routes(routes!(api::gaps))
+        .routes(routes!(api::coverage))
+        .routes(routes!(jobs::jobs))
+        .routes(routes!(jobs::job_history))
+        .routes(routes!(api::consistency_check))
+        .routes(routes!(openapi::openapi))
+        .merge(changing)
+        .layer(from_fn_with_state(Arc::new(guard::Turns::default()), guard::in_turn));
+    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
+    // their own, and the limit of time ends no stream that has begun.
+    OpenApiRouter::with_openapi(openapi::Head::openapi())
+        .routes(routes!(api::healthz))
+        .routes(routes!(api::readyz))
+        .route("/events", get(page::events))
+        .merge(asking)
+        .split_for_parts()
 }
 
 fn router(desk: Arc<Desk>, page: Arc<page::Page>) -> Router {
-    let changing = Router::new()
-        .route("/api/v1/jobs/{name}/run", post(api::run_job))
-        .route("/api/v1/jobs/{name}/pause", post(api::pause_job))
-        .route("/api/v1/jobs/{name}/resume", post(api::resume_job))
-        .route("/api/v1/reload", post(api::reload))
-        .route("/api/v1/admin/repair-data", post(api::repair_data))
-        .route("/api/v1/admin/backfill", post(api::backfill))
-        .layer(from_fn_with_state(desk.clone(), guard::may_change));
-    let asking = Router::new()
-        .route("/", get(page::page))
-        .route("/do", post(page::act))
-        .route("/metrics", get(metrics::metrics))
-        .route("/api/v1/status", get(api::status))
-        .route("/api/v1/streams", get(api::streams))
-        .route("/api/v1/gaps", get(api::gaps))
-        .route("/api/v1/coverage", get(api::coverage))
-        .route("/api/v1/jobs", get(api::jobs))
-        .route("/api/v1/jobs/history", get(api::job_history))
-        .route("/api/v1/admin/consistency-check", get(api::consistency_check))
-        .merge(changing)
-        .layer(from_fn_with_state(Arc::new(Semaphore::new(guard::REQUESTS_MAX)), guard::in_turn));
-    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
-    // their own, and the limit of time ends no stream that has begun.
-    Router::new()
-        .route("/healthz", get(api::healthz))
-        .route("/readyz", get(api::readyz))
-        .route("/events", get(page::events))
-        .merge(asking)
+    let (endpoints, document) = endpoints(&desk);
+    endpoints
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(desk.clone(), guard::known_host))
+        .layer(from_fn(guard::short_address))
         .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(Extension(openapi::Written::new(&document)))
         .layer(Extension(page))
         .with_state(desk)
 }

@@ -30,7 +30,7 @@ use anyhow::{Context, anyhow};
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::admin::ReloadRequest;
+use crate::admin::{ReloadCount, ReloadRequest};
 use crate::backfill;
 use crate::cache::{Cache, Latest};
 use crate::clock::Clock;
@@ -171,6 +171,8 @@ pub struct Service {
     pub saver: Arc<Saver>,
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
+    /// What became of them.
+    pub reloaded: Arc<ReloadCount>,
 }
 
 /// Runs the service until a signal asks for its stop or a spine task fails.
@@ -266,13 +268,12 @@ async fn start(
     let board = Arc::new(Board::default());
     flow::seed_board(&board, beginning.known(), &committed);
     let latest = Arc::new(Latest::default());
-    let ledger = SharedLedger::default();
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
         dialects: markets.iter().map(|market| (market.exchange, market.dialect.clone())).collect(),
         writer: writer.clone(),
-        ledger: ledger.clone(),
+        ledger: SharedLedger::default(),
         clock: clock.clone(),
         rows: Arc::default(),
     };
@@ -296,7 +297,7 @@ async fn start(
         history,
         cache,
         board,
-        ledger,
+        ledger: backfill.ledger.clone(),
         backfill,
         connections: shared.connections.clone(),
         counters: shared.counters.clone(),
@@ -306,6 +307,7 @@ async fn start(
         startup: saver.startup,
         saver,
         reloads,
+        reloaded: Arc::default(),
     };
     let resumed = beginning.resumed();
     flow::start(&service, &mut markets, writer, latest, beginning, groups);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Desk, Reloaded};
+use crate::admin::{self, AdminSocket, Desk, Listeners, Reloaded};
 use crate::exchange::Feed;
 use crate::exit::Failure;
 use crate::history::HistoryError;
@@ -126,19 +126,19 @@ async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
 async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Result<(), Failure> {
     let options = service.config.admin.clone();
     if !options.listen.ip().is_loopback() {
-        let words = if options.token.is_some() { "with" } else { "refused: set admin-token to allow them, with" };
-        warn!("the API listens beyond this machine, on {}: changes {words} the bearer token only", options.listen);
-    }
-    let listener = match listen(options.listen).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            let why = format!("cannot listen on {}: {error}", options.listen);
-            error!("{why}: there is no API and no status page until it is free and the service is restarted");
-            service.health.degraded("admin", &why);
-            return Ok(());
+        let beyond = format!("the API listens beyond this machine, on {}", options.listen);
+        if options.token.is_some() {
+            info!("{beyond}: changes that come that way need the bearer token");
+        } else {
+            warn!(
+                "{beyond}, and no token is set: changes that come that way are refused; set admin-token to allow them"
+            );
         }
-    };
-    info!("status page at http://{}/", listener.local_addr().unwrap_or(options.listen));
+    }
+    let listeners = listeners(service).await;
+    if listeners.tcp.is_none() && listeners.unix.is_none() {
+        return Ok(());
+    }
     let desk = Desk {
         instance: service.config.instance.clone(),
         streams: service.streams.clone(),
@@ -156,13 +156,42 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         startup: service.startup,
         jobs,
         reloads: service.reloads.clone(),
+        reloaded: service.reloaded.clone(),
         data_dir: service.config.data_dir.clone(),
         backends: backends::watched(&service.config, groups),
         options,
     };
     let stop = groups.admin.stop.clone();
-    groups.admin.spawn("admin", admin::serve(listener, desk, stop));
+    groups.admin.spawn("admin", admin::serve(listeners, desk, stop));
     Ok(())
+}
+
+/// The port and the unix socket, as far as they can be had.
+async fn listeners(service: &Service) -> Listeners {
+    let options = &service.config.admin;
+    let (mut listeners, mut problems) = (Listeners::default(), Vec::new());
+    match listen(options.listen).await {
+        Ok(listener) => {
+            info!("status page at http://{}/", listener.local_addr().unwrap_or(options.listen));
+            listeners.tcp = Some(listener);
+        }
+        Err(error) => problems.push(format!("cannot listen on {}: {error}", options.listen)),
+    }
+    if let Some(path) = &options.socket {
+        match AdminSocket::bind(path) {
+            Ok(socket) => {
+                info!("commands of this machine come through {}", path.display());
+                listeners.unix = Some(socket);
+            }
+            Err(error) => problems.push(format!("no commands through {}: {error:#}", path.display())),
+        }
+    }
+    if !problems.is_empty() {
+        let why = problems.join("; ");
+        error!("{why}: it stays so until it is mended and the service is restarted");
+        service.health.degraded("admin", &why);
+    }
+    listeners
 }
 
 /// systemd's listener when it holds one for us, else our own.
@@ -246,6 +275,7 @@ async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: 
         Ok((config, schedule)) => reload::apply(service, feeds, &config, &schedule, false).await,
         Err(why) => Err(anyhow!(why)),
     };
+    service.reloaded.count(applied.is_ok());
     let line = status_line(service, &feeds.jobs).await;
     match &applied {
         Ok(_said) => systemd::ready(&line),

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::{Value, json};
 
 use crate::cache::{Cache, Update, kline_is_newer, tick_is_newer};
 use crate::gap::Range;
 use crate::history::{History, KlineRow, TradeRow};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Tick, Timestamp, plain};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp};
+
+use super::seen::Seen;
 
 /// Symbols of one query.
 const BATCH_MAX: usize = 500;
@@ -24,7 +25,7 @@ const IN_FLIGHT: Duration = Duration::from_millis(500);
 const LOOKS: usize = 4;
 
 /// What is wrong with a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The cache names a row that history does not have.
@@ -40,7 +41,7 @@ pub enum Kind {
 }
 
 /// One difference.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Issue {
     /// Whose.
     pub exchange: String,
@@ -51,9 +52,9 @@ pub struct Issue {
     /// What is wrong.
     pub kind: Kind,
     /// What the cache says.
-    pub cache: Option<Value>,
+    pub cache: Option<Seen>,
     /// What history says.
-    pub history: Option<Value>,
+    pub history: Option<Seen>,
     #[serde(skip)]
     pub(super) stream: Stream,
     /// What moves the cache's key forward, when history has something newer.
@@ -68,7 +69,7 @@ pub struct Issue {
 }
 
 /// The outcome of a check.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct ConsistencyReport {
     /// Keys compared.
     pub checked: usize,
@@ -153,8 +154,8 @@ async fn ticks(
             symbol: symbol.to_string(),
             channel: Channel::Trade.to_string(),
             kind,
-            cache: tick.as_ref().map(tick_json),
-            history: shown.map(|row| tick_json(&row.trade)),
+            cache: tick.as_ref().map(Seen::tick),
+            history: shown.map(|row| Seen::tick(&row.trade)),
             stream: Stream::new(exchange, symbol.clone(), Channel::Trade),
             forward: Update {
                 ticks: newer.map(|row| (exchange, symbol.clone(), row.trade)).into_iter().collect(),
@@ -272,8 +273,8 @@ fn kline_issue(
         symbol: symbol.to_string(),
         channel: channel.to_string(),
         kind,
-        cache: kline.as_ref().map(kline_json),
-        history: shown.map(|row| kline_json(&row.kline)),
+        cache: kline.as_ref().map(Seen::kline),
+        history: shown.map(|row| Seen::kline(&row.kline)),
         stream: Stream::new(exchange, symbol.clone(), channel),
         forward: Update {
             klines: found.newer.map(|row| (exchange, symbol.clone(), row.kline)).into_iter().collect(),
@@ -297,29 +298,6 @@ fn kline_issue(
 fn same_values(a: &Kline, b: &Kline) -> bool {
     (a.open, a.high, a.low, a.close, a.volume, a.quote_volume, a.trade_count)
         == (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trade_count)
-}
-
-fn tick_json(tick: &Tick) -> Value {
-    json!({
-        "trade_id": tick.id,
-        "ts": tick.ts.micros(),
-        "price": plain(tick.price),
-        "quantity": plain(tick.quantity),
-        "side": tick.side.as_str(),
-    })
-}
-
-fn kline_json(kline: &Kline) -> Value {
-    json!({
-        "open_time": kline.open_time.micros(),
-        "open": plain(kline.open),
-        "high": plain(kline.high),
-        "low": plain(kline.low),
-        "close": plain(kline.close),
-        "volume": plain(kline.volume),
-        "trade_count": kline.trade_count,
-        "closed": kline.closed,
-    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::market::{DAY_US, Stream, Timestamp};
 const RANGES_MAX: usize = 1_000;
 
 /// One stream's coverage.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Coverage {
     /// Whose.
     pub exchange: String,
@@ -43,7 +43,7 @@ pub struct Coverage {
 }
 
 /// One stream's UTC day.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Day {
     /// `2026-01-31`.
     pub date: String,

@@ -14,7 +14,7 @@ use crate::history::{Batch, KlineRow, TradeRow};
 use super::consistency::{ConsistencyReport, Issue, Kind};
 
 /// The outcome of a repair.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct RepairReport {
     /// Keys of the cache that were moved forward, and rows that were written as the cache had them.
     pub repaired: usize,

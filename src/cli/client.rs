@@ -1,5 +1,7 @@
 //! Talks to the running service over its API, found through the same configuration.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -13,21 +15,30 @@ const ANSWER_MAX: Duration = Duration::from_secs(90);
 /// How long the service may take to accept a connection; it is near.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// The running service.
+/// The running service: through its unix socket where there is one, else over TCP.
 pub struct Client {
     base: String,
     token: Option<String>,
+    /// Through the unix socket.
+    near: Option<Near>,
+    http: reqwest::Client,
+}
+
+struct Near {
+    path: PathBuf,
     http: reqwest::Client,
 }
 
 impl Client {
     /// The service that this configuration would start.
     pub fn new(options: &AdminOptions) -> anyhow::Result<Self> {
-        // The service is on this machine: a proxy meant for the exchange is not for it.
-        let http = reqwest::Client::builder().timeout(ANSWER_MAX).connect_timeout(CONNECT_MAX).no_proxy();
-        let http = http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone()).build();
+        let near = options.socket.as_ref().map(|path| -> anyhow::Result<Near> {
+            let http = builder().unix_socket(path.as_path()).build().context("set up the client of the unix socket")?;
+            Ok(Near { path: path.clone(), http })
+        });
         let base = format!("http://{}", options.listen);
-        Ok(Self { base, token: options.token.clone(), http: http.context("set up the HTTP client")? })
+        let http = builder().build().context("set up the HTTP client")?;
+        Ok(Self { base, token: options.token.clone(), near: near.transpose()?, http })
     }
 
     /// Where the status page is.
@@ -70,14 +81,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) if error.is_connect() => {
-                let help = "start it with `systemctl start tapekeeper` or `tapekeeper run`, or name its configuration with --config";
-                return Err(Failure::new(UNAVAILABLE, anyhow!("the service is not running at {}: {help}", self.base)));
-            }
-            Err(error) => return Err(Failure::new(UNAVAILABLE, anyhow!(error).context("ask the service"))),
-        };
+        let answer = self.execute(request).await?;
         let status = answer.status().as_u16();
         let document: Value = answer
             .json()
@@ -90,6 +94,66 @@ impl Client {
         let message = document["error"]["message"].as_str().unwrap_or("the service refused").to_owned();
         Err(Failure::new(exit_code(status), anyhow!(message)))
     }
+
+    /// Asks through the unix socket; over TCP where there is none, or nobody serves it.
+    async fn execute(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+        let request = request.build().context("make the request")?;
+        if let Some(near) = &self.near {
+            let copy = request.try_clone().expect("a body that is one document can be sent twice");
+            match near.http.execute(copy).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if !error.is_connect() => return Err(unanswered(error)),
+                // The token opens the other way in. Without it TCP might do as well, but who may not open this file is
+                // not meant to change anything.
+                Err(error) if refused(&error) && self.token.is_none() => return Err(not_a_member(&near.path)),
+                Err(_nobody_serves_it) => {}
+            }
+        }
+        match self.http.execute(request).await {
+            Ok(answer) => Ok(answer),
+            Err(error) if error.is_connect() => {
+                let help = "start it with `systemctl start tapekeeper` or `tapekeeper run`, or name its configuration with --config";
+                Err(Failure::new(UNAVAILABLE, anyhow!("the service is not running at {}: {help}", self.place())))
+            }
+            Err(error) => Err(unanswered(error)),
+        }
+    }
+
+    /// Where it was looked for.
+    fn place(&self) -> String {
+        match &self.near {
+            Some(near) => format!("{} or {}", near.path.display(), self.base),
+            None => self.base.clone(),
+        }
+    }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // The service is on this machine: a proxy meant for the exchange is not for it.
+    let http = reqwest::Client::builder().timeout(ANSWER_MAX).connect_timeout(CONNECT_MAX).no_proxy();
+    http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone())
+}
+
+fn unanswered(error: reqwest::Error) -> Failure {
+    Failure::new(UNAVAILABLE, anyhow!(error).context("ask the service"))
+}
+
+/// Whether the kernel did not let this user in.
+fn refused(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn not_a_member(path: &Path) -> Failure {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "USER".to_owned());
+    let help = format!("`sudo adduser {user} tapekeeper` and log in again, or ask with sudo");
+    Failure::new(PERMISSION, anyhow!("this user may not open {}: {help}", path.display()))
 }
 
 /// What a refusal means for whoever called the command.
@@ -139,6 +203,40 @@ mod tests {
         assert_eq!(failure.code, UNAVAILABLE);
         assert!(words.starts_with(&format!("the service is not running at http://{free}")), "{words}");
         assert!(words.contains("systemctl start tapekeeper") && words.contains("tapekeeper run"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn the_unix_socket_is_preferred_and_tcp_is_left_where_nobody_serves_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = Some(directory.path().join("admin.sock"));
+        let who = |who: &'static str| Router::new().route("/who", post(async move || axum::Json(json!(who))));
+        let port = serve(who("port")).await;
+        let listen = port.base().trim_start_matches("http://").parse().unwrap();
+        let client = Client::new(&AdminOptions { listen, socket: socket.clone(), token: None }).unwrap();
+        assert_eq!(client.post("/who", Some(&json!(1))).await.unwrap(), "port", "there is no socket");
+        let listener = tokio::net::UnixListener::bind(socket.as_deref().unwrap()).unwrap();
+        let served = tokio::spawn(axum::serve(listener, who("socket")).into_future());
+        assert_eq!(client.post("/who", Some(&json!(1))).await.unwrap(), "socket");
+        served.abort();
+        assert!(served.await.unwrap_err().is_cancelled());
+        let killed = Client::new(&AdminOptions { listen, socket: socket.clone(), token: None }).unwrap();
+        assert_eq!(killed.post("/who", None).await.unwrap(), "port", "nobody serves the socket");
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let stopped = Client::new(&AdminOptions { listen: free, socket, token: None }).unwrap();
+        let failure = stopped.get("/who").await.unwrap_err();
+        assert_eq!(failure.code, UNAVAILABLE);
+        assert!(failure.error.to_string().contains("admin.sock or http://"), "{}", failure.error);
+    }
+
+    #[test]
+    fn who_may_not_open_the_socket_is_told_how_to_join() {
+        let failure = not_a_member(std::path::Path::new("/run/tapekeeper/admin.sock"));
+        let words = failure.error.to_string();
+        assert_eq!(failure.code, PERMISSION);
+        assert!(
+            words.contains("/run/tapekeeper/admin.sock: `sudo adduser ") && words.contains(" tapekeeper`"),
+            "{words}"
+        );
     }
 
     #[tokio::test]

@@ -41,7 +41,10 @@ const SECTIONS: [(&str, &str); 5] = [
          /etc/tapekeeper/jobs.toml and /etc/tapekeeper/jobs.d/*.toml: the schedule, see tapekeeper-jobs.toml(5).\n\n\
          /etc/credstore/: admin-token, clickhouse-password, redis-password and kafka-password, each optional.\n\n\
          /var/lib/tapekeeper/: log.db, history.db and service_state.json.\n\n\
-         /usr/share/doc/tapekeeper/examples/: drop-ins for the unit. /usr/share/tapekeeper/: alert rules for Prometheus.",
+         /run/tapekeeper/admin.sock: how commands reach the service; members of the group tapekeeper may open it, and change \
+         things without a token ([admin] socket in the configuration names another place).\n\n\
+         /usr/share/doc/tapekeeper/examples/: drop-ins for the unit. /usr/share/tapekeeper/: alert rules for Prometheus and a \
+         dashboard for Grafana.",
     ),
     (
         "SIGNALS",
@@ -52,7 +55,7 @@ const SECTIONS: [(&str, &str); 5] = [
         "EXIT STATUS",
         "0; 1 the check ran and the answer is no; 64 usage; 65 rows that Parquet cannot hold; 69 the service does not \
          answer, or there is no history; 70 internal; 73 and 74 the data directory; 75 try again later, such as another \
-         recorder holding the directory; 77 permission; 78 configuration, or a store of a newer version. systemd does not \
+         recorder holding the directory; 77 permission: no member of the group, or the token is missing; 78 configuration, or a store of a newer version. systemd does not \
          restart the service after 64 and 78.",
     ),
     (

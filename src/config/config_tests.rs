@@ -133,8 +133,8 @@ fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
     let mut shown = String::new();
     for line in DEFAULT_CONFIG.lines() {
         let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
-        // Not defaults: the state directory differs from machine to machine, the others are examples.
-        let example = ["data_dir", "\"security.protocol\"", "ws_url", "rest_url", "nodes"];
+        // Not defaults: state directory and socket differ from machine to machine, the others are examples.
+        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes"];
         let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
         shown.push_str(bare.unwrap_or(line));
         shown.push('\n');

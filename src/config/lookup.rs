@@ -13,6 +13,9 @@ const PLACES: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"]
 /// The unit's state directory.
 const INSTALLED_STATE: &str = "/var/lib/tapekeeper";
 
+/// The unit's runtime directory.
+const INSTALLED_RUNTIME: &str = "/run/tapekeeper";
+
 /// A file that was found.
 #[derive(Debug)]
 pub struct Text {
@@ -84,6 +87,15 @@ pub fn default_data_dir(environment: Environment<'_>, config: Option<&Path>) -> 
     state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from(elsewhere))
 }
 
+/// `$RUNTIME_DIRECTORY/admin.sock`; else where the unit keeps it when the configuration is the installed one, so that a
+/// shell's `tapekeeper status` finds what the service serves; else none.
+pub fn default_socket(environment: Environment<'_>, config: Option<&Path>) -> Option<PathBuf> {
+    let runtime = environment("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
+    let installed = (config == Some(Path::new(PLACES[1]))).then(|| PathBuf::from(INSTALLED_RUNTIME));
+    let directory = runtime.filter(|path| !path.as_os_str().is_empty()).or(installed)?;
+    Some(directory.join("admin.sock"))
+}
+
 /// The drop-ins by name, as systemd reads its own; no directory means none.
 fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Text> {
     let listed = fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
@@ -138,4 +150,20 @@ fn read(path: &Path) -> Result<Option<Text>, Problem> {
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
     let help = "name a file that this user can read with --config or --jobs, or none for the built-in one";
     Problem::without_place(format!("cannot read {}: {error}", path.display()), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_in_the_runtime_directory_of_the_unit_or_of_the_installed_configuration() {
+        let socket = |runtime: Option<&str>, config: Option<&str>| {
+            let environment = |name: &str| runtime.filter(|_| name == "RUNTIME_DIRECTORY").map(str::to_owned);
+            default_socket(&environment, config.map(Path::new)).map(|path| path.display().to_string())
+        };
+        assert_eq!(socket(Some("/run/a:/run/b"), None).as_deref(), Some("/run/a/admin.sock"));
+        assert_eq!(socket(None, Some(PLACES[1])).as_deref(), Some("/run/tapekeeper/admin.sock"));
+        assert_eq!(socket(Some(""), Some("tapekeeper.toml")), None);
+    }
 }

@@ -127,6 +127,8 @@ fn read_config(found: Option<&lookup::Text>, environment: Environment<'_>, probl
     let Some(text) = found else { return Config::default() };
     let notes = Notes::new(&text.name, &text.text);
     let mut config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
+    let socket = config.admin.socket.take();
+    config.admin.socket = socket.or_else(|| lookup::default_socket(environment, text.path.as_deref()));
     problems.append(&mut notes.into_problems());
     problems.append(&mut passwords::fill(&mut config, environment));
     config

@@ -334,15 +334,28 @@ fn admin_options(table: Table<'_>) -> AdminOptions {
             }
         }
     }
-    if let Some(path) = non_empty(&table, "socket") {
-        options.socket = Some(PathBuf::from(path));
-    }
+    options.socket = socket(&table);
     if let Some((token, span)) = table.text("token") {
         warn_of_password(table.notes(), span, "admin-token", "TAPEKEEPER_ADMIN_TOKEN");
         options.token = Some(token);
     }
     table.finish();
     options
+}
+
+/// Linux gives a unix socket's address 108 bytes, the last of them 0.
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// A path that the service and a shell's command take for the same one.
+fn socket(table: &Table<'_>) -> Option<PathBuf> {
+    let (text, span) = table.text("socket")?;
+    if !text.starts_with('/') || text.len() > SOCKET_BYTES_MAX {
+        let message = format!("`{text}` is no place for a socket");
+        let help = format!("write a whole path of {SOCKET_BYTES_MAX} bytes at most: \"/run/tapekeeper/admin.sock\"");
+        table.notes().error(span, message, Some(help));
+        return None;
+    }
+    Some(PathBuf::from(text))
 }
 
 fn password(table: &Table<'_>) -> Option<String> {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::histogram::Histogram;
 use crate::log::Positions;
 use crate::market::{Stream, Timestamp};
 
@@ -37,8 +39,25 @@ pub struct Board {
     pub dead_letters: AtomicU64,
     /// Batches made durable since this process began.
     pub batches: AtomicU64,
-    /// Microseconds that batches took to become durable, summed.
-    pub insert_us: AtomicU64,
+    batch_times: Mutex<BatchTimes>,
+}
+
+/// How long batches took, in seconds, since this process began.
+#[derive(Clone, Debug)]
+pub struct BatchTimes {
+    /// To become durable.
+    pub insert: Histogram,
+    /// From the arrival of their newest frame until they were durable.
+    pub delay: Histogram,
+}
+
+/// An embedded store syncs in milliseconds; one on a busy network takes seconds.
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Default for BatchTimes {
+    fn default() -> Self {
+        Self { insert: Histogram::new(SECONDS), delay: Histogram::new(SECONDS) }
+    }
 }
 
 impl Board {
@@ -86,10 +105,19 @@ impl Board {
         streams.values().filter_map(|standing| standing.last_received).max().map(Timestamp)
     }
 
-    /// Counts a durable batch.
-    pub fn count_batch(&self, rows: usize, took: std::time::Duration) {
+    /// Counts a durable batch: how long it took, and how long after its newest frame's arrival that was.
+    pub fn count_batch(&self, rows: usize, took: Duration, delay: Option<Duration>) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.insert_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        let mut times = self.batch_times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.insert.observe(took.as_secs_f64());
+        if let Some(delay) = delay {
+            times.delay.observe(delay.as_secs_f64());
+        }
+    }
+
+    /// How long batches took.
+    pub fn batch_times(&self) -> BatchTimes {
+        self.batch_times.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

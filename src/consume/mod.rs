@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use board::{Board, Standing};
+pub use board::{BatchTimes, Board, Standing};
 pub use line::FoundHole;
 pub use sorter::{EXPECT_GRACE_US, Expectation, Sealed, Sorter};
 

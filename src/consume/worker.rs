@@ -156,7 +156,10 @@ impl Worker {
             };
             let letters = &sealed.rows.batch.dead_letters;
             self.parts.board.dead_letters.fetch_add(letters.len() as u64 + set_aside, Ordering::Relaxed);
-            self.parts.board.count_batch(sealed.rows.batch.rows(), began.elapsed());
+            let newest = sealed.standings.iter().filter_map(|(_, standing)| standing.last_received).max();
+            let delay = newest.and_then(|at| u64::try_from(self.parts.clock.now().micros() - at).ok());
+            let delay = delay.map(Duration::from_micros);
+            self.parts.board.count_batch(sealed.rows.batch.rows(), began.elapsed(), delay);
             for letter in letters {
                 warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
             }

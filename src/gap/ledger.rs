@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::histogram::Histogram;
 use crate::market::{Stream, Timestamp};
 
 use super::{Gap, GapState, RangeSet};
@@ -17,6 +18,20 @@ pub struct Ledger {
     /// Rows that a repair holds a copy of: they are not merged under its hands.
     claimed: HashSet<String>,
     totals: Totals,
+    heal_times: HealTimes,
+}
+
+/// Seconds from finding to filling.
+#[derive(Debug)]
+struct HealTimes(Histogram);
+
+/// A page of trades is back within a second; a day of them takes as long as the exchange's weight makes it.
+const HEAL_SECONDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
+
+impl Default for HealTimes {
+    fn default() -> Self {
+        Self(Histogram::new(HEAL_SECONDS))
+    }
 }
 
 /// What a finding did to the ledger; all of it is to be stored.
@@ -49,6 +64,12 @@ pub struct Totals {
     pub filled: u64,
     /// Rows closed otherwise.
     pub closed_otherwise: u64,
+    /// Of these, as never existed.
+    pub never_existed: u64,
+    /// As unrecoverable.
+    pub unrecoverable: u64,
+    /// As superseded.
+    pub superseded: u64,
 }
 
 impl Ledger {
@@ -124,12 +145,31 @@ impl Ledger {
     /// Takes a changed row; a closed one leaves the open ones.
     pub fn update(&mut self, gap: &Gap) {
         if gap.state.is_closed() && self.open.contains_key(&gap.gap_id) {
+            let totals = &mut self.totals;
             match gap.state {
-                GapState::Filled => self.totals.filled += 1,
-                _ => self.totals.closed_otherwise += 1,
+                GapState::Filled => {
+                    totals.filled += 1;
+                    let took = gap.closed_at.map_or(0, |at| at.since(gap.detected_at).max(0));
+                    self.heal_times.0.observe(took as f64 / 1e6);
+                }
+                GapState::NeverExisted => totals.never_existed += 1,
+                GapState::Unrecoverable => totals.unrecoverable += 1,
+                _ => totals.superseded += 1,
             }
+            totals.closed_otherwise = totals.never_existed + totals.unrecoverable + totals.superseded;
         }
         self.place(gap.clone());
+    }
+
+    /// How long the filled ones took.
+    pub fn heal_times(&self) -> &Histogram {
+        &self.heal_times.0
+    }
+
+    /// Rows that are not closed, by state.
+    pub fn open_states(&self) -> [(GapState, usize); 2] {
+        [GapState::Open, GapState::Filling]
+            .map(|state| (state, self.open.values().filter(|gap| gap.state == state).count()))
     }
 
     /// Closes every open row of streams that `keep` does not name, and returns the changed rows.
@@ -326,7 +366,11 @@ mod tests {
                 ledger.update(&gap);
             }
         }
-        assert_eq!(ledger.totals(), Totals { found: 3, filled: 2, closed_otherwise: 1 });
+        assert_eq!(
+            ledger.totals(),
+            Totals { found: 3, filled: 2, closed_otherwise: 1, never_existed: 1, ..Totals::default() }
+        );
+        assert_eq!(ledger.heal_times().count(), 2);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl FromStr for GapState {
 }
 
 /// How we know that something is missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Evidence {
     /// What noticed: `neighbour`, `restart`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`.
     pub by: String,

@@ -9,7 +9,7 @@ use crate::history::JobRun;
 use crate::market::Timestamp;
 
 /// A job as people see it.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct JobStatus {
     /// Its name.
     pub name: String,

@@ -104,13 +104,16 @@ pub trait Consumer: Send {
 }
 
 /// How much a log holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct LogUsage {
     /// First offset kept, per partition.
+    #[schema(value_type = BTreeMap<String, i64>)]
     pub first: Positions,
     /// Next offset to be written, per partition.
+    #[schema(value_type = BTreeMap<String, i64>)]
     pub end: Positions,
     /// Next offset to be consumed, per partition.
+    #[schema(value_type = BTreeMap<String, i64>)]
     pub committed: Positions,
     /// Bytes on disk, when the backend knows.
     pub bytes: Option<u64>,

@@ -111,8 +111,17 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         if self.orders.try_send(Order::Line(Line::of(event))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Lines that were dropped since the process began; there is one journal.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many log lines the journal did not take in time since the process began.
+pub fn lines_dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 /// The queue's other end.

@@ -13,6 +13,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+pub use journal::lines_dropped;
+
 use crate::messages;
 
 /// How lines look when they do not go to the journal.

@@ -34,6 +34,7 @@ def the_package_installs_and_is_not_started(test):
         "/etc/tapekeeper/jobs.d",
         "/usr/share/bash-completion/completions/tapekeeper",
         "/usr/share/tapekeeper/prometheus-rules.yml",
+        "/usr/share/tapekeeper/grafana-dashboard.json",
     ):
         machine.sh(f"test -e {path}")
     # The base system leaves manual pages out, so the package itself is asked.
@@ -95,6 +96,28 @@ def the_journal_has_fields_and_explanations_and_no_warning(test):
         expect(words in explained, f"journalctl -x does not explain: {words}")
     warnings = service.journal("--priority=warning")
     expect(not warnings.strip(), f"a healthy service warns: {warnings}")
+
+
+def a_member_of_the_group_uses_the_commands_and_a_stranger_is_told_how_to_join(test):
+    machine = test.machine
+    machine.sh("id member >/dev/null 2>&1 || useradd --groups tapekeeper member")
+    machine.sh("id stranger >/dev/null 2>&1 || useradd stranger")
+    socket = "/run/tapekeeper/admin.sock"
+    found = machine.sh(f"stat --format='%A %U %G' {socket}").strip()
+    expect(found == "srw-rw---- tapekeeper tapekeeper", found)
+    for command in ("status", "jobs pause gap-sweep --reason test", "jobs resume gap-sweep"):
+        said = machine.run(f"runuser -u member -- tapekeeper {command}")
+        expect(said.code == 0, f"{command}: {said}")
+        said = machine.run(f"USER=stranger runuser -u stranger -- tapekeeper {command}")
+        expect(said.code == 77 and "adduser stranger tapekeeper" in said.err, f"{command}: {said}")
+    # A process that is killed leaves its file, or systemd removes it: either way the next one serves.
+    test.service.restart()
+    machine.sh("runuser -u member -- tapekeeper status")
+    test.service.stop()
+    expect(machine.run(f"test -e {socket}").code != 0, "the socket stays behind")
+    said = machine.run("tapekeeper status")
+    expect(said.code == 69 and "systemctl start tapekeeper" in said.err, said)
+    test.service.start()
 
 
 def credentials_are_optional_and_read(test):
@@ -417,6 +440,7 @@ ALL = [
     systemd_finds_nothing_wrong_with_the_units,
     it_starts_and_says_ready_when_it_is,
     the_journal_has_fields_and_explanations_and_no_warning,
+    a_member_of_the_group_uses_the_commands_and_a_stranger_is_told_how_to_join,
     credentials_are_optional_and_read,
     a_good_reload_applies_and_a_bad_one_fails_and_changes_nothing,
     a_restart_under_load_loses_nothing_and_is_short,

@@ -4,19 +4,19 @@
 //! form here. What came of it is said on the page that the browser is sent back to.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::extract::State;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
 
 use crate::admin::answer::Refusal;
+use crate::admin::listener::Caller;
 use crate::admin::{Desk, guard};
 use crate::audit;
 
@@ -77,7 +77,7 @@ impl Answers {
 pub async fn act(
     State(desk): State<Arc<Desk>>,
     Extension(page): Extension<Arc<Page>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     asked: Result<Form<Asked>, FormRejection>,
 ) -> Response {
@@ -88,7 +88,7 @@ pub async fn act(
         Ok(Form(asked)) => asked,
         Err(rejection) => return Refusal::bad_request(rejection.body_text()).into_response(),
     };
-    let answer = if guard::is_trusted(&desk, peer, &asked.token) {
+    let answer = if guard::is_trusted(&desk, caller, &asked.token) {
         obey(&desk, &asked.what).await
     } else if asked.token.is_empty() {
         Err("nothing was changed: this needs the admin token".to_owned())

@@ -259,34 +259,3 @@ async fn what_is_not_there_or_not_meant_is_an_error_document() {
     assert_eq!(code(&served.post("/api/v1/jobs/%FF/run", "").await), (400, "bad_request"));
     assert_eq!(code(&served.post("/api/v1/jobs/state-snapshot/run?wait=maybe", "").await), (400, "bad_request"));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_are_well_formed_and_named_once() {
-    let served = Served::start().await;
-    served.store("binance:BTCUSDT:trade", 1..=5).await;
-    let text = served.text("/metrics").await;
-    let mut described = std::collections::HashSet::new();
-    for line in text.lines() {
-        if let Some(head) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = head.split_once(' ').unwrap();
-            assert!(described.insert(name), "{name} is described twice");
-            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
-        } else if !line.starts_with('#') {
-            let (sample, value) = line.rsplit_once(' ').unwrap();
-            let name = sample.split('{').next().unwrap();
-            assert!(described.contains(name), "{name} is not described");
-            assert!(value.parse::<f64>().is_ok(), "{line}");
-        }
-    }
-    for wanted in [
-        "tapekeeper_build_info{version=",
-        "tapekeeper_log_lag_frames 0",
-        "tapekeeper_gaps_open 0",
-        "tapekeeper_watchdog_beat_age_seconds{loop=\"scheduler\"}",
-        "tapekeeper_stream_last_received_timestamp_seconds{exchange=\"binance\",symbol=\"BTCUSDT\",channel=\"trade\"}",
-        "tapekeeper_job_runs_total{job=\"state-snapshot\"}",
-        "process_resident_memory_bytes",
-    ] {
-        assert!(text.contains(wanted), "{wanted} is missing in\n{text}");
-    }
-}

@@ -1,19 +1,19 @@
-//! Who may ask for what.
+//! Who may ask for what, how much and for how long.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
+use axum::{Extension, Router};
 use reqwest::header::{AUTHORIZATION, HOST, ORIGIN};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-use super::{Served, client, document};
-use crate::admin::{AdminOptions, guard};
+use super::{Served, builder, client, document};
+use crate::admin::listener::{Caller, Door};
+use crate::admin::{AdminOptions, guard, server};
 
 const RUN: &str = "/api/v1/jobs/state-snapshot/run";
 
@@ -99,13 +99,12 @@ async fn idle_connections_end_with_the_service_and_take_no_more_than_their_place
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_long_or_finds_no_turn_is_told_so() {
-    // Nobody ever gets a turn of a closed semaphore.
-    let none = Arc::new(Semaphore::new(1));
-    none.close();
+    let none = Arc::new(guard::Turns::new(0, Duration::from_millis(20)));
     let router = Router::new()
         .route("/busy", get(async || "never").layer(from_fn_with_state(none, guard::in_turn)))
         .route("/slow", get(std::future::pending::<&str>))
-        .layer(from_fn_with_state(Duration::from_millis(20), guard::in_time));
+        .layer(from_fn_with_state(Duration::from_millis(500), guard::in_time))
+        .layer(Extension(Caller::Tcp("127.0.0.1:1".parse().unwrap())));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(axum::serve(listener, router).into_future());
@@ -137,4 +136,99 @@ async fn a_connection_that_was_accepted_just_before_the_stop_is_answered() {
         tries += 1;
         assert!(tries < 5, "never answered: {}", String::from_utf8_lossy(&answer));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_unix_socket_a_change_needs_no_token_and_any_name_will_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let listen = "0.0.0.0:8081".parse().unwrap();
+    let options = AdminOptions { listen, token: Some("secret".to_owned()), socket: Some(socket.clone()) };
+    let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
+    assert_eq!(refused(served.http.post(served.url(RUN))).await, (401, "token_needed".to_owned()));
+    let near = builder().unix_socket(socket.as_path()).build().unwrap();
+    assert_eq!(document(near.post("http://tapekeeper.example/api/v1/jobs/state-snapshot/run")).await.0, 200);
+    assert_eq!(document(near.get("http://tapekeeper.example/api/v1/status")).await.0, 200);
+    served.stop.cancel();
+    let gone = async {
+        while socket.exists() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the file is removed at the stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_on_the_port_does_not_keep_the_operator_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let options = AdminOptions { socket: Some(socket.clone()), ..AdminOptions::default() };
+    let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
+    let mut crowd = Vec::new();
+    for _ in 0..=crate::admin::listener::CONNECTIONS_MAX {
+        crowd.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    let near = builder().unix_socket(socket.as_path()).build().unwrap();
+    assert_eq!(document(near.get("http://near/api/v1/status")).await.0, 200);
+}
+
+/// Everything that is answered to these bytes until the connection ends.
+async fn converse(served: &Served, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let limit = 4 * server::HEAD_MAX;
+    let ended = tokio::time::timeout(limit, stream.read_to_end(&mut answer)).await;
+    ended.expect("the connection ends").unwrap_or_default();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_no_whole_head_in_time_is_let_go() {
+    let served = Served::start().await;
+    let began = std::time::Instant::now();
+    let (nothing, half) = tokio::join!(
+        converse(&served, b""),
+        converse(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
+    );
+    assert!(!nothing.contains(" 200 ") && !half.contains(" 200 "), "{nothing}{half}");
+    assert!(began.elapsed() >= server::HEAD_MAX, "let go after {:?}", began.elapsed());
+    // Idle after an answer is the same as before a request.
+    let answered = converse(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_and_addresses_that_are_too_long_are_refused() {
+    let served = Served::start().await;
+    let head = format!("X-Long: {}", "x".repeat(server::HEAD_BYTES_MAX));
+    let many = "X-Many: x\r\n".repeat(100);
+    for lines in [head.as_str(), many.as_str()] {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n", lines.trim_end());
+        let answer = converse(&served, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+    let long = format!("/api/v1/gaps?symbol={}", "X".repeat(guard::ADDRESS_BYTES_MAX));
+    assert_eq!(refused(served.http.get(served.url(&long))).await, (414, "address_too_long".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_ends_with_the_time_for_a_request() {
+    let read = async |body: axum::body::Bytes| body.len().to_string();
+    let router = Router::new()
+        .route("/read", axum::routing::post(read))
+        .layer(from_fn_with_state(Duration::from_millis(300), guard::in_time));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let server = tokio::spawn(server::serve(vec![Door::tcp(listener)], router, stop.clone()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
+    let mut answer = Vec::new();
+    // What is unread of the body is in the way of another request: the connection ends.
+    let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+    ended.expect("the connection ends").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 504"), "{}", String::from_utf8_lossy(&answer));
+    stop.cancel();
+    server.await.unwrap();
 }

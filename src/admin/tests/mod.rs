@@ -4,6 +4,8 @@ mod act;
 mod api;
 mod events;
 mod guard;
+mod metrics;
+mod openapi;
 mod page;
 
 use std::collections::HashMap;
@@ -17,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminOptions, Desk, ReloadRequest, serve};
+use super::{AdminOptions, AdminSocket, Desk, Listeners, ReloadRequest, serve};
 use crate::backfill;
 use crate::cache::Latest;
 use crate::cache::embedded::EmbeddedCache;
@@ -116,13 +118,15 @@ impl Served {
             startup: NOW.plus_micros(-90_000_000),
             jobs,
             reloads: reload,
+            reloaded: Arc::default(),
             data_dir: directory.path().to_owned(),
             backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, desk.clone(), stop.clone()));
+        let unix = desk.options.socket.as_deref().map(|path| AdminSocket::bind(path).unwrap());
+        tokio::spawn(serve(Listeners { tcp: Some(listener), unix }, desk.clone(), stop.clone()));
         Self { desk, history, faults, reloads, address, http: client(), stop, _directory: directory }
     }
 
@@ -172,8 +176,12 @@ pub(super) fn trade(symbol: &Symbol, id: i64) -> TradeRow {
 }
 
 fn client() -> reqwest::Client {
+    builder().build().unwrap()
+}
+
+fn builder() -> reqwest::ClientBuilder {
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20));
-    http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone()).build().unwrap()
+    http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone())
 }
 
 async fn document(request: reqwest::RequestBuilder) -> (u16, Value) {

@@ -54,7 +54,7 @@ impl From<DecodeError> for RestError {
 }
 
 /// The client as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct RestStatus {
     /// Weight used in this minute, by the exchange's count where it has told one.
     pub used: u32,

@@ -21,7 +21,7 @@ struct Shared {
 }
 
 /// One socket as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct ConnectionStatus {
     /// Whose.
     pub exchange: &'static str,

@@ -25,6 +25,8 @@ pub struct TestApp {
     /// Where it keeps its files.
     pub data_dir: PathBuf,
     listen: SocketAddr,
+    /// More lines of `[admin]`.
+    admin: String,
     environment: Vec<(String, String)>,
     arguments: Vec<&'static str>,
     child: Option<Child>,
@@ -50,6 +52,7 @@ impl TestApp {
         let app = Self {
             data_dir: directory.path().join("data"),
             listen: free_address(),
+            admin: String::new(),
             directory,
             environment: Vec::new(),
             arguments: Vec::new(),
@@ -63,11 +66,22 @@ impl TestApp {
     /// Writes the configuration: these feeds (or other top-level text), its directory and address.
     pub fn configure(&self, feeds: &str) {
         let text = format!(
-            "data_dir = {:?}\n\n{feeds}\n[admin]\nlisten = \"{}\"\n",
+            "data_dir = {:?}\n\n{feeds}\n[admin]\nlisten = \"{}\"\n{}",
             self.data_dir.display().to_string(),
-            self.listen
+            self.listen,
+            self.admin
         );
         fs::write(self.config(), text).unwrap();
+    }
+
+    /// Puts more lines into `[admin]`; [`Self::configure`] writes them.
+    pub fn admin(&mut self, lines: &str) {
+        self.admin = lines.to_owned();
+    }
+
+    /// Listens beyond loopback; [`Self::configure`] writes it.
+    pub fn listen_everywhere(&mut self) {
+        self.listen.set_ip(Ipv4Addr::UNSPECIFIED.into());
     }
 
     /// Sets a variable of the next process.

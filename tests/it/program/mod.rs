@@ -4,6 +4,7 @@
 //! Every test waits for conditions with a deadline and prints its seed. What history holds is compared with
 //! what the exchange published, trade by trade.
 
+mod access;
 mod api;
 pub mod app;
 mod archive;

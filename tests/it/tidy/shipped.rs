@@ -200,25 +200,6 @@ fn the_catalog_is_one_that_journald_takes() {
     }
 }
 
-/// Metrics of the alert rules that the service does not have.
-fn unknown_metrics(rules: &str, metrics: &str) -> Vec<String> {
-    let is_name = |c: char| c.is_alphanumeric() || c == '_';
-    let words = rules
-        .lines()
-        .filter(|line| line.trim_start().starts_with("expr:"))
-        .flat_map(|line| line.split(|c| !is_name(c)));
-    let named = words.filter(|word| word.starts_with("tapekeeper_"));
-    named.filter(|name| !metrics.contains(&format!("\"{name}\""))).map(|name| format!("no metric `{name}`")).collect()
-}
-
-#[test]
-fn the_alert_rules_name_metrics_that_exist() {
-    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
-    let (rules, metrics) = (read("packaging/prometheus-rules.yml"), read("src/admin/metrics.rs"));
-    assert_none(&unknown_metrics(&rules, &metrics));
-    assert_eq!(unknown_metrics("expr: sum(tapekeeper_gaps) > 1 and tapekeeper_gaps_open > 1", &metrics).len(), 1);
-}
-
 #[test]
 fn the_rules_see_a_configuration_or_a_schedule_that_does_not_read() {
     let directory = tempfile::tempdir().unwrap();

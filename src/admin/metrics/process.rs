@@ -1,0 +1,38 @@
+//! The process, named as every Prometheus client names it.
+
+use rustix::process::{Resource, getrlimit};
+
+use super::exposition::Page;
+use crate::admin::Desk;
+
+/// Memory, descriptors, time.
+pub fn process(page: &mut Page, desk: &Desk) {
+    let started = desk.startup.micros() as f64 / 1e6;
+    page.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
+    if let Some(seconds) = cpu_seconds() {
+        page.one("process_cpu_seconds_total", "counter", "Time on a processor, user and system.", &[], seconds);
+    }
+    if let Some(bytes) = resident_bytes() {
+        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        page.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
+    }
+    if let Some(limit) = getrlimit(Resource::Nofile).current {
+        page.one("process_max_fds", "gauge", "How many file descriptors it may have open.", &[], limit as f64);
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Fields 14 and 15 of `/proc/self/stat`; the second one is the program's name and may hold spaces.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}

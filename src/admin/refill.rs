@@ -1,0 +1,110 @@
+//! `POST /api/v1/admin/backfill`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::backfill::Place;
+use crate::gap::Range;
+use crate::market::{Channel, Stream, Symbol, Timestamp};
+
+use super::Desk;
+use super::answer::{Always, Asked, Busy, Changing, ErrorDocument, Naming, Refusal};
+use super::api::{Answer, ROWS_MAX};
+use super::documents::BackfillView;
+
+/// What an operator asks to have backfilled: ids, or RFC 3339 times.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackfillRequest {
+    /// `binance`.
+    exchange: String,
+    /// As the exchange spells it.
+    symbol: String,
+    /// The first trade's id, or a time.
+    #[schema(value_type = IdOrTime)]
+    from: Value,
+    /// The last trade's id, or the time before which it was.
+    #[schema(value_type = IdOrTime)]
+    to: Value,
+}
+
+/// A trade id, or RFC 3339.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what `place` reads, whose refusals say more than a derived one's")]
+enum IdOrTime {
+    Id(u64),
+    Time(String),
+}
+
+/// Has a range of trades fetched that history does not have
+///
+/// It opens gaps, which are filled as the exchange's weight allows. Trades that history has cost nothing.
+#[utoipa::path(post, path = "/api/v1/admin/backfill", tag = "repair", security((), ("token" = [])),
+    request_body = BackfillRequest, responses(
+    (status = 200, description = "What will be fetched", body = BackfillView),
+    (status = 409, description = "Nothing of the stream was recorded yet (`nothing_recorded`)", body = ErrorDocument),
+    (status = 413, description = "The body has too many bytes (`too_large`)", body = ErrorDocument),
+    Always, Asked, Changing, Naming, Busy,
+))]
+pub async fn backfill(State(desk): State<Arc<Desk>>, body: Result<Bytes, BytesRejection>) -> Answer<BackfillView> {
+    let request: BackfillRequest = serde_json::from_slice(&body?)
+        .map_err(|error| Refusal::bad_request(format!("the body is not right: {error}")))?;
+    let exchange = request.exchange.parse();
+    let exchange = exchange.map_err(|()| Refusal::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
+    let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
+    if !desk.streams.borrow().contains(&stream) {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
+    }
+    let Range { first, last } = wanted(&desk, &stream, &request).await?;
+    let opened = desk.backfill.open_missing(&stream, Range { first, last }, "manual", ROWS_MAX).await;
+    let opened = opened.map_err(|error| Refusal::unavailable(&error))?;
+    Ok(Json(BackfillView {
+        first,
+        last,
+        missing: opened.missing,
+        gaps_opened: opened.gaps,
+        more: opened.rest.is_some(),
+        estimate_s: estimate_s(&desk, &stream, opened.missing),
+    }))
+}
+
+/// How many seconds the exchange's weight allows for so many trades, when nothing else is repaired; null when nobody
+/// speaks to the exchange.
+fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
+    let (rest, dialect) = (desk.backfill.rest.get(&stream.exchange)?, desk.backfill.dialects.get(&stream.exchange)?);
+    let status = rest.status();
+    let page = dialect.trades_request(stream.symbol.as_str(), Range { first: 0, last: 0 }).weight;
+    let pages = positions.max(0).saturating_add(dialect.trades_page_max() - 1) / dialect.trades_page_max();
+    let per_minute = (i64::from(status.limit) * i64::from(status.share_percent) / 100).max(1);
+    Some(pages.saturating_mul(i64::from(page)).saturating_mul(60) / per_minute)
+}
+
+/// The ids that are meant, none of them beyond what the exchange has numbered so far.
+async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Result<Range, Refusal> {
+    let Some(newest) = desk.board.standing(stream).next.map(|next| next - 1) else {
+        let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
+        return Err(Refusal::new(StatusCode::CONFLICT, "nothing_recorded", message));
+    };
+    let (from, to) = (place(&request.from)?, place(&request.to)?);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let range = desk.backfill.positions(stream, (from, Some(to)), newest, &stop).await;
+    let range = range.map_err(|error| Refusal::unavailable(&error))?;
+    let BackfillRequest { from, to, .. } = request;
+    range.ok_or_else(|| Refusal::bad_request(format!("there is no trade from {from} to {to}; the newest is {newest}")))
+}
+
+/// An id or a time.
+fn place(value: &Value) -> Result<Place, Refusal> {
+    let id = value.as_i64().filter(|id| *id >= 0).map(Place::Id);
+    let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(Place::At));
+    place.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))
+}

@@ -1,0 +1,77 @@
+//! The latest row of a key as a check shows it, from the cache or from history.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::market::{Kline, Tick, plain};
+
+/// A trade or a kline.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Seen {
+    /// A trade.
+    Tick(TickSeen),
+    /// A kline.
+    Kline(KlineSeen),
+}
+
+/// A trade; decimals in plain notation.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TickSeen {
+    /// The exchange's number.
+    pub trade_id: i64,
+    /// The exchange's time, microseconds since 1970.
+    pub ts: i64,
+    /// Decimal.
+    pub price: String,
+    /// Decimal.
+    pub quantity: String,
+    /// `buy` or `sell`, of the taker.
+    pub side: &'static str,
+}
+
+/// A kline; decimals in plain notation.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct KlineSeen {
+    /// Microseconds since 1970.
+    pub open_time: i64,
+    /// Decimal.
+    pub open: String,
+    /// Decimal.
+    pub high: String,
+    /// Decimal.
+    pub low: String,
+    /// Decimal.
+    pub close: String,
+    /// Decimal.
+    pub volume: String,
+    /// Trades in it.
+    pub trade_count: i64,
+    /// Whether its interval is over.
+    pub closed: bool,
+}
+
+impl Seen {
+    pub(super) fn tick(tick: &Tick) -> Self {
+        Self::Tick(TickSeen {
+            trade_id: tick.id,
+            ts: tick.ts.micros(),
+            price: plain(tick.price),
+            quantity: plain(tick.quantity),
+            side: tick.side.as_str(),
+        })
+    }
+
+    pub(super) fn kline(kline: &Kline) -> Self {
+        Self::Kline(KlineSeen {
+            open_time: kline.open_time.micros(),
+            open: plain(kline.open),
+            high: plain(kline.high),
+            low: plain(kline.low),
+            close: plain(kline.close),
+            volume: plain(kline.volume),
+            trade_count: kline.trade_count,
+            closed: kline.closed,
+        })
+    }
+}
