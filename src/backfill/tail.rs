@@ -90,6 +90,8 @@ struct Silence {
     heard: Option<i64>,
     /// Answers in a row that found trades which the silent stream did not bring.
     deaf: u32,
+    /// The connection it came up over last.
+    carrier: Option<i64>,
     /// It has no connection: not asked before then.
     away_until: Option<Timestamp>,
     by: &'static str,
@@ -97,7 +99,14 @@ struct Silence {
 
 impl Silence {
     fn new(heard: Option<i64>, by: &'static str, due: Timestamp, wait: Duration) -> Self {
-        Self { due, wait, heard, deaf: 0, away_until: None, by }
+        Self { due, wait, heard, deaf: 0, carrier: None, away_until: None, by }
+    }
+
+    /// A connection is lost. One that another has replaced before takes nothing away.
+    fn lost(&mut self, connection: i64, until: Timestamp) {
+        if self.carrier == Some(connection) {
+            self.away_until = Some(until);
+        }
     }
 
     /// Whether to ask now. A stream that has been heard since is not silent: its wait of `usual` begins anew.
@@ -106,7 +115,8 @@ impl Silence {
             // A frame after a connect answers nothing about what was missed before it only when the
             // stream had no watermark; with one, the tracker has seen the hole. Either way the question waits.
             let due = now.plus_micros(usual.as_micros() as i64);
-            *self = Self { away_until: self.away_until, ..Self::new(heard, "silence", due, usual) };
+            let (carrier, away_until) = (self.carrier, self.away_until);
+            *self = Self { carrier, away_until, ..Self::new(heard, "silence", due, usual) };
         }
         self.due <= now && self.away_until.is_none_or(|until| until <= now)
     }
@@ -146,17 +156,18 @@ impl Tail {
 
     fn hear(&self, news: ConnectionNews, silences: &mut HashMap<Stream, Silence>) {
         match news {
-            ConnectionNews::Up(_, streams) => {
+            ConnectionNews::Up(connection, streams) => {
                 let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
                     let heard = self.board.standing(&stream).last_received;
-                    silences.insert(stream, Silence::new(heard, "tail", due, self.options.silence));
+                    let silence = Silence::new(heard, "tail", due, self.options.silence);
+                    silences.insert(stream, Silence { carrier: Some(connection), ..silence });
                 }
             }
-            ConnectionNews::Down(_, streams) => {
+            ConnectionNews::Down(connection, streams) => {
                 let until = self.clock.now().plus_micros(AWAY_MAX.as_micros() as i64);
                 for stream in streams {
-                    silences.entry(stream).and_modify(|silence| silence.away_until = Some(until));
+                    silences.entry(stream).and_modify(|silence| silence.lost(connection, until));
                 }
             }
             ConnectionNews::Refused(stream, reason) => {
@@ -281,10 +292,18 @@ mod tests {
     #[test]
     fn a_stream_without_a_connection_is_left_alone_for_a_minute() {
         let mut silence = Silence::new(Some(1), "silence", Timestamp(0), USUAL);
-        silence.away_until = Some(Timestamp(60 * SECOND));
+        silence.carrier = Some(7);
+        silence.lost(7, Timestamp(60 * SECOND));
         // What lay in the log is consumed after the connection was lost: that ends no waiting.
         assert!(!silence.is_due(Some(2), Timestamp(SECOND), USUAL));
         assert!(!silence.is_due(Some(2), Timestamp(59 * SECOND), USUAL));
         assert!(silence.is_due(Some(2), Timestamp(60 * SECOND), USUAL));
+    }
+
+    #[test]
+    fn a_connection_that_was_replaced_takes_nothing_away() {
+        let mut silence = Silence { carrier: Some(8), ..Silence::new(Some(1), "tail", Timestamp(SECOND), USUAL) };
+        silence.lost(7, Timestamp(60 * SECOND));
+        assert!(silence.is_due(Some(1), Timestamp(SECOND), USUAL));
     }
 }
