@@ -18,6 +18,7 @@ use crate::market::{Exchange, Stream};
 use super::bounds::{self, Bound};
 use super::progress;
 use super::service::Format;
+use crate::cli::said::say;
 
 /// Missing ranges told of a stream; all are counted.
 const RANGES_MAX: usize = 1_000;
@@ -150,7 +151,7 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
     let complete = counted.is_complete();
     if format == Format::Json {
         let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
-        println!(
+        say!(
             "{}",
             json!({
                 "exchange": stream.exchange.as_str(), "symbol": stream.symbol.as_str(),
@@ -162,14 +163,17 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
         return;
     }
     let Some(Range { first, last }) = range else {
-        return println!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
+        return say!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
-    println!(
+    say!(
         "{} {} {} {first}..{last}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
-        stream.exchange, stream.symbol, stream.channel, missing.count
+        stream.exchange,
+        stream.symbol,
+        stream.channel,
+        missing.count
     );
     for Range { first, last } in missing.ranges.iter().take(20) {
-        println!("  missing {first}..{last}");
+        say!("  missing {first}..{last}");
     }
 }

@@ -10,6 +10,7 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use super::client::Client;
 use super::progress;
 use super::service::{Format, say};
+use crate::cli::said::say;
 
 /// How often the gaps are asked for while they are waited for.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -88,7 +89,7 @@ async fn wait(asked: &Args, answer: &Value, client: &Client, format: Format) -> 
             bar.finish_and_clear();
             if format == Format::Human {
                 let not_all = "NOT all of it came: `tapekeeper gaps` says why";
-                println!("{}", if all_came { "all of it is in history" } else { not_all });
+                say!("{}", if all_came { "all of it is in history" } else { not_all });
             }
             return Ok(if all_came { 0 } else { NO });
         }

@@ -6,6 +6,7 @@ use crate::config;
 use crate::exit::{self, Failure};
 
 use super::service::Format;
+use crate::cli::said::say;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -19,9 +20,9 @@ pub struct Args {
 pub async fn run(args: Args, sources: &Sources, format: Format) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     match config::check(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
-        Ok(text) if format == Format::Human => println!("{text}"),
+        Ok(text) if format == Format::Human => say!("{text}"),
         Ok(_text) if args.connect => {}
-        Ok(_text) => println!("{}", serde_json::json!({ "valid": true })),
+        Ok(_text) => say!("{}", serde_json::json!({ "valid": true })),
         Err(text) => {
             eprintln!("{text}");
             return Ok(exit::CONFIGURATION);
@@ -33,8 +34,8 @@ pub async fn run(args: Args, sources: &Sources, format: Format) -> Result<u8, Fa
     let knocks = stores::knock(&super::load(sources)?).await;
     for knock in &knocks {
         match format {
-            Format::Human => println!("{}", words(knock)),
-            Format::Json => println!("{}", serde_json::json!(knock)),
+            Format::Human => say!("{}", words(knock)),
+            Format::Json => say!("{}", serde_json::json!(knock)),
         }
     }
     let all_well = knocks.iter().all(|knock| knock.error.is_none());

@@ -21,6 +21,7 @@ use crate::market::{Channel, Stream};
 
 use super::progress;
 use super::service::Format;
+use crate::cli::said::say;
 
 /// Rows of one insert.
 const PAGE: usize = 20_000;
@@ -61,8 +62,8 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         let copied = target.count(stream, extent).await.context("count the target")?.present;
         equal &= copied >= total;
         match format {
-            Format::Json => println!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied })),
-            Format::Human => println!("{stream}: {total} rows in the source, {copied} in the target"),
+            Format::Json => say!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied })),
+            Format::Human => say!("{stream}: {total} rows in the source, {copied} in the target"),
         }
     }
     if stop.is_cancelled() {
@@ -79,8 +80,8 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         target.put_run(run).await.context("write a run")?;
     }
     match format {
-        Format::Json => println!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() })),
-        Format::Human => println!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
+        Format::Json => say!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() })),
+        Format::Human => say!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
     }
     source.close().await.context("close the source")?;
     target.close().await.context("close the target")?;

@@ -12,6 +12,7 @@ mod format;
 mod manual;
 mod progress;
 mod replay;
+mod said;
 mod schedule;
 mod service;
 pub mod simulate;
@@ -20,6 +21,7 @@ mod table;
 mod tail;
 mod watch;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -97,10 +99,10 @@ impl Cli {
         Self::try_parse().map_err(|error| {
             // Help and version are no error and go to stdout.
             let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            if error.print().is_err() {
-                return exit::INTERNAL;
+            match error.print() {
+                Err(closed) if closed.kind() != ErrorKind::BrokenPipe => exit::INTERNAL,
+                _ => code,
             }
-            code
         })
     }
 
@@ -118,8 +120,10 @@ impl Cli {
             }
             Some(Command::Demo(args)) => demo::run(args, format, until_stopped()?).await,
             Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, format).await,
-            Some(Command::Export(args)) => export::run(args, &load(&sources)?, until_stopped()?).await,
-            Some(Command::Tail(args)) => tail::run(args, &load(&sources)?, format).await,
+            Some(Command::Export(args)) => {
+                said::unless_enough(export::run(args, &load(&sources)?, until_stopped()?).await)
+            }
+            Some(Command::Tail(args)) => said::unless_enough(tail::run(args, &load(&sources)?, format).await),
             Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {

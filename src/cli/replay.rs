@@ -13,6 +13,7 @@ use crate::replay::{Bound, Replay};
 
 use super::progress;
 use super::service::Format;
+use crate::cli::said::say;
 
 /// Arguments of `replay`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -48,11 +49,10 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         return Err(Failure::new(TEMPORARY, why));
     }
     match format {
-        Format::Json => println!("{}", json!(replayed)),
-        Format::Human => println!(
-            "{} frames replayed: {} rows, {} dead letters",
-            replayed.frames, replayed.rows, replayed.dead_letters
-        ),
+        Format::Json => say!("{}", json!(replayed)),
+        Format::Human => {
+            say!("{} frames replayed: {} rows, {} dead letters", replayed.frames, replayed.rows, replayed.dead_letters)
+        }
     }
     Ok(0)
 }

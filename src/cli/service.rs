@@ -9,7 +9,8 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, status, table, watch};
+use super::{backfill, said, status, table, watch};
+use crate::cli::said::say;
 
 /// How often a run that is waited for is asked after.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -107,7 +108,7 @@ pub enum Jobs {
 /// Asks, prints, and says how to exit.
 pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failure> {
     match ask {
-        Ask::Status(watch::Args { watch: Some(every) }) => watch::run(every, client, format).await,
+        Ask::Status(watch::Args { watch: Some(every) }) => said::unless_enough(watch::run(every, client, format).await),
         Ask::Status(watch::Args { watch: None }) => {
             let status = client.get("/api/v1/status").await?;
             say(&status, format, || status::words(&status, client.base()));
@@ -171,7 +172,7 @@ fn show_gaps(mut gaps: Value, format: Format) {
         for gap in gaps.as_array().into_iter().flatten() {
             if let Some(reason) = gap["reason"].as_str().filter(|reason| !reason.is_empty()) {
                 let (first, last) = (cell(gap, "first_missing"), cell(gap, "last_missing"));
-                println!("{} {} {first}..{last}: {reason}", cell(gap, "symbol"), cell(gap, "channel"));
+                say!("{} {} {first}..{last}: {reason}", cell(gap, "symbol"), cell(gap, "channel"));
             }
         }
     }
@@ -245,9 +246,9 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
         let report = client.ask("/api/v1/admin/consistency-check", &[("symbol", symbol)]).await?;
         let issues = report["issues"].as_array().map_or(0, Vec::len);
         if format == Format::Json {
-            println!("{report}");
+            say!("{report}");
         } else {
-            println!("{} keys compared, {issues} issues", report["checked"]);
+            say!("{} keys compared, {issues} issues", report["checked"]);
             if issues > 0 {
                 list(&report["issues"], &["symbol", "channel", "kind"], format);
             }
@@ -264,8 +265,8 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
 
 pub(super) fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
     match format {
-        Format::Json => println!("{document}"),
-        Format::Human => println!("{}", words()),
+        Format::Json => say!("{document}"),
+        Format::Human => say!("{}", words()),
     }
 }
 
@@ -273,7 +274,7 @@ fn list(rows: &Value, columns: &[&str], format: Format) {
     let rows = rows.as_array().cloned().unwrap_or_default();
     if format == Format::Json {
         for row in rows {
-            println!("{row}");
+            say!("{row}");
         }
         return;
     }

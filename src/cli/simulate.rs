@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::service::Format;
+use crate::cli::said::say;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
 
@@ -102,42 +103,45 @@ fn print_start(simulator: &Simulator, args: &Args, format: Format) {
     let symbols: Vec<&str> = simulator.control.symbols().iter().map(|symbol| symbol.as_str()).collect();
     let (ws_url, rest_url) = (simulator.ws_url(), simulator.rest_url());
     if format == Format::Json {
-        println!(
+        say!(
             "{}",
             json!({"event": "started", "ws_url": ws_url, "rest_url": rest_url, "symbols": symbols, "seed": args.seed})
         );
         return;
     }
     match args.capture.as_slice() {
-        [] => println!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
-        files => println!(
+        [] => say!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
+        files => say!(
             "simulated exchange: {} capture file(s) at speed {}, from the first subscription",
             files.len(),
             args.speed
         ),
     }
-    println!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
-    println!("  REST       {rest_url}/api/v3/...");
-    println!("  truth      {rest_url}/simulator/published");
-    println!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
-    println!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
-    println!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
+    say!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
+    say!("  REST       {rest_url}/api/v3/...");
+    say!("  truth      {rest_url}/simulator/published");
+    say!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
+    say!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
+    say!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
 }
 
 fn print_end(simulator: &Simulator, format: Format) {
     let (symbols, faults) = (simulator.control.summary(), simulator.control.counters());
     if format == Format::Json {
-        println!("{}", json!({"event": "ended", "symbols": symbols, "faults": faults}));
+        say!("{}", json!({"event": "ended", "symbols": symbols, "faults": faults}));
         return;
     }
     for published in symbols {
         let klines = published.klines_1m;
-        println!(
+        say!(
             "{}: {} trades, ids {} to {}, {klines} closed 1m klines",
-            published.symbol, published.count, published.first, published.last
+            published.symbol,
+            published.count,
+            published.first,
+            published.last
         );
     }
-    println!("faults: {}", json!(faults));
+    say!("faults: {}", json!(faults));
 }
 
 #[cfg(test)]

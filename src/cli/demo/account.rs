@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::service::Format;
+use crate::cli::said::say;
 
 /// Prints lines with the time since the start.
 pub struct Account {
@@ -71,6 +72,6 @@ impl Account {
             return;
         }
         let (on, off) = if self.colours && !colour.is_empty() { (colour, "\x1b[0m") } else { ("", "") };
-        println!("{:6.1} s  {on}{who:<9}{off} {what}", self.began.elapsed().as_secs_f64());
+        say!("{:6.1} s  {on}{who:<9}{off} {what}", self.began.elapsed().as_secs_f64());
     }
 }

@@ -15,6 +15,7 @@ use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Trade};
 use crate::simulator::Simulator;
 
 use super::super::service::Format;
+use crate::cli::said::say;
 
 /// Rows of one look into history.
 const PAGE: usize = 50_000;
@@ -115,7 +116,7 @@ impl Verdict {
     /// For people, or as one line of JSON.
     pub fn print(&self, format: Format) {
         if format == Format::Json {
-            println!(
+            say!(
                 "{}",
                 json!({
                     "published": self.published, "recorded": self.recorded, "missing": self.missing,
@@ -126,17 +127,19 @@ impl Verdict {
             );
             return;
         }
-        println!();
-        println!("the exchange published {:>8} trades", self.published);
-        println!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
-        println!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
-        println!("double                 {:>8}", self.duplicates);
-        println!("not as published       {:>8}", self.wrong);
-        println!(
+        say!("");
+        say!("the exchange published {:>8} trades", self.published);
+        say!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
+        say!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
+        say!("double                 {:>8}", self.duplicates);
+        say!("not as published       {:>8}", self.wrong);
+        say!(
             "gaps                   {:>8} found, {} closed, {} open",
-            self.gaps_found, self.gaps_closed, self.gaps_open
+            self.gaps_found,
+            self.gaps_closed,
+            self.gaps_open
         );
-        println!("dead letters           {:>8}", self.dead_letters);
-        println!("{}", if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" });
+        say!("dead letters           {:>8}", self.dead_letters);
+        say!("{}", if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" });
     }
 }

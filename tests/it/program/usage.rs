@@ -44,3 +44,20 @@ async fn a_second_recorder_on_the_same_directory_exits_75() {
     assert_eq!(output.code, Some(69), "a service that does not run is unavailable: {output:?}");
     simulator.stop().await;
 }
+
+/// As `| head` does when it has seen enough; `println!` would panic.
+#[test]
+fn a_reader_who_went_away_is_no_fault() {
+    let app = TestApp::new("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n");
+    let schedule = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs.toml");
+    for arguments in [&["check"][..], &["check", "--format", "json"], &["jobs", "test", schedule], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tapekeeper"));
+        command.arg("--config").arg(app.config()).args(arguments).stdout(writer);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked") && !said.contains("pipe"), "{arguments:?}: {said}");
+    }
+}

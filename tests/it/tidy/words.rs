@@ -1,4 +1,4 @@
-//! What no file may do: read the wall clock, sleep a thread, queue without a bound, unwrap; be too long, say nothing
+//! What no file may do: read the wall clock, sleep a thread, queue without a bound, unwrap, print past the commands' own way; be too long, say nothing
 //! of itself, carry a name that says nothing.
 
 use super::source::{code, without_tests};
@@ -32,6 +32,7 @@ const BANNED: &[(&str, &str, bool, &str)] = &[
     ("thread::sleep", "", false, "a wait for a condition, with a deadline"),
     ("unbounded_channel", "", false, "a bounded channel: overload becomes back-pressure"),
     (".unwrap()", "", true, "expect(\"why this cannot fail\")"),
+    (" println!(", "", true, "cli's say!, which does not panic when the reader of a pipe has gone"),
     ("#[allow", "", false, "#[expect(lint, reason = \"...\")]"),
     ("#![allow", "", false, "#![expect(lint, reason = \"...\")]"),
 ];
@@ -104,6 +105,7 @@ fn the_rules_see_what_is_forbidden() {
     assert_eq!(see("src/ingest.rs", "x.unwrap(); // y.unwrap()"), 1);
     assert_eq!(see("src/ingest.rs", "#[cfg(test)] mod tests { fn f() { x.unwrap(); } }"), 0);
     assert_eq!(see("tests/it/x.rs", "x.unwrap();"), 0);
+    assert_eq!(see("src/cli/x.rs", "fn f() { println!(\"x\"); eprintln!(\"y\"); }"), 1);
     assert_eq!(see("src/ingest.rs", "#[allow(dead_code)]\nfn f() {}\n#![allow(x)]"), 2);
     assert_eq!(see("src/ingest.rs", "\"thread::sleep\" // #[allow"), 0);
 }
