@@ -14,9 +14,10 @@ use crate::contracts::patient::Patient;
 use crate::contracts::{BINANCE, symbol};
 use crate::servers::redis::Redis;
 
-struct InRedis {
-    options: RedisOptions,
-    faults: Option<Faults>,
+/// One server or a cluster, behind faults or not.
+pub(super) struct InRedis {
+    pub(super) options: RedisOptions,
+    pub(super) faults: Option<Faults>,
 }
 
 impl CacheStore for InRedis {

@@ -1,14 +1,13 @@
 //! The cache in a Redis Cluster runs the suite, through slots that move and primaries that die.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tapekeeper::cache::redis::RedisCache;
 use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::faults::{Faults, Odds};
 
-use super::{CacheStore, keeps_every_promise, latest_tick, tick, ticks};
-use crate::contracts::patient::Patient;
+use super::redis::InRedis;
+use super::{keeps_every_promise, latest_tick, tick, ticks};
 use crate::contracts::{BINANCE, symbol};
 use crate::servers::redis::Redis;
 use crate::servers::redis_cluster::{RedisCluster, ask, try_ask};
@@ -16,24 +15,6 @@ use crate::servers::redis_cluster::{RedisCluster, ask, try_ask};
 const KEY: &str = "tick:{binance:BTCUSDT}";
 /// How long a replica may take until it is the primary, on a busy machine.
 const TAKEOVER_MAX: Duration = Duration::from_secs(60);
-
-struct InCluster {
-    options: RedisOptions,
-    faults: Option<Faults>,
-}
-
-impl CacheStore for InCluster {
-    fn open(&self) -> Arc<dyn Cache> {
-        let cache: Arc<dyn Cache> = Arc::new(RedisCache::connect(&self.options).unwrap());
-        match &self.faults {
-            None => cache,
-            Some(faults) => {
-                let faulty = tapekeeper::cache::faulty::FaultyCache::new(cache, faults.clone());
-                Arc::new(Patient::<dyn Cache>(Arc::new(faulty)))
-            }
-        }
-    }
-}
 
 /// Starts one off the runtime, which it would block.
 async fn start() -> Option<RedisCluster> {
@@ -51,7 +32,7 @@ fn a_redis_cluster_keeps_every_promise() {
         // There are no databases in a cluster: each check gets an emptied one.
         keeps_every_promise(&|| {
             cluster.clear();
-            Box::new(InCluster { options: cluster.options(), faults: faults.clone() })
+            Box::new(InRedis { options: cluster.options(), faults: faults.clone() })
         });
     }
 }

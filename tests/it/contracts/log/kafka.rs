@@ -11,9 +11,10 @@ use tapekeeper::market::Frame;
 use super::{DEADLINE, LogStore, after, frame, frames, frames_of, keeps_every_promise, take};
 use crate::servers::kafka::Kafka;
 
-struct InKafka {
-    options: Options,
-    runtime: tokio::runtime::Runtime,
+/// A broker, however it is spoken to.
+pub(super) struct InKafka {
+    pub(super) options: Options,
+    pub(super) runtime: tokio::runtime::Runtime,
 }
 
 impl LogStore for InKafka {

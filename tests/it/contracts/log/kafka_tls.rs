@@ -2,12 +2,11 @@
 //!
 //! Only in a build with the feature kafka-tls: `tests/run --soak` makes one.
 
-use std::sync::Arc;
-
 use tapekeeper::log::kafka::KafkaLog;
 use tapekeeper::log::{Log, LogError, Options};
 
-use super::{LogStore, frames, frames_of, keeps_every_promise, take};
+use super::kafka::InKafka;
+use super::{frames, frames_of, keeps_every_promise, take};
 use crate::program::app::TestApp;
 use crate::servers::kafka::Kafka;
 
@@ -28,28 +27,10 @@ fn behind_tls(kafka: &Kafka, partitions: i32) -> Options {
     options
 }
 
-struct BehindTls {
-    options: Options,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl LogStore for BehindTls {
-    fn open(&self) -> Arc<dyn Log> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let options = self.options.clone();
-        self.runtime.spawn(async move { sender.send(KafkaLog::open(&options, "tests").await.unwrap()) });
-        Arc::new(receiver.recv().unwrap())
-    }
-
-    fn retains(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn kafka_behind_tls_keeps_every_promise() {
     let Some(kafka) = Kafka::start_with_tls() else { return };
-    keeps_every_promise(8, &|| Box::new(BehindTls { options: behind_tls(&kafka, 1), runtime: super::runtime() }));
+    keeps_every_promise(8, &|| Box::new(InKafka { options: behind_tls(&kafka, 1), runtime: super::runtime() }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
