@@ -25,8 +25,14 @@ pub const GAP_CLOSED: &str = "6116f1214e2d4b86854fddb954987d07";
 pub const JOB_FAILED: &str = "c9f15a6801f04435ae7eadaa1fb4b87c";
 /// An instant of a job passed without a run.
 pub const JOB_SKIPPED: &str = "64f4f05b38064860b9c6763693eedd99";
+/// A run waits for what it requires.
+pub const JOB_DEFERRED: &str = "0189c967bf0e4a989b20e1bdfddf328b";
 /// A job failed too often.
 pub const JOB_PAUSED: &str = "bb7e3091914e4bf9ad7fd6a215ebde4b";
+/// A critical job has not succeeded for too long.
+pub const JOB_SILENT: &str = "fd2bb1e6b3a849e7b17d5ec7c320d8b1";
+/// A job that asks for an alert failed and is not tried again.
+pub const JOB_NEEDS_SOMEBODY: &str = "2cb765e301bf45f3b3eec29a1b3494cf";
 /// A connection to the exchange ended.
 pub const CONNECTION_LOST: &str = "e596464b602147328c18fd3af8bbe7d1";
 /// The exchange bans this address.

@@ -9,6 +9,7 @@ use tracing::{error, info};
 
 use super::planner::Silence;
 use crate::health::Health;
+use crate::messages;
 
 /// What is told at present.
 pub(super) struct Alarms {
@@ -37,7 +38,7 @@ impl Alarms {
             }
             let why = format!("no success for more than {} s", max.as_secs_f64());
             error!(
-                ALERT = "job", JOB = %job,
+                MESSAGE_ID = messages::JOB_SILENT, ALERT = "job", JOB = %job,
                 "{job} is critical and has not succeeded for {:.0} s: look at `tapekeeper jobs history {job}`",
                 lasts.as_secs_f64()
             );
@@ -48,7 +49,10 @@ impl Alarms {
 
     /// A run has failed and is not tried again.
     pub(super) fn failed(&mut self, job: &str, run_id: &str, why: &str) {
-        error!(ALERT = "job", JOB = %job, RUN_ID = %run_id, "{job} needs somebody: its last run {why}");
+        error!(
+            MESSAGE_ID = messages::JOB_NEEDS_SOMEBODY, ALERT = "job", JOB = %job, RUN_ID = %run_id,
+            "{job} needs somebody: its last run {why}"
+        );
         self.failed.insert(job.to_owned(), format!("its last run {why}"));
         self.tell(job);
     }

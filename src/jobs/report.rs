@@ -13,8 +13,12 @@ pub fn ended(run: &JobRun, summary: Option<&str>) {
         "succeeded" => {
             info!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job}: {}", summary.unwrap_or_default());
         }
-        "skipped" | "deferred" => warn!(
+        "skipped" => warn!(
             MESSAGE_ID = messages::JOB_SKIPPED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
+            "{job} {outcome}: {reason}"
+        ),
+        "deferred" => warn!(
+            MESSAGE_ID = messages::JOB_DEFERRED, JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome,
             "{job} {outcome}: {reason}"
         ),
         "cancelled" => warn!(JOB = %job, RUN_ID = %run_id, OUTCOME = %outcome, "{job} {outcome}: {reason}"),
