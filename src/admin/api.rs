@@ -12,12 +12,12 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::audit::{self, ConsistencyReport, Coverage, RepairReport};
+use crate::audit::{self, ConsistencyReport, RepairReport};
 use crate::history::GapFilter;
 use crate::market::{Stream, Symbol};
 
 use super::answer::{Always, Asked, Busy, Changing, ErrorDocument, Naming, Refusal};
-use super::documents::{GapView, HealthView, ReadyView, ReloadView, Status, StreamView};
+use super::documents::{CoverageView, GapView, HealthView, ReadyView, ReloadView, Status, StreamView};
 use super::{BEAT_MAX, Desk, ReloadRequest, view};
 
 /// A document, or why there is none.
@@ -159,12 +159,12 @@ pub async fn gaps(State(desk): State<Arc<Desk>>, asked: Parameters<Gaps>) -> Ans
 
 /// What history holds, counted there
 #[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(BySymbol), responses(
-    (status = 200, description = "Per stream and day", body = [Coverage]), Always, Asked, Naming, Busy,
+    (status = 200, description = "Per stream and day", body = [CoverageView]), Always, Asked, Naming, Busy,
 ))]
-pub async fn coverage(State(desk): State<Arc<Desk>>, asked: Parameters<BySymbol>) -> Answer<Vec<Coverage>> {
+pub async fn coverage(State(desk): State<Arc<Desk>>, asked: Parameters<BySymbol>) -> Answer<Vec<CoverageView>> {
     let streams = recorded(&desk, query(asked)?.symbol.as_deref())?;
     let coverage = audit::coverage(&desk.history, &streams).await.map_err(|error| Refusal::unavailable(&error))?;
-    Ok(Json(coverage))
+    Ok(Json(coverage.into_iter().map(|counted| view::coverage(&desk, counted)).collect()))
 }
 
 /// Reads configuration and schedule again

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::audit::Coverage;
 use crate::exchange::rest::RestStatus;
 use crate::exchange::socket::ConnectionStatus;
 use crate::gap::Evidence;
@@ -235,6 +236,29 @@ pub struct GapView {
     pub reason: String,
     /// How we know.
     pub evidence: Evidence,
+}
+
+/// What history holds of a stream, and what its exchange gives back.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CoverageView {
+    /// As it was counted.
+    #[serde(flatten)]
+    pub counted: Coverage,
+    /// What comes back over REST, by the exchange's documents; null when nobody speaks to the exchange.
+    pub recoverable: Option<Recoverable>,
+}
+
+/// How what is missing of a stream comes back.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Recoverable {
+    /// How it is asked for, exactly: `trade_id` or `open_time`.
+    pub by: &'static str,
+    /// Most rows one request gives.
+    pub rows_per_request: i64,
+    /// What one request costs of the exchange's weight.
+    pub request_weight: u32,
+    /// Seconds for which the exchange serves what is old; null is without limit.
+    pub kept_s: Option<u64>,
 }
 
 /// A run of a job: history's columns, how late it started, and its report as the document that it is.

@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::audit::Coverage;
+use crate::exchange::Dialect;
 use crate::exchange::rest::RestStatus;
 use crate::exchange::socket::ConnectionStatus;
-use crate::gap::Gap;
+use crate::gap::{Gap, Range};
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
 use crate::jobs::planner::Changes;
-use crate::market::{Stream, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Timestamp};
 
 pub use super::documents::StreamView;
 use super::documents::{
-    CacheStanding, FrameCount, GapCount, GapView, HistoryStanding, JobChanges, JobCount, LogStanding, NextRun,
-    PartError, ReloadView, RunView, Status, StreamCount, Told,
+    CacheStanding, CoverageView, FrameCount, GapCount, GapView, HistoryStanding, JobChanges, JobCount, LogStanding,
+    NextRun, PartError, Recoverable, ReloadView, RunView, Status, StreamCount, Told,
 };
 use super::{BEAT_MAX, Desk, Reloaded};
 
@@ -52,6 +54,25 @@ pub fn streams(desk: &Desk) -> Vec<StreamView> {
         }
     };
     streams.into_iter().map(view).collect()
+}
+
+/// A stream's coverage as shown.
+pub fn coverage(desk: &Desk, counted: Coverage) -> CoverageView {
+    let channel = counted.channel.parse::<Channel>().ok();
+    let exchange = counted.exchange.parse::<Exchange>().ok();
+    let dialect = exchange.and_then(|exchange| desk.backfill.dialects.get(&exchange));
+    let recoverable = dialect.zip(channel).map(|(dialect, channel)| recoverable(dialect.as_ref(), channel));
+    CoverageView { counted, recoverable }
+}
+
+fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Recoverable {
+    let any = Range { first: 0, last: 0 };
+    let (by, rows_per_request, request) = match channel {
+        Channel::Kline(interval) => ("open_time", dialect.klines_page_max(), dialect.klines_request("", interval, any)),
+        _ => ("trade_id", dialect.trades_page_max(), dialect.trades_request("", any)),
+    };
+    let kept_s = dialect.kept(channel).map(|kept| kept.as_secs());
+    Recoverable { by, rows_per_request, request_weight: request.weight, kept_s }
 }
 
 /// A ledger row as shown.

@@ -49,17 +49,32 @@ pub async fn absent(
 ) -> anyhow::Result<Absent> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
     let mut absent = Absent::default();
+    each_absent(history, stream, range, never, |range| {
+        absent.count += range.len(step);
+        if absent.ranges.len() < ranges_max {
+            absent.ranges.push(range);
+        }
+    })
+    .await?;
+    Ok(absent)
+}
+
+/// Shows `visit` each range of `range` that should be stored and is not, ascending: however many there are, only so many
+/// are held at a time.
+pub(super) async fn each_absent(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    range: Range,
+    never: &RangeSet,
+    mut visit: impl FnMut(Range),
+) -> anyhow::Result<()> {
+    let step = stream.channel.step().context("only numbered streams are in history")?;
     let mut rest = Some(range);
     while let Some(part) = rest {
         let holes = history.missing(stream, part, HOLES_MAX).await.context("look for missing rows")?;
-        for range in holes.iter().flat_map(|hole| never.absent(*hole)) {
-            absent.count += range.len(step);
-            if absent.ranges.len() < ranges_max {
-                absent.ranges.push(range);
-            }
-        }
+        holes.iter().flat_map(|hole| never.absent(*hole)).for_each(&mut visit);
         let last = holes.last().filter(|_| holes.len() == HOLES_MAX);
         rest = last.and_then(|hole| Range::new(hole.last + step, part.last));
     }
-    Ok(absent)
+    Ok(())
 }

@@ -55,6 +55,12 @@ impl Stores {
         self.history.insert(&Batch { trades, token, ..Batch::default() }).await.unwrap();
     }
 
+    async fn store_backfilled(&self, symbol: &str, id: i64) {
+        let row = TradeRow { is_backfilled: true, ..row(symbol, trade(id)) };
+        let token = format!("{symbol}:{id}");
+        self.history.insert(&Batch { trades: vec![row], token, ..Batch::default() }).await.unwrap();
+    }
+
     async fn store_klines(&self, klines: impl IntoIterator<Item = Kline>) {
         let exchange = Exchange::Binance;
         let row = |kline| KlineRow { exchange, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: false };
@@ -387,8 +393,65 @@ async fn coverage_counts_what_exists_and_names_what_is_missing() {
     assert_eq!((btc.first, btc.last, btc.expected, btc.present), (Some(1), Some(30), 28, 27));
     assert_eq!((&btc.missing, btc.complete, btc.open_gaps), (&vec![(21, 21)], false, 0));
     assert_eq!((btc.days.len(), btc.days[0].date.as_str(), btc.days[0].expected), (1, "2026-01-01", 28));
+    assert_eq!((btc.state, found[1].state), (CoverageState::Open, CoverageState::Empty));
     stores.store("BTCUSDT", [21]).await;
     assert!(coverage(&stores.history, &all).await.unwrap()[0].complete);
+}
+
+/// The first id of the next day: `trade` deals one a millisecond, and midnight is three minutes after the first.
+const MIDNIGHT: i64 = 180_000;
+
+#[tokio::test]
+async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
+    let stores = Stores::new();
+    let today = Timestamp(OPEN);
+    let gap = |first, last| Gap::open(trades()[0].clone(), Range { first, last }, Evidence::default(), today);
+    let missing = [MIDNIGHT - 9, MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 5];
+    let ids = (MIDNIGHT - 12..=MIDNIGHT + 9).filter(|id| !missing.contains(id));
+    stores.store("BTCUSDT", ids).await;
+    let days_of = async || {
+        let found = coverage(&stores.history, &trades()).await.unwrap().remove(0);
+        let total: i64 = found.days.iter().map(|day| day.expected).sum();
+        assert_eq!((total, found.days.len()), (found.expected, 2), "{found:?}");
+        let of_days: Vec<_> = found.days.iter().flat_map(|day| day.missing.clone()).collect();
+        assert_eq!(of_days, found.missing);
+        (found.state, found.days)
+    };
+    let (state, days) = days_of().await;
+    assert_eq!([state, days[0].state, days[1].state], [CoverageState::Open; 3]);
+    assert_eq!(days[0].missing, [(MIDNIGHT - 9, MIDNIGHT - 9)]);
+    assert_eq!(days[1].missing, [(MIDNIGHT - 1, MIDNIGHT), (MIDNIGHT + 5, MIDNIGHT + 5)]);
+    assert_eq!((days[1].expected, days[1].present), (11, 8));
+    // The first day's comes back, the second's are lost for good but for one that may still come.
+    stores.store_backfilled("BTCUSDT", MIDNIGHT - 9).await;
+    let mut lost = gap(MIDNIGHT - 1, MIDNIGHT);
+    lost.advance(GapState::Unrecoverable, "no longer served", today);
+    let batch = Batch { gaps: vec![lost], token: "lost".to_owned(), ..Batch::default() };
+    stores.history.insert(&batch).await.unwrap();
+    let (state, days) = days_of().await;
+    let mended = [CoverageState::Open, CoverageState::Backfilled, CoverageState::Open];
+    assert_eq!([state, days[0].state, days[1].state], mended);
+    stores.store("BTCUSDT", [MIDNIGHT + 5]).await;
+    let (state, days) = days_of().await;
+    assert_eq!((state, days[1].state), (CoverageState::Unrecoverable, CoverageState::Unrecoverable));
+    // A gap behind the last row is the last day's.
+    let batch = Batch { gaps: vec![gap(MIDNIGHT + 10, MIDNIGHT + 12)], token: "tail".to_owned(), ..Batch::default() };
+    stores.history.insert(&batch).await.unwrap();
+    let (state, days) = days_of().await;
+    assert_eq!([state, days[0].state, days[1].state], mended);
+}
+
+#[tokio::test]
+async fn trades_that_are_not_numbered_in_the_order_of_their_times_are_not_missing() {
+    let stores = Stores::new();
+    let late = |id| Trade { ts: Timestamp(OPEN + MIDNIGHT * 1_000 - 1), ..trade(id) };
+    let rows = [trade(MIDNIGHT - 1), trade(MIDNIGHT), late(MIDNIGHT + 1), trade(MIDNIGHT + 2)];
+    let trades_of = rows.into_iter().map(|trade| row("BTCUSDT", trade)).collect();
+    stores.history.insert(&Batch { trades: trades_of, token: "late".to_owned(), ..Batch::default() }).await.unwrap();
+    let found = coverage(&stores.history, &trades()).await.unwrap().remove(0);
+    let days: Vec<_> = found.days.iter().map(|day| (day.first, day.last, day.expected, day.present)).collect();
+    assert_eq!(days, [(MIDNIGHT - 1, MIDNIGHT + 1, 2, 2), (MIDNIGHT, MIDNIGHT + 2, 2, 2)]);
+    assert_eq!((found.complete, found.state), (true, CoverageState::Complete));
 }
 
 #[tokio::test]

@@ -5,13 +5,30 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::absent::{absent, never_of};
-use crate::gap::{Gap, Range};
+use super::absent::{each_absent, never_of};
+use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History};
 use crate::market::{DAY_US, Stream, Timestamp};
 
-/// Missing ranges shown of one stream; `expected - present` counts all of them.
+/// Missing ranges shown of one stream or day; `expected - present` counts all of them.
 const RANGES_MAX: usize = 1_000;
+
+/// What became of a stream, or of a day of it: the worst of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CoverageState {
+    /// Nothing is stored.
+    #[default]
+    Empty,
+    /// Every position is there, as it came.
+    Complete,
+    /// Every position is there, some of them fetched later.
+    Backfilled,
+    /// What is missing is lost for good: the ledger says why.
+    Unrecoverable,
+    /// Something is missing that may still come back.
+    Open,
+}
 
 /// One stream's coverage.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
@@ -38,7 +55,10 @@ pub struct Coverage {
     pub open_gaps: usize,
     /// Nothing is missing and no gap is open.
     pub complete: bool,
-    /// The same per UTC day, for days with rows.
+    /// The worst of it.
+    pub state: CoverageState,
+    /// The same per UTC day, for days with rows. What is missing between two of them counts with the later one, so that
+    /// the days' numbers add up to the stream's.
     pub days: Vec<Day>,
 }
 
@@ -51,12 +71,16 @@ pub struct Day {
     pub first: i64,
     /// Last stored position of the day.
     pub last: i64,
-    /// Positions from first to last.
+    /// Positions stored, and those that are missing between the day before's last and this one's.
     pub expected: i64,
     /// Positions stored.
     pub present: i64,
     /// Of these, how many came over REST.
     pub backfilled: i64,
+    /// Missing ranges, inclusive.
+    pub missing: Vec<(i64, i64)>,
+    /// The worst of it.
+    pub state: CoverageState,
 }
 
 /// Counts these streams in history.
@@ -85,6 +109,62 @@ pub(super) fn extent(days: &[CoverageDay]) -> Option<Range> {
     Range::new(first, last)
 }
 
+/// What is missing of a stretch, and what became of it.
+#[derive(Default)]
+struct Hole {
+    count: i64,
+    ranges: Vec<(i64, i64)>,
+    state: CoverageState,
+}
+
+impl Hole {
+    fn add(&mut self, range: Range, step: i64, state: CoverageState) {
+        self.count += range.len(step);
+        self.state = self.state.max(state);
+        if self.ranges.len() < RANGES_MAX {
+            self.ranges.push((range.first, range.last));
+        }
+    }
+
+    /// With the rows that are there.
+    fn state(&self, present: i64, backfilled: i64) -> CoverageState {
+        let rows = match (present, backfilled) {
+            (0, _) => CoverageState::Empty,
+            (_, 0) => CoverageState::Complete,
+            _ => CoverageState::Backfilled,
+        };
+        self.state.max(rows)
+    }
+}
+
+/// What the ledger says of a stream.
+struct Said {
+    step: i64,
+    never: RangeSet,
+    lost: RangeSet,
+    open: Vec<Range>,
+}
+
+impl Said {
+    fn of(gaps: &[&Gap], step: i64) -> Self {
+        let mut lost = RangeSet::new(step);
+        for gap in gaps.iter().filter(|gap| gap.state == GapState::Unrecoverable) {
+            lost.insert(gap.range);
+        }
+        let open = gaps.iter().filter(|gap| !gap.state.is_closed()).map(|gap| gap.range).collect();
+        Self { step, never: never_of(gaps.iter().copied(), step), lost, open }
+    }
+
+    /// Of a range that is missing.
+    fn state(&self, range: Range) -> CoverageState {
+        if self.lost.covers(range) { CoverageState::Unrecoverable } else { CoverageState::Open }
+    }
+
+    fn is_open_in(&self, range: Range) -> bool {
+        self.open.iter().any(|open| open.intersect(range).is_some())
+    }
+}
+
 async fn of_stream(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -92,7 +172,8 @@ async fn of_stream(
     days: &[CoverageDay],
 ) -> anyhow::Result<Coverage> {
     let step = stream.channel.step().context("books are not counted")?;
-    let open_gaps = gaps.iter().filter(|gap| !gap.state.is_closed()).count();
+    let said = Said::of(gaps, step);
+    let open_gaps = said.open.len();
     let mut coverage = Coverage {
         exchange: stream.exchange.to_string(),
         symbol: stream.symbol.to_string(),
@@ -100,38 +181,78 @@ async fn of_stream(
         first: None,
         last: None,
         expected: 0,
-        present: 0,
-        backfilled: 0,
+        present: days.iter().map(|day| day.present).sum(),
+        backfilled: days.iter().map(|day| day.backfilled).sum(),
         missing: Vec::new(),
         open_gaps,
         complete: open_gaps == 0,
+        state: if open_gaps == 0 { CoverageState::Empty } else { CoverageState::Open },
         days: Vec::new(),
     };
     let Some(extent) = extent(days) else { return Ok(coverage) };
-    let never = never_of(gaps.iter().copied(), step);
-    let never_in = |range: Range| -> i64 {
-        never.iter().filter_map(|never| never.intersect(range)).map(|range| range.len(step)).sum()
-    };
+    let never: i64 = said.never.iter().filter_map(|never| never.intersect(extent)).map(|range| range.len(step)).sum();
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
-    coverage.expected = extent.len(step) - never_in(extent);
-    coverage.present = days.iter().map(|day| day.present).sum();
-    coverage.backfilled = days.iter().map(|day| day.backfilled).sum();
-    if coverage.present < coverage.expected {
-        let missing = absent(history, stream, extent, &never, RANGES_MAX).await?;
-        coverage.missing = missing.ranges.into_iter().map(|range| (range.first, range.last)).collect();
+    coverage.expected = extent.len(step) - never;
+    let (all, of_days) = holes(history, stream, extent, &said, days, coverage.present < coverage.expected).await?;
+    coverage.complete = all.count == 0 && open_gaps == 0 && coverage.present >= coverage.expected;
+    coverage.state = all.state(coverage.present, coverage.backfilled).max(coverage.state);
+    coverage.missing = all.ranges;
+    coverage.days = of_days;
+    Ok(coverage)
+}
+
+/// What is missing of a stream, and its days; a store that `may_miss` nothing is not asked for holes.
+async fn holes(
+    history: &Arc<dyn History>,
+    stream: &Stream,
+    extent: Range,
+    said: &Said,
+    days: &[CoverageDay],
+    may_miss: bool,
+) -> anyhow::Result<(Hole, Vec<Day>)> {
+    let mut sorted: Vec<&CoverageDay> = days.iter().collect();
+    sorted.sort_by_key(|day| day.day);
+    // Where each day ends. Trades around midnight need not be numbered in the order of their times.
+    let ends: Vec<i64> = sorted
+        .iter()
+        .scan(i64::MIN, |end, day| {
+            *end = day.last.max(*end);
+            Some(*end)
+        })
+        .collect();
+    let mut all = Hole::default();
+    let mut of_days: Vec<Hole> = sorted.iter().map(|_| Hole::default()).collect();
+    if may_miss {
+        each_absent(history, stream, extent, &said.never, |range| {
+            let state = said.state(range);
+            all.add(range, said.step, state);
+            let at = ends.partition_point(|end| *end < range.last);
+            if let Some(day) = of_days.get_mut(at) {
+                day.add(range, said.step, state);
+            }
+        })
+        .await?;
     }
-    coverage.complete = coverage.missing.is_empty() && open_gaps == 0 && coverage.present >= coverage.expected;
-    for day in days {
-        let range = Range { first: day.first, last: day.last };
-        coverage.days.push(Day {
-            date: Timestamp(day.day * DAY_US).rfc3339()[..10].to_owned(),
-            first: day.first,
-            last: day.last,
-            expected: range.len(step) - never_in(range),
-            present: day.present,
-            backfilled: day.backfilled,
+    let mut shown = Vec::new();
+    let mut first = extent.first;
+    for ((counted, end), mut hole) in sorted.into_iter().zip(ends).zip(of_days) {
+        // A gap behind the last row is of the last day, as far as anybody knows.
+        let upto = if end == extent.last { i64::MAX } else { end };
+        if Range::new(first, upto).is_some_and(|range| said.is_open_in(range)) {
+            hole.state = CoverageState::Open;
+        }
+        first = end.saturating_add(said.step);
+        shown.push(Day {
+            date: Timestamp(counted.day * DAY_US).rfc3339()[..10].to_owned(),
+            first: counted.first,
+            last: counted.last,
+            expected: counted.present + hole.count,
+            present: counted.present,
+            backfilled: counted.backfilled,
+            state: hole.state(counted.present, counted.backfilled),
+            missing: hole.ranges,
         });
     }
-    Ok(coverage)
+    Ok((all, shown))
 }

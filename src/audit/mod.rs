@@ -14,7 +14,7 @@ mod window;
 
 pub use absent::{Absent, absent, never_existed};
 pub use consistency::{ConsistencyReport, Issue, Kind, check};
-pub use coverage::{Coverage, Day, coverage};
+pub use coverage::{Coverage, CoverageState, Day, coverage};
 pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
 pub use seen::{KlineSeen, Seen, TickSeen};

@@ -6,6 +6,7 @@ mod bounds;
 mod check;
 mod client;
 mod copy;
+mod covered;
 mod demo;
 mod export;
 mod format;

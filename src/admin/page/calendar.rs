@@ -122,10 +122,10 @@ pub fn sheet(stream: &Stream, coverage: Option<&Coverage>, today: &Today, now: T
     let minutes = minutes(stream, counts, &gaps, is_older, now);
     let days = days(coverage, counts, &gaps, &minutes, now);
     let total = |of: Cover| gaps.iter().filter(move |gap| cover(gap.state) == of);
-    let missing = total(Cover::Open).map(|gap| (gap.len() - gap.filled).max(0)).sum();
+    let missing = total(Cover::Open).map(|gap| gap.missing()).sum();
     let oldest = (now.day() - DAYS + 1) * DAY_US;
     let is_drawn = |gap: &&&Gap| span(gap).map_or(gap.detected_at.micros(), |(_, to)| to) >= oldest;
-    let lost = total(Cover::Lost).filter(is_drawn).map(|gap| (gap.len() - gap.filled).max(0)).sum();
+    let lost = total(Cover::Lost).filter(is_drawn).map(|gap| gap.missing()).sum();
     Sheet { days, minutes, missing, lost }
 }
 

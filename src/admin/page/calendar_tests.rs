@@ -43,6 +43,8 @@ fn coverage(days: &[(i64, i64, i64, i64)]) -> Coverage {
         expected: *expected,
         present: *present,
         backfilled: *backfilled,
+        missing: Vec::new(),
+        state: audit::CoverageState::Complete,
     };
     Coverage {
         exchange: "binance".to_owned(),
@@ -56,6 +58,7 @@ fn coverage(days: &[(i64, i64, i64, i64)]) -> Coverage {
         missing: Vec::new(),
         open_gaps: 0,
         complete: true,
+        state: audit::CoverageState::Complete,
         days: days.iter().map(day).collect(),
     }
 }

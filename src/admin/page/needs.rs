@@ -95,7 +95,7 @@ fn of_gaps(facts: &Facts) -> Vec<Need> {
     if let Ok(open) = &facts.open {
         let old: Vec<&Gap> = open.iter().filter(|gap| is_stuck(gap, now)).collect();
         if let Some(oldest) = old.iter().min_by_key(|gap| gap.detected_at) {
-            let missing: i64 = old.iter().map(|gap| gap.len() - gap.filled).sum();
+            let missing: i64 = old.iter().map(|gap| gap.missing()).sum();
             let why = format!(
                 "{} open for longer than {}, {} missing; the oldest since {} UTC{}",
                 counted(old.len() as i64, "gap is", "gaps are"),
@@ -113,7 +113,7 @@ fn of_gaps(facts: &Facts) -> Vec<Need> {
         };
         let lost: Vec<&Gap> = newest.iter().filter(is_said).collect();
         if let Some(last) = lost.first() {
-            let rows: i64 = lost.iter().map(|gap| gap.len() - gap.filled).sum();
+            let rows: i64 = lost.iter().map(|gap| gap.missing()).sum();
             let (symbol, channel) = (last.stream.symbol.as_str(), last.stream.channel.as_str());
             let why = format!(
                 "{} lost for good in the last day, of {symbol} {channel} last: {}",

@@ -89,7 +89,7 @@ async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
 
 /// Positions that open gaps miss and that did not come back yet.
 pub fn missing(desk: &Desk) -> i64 {
-    desk.ledger.with(|ledger| ledger.rows().map(|gap| (gap.len() - gap.filled).max(0)).sum())
+    desk.ledger.with(|ledger| ledger.rows().map(|gap| gap.missing()).sum())
 }
 
 /// How long a frame waits when so many wait, so many come a second, and the newest one that is a row is so old: what

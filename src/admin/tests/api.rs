@@ -121,6 +121,8 @@ async fn coverage_shows_the_hole() {
     let row = &coverage[0];
     assert_eq!((&row["expected"], &row["present"], &row["missing"]), (&json!(8), &json!(5), &json!([[4, 6]])));
     assert_eq!((&row["first"], &row["last"], &row["complete"]), (&json!(1), &json!(8), &json!(false)));
+    assert_eq!((&row["state"], &row["days"][0]["missing"]), (&json!("open"), &json!([[4, 6]])));
+    assert_eq!(row["recoverable"], Value::Null, "nobody speaks to an exchange here");
     assert_eq!(code(&served.get("/api/v1/coverage?symbol=NOPE").await), (404, "unknown_symbol"));
     served.faults.set_outage(true);
     assert_eq!(code(&served.get("/api/v1/coverage").await), (503, "unavailable"));

@@ -1,0 +1,132 @@
+//! What `coverage` prints: a line a stream, on request a line a day, totals, and how what is missing comes back.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::said::say;
+use super::service::{Format, list, place};
+
+/// Prints the API's answer.
+pub fn show(coverage: Value, days: bool, format: Format) {
+    if format == Format::Json {
+        list(&coverage, &[], format);
+        return;
+    }
+    let rows = coverage.as_array().map_or(&[][..], Vec::as_slice);
+    let streams: Vec<Value> = rows.iter().map(counted).collect();
+    let columns = ["symbol", "channel", "first", "last", "present", "backfilled", "missing", "state"];
+    list(&json!(streams), &columns, format);
+    if days {
+        say!("");
+        let columns = ["symbol", "channel", "date", "first", "last", "present", "backfilled", "missing", "state"];
+        list(&json!(of_days(rows)), &columns, format);
+    }
+    for line in totals(rows).into_iter().chain(recoverable(rows)) {
+        say!("{line}");
+    }
+}
+
+/// A row with the number of what is missing in place of the ranges.
+fn counted(row: &Value) -> Value {
+    let mut row = row.clone();
+    row["missing"] = json!(missing(&row));
+    row
+}
+
+fn missing(row: &Value) -> i64 {
+    let [expected, present] = ["expected", "present"].map(|name| row[name].as_i64().unwrap_or_default());
+    (expected - present).max(0)
+}
+
+fn of_days(rows: &[Value]) -> Vec<Value> {
+    let mut all = Vec::new();
+    for row in rows {
+        for day in row["days"].as_array().into_iter().flatten() {
+            let mut day = counted(day);
+            day["symbol"] = row["symbol"].clone();
+            day["channel"] = row["channel"].clone();
+            // The date is in a column of its own.
+            for column in ["first", "last"] {
+                day[column] = place(&day, column, 11..16);
+            }
+            all.push(day);
+        }
+    }
+    all
+}
+
+fn totals(rows: &[Value]) -> Option<String> {
+    let sum = |name: &str| -> i64 { rows.iter().filter_map(|row| row[name].as_i64()).sum() };
+    let complete = rows.iter().filter(|row| row["complete"] == true).count();
+    let missing: i64 = rows.iter().map(missing).sum();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "{complete} of {} streams complete: {} expected, {} present ({} backfilled), {missing} missing, {} gaps open",
+            rows.len(),
+            sum("expected"),
+            sum("present"),
+            sum("backfilled"),
+            sum("open_gaps"),
+        )
+    })
+}
+
+/// A line for each exchange and kind of channel: how what is missing is asked for, and how old it may be.
+fn recoverable(rows: &[Value]) -> BTreeSet<String> {
+    let line = |row: &Value| {
+        let how = row["recoverable"].as_object()?;
+        let kind = if row["channel"] == "trade" { "trades" } else { "klines" };
+        let by = how["by"].as_str()?.replace('_', " ");
+        let age = match how["kept_s"].as_u64() {
+            None => "however old".to_owned(),
+            Some(seconds) => format!("for {:.1} days", seconds as f64 / 86_400.0),
+        };
+        let exchange = row["exchange"].as_str()?;
+        Some(format!("{exchange} gives missing {kind} back by {by}, {} a request, {age}", how["rows_per_request"]))
+    };
+    rows.iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(channel: &str, expected: i64, present: i64, kept_s: Value) -> Value {
+        json!({
+            "exchange": "binance", "symbol": "BTCUSDT", "channel": channel, "expected": expected, "present": present,
+            "backfilled": 2, "missing": [[4, 6]], "open_gaps": 1, "complete": expected == present,
+            "recoverable": { "by": "trade_id", "rows_per_request": 1_000, "request_weight": 25, "kept_s": kept_s },
+            "days": [{ "date": "2026-01-01", "expected": expected, "present": present, "missing": [[4, 6]] }],
+        })
+    }
+
+    #[test]
+    fn totals_add_the_streams_up() {
+        let rows = [row("trade", 8, 5, Value::Null), row("kline_1m", 4, 4, Value::Null)];
+        let said = totals(&rows).unwrap();
+        assert_eq!(said, "1 of 2 streams complete: 12 expected, 9 present (4 backfilled), 3 missing, 2 gaps open");
+        assert_eq!(totals(&[]), None);
+    }
+
+    #[test]
+    fn what_comes_back_is_said_once_an_exchange_and_kind() {
+        let rows =
+            [row("trade", 1, 1, Value::Null), row("trade", 2, 2, Value::Null), row("kline_1m", 1, 1, json!(129_600))];
+        assert_eq!(
+            recoverable(&rows).into_iter().collect::<Vec<_>>(),
+            [
+                "binance gives missing klines back by trade id, 1000 a request, for 1.5 days",
+                "binance gives missing trades back by trade id, 1000 a request, however old",
+            ]
+        );
+        let unknown = json!({ "exchange": "binance", "channel": "trade", "recoverable": null });
+        assert!(recoverable(&[unknown]).is_empty());
+    }
+
+    #[test]
+    fn a_day_shows_how_much_is_missing_and_of_which_stream() {
+        let days = of_days(&[row("trade", 8, 5, Value::Null)]);
+        assert_eq!((days.len(), &days[0]["missing"], &days[0]["symbol"]), (1, &json!(3), &json!("BTCUSDT")));
+    }
+}
