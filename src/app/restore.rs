@@ -192,7 +192,7 @@ async fn record(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()
         return Ok(());
     }
     for gap in lost.iter().filter(|gap| !gap.state.is_closed()) {
-        warn!("history lacks rows of {} that were durable before: {}..{}", gap.stream, gap.range.first, gap.range.last);
+        warn!("history lacks rows of {} that were durable before: {}", gap.stream, gap.span());
     }
     let token = format!("restart:{}", lost[0].gap_id);
     history.insert(&Batch { gaps: lost, token, ..Batch::default() }).await.context("record the gaps of the restart")

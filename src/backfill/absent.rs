@@ -60,7 +60,7 @@ pub(super) async fn judge(parts: &Parts, gap: &Gap, turn: &Turn, stop: &Cancella
             (Absence::Gone, Some(oldest)) => {
                 ranges.push((range, GapState::Unrecoverable, gone(parts, gap, range, oldest, now)));
             }
-            (_, above) => return Ok(Verdict::NotYet(not_yet(range, above))),
+            (_, above) => return Ok(Verdict::NotYet(not_yet(gap.stream.channel, range, above))),
         }
     }
     // Counted as missing, and there a moment later: it is counted again at the next turn.
@@ -96,13 +96,13 @@ async fn probe(
     Ok(around)
 }
 
-fn not_yet(range: Range, above: Option<(i64, Timestamp)>) -> String {
-    let Range { first, last } = range;
+fn not_yet(channel: Channel, range: Range, above: Option<(i64, Timestamp)>) -> String {
+    let span = channel.span(range.first, range.last);
     match above {
-        Some((position, _)) => {
-            format!("the exchange serves {position} but not {first}..{last}, asking again before believing it")
+        Some((_, at)) => {
+            format!("the exchange serves what is of {} but not {span}, asking again before believing it", at.rfc3339())
         }
-        None => format!("the exchange does not serve {first}..{last} yet: its database lags"),
+        None => format!("the exchange does not serve {span} yet: its database lags"),
     }
 }
 

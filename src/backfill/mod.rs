@@ -31,7 +31,7 @@ use crate::exchange::Dialect;
 use crate::exchange::rest::Rest;
 use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
 use crate::history::{Batch, History, HistoryError};
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::pulse::Pulse;
 use crate::writer::Writer;
@@ -117,7 +117,11 @@ impl Parts {
     /// Opens a gap that nobody's frames revealed: a sweep's, an operator's, an audit's. Durable when it
     /// returns; returns the new rows, none when all of it is known already.
     pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
-        let found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
+        let mut found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
+        // Most finders come again and again with what is known.
+        if self.ledger.with(|ledger| ledger.has_news(&found)) {
+            self.bound(&mut found).await;
+        }
         let opened = self.ledger.with(|ledger| ledger.open(&found));
         if opened.is_empty() {
             return Ok(opened.rows);
@@ -126,14 +130,35 @@ impl Parts {
             info!(
                 MESSAGE_ID = messages::GAP_FOUND,
                 EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, GAP_FIRST = gap.range.first,
-                GAP_LAST = gap.range.last, "gap in {stream}: {} missing, {}..{}, found by {}",
-                gap.len(), gap.range.first, gap.range.last, evidence.by
+                GAP_LAST = gap.range.last, "gap in {stream}: {} missing, {}, found by {}",
+                gap.len(), gap.span(), evidence.by
             );
         }
         let token = format!("open:{}", opened.rows[0].gap_id);
         self.writer.history().insert(&Batch { gaps: opened.changed(), token, ..Batch::default() }).await?;
         self.ledger.news.notify_one();
         Ok(opened.rows)
+    }
+
+    /// Says when what a gap misses happened: between the rows on both sides of it, where history has them. A kline's
+    /// position is its time.
+    async fn bound(&self, gap: &mut Gap) {
+        let Range { first, last } = gap.range;
+        if let Channel::Kline(interval) = gap.stream.channel {
+            gap.from_ts = Some(Timestamp(first));
+            gap.to_ts = Some(Timestamp(last.saturating_add(interval.micros())));
+            return;
+        }
+        let at = async |id: i64| {
+            let rows = self.history().trades(&gap.stream, Range { first: id, last: id }, 1).await;
+            // A store that is away costs the evidence, not the gap.
+            rows.ok()?.first().map(|row| row.trade.ts)
+        };
+        let (from_ts, to_ts) = (at(first.saturating_sub(1)).await, at(last.saturating_add(1)).await);
+        let evidence = &mut gap.evidence;
+        evidence.previous = evidence.previous.or_else(|| from_ts.map(|_| first - 1));
+        evidence.next = evidence.next.or_else(|| to_ts.map(|_| last + 1));
+        (gap.from_ts, gap.to_ts) = (from_ts, to_ts);
     }
 
     /// Ends the gaps of streams that are no longer recorded.
@@ -176,21 +201,21 @@ impl Parts {
 
 /// Says in the journal what became of a gap.
 fn report(gap: &Gap) {
-    let (first, last) = (gap.range.first, gap.range.last);
+    let (first, last, span) = (gap.range.first, gap.range.last, gap.span());
     match gap.state {
         GapState::Filled => info!(
             MESSAGE_ID = messages::GAP_FILLED,
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "filled the gap in {}: {} of {} came back, {first}..{last}", gap.stream, gap.filled, gap.len()
+            "filled the gap in {}: {} of {} came back, {span}", gap.stream, gap.filled, gap.len()
         ),
         state if state.is_closed() => warn!(
             MESSAGE_ID = messages::GAP_CLOSED,
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "closed the gap in {} as {state}: {first}..{last}: {}", gap.stream, gap.reason
+            "closed the gap in {} as {state}: {span}: {}", gap.stream, gap.reason
         ),
         _ => info!(
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "the gap in {} stays open after {} attempts: {first}..{last}: {}", gap.stream, gap.attempts, gap.reason
+            "the gap in {} stays open after {} attempts: {span}: {}", gap.stream, gap.attempts, gap.reason
         ),
     }
 }

@@ -163,6 +163,23 @@ async fn what_is_served_is_filled_and_says_by_what() {
 }
 
 #[tokio::test]
+async fn a_gap_that_no_frame_revealed_says_between_which_rows_it_lies() {
+    let bench = Bench::new(whole()).await;
+    bench.open(10, 20).await;
+    bench.open(24, 30).await;
+    bench.turn(1).await;
+    let between = bench.open(21, 23).await;
+    assert_eq!((between.evidence.previous, between.evidence.next), (Some(20), Some(24)));
+    let trades = bench.parts.history().trades(&stream(), Range { first: 20, last: 24 }, 5).await.unwrap();
+    let [.., before, after] = &trades[..] else { panic!("{trades:?}") };
+    let (before, after) = (before.trade.ts, after.trade.ts);
+    assert_eq!((between.from_ts, between.to_ts), (Some(before), Some(after)));
+    let behind = bench.open(31, 40).await;
+    assert_eq!((behind.evidence.next, behind.to_ts), (None, None), "nothing is known of what comes after it");
+    assert!(behind.from_ts > between.to_ts, "{behind:?}");
+}
+
+#[tokio::test]
 async fn what_is_older_than_all_that_is_served_is_unrecoverable_and_says_until_when_it_was_not() {
     let bench = Bench::new(Market { floor: 1_000, ..whole() }).await;
     bench.open(1, 2).await;
@@ -216,6 +233,8 @@ async fn a_database_that_lags_is_waited_for() {
     bench.open(4_980, 4_999).await;
     bench.turn(6).await;
     assert_eq!(bench.states().await, [(4_980, 4_999, GapState::Filling)]);
+    let (_, missing) = bench.parts.ledger.with(|ledger| ledger.open_count());
+    assert_eq!(missing, 10, "what came back is no longer missing");
     bench.market.lock().unwrap().shown_to = i64::MAX;
     bench.turn(1).await;
     assert_eq!(bench.states().await, [(4_980, 4_999, GapState::Filled)]);

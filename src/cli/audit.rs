@@ -167,13 +167,14 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
     say!(
-        "{} {} {} {first}..{last}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
+        "{} {} {} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
         stream.exchange,
         stream.symbol,
         stream.channel,
+        stream.channel.span(*first, *last),
         missing.count
     );
     for Range { first, last } in missing.ranges.iter().take(20) {
-        say!("  missing {first}..{last}");
+        say!("  missing {}", stream.channel.span(*first, *last));
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, said, status, table, watch};
+use super::{backfill, covered, said, status, table, watch};
 use crate::cli::said::say;
 
 /// How often a run that is waited for is asked after.
@@ -46,6 +47,9 @@ pub enum Ask {
         /// Only of this symbol
         #[arg(long)]
         symbol: Option<String>,
+        /// A line for each day of UTC too (JSON always has them)
+        #[arg(long)]
+        days: bool,
     },
     /// Compares the cache with history and repairs what can be repaired
     Repair {
@@ -121,20 +125,10 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
             show_gaps(gaps, format);
             Ok(0)
         }
-        Ask::Coverage { symbol } => {
-            let mut coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
-            if format == Format::Human {
-                for row in coverage.as_array_mut().into_iter().flatten() {
-                    let (expected, present) = (row["expected"].as_i64(), row["present"].as_i64());
-                    row["missing"] = json!(expected.zip(present).map(|(expected, present)| expected - present));
-                }
-            }
-            list(
-                &coverage,
-                &["symbol", "channel", "first", "last", "present", "backfilled", "missing", "complete"],
-                format,
-            );
+        Ask::Coverage { symbol, days } => {
+            let coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
             let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
+            covered::show(coverage, days, format);
             Ok(if complete { 0 } else { NO })
         }
         Ask::Repair { symbol, dry_run } => repair(client, symbol.as_deref(), dry_run, format).await,
@@ -151,22 +145,27 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
     }
 }
 
-/// `sweep 11-24 10:50`: what did it and when.
-fn by_whom(by: &Value, at: &Value) -> Value {
-    let at = at.as_str().and_then(|at| at.get(5..16)).unwrap_or_default().replacen('T', " ", 1);
+/// `sweep 10:50`, or `sweep 11-24 10:50` when that was not today: what did it and when.
+fn by_whom(by: &Value, at: &Value, today: &str) -> Value {
+    let at = at.as_str().unwrap_or_default();
+    let shown = if at.starts_with(today) { at.get(11..16) } else { at.get(5..16) };
+    let at = shown.unwrap_or_default().replacen('T', " ", 1);
     json!(format!("{} {at}", by.as_str().unwrap_or_default()).trim())
 }
 
 fn show_gaps(mut gaps: Value, format: Format) {
     if format == Format::Human {
+        let now = Clock::system().now().rfc3339();
+        let today = now.get(..10).unwrap_or_default();
         for gap in gaps.as_array_mut().into_iter().flatten() {
-            gap["found"] = by_whom(&gap["evidence"]["by"], &gap["detected_at"]);
-            gap["filled"] = by_whom(&gap["filled_by"], &gap["filled_at"]);
+            gap["found"] = by_whom(&gap["evidence"]["by"], &gap["detected_at"], today);
+            gap["filled"] = by_whom(&gap["filled_by"], &gap["filled_at"], today);
+            gap["first"] = place(gap, "first_missing", 5..16);
+            gap["last"] = place(gap, "last_missing", 5..16);
+            gap["tries"] = gap["attempts"].clone();
         }
     }
-    let columns =
-        ["symbol", "channel", "state", "missing", "first_missing", "last_missing", "found", "filled", "attempts"];
-    list(&gaps, &columns, format);
+    list(&gaps, &["symbol", "channel", "state", "missing", "first", "last", "found", "filled", "tries"], format);
     if format == Format::Human {
         // A reason is a sentence, which no column is wide enough for.
         for gap in gaps.as_array().into_iter().flatten() {
@@ -270,7 +269,7 @@ pub(super) fn say(document: &Value, format: Format, words: impl FnOnce() -> Stri
     }
 }
 
-fn list(rows: &Value, columns: &[&str], format: Format) {
+pub(super) fn list(rows: &Value, columns: &[&str], format: Format) {
     let rows = rows.as_array().cloned().unwrap_or_default();
     if format == Format::Json {
         for row in rows {
@@ -283,15 +282,23 @@ fn list(rows: &Value, columns: &[&str], format: Format) {
     table::print(columns, &cells);
 }
 
+/// A position, or so much of the time at which a kline opened.
+pub(super) fn place(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
+    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
+    match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
+        Some(at) => json!(at.get(part).unwrap_or(&at).replacen('T', " ", 1)),
+        None => row[column].clone(),
+    }
+}
+
 /// As people read it: instants to the second, a kline's place as the minute it opened.
 fn cell(row: &Value, column: &str) -> String {
-    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
-    match &row[column] {
+    let row = match column {
+        "first" | "last" | "first_missing" | "last_missing" => place(row, column, 0..16),
+        _ => row[column].clone(),
+    };
+    match &row {
         Value::Null => String::new(),
-        Value::Number(at) if is_kline && matches!(column, "first" | "last" | "first_missing" | "last_missing") => {
-            let at = Timestamp(at.as_i64().unwrap_or_default()).rfc3339();
-            at.get(..16).unwrap_or(&at).replacen('T', " ", 1)
-        }
         Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -301,6 +308,14 @@ fn cell(row: &Value, column: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_today_is_told_by_its_time_alone() {
+        let said = |at| by_whom(&json!("sweep"), &json!(at), "2026-11-24");
+        assert_eq!(said("2026-11-24T10:50:11.123Z"), "sweep 10:50");
+        assert_eq!(said("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");
+        assert_eq!(by_whom(&json!(""), &Value::Null, "2026-11-24"), "");
+    }
 
     #[test]
     fn people_read_instants_and_programs_read_numbers() {

@@ -197,8 +197,7 @@ impl Worker {
                     MESSAGE_ID = messages::GAP_FOUND,
                     EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
                     GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
-                    "gap in {}: {} missing, {}..{}, found by {}",
-                    gap.stream, gap.len(), gap.range.first, gap.range.last, hole.by
+                    "gap in {}: {} missing, {}, found by {}", gap.stream, gap.len(), gap.span(), hole.by
                 );
             }
             rows.append(&mut opened.changed());

@@ -82,20 +82,34 @@ impl Ledger {
         ledger
     }
 
+    /// Whether [`Ledger::open`] would open something.
+    pub fn has_news(&self, found: &Gap) -> bool {
+        let stream = &found.stream;
+        let Some(step) = stream.channel.step() else { return false };
+        !self.known(stream, step).absent(found.range).is_empty()
+    }
+
+    /// What open rows of a stream speak for, and what is settled of it.
+    fn known(&self, stream: &Stream, step: i64) -> RangeSet {
+        let mut known = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
+        for gap in self.of(stream) {
+            known.insert(gap.range);
+        }
+        known
+    }
+
     /// Opens what of `found`'s range no open row speaks for and is not settled. What touches an open row of the same
     /// kind (see [`super::Evidence::is_old`]) becomes one row with it.
     pub fn open(&mut self, found: &Gap) -> Opened {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return Opened::default() };
-        let mut known = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
         let mut mergeable = RangeSet::new(step);
         for gap in self.of(stream) {
-            known.insert(gap.range);
             if !self.claimed.contains(&gap.gap_id) && gap.evidence.is_old() == found.evidence.is_old() {
                 mergeable.insert(gap.range);
             }
         }
-        let news = known.absent(found.range);
+        let news = self.known(stream, step).absent(found.range);
         for range in &news {
             mergeable.insert(*range);
         }
@@ -216,9 +230,9 @@ impl Ledger {
         self.open.get(gap_id)
     }
 
-    /// How many rows are open, and how many positions they miss.
+    /// How many rows are open, and how many positions they miss still: what came back was counted with every turn.
     pub fn open_count(&self) -> (usize, i64) {
-        (self.open.len(), self.open.values().map(Gap::len).sum())
+        (self.open.len(), self.open.values().map(Gap::missing).sum())
     }
 
     /// Open rows of one stream.

@@ -170,9 +170,19 @@ impl Gap {
         self.evidence.replaces.push(other.gap_id.clone());
     }
 
-    /// How many positions are missing.
+    /// How many positions it is about.
     pub fn len(&self) -> i64 {
         self.range.len(self.stream.channel.step().unwrap_or(1))
+    }
+
+    /// Its range as people read it.
+    pub fn span(&self) -> String {
+        self.stream.channel.span(self.range.first, self.range.last)
+    }
+
+    /// How many of these are missing still, as they were last counted.
+    pub fn missing(&self) -> i64 {
+        (self.len() - self.filled).max(0)
     }
 
     /// Never: a range holds at least one position.

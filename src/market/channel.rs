@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Timestamp;
+
 /// The length of a kline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Interval {
@@ -111,6 +113,18 @@ impl Channel {
             Self::BookTicker => None,
         }
     }
+
+    /// Positions from `first` to `last` as people read them: `7..9`, a kline's as the time at which it opened.
+    pub fn span(self, first: i64, last: i64) -> String {
+        match self {
+            Self::Kline(_) => {
+                // Klines open at whole minutes.
+                let [first, last] = [first, last].map(|at| Timestamp(at).rfc3339().replace(":00.000Z", "Z"));
+                format!("{first}..{last}")
+            }
+            Self::Trade | Self::BookTicker => format!("{first}..{last}"),
+        }
+    }
 }
 
 impl fmt::Display for Channel {
@@ -130,6 +144,14 @@ impl FromStr for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn people_read_when_a_kline_opened() {
+        assert_eq!(Channel::Trade.span(7, 9), "7..9");
+        let minute = Channel::Kline(Interval::M1);
+        let (first, last) = (1_795_820_580_000_000, 1_795_820_640_000_000);
+        assert_eq!(minute.span(first, last), "2026-11-27T23:03Z..2026-11-27T23:04Z");
+    }
 
     #[test]
     fn every_name_reads_back() {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::super::service::Format;
 use crate::cli::said::say;
+use crate::market::Channel;
 
 /// Prints lines with the time since the start.
 pub struct Account {
@@ -49,8 +50,10 @@ impl Account {
             let stream = format!("{} {}", text("symbol"), text("channel"));
             if before.is_none() {
                 let by = gap["evidence"]["by"].as_str().unwrap_or_default().to_owned();
-                let (first, last, missing) = (&gap["first_missing"], &gap["last_missing"], &gap["missing"]);
-                self.line("gap", "\x1b[33m", &format!("{stream}: {missing} missing, {first}..{last}, found by {by}"));
+                let [first, last] = ["first_missing", "last_missing"].map(|key| gap[key].as_i64().unwrap_or_default());
+                let span = text("channel").parse().map_or_else(|()| String::new(), |of: Channel| of.span(first, last));
+                let missing = &gap["missing"];
+                self.line("gap", "\x1b[33m", &format!("{stream}: {missing} missing, {span}, found by {by}"));
             }
             match state.as_str() {
                 "open" | "filling" => {}

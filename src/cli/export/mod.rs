@@ -149,7 +149,7 @@ async fn open_beside(
                 (is_from_start && gap.range.first < range.first) || (is_to_end && gap.range.last > range.last)
             })
     });
-    Ok(beside.map(|gap| format!("gap {}..{} is open", gap.range.first, gap.range.last)).collect())
+    Ok(beside.map(|gap| format!("gap {} is open", gap.span())).collect())
 }
 
 struct Export {

@@ -60,7 +60,7 @@ impl Seen {
         }
         eprintln!("{}: NOT complete: {} missing", self.stream, self.missing);
         for Range { first, last } in &self.ranges {
-            eprintln!("  missing {first}..{last}");
+            eprintln!("  missing {}", self.stream.channel.span(*first, *last));
         }
         if self.range_count > self.ranges.len() {
             eprintln!("  and {} more ranges", self.range_count - self.ranges.len());
