@@ -65,6 +65,8 @@ pub struct Status {
     pub history: Told<HistoryStanding>,
     /// The cache.
     pub cache: CacheStanding,
+    /// The disk.
+    pub disk: DiskStanding,
     /// The ledger in numbers.
     pub gaps: GapCount,
     /// Frames since the start.
@@ -103,6 +105,9 @@ pub struct StreamCount {
 pub struct LogStanding {
     /// Frames written and not consumed.
     pub lag_frames: i64,
+    /// How long a frame waits before it is a row, seconds, by what comes in; null when the log cannot tell.
+    #[schema(required = true)]
+    pub lag_s: Option<f64>,
     /// What it holds.
     pub usage: LogUsage,
 }
@@ -113,6 +118,23 @@ pub struct HistoryStanding {
     /// Bytes on disk; null when the store does not know.
     #[schema(required = true)]
     pub bytes: Option<u64>,
+}
+
+/// The disk of the data directory, and when it is full if everything goes on as in the last hour.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct DiskStanding {
+    /// Bytes that are free to us; null when it cannot be asked.
+    #[schema(required = true)]
+    pub free_bytes: Option<u64>,
+    /// Bytes of our own files.
+    #[schema(required = true)]
+    pub kept_bytes: Option<u64>,
+    /// Bytes by which these grow an hour; null for the first half hour.
+    #[schema(required = true)]
+    pub growth_bytes_per_hour: Option<f64>,
+    /// Seconds until our own growth has filled the disk; null when it does not grow, or for the first half hour.
+    #[schema(required = true)]
+    pub full_in_s: Option<f64>,
 }
 
 /// Where the cache stands.
@@ -166,6 +188,9 @@ pub struct JobCount {
     pub paused: usize,
     /// Names of those whose last run ended and not well.
     pub failing: Vec<String>,
+    /// The one that runs next.
+    #[schema(required = true)]
+    pub next: Option<NextRun>,
 }
 
 /// One stream as shown.

@@ -19,6 +19,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+pub mod trend;
 mod view;
 
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ use crate::jobs::planner::Changes;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
 use crate::pulse::Pulses;
+use trend::Trend;
 
 /// Largest request body.
 const BODY_MAX: usize = 64 << 10;
@@ -135,6 +137,8 @@ pub struct Desk {
     pub reloaded: Arc<ReloadCount>,
     /// Where the stores are whose disk may fill up.
     pub data_dir: PathBuf,
+    /// The last hour.
+    pub trend: Arc<Trend>,
     /// What the stores are, in words: log, history, cache.
     pub backends: watch::Receiver<[String; 3]>,
     /// Who may change something.

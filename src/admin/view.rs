@@ -18,10 +18,10 @@ use crate::market::{Channel, Exchange, Stream, Timestamp};
 
 pub use super::documents::StreamView;
 use super::documents::{
-    CacheStanding, CoverageView, FrameCount, GapCount, GapView, HistoryStanding, JobChanges, JobCount, LogStanding,
-    NextRun, PartError, Recoverable, ReloadView, RunView, Status, StreamCount, Told,
+    CacheStanding, CoverageView, DiskStanding, FrameCount, GapCount, GapView, HistoryStanding, JobChanges, JobCount,
+    LogStanding, NextRun, PartError, Recoverable, ReloadView, RunView, Status, StreamCount, Told,
 };
-use super::{BEAT_MAX, Desk, Reloaded};
+use super::{BEAT_MAX, Desk, Reloaded, trend};
 
 /// How long a store that is away may keep whoever looks at the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -117,6 +117,13 @@ pub fn run(run: &JobRun) -> RunView {
     }
 }
 
+/// Instants as text, all in UTC, are in the order of time.
+fn next_run(jobs: &[JobStatus]) -> Option<NextRun> {
+    let due =
+        jobs.iter().filter(|job| job.next_run.is_some() && !job.paused).min_by(|a, b| a.next_run.cmp(&b.next_run))?;
+    Some(NextRun { job: due.name.clone(), next_run: due.next_run.clone() })
+}
+
 /// What a reload changed; `next_runs` are those of the schedule as it is afterwards.
 pub fn reloaded(reloaded: Reloaded) -> ReloadView {
     let Changes { added, changed, removed, next } = reloaded.jobs;
@@ -163,9 +170,14 @@ pub async fn standing(desk: &Desk) -> Status {
         started_at: desk.startup.rfc3339(),
         uptime_s: desk.clock.now().since(desk.startup) / 1_000_000,
         streams: StreamCount { total: streams.len(), receiving: streams.iter().filter(|s| s.receiving).count() },
-        log: Told::of(usage, |usage| LogStanding { lag_frames: usage.lag(), usage }),
+        log: Told::of(usage, |usage| LogStanding {
+            lag_frames: usage.lag(),
+            lag_s: desk.trend.lag(desk, usage.lag()),
+            usage,
+        }),
         history: Told::of(bytes, |bytes| HistoryStanding { bytes }),
         cache: CacheStanding { waiting: desk.backfill.writer.latest().len() },
+        disk: disk(desk),
         gaps: GapCount {
             open,
             missing,
@@ -186,6 +198,16 @@ pub async fn standing(desk: &Desk) -> Status {
     }
 }
 
+fn disk(desk: &Desk) -> DiskStanding {
+    let forecast = trend::forecast(&desk.trend.samples());
+    DiskStanding {
+        free_bytes: trend::free_bytes(&desk.data_dir),
+        kept_bytes: trend::kept_bytes(&desk.data_dir),
+        growth_bytes_per_hour: forecast.growth.map(|growth| growth * 3_600.0),
+        full_in_s: forecast.by_us,
+    }
+}
+
 fn rest(desk: &Desk) -> BTreeMap<String, RestStatus> {
     desk.backfill.rest.iter().map(|(exchange, rest)| (exchange.to_string(), rest.status())).collect()
 }
@@ -196,6 +218,7 @@ fn job_count(jobs: &[JobStatus]) -> JobCount {
         running: jobs.iter().filter(|job| job.running).count(),
         paused: jobs.iter().filter(|job| job.paused).count(),
         failing: jobs.iter().filter(|job| failed(job)).map(|job| job.name.clone()).collect(),
+        next: next_run(jobs),
     }
 }
 

@@ -158,6 +158,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         reloads: service.reloads.clone(),
         reloaded: service.reloaded.clone(),
         data_dir: service.config.data_dir.clone(),
+        trend: Arc::default(),
         backends: backends::watched(&service.config, groups),
         options,
     };

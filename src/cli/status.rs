@@ -1,7 +1,12 @@
 //! `status`: the whole service on one screen, what needs a person last, where the eye ends.
 
+use indicatif::HumanBytes;
 use serde_json::Value;
 
+use crate::admin::trend;
+
+/// Errors shown; the API has all.
+const ERRORS_MAX: usize = 4;
 /// Widest line; the words of an exchange or a store can be long.
 const WIDTH_MAX: usize = 100;
 
@@ -28,7 +33,8 @@ pub fn words(status: &Value, base: &str) -> String {
     )];
     let mut say = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
     let (streams, gaps, frames) = (&status["streams"], &status["gaps"], &status["frames"]);
-    say("streams", format!("{} of {} receiving", number(&streams["receiving"]), number(&streams["total"])));
+    let lag = status["log"]["lag_s"].as_f64().map_or(String::new(), |lag| format!(", lag {lag:.1} s"));
+    say("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
     say(
         "gaps",
         format!(
@@ -50,11 +56,18 @@ pub fn words(status: &Value, base: &str) -> String {
     let bytes = size(&status["history"]["bytes"]);
     say("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
     say("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
+    say("disk", disk(&status["disk"]));
     say("letters", format!("{} dead", number(&status["dead_letters"])));
     let jobs = &status["jobs"];
     say(
         "jobs",
-        format!("{}, {} running, {} paused", number(&jobs["total"]), number(&jobs["running"]), number(&jobs["paused"])),
+        format!(
+            "{}, {} running, {} paused{}",
+            number(&jobs["total"]),
+            number(&jobs["running"]),
+            number(&jobs["paused"]),
+            next(&jobs["next"])
+        ),
     );
     for socket in list(&status["connections"]) {
         let (exchange, state) = (text(&socket["exchange"]), text(&socket["state"]));
@@ -68,10 +81,33 @@ pub fn words(status: &Value, base: &str) -> String {
         let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
         say("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
     }
+    // What is mended is said too: it tells what the night was like.
+    for error in list(&status["last_errors"]).take(ERRORS_MAX) {
+        say("last error", format!("{}: {}", text(&error["part"]), text(&error["error"])));
+    }
     for (part, why) in needs(status) {
         say("LOOK AT", format!("{part}: {why}"));
     }
     lines.join("\n")
+}
+
+/// `81.2 GiB free, 2.2 GiB ours, growing by 1.5 MiB an hour, full in 41 days`.
+fn disk(disk: &Value) -> String {
+    let bytes = |name: &str| disk[name].as_u64().map_or("?".to_owned(), |bytes| HumanBytes(bytes).to_string());
+    let growth = match disk["growth_bytes_per_hour"].as_f64() {
+        None => "growth known after half an hour".to_owned(),
+        Some(growth) if growth >= 1.0 => format!("growing by {} an hour", HumanBytes(growth as u64)),
+        Some(_) => "not growing".to_owned(),
+    };
+    let full =
+        disk["full_in_s"].as_f64().map_or(String::new(), |seconds| format!(", full in {}", span(seconds as i64)));
+    format!("{} free, {} ours, {growth}{full}", bytes("free_bytes"), bytes("kept_bytes"))
+}
+
+/// `, next state-snapshot at 10:50:00`.
+fn next(next: &Value) -> String {
+    let at = next["next_run"].as_str().and_then(|at| at.get(11..19));
+    next["job"].as_str().zip(at).map_or(String::new(), |(job, at)| format!(", next {job} at {at}"))
 }
 
 /// What needs a person: a wedged loop, what is degraded, stores that do not answer, jobs that fail.
@@ -87,6 +123,16 @@ fn needs(status: &Value) -> Vec<(String, String)> {
         if let Some(why) = status[part]["error"].as_str() {
             needs.push((part.to_owned(), why.to_owned()));
         }
+    }
+    let disk = &status["disk"];
+    let free = disk["free_bytes"].as_u64().filter(|free| *free < trend::FREE_MIN);
+    let full_in = disk["full_in_s"].as_f64().filter(|seconds| *seconds < trend::FULL_SOON_S);
+    match (free, full_in) {
+        (_, Some(seconds)) => {
+            needs.push(("disk".to_owned(), format!("full in {} as history and log grow", span(seconds as i64))));
+        }
+        (Some(free), None) => needs.push(("disk".to_owned(), format!("only {} are free", HumanBytes(free)))),
+        (None, None) => {}
     }
     for job in list(&status["jobs"]["failing"]) {
         let name = job.as_str().unwrap_or_default();
@@ -108,9 +154,9 @@ fn span(seconds: i64) -> String {
     }
 }
 
-/// `, 12.3 MiB on disk`, or nothing when nobody knows.
+/// `, 12.30 MiB on disk`, or nothing when nobody knows.
 fn size(bytes: &Value) -> String {
-    bytes.as_f64().map_or(String::new(), |bytes| format!(", {:.1} MiB on disk", bytes / 1_048_576.0))
+    bytes.as_u64().map_or(String::new(), |bytes| format!(", {} on disk", HumanBytes(bytes)))
 }
 
 fn shortened(line: &str) -> String {
@@ -132,10 +178,18 @@ mod tests {
         json!({
             "version": "0.1.0", "instance": "", "ready": true, "stopping": false, "wedged": null, "degraded": {},
             "uptime_s": 7_300, "streams": { "total": 14, "receiving": 13 },
-            "log": { "lag_frames": 2, "usage": { "bytes": 1_048_576 } }, "history": { "bytes": null },
+            "log": { "lag_frames": 2, "lag_s": 0.21, "usage": { "bytes": 1_048_576 } }, "history": { "bytes": null },
             "cache": { "waiting": 0 }, "dead_letters": null, "frames": { "received": 9 }, "rows": 8, "backfilled": 1,
             "gaps": { "open": 1, "missing": 5, "found": 3, "filled": 2, "closed_otherwise": 0 },
-            "jobs": { "total": 5, "running": 0, "paused": 1, "failing": [] },
+            "disk": {
+                "free_bytes": 2_147_483_648_u64, "kept_bytes": 1_048_576, "growth_bytes_per_hour": 1_536.7,
+                "full_in_s": 3_600_000.0,
+            },
+            "jobs": {
+                "total": 5, "running": 0, "paused": 1, "failing": [],
+                "next": { "job": "gap-sweep", "next_run": "2026-11-24T10:50:00.000Z" },
+            },
+            "last_errors": [{ "part": "binance REST", "error": "answered 502" }],
             "connections": [{ "exchange": "binance", "state": "connected", "streams": 14, "reconnects": 2 }],
             "rest": { "binance": { "used": 40, "limit": 6_000, "clock_offset_us": -12_300 } },
         })
@@ -149,9 +203,12 @@ mod tests {
             "{text}"
         );
         for line in [
-            "streams    13 of 14 receiving",
+            "streams    13 of 14 receiving, lag 0.2 s",
+            "disk       2.00 GiB free, 1.00 MiB ours, growing by 1.50 KiB an hour, full in 41 days",
+            "jobs       5, 0 running, 1 paused, next gap-sweep at 10:50:00",
+            "last error binance REST: answered 502",
             "gaps       1 open (5 missing), 3 found, 2 filled, 0 closed otherwise",
-            "log        2 frames waiting, 9 received, 1.0 MiB on disk",
+            "log        2 frames waiting, 9 received, 1.00 MiB on disk",
             "letters    ? dead",
             "rest       binance: weight 40 of 6000 used, its clock -12.3 ms",
         ] {
@@ -165,8 +222,10 @@ mod tests {
         let mut status = status();
         status["degraded"] = json!({ "history": "no space left on device ".repeat(20) });
         status["jobs"]["failing"] = json!(["gap-sweep"]);
+        status["disk"]["full_in_s"] = json!(90_000);
         let text = words(&status, "http://127.0.0.1:8081");
         assert!(text.contains("is recording, and needs a look"), "{text}");
+        assert!(text.contains("\nLOOK AT    disk: full in 25 h as history and log grow\n"), "{text}");
         assert!(
             text.ends_with("LOOK AT    job gap-sweep: its last run failed: `tapekeeper jobs history gap-sweep`"),
             "{text}"

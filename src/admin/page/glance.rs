@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
+use super::super::trend;
 use super::html::{Text, instant, put, short, size, span};
 use super::needs::Need;
 use super::press::Facts;
-use super::trend;
 
 /// The service in one word, a colour and a mark.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,6 @@ mod needs;
 mod press;
 mod stores;
 mod streams;
-mod trend;
 mod trends;
 
 use std::sync::Arc;

@@ -4,20 +4,16 @@ use crate::admin::view;
 use crate::gap::{Gap, GapState};
 use crate::market::Timestamp;
 
+use super::super::trend;
 use super::html::{Text, counted, put, size, span};
 use super::press::Facts;
-use super::trend;
 
 /// A gap that is open for longer does not heal by itself: repairs are tried every few seconds.
 const OPEN_MAX_US: i64 = 600_000_000;
 /// What was lost for good or set aside is said for so long.
 const LOST_SAID_US: i64 = 86_400_000_000;
-/// A disk that our own growth fills sooner is somebody's business, seconds.
-const DISK_OURS_S: f64 = 7.0 * 86_400.0;
 /// The same of one that others fill, who may stop as suddenly, seconds.
 const DISK_ANYBODY_S: f64 = 6.0 * 3_600.0;
-/// Bytes below which the disk is nearly full, however slowly it fills.
-const DISK_MIN: u64 = 1 << 30;
 /// A clock that is further off makes times of receipt wrong, microseconds.
 const CLOCK_MAX_US: i64 = 1_000_000;
 
@@ -134,17 +130,17 @@ fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
 fn of_disk(facts: &Facts) -> Option<Need> {
     let free = facts.free?;
     let forecast = trend::forecast(&facts.samples);
-    let by_us = forecast.by_us.filter(|seconds| *seconds < DISK_OURS_S);
+    let by_us = forecast.by_us.filter(|seconds| *seconds < trend::FULL_SOON_S);
     let by_anybody = forecast.by_anybody.filter(|seconds| *seconds < DISK_ANYBODY_S);
     let left = size(free as f64);
     let why = match (by_us, by_anybody) {
         (_, Some(seconds)) => format!("{left} are free: full in {} if it goes on like this", span(seconds)),
         (Some(seconds), None) => format!("{left} are free: full in {} as history and log grow", span(seconds)),
-        (None, None) if free < DISK_MIN => format!("{left} are free"),
+        (None, None) if free < trend::FREE_MIN => format!("{left} are free"),
         (None, None) => return None,
     };
     let hint = "make room, or shorten [log] retention";
-    Some(Need { is_bad: free < DISK_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })
+    Some(Need { is_bad: free < trend::FREE_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })
 }
 
 fn of_jobs(facts: &Facts) -> Vec<Need> {

@@ -15,9 +15,9 @@ use crate::history::{DeadLetter, GapFilter, JobRun};
 use crate::jobs::JobStatus;
 use crate::market::{Stream, Timestamp};
 
+use super::super::trend::{self, Sample};
 use super::calendar::Today;
 use super::needs::Need;
-use super::trend::{self, Sample, Trend};
 use super::{calendar, count, coverage, gaps, glance, jobs, needs, stores, streams, trends};
 
 /// An edition is good for so long, however many ask.
@@ -98,8 +98,6 @@ impl Edition {
 pub struct Press {
     coverage: Recount<Vec<Coverage>>,
     today: Recount<Today>,
-    /// The last hour.
-    pub trend: Trend,
     last: Mutex<Option<(Instant, Arc<Edition>)>>,
 }
 
@@ -108,7 +106,7 @@ impl Press {
     pub async fn run(&self, desk: &Desk, stop: &tokio_util::sync::CancellationToken) {
         let coverage = self.coverage.run(stop, || async { audit::coverage(&desk.history, &drawn(desk)).await });
         let today = self.today.run(stop, || async { count::today(desk, drawn(desk), &self.today.kept()).await });
-        tokio::join!(coverage, today, self.trend.run(desk, stop));
+        tokio::join!(coverage, today, desk.trend.run(desk, stop));
     }
 
     /// Waits a little for new counts, for whoever looks only once.
@@ -163,7 +161,7 @@ impl Press {
             jobs,
             runs,
             missing: trend::missing(desk),
-            samples: self.trend.samples(),
+            samples: desk.trend.samples(),
             free: trend::free_bytes(&desk.data_dir),
             backends: desk.backends.borrow().clone(),
             may_change: local || desk.options.token.is_some(),

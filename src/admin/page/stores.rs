@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use crate::market::Timestamp;
 
+use super::super::trend;
 use super::html::{Text, counted, grouped, put, size, span};
 use super::press::Facts;
-use super::trend;
 
 /// A card: a name, a state, and what there is to say, line by line.
 struct Card {

@@ -2,9 +2,9 @@
 
 use crate::market::Timestamp;
 
+use super::super::trend::Sample;
 use super::html::{grouped, put, span};
 use super::press::Facts;
-use super::trend::Sample;
 
 /// Width of a drawing in its own units, which is the most points of a line.
 const WIDTH: i64 = 240;

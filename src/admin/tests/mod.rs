@@ -120,6 +120,7 @@ impl Served {
             reloads: reload,
             reloaded: Arc::default(),
             data_dir: directory.path().to_owned(),
+            trend: Arc::default(),
             backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };

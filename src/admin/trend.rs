@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Desk, view};
+use super::{Desk, view};
 use crate::market::Timestamp;
 
 /// How often a sample is taken.
@@ -18,6 +18,11 @@ pub const EVERY: Duration = Duration::from_secs(5);
 const SAMPLES_MAX: usize = 720;
 /// A forecast is made from no shorter time: a file that was just made is no trend.
 const FORECAST_MIN_US: i64 = 1_800_000_000;
+
+/// A disk that our own growth fills sooner is somebody's business, seconds.
+pub const FULL_SOON_S: f64 = 7.0 * 86_400.0;
+/// Bytes below which the disk is nearly full, however slowly it fills.
+pub const FREE_MIN: u64 = 1 << 30;
 
 /// How things stood at one instant.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,6 +76,12 @@ impl Trend {
         samples.push_back(sample);
     }
 
+    /// How long a frame that waits with so many others waits, seconds; none before the first sample.
+    pub fn lag(&self, desk: &Desk, waiting: i64) -> Option<f64> {
+        let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).back()?.frames;
+        Some(lag(desk, desk.clock.now(), waiting, frames))
+    }
+
     /// All of them, oldest first.
     pub fn samples(&self) -> Vec<Sample> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
@@ -79,12 +90,14 @@ impl Trend {
 
 async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
     let usage = view::soon(desk.log.usage()).await.ok();
-    let lag = usage.map(|usage| {
-        let age = desk.board.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
-        wait(usage.lag(), frames, age)
-    });
+    let lag = usage.map(|usage| lag(desk, at, usage.lag(), frames));
     let (free, kept) = (free_bytes(&desk.data_dir), kept_bytes(&desk.data_dir));
     Sample { at, frames, lag, missing: missing(desk), free, kept }
+}
+
+fn lag(desk: &Desk, at: Timestamp, waiting: i64, frames: f64) -> f64 {
+    let age = desk.board.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
+    wait(waiting, frames, age)
 }
 
 /// Positions that open gaps miss and that did not come back yet.
@@ -108,7 +121,7 @@ pub fn free_bytes(directory: &Path) -> Option<u64> {
 }
 
 /// Bytes of the files in this directory.
-fn kept_bytes(directory: &Path) -> Option<u64> {
+pub fn kept_bytes(directory: &Path) -> Option<u64> {
     let files = std::fs::read_dir(directory).ok()?;
     Some(
         files
