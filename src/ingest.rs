@@ -5,8 +5,8 @@
 //! exchange cuts us, and what was missed is a gap that is found by id and repaired.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +49,41 @@ pub struct Counters {
     pub connects: AtomicU64,
     /// Times a connection ended.
     pub disconnects: AtomicU64,
+    /// What came over the sockets, whether or not it is consumed.
+    pub heard: Heard,
+}
+
+/// When streams were last heard at the socket. The consumer's board says the same later: as much later as log and
+/// consumer need, and a stream that is late there is not silent.
+#[derive(Debug, Default)]
+pub struct Heard {
+    streams: Mutex<HashMap<Stream, Arc<AtomicI64>>>,
+    /// When the oldest frame that the log has not taken yet was received; 0 when there is none.
+    in_hand: AtomicI64,
+}
+
+impl Heard {
+    /// When the newest frame of a stream was received; `None` when none was.
+    pub fn last(&self, stream: &Stream) -> Option<Timestamp> {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = streams.get(stream)?.load(Ordering::Relaxed);
+        (at != 0).then_some(Timestamp(at))
+    }
+
+    /// How long the log has been taking over the frames that it is given now: beyond some seconds the sockets are not
+    /// read, and no silence means anything.
+    pub fn waiting(&self, now: Timestamp) -> Duration {
+        match self.in_hand.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_micros(u64::try_from(now.micros() - since).unwrap_or(0)),
+        }
+    }
+
+    /// Where the time of a stream's newest frame is kept, microseconds since 1970.
+    pub(crate) fn stamp(&self, stream: &Stream) -> Arc<AtomicI64> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.entry(stream.clone()).or_default().clone()
+    }
 }
 
 /// Tells others that something happened to streams' connection.
@@ -88,11 +123,13 @@ pub async fn run(
     pulse: Pulse,
     stop: CancellationToken,
 ) -> Result<(), LogError> {
-    let mut keys = Keys::new(parts.dialect.clone(), parts.streams.clone());
+    let mut keys = Keys::new(&parts);
     let mut frames = Vec::new();
     loop {
         pulse.beat();
         let ended = collect(&mut events, &mut frames, &mut keys, &parts).await;
+        let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
+        parts.counters.heard.in_hand.store(oldest, Ordering::Relaxed);
         if !frames.is_empty() && !append(&parts, std::mem::take(&mut frames), &pulse, &stop).await? {
             return Ok(());
         }
@@ -172,26 +209,27 @@ async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &Cancell
 /// Finds the log's key of a frame: exchange and symbol, so that all channels of a symbol keep their order.
 struct Keys {
     dialect: Arc<dyn Dialect>,
-    by_stream: HashMap<Box<str>, Arc<str>>,
+    by_stream: HashMap<Box<str>, (Arc<str>, Arc<AtomicI64>)>,
     /// For markers and frames of no known stream.
     exchange: Arc<str>,
     streams: watch::Receiver<Vec<Stream>>,
 }
 
 impl Keys {
-    fn new(dialect: Arc<dyn Dialect>, streams: watch::Receiver<Vec<Stream>>) -> Self {
+    fn new(parts: &Parts) -> Self {
+        let (dialect, streams) = (parts.dialect.clone(), parts.streams.clone());
         let exchange = Arc::from(dialect.exchange().as_str());
         let mut keys = Self { dialect, by_stream: HashMap::new(), exchange, streams };
-        keys.learn();
+        keys.learn(&parts.counters.heard);
         keys
     }
 
     /// Takes over the streams of now.
-    fn learn(&mut self) {
+    fn learn(&mut self, heard: &Heard) {
         let streams = self.streams.borrow_and_update().clone();
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
-            let key = Arc::from(stream.log_key());
-            self.by_stream.insert(self.dialect.stream_name(stream).into(), key);
+            let known = (Arc::from(stream.log_key()), heard.stamp(stream));
+            self.by_stream.insert(self.dialect.stream_name(stream).into(), known);
         }
     }
 
@@ -199,11 +237,11 @@ impl Keys {
         match event {
             SocketEvent::Frames { connection, frames: arrived } => {
                 if self.streams.has_changed().unwrap_or(false) {
-                    self.learn();
+                    self.learn(&parts.counters.heard);
                 }
                 frames.reserve(arrived.len());
                 for (received_at, payload) in arrived {
-                    let key = self.key(&payload);
+                    let key = self.key(&payload, received_at);
                     frames.push(Frame { key, received_at, connection, origin: Origin::Socket, payload });
                 }
             }
@@ -230,11 +268,14 @@ impl Keys {
         }
     }
 
-    fn key(&self, payload: &[u8]) -> Arc<str> {
-        match self.dialect.route(payload) {
-            Routed::Stream(name) => self.by_stream.get(name).unwrap_or(&self.exchange).clone(),
-            _ => self.exchange.clone(),
-        }
+    fn key(&self, payload: &[u8], received_at: Timestamp) -> Arc<str> {
+        let known = match self.dialect.route(payload) {
+            Routed::Stream(name) => self.by_stream.get(name),
+            _ => None,
+        };
+        let Some((key, heard)) = known else { return self.exchange.clone() };
+        heard.fetch_max(received_at.micros(), Ordering::Relaxed);
+        key.clone()
     }
 
     fn marker(&self, connection: i64, origin: Origin, streams: &[Stream], reason: &str, now: Timestamp) -> Frame {
@@ -249,3 +290,7 @@ fn tell(parts: &Parts, news: ConnectionNews) {
         tracing::debug!("news of a connection was dropped, the tail asks by itself");
     }
 }
+
+#[cfg(test)]
+#[path = "ingest_tests.rs"]
+mod tests;

@@ -196,6 +196,7 @@ fn repair(
             board: service.board.clone(),
             questions: questions.clone(),
             carriers: market.sockets.carriers(),
+            counters: service.counters.clone(),
             streams: ours.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),

@@ -18,7 +18,7 @@ use crate::consume::{Board, Expectation, Question};
 use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
 use crate::exchange::socket::SocketCommand;
 use crate::health::Health;
-use crate::ingest::ConnectionNews;
+use crate::ingest::{ConnectionNews, Counters};
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::pulse::Pulse;
 
@@ -32,6 +32,9 @@ const QUIET_MAX: Duration = Duration::from_secs(300);
 /// missed, at once and in one piece, for a fraction of the weight; an exchange of which only REST can be reached is
 /// asked after all.
 const AWAY_MAX: Duration = Duration::from_secs(60);
+
+/// A consumer that is later than this is asked about what it has not seen all the same, microseconds.
+const LATE_MAX_US: i64 = 300_000_000;
 
 /// When to ask.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,8 @@ pub struct Tail {
     pub questions: mpsc::Sender<Question>,
     /// The connections of now.
     pub carriers: watch::Receiver<Vec<Carrier>>,
+    /// What ingest has heard.
+    pub counters: Arc<Counters>,
     /// What this recorder consumes now; of the rest another recorder knows what has come.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// What is degraded.
@@ -159,7 +164,7 @@ impl Tail {
             ConnectionNews::Up(connection, streams) => {
                 let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
-                    let heard = self.board.standing(&stream).last_received;
+                    let heard = self.heard(&stream);
                     let silence = Silence::new(heard, "tail", due, self.options.silence);
                     silences.insert(stream, Silence { carrier: Some(connection), ..silence });
                 }
@@ -176,17 +181,27 @@ impl Tail {
         }
     }
 
+    /// When the newest frame of a stream was received.
+    fn heard(&self, stream: &Stream) -> Option<i64> {
+        let consumed = self.board.standing(stream).last_received;
+        consumed.max(self.counters.heard.last(stream).map(Timestamp::micros))
+    }
+
     /// Streams to ask about now.
     fn due(&self, silences: &mut HashMap<Stream, Silence>) -> Vec<Stream> {
         let (now, usual) = (self.clock.now(), self.options.silence);
         let streams = self.streams.borrow().clone();
         silences.retain(|stream, _| streams.contains(stream));
         let mut due = Vec::new();
+        if self.counters.heard.waiting(now) > usual / 2 {
+            // The log takes nothing, so the sockets are not read: who is silent cannot be told.
+            return due;
+        }
         for stream in streams {
             if stream.channel != Channel::Trade || stream.exchange != self.exchange {
                 continue;
             }
-            let heard = self.board.standing(&stream).last_received;
+            let heard = self.heard(&stream);
             let first = || Silence::new(heard, "silence", now.plus_micros(usual.as_micros() as i64), usual);
             if silences.entry(stream.clone()).or_insert_with(first).is_due(heard, now, usual) {
                 due.push(stream);
@@ -219,6 +234,11 @@ impl Tail {
                 return;
             }
         };
+        if self.is_on_its_way(stream, standing.last_received, now) {
+            debug!("frames of {stream} are on their way through the log, asked again later");
+            silence.due = now.plus_micros(self.options.silence.as_micros() as i64);
+            return;
+        }
         let missing = match (newest, standing.next) {
             (Some((id, _)), Some(next)) if id >= next => Some(id),
             (Some((id, _)), None) if silence.by == "silence" => {
@@ -238,11 +258,20 @@ impl Tail {
         // Looked at again when the consumer has had its grace; a stream that is still deaf then is mended.
         silence.due = now.plus_micros(self.options.silence.as_micros() as i64);
         silence.wait = self.options.silence;
-        if silence.by == "silence" && standing.last_received == silence.heard {
+        if silence.by == "silence" && self.heard(stream) == silence.heard {
             silence.deaf += 1;
             self.mend(stream, silence.deaf);
         }
         silence.by = "silence";
+    }
+
+    /// Whether the socket has heard what the consumer, which was at `consumed`, has not seen yet. Then nothing is missing as
+    /// far as anybody knows, and to replace the connection would lose what it holds.
+    fn is_on_its_way(&self, stream: &Stream, consumed: Option<i64>, now: Timestamp) -> bool {
+        let heard = self.counters.heard.last(stream);
+        let is_late = heard.is_some_and(|heard| consumed.is_none_or(|consumed| consumed < heard.micros()));
+        // A last frame that could not be decoded never shows on the board.
+        is_late && heard.is_some_and(|heard| now.since(heard) < LATE_MAX_US)
     }
 
     async fn question(&self, question: Question) {
@@ -273,37 +302,5 @@ impl Tail {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: i64 = 1_000_000;
-    const USUAL: Duration = Duration::from_secs(5);
-
-    #[test]
-    fn a_stream_is_asked_about_when_it_was_not_heard_for_a_while() {
-        let mut silence = Silence::new(Some(1), "tail", Timestamp(SECOND), USUAL);
-        assert!(!silence.is_due(Some(1), Timestamp(0), USUAL));
-        assert!(silence.is_due(Some(1), Timestamp(SECOND), USUAL));
-        assert!(!silence.is_due(Some(2), Timestamp(SECOND), USUAL), "it was heard");
-        assert!(!silence.is_due(Some(2), Timestamp(5 * SECOND), USUAL));
-        assert!(silence.is_due(Some(2), Timestamp(6 * SECOND), USUAL));
-    }
-
-    #[test]
-    fn a_stream_without_a_connection_is_left_alone_for_a_minute() {
-        let mut silence = Silence::new(Some(1), "silence", Timestamp(0), USUAL);
-        silence.carrier = Some(7);
-        silence.lost(7, Timestamp(60 * SECOND));
-        // What lay in the log is consumed after the connection was lost: that ends no waiting.
-        assert!(!silence.is_due(Some(2), Timestamp(SECOND), USUAL));
-        assert!(!silence.is_due(Some(2), Timestamp(59 * SECOND), USUAL));
-        assert!(silence.is_due(Some(2), Timestamp(60 * SECOND), USUAL));
-    }
-
-    #[test]
-    fn a_connection_that_was_replaced_takes_nothing_away() {
-        let mut silence = Silence { carrier: Some(8), ..Silence::new(Some(1), "tail", Timestamp(SECOND), USUAL) };
-        silence.lost(7, Timestamp(60 * SECOND));
-        assert!(silence.is_due(Some(1), Timestamp(SECOND), USUAL));
-    }
-}
+#[path = "tail_tests.rs"]
+mod tests;

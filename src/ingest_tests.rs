@@ -1,0 +1,48 @@
+//! What ingest hears, while the log takes frames and while it does not.
+
+use super::*;
+use crate::exchange::binance::Binance;
+use crate::faults::Faults;
+use crate::log::embedded::{EmbeddedLog, Options};
+use crate::log::faulty::FaultyLog;
+use crate::pulse::Pulses;
+
+const SECOND: i64 = 1_000_000;
+
+#[tokio::test]
+async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let log = EmbeddedLog::open(&directory.path().join("log.db"), Options::default()).unwrap();
+    let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
+    let (events, received) = mpsc::channel(4);
+    let (news, _heard) = mpsc::channel(4);
+    let (_streams, streams) = watch::channel(vec![stream.clone()]);
+    let counters = Arc::new(Counters::default());
+    let parts = Parts {
+        log: Arc::new(FaultyLog::new(Arc::new(log), faults.clone())),
+        dialect: Arc::new(Binance),
+        health: Health::default(),
+        clock: Clock::system(),
+        counters: counters.clone(),
+        streams,
+        news,
+    };
+    let ingest = tokio::spawn(run(parts, received, Pulses::default().watch("ingest"), CancellationToken::new()));
+    let heard = &counters.heard;
+    assert_eq!((heard.last(&stream), heard.waiting(Timestamp(SECOND))), (None, Duration::ZERO));
+    faults.set_outage(true);
+    let payload = Bytes::from_static(br#"{"stream":"btcusdt@trade","data":{}}"#);
+    let frames = vec![(Timestamp(5 * SECOND), payload.clone()), (Timestamp(7 * SECOND), payload)];
+    events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
+    while counters.refused.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(heard.last(&stream), Some(Timestamp(7 * SECOND)));
+    assert_eq!(heard.waiting(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest of them came");
+    faults.set_outage(false);
+    drop(events);
+    ingest.await.unwrap().unwrap();
+    assert_eq!(counters.frames.load(Ordering::Relaxed), 2);
+    assert_eq!(heard.waiting(Timestamp(9 * SECOND)), Duration::ZERO, "nothing waits any more");
+}
