@@ -33,7 +33,7 @@ const QUIET_MAX: Duration = Duration::from_secs(300);
 /// asked after all.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 
-/// A consumer that is later than this is asked about what it has not seen all the same, microseconds.
+/// A consumer that is later than this, with stores that answer, is asked about what it has not seen all the same, microseconds.
 const LATE_MAX_US: i64 = 300_000_000;
 
 /// When to ask.
@@ -270,8 +270,10 @@ impl Tail {
     fn is_on_its_way(&self, stream: &Stream, consumed: Option<i64>, now: Timestamp) -> bool {
         let heard = self.counters.heard.last(stream);
         let is_late = heard.is_some_and(|heard| consumed.is_none_or(|consumed| consumed < heard.micros()));
-        // A last frame that could not be decoded never shows on the board.
-        is_late && heard.is_some_and(|heard| now.since(heard) < LATE_MAX_US)
+        // A last frame that could not be decoded never shows on the board. But a store may be away for hours.
+        let degraded = self.health.parts();
+        let may_be_late = || ["history", "log"].iter().any(|part| degraded.contains_key(*part));
+        is_late && (heard.is_some_and(|heard| now.since(heard) < LATE_MAX_US) || may_be_late())
     }
 
     async fn question(&self, question: Question) {

@@ -106,6 +106,10 @@ async fn frames_that_are_on_their_way_through_the_log_are_waited_for() {
     // What never shows on the board, such as a last frame that cannot be decoded, is not waited for for ever.
     let mut bench = Bench::new(Timestamp(2 * SECOND + LATE_MAX_US));
     bench.tail.counters.heard.stamp(&stream()).store(2 * SECOND, std::sync::atomic::Ordering::Relaxed);
+    bench.tail.health.degraded("history", "it is away");
+    bench.answer().await;
+    assert!(bench.asked.try_recv().is_err() && bench.commands.try_recv().is_err(), "nothing can be consumed now");
+    bench.tail.health.restored("history");
     bench.answer().await;
     assert!(bench.asked.try_recv().is_ok());
 }
