@@ -170,8 +170,12 @@ impl History for ClickhouseHistory {
         lookup::minutes(self.server().await?, exchange, symbols, since).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
-        coverage::days(self.server().await?, streams).await
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        coverage::days(self.server().await?, streams, first_day).await
     }
 
     async fn per_minute(

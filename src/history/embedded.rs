@@ -172,9 +172,13 @@ impl History for EmbeddedHistory {
         self.read(move |connection| lookup::minutes(connection, exchange, &symbols, since)).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         let streams = streams.to_vec();
-        self.read(move |connection| coverage::days(connection, &streams)).await
+        self.read(move |connection| coverage::days(connection, &streams, first_day)).await
     }
 
     async fn per_minute(

@@ -185,9 +185,13 @@ impl History for FaultyHistory {
         self.inner.minutes(exchange, symbols, since).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         self.before_read().await?;
-        self.inner.days(streams).await
+        self.inner.days(streams, first_day).await
     }
 
     async fn per_minute(

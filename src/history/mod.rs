@@ -24,6 +24,8 @@ mod options;
 mod per_minute;
 mod rows;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use options::{Backend, ClickhouseOptions, Options};
@@ -33,6 +35,10 @@ pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow
 
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+
+/// How far positions may be out of the order of time where a read relies on that order. An exchange numbers its trades as
+/// they happen, so an hour is more than there will be, and costs little beside the days that are read.
+pub const DISORDER_MAX: Duration = Duration::from_secs(3_600);
 
 /// Why history did not do what was asked; each variant is handled differently.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +134,13 @@ pub trait History: Send + Sync {
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
 
     /// Rows per stream and UTC day, counted in the store, ascending within a stream; one query per kind for all streams.
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
+    /// With `first_day` ([`CoverageDay::day`]) only that day and later ones, and older rows are not read: for that a
+    /// stream's positions grow with its time, out of order by [`DISORDER_MAX`] at most.
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
 
     /// Rows per stream and UTC minute of the exchange's time at `since` or later, counted in the store, ascending within a
     /// stream, streams in any order; one query per kind for all streams. For the last day or so: a stream's positions

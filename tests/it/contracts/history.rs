@@ -1,6 +1,7 @@
 //! The contract of history: `src/history/mod.rs`, promises 1 to 6.
 
 mod clickhouse;
+mod days;
 mod per_minute;
 mod rows;
 mod store;
@@ -37,6 +38,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("rows by range", new_store, |s| Box::pin(rows_are_listed_by_range(s)));
     run("huge ids", new_store, |s| Box::pin(huge_ids_are_counted(s)));
     run("days", new_store, |s| Box::pin(days_are_days_of_utc(s)));
+    run("days from one on", new_store, |s| Box::pin(days::days_are_counted_from_one_on(s)));
     run("minutes", new_store, |s| Box::pin(per_minute::minutes_are_counted_from_an_instant_on(s)));
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
@@ -355,12 +357,12 @@ async fn days_are_days_of_utc(store: &dyn HistoryStore) {
     };
     let today = NOON.day();
     let [btc, eth, xrp] = ["BTCUSDT", "ETHUSDT", "XRPUSDT"].map(|symbol| stream(symbol, "trade"));
-    let found = history.days(std::slice::from_ref(&btc)).await.unwrap();
+    let found = history.days(std::slice::from_ref(&btc), None).await.unwrap();
     let expected = [day(&btc, today - 1, 1, 1, 1, 0), day(&btc, today, 2, 3, 2, 1), day(&btc, today + 3, 4, 4, 1, 0)];
     assert_eq!(found, expected);
-    assert_eq!(history.days(std::slice::from_ref(&eth)).await.unwrap(), []);
+    assert_eq!(history.days(std::slice::from_ref(&eth), None).await.unwrap(), []);
     let minutes = stream("XRPUSDT", "kline_1m");
-    let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()]).await.unwrap();
+    let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()], None).await.unwrap();
     assert_eq!(all.len(), 5, "one answer for all: {all:?}");
     assert_eq!(all[..3], expected);
     assert_eq!((&all[3].0, all[3].1.present, &all[4].0, all[4].1.present), (&xrp, 1, &minutes, 1));
@@ -384,7 +386,7 @@ async fn klines_are_counted_by_open_time(store: &dyn HistoryStore) {
     let listed = history.klines(&of, range(2, 5), 9).await.unwrap();
     assert_eq!(listed, [kline("BTCUSDT", 2), kline("BTCUSDT", 5)]);
     let days: Vec<CoverageDay> =
-        history.days(std::slice::from_ref(&of)).await.unwrap().into_iter().map(|(_, day)| day).collect();
+        history.days(std::slice::from_ref(&of), None).await.unwrap().into_iter().map(|(_, day)| day).collect();
     assert_eq!(days, [CoverageDay { day: NOON.day(), first: at(1), last: at(6), present: 4, backfilled: 0 }]);
     assert_eq!(history.count(&stream("BTCUSDT", "kline_5m"), range(0, 9)).await.unwrap(), Count::default());
 }

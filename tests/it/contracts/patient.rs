@@ -188,8 +188,12 @@ impl History for Patient<dyn History> {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.minutes(exchange, symbols, since)).await
     }
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
-        retry(|| self.0.days(streams)).await
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        retry(|| self.0.days(streams, first_day)).await
     }
     async fn per_minute(
         &self,
