@@ -76,6 +76,19 @@ pub struct GapFilter {
     pub limit: usize,
 }
 
+/// What [`History::retain`] removes; nothing where nothing is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Dead letters received before this instant.
+    pub dead_letters_before: Option<Timestamp>,
+    /// Runs scheduled before this instant.
+    pub runs_before: Option<Timestamp>,
+    /// All runs of a job but so many, the first ones that [`History::runs`] lists.
+    pub runs_per_job: Option<u32>,
+    /// Trades and klines of the exchange's time before this instant.
+    pub rows_before: Option<Timestamp>,
+}
+
 /// Everything that happened.
 #[async_trait]
 pub trait History: Send + Sync {
@@ -166,14 +179,8 @@ pub trait History: Send + Sync {
     /// The newest runs, of one job or of all, at most `limit`.
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
 
-    /// Removes dead letters received and runs scheduled before these instants, and, when given, trades and klines of
-    /// the exchange's time before `rows_before`; returns how many rows went.
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError>;
+    /// Removes what `retention` names; returns how many rows went.
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError>;
 
     /// Bytes on disk, when the backend knows.
     async fn bytes(&self) -> Result<Option<u64>, HistoryError>;
