@@ -64,7 +64,7 @@ async fn bench(name: &str, history: &Arc<dyn History>, cold: &dyn Fn() -> Arc<dy
     let mut times: [Vec<Duration>; 3] = Default::default();
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        let days = history.days(&streams).await.unwrap();
+        let days = history.days(&streams, None).await.unwrap();
         times[0].push(began.elapsed());
         let rows: i64 =
             days.iter().filter(|(stream, _)| stream.channel.as_str() == "trade").map(|(_, day)| day.present).sum();

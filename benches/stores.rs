@@ -190,7 +190,7 @@ async fn bench_history(batch: usize, symbols: usize) {
     assert_eq!(history.missing(&stream, extent, 9).await.unwrap(), []);
     report("history: look for holes", stored, &[watch.stop()]);
     let watch = Stopwatch::start();
-    history.days(std::slice::from_ref(&stream)).await.unwrap();
+    history.days(std::slice::from_ref(&stream), None).await.unwrap();
     report("history: days", stored, &[watch.stop()]);
     let watch = Stopwatch::start();
     history.trades(&stream, Range { first: 0, last: i64::MAX }, ROWS).await.unwrap();

@@ -1,7 +1,7 @@
 //! Errors as every endpoint gives them, and the sets of them that endpoints have.
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, FormRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -51,6 +51,16 @@ impl From<BytesRejection> for Refusal {
     }
 }
 
+impl From<FormRejection> for Refusal {
+    fn from(error: FormRejection) -> Self {
+        match error.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, "too_large", error.body_text()),
+            status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(status, "no_form", error.body_text()),
+            _ => Self::bad_request(error.body_text()),
+        }
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let error = ErrorBody { code: self.code, message: self.message };
@@ -73,16 +83,25 @@ struct ErrorBody {
     message: String,
 }
 
-/// What may come of any request.
+/// What may come of any request. What the HTTP parser answers has no body.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal sends")]
+#[expect(dead_code, reason = "describes what Refusal and the HTTP parser send")]
 pub enum Always {
+    /// The request is no HTTP; without a body.
+    #[response(status = 400)]
+    NoHttp,
     /// The Host is no name of this service (`unknown_host`), or a page of another site asks (`cross_site`).
     #[response(status = 403)]
     Forbidden(#[to_schema] ErrorDocument),
+    /// This address takes another method (`method_not_allowed`).
+    #[response(status = 405)]
+    OtherMethod(#[to_schema] ErrorDocument),
     /// The address has too many bytes (`address_too_long`).
     #[response(status = 414)]
     AddressTooLong(#[to_schema] ErrorDocument),
+    /// The head has too many bytes or lines; without a body.
+    #[response(status = 431)]
+    HeadTooLong,
     /// Not done in time (`timeout`).
     #[response(status = 504)]
     Timeout(#[to_schema] ErrorDocument),
@@ -101,7 +120,7 @@ pub enum Busy {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what Refusal sends")]
 pub enum Asked {
-    /// A parameter or the body makes no sense (`bad_request`).
+    /// A parameter or the body makes no sense (`bad_request`); without a body when the request is no HTTP.
     #[response(status = 400)]
     BadRequest(#[to_schema] ErrorDocument),
 }

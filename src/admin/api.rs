@@ -163,7 +163,8 @@ pub async fn gaps(State(desk): State<Arc<Desk>>, asked: Parameters<Gaps>) -> Ans
 ))]
 pub async fn coverage(State(desk): State<Arc<Desk>>, asked: Parameters<BySymbol>) -> Answer<Vec<CoverageView>> {
     let streams = recorded(&desk, query(asked)?.symbol.as_deref())?;
-    let coverage = audit::coverage(&desk.history, &streams).await.map_err(|error| Refusal::unavailable(&error))?;
+    let coverage =
+        audit::coverage(&desk.history, &streams, None).await.map_err(|error| Refusal::unavailable(&error))?;
     Ok(Json(coverage.into_iter().map(|counted| view::coverage(&desk, counted)).collect()))
 }
 

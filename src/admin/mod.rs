@@ -29,7 +29,6 @@ use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -165,7 +164,7 @@ pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) ->
     Ok(())
 }
 
-/// Every endpoint, and the document of those that programs ask.
+/// Every endpoint, and the document of them all.
 fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) {
     let changing = OpenApiRouter::new()
         .routes(routes!(jobs::run_job))
@@ -176,8 +175,8 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
         .routes(routes!(refill::backfill))
         .layer(from_fn_with_state(desk.clone(), guard::may_change));
     let asking = OpenApiRouter::new()
-        .route("/", get(page::page))
-        .route("/do", post(page::act))
+        .routes(routes!(page::page))
+        .routes(routes!(page::act::act))
         .routes(routes!(metrics::metrics))
         .routes(routes!(api::status))
         .routes(routes!(api::streams))
@@ -194,7 +193,7 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
     OpenApiRouter::with_openapi(openapi::Head::openapi())
         .routes(routes!(api::healthz))
         .routes(routes!(api::readyz))
-        .route("/events", get(page::events))
+        .routes(routes!(page::events::events))
         .merge(asking)
         .split_for_parts()
 }

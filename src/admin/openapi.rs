@@ -17,9 +17,9 @@ use super::answer::{Always, Busy};
     info(
         title = "Tapekeeper",
         description = "Where the recorder stands, and what it is asked to do.\n\nErrors are `{\"error\": {\"code\", \"message\"}}`. \
-            An address that is not here is 404 (`not_found`), another method is 405 (`method_not_allowed`), a head that \
-            is too long is 431.\n\nThrough the unix socket and from loopback nobody needs a token to change something; \
-            from anywhere else it is `Authorization: Bearer ...`.",
+            An address that is not here is 404 (`not_found`).\n\nThrough the unix socket and from loopback nobody \
+            needs a token to change something; from anywhere else it is `Authorization: Bearer ...`, or the form's \
+            `token` for a button of the page.",
     ),
     tags(
         (name = "status", description = "Where it stands"),
@@ -27,6 +27,7 @@ use super::answer::{Always, Busy};
         (name = "jobs", description = "The schedule"),
         (name = "repair", description = "What can be mended"),
         (name = "health", description = "For probes"),
+        (name = "page", description = "For people, in a browser"),
     ),
     modifiers(&Token),
 )]

@@ -1,8 +1,8 @@
 //! What the status page has counted in history, but not for every look at it.
 //!
-//! A count reads every key of a stream. Ten open pages that ask each few seconds would read history all day; so one
-//! loop counts for all who look, only while somebody does, and at most a twentieth of the time, however large history
-//! is and however many look.
+//! A count reads every key of a stream's last weeks. Ten open pages that ask each few seconds would read history all day;
+//! so one loop counts for all who look, only while somebody does, and at most a twentieth of the time, however large
+//! history is and however many look.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 const AGE_MIN: Duration = Duration::from_secs(2);
 /// A count that took this long is shown for twenty times as long.
 const REST: u32 = 20;
-/// The longest count: a history of years is read in less.
+/// The longest count: weeks of the busiest markets are read in less.
 const COUNT_MAX: Duration = Duration::from_secs(900);
 /// How long whoever opens the page waits for a count before it is shown with an older one.
 const WAIT_MAX: Duration = Duration::from_secs(5);

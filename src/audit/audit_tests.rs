@@ -251,7 +251,7 @@ async fn the_number_of_questions_does_not_grow_with_the_symbols() {
         let stop = CancellationToken::new();
         let report = sweep(&history, &stores.backfill, &streams, None, &stop).await.unwrap();
         assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
-        assert!(coverage(&history, &streams).await.unwrap().iter().all(|row| row.complete));
+        assert!(coverage(&history, &streams, None).await.unwrap().iter().all(|row| row.complete));
         asked.push((preload_asked, of_history.calls(), of_cache.calls()));
     }
     assert_eq!(asked[0], asked[1], "questions of 4 and of 400 symbols");
@@ -387,15 +387,20 @@ async fn coverage_counts_what_exists_and_names_what_is_missing() {
     let batch = Batch { gaps: vec![gap], token: "gap".to_owned(), ..Batch::default() };
     stores.history.insert(&batch).await.unwrap();
     let all = streams(&["binance:BTCUSDT:trade", "binance:ETHUSDT:trade", "binance:BTCUSDT:book_ticker"]);
-    let found = coverage(&stores.history, &all).await.unwrap();
+    let found = coverage(&stores.history, &all, None).await.unwrap();
     assert_eq!(found.len(), 2, "books are not counted");
     let btc = &found[0];
     assert_eq!((btc.first, btc.last, btc.expected, btc.present), (Some(1), Some(30), 28, 27));
     assert_eq!((&btc.missing, btc.complete, btc.open_gaps), (&vec![(21, 21)], false, 0));
     assert_eq!((btc.days.len(), btc.days[0].date.as_str(), btc.days[0].expected), (1, "2026-01-01", 28));
     assert_eq!((btc.state, found[1].state), (CoverageState::Open, CoverageState::Empty));
+    // As if history began with that day, and with the next one.
+    let day = Timestamp(OPEN).day();
+    assert_eq!(coverage(&stores.history, &all, Some(day)).await.unwrap()[0].missing, btc.missing);
+    let later = &coverage(&stores.history, &all, Some(day + 1)).await.unwrap()[0];
+    assert_eq!((later.first, later.expected, later.missing.len(), later.days.len()), (None, 0, 0, 0));
     stores.store("BTCUSDT", [21]).await;
-    assert!(coverage(&stores.history, &all).await.unwrap()[0].complete);
+    assert!(coverage(&stores.history, &all, None).await.unwrap()[0].complete);
 }
 
 /// The first id of the next day: `trade` deals one a millisecond, and midnight is three minutes after the first.
@@ -410,7 +415,7 @@ async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
     let ids = (MIDNIGHT - 12..=MIDNIGHT + 9).filter(|id| !missing.contains(id));
     stores.store("BTCUSDT", ids).await;
     let days_of = async || {
-        let found = coverage(&stores.history, &trades()).await.unwrap().remove(0);
+        let found = coverage(&stores.history, &trades(), None).await.unwrap().remove(0);
         let total: i64 = found.days.iter().map(|day| day.expected).sum();
         assert_eq!((total, found.days.len()), (found.expected, 2), "{found:?}");
         let of_days: Vec<_> = found.days.iter().flat_map(|day| day.missing.clone()).collect();
@@ -448,7 +453,7 @@ async fn trades_that_are_not_numbered_in_the_order_of_their_times_are_not_missin
     let rows = [trade(MIDNIGHT - 1), trade(MIDNIGHT), late(MIDNIGHT + 1), trade(MIDNIGHT + 2)];
     let trades_of = rows.into_iter().map(|trade| row("BTCUSDT", trade)).collect();
     stores.history.insert(&Batch { trades: trades_of, token: "late".to_owned(), ..Batch::default() }).await.unwrap();
-    let found = coverage(&stores.history, &trades()).await.unwrap().remove(0);
+    let found = coverage(&stores.history, &trades(), None).await.unwrap().remove(0);
     let days: Vec<_> = found.days.iter().map(|day| (day.first, day.last, day.expected, day.present)).collect();
     assert_eq!(days, [(MIDNIGHT - 1, MIDNIGHT + 1, 2, 2), (MIDNIGHT, MIDNIGHT + 2, 2, 2)]);
     assert_eq!((found.complete, found.state), (true, CoverageState::Complete));

@@ -83,8 +83,13 @@ pub struct Day {
     pub state: CoverageState,
 }
 
-/// Counts these streams in history.
-pub async fn coverage(history: &Arc<dyn History>, streams: &[Stream]) -> anyhow::Result<Vec<Coverage>> {
+/// Counts these streams in history: all of it, or as if it began with `first_day` (days since 1970, of UTC). Open gaps
+/// are counted wherever they are.
+pub async fn coverage(
+    history: &Arc<dyn History>,
+    streams: &[Stream],
+    first_day: Option<i64>,
+) -> anyhow::Result<Vec<Coverage>> {
     let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
     let mut gaps: HashMap<&Stream, Vec<&Gap>> = HashMap::new();
     for gap in &rows {
@@ -92,7 +97,7 @@ pub async fn coverage(history: &Arc<dyn History>, streams: &[Stream]) -> anyhow:
     }
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
     let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
-    for (stream, day) in history.days(&numbered).await.context("count the streams' rows")? {
+    for (stream, day) in history.days(&numbered, first_day).await.context("count the streams' rows")? {
         days.entry(stream).or_default().push(day);
     }
     let mut all = Vec::new();

@@ -43,7 +43,7 @@ pub async fn sweep(
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
     let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
     if window.is_none() {
-        for (stream, day) in history.days(&numbered).await.context("recount the streams")? {
+        for (stream, day) in history.days(&numbered, None).await.context("recount the streams")? {
             days.entry(stream).or_default().push(day);
         }
     }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::exchange::Since;
 use crate::jobs::spec::{
-    Align, Jitter, JobEvent, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, TaskKind, When,
+    Align, Jitter, JobEvent, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, RunsKept, TaskKind, When,
 };
 use crate::market::{Channel, Timestamp};
 
@@ -117,7 +117,8 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
     assert_eq!((a.alert, a.max_silence), (true, Some(seconds(3 * 3_600))));
     let disk = [Requirement::DiskFree(2 << 30), Requirement::DiskFree(1 << 30)];
     assert_eq!(a.requires, [vec![Requirement::HistoryConnected], disk.to_vec()].concat());
-    assert_eq!((schedule.scheduler.history, b.args.runs), (seconds(90 * 86_400), seconds(90 * 86_400)));
+    let kept = RunsKept { age: Some(seconds(90 * 86_400)), per_job: None };
+    assert_eq!((schedule.scheduler.history, b.args.runs), (kept, kept));
     assert_eq!(a.retry, Retry { max: 2, backoff: seconds(3), jitter: Some(seconds(1)) });
     assert_eq!(b.when, When::Cron { text: "@daily".to_owned(), timezone: chrono_tz::Tz::Europe__Berlin });
     assert_eq!(
@@ -126,6 +127,33 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
     );
     assert_eq!((&c.when, c.on_stop), (&When::Delay(seconds(10)), OnStop::Run));
     assert_eq!((&d.when, d.blocking), (&When::On(JobEvent::ALL.map(|(_, event)| event).to_vec()), true));
+}
+
+#[test]
+fn runs_are_kept_by_age_by_number_or_by_both() {
+    let day = Duration::from_secs(86_400);
+    let kept = |history: &str, args: &str| {
+        let text =
+            format!("schema = 1\n[scheduler]\n{history}\n[job.a]\ntask = \"retention\"\nevery = \"1h\"\n{args}\n");
+        let notes = [(Notes::new("jobs.toml", &text), text.as_str())];
+        let schedule = schedule::read(&notes);
+        let [(notes, _)] = notes;
+        let problems = Problems(notes.into_problems());
+        assert!(problems.0.is_empty(), "{problems}");
+        (schedule.scheduler.history, schedule.jobs[0].args.runs)
+    };
+    let of = |age: Option<u32>, per_job: Option<u32>| RunsKept { age: age.map(|days| day * days), per_job };
+    let both = |kept: RunsKept| (kept, kept);
+    assert_eq!(kept("", ""), both(of(Some(30), None)));
+    assert_eq!(kept("history = \"2d\"", ""), both(of(Some(2), None)));
+    assert_eq!(kept("history = { age = \"2d\" }", ""), both(of(Some(2), None)));
+    assert_eq!(kept("history = { per_job = 100 }", ""), both(of(None, Some(100))));
+    assert_eq!(kept("history = { age = \"2d\", per_job = 1 }", ""), both(of(Some(2), Some(1))));
+    // The task's own arguments are instead of it, not beside it.
+    let own = kept("history = { per_job = 100 }", "args = { runs = \"9d\" }");
+    assert_eq!(own, (of(None, Some(100)), of(Some(9), None)));
+    let own = kept("history = \"2d\"", "args = { runs = { per_job = 7 } }");
+    assert_eq!(own, (of(Some(2), None), of(None, Some(7))));
 }
 
 #[test]

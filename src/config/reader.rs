@@ -217,6 +217,15 @@ impl<'a> Table<'a> {
 
     /// A whole number between two limits, both included.
     pub fn integer(&self, key: &'static str, min: i64, max: i64) -> Option<i64> {
+        self.integer_or(key, min, max, None)
+    }
+
+    /// How many of something are kept, one at least. As with an age, `help` says what to write instead of 0.
+    pub fn kept(&self, key: &'static str, max: i64, help: &str) -> Option<i64> {
+        self.integer_or(key, 1, max, Some(help))
+    }
+
+    fn integer_or(&self, key: &'static str, min: i64, max: i64, help: Option<&str>) -> Option<i64> {
         let value = self.value(key)?;
         let DeValue::Integer(written) = value.get_ref() else {
             let number = |text: &str| text.parse::<i64>().is_ok();
@@ -234,7 +243,8 @@ impl<'a> Table<'a> {
                 // What does not fit 64 bits is beyond one end or the other by its sign.
                 let nearest = if written.as_str().starts_with('-') { min } else { max };
                 let nearest = i64::from_str_radix(written.as_str(), written.radix()).unwrap_or(nearest).clamp(min, max);
-                self.notes.error(value.span(), message, Some(format!("the nearest allowed: `{key} = {nearest}`")));
+                let help = help.map_or_else(|| format!("the nearest allowed: `{key} = {nearest}`"), str::to_owned);
+                self.notes.error(value.span(), message, Some(help));
                 None
             }
         }

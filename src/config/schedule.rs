@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use toml::de::DeValue;
 
 use crate::jobs::planner::{next_cron, parse_cron};
 use crate::jobs::spec::{
-    Align, JobEvent, JobSpec, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, Schedule, SchedulerOptions,
-    TaskArgs, TaskKind, When,
+    Align, JobEvent, JobSpec, Missed, MissedPolicy, OnStop, Overlap, Requirement, Retry, RunsKept, Schedule,
+    SchedulerOptions, TaskArgs, TaskKind, When,
 };
 use crate::market::Timestamp;
 
@@ -25,6 +26,8 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 const LAST_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Ten years: catches a unit that was meant to be another.
 const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+/// More than ten years of a job that runs every minute.
+const RUNS_MAX: i64 = 10_000_000;
 /// The scheduler's own part of the stop, records included, takes less than its five seconds there.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(3);
 
@@ -100,12 +103,40 @@ fn scheduler(table: Table<'_>, defaults: &mut Defaults) -> SchedulerOptions {
     if let Some(runs) = table.integer("max_concurrent", 1, 64) {
         options.max_concurrent = usize::try_from(runs).expect("between 1 and 64");
     }
-    let kept = table.age("history", AGE_MAX, "remove the key for the default, 30d");
+    let kept = runs_kept(&table, "history", "remove the key for the default, 30d");
     options.history = kept.unwrap_or(options.history);
     defaults.job.args.runs = options.history;
     options.stop_grace = table.duration("stop_grace", Duration::ZERO, STOP_GRACE_MAX).unwrap_or(options.stop_grace);
     table.finish();
     options
+}
+
+/// Which runs are kept: an age, or a table with an age, how many of each job, or both.
+fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKept> {
+    let notes = table.notes();
+    let value = table.value(key)?;
+    match value.get_ref() {
+        DeValue::Integer(number) => {
+            let number = number.as_str();
+            let help = format!("write `{key} = \"{number}d\"` for days, `{key} = {{ per_job = {number} }}` for runs");
+            notes.error(value.span(), format!("`{}` does not say what it is a number of", table.name(key)), Some(help));
+            None
+        }
+        DeValue::Table(_) => {
+            let kept = table.table(key)?;
+            let age = kept.age("age", AGE_MAX, "remove the key to keep runs however old they are");
+            let per_job = kept.kept("per_job", RUNS_MAX, "remove the key to keep runs however many there are");
+            let per_job = per_job.and_then(|runs| u32::try_from(runs).ok());
+            // Of a key that is not known only that is told.
+            if kept.entries().next().is_none() {
+                let help = format!("write `{key} = \"30d\"`, or `{key} = {{ age = \"30d\", per_job = 10000 }}`");
+                notes.error(value.span(), format!("`{}` does not say what is kept", table.name(key)), Some(help));
+            }
+            kept.finish();
+            (age.is_some() || per_job.is_some()).then_some(RunsKept { age, per_job })
+        }
+        _ => table.age(key, AGE_MAX, help).map(|age| RunsKept { age: Some(age), per_job: None }),
+    }
 }
 
 /// How a job behaves, whatever it does and whenever: what `[defaults]` can say too.
@@ -356,7 +387,8 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
         Some(TaskKind::Retention) => {
             let age = |key, help: &str| table.age(key, AGE_MAX, help);
             args.dead_letters = age("dead_letters", "remove the key for the default, 30d").unwrap_or(args.dead_letters);
-            args.runs = age("runs", "remove the key for what `scheduler.history` says").unwrap_or(args.runs);
+            let runs = runs_kept(&table, "runs", "remove the key for what `scheduler.history` says");
+            args.runs = runs.unwrap_or(args.runs);
             args.rows = age("rows", "remove the key to keep every trade and kline");
         }
         Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),

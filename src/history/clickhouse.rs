@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, TradeRow, Watermark,
+    MinuteCount, Retention, TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -170,8 +170,12 @@ impl History for ClickhouseHistory {
         lookup::minutes(self.server().await?, exchange, symbols, since).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
-        coverage::days(self.server().await?, streams).await
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        coverage::days(self.server().await?, streams, first_day).await
     }
 
     async fn per_minute(
@@ -204,16 +208,19 @@ impl History for ClickhouseHistory {
         ledger::runs(self.server().await?, job, limit).await
     }
 
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError> {
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
         let server = self.server().await?;
-        let mut removed = retention::remove(server, "dead_letters", "received_at", dead_letters_before).await?;
-        removed += retention::remove(server, "job_runs", "scheduled_at", runs_before).await?;
-        if let Some(before) = rows_before {
+        let mut removed = 0;
+        if let Some(before) = retention.dead_letters_before {
+            removed += retention::remove(server, "dead_letters", "received_at", before).await?;
+        }
+        if let Some(before) = retention.runs_before {
+            removed += retention::remove(server, "job_runs", "scheduled_at", before).await?;
+        }
+        if let Some(kept) = retention.runs_per_job {
+            removed += retention::remove_runs(server, kept).await?;
+        }
+        if let Some(before) = retention.rows_before {
             removed += retention::remove_days(server, &self.options, "trades", "ts", before).await?;
             removed += retention::remove_days(server, &self.options, "klines", "open_time", before).await?;
         }

@@ -21,8 +21,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
-    Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
+    TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -172,9 +172,13 @@ impl History for EmbeddedHistory {
         self.read(move |connection| lookup::minutes(connection, exchange, &symbols, since)).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         let streams = streams.to_vec();
-        self.read(move |connection| coverage::days(connection, &streams)).await
+        self.read(move |connection| coverage::days(connection, &streams, first_day)).await
     }
 
     async fn per_minute(
@@ -208,14 +212,9 @@ impl History for EmbeddedHistory {
         self.read(move |connection| ledger::runs(connection, job.as_deref(), limit)).await
     }
 
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError> {
-        let mut removed = self.write(Work::Forget { dead_letters_before, runs_before }).await?;
-        let Some(before) = rows_before else { return Ok(removed) };
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
+        let mut removed = self.write(Work::Forget(*retention)).await?;
+        let Some(before) = retention.rows_before else { return Ok(removed) };
         let mut place = retention::Place::default();
         // The readers look for what is old; the writer is only given bounded portions that hold some.
         loop {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
-    Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
+    TradeRow, Watermark,
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
@@ -185,9 +185,13 @@ impl History for FaultyHistory {
         self.inner.minutes(exchange, symbols, since).await
     }
 
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         self.before_read().await?;
-        self.inner.days(streams).await
+        self.inner.days(streams, first_day).await
     }
 
     async fn per_minute(
@@ -225,14 +229,9 @@ impl History for FaultyHistory {
         self.inner.runs(job, limit).await
     }
 
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError> {
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
         self.before_read().await?;
-        self.inner.retain(dead_letters_before, runs_before, rows_before).await
+        self.inner.retain(retention).await
     }
 
     async fn bytes(&self) -> Result<Option<u64>, HistoryError> {

@@ -24,6 +24,8 @@ mod options;
 mod per_minute;
 mod rows;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use options::{Backend, ClickhouseOptions, Options};
@@ -33,6 +35,10 @@ pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow
 
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+
+/// How far positions may be out of the order of time where a read relies on that order. An exchange numbers its trades as
+/// they happen, so an hour is more than there will be, and costs little beside the days that are read.
+pub const DISORDER_MAX: Duration = Duration::from_secs(3_600);
 
 /// Why history did not do what was asked; each variant is handled differently.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,19 @@ pub struct GapFilter {
     pub symbol: Option<Symbol>,
     /// At most so many, newest first; 0 means all.
     pub limit: usize,
+}
+
+/// What [`History::retain`] removes; nothing where nothing is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Dead letters received before this instant.
+    pub dead_letters_before: Option<Timestamp>,
+    /// Runs scheduled before this instant.
+    pub runs_before: Option<Timestamp>,
+    /// All runs of a job but so many, the first ones that [`History::runs`] lists.
+    pub runs_per_job: Option<u32>,
+    /// Trades and klines of the exchange's time before this instant.
+    pub rows_before: Option<Timestamp>,
 }
 
 /// Everything that happened.
@@ -128,7 +147,13 @@ pub trait History: Send + Sync {
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
 
     /// Rows per stream and UTC day, counted in the store, ascending within a stream; one query per kind for all streams.
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
+    /// With `first_day` ([`CoverageDay::day`]) only that day and later ones, and older rows are not read: for that a
+    /// stream's positions grow with its time, out of order by [`DISORDER_MAX`] at most.
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
 
     /// Rows per stream and UTC minute of the exchange's time at `since` or later, counted in the store, ascending within a
     /// stream, streams in any order; one query per kind for all streams. For the last day or so: a stream's positions
@@ -154,14 +179,8 @@ pub trait History: Send + Sync {
     /// The newest runs, of one job or of all, at most `limit`.
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
 
-    /// Removes dead letters received and runs scheduled before these instants, and, when given, trades and klines of
-    /// the exchange's time before `rows_before`; returns how many rows went.
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError>;
+    /// Removes what `retention` names; returns how many rows went.
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError>;
 
     /// Bytes on disk, when the backend knows.
     async fn bytes(&self) -> Result<Option<u64>, HistoryError>;

@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 use super::*;
 use crate::gap::Gap;
 use crate::history::{Batch, GapFilter, KlineRow};
-use crate::jobs::spec::{BackfillArgs, CommandArgs, Place, Requirement, TaskArgs};
+use crate::jobs::spec::{BackfillArgs, CommandArgs, Place, Requirement, RunsKept, TaskArgs};
 use crate::jobs::tasks::{self, Context, Identity};
 use crate::market::{Channel, Interval, Kline};
 
@@ -154,6 +154,42 @@ async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing
     gaps.sort_unstable();
     // What touches is one gap.
     assert_eq!(gaps, [(1, 58)]);
+}
+
+#[tokio::test]
+async fn retention_keeps_the_runs_that_it_is_told_to() {
+    let house = House::new();
+    for (job, runs) in [("busy", 9_i64), ("quiet", 2)] {
+        for number in 0..runs {
+            let run = JobRun {
+                run_id: format!("{job}-{number}"),
+                job: job.to_owned(),
+                trigger: "schedule".to_owned(),
+                scheduled_at: START - number * MINUTE,
+                started_at: None,
+                finished_at: None,
+                attempt: 1,
+                outcome: "succeeded".to_owned(),
+                reason: String::new(),
+                window: None,
+                report: "{}".to_owned(),
+            };
+            house.history.put_run(&run).await.unwrap();
+        }
+    }
+    let services = house.services(&clock(), saves());
+    let ran = async |age: Option<Duration>, per_job: Option<u32>| -> Vec<String> {
+        let args = TaskArgs { runs: RunsKept { age, per_job }, ..TaskArgs::default() };
+        let run = Identity { job: "job".to_owned(), run_id: "0192".to_owned(), window: None };
+        let context = Context { services: services.clone(), args, run, cancel: CancellationToken::new() };
+        tasks::run(TaskKind::Retention, &context).await.unwrap();
+        house.runs().await.into_iter().map(|run| run.run_id).collect()
+    };
+    assert_eq!(ran(None, None).await.len(), 11);
+    assert_eq!(ran(None, Some(3)).await, ["quiet-0", "busy-0", "quiet-1", "busy-1", "busy-2"]);
+    let minute_and_a_half = Some(Duration::from_secs(90));
+    assert_eq!(ran(minute_and_a_half, Some(3)).await, ["quiet-0", "busy-0", "quiet-1", "busy-1"]);
+    assert_eq!(ran(minute_and_a_half, Some(1)).await, ["quiet-0", "busy-0"]);
 }
 
 #[tokio::test]

@@ -25,15 +25,30 @@ pub struct Schedule {
 pub struct SchedulerOptions {
     /// Runs at a time; more wait. What a person asks for does not count.
     pub max_concurrent: usize,
-    /// How long runs are kept; the retention task drops older ones unless its own arguments say otherwise.
-    pub history: Duration,
+    /// Which runs are kept; the retention task drops the others unless its own arguments say otherwise.
+    pub history: RunsKept,
     /// How long runs may take to end when the service stops, before they are aborted.
     pub stop_grace: Duration,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> Self {
-        Self { max_concurrent: 8, history: MONTH, stop_grace: Duration::from_secs(2) }
+        Self { max_concurrent: 8, history: RunsKept::default(), stop_grace: Duration::from_secs(2) }
+    }
+}
+
+/// Which runs are kept: those within every bound that is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunsKept {
+    /// No older than this.
+    pub age: Option<Duration>,
+    /// Of each job the newest so many.
+    pub per_job: Option<u32>,
+}
+
+impl Default for RunsKept {
+    fn default() -> Self {
+        Self { age: Some(MONTH), per_job: None }
     }
 }
 
@@ -352,8 +367,8 @@ pub struct TaskArgs {
     pub last: Duration,
     /// retention: dead letters older than this go.
     pub dead_letters: Duration,
-    /// retention: runs older than this go.
-    pub runs: Duration,
+    /// retention: all other runs go.
+    pub runs: RunsKept,
     /// retention: trades and klines older than this go; by default they stay.
     pub rows: Option<Duration>,
     /// backfill: what is fetched.
@@ -387,7 +402,7 @@ pub struct CommandArgs {
 
 impl Default for TaskArgs {
     fn default() -> Self {
-        let (month, last) = (MONTH, Duration::from_secs(3_600));
-        Self { repair: false, last, dead_letters: month, runs: month, rows: None, backfill: None, command: None }
+        let (last, runs) = (Duration::from_secs(3_600), RunsKept::default());
+        Self { repair: false, last, dead_letters: MONTH, runs, rows: None, backfill: None, command: None }
     }
 }

@@ -14,8 +14,9 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
-use crate::admin::answer::Refusal;
+use crate::admin::answer::{Always, Asked, Busy, ErrorDocument, Refusal};
 use crate::admin::listener::Caller;
 use crate::admin::{Desk, guard};
 use crate::audit;
@@ -31,11 +32,12 @@ const RUN_MAX: Duration = Duration::from_secs(2);
 const REPAIR_MAX: Duration = Duration::from_secs(30);
 
 /// What a form says.
-#[derive(Deserialize)]
-pub struct Asked {
+#[derive(Deserialize, ToSchema)]
+pub struct Pressed {
     /// `run NAME`, `pause NAME`, `resume NAME`, `repair`, or `try`, which only tries the token.
     #[serde(rename = "do")]
     what: String,
+    /// The admin token; from loopback none is needed.
     #[serde(default)]
     token: String,
 }
@@ -73,20 +75,29 @@ impl Answers {
     }
 }
 
-/// Does it and sends the browser back.
+/// Does what a button of the page asks for
+///
+/// It answers browsers: what came of it is said on the page that they are sent back to. Programs use `/api/v1`.
+#[utoipa::path(post, path = "/do", tag = "page",
+    request_body(content = Pressed, content_type = "application/x-www-form-urlencoded"), responses(
+    (status = 303, description = "Done or not, as the page says", headers(("location" = String, description = "The page"))),
+    (status = 413, description = "The form has too many bytes (`too_large`)", body = ErrorDocument),
+    (status = 415, description = "It is no form (`no_form`)", body = ErrorDocument),
+    Always, Asked, Busy,
+))]
 pub async fn act(
     State(desk): State<Arc<Desk>>,
     Extension(page): Extension<Arc<Page>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    asked: Result<Form<Asked>, FormRejection>,
+    asked: Result<Form<Pressed>, FormRejection>,
 ) -> Response {
     if let Some(refusal) = guard::foreign(&headers) {
         return refusal.into_response();
     }
     let asked = match asked {
         Ok(Form(asked)) => asked,
-        Err(rejection) => return Refusal::bad_request(rejection.body_text()).into_response(),
+        Err(rejection) => return Refusal::from(rejection).into_response(),
     };
     let answer = if guard::is_trusted(&desk, caller, &asked.token) {
         obey(&desk, &asked.what).await

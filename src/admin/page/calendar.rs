@@ -113,6 +113,11 @@ fn cover(state: GapState) -> Cover {
     }
 }
 
+/// The first day that is drawn, in days since 1970.
+pub fn first_day(now: Timestamp) -> i64 {
+    now.day() - DAYS + 1
+}
+
 /// A stream's sheet.
 pub fn sheet(stream: &Stream, coverage: Option<&Coverage>, today: &Today, now: Timestamp) -> Sheet {
     let gaps: Vec<&Gap> = today.gaps.iter().filter(|gap| &gap.stream == stream).collect();
@@ -123,7 +128,7 @@ pub fn sheet(stream: &Stream, coverage: Option<&Coverage>, today: &Today, now: T
     let days = days(coverage, counts, &gaps, &minutes, now);
     let total = |of: Cover| gaps.iter().filter(move |gap| cover(gap.state) == of);
     let missing = total(Cover::Open).map(|gap| gap.missing()).sum();
-    let oldest = (now.day() - DAYS + 1) * DAY_US;
+    let oldest = first_day(now) * DAY_US;
     let is_drawn = |gap: &&&Gap| span(gap).map_or(gap.detected_at.micros(), |(_, to)| to) >= oldest;
     let lost = total(Cover::Lost).filter(is_drawn).map(|gap| gap.missing()).sum();
     Sheet { days, minutes, missing, lost }
@@ -167,7 +172,7 @@ fn days(
     now: Timestamp,
 ) -> Vec<Day> {
     let mut days = vec![Day::default(); DAYS as usize];
-    let oldest = now.day() - DAYS + 1;
+    let oldest = first_day(now);
     for counted in coverage.iter().flat_map(|coverage| &coverage.days) {
         let Some(at) = Timestamp::parse(&counted.date).and_then(|at| usize::try_from(at.day() - oldest).ok()) else {
             continue;

@@ -4,7 +4,7 @@
 
 use crate::market::{DAY_US, Stream, Timestamp};
 
-use super::calendar::{Cover, DAYS, Day, MINUTES, Sheet, stretches};
+use super::calendar::{Cover, DAYS, Day, MINUTES, Sheet, first_day, stretches};
 use super::html::{Text, counted, grouped, put, span};
 use super::press::{Facts, STREAMS_MAX};
 
@@ -154,7 +154,7 @@ fn days(out: &mut String, days: &[Day], now: Timestamp) {
     );
     for (at, day) in (0..).zip(days).filter(|(_, day)| day.cover != Cover::Nothing) {
         let Day { cover, present, backfilled, unexplained } = *day;
-        let when = date((now.day() - DAYS + 1 + at) * DAY_US);
+        let when = date((first_day(now) + at) * DAY_US);
         put(out, format_args!("<g><title>{when}: {}", words(cover)));
         // Today's grow all the time, and would have the whole calendar sent anew.
         if present > 0 && at < DAYS - 1 {

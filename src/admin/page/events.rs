@@ -1,5 +1,6 @@
 //! `/events`: what changes on the page, as server-sent events. What is sent was printed once for all who listen.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use utoipa::ToSchema;
 
-use crate::admin::answer::Refusal;
+use crate::admin::answer::{Always, Busy, Refusal};
 use crate::admin::{Desk, guard};
 
 use super::Page;
@@ -27,6 +29,17 @@ const EVERY: Duration = Duration::from_secs(2);
 /// When a browser whose connection ended tries again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// What a page is told.
+#[derive(Serialize, ToSchema)]
+pub struct News {
+    /// The program that printed it: a page of another one loads itself anew.
+    page: String,
+    /// The document's title.
+    title: String,
+    /// Markup by the id of the element that it stands in: all parts, or those that have changed.
+    pub parts: BTreeMap<&'static str, String>,
+}
+
 /// One page that listens.
 struct Listener {
     page: Arc<Page>,
@@ -37,7 +50,13 @@ struct Listener {
     _place: OwnedSemaphorePermit,
 }
 
-/// Tells what changes until the page is closed or the service stops.
+/// What changes on the page
+///
+/// It ends when the service stops. Each event is an edition: `id` is its number, `retry` says when to come back, and `data`
+/// is one line of JSON as `GET /` gives it for `Accept: application/json`: at first every part, then those that have changed.
+#[utoipa::path(get, path = "/events", tag = "page", responses(
+    (status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"), Always, Busy,
+))]
 pub async fn events(
     State(desk): State<Arc<Desk>>,
     Extension(page): Extension<Arc<Page>>,
@@ -74,7 +93,7 @@ impl Listener {
         };
         let edition = stop.run_until_cancelled(edition).await?;
         // JSON has no line ends, so this is one line of data.
-        let text = news(&edition, *seen).to_string();
+        let text = serde_json::to_string(&news(&edition, *seen)).expect("news are made of texts");
         let event = Event::default().id(edition.number.to_string()).retry(AGAIN).data(text);
         *seen = edition.number;
         Some(event)
@@ -82,8 +101,8 @@ impl Listener {
 }
 
 /// The parts that are newer than `seen`, by their ids.
-pub fn news(edition: &Edition, seen: u64) -> Value {
+pub fn news(edition: &Edition, seen: u64) -> News {
     let news = edition.parts.iter().filter(|part| part.since > seen);
-    let parts: Map<String, Value> = news.map(|part| (part.id.to_owned(), json!(&*part.markup))).collect();
-    json!({ "page": super::version(), "title": edition.title, "parts": parts })
+    let parts = news.map(|part| (part.id, part.markup.to_string())).collect();
+    News { page: super::version(), title: edition.title.clone(), parts }
 }

@@ -3,11 +3,11 @@
 //! [`Press`] prints its parts once for all who look; [`events`] tells open pages what has changed; [`act`] does what
 //! its buttons ask for.
 
-mod act;
+pub mod act;
 mod calendar;
 mod count;
 mod coverage;
-mod events;
+pub mod events;
 mod gaps;
 mod glance;
 mod html;
@@ -28,11 +28,11 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-
-pub use act::act;
-pub use events::{LISTENERS_MAX, events};
+use utoipa::IntoParams;
 
 use super::Desk;
+use super::answer::{Always, Busy};
+use events::{LISTENERS_MAX, News};
 use html::{Text, put};
 use press::{Edition, Press};
 
@@ -71,12 +71,20 @@ fn version() -> String {
 }
 
 /// `?said=`: the answer to show, by its id.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Shown {
+    /// Shows what came of what a button asked for; an id that is not known shows nothing.
     said: Option<String>,
 }
 
-/// Everything a person wants to see first; only the parts for a page that is open already and asks for JSON.
+/// Everything a person wants to see first
+///
+/// With `Accept: application/json` only its parts, for a page that is open already and cannot listen to `/events`.
+#[utoipa::path(get, path = "/", tag = "page", params(Shown), responses(
+    (status = 200, description = "The page, or its parts", content((String = "text/html"), (News = "application/json"))),
+    Always, Busy,
+))]
 pub async fn page(
     State(desk): State<Arc<Desk>>,
     Extension(page): Extension<Arc<Page>>,
@@ -90,7 +98,7 @@ pub async fn page(
     if asked.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
         let mut news = events::news(&edition, 0);
         if !said.is_empty() {
-            news["parts"]["said"] = said.into();
+            news.parts.insert("said", said);
         }
         return ([(header::CACHE_CONTROL, "no-store")], Json(news)).into_response();
     }

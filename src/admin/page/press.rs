@@ -39,7 +39,7 @@ pub struct Facts {
     pub streams: Vec<StreamView>,
     /// Streams that are drawn in the calendar.
     pub drawn: Vec<Stream>,
-    /// Their coverage.
+    /// Their coverage of the days that are drawn.
     pub coverage: Counted<Vec<Coverage>>,
     /// Their minutes of today.
     pub today: Counted<Today>,
@@ -104,7 +104,9 @@ pub struct Press {
 impl Press {
     /// Samples, and counts while somebody looks, until `stop`.
     pub async fn run(&self, desk: &Desk, stop: &tokio_util::sync::CancellationToken) {
-        let coverage = self.coverage.run(stop, || async { audit::coverage(&desk.history, &drawn(desk)).await });
+        let coverage = self.coverage.run(stop, || async {
+            audit::coverage(&desk.history, &drawn(desk), Some(calendar::first_day(desk.clock.now()))).await
+        });
         let today = self.today.run(stop, || async { count::today(desk, drawn(desk), &self.today.kept()).await });
         tokio::join!(coverage, today, desk.trend.run(desk, stop));
     }

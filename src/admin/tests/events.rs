@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Served;
-use crate::admin::page::LISTENERS_MAX;
+use crate::admin::page::events::LISTENERS_MAX;
 
 /// How long a busy machine may take for what takes two seconds.
 const PATIENCE: Duration = Duration::from_secs(30);

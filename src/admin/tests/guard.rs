@@ -173,7 +173,7 @@ async fn a_crowd_on_the_port_does_not_keep_the_operator_out() {
 }
 
 /// Everything that is answered to these bytes until the connection ends.
-async fn converse(served: &Served, bytes: &[u8]) -> String {
+pub(super) async fn converse(served: &Served, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();

@@ -1,10 +1,14 @@
 //! The document tells the truth: every endpoint is in it, and what they answer is as it says.
 
 use jsonschema::{Draft, Validator};
-use reqwest::Method;
+use reqwest::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use super::{Served, document};
+use super::guard::converse;
+use super::{Served, builder, document};
+use crate::admin::page::events::LISTENERS_MAX;
+use crate::admin::{BODY_MAX, server};
 use crate::gap::{Evidence, Gap, Range};
 use crate::history::Batch;
 use crate::market::{Stream, Timestamp};
@@ -17,6 +21,27 @@ fn schema(api: &Value, method: &str, path: &str, status: u16) -> Validator {
     assert!(schema.is_object(), "{method} {path} {status} has no schema: {described}");
     schema["components"] = api["components"].clone();
     jsonschema::options().with_draft(Draft::Draft202012).build(&schema).unwrap()
+}
+
+/// The answer's status, which the document names, as it names the content type and what stands in it.
+async fn as_described(api: &Value, method: &str, path: &str, answer: Response) -> u16 {
+    let status = answer.status().as_u16();
+    let described = &api["paths"][path][method]["responses"][status.to_string()];
+    assert!(described.is_object(), "{method} {path} answers {status}, which it does not name");
+    let content_type = answer.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap().to_owned());
+    let kind = content_type.as_deref().map(|kind| kind.split(';').next().unwrap());
+    let Some(kind) = kind else {
+        assert!(described["content"].is_null(), "{method} {path} {status} has no content: {described}");
+        return status;
+    };
+    assert!(described["content"][kind].is_object(), "{method} {path} {status} is {kind}: {described}");
+    if kind == "application/json" {
+        let answer: Value = answer.json().await.unwrap();
+        if let Err(error) = schema(api, method, path, status).validate(&answer) {
+            panic!("{method} {path} {status}: {error} in {answer:#}");
+        }
+    }
+    status
 }
 
 async fn served() -> Served {
@@ -100,9 +125,7 @@ async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else()
     let documented = source.matches(".routes(routes!(").count();
     let operations: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
     assert_eq!(operations, documented, "{:?}", paths.keys());
-    // What people look at has no schema.
-    let looked_at: Vec<&str> = source.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert!(looked_at.iter().all(|path| !path.starts_with("/api")), "{looked_at:?} are not in the document");
+    assert!(!source.contains(".route("), "a route that the document does not have");
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             assert!(
@@ -110,17 +133,91 @@ async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else()
                 "{method} {path} says nothing"
             );
             let answers = operation["responses"].as_object().unwrap();
-            let common: Vec<&str> =
-                ["403", "414", "504"].into_iter().filter(|status| !answers.contains_key(*status)).collect();
+            let common: Vec<&str> = ["400", "403", "405", "414", "431", "504"]
+                .into_iter()
+                .filter(|status| !answers.contains_key(*status))
+                .collect();
             assert!(common.is_empty(), "{method} {path} does not name {common:?}");
-            assert_eq!(answers.contains_key("401"), method == "post", "{method} {path}");
-            let method: Method = method.to_uppercase().parse().unwrap();
+            // Without the token a button says so on the page.
+            assert_eq!(answers.contains_key("401"), method == "post" && path != "/do", "{method} {path}");
+            let asked: Method = method.to_uppercase().parse().unwrap();
             let url = served.url(&path.replace("{name}", "nope"));
-            let status = served.http.request(method.clone(), url).send().await.unwrap().status().as_u16();
-            assert!(
-                answers.contains_key(&status.to_string()),
-                "{method} {path} answers {status}, which it does not name"
-            );
+            as_described(&api, method, path, served.http.request(asked, &url).send().await.unwrap()).await;
+            let other = served.http.delete(&url).send().await.unwrap();
+            assert!(other.headers().contains_key(ALLOW), "{path}");
+            assert_eq!(as_described(&api, method, path, other).await, 405, "{path}");
+            let foreign = served.http.request(method.to_uppercase().parse().unwrap(), &url).header("host", "a.example");
+            assert_eq!(as_described(&api, method, path, foreign.send().await.unwrap()).await, 403, "{path}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_and_its_buttons_are_as_the_document_says() {
+    let served = served().await;
+    let (_, api) = served.get("/api/v1/openapi.json").await;
+    let http = builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    for kind in ["text/html", "application/json"] {
+        let answer = http.get(served.url("/")).header("accept", kind).send().await.unwrap();
+        assert!(answer.headers()[CONTENT_TYPE].to_str().unwrap().starts_with(kind));
+        assert_eq!(as_described(&api, "get", "/", answer).await, 200);
+    }
+    let form = "application/x-www-form-urlencoded";
+    let long = format!("do=try&token={}", "x".repeat(BODY_MAX));
+    let cases = [
+        (form, "do=try", 303),
+        (form, "do=explode&token=wrong", 303),
+        (form, "token=1", 400),
+        (form, "do=try&do=try", 400),
+        ("application/json", r#"{"do":"try"}"#, 415),
+        (form, &long, 413),
+    ];
+    for (kind, body, expected) in cases {
+        let pressed = http.post(served.url("/do")).header(CONTENT_TYPE, kind).body(body.to_owned());
+        let answer = pressed.send().await.unwrap();
+        let location = answer.headers().get(LOCATION).cloned();
+        assert_eq!(as_described(&api, "post", "/do", answer).await, expected, "{body:.40}");
+        let described = &api["paths"]["/do"]["post"]["responses"][expected.to_string()]["headers"]["location"];
+        assert_eq!((location.is_some(), described.is_object()), (expected == 303, expected == 303), "{body:.40}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_listening_comes_to_is_as_the_document_says() {
+    let served = Served::start().await;
+    let (_, api) = served.get("/api/v1/openapi.json").await;
+    let mut listeners = Vec::new();
+    for _ in 0..LISTENERS_MAX {
+        listeners.push(served.http.get(served.url("/events")).send().await.unwrap());
+    }
+    let foreign = served.http.get(served.url("/events")).header("sec-fetch-site", "cross-site").send().await.unwrap();
+    assert_eq!(as_described(&api, "get", "/events", foreign).await, 403);
+    let refused = served.http.get(served.url("/events")).send().await.unwrap();
+    assert!(refused.headers().contains_key(RETRY_AFTER));
+    assert_eq!(as_described(&api, "get", "/events", refused).await, 503);
+    // Each event's data is what the page gives for JSON.
+    let mut heard = listeners.remove(0);
+    let mut events = String::new();
+    while !events.contains("\n\n") {
+        events.push_str(std::str::from_utf8(&heard.chunk().await.unwrap().expect("an event")).unwrap());
+    }
+    let data = events.lines().find_map(|line| line.strip_prefix("data: ")).expect("an event has data");
+    let news: Value = serde_json::from_str(data).unwrap();
+    assert!(schema(&api, "get", "/", 200).validate(&news).is_ok(), "{news:#}");
+    assert_eq!(as_described(&api, "get", "/events", heard).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_parser_refuses_has_no_body_and_is_in_the_document() {
+    let served = Served::start().await;
+    let (_, api) = served.get("/api/v1/openapi.json").await;
+    let long = format!("X-Long: {}", "x".repeat(server::HEAD_BYTES_MAX));
+    for (line, status) in [("no header", 400), (long.as_str(), 431)] {
+        let answer =
+            converse(&served, format!("GET /readyz HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n").as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && body.is_empty(), "{answer}");
+        let described = &api["paths"]["/readyz"]["get"]["responses"][status.to_string()];
+        assert!(described.is_object() && described["content"].is_null(), "{status}: {described}");
     }
 }

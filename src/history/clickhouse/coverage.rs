@@ -43,9 +43,11 @@ struct Day {
     backfilled: i64,
 }
 
-/// The condition that an open time lies in `range`. The column's type ends in 2299.
+/// The last instant of the columns' type, in 2299.
+const LAST: i64 = 10_413_791_999_000_000;
+
+/// The condition that an open time lies in `range`.
 pub(super) fn open_times(range: Range) -> String {
-    const LAST: i64 = 10_413_791_999_000_000;
     let [first, last] = [range.first, range.last].map(|at| time(Timestamp(at.clamp(0, LAST))));
     if range.last < 0 { "0".to_owned() } else { format!("open_time BETWEEN {first} AND {last}") }
 }
@@ -139,8 +141,14 @@ struct Hole {
     last: i64,
 }
 
-/// Rows per stream and UTC day, one query per kind.
-pub(super) async fn days(server: &Server, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+/// Rows per stream and UTC day, one query per kind. The tables' partitions are days: older ones are not read.
+pub(super) async fn days(
+    server: &Server,
+    streams: &[Stream],
+    first_day: Option<i64>,
+) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+    let since = first_day.map(|day| Timestamp(day.saturating_mul(DAY_US).clamp(0, LAST)));
+    let not_before = |column: &str| since.map_or_else(String::new, |since| format!(" AND {column} >= {}", time(since)));
     let mut all = Vec::new();
     let of_kind = |trades: bool| streams.iter().filter(move |stream| (stream.channel == Channel::Trade) == trades);
     let trades: Vec<String> = of_kind(true).map(key).collect();
@@ -149,10 +157,11 @@ pub(super) async fn days(server: &Server, streams: &[Stream]) -> Result<Vec<(Str
             "SELECT exchange, symbol, 'trade' AS channel, intDiv(toUnixTimestamp64Micro(ts), {DAY_US}) AS day,
                min(toInt64(trade_id)) AS first, max(toInt64(trade_id)) AS last, toInt64(count()) AS present,
                toInt64(sum(is_backfilled)) AS backfilled
-             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({}) GROUP BY exchange, symbol, day
+             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({}){} GROUP BY exchange, symbol, day
              ORDER BY exchange, symbol, day",
             server.database,
-            trades.join(",")
+            trades.join(","),
+            not_before("ts")
         );
         all.append(&mut server.rows::<Day>(&sql).await?);
     }
@@ -163,10 +172,11 @@ pub(super) async fn days(server: &Server, streams: &[Stream]) -> Result<Vec<(Str
                intDiv(toUnixTimestamp64Micro(open_time), {DAY_US}) AS day,
                min(toUnixTimestamp64Micro(open_time)) AS first, max(toUnixTimestamp64Micro(open_time)) AS last,
                toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
-             FROM {}.klines FINAL WHERE (exchange, symbol, interval) IN ({})
+             FROM {}.klines FINAL WHERE (exchange, symbol, interval) IN ({}){}
              GROUP BY exchange, symbol, interval, day ORDER BY exchange, symbol, interval, day",
             server.database,
-            klines.join(",")
+            klines.join(","),
+            not_before("open_time")
         );
         all.append(&mut server.rows::<Day>(&sql).await?);
     }

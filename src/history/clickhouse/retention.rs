@@ -14,14 +14,44 @@ struct Partition {
 
 /// Removes rows of `table` whose `column` is before an instant; returns how many keys went.
 pub(super) async fn remove(server: &Server, table: &str, column: &str, before: Timestamp) -> Result<u64, HistoryError> {
-    let (db, before) = (&server.database, time(before));
-    let old: u64 = server.one(&format!("SELECT count() FROM {db}.{table} FINAL WHERE {column} < {before}")).await?;
+    remove_where(server, table, &format!("{column} < {}", time(before))).await
+}
+
+async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u64, HistoryError> {
+    let db = &server.database;
+    let old: u64 = server.one(&format!("SELECT count() FROM {db}.{table} FINAL WHERE {condition}")).await?;
     if old > 0 {
         // Waits until it is done: readers never see what the answer says is gone.
-        let sql = format!("ALTER TABLE {db}.{table} DELETE WHERE {column} < {before} SETTINGS mutations_sync = 1");
+        let sql = format!("ALTER TABLE {db}.{table} DELETE WHERE {condition} SETTINGS mutations_sync = 1");
         server.command(&sql).await?;
     }
     Ok(old)
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Beyond {
+    job: String,
+    scheduled_at: i64,
+    run_id: String,
+}
+
+/// Removes all runs of each job but the newest so many; returns how many went.
+pub(super) async fn remove_runs(server: &Server, kept: u32) -> Result<u64, HistoryError> {
+    // The first one of each job that goes, in the order in which runs are listed.
+    let sql = format!(
+        "SELECT job, scheduled_at, run_id FROM {}.job_runs FINAL
+         ORDER BY job, scheduled_at DESC, run_id DESC LIMIT {kept}, 1 BY job",
+        server.database
+    );
+    let beyond = |Beyond { job, scheduled_at, run_id }: Beyond| {
+        let (job, at, run_id) = (quote(&job), time(Timestamp(scheduled_at)), quote(&run_id));
+        format!("(job = {job} AND (scheduled_at, run_id) <= ({at}, {run_id}))")
+    };
+    let conditions: Vec<String> = server.rows(&sql).await?.into_iter().map(beyond).collect();
+    if conditions.is_empty() {
+        return Ok(0);
+    }
+    remove_where(server, "job_runs", &conditions.join(" OR ")).await
 }
 
 /// The same for a table that is partitioned by the day of `column`.

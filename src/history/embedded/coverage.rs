@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, ToSql};
 
+use super::per_minute::first_since;
 use crate::gap::Range;
-use crate::history::{Count, CoverageDay};
-use crate::market::{Channel, DAY_US, Stream};
+use crate::history::{Count, CoverageDay, DISORDER_MAX};
+use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
 /// The parts of a query that depend on the stream's kind.
 struct Series<'a> {
@@ -94,19 +95,37 @@ pub(super) fn missing(
     Ok(holes)
 }
 
-/// Rows per stream and UTC day: reads the keys once, in order.
-pub(super) fn days(connection: &Connection, streams: &[Stream]) -> rusqlite::Result<Vec<(Stream, CoverageDay)>> {
+/// Rows per stream and UTC day: reads the keys once, in order, those of `first_day` and later.
+pub(super) fn days(
+    connection: &Connection,
+    streams: &[Stream],
+    first_day: Option<i64>,
+) -> rusqlite::Result<Vec<(Stream, CoverageDay)>> {
+    let since = first_day.map(|day| Timestamp(day.saturating_mul(DAY_US)));
     let mut all = Vec::new();
     for stream in streams {
-        all.extend(days_of(connection, stream)?.into_iter().map(|day| (stream.clone(), day)));
+        all.extend(days_of(connection, stream, since)?.into_iter().map(|day| (stream.clone(), day)));
     }
     Ok(all)
 }
 
-fn days_of(connection: &Connection, stream: &Stream) -> rusqlite::Result<Vec<CoverageDay>> {
+fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -> rusqlite::Result<Vec<CoverageDay>> {
     let names = names(stream);
-    let Some(series) = series(&names) else { return Ok(Vec::new()) };
-    let query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);
+    let Some(mut series) = series(&names) else { return Ok(Vec::new()) };
+    let mut query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);
+    // Declared before the key that borrows them.
+    let (first, since_us);
+    if let Some(since) = since {
+        // A kline's position is its time. Trades have no index on it: where they begin is found in their ids.
+        let begin = match stream.channel {
+            Channel::Trade => first_since(connection, stream, since.plus_micros(-(DISORDER_MAX.as_micros() as i64)))?,
+            _ => Some(since.micros()),
+        };
+        let Some(begin) = begin else { return Ok(Vec::new()) };
+        (first, since_us) = (begin, since.micros());
+        query.push_str(&format!(" AND {} >= ?4 AND {} >= ?5", series.position, series.time));
+        series.key.extend([&first as &dyn ToSql, &since_us]);
+    }
     let mut select = connection.prepare_cached(&query)?;
     bind(&mut select, &series.key)?;
     let mut rows = select.raw_query();

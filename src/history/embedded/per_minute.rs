@@ -47,8 +47,9 @@ fn klines(
 }
 
 /// A place in the ids from which on every trade of `since` or later is found, by halving: a day of a busy market is
-/// millions of rows, and what came before it many times that.
-fn first_since(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlite::Result<Option<i64>> {
+/// millions of rows, and what came before it many times that. Where ids do not grow with time it finds one of the places
+/// at which an older trade is followed by one that is not.
+pub(super) fn first_since(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlite::Result<Option<i64>> {
     let key = params![stream.exchange.as_str(), stream.symbol.as_str()];
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
         let query = format!("SELECT {function}(trade_id) FROM trades WHERE exchange = ?1 AND symbol = ?2");

@@ -3,8 +3,9 @@
 //! Rows have no index by time (it would cost every insert): readers walk the key in portions and the
 //! writer removes only from portions that hold something old.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::history::Retention;
 use crate::market::Timestamp;
 
 /// Rows of one portion: some ten milliseconds of the writer.
@@ -69,16 +70,40 @@ impl Portion {
     }
 }
 
-/// Removes dead letters received and runs scheduled before these instants; returns how many went.
-pub(super) fn forget(
-    connection: &Connection,
-    dead_letters_before: Timestamp,
-    runs_before: Timestamp,
-) -> rusqlite::Result<u64> {
-    let letters =
-        connection.execute("DELETE FROM dead_letters WHERE received_at < ?1", [dead_letters_before.micros()])?;
-    let runs = connection.execute("DELETE FROM job_runs WHERE scheduled_at < ?1", [runs_before.micros()])?;
-    Ok((letters + runs) as u64)
+/// Removes the dead letters and the runs that are not kept; returns how many went.
+pub(super) fn forget(connection: &Connection, retention: &Retention) -> rusqlite::Result<u64> {
+    let mut removed = 0;
+    if let Some(before) = retention.dead_letters_before {
+        removed += connection.execute("DELETE FROM dead_letters WHERE received_at < ?1", [before.micros()])?;
+    }
+    if let Some(before) = retention.runs_before {
+        removed += connection.execute("DELETE FROM job_runs WHERE scheduled_at < ?1", [before.micros()])?;
+    }
+    if let Some(kept) = retention.runs_per_job {
+        removed += forget_beyond(connection, kept)?;
+    }
+    Ok(removed as u64)
+}
+
+/// Removes all runs of each job but the newest so many; returns how many went. Walks the index from each job's newest run
+/// on: to number all of them would sort the table, every few minutes, on the one thread that writes.
+fn forget_beyond(connection: &Connection, kept: u32) -> rusqlite::Result<usize> {
+    let mut next_job = connection.prepare_cached("SELECT min(job) FROM job_runs WHERE job > ?1")?;
+    // In the order in which runs are listed.
+    let mut first_to_go = connection.prepare_cached(
+        "SELECT scheduled_at, run_id FROM job_runs WHERE job = ?1
+         ORDER BY scheduled_at DESC, run_id DESC LIMIT 1 OFFSET ?2",
+    )?;
+    let mut delete =
+        connection.prepare_cached("DELETE FROM job_runs WHERE job = ?1 AND (scheduled_at, run_id) <= (?2, ?3)")?;
+    let (mut job, mut removed) = (String::new(), 0);
+    while let Some(next) = next_job.query_row([&job], |row| row.get::<_, Option<String>>(0))? {
+        job = next;
+        let first = first_to_go.query_row(params![job, kept], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let Some((scheduled_at, run_id)): Option<(i64, String)> = first else { continue };
+        removed += delete.execute(params![job, scheduled_at, run_id])?;
+    }
+    Ok(removed)
 }
 
 /// The next portion after `place`; `None` at the end of the last table.

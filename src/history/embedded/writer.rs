@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::retention::{self, Portion};
 use super::tables;
-use crate::history::{Batch, HistoryError, JobRun};
+use crate::history::{Batch, HistoryError, JobRun, Retention};
 use crate::market::Timestamp;
 use crate::sqlite::Failure;
 
@@ -20,8 +20,8 @@ pub(super) enum Work {
     Insert(Batch),
     /// A job's run.
     PutRun(JobRun),
-    /// Remove dead letters and runs of before these instants.
-    Forget { dead_letters_before: Timestamp, runs_before: Timestamp },
+    /// Remove dead letters and runs that are not kept.
+    Forget(Retention),
     /// Remove what is older than `before` in a portion of a table.
     Remove { portion: Portion, before: Timestamp },
 }
@@ -83,9 +83,7 @@ impl Writer {
             removed.push(match work {
                 Work::Insert(batch) => tables::insert(&transaction, batch).map(|()| 0)?,
                 Work::PutRun(run) => tables::put_run(&transaction, run).map(|()| 0)?,
-                Work::Forget { dead_letters_before, runs_before } => {
-                    retention::forget(&transaction, *dead_letters_before, *runs_before)?
-                }
+                Work::Forget(retention) => retention::forget(&transaction, retention)?,
                 Work::Remove { portion, before } => retention::remove(&transaction, portion, *before)?,
             });
         }
@@ -99,7 +97,7 @@ impl Work {
         match self {
             Self::Insert(batch) => batch.rows(),
             Self::PutRun(_) => 1,
-            Self::Forget { .. } | Self::Remove { .. } => TURN_ROWS_MAX,
+            Self::Forget(_) | Self::Remove { .. } => TURN_ROWS_MAX,
         }
     }
 }

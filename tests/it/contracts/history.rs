@@ -1,7 +1,9 @@
 //! The contract of history: `src/history/mod.rs`, promises 1 to 6.
 
 mod clickhouse;
+mod days;
 mod per_minute;
+mod retention;
 mod rows;
 mod store;
 
@@ -37,10 +39,12 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("rows by range", new_store, |s| Box::pin(rows_are_listed_by_range(s)));
     run("huge ids", new_store, |s| Box::pin(huge_ids_are_counted(s)));
     run("days", new_store, |s| Box::pin(days_are_days_of_utc(s)));
+    run("days from one on", new_store, |s| Box::pin(days::days_are_counted_from_one_on(s)));
     run("minutes", new_store, |s| Box::pin(per_minute::minutes_are_counted_from_an_instant_on(s)));
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
-    run("retention", new_store, |s| Box::pin(retention_removes_what_is_old_and_nothing_else(s)));
+    run("runs that are kept", new_store, |s| Box::pin(retention::the_newest_runs_of_each_job_are_kept(s)));
+    run("retention", new_store, |s| Box::pin(retention::what_is_old_is_removed_and_nothing_else(s)));
     behaves_like_a_map(new_store);
 }
 
@@ -355,12 +359,12 @@ async fn days_are_days_of_utc(store: &dyn HistoryStore) {
     };
     let today = NOON.day();
     let [btc, eth, xrp] = ["BTCUSDT", "ETHUSDT", "XRPUSDT"].map(|symbol| stream(symbol, "trade"));
-    let found = history.days(std::slice::from_ref(&btc)).await.unwrap();
+    let found = history.days(std::slice::from_ref(&btc), None).await.unwrap();
     let expected = [day(&btc, today - 1, 1, 1, 1, 0), day(&btc, today, 2, 3, 2, 1), day(&btc, today + 3, 4, 4, 1, 0)];
     assert_eq!(found, expected);
-    assert_eq!(history.days(std::slice::from_ref(&eth)).await.unwrap(), []);
+    assert_eq!(history.days(std::slice::from_ref(&eth), None).await.unwrap(), []);
     let minutes = stream("XRPUSDT", "kline_1m");
-    let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()]).await.unwrap();
+    let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()], None).await.unwrap();
     assert_eq!(all.len(), 5, "one answer for all: {all:?}");
     assert_eq!(all[..3], expected);
     assert_eq!((&all[3].0, all[3].1.present, &all[4].0, all[4].1.present), (&xrp, 1, &minutes, 1));
@@ -384,7 +388,7 @@ async fn klines_are_counted_by_open_time(store: &dyn HistoryStore) {
     let listed = history.klines(&of, range(2, 5), 9).await.unwrap();
     assert_eq!(listed, [kline("BTCUSDT", 2), kline("BTCUSDT", 5)]);
     let days: Vec<CoverageDay> =
-        history.days(std::slice::from_ref(&of)).await.unwrap().into_iter().map(|(_, day)| day).collect();
+        history.days(std::slice::from_ref(&of), None).await.unwrap().into_iter().map(|(_, day)| day).collect();
     assert_eq!(days, [CoverageDay { day: NOON.day(), first: at(1), last: at(6), present: 4, backfilled: 0 }]);
     assert_eq!(history.count(&stream("BTCUSDT", "kline_5m"), range(0, 9)).await.unwrap(), Count::default());
 }
@@ -403,35 +407,6 @@ async fn runs_are_replaced_and_listed(store: &dyn HistoryStore) {
     // `job_run` gives odd numbers to one job and even ones to another.
     assert_eq!(history.runs(Some("odd"), 99).await.unwrap(), [job_run(5), third, job_run(1)]);
     assert_eq!(history.runs(Some("none"), 99).await.unwrap(), []);
-}
-
-async fn retention_removes_what_is_old_and_nothing_else(store: &dyn HistoryStore) {
-    let history = store.open();
-    let mut batch = Batch { dead_letters: (0..10).map(dead_letter).collect(), ..Batch::default() };
-    for name in ["BTCUSDT", "ETHUSDT"] {
-        batch.trades.extend((0..100).map(|id| trade(name, id)));
-        batch.klines.extend((0..100).map(|minute| kline(name, minute)));
-    }
-    // A late row of an early time.
-    batch.trades[99].trade.ts = trade("BTCUSDT", 0).trade.ts;
-    history.insert(&batch).await.unwrap();
-    for number in 0..6 {
-        history.put_run(&job_run(number)).await.unwrap();
-    }
-    let letters_before = dead_letter(4).received_at;
-    let runs_before = Timestamp(job_run(2).scheduled_at);
-    assert_eq!(history.retain(letters_before, runs_before, None).await.unwrap(), 6);
-    assert_eq!(history.dead_letter_count().await.unwrap(), 6);
-    assert_eq!(history.runs(None, 99).await.unwrap().len(), 4);
-    // Both kinds of rows are a minute apart.
-    let rows_before = kline("BTCUSDT", 40).kline.open_time;
-    assert_eq!(history.retain(letters_before, runs_before, Some(rows_before)).await.unwrap(), 161);
-    let ids: Vec<i64> = all_trades(&*history, "BTCUSDT").await.iter().map(|row| row.trade.id).collect();
-    assert_eq!(ids, (40..99).collect::<Vec<_>>());
-    let whole = Range { first: 0, last: i64::MAX };
-    for channel in ["trade", "kline_1m"] {
-        assert_eq!(history.count(&stream("ETHUSDT", channel), whole).await.unwrap().present, 60);
-    }
 }
 
 /// Whatever is inserted in whatever order, history reads like a map from id to the highest version.

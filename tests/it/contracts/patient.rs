@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tapekeeper::cache::{Cache, CacheError, Update};
 use tapekeeper::gap::{Gap, Range};
 use tapekeeper::history::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, TradeRow,
-    Watermark,
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
+    TradeRow, Watermark,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
@@ -188,8 +188,12 @@ impl History for Patient<dyn History> {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.minutes(exchange, symbols, since)).await
     }
-    async fn days(&self, streams: &[Stream]) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
-        retry(|| self.0.days(streams)).await
+    async fn days(
+        &self,
+        streams: &[Stream],
+        first_day: Option<i64>,
+    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
+        retry(|| self.0.days(streams, first_day)).await
     }
     async fn per_minute(
         &self,
@@ -213,13 +217,8 @@ impl History for Patient<dyn History> {
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
         retry(|| self.0.runs(job, limit)).await
     }
-    async fn retain(
-        &self,
-        dead_letters_before: Timestamp,
-        runs_before: Timestamp,
-        rows_before: Option<Timestamp>,
-    ) -> Result<u64, HistoryError> {
-        retry(|| self.0.retain(dead_letters_before, runs_before, rows_before)).await
+    async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
+        retry(|| self.0.retain(retention)).await
     }
     async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
         retry(|| self.0.bytes()).await
