@@ -26,7 +26,7 @@ class Broker:
             [SERVERS / "prepare", "kafka"], capture_output=True, text=True, env=self.environment, check=False
         )
         if made.returncode != 0:
-            raise Skipped(f"there is no Kafka here: {made.stderr}")
+            raise Skipped(f"there is no Kafka here: {made.stderr.strip()}")
         self.program = made.stdout.strip()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tapekeeper-broker-"))
         # `until-eof` removes no directory without it.
