@@ -26,6 +26,9 @@ pub struct Snapshot {
     pub active_subscriptions: Vec<String>,
     /// For each log partition the next offset to consume.
     pub consumer_offsets: BTreeMap<String, i64>,
+    /// The log whose offsets they are: another one's positions say nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     /// When the process started, RFC 3339.
     pub startup_time: String,
     /// When it stopped in order, RFC 3339; null while it runs and after a crash.

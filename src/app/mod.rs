@@ -262,12 +262,11 @@ async fn start(
         markets.push(market::start(client, exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
-    let committed = committed(&log, snapshot.as_ref(), health).await?;
+    let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
     let (history, beginning) = flow::open(config, snapshot, streams, clock, health).await?;
-    let board = Arc::new(Board::default());
+    let (board, latest) = (Arc::new(Board::default()), Arc::new(Latest::default()));
     flow::seed_board(&board, beginning.known(), &committed);
-    let latest = Arc::new(Latest::default());
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
@@ -283,6 +282,7 @@ async fn start(
         instance: config.instance.clone(),
         board: board.clone(),
         streams: streams_watch.clone(),
+        log: stores::log_name(config),
         rest,
         anchors: Arc::new(anchors),
         identity: std::sync::Mutex::new(beginning.known().identity.clone()),
@@ -316,12 +316,19 @@ async fn start(
 }
 
 /// What is committed, as far as is known: a broker that is away tells later.
-async fn committed(log: &Arc<dyn Log>, snapshot: Option<&Snapshot>, health: &Health) -> Result<Positions, Failure> {
+async fn committed(
+    log: &Arc<dyn Log>,
+    config: &Config,
+    snapshot: Option<&Snapshot>,
+    health: &Health,
+) -> Result<Positions, Failure> {
     match log.usage().await {
         Ok(usage) => Ok(usage.committed),
         Err(LogError::Unavailable(why)) => {
             health.degraded("log", &why);
-            let saved = snapshot.map(|snapshot| &snapshot.consumer_offsets).into_iter().flatten();
+            let name = stores::log_name(config);
+            let saved = snapshot.filter(|snapshot| snapshot.log.as_ref() == Some(&name));
+            let saved = saved.map(|snapshot| &snapshot.consumer_offsets).into_iter().flatten();
             Ok(saved.filter_map(|(partition, next)| Some((partition.parse().ok()?, *next))).collect())
         }
         Err(error) => Err(anyhow!(error).context("read the log's positions").into()),

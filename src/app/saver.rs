@@ -28,6 +28,8 @@ pub struct Saver {
     pub board: Arc<Board>,
     /// What is recorded.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// Names the log whose offsets are saved.
+    pub log: String,
     /// Who may have banned us.
     pub rest: HashMap<Exchange, Arc<Rest>>,
     /// Streams of which nothing is durable yet.
@@ -71,6 +73,7 @@ impl Saver {
             active_subscriptions: self.streams.borrow().iter().map(Stream::to_string).collect(),
             startup_time: self.startup.rfc3339(),
             shutdown_time: shutdown.then(|| now.rfc3339()),
+            log: Some(self.log.clone()),
             history_identity: self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             generation,
             ..Snapshot::default()

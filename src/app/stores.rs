@@ -70,6 +70,15 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     }
 }
 
+/// What tells a log from another that this recorder may be given later.
+pub fn log_name(config: &Config) -> String {
+    let kafka = &config.log.kafka;
+    match config.log.backend {
+        log::Backend::Embedded => "embedded".to_owned(),
+        log::Backend::Kafka => format!("kafka {} {} {}", kafka.brokers, kafka.topic, kafka.group_id),
+    }
+}
+
 fn log_failure(error: LogError) -> Failure {
     match error {
         LogError::Fatal(why) => Failure::new(CONFIGURATION, anyhow!("open the log: {why}")),

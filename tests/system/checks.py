@@ -6,17 +6,13 @@ import subprocess
 import threading
 import time
 
-from machine import Failed
+import outages
+from machine import expect
 from service import API, SYMBOLS, UNIT, feed
 
 CATALOG_WORDS = {"ready": "The recorder has restored its state"}
 # How late the fault comes, WatchdogSec, and RestartSec with the start of a busy machine.
 WEDGE_SECONDS_MAX = 5 + 20 + 10
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failed(what)
 
 
 def the_package_installs_and_is_not_started(test):
@@ -264,63 +260,6 @@ def a_stuck_scheduler_is_named(test):
     a_stuck_loop_is_restarted_by_the_watchdog_and_named(test, "scheduler")
 
 
-def a_journal_that_stalls_stops_nothing(test):
-    service, machine = test.service, test.machine
-    service.drop_in("[Service]\nEnvironment=TAPEKEEPER_LOG=trace\n")
-    service.restart()
-    restarts = service.restarts()
-    count = lambda: service.query("SELECT count(*) FROM trades")[0][0]
-    machine.sh("systemctl kill --kill-who=main --signal=STOP systemd-journald.service")
-    try:
-        before, until = count(), time.monotonic() + test.outage(60)
-        while time.monotonic() < until:
-            machine.wait_for("trades go on", lambda: count() > before, 20)
-            before = count()
-            time.sleep(0.5)
-    finally:
-        machine.sh("systemctl kill --kill-who=main --signal=CONT systemd-journald.service")
-    expect(service.restarts() == restarts, "it was restarted")
-    service.drop_in("")
-    service.restart()
-    dropped = service.journal("--priority=warning | grep 'log lines were dropped' || true").splitlines()
-    test.measured(f"journald stopped for {test.outage(60):.0f} s: {dropped[-1] if dropped else 'no line was dropped'}")
-    service.assert_complete()
-
-
-def an_exchange_that_is_away_restarts_nothing(test):
-    service, machine = test.service, test.machine
-    restarts, away = service.restarts(), test.outage(300)
-    service.inject(f"outage:{away:.0f}s")
-    machine.wait_for("it says so", lambda: "no connection" in service.journal("--lines=50"), 30)
-    # Said with the next status line, and while it lasts.
-    until, words = time.monotonic() + away, ""
-    while time.monotonic() < until:
-        words = service.degraded().get("exchange") or words
-        expect(service.show("ActiveState") == "active", "it does not run")
-        expect(service.health()[0] == 200, f"health: {service.health()}")
-        time.sleep(1)
-    test.measured(f"exchange away for {away:.0f} s: {words}")
-    expect("is away" in words, f"the health did not say so: {service.health()}")
-    expect(service.restarts() == restarts, "it was restarted")
-    # What was missed comes back within the exchange's request budget.
-    service.assert_complete(120 + 2 * away)
-
-
-def a_silent_exchange_restarts_nothing(test):
-    service = test.service
-    restarts, silent = service.restarts(), test.outage(300)
-    service.inject(f"silent:{silent:.0f}s")
-    until, words = time.monotonic() + silent, ""
-    while time.monotonic() < until:
-        said = service.degraded().get("exchange", "")
-        words = said if "has sent nothing" in said else words
-        time.sleep(1)
-    test.measured(f"exchange silent for {silent:.0f} s: {words or 'shorter than what counts as silence'}")
-    expect(silent < 70 or words, f"the health did not say so: {service.health()}")
-    expect(service.restarts() == restarts and service.show("ActiveState") == "active", "it was restarted")
-    service.assert_complete(120 + 2 * silent)
-
-
 def a_bad_configuration_is_not_tried_again_and_somebody_is_told(test):
     service, machine = test.service, test.machine
     service.stop()
@@ -450,9 +389,10 @@ ALL = [
     a_stuck_ingest_is_named,
     a_stuck_consumer_is_named,
     a_stuck_scheduler_is_named,
-    a_journal_that_stalls_stops_nothing,
-    an_exchange_that_is_away_restarts_nothing,
-    a_silent_exchange_restarts_nothing,
+    outages.a_journal_that_stalls_stops_nothing,
+    outages.an_exchange_that_is_away_restarts_nothing,
+    outages.a_silent_exchange_restarts_nothing,
+    outages.a_broker_that_is_away_restarts_nothing,
     a_bad_configuration_is_not_tried_again_and_somebody_is_told,
     a_newer_schema_is_refused_with_both_versions,
     a_start_that_always_fails_is_given_up_and_somebody_is_told,

@@ -25,6 +25,16 @@ class Failed(Exception):
     """A command or a wait did not end as it must."""
 
 
+class Skipped(Exception):
+    """What a check needs cannot be had here."""
+
+
+def expect(condition, what):
+    """Fails with `what`, unless."""
+    if not condition:
+        raise Failed(what)
+
+
 class Ran:
     """What a command said, and how it ended."""
 

@@ -97,6 +97,10 @@ class Service:
     def trades(self, symbol):
         return [row[0] for row in self.query(f"SELECT trade_id FROM trades WHERE symbol = '{symbol}' ORDER BY trade_id")]
 
+    def backfilled(self):
+        """How many trades came over REST."""
+        return self.query("SELECT count(*) FROM trades WHERE is_backfilled = 1")[0][0]
+
     def lost(self):
         """Trades that the exchange published since the first one stored and that history does not hold, once."""
         lost = {}

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::app::{PATIENCE, TestApp, eventually, feed, seed};
 use super::market::market;
@@ -112,6 +112,30 @@ async fn another_history_goes_on_from_its_own_rows() {
         history.number("SELECT max(trade_id) - min(trade_id) + 1 FROM trades"),
     );
     assert_eq!(history.open_gaps(), 0);
+    app.stop_well().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_offsets_of_one_log_are_not_taken_for_anothers() {
+    let simulator = market(seed(), &["BTCUSDT"], 200.0, "").await;
+    let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
+    let mut app = TestApp::new(&feeds);
+    app.start().await;
+    stored(&app, 100).await;
+    app.stop_well().await;
+    assert!(state(&app)["consumer_offsets"]["0"].as_i64() > Some(0));
+    // What is committed at a broker that is away, nobody can say.
+    app.configure(&format!("{feeds}[log]\nbackend = \"kafka\"\n[log.kafka]\nbrokers = \"127.0.0.1:1\"\n"));
+    app.spawn();
+    let is_ready = || app.log().matches("  INFO ready: ").count() == 2;
+    eventually("it says READY", PATIENCE, async || is_ready().then_some(())).await;
+    assert_eq!(state(&app)["consumer_offsets"], json!({}), "the embedded log's offsets are said to be Kafka's");
+    app.kill().await;
+    app.configure(&feeds);
+    app.start().await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, PATIENCE).await;
     app.stop_well().await;
     simulator.stop().await;
 }

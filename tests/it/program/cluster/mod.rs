@@ -160,6 +160,13 @@ async fn metric(app: &TestApp, name: &str) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
+/// What the state says is committed.
+fn offsets(app: &TestApp) -> BTreeMap<String, i64> {
+    let text = std::fs::read_to_string(app.data_dir.join("service_state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    serde_json::from_value(state["consumer_offsets"].clone()).unwrap()
+}
+
 /// Starts with a server down, records, starts the server; everything is there in the end.
 async fn down_at_the_start(part: &str, server: impl Fn(&Stores) -> &crate::servers::Server) {
     let Some(stores) = Stores::start().await else { return };
@@ -170,11 +177,15 @@ async fn down_at_the_start(part: &str, server: impl Fn(&Stores) -> &crate::serve
     app.start().await;
     wait_for_trades(&simulator, 500).await;
     app.stop_well().await;
+    let before = offsets(&app);
+    assert!(!before.is_empty());
     tokio::task::block_in_place(|| server(&stores).kill());
     app.spawn();
     // `/readyz` waits for a log that takes frames.
     eventually("it says READY", PATIENCE, async || (app.log().matches("  INFO ready: ").count() == 2).then_some(()))
         .await;
+    let after = offsets(&app);
+    assert!(before.iter().all(|(id, next)| after.get(id) >= Some(next)), "{before:?} were committed, then {after:?}");
     let names_it = async || app.get("/healthz").await.to_string().contains(part);
     eventually("what is away is named", PATIENCE, async || names_it().await.then_some(())).await;
     wait_for_trades(&simulator, 2_000).await;
