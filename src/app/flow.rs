@@ -178,9 +178,8 @@ fn repair(
     let since = backfill::since::run(
         service.backfill.clone(),
         service.board.clone(),
-        service.config.feeds.clone(),
+        service.feeds.clone(),
         service.saver.anchors.clone(),
-        service.startup,
         service.pulses.watch("since"),
         groups.backfill.stop.clone(),
     );
@@ -197,6 +196,7 @@ fn repair(
             questions: questions.clone(),
             carriers: market.sockets.carriers(),
             streams: ours.clone(),
+            anchors: service.saver.anchors.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),
             options: TailOptions::default(),

@@ -33,7 +33,7 @@ pub(super) struct Market {
     /// Nothing older is served.
     floor: i64,
     /// Nothing newer is served yet.
-    shown_to: i64,
+    pub(super) shown_to: i64,
     /// Answers with 503 from now on.
     failures: u32,
     ignores_from: bool,
@@ -43,6 +43,8 @@ pub(super) struct Market {
     growth: i64,
     /// The minute, counted from 1970, of the first kline.
     listed_minute: i64,
+    /// Its clock minus ours; it does not tell the time when there is none.
+    pub(super) skew_ms: Option<i64>,
 }
 
 impl Market {
@@ -52,7 +54,7 @@ impl Market {
 }
 
 pub(super) struct Bench {
-    market: Arc<Mutex<Market>>,
+    pub(super) market: Arc<Mutex<Market>>,
     pub(super) parts: Parts,
     pub(super) stop: CancellationToken,
     _directory: TempDir,
@@ -81,12 +83,13 @@ async fn historical(State(market): State<Arc<Mutex<Market>>>, Query(asked): Aske
 }
 
 /// The first trade at or after `startTime`, which is all that is asked for here.
-async fn aggregates(Query(asked): Asked) -> String {
+async fn aggregates(State(market): State<Arc<Mutex<Market>>>, Query(asked): Asked) -> String {
     let at: i64 = asked["startTime"].parse().unwrap();
     let id = ((at - BEGIN_MS).max(0) + 999) / 1_000;
     let row =
         json!({"a": id, "p": "1.5", "q": "2", "f": id, "l": id, "T": BEGIN_MS + id * 1_000, "m": true, "M": true});
-    Value::from(if id > NEWEST { vec![] } else { vec![row] }).to_string()
+    let is_shown = id <= NEWEST.min(market.lock().unwrap().shown_to);
+    Value::from(if is_shown { vec![row] } else { vec![] }).to_string()
 }
 
 /// Klines of one minute since `listed_minute`, no trades in them.
@@ -103,22 +106,28 @@ async fn klines(State(market): State<Arc<Mutex<Market>>>, Query(asked): Asked) -
 
 impl Bench {
     pub(super) async fn new(market: Market) -> Self {
+        // The exchange's newest trade is a second old; time then runs a thousand times as fast, so that the budget's
+        // minutes pass.
+        let began = Instant::now();
+        let now = (BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000;
+        let clock = Clock::from_fn(move || Timestamp(now + began.elapsed().as_micros() as i64 * 1_000));
         let market = Arc::new(Mutex::new(market));
+        let (theirs, skewed) = (clock.clone(), market.clone());
+        let time = move || async move {
+            let skew_ms = skewed.lock().unwrap().skew_ms.ok_or(StatusCode::NOT_FOUND)?;
+            Ok::<_, StatusCode>(json!({"serverTime": theirs.now().millis() + skew_ms}).to_string())
+        };
         let routes = axum::Router::new()
             .route("/api/v3/historicalTrades", get(historical))
             .route("/api/v3/aggTrades", get(aggregates))
             .route("/api/v3/klines", get(klines))
+            .route("/api/v3/time", get(time))
             .with_state(market.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
-        // The exchange's newest trade is a second old; time then runs a thousand times as fast, so that the budget's
-        // minutes pass.
-        let began = Instant::now();
-        let now = (BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000;
-        let clock = Clock::from_fn(move || Timestamp(now + began.elapsed().as_micros() as i64 * 1_000));
         let options = RestOptions { base: Some(base), ..RestOptions::default() };
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let rest = Rest::new(dialect.clone(), options, clock.clone(), None).unwrap();

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::Anchors;
 use crate::clock::Clock;
 use crate::consume::{Board, Expectation, Question};
 use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
@@ -71,6 +72,8 @@ pub struct Tail {
     pub carriers: watch::Receiver<Vec<Carrier>>,
     /// What this recorder consumes now; of the rest another recorder knows what has come.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// Told since when a stream is recorded.
+    pub anchors: Arc<Anchors>,
     /// What is degraded.
     pub health: Health,
     /// The time.
@@ -157,9 +160,12 @@ impl Tail {
     fn hear(&self, news: ConnectionNews, silences: &mut HashMap<Stream, Silence>) {
         match news {
             ConnectionNews::Up(connection, streams) => {
-                let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
+                let now = self.clock.now();
+                let due = now.plus_micros(self.options.settle.as_micros() as i64);
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
-                    let heard = self.board.standing(&stream).last_received;
+                    let standing = self.board.standing(&stream);
+                    self.anchors.subscribed(&stream, now, standing.next.is_none());
+                    let heard = standing.last_received;
                     let silence = Silence::new(heard, "tail", due, self.options.silence);
                     silences.insert(stream, Silence { carrier: Some(connection), ..silence });
                 }
