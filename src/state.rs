@@ -37,8 +37,8 @@ pub struct Snapshot {
     pub watermarks: BTreeMap<String, i64>,
     /// The history the watermarks were written against.
     pub history_identity: Option<String>,
-    /// Trade streams of which nothing is durable yet, and since when they are recorded, milliseconds since 1970: what
-    /// they miss until their first row is known by this alone.
+    /// Trade streams of which it is not settled what came first, and since when they are recorded, milliseconds since
+    /// 1970: what they miss until their first row is known by this alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub anchors: BTreeMap<String, i64>,
     /// Per exchange, until when it bans this address, milliseconds since 1970.

@@ -178,9 +178,8 @@ fn repair(
     let since = backfill::since::run(
         service.backfill.clone(),
         service.board.clone(),
-        service.config.feeds.clone(),
+        service.feeds.clone(),
         service.saver.anchors.clone(),
-        service.startup,
         service.pulses.watch("since"),
         groups.backfill.stop.clone(),
     );
@@ -198,6 +197,7 @@ fn repair(
             carriers: market.sockets.carriers(),
             counters: service.counters.clone(),
             streams: ours.clone(),
+            anchors: service.saver.anchors.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),
             options: TailOptions::default(),

@@ -36,6 +36,7 @@ use crate::cache::{Cache, Latest};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::{Board, SharedLedger};
+use crate::exchange::Feed;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
 use crate::exit::{Failure, USAGE};
@@ -143,6 +144,8 @@ pub struct Service {
     pub config: Arc<Config>,
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// What the configuration of now asks for.
+    pub feeds: watch::Receiver<Vec<Feed>>,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The history.
@@ -248,6 +251,7 @@ async fn start(
     let config = &launch.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
+    let (feeds_sender, feeds_watch) = watch::channel(config.feeds.clone());
     let file = StateFile::new(&config.data_dir);
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
@@ -293,6 +297,7 @@ async fn start(
     let service = Service {
         config: Arc::new(config.clone()),
         streams: streams_watch,
+        feeds: feeds_watch,
         log,
         history,
         cache,
@@ -312,7 +317,7 @@ async fn start(
     let resumed = beginning.resumed();
     flow::start(&service, &mut markets, writer, latest, beginning, groups);
     let jobs = wiring::begin(&service, &launch.schedule, resumed, groups).await?;
-    Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: config.feeds.clone(), jobs }))
+    Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: feeds_sender, jobs }))
 }
 
 /// What is committed, as far as is known: a broker that is away tells later.

@@ -77,7 +77,7 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     }
 }
 
-/// Since when streams are recorded that have no durable row: in the state before the exchange is connected, so that a
+/// Since when streams are recorded whose beginning is not settled: in the state before the exchange is connected, so that a
 /// kill at any time after it is known to the next process. Returns the snapshot as it is saved now.
 pub fn anchors(
     file: &StateFile,
@@ -88,7 +88,7 @@ pub fn anchors(
     let saved = snapshot.as_ref().map(|snapshot| snapshot.anchors.clone()).unwrap_or_default();
     let has_watermark = |name: &str| snapshot.as_ref().is_some_and(|snapshot| snapshot.watermarks.contains_key(name));
     let anchors = Anchors::begin(&saved, streams, has_watermark, clock.now());
-    let begun = anchors.to_save(|_name| false);
+    let begun = anchors.to_save();
     if begun == saved {
         return (anchors, snapshot);
     }

@@ -90,7 +90,7 @@ impl Saver {
                 snapshot.watermarks.insert(name, next - step);
             }
         }
-        snapshot.anchors = self.anchors.to_save(|name| snapshot.watermarks.contains_key(name));
+        snapshot.anchors = self.anchors.to_save();
         snapshot.ban_until = self.bans();
         snapshot
     }

@@ -38,7 +38,7 @@ pub struct Feeds {
     /// Tells everybody what is recorded.
     pub streams: watch::Sender<Vec<Stream>>,
     /// The feeds of now.
-    pub feeds: Vec<Feed>,
+    pub feeds: watch::Sender<Vec<Feed>>,
     /// The schedule.
     pub jobs: JobsHandle,
 }

@@ -42,7 +42,7 @@ pub(super) async fn judge(parts: &Parts, gap: &Gap, turn: &Turn, stop: &Cancella
     for range in absent {
         let mut around = Around {
             below: turn.served.is_some_and(|(lowest, _)| lowest < range.first),
-            above: turn.served.map(|(_, highest)| highest).filter(|(position, _)| *position > range.last),
+            above: turn.served.map(|(_, highest)| highest).filter(|_| turn.skipped.covers(range)),
         };
         let known = around.below && around.above.is_some();
         if !known && gap.attempts >= ABSENT_ATTEMPTS {
@@ -80,18 +80,13 @@ async fn probe(
     mut around: Around,
     stop: &CancellationToken,
 ) -> Result<Around, Trouble> {
-    let step = gap.stream.channel.step().expect("only numbered streams have gaps");
     let troubled = |error| Trouble::of(parts, error);
-    if around.above.is_none() {
-        around.above = lowest_from(parts, gap, range.last + step, stop).await.map_err(troubled)?;
-    }
-    if around.above.is_none() || around.below {
-        return Ok(around);
-    }
-    around.below = serves_below(parts, gap, range.first, stop).await.map_err(troubled)?;
-    if !around.below {
-        // The lowest of all: it is the oldest that the exchange still serves.
-        around.above = lowest_from(parts, gap, range.last + step, stop).await.map_err(troubled)?;
+    // One answer that begins with the range and shows what is served behind it: were the range passed over in two, the
+    // database might have caught up between them.
+    let above = lowest_from(parts, gap, range.first, stop).await.map_err(troubled)?;
+    around.above = above.filter(|(position, _)| *position > range.last);
+    if around.above.is_some() && !around.below {
+        around.below = serves_below(parts, gap, range.first, stop).await.map_err(troubled)?;
     }
     Ok(around)
 }

@@ -142,9 +142,9 @@ pub(super) async fn lowest_from(
     };
     let reach = (page_max(parts, gap) - 1) * interval.micros();
     let newest = rest.exchange_now().micros().div_euclid(interval.micros()) * interval.micros();
-    // What follows at once, else what is newest: klines of a symbol do not stop in between for a thousand intervals.
-    for first in [position, (newest - reach).max(position)] {
-        let page = rest.klines(symbol, interval, Range { first, last: first.saturating_add(reach) }, stop).await?;
+    // What follows at once, else the first of all that follows: a symbol may have been listed long after `position`.
+    for last in [position.saturating_add(reach), newest.max(position)] {
+        let page = rest.klines(symbol, interval, Range { first: position, last }, stop).await?;
         if let Some(kline) = page.iter().find(|kline| kline.closed) {
             return Ok(Some((kline.open_time.micros(), kline.open_time)));
         }

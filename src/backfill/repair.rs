@@ -74,10 +74,12 @@ enum Settled {
 }
 
 /// What one turn found out.
-#[derive(Default)]
 pub(super) struct Turn {
     /// The lowest and the highest position that the exchange served.
     pub(super) served: Option<(i64, Place)>,
+    /// Positions that an answer passed over: it began at or below them and served one above. Two answers prove nothing
+    /// of what lies between them, because the database may have caught up from one to the other.
+    pub(super) skipped: RangeSet,
     /// Rows came of it.
     pub(super) wrote: bool,
     /// Pages are left that were not asked for in this turn.
@@ -85,10 +87,22 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn note(&mut self, served: &[Place]) {
+    fn new(step: i64) -> Self {
+        Self { served: None, skipped: RangeSet::new(step), wrote: false, unfinished: false }
+    }
+
+    /// Takes one answer to a question for what is there from `first` up.
+    fn note(&mut self, first: i64, served: &[Place], step: i64) {
         let (Some(low), Some(high)) = (served.first(), served.last()) else { return };
         let (lowest, highest) = self.served.map_or((low.0, *high), |(lowest, highest)| (lowest, highest));
         self.served = Some((lowest.min(low.0), highest.max(*high)));
+        let mut next = first;
+        for (position, _) in served {
+            if let Some(range) = Range::new(next, position - step) {
+                self.skipped.insert(range);
+            }
+            next = position + step;
+        }
     }
 }
 
@@ -117,7 +131,7 @@ async fn fill(parts: &Parts, gap: &mut Gap, stop: &CancellationToken) -> Result<
     let mut missing = RangeSet::new(step);
     let ranges = parts.history().missing(&gap.stream, gap.range, RANGES_PER_TURN).await;
     let ranges = ranges.map_err(|error| Trouble::Wait(parts.clock.now(), error.to_string()))?;
-    let mut turn = Turn { unfinished: ranges.len() == RANGES_PER_TURN, ..Turn::default() };
+    let mut turn = Turn { unfinished: ranges.len() == RANGES_PER_TURN, ..Turn::new(step) };
     for range in ranges {
         missing.insert(range);
     }
@@ -127,21 +141,36 @@ async fn fill(parts: &Parts, gap: &mut Gap, stop: &CancellationToken) -> Result<
             turn.unfinished = true;
             break;
         }
-        let served = pages::fetch(parts, gap, page.range, &missing, stop).await?;
-        turn.note(&served);
+        let page = page.range;
+        let question = if gap.attempts < ABSENT_ATTEMPTS { page } else { with_neighbours(page, step, page_max) };
+        let served = pages::fetch(parts, gap, question, &missing, stop).await?;
+        turn.note(question.first, &served, step);
         turn.wrote |= served.iter().any(|(position, _)| missing.contains(*position));
-        missing.remove(page.range);
-        if served.is_empty() && !missing.is_empty() {
+        let told = match served.last() {
+            // A short answer, or a database that has no more yet: nothing is known of what lies behind its last row.
+            Some((last, _)) if *last >= page.first => *last,
             // Below what is still served, or behind what is served yet: further pages would be empty as well.
-            let next = page.range.last + step;
-            let lowest = pages::lowest_from(parts, gap, next, stop).await.map_err(|error| Trouble::of(parts, error))?;
-            match lowest {
-                Some((position, _)) => missing.remove(Range { first: next, last: (position - step).max(next) }),
-                None => break,
-            };
+            _ => match pages::lowest_from(parts, gap, page.first, stop).await {
+                Ok(Some(place)) => {
+                    turn.note(page.first, &[place], step);
+                    place.0 - step
+                }
+                Ok(None) => break,
+                Err(error) => return Err(Trouble::of(parts, error)),
+            },
+        };
+        if let Some(told) = Range::new(page.first, told) {
+            missing.remove(told);
         }
     }
     Ok(turn)
+}
+
+/// What is asked for when its absence is to be believed: one answer then shows what is served on both sides of it.
+fn with_neighbours(page: Range, step: i64, page_max: i64) -> Range {
+    let first = (page.first - step).max(0);
+    let last = page.last.saturating_add(step).min(first.saturating_add((page_max - 1) * step));
+    Range { first, last }
 }
 
 /// Counts in history, and decides.

@@ -33,10 +33,18 @@ pub(super) struct Market {
     /// Nothing older is served.
     floor: i64,
     /// Nothing newer is served yet.
-    shown_to: i64,
+    pub(super) shown_to: i64,
     /// Answers with 503 from now on.
     failures: u32,
     ignores_from: bool,
+    /// Fewer rows than were asked for; 0 is no limit of its own.
+    rows_max: usize,
+    /// Trades that appear after each answer.
+    growth: i64,
+    /// The minute, counted from 1970, of the first kline.
+    listed_minute: i64,
+    /// Its clock minus ours; it does not tell the time when there is none.
+    pub(super) skew_ms: Option<i64>,
 }
 
 impl Market {
@@ -46,7 +54,7 @@ impl Market {
 }
 
 pub(super) struct Bench {
-    market: Arc<Mutex<Market>>,
+    pub(super) market: Arc<Mutex<Market>>,
     pub(super) parts: Parts,
     pub(super) stop: CancellationToken,
     _directory: TempDir,
@@ -67,36 +75,59 @@ async fn historical(State(market): State<Arc<Mutex<Market>>>, Query(asked): Aske
         json!({"id": id, "price": "1.5", "qty": "2", "quoteQty": "3", "time": BEGIN_MS + id * 1_000,
                "isBuyerMaker": true, "isBestMatch": true})
     };
-    let ids = (from.max(0)..=NEWEST).filter(|id| market.serves(*id)).take(limit as usize);
-    Ok(Value::from(ids.map(row).collect::<Vec<_>>()).to_string())
+    let limit = if market.rows_max == 0 { limit as usize } else { market.rows_max.min(limit as usize) };
+    let ids = (from.max(0)..=NEWEST).filter(|id| market.serves(*id)).take(limit);
+    let answer = Value::from(ids.map(row).collect::<Vec<_>>()).to_string();
+    market.shown_to = market.shown_to.saturating_add(market.growth);
+    Ok(answer)
 }
 
 /// The first trade at or after `startTime`, which is all that is asked for here.
-async fn aggregates(Query(asked): Asked) -> String {
+async fn aggregates(State(market): State<Arc<Mutex<Market>>>, Query(asked): Asked) -> String {
     let at: i64 = asked["startTime"].parse().unwrap();
     let id = ((at - BEGIN_MS).max(0) + 999) / 1_000;
     let row =
         json!({"a": id, "p": "1.5", "q": "2", "f": id, "l": id, "T": BEGIN_MS + id * 1_000, "m": true, "M": true});
-    Value::from(if id > NEWEST { vec![] } else { vec![row] }).to_string()
+    let is_shown = id <= NEWEST.min(market.lock().unwrap().shown_to);
+    Value::from(if is_shown { vec![row] } else { vec![] }).to_string()
+}
+
+/// Klines of one minute since `listed_minute`, no trades in them.
+async fn klines(State(market): State<Arc<Mutex<Market>>>, Query(asked): Asked) -> String {
+    let minute = |name: &str| asked[name].parse::<i64>().unwrap() / 60_000;
+    let first = minute("startTime").max(market.lock().unwrap().listed_minute);
+    let row = |minute: i64| {
+        let (open, z) = (minute * 60_000, "0");
+        json!([open, "1", "1", "1", "1", z, open + 59_999, z, 0, z, z, z])
+    };
+    let limit: usize = asked["limit"].parse().unwrap();
+    Value::from((first..=minute("endTime")).take(limit).map(row).collect::<Vec<_>>()).to_string()
 }
 
 impl Bench {
     pub(super) async fn new(market: Market) -> Self {
+        // The exchange's newest trade is a second old; time then runs a thousand times as fast, so that the budget's
+        // minutes pass.
+        let began = Instant::now();
+        let now = (BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000;
+        let clock = Clock::from_fn(move || Timestamp(now + began.elapsed().as_micros() as i64 * 1_000));
         let market = Arc::new(Mutex::new(market));
+        let (theirs, skewed) = (clock.clone(), market.clone());
+        let time = move || async move {
+            let skew_ms = skewed.lock().unwrap().skew_ms.ok_or(StatusCode::NOT_FOUND)?;
+            Ok::<_, StatusCode>(json!({"serverTime": theirs.now().millis() + skew_ms}).to_string())
+        };
         let routes = axum::Router::new()
             .route("/api/v3/historicalTrades", get(historical))
             .route("/api/v3/aggTrades", get(aggregates))
+            .route("/api/v3/klines", get(klines))
+            .route("/api/v3/time", get(time))
             .with_state(market.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
-        // The exchange's newest trade is a second old; time then runs a thousand times as fast, so that the budget's
-        // minutes pass.
-        let began = Instant::now();
-        let now = (BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000;
-        let clock = Clock::from_fn(move || Timestamp(now + began.elapsed().as_micros() as i64 * 1_000));
         let options = RestOptions { base: Some(base), ..RestOptions::default() };
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let rest = Rest::new(dialect.clone(), options, clock.clone(), None).unwrap();
@@ -241,6 +272,49 @@ async fn a_database_that_lags_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_short_page_says_nothing_of_what_lies_behind_its_last_row() {
+    let bench = Bench::new(Market { rows_max: 7, never: BTreeSet::from([50, 51]), ..whole() }).await;
+    bench.open(10, 190).await;
+    bench.turn(3).await;
+    let expected = [(10, 49, GapState::Filled), (50, 51, GapState::NeverExisted), (52, 190, GapState::Filled)];
+    assert_eq!(bench.states().await, expected);
+}
+
+#[tokio::test]
+async fn a_database_that_catches_up_between_two_answers_has_skipped_nothing() {
+    let bench = Bench::new(Market { shown_to: 4_989, ..Market::default() }).await;
+    bench.open(4_980, 4_995).await;
+    bench.turn(2).await;
+    // At the attempt that may be believed it shows what lies behind the gap one answer after it did not show the gap.
+    bench.market.lock().unwrap().growth = 10;
+    bench.turn(2).await;
+    assert_eq!(bench.states().await, [(4_980, 4_995, GapState::Filled)]);
+}
+
+#[tokio::test]
+async fn many_places_that_the_exchange_skipped_are_settled_together() {
+    let never: BTreeSet<i64> = (1..20).map(|n| n * 200).collect();
+    let bench = Bench::new(Market { never: never.clone(), rows_max: 150, ..whole() }).await;
+    bench.open(100, 4_500).await;
+    bench.turn(4).await;
+    assert_eq!(settled(&bench).await, never);
+    assert_eq!(bench.parts.ledger.with(|ledger| ledger.open_count()), (0, 0), "{:?}", bench.rows().await);
+}
+
+#[tokio::test]
+async fn klines_from_before_a_listing_on_are_served_since_the_listing() {
+    let listed_minute = BEGIN_MS / 60_000 - 3_000;
+    let bench = Bench::new(Market { listed_minute, ..whole() }).await;
+    let minute = |n: i64| (listed_minute + n) * 60_000_000;
+    let range = Range { first: minute(-2_500), last: minute(2_500) };
+    bench.parts.open(&"binance:BTCUSDT:kline_1m".parse().unwrap(), range, &Evidence::default()).await.unwrap();
+    bench.turn(3).await;
+    let expected =
+        [(minute(-2_500), minute(-1), GapState::Unrecoverable), (minute(0), minute(2_500), GapState::Filled)];
+    assert_eq!(bench.states().await, expected);
+}
+
+#[tokio::test]
 async fn a_server_that_ignores_where_a_page_begins_proves_nothing() {
     let bench = Bench::new(Market { ignores_from: true, ..whole() }).await;
     bench.open(1, 2).await;
@@ -270,8 +344,10 @@ async fn the_ledger_misses_what_history_misses_however_the_exchange_behaves() {
     let mut random = StdRng::seed_from_u64(seed);
     for round in 0..12 {
         let never: BTreeSet<i64> = (0..random.random_range(0..30)).map(|_| random.random_range(1_000..2_000)).collect();
-        let floor = random.random_range(0..1_500);
-        let bench = Bench::new(Market { floor, never: never.clone(), shown_to: 1_800, ..Market::default() }).await;
+        let (floor, rows_max) = (random.random_range(0..1_500), random.random_range(20..200));
+        let growth = random.random_range(0..3);
+        let market = Market { floor, never: never.clone(), shown_to: 1_800, rows_max, growth, ..Market::default() };
+        let bench = Bench::new(market).await;
         let mut asked = RangeSet::new(1);
         for _ in 0..random.random_range(1..8) {
             let first = random.random_range(1_000..2_000);

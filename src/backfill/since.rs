@@ -1,8 +1,9 @@
-//! `since` of a feed, and what a killed process missed before its first row: a gap in front of the first row.
+//! `since` of a feed, and what was missed before the first row since a stream is recorded: a gap in front of that row.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -14,7 +15,8 @@ use crate::history::{HistoryError, TradeRow};
 use crate::market::{Channel, Stream, Timestamp};
 use crate::pulse::Pulse;
 
-use super::{Anchors, Parts};
+use super::Parts;
+use super::anchors::{Anchors, Begun};
 
 /// How soon a stream that has no row yet, or whose exchange does not answer, is looked at again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -24,44 +26,42 @@ const AGAIN: Duration = Duration::from_secs(5);
 enum Wish {
     /// A feed's `since`.
     Since(Since),
-    /// What an earlier process missed, that began then and left no row.
-    Owed(Timestamp),
+    /// What came since the stream is recorded, by our clock, and what says so.
+    Begun(Timestamp, &'static str),
 }
 
-/// Opens the gap in front of each feed's trades, once; ends when all are open or `stop` is cancelled. `startup` is when
-/// this process began.
+/// Opens the gap in front of each stream's trades, once, until `stop`: what a feed's `since` asks for, also when a reload
+/// has brought it, and what was missed between a stream's subscription and its first row.
 pub async fn run(
     parts: Parts,
     board: Arc<Board>,
-    feeds: Vec<Feed>,
+    mut feeds: watch::Receiver<Vec<Feed>>,
     anchors: Arc<Anchors>,
-    startup: Timestamp,
     pulse: Pulse,
     stop: CancellationToken,
 ) {
-    let owed = anchors.owed().into_iter().map(|(stream, at)| (stream, Wish::Owed(at)));
-    let mut todo: Vec<(Stream, Wish)> = feeds
-        .iter()
-        .filter(|feed| feed.since != Since::Now)
-        .flat_map(|feed| feed.streams().into_iter().map(|stream| (stream, Wish::Since(feed.since))))
-        .filter(|(stream, _)| stream.channel == Channel::Trade)
-        .chain(owed)
-        .collect();
-    while !todo.is_empty() && !stop.is_cancelled() {
-        let mut later = Vec::new();
-        for (stream, wish) in todo {
+    let mut done: Vec<(Stream, Since)> = Vec::new();
+    while !stop.is_cancelled() {
+        let wanted = wanted(&feeds.borrow_and_update());
+        done.retain(|wish| wanted.contains(wish));
+        for (stream, since) in wanted {
             pulse.beat();
-            let opened = pulse.waiting(QUESTION_MAX, open(&parts, &board, &stream, wish, startup, &stop)).await;
-            match wish {
-                _ if !opened => later.push((stream, wish)),
-                Wish::Owed(_) => anchors.settle(&stream),
-                Wish::Since(_) => {}
+            let is_done = done.contains(&(stream.clone(), since));
+            let opening = open(&parts, &board, &stream, Wish::Since(since), &stop);
+            if !is_done && pulse.waiting(QUESTION_MAX, opening).await {
+                done.push((stream, since));
             }
         }
-        todo = later;
+        for Begun { stream, since, by } in anchors.begun() {
+            pulse.beat();
+            let opening = open(&parts, &board, &stream, Wish::Begun(since, by), &stop);
+            if pulse.waiting(QUESTION_MAX, opening).await {
+                anchors.settle(&stream);
+            }
+        }
         for _ in 0..AGAIN.as_secs() {
             pulse.beat();
-            if todo.is_empty() || stop.is_cancelled() {
+            if stop.is_cancelled() || feeds.has_changed().unwrap_or(false) {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -70,15 +70,19 @@ pub async fn run(
     pulse.retire();
 }
 
+fn wanted(feeds: &[Feed]) -> Vec<(Stream, Since)> {
+    feeds
+        .iter()
+        .filter(|feed| feed.since != Since::Now)
+        .flat_map(|feed| feed.streams().into_iter().map(|stream| (stream, feed.since)))
+        .filter(|(stream, _)| stream.channel == Channel::Trade)
+        .collect()
+}
+
 /// Whether the stream is done with.
-async fn open(
-    parts: &Parts,
-    board: &Board,
-    stream: &Stream,
-    wish: Wish,
-    startup: Timestamp,
-    stop: &CancellationToken,
-) -> bool {
+async fn open(parts: &Parts, board: &Board, stream: &Stream, wish: Wish, stop: &CancellationToken) -> bool {
+    // Nothing of it has come, nor is it known that nothing has.
+    let Some(next) = board.standing(stream).next else { return false };
     let first = match first_row(parts, stream).await {
         Ok(first) => first,
         Err(error) => {
@@ -86,21 +90,29 @@ async fn open(
             return false;
         }
     };
-    let Some(before) = first.as_ref().map(|row| row.trade.id).or_else(|| board.standing(stream).next) else {
-        return false;
-    };
+    let before = first.as_ref().map_or(next, |row| row.trade.id);
+    let rest = &parts.rest[&stream.exchange];
     let (at, by) = match wish {
         Wish::Since(Since::Now) => return true,
         Wish::Since(Since::TradeId(id)) => return record(parts, stream, id, before, "since").await,
         Wish::Since(Since::Time(at)) => (at, "since"),
-        // It left a row after all: what came before that one was not missed, it was not yet recorded.
-        Wish::Owed(_) if first.is_some_and(|row| row.received_at < startup) => return true,
-        Wish::Owed(at) => (at, "restart"),
+        Wish::Begun(at, by) => {
+            // Trades bear the exchange's time, which may be hours from ours.
+            if rest.clock_offset().is_none() && rest.measure_clock(stop).await.is_err() {
+                return false;
+            }
+            (at.plus_micros(rest.clock_offset().unwrap_or(0)), by)
+        }
     };
-    match parts.rest[&stream.exchange].trade_at(stream.symbol.as_str(), at, stop).await {
+    let first_ts = first.map(|row| row.trade.ts);
+    if first_ts.is_some_and(|ts| ts < at) {
+        // What came later is followed by its number.
+        return true;
+    }
+    match rest.trade_at(stream.symbol.as_str(), at, stop).await {
         Ok(Some(id)) => record(parts, stream, id, before, by).await,
-        // No trade from then on: the first frame was the first trade.
-        Ok(None) => true,
+        // No trade from then on; when there is a first row, that is one: the exchange's database lags.
+        Ok(None) => first_ts.is_none(),
         Err(error) => {
             debug!("cannot look up the first trade of {stream} since {at}: {error}");
             false
@@ -129,3 +141,7 @@ async fn record(parts: &Parts, stream: &Stream, first: i64, before: i64, by: &st
         }
     }
 }
+
+#[cfg(test)]
+#[path = "since_tests.rs"]
+mod tests;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::Anchors;
 use crate::clock::Clock;
 use crate::consume::{Board, Expectation, Question};
 use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
@@ -76,6 +77,8 @@ pub struct Tail {
     pub counters: Arc<Counters>,
     /// What this recorder consumes now; of the rest another recorder knows what has come.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// Told since when a stream is recorded.
+    pub anchors: Arc<Anchors>,
     /// What is degraded.
     pub health: Health,
     /// The time.
@@ -162,8 +165,11 @@ impl Tail {
     fn hear(&self, news: ConnectionNews, silences: &mut HashMap<Stream, Silence>) {
         match news {
             ConnectionNews::Up(connection, streams) => {
-                let due = self.clock.now().plus_micros(self.options.settle.as_micros() as i64);
+                let now = self.clock.now();
+                let due = now.plus_micros(self.options.settle.as_micros() as i64);
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
+                    let is_new = self.board.standing(&stream).next.is_none();
+                    self.anchors.subscribed(&stream, now, is_new);
                     let heard = self.heard(&stream);
                     let silence = Silence::new(heard, "tail", due, self.options.silence);
                     silences.insert(stream, Silence { carrier: Some(connection), ..silence });

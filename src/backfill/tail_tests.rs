@@ -68,6 +68,7 @@ impl Bench {
             questions,
             carriers,
             counters: Arc::default(),
+            anchors: Arc::default(),
             streams,
             health: Health::default(),
             clock,

@@ -4,6 +4,7 @@ use indicatif::HumanBytes;
 use serde_json::Value;
 
 use crate::admin::trend;
+use crate::market::Timestamp;
 
 /// Errors shown; the API has all.
 const ERRORS_MAX: usize = 4;
@@ -80,6 +81,9 @@ pub fn words(status: &Value, base: &str) -> String {
         let offset = rest["clock_offset_us"].as_i64();
         let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
         say("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
+        if let Some(until) = instant(&rest["limited_until"]) {
+            say("rest", format!("{exchange}: it limits our requests, nothing is asked before {until}"));
+        }
     }
     // What is mended is said too: it tells what the night was like.
     for error in list(&status["last_errors"]).take(ERRORS_MAX) {
@@ -119,6 +123,11 @@ fn needs(status: &Value) -> Vec<(String, String)> {
     for (part, why) in status["degraded"].as_object().into_iter().flatten() {
         needs.push((part.clone(), why.as_str().unwrap_or_default().to_owned()));
     }
+    for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
+        if let Some(until) = instant(&rest["banned_until"]) {
+            needs.push((exchange.clone(), format!("it bans this address, nothing is asked over REST before {until}")));
+        }
+    }
     for part in ["log", "history", "jobs"] {
         if let Some(why) = status[part]["error"].as_str() {
             needs.push((part.to_owned(), why.to_owned()));
@@ -143,6 +152,10 @@ fn needs(status: &Value) -> Vec<(String, String)> {
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+fn instant(micros: &Value) -> Option<String> {
+    micros.as_i64().map(|us| Timestamp(us).rfc3339())
 }
 
 fn span(seconds: i64) -> String {
@@ -215,6 +228,19 @@ mod tests {
             assert!(text.lines().any(|said| said == line), "{line:?} is missing in\n{text}");
         }
         assert!(!text.contains("LOOK AT") && text.lines().count() < 24, "{text}");
+    }
+
+    #[test]
+    fn a_ban_and_a_pause_that_the_exchange_asked_for_are_told_while_they_last() {
+        let mut status = status();
+        status["rest"]["binance"]["limited_until"] = json!(1_700_000_000_000_000_i64);
+        let text = words(&status, "http://127.0.0.1:8081");
+        assert!(text.contains("it limits our requests, nothing is asked before 2023-11-14T22:13:20"), "{text}");
+        assert!(!text.contains("LOOK AT"), "{text}");
+        status["rest"]["binance"]["banned_until"] = json!(1_700_000_000_000_000_i64);
+        let text = words(&status, "http://127.0.0.1:8081");
+        let line = "LOOK AT    binance: it bans this address, nothing is asked over REST before 2023-11-14T22:13:20";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -120,32 +120,39 @@ impl Desk<'_> {
         false
     }
 
-    /// Declares holes whose grace is over; returns whether something is still held.
+    /// Declares holes whose grace is over and uses what is held no longer; returns whether something is still held.
     pub(super) fn expire(&mut self, lines: &mut Lines, deadline: Timestamp, holes: &mut Vec<FoundHole>) -> bool {
         let mut holding = false;
         if let Some(line) = &mut lines.trade {
-            while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
-                let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Trade));
-                line.changed = true;
+            let mut found: Option<FoundHole> = None;
+            loop {
+                // Also without a hole of its own: an expectation may have declared what was missing before it.
                 while let Some((trade, source)) = line.tracker.release() {
-                    found.to_ts.get_or_insert(trade.ts);
-                    line.reached = Some(trade.ts);
+                    if let Some(found) = &mut found {
+                        found.to_ts.get_or_insert(trade.ts);
+                    }
+                    (line.reached, line.changed) = (Some(trade.ts), true);
                     self.push_trade(trade, source);
                 }
-                holes.push(found);
+                holes.extend(found.take());
+                let Some(hole) = line.tracker.expire(deadline, HELD_MAX) else { break };
+                found = Some(line.found(hole, stream(self.exchange, self.symbol, Channel::Trade)));
+                line.changed = true;
             }
             holding |= line.tracker.is_holding();
         }
         for (&interval, line) in &mut lines.klines {
-            while let Some(hole) = line.tracker.expire(deadline, HELD_MAX) {
+            loop {
+                while let Some((kline, source)) = line.tracker.release() {
+                    line.changed = true;
+                    self.push_kline(kline, source);
+                }
+                let Some(hole) = line.tracker.expire(deadline, HELD_MAX) else { break };
                 let mut found = line.found(hole, stream(self.exchange, self.symbol, Channel::Kline(interval)));
                 line.changed = true;
                 found.from_ts = Some(Timestamp(hole.range.first));
                 found.to_ts = Some(Timestamp(hole.next));
                 holes.push(found);
-                while let Some((kline, source)) = line.tracker.release() {
-                    self.push_kline(kline, source);
-                }
             }
             holding |= line.tracker.is_holding();
         }

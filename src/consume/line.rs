@@ -82,11 +82,13 @@ impl<T> Line<T> {
     /// Declares a gap what was due and has not come.
     pub fn check_expected(&mut self, now: Timestamp, holes: &mut Vec<FoundHole>, stream: impl Fn() -> Stream) {
         while let Some(&(last, deadline, by)) = self.expected.front() {
-            let come = self.tracker.next().is_some_and(|next| next > last);
-            if !come && now < deadline {
+            if self.tracker.next().is_some_and(|next| next > last) {
+                self.expected.pop_front();
+                continue;
+            }
+            if now < deadline {
                 return;
             }
-            self.expected.pop_front();
             if let Some(range) = self.tracker.expect_until(last) {
                 self.changed = true;
                 holes.push(FoundHole {
@@ -101,6 +103,11 @@ impl<T> Line<T> {
                     connection: self.standing.connection,
                 });
             }
+            if self.tracker.next().is_some_and(|next| next <= last) {
+                // It ends at something that is held: that is used first, then the rest is looked at.
+                return;
+            }
+            self.expected.pop_front();
         }
     }
 

@@ -220,8 +220,9 @@ impl Sorter {
     /// ahead, unread. `force` waits for nothing (a stop, a revoked partition).
     pub fn settle(&mut self, now: Timestamp, force: bool) {
         let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
-        self.expire(deadline);
+        // First, because what an expectation declares a gap may be all that something held has waited for.
         self.check_expectations(now);
+        self.expire(deadline);
     }
 
     /// Declares holes behind which too much is held, wherever in the log we are.

@@ -126,6 +126,37 @@ fn a_closed_kline_tells_of_trades_that_did_not_come() {
 }
 
 #[test]
+fn a_frame_that_waits_behind_what_an_expectation_declares_missing_is_used() {
+    let mut sorter = sorter();
+    sorter.take(record(0, trade(5)));
+    let stream = "binance:BTCUSDT:trade".parse().unwrap();
+    sorter.expect(&Expectation { stream, last: 9, by: "tail" }, Timestamp(0));
+    // It is held when the expectation falls due, and not for so long that its own hole would be a gap.
+    sorter.take(record(200, trade(8)));
+    sorter.settle(Timestamp(EXPECT_GRACE_US + 10_000), false);
+    let sealed = sorter.seal();
+    assert_eq!((ids(&sealed), holes(&sealed)), (vec![5, 8], vec![(6, 7)]));
+    assert_eq!(sealed.positions, Positions::from([(0, 201)]));
+    // What is expected behind it is a hole as well, and the stream goes on.
+    sorter.take(record(210, trade(10)));
+    sorter.settle(Timestamp(EXPECT_GRACE_US + 110_000), false);
+    let sealed = sorter.seal();
+    assert_eq!((ids(&sealed), holes(&sealed)), (vec![10], vec![(9, 9)]));
+}
+
+#[test]
+fn a_kline_that_waits_behind_what_an_expectation_declares_missing_is_used() {
+    let mut sorter = sorter();
+    sorter.take(record(0, kline(1, true, -1)));
+    let (stream, last) = ("binance:BTCUSDT:kline_1m".parse().unwrap(), 2 * 60_000_000);
+    sorter.expect(&Expectation { stream, last, by: "tail" }, Timestamp(0));
+    sorter.take(record(200, kline(3, true, -1)));
+    sorter.settle(Timestamp(EXPECT_GRACE_US + 10_000), false);
+    let sealed = sorter.seal();
+    assert_eq!((sealed.rows.batch.klines.len(), holes(&sealed)), (2, vec![(last, last)]));
+}
+
+#[test]
 fn a_missing_closed_kline_is_a_hole_of_its_channel() {
     let (_, sealed) = sort(&[kline(1, true, -1), kline(2, false, -1), kline(3, false, -1), kline(3, true, -1)]);
     assert_eq!(holes(&sealed), [(120_000_000, 120_000_000)]);

@@ -73,7 +73,8 @@ impl FromStr for GapState {
 /// How we know that something is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Evidence {
-    /// What noticed: `neighbour`, `restart`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`.
+    /// What noticed: `neighbour`, `restart`, `begin`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`,
+    /// `manual`.
     pub by: String,
     /// Last position seen before the hole.
     pub previous: Option<i64>,

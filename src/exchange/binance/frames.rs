@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{decimal, millis};
+use super::{decimal, millis, trade_id};
 use crate::exchange::{DecodeError, Decoded, Event, Routed};
 use crate::market::{Book, Interval, Kline, Trade};
 
@@ -199,7 +199,7 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeErr
         agree(TRADE, name, frame.s)?;
     }
     let trade = Trade {
-        id: frame.t,
+        id: trade_id(TRADE, "t", frame.t)?,
         ts: millis(TRADE, "T", frame.trade_time)?,
         price: decimal(TRADE, "p", frame.p)?,
         quantity: decimal(TRADE, "q", frame.q)?,

@@ -52,6 +52,11 @@ fn a_trade_reads_the_same_however_it_is_wrapped() {
 }
 
 #[test]
+fn a_negative_number_is_no_trades_id() {
+    check_error(&TRADE_FRAME.replace(r#""t":1520538925"#, r#""t":-5"#), "t -5 is not a trade's id");
+}
+
+#[test]
 fn the_taker_buys_when_the_buyer_is_not_the_maker() {
     let frame = TRADE_FRAME.replace(r#""m":true"#, r#""m":false"#);
     let Ok(Decoded::Market { event: Event::Trade(trade), .. }) = decode(frame.as_bytes()) else { panic!("a trade") };
@@ -226,7 +231,7 @@ fn every_frame_of_the_other_captures_is_read() {
 proptest! {
     #[test]
     fn a_trade_that_was_written_reads_back(
-        id in any::<i64>(), ms in -9_000_000_000_000_000_i64..9_000_000_000_000_000,
+        id in 0..=i64::MAX, ms in -9_000_000_000_000_000_i64..9_000_000_000_000_000,
         price in any::<i64>(), quantity in any::<i64>(), scale in 0_u32..=18, maker in any::<bool>(),
     ) {
         let (price, quantity) = (Decimal::new(price, scale), Decimal::new(quantity, scale));

@@ -167,6 +167,14 @@ fn millis(what: &'static str, name: &str, ms: i64) -> Result<Timestamp, DecodeEr
     }
 }
 
+/// A trade's id. Ids count up from 0: a negative one would make every id below the others look missing.
+fn trade_id(what: &'static str, name: &str, id: i64) -> Result<i64, DecodeError> {
+    if id < 0 {
+        return Err(DecodeError { what, why: format!("{name} {id} is not a trade's id") });
+    }
+    Ok(id)
+}
+
 /// An exact decimal, or an error that shows the text.
 fn decimal(what: &'static str, name: &str, text: &str) -> Result<rust_decimal::Decimal, DecodeError> {
     match crate::market::parse_decimal(text) {

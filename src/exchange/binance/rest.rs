@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{decimal, millis};
+use super::{decimal, millis, trade_id};
 use crate::exchange::{DecodeError, ExchangeInfo, RestRequest};
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
@@ -50,7 +50,7 @@ pub(super) fn trades_answer(body: &[u8]) -> Result<Vec<Trade>, DecodeError> {
     let mut trades = Vec::with_capacity(rows.len());
     for row in rows {
         trades.push(Trade {
-            id: row.id,
+            id: trade_id(TRADES, "id", row.id)?,
             ts: millis(TRADES, "time", row.time)?,
             price: decimal(TRADES, "price", row.price)?,
             quantity: decimal(TRADES, "qty", row.qty)?,
