@@ -178,7 +178,7 @@ fn repair(
     let since = backfill::since::run(
         service.backfill.clone(),
         service.board.clone(),
-        service.feeds.clone(),
+        service.feeds.subscribe(),
         service.saver.anchors.clone(),
         service.pulses.watch("since"),
         groups.backfill.stop.clone(),

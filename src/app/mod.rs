@@ -145,7 +145,7 @@ pub struct Service {
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// What the configuration of now asks for.
-    pub feeds: watch::Receiver<Vec<Feed>>,
+    pub feeds: Arc<watch::Sender<Vec<Feed>>>,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The history.
@@ -251,7 +251,6 @@ async fn start(
     let config = &launch.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
-    let (feeds_sender, feeds_watch) = watch::channel(config.feeds.clone());
     let file = StateFile::new(&config.data_dir);
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
@@ -262,8 +261,7 @@ async fn start(
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
     let mut markets = Vec::new();
     for exchange in exchanges {
-        let client = rest[&exchange].clone();
-        markets.push(market::start(client, exchange, config, &shared, groups).await);
+        markets.push(market::start(rest[&exchange].clone(), exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
@@ -297,7 +295,7 @@ async fn start(
     let service = Service {
         config: Arc::new(config.clone()),
         streams: streams_watch,
-        feeds: feeds_watch,
+        feeds: Arc::new(watch::Sender::new(config.feeds.clone())),
         log,
         history,
         cache,
@@ -317,7 +315,7 @@ async fn start(
     let resumed = beginning.resumed();
     flow::start(&service, &mut markets, writer, latest, beginning, groups);
     let jobs = wiring::begin(&service, &launch.schedule, resumed, groups).await?;
-    Ok((service, wiring::Feeds { markets, streams: streams_sender, feeds: feeds_sender, jobs }))
+    Ok((service, wiring::Feeds { markets, streams: streams_sender, jobs }))
 }
 
 /// What is committed, as far as is known: a broker that is away tells later.

@@ -44,7 +44,7 @@ pub async fn apply(
     if !fixed.is_empty() {
         return Err(anyhow!("{} cannot change while running: this needs a restart", fixed.join(", ")));
     }
-    let before: Vec<Stream> = feeds.feeds.borrow().iter().flat_map(|feed| feed.streams()).collect();
+    let before: Vec<Stream> = service.feeds.borrow().iter().flat_map(|feed| feed.streams()).collect();
     let after: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let added = after.iter().filter(|stream| !before.contains(stream)).count();
     let removed: Vec<&Stream> = before.iter().filter(|stream| !after.contains(stream)).collect();
@@ -71,7 +71,7 @@ pub async fn apply(
             .supersede(|stream| after.contains(stream), "its feed was removed")
             .await
             .context("supersede the gaps of removed feeds")?;
-        feeds.feeds.send_replace(config.feeds.clone());
+        service.feeds.send_replace(config.feeds.clone());
     }
     let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
     said.push_str(&format!("; {jobs}"));

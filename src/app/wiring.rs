@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminSocket, Desk, Listeners, Reloaded};
-use crate::exchange::Feed;
 use crate::exit::Failure;
 use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
@@ -37,8 +36,6 @@ pub struct Feeds {
     pub markets: Vec<Market>,
     /// Tells everybody what is recorded.
     pub streams: watch::Sender<Vec<Stream>>,
-    /// The feeds of now.
-    pub feeds: watch::Sender<Vec<Feed>>,
     /// The schedule.
     pub jobs: JobsHandle,
 }

@@ -82,12 +82,23 @@ impl Budget {
         Permit::Go
     }
 
-    /// A request that was permitted has ended. `told` is the exchange's own count for this minute and wins over
-    /// ours; without it (a lost answer) the weight counts as used.
-    pub(super) fn settle(&mut self, weight: u32, told: Option<u32>, now: Timestamp) {
+    /// A request that was permitted has ended; `known` is what was [`Budget::known`] when it left. `told` is the
+    /// exchange's own count for this minute and wins over ours; without it (a lost answer) the weight counts as used.
+    pub(super) fn settle(&mut self, weight: u32, known: u32, told: Option<u32>, now: Timestamp) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(weight);
-        self.known = told.unwrap_or_else(|| self.known.saturating_add(weight));
+        self.known = match told {
+            // Answers overtake each other: within a minute the count never falls, whichever is read last.
+            Some(told) if told >= known.saturating_add(weight) => told.max(self.known),
+            // Less than before it left: the exchange's minute is another one, or we had counted too much.
+            Some(told) => told,
+            None => self.known.saturating_add(weight),
+        };
+    }
+
+    /// Used in this minute by what was answered.
+    pub(super) fn known(&self) -> u32 {
+        self.known
     }
 
     /// "Read limits from exchangeInfo.rateLimits".
@@ -174,26 +185,36 @@ mod tests {
     fn the_exchanges_own_count_wins_both_ways() {
         let mut budget = Budget::new(100, 50, None);
         budget.ask(25, Purpose::Repair, AT);
-        budget.settle(25, Some(90), AT);
+        budget.settle(25, 0, Some(90), AT);
         assert_eq!(budget.used(AT), 90);
         assert_eq!(budget.ask(25, Purpose::Repair, AT), Permit::Wait(NEXT_MINUTE));
         budget.ask(5, Purpose::Question, AT);
-        budget.settle(5, Some(2), AT);
+        budget.settle(5, 90, Some(2), AT);
         assert_eq!(budget.used(AT), 2);
         budget.ask(5, Purpose::Question, AT);
-        budget.settle(5, None, AT);
+        budget.settle(5, 2, None, AT);
         assert_eq!(budget.used(AT), 7);
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_takes_nothing_back() {
+        let mut budget = Budget::new(100, 100, None);
+        budget.ask(4, Purpose::Question, AT);
+        budget.ask(25, Purpose::Repair, AT);
+        budget.settle(25, 0, Some(29), AT);
+        budget.settle(4, 0, Some(4), AT);
+        assert_eq!(budget.used(AT), 29);
     }
 
     #[test]
     fn a_new_minute_is_a_new_budget_but_for_what_is_under_way() {
         let mut budget = Budget::new(100, 100, None);
         budget.ask(40, Purpose::Repair, AT);
-        budget.settle(40, None, AT);
+        budget.settle(40, 0, None, AT);
         budget.ask(30, Purpose::Repair, AT);
         assert_eq!(budget.used(AT), 70);
         assert_eq!(budget.used(NEXT_MINUTE), 30);
-        budget.settle(30, Some(0), NEXT_MINUTE);
+        budget.settle(30, 40, Some(0), NEXT_MINUTE);
         assert_eq!(budget.used(NEXT_MINUTE), 0);
     }
 
@@ -251,7 +272,7 @@ mod tests {
                         if repair {
                             *repairs += weight;
                         }
-                        budget.settle(weight, told.then_some(*all), now);
+                        budget.settle(weight, budget.known(), told.then_some(*all), now);
                         prop_assert_eq!(budget.used(now), *all);
                         prop_assert!(*all <= limit && *repairs <= limit * share / 100);
                     }

@@ -283,7 +283,8 @@ impl Rest {
     ) -> Result<Answer, RestError> {
         self.wait_for_budget(request.weight, purpose, stop).await?;
         // From here on the weight is reserved: whatever happens, and even if this future is dropped.
-        let mut reserved = Reserved { rest: self, weight: request.weight, told: None };
+        let known = self.budget().known();
+        let mut reserved = Reserved { rest: self, weight: request.weight, known, told: None };
         self.requests.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -387,13 +388,15 @@ impl Rest {
 struct Reserved<'a> {
     rest: &'a Rest,
     weight: u32,
+    /// What was known to be used when it left.
+    known: u32,
     told: Option<u32>,
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         let now = self.rest.clock.now();
-        self.rest.budget().settle(self.weight, self.told, now);
+        self.rest.budget().settle(self.weight, self.known, self.told, now);
     }
 }
 
