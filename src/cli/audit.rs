@@ -11,7 +11,7 @@ use crate::app::stores;
 use crate::audit;
 use crate::config::Config;
 use crate::exit::{Failure, NO, USAGE};
-use crate::gap::{Gap, Range};
+use crate::gap::{Gap, GapState, Range};
 use crate::history::{GapFilter, History};
 use crate::market::{Exchange, Stream};
 
@@ -22,6 +22,8 @@ use crate::cli::said::say;
 
 /// Missing ranges told of a stream; all are counted.
 const RANGES_MAX: usize = 1_000;
+/// Of these, and of unrecoverable ones, so many are printed for people.
+const RANGES_TOLD: usize = 20;
 /// Positions counted by one question.
 const BLOCK: i64 = 1_000_000;
 /// Questions of a stream: one whose ids leap by 10^15 is not asked about by the million.
@@ -51,6 +53,8 @@ struct Counted {
     backfilled: i64,
     missing: audit::Absent,
     open_gaps: usize,
+    /// What the ledger calls unrecoverable, also in front of the first row.
+    lost: Vec<Gap>,
 }
 
 impl Counted {
@@ -76,8 +80,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         asked.push((stream, range));
     }
     let bar = progress::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
-    let gaps = history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await;
-    let gaps = gaps.context("read the gap ledger")?;
+    let gaps = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
     let is_bounded = from.is_some() || to.is_some();
     let (mut complete, mut any) = (true, false);
     for (stream, range) in asked {
@@ -88,7 +91,9 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         };
         // Of a part, only what lies in it is meant.
         let is_meant = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
-        counted.open_gaps = gaps.iter().filter(|gap| gap.stream == *stream && is_meant(gap)).count();
+        let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_meant(gap));
+        counted.open_gaps = of_stream().filter(|gap| !gap.state.is_closed()).count();
+        counted.lost = of_stream().filter(|gap| gap.state == GapState::Unrecoverable).cloned().collect();
         // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
         complete &= counted.is_complete();
         any |= range.is_some();
@@ -147,7 +152,7 @@ async fn count(
 }
 
 fn report(stream: &Stream, counted: &Counted, format: Format) {
-    let Counted { range, backfilled, missing, open_gaps } = counted;
+    let Counted { range, backfilled, missing, open_gaps, lost } = counted;
     let complete = counted.is_complete();
     if format == Format::Json {
         let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
@@ -158,6 +163,7 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
                 "channel": stream.channel.as_str(), "first": range.map(|range| range.first),
                 "last": range.map(|range| range.last), "missing_count": missing.count, "missing": ranges,
                 "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete,
+                "unrecoverable": lost.iter().map(|gap| (gap.range.first, gap.range.last)).collect::<Vec<_>>(),
             })
         );
         return;
@@ -174,7 +180,10 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
         stream.channel.span(*first, *last),
         missing.count
     );
-    for Range { first, last } in missing.ranges.iter().take(20) {
+    for Range { first, last } in missing.ranges.iter().take(RANGES_TOLD) {
         say!("  missing {}", stream.channel.span(*first, *last));
+    }
+    for gap in lost.iter().take(RANGES_TOLD) {
+        say!("  unrecoverable {}: {}", gap.span(), gap.reason);
     }
 }

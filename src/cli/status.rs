@@ -13,9 +13,6 @@ const WIDTH_MAX: usize = 100;
 
 /// The status document in words.
 pub fn words(status: &Value, base: &str) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    // What the service could not tell is a question mark, never a zero.
-    let number = |value: &Value| value.as_i64().map_or("?".to_owned(), |number| number.to_string());
     let state = match () {
         () if status["wedged"].is_string() => "WEDGED",
         () if status["stopping"] == true => "stopping",
@@ -27,55 +24,56 @@ pub fn words(status: &Value, base: &str) -> String {
         None | Some("") => String::new(),
         Some(name) => format!(" {name}"),
     };
-    let mut lines = vec![format!(
-        "tapekeeper{instance} {} is {state}, up {}, status page {base}/",
-        text(&status["version"]),
-        span(status["uptime_s"].as_i64().unwrap_or_default())
-    )];
+    let version = status["version"].as_str().unwrap_or_default();
+    let uptime = span(status["uptime_s"].as_i64().unwrap_or_default());
+    let mut lines = vec![format!("tapekeeper{instance} {version} is {state}, up {uptime}, status page {base}/")];
     let mut say = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
+    stores(status, &mut say);
+    exchanges(status, &mut say);
+    // What is mended is said too: it tells what the night was like.
+    for error in list(&status["last_errors"]).take(ERRORS_MAX) {
+        let [part, error] = ["part", "error"].map(|name| error[name].as_str().unwrap_or_default());
+        say("last error", format!("{part}: {error}"));
+    }
+    for (part, why) in needs(status) {
+        say("LOOK AT", format!("{part}: {why}"));
+    }
+    lines.join("\n")
+}
+
+/// What the service could not tell is a question mark, never a zero.
+fn number(value: &Value) -> String {
+    value.as_i64().map_or("?".to_owned(), |number| number.to_string())
+}
+
+fn stores(status: &Value, say: &mut impl FnMut(&str, String)) {
     let (streams, gaps, frames) = (&status["streams"], &status["gaps"], &status["frames"]);
-    let lag = status["log"]["lag_s"].as_f64().map_or(String::new(), |lag| format!(", lag {lag:.1} s"));
+    let (log, jobs) = (&status["log"], &status["jobs"]);
+    let lag = log["lag_s"].as_f64().map_or(String::new(), |lag| format!(", lag {lag:.1} s"));
     say("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
+    let [open, missing, found, filled, otherwise] =
+        ["open", "missing", "found", "filled", "closed_otherwise"].map(|name| number(&gaps[name]));
     say(
         "gaps",
-        format!(
-            "{} open ({} missing), {} found, {} filled, {} closed otherwise",
-            number(&gaps["open"]),
-            number(&gaps["missing"]),
-            number(&gaps["found"]),
-            number(&gaps["filled"]),
-            number(&gaps["closed_otherwise"])
-        ),
+        format!("{open} open ({missing} missing), {found} found, {filled} filled, {otherwise} closed otherwise"),
     );
-    let log = &status["log"];
-    let waiting = number(&log["lag_frames"]);
-    say(
-        "log",
-        format!("{waiting} frames waiting, {} received{}", number(&frames["received"]), size(&log["usage"]["bytes"])),
-    );
+    let (waiting, received) = (number(&log["lag_frames"]), number(&frames["received"]));
+    say("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
     let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));
     let bytes = size(&status["history"]["bytes"]);
     say("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
     say("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
     say("disk", disk(&status["disk"]));
     say("letters", format!("{} dead", number(&status["dead_letters"])));
-    let jobs = &status["jobs"];
-    say(
-        "jobs",
-        format!(
-            "{}, {} running, {} paused{}",
-            number(&jobs["total"]),
-            number(&jobs["running"]),
-            number(&jobs["paused"]),
-            next(&jobs["next"])
-        ),
-    );
+    let [total, running, paused] = ["total", "running", "paused"].map(|name| number(&jobs[name]));
+    say("jobs", format!("{total}, {running} running, {paused} paused{}", next(&jobs["next"])));
+}
+
+fn exchanges(status: &Value, say: &mut impl FnMut(&str, String)) {
     for socket in list(&status["connections"]) {
-        let (exchange, state) = (text(&socket["exchange"]), text(&socket["state"]));
-        say(
-            "socket",
-            format!("{exchange}: {state}, {} streams, {} reconnects", socket["streams"], socket["reconnects"]),
-        );
+        let [exchange, state] = ["exchange", "state"].map(|name| socket[name].as_str().unwrap_or_default());
+        let (streams, reconnects) = (&socket["streams"], &socket["reconnects"]);
+        say("socket", format!("{exchange}: {state}, {streams} streams, {reconnects} reconnects"));
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
         let offset = rest["clock_offset_us"].as_i64();
@@ -85,14 +83,6 @@ pub fn words(status: &Value, base: &str) -> String {
             say("rest", format!("{exchange}: it limits our requests, nothing is asked before {until}"));
         }
     }
-    // What is mended is said too: it tells what the night was like.
-    for error in list(&status["last_errors"]).take(ERRORS_MAX) {
-        say("last error", format!("{}: {}", text(&error["part"]), text(&error["error"])));
-    }
-    for (part, why) in needs(status) {
-        say("LOOK AT", format!("{part}: {why}"));
-    }
-    lines.join("\n")
 }
 
 /// `81.2 GiB free, 2.2 GiB ours, growing by 1.5 MiB an hour, full in 41 days`.

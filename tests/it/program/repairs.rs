@@ -28,6 +28,9 @@ async fn what_the_exchange_does_not_serve_is_unrecoverable_and_says_why() {
     assert_eq!(waited.code, Some(1), "what is gone does not come: {waited:?}");
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, PATIENCE).await;
+    let audit = app.command(&["audit", "--symbol", "BTCUSDT"]).await;
+    assert_eq!(audit.code, Some(0), "from the first row on nothing is missing: {audit:?}");
+    assert!(audit.out.contains("\n  unrecoverable 1..2: no longer served"), "{audit:?}");
     // From here on the exchange has forgotten the first trades, and they are deleted behind our back.
     let first = History::open(&app).number("SELECT min(trade_id) FROM trades WHERE symbol = 'BTCUSDT'");
     simulator.control.inject(&Fault::Forget(Symbol::new("BTCUSDT"), first + 100));
