@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::Reloaded;
-use super::Served;
+use super::super::trend::Sample;
+use super::{NOW, Served};
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::history::Batch;
 use crate::jobs::planner::Changes;
@@ -32,6 +33,25 @@ async fn status_names_every_part() {
     assert_eq!(document["last_errors"], json!([]));
     assert_eq!(document["rest"]["binance"]["used"], 0);
     assert!(document["connections"].is_array() && document["beats"].is_array(), "{document}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_looks_ahead_to_when_the_disk_is_full() {
+    let served = Served::start().await;
+    let (_, document) = served.get("/api/v1/status").await;
+    let (disk, log) = (&document["disk"], &document["log"]);
+    assert!(disk["free_bytes"].as_u64() > Some(0) && disk["kept_bytes"].as_u64() > Some(0), "{disk}");
+    assert_eq!((&disk["growth_bytes_per_hour"], &disk["full_in_s"]), (&Value::Null, &Value::Null), "too early to tell");
+    assert_eq!((&log["lag_s"], &document["jobs"]["next"]["job"]), (&Value::Null, &json!("state-snapshot")));
+    for (ago, free, kept) in [(2_000, 10_000, 500), (0, 9_800, 700)] {
+        let at = NOW.plus_micros(-ago * 1_000_000);
+        let (free, kept) = (Some(free), Some(kept));
+        served.desk.trend.add(Sample { at, frames: 1.0, lag: Some(0.0), missing: 0, free, kept });
+    }
+    let (_, document) = served.get("/api/v1/status").await;
+    let disk = &document["disk"];
+    assert_eq!((&disk["growth_bytes_per_hour"], &disk["full_in_s"]), (&json!(360.0), &json!(98_000.0)), "{disk}");
+    assert_eq!(document["log"]["lag_s"], 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
