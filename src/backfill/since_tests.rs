@@ -84,6 +84,7 @@ async fn a_first_row_of_before_the_subscription_leaves_nothing_to_ask() {
     first_row_is(&bench, &board, 1_000).await;
     assert!(begun(&bench, &board, time_of(2_000)).await);
     assert_eq!(open_ranges(&bench), []);
+    assert_eq!(bench.parts.rest[&Exchange::Binance].status().requests, 1, "only the clock was asked for");
 }
 
 #[tokio::test]
