@@ -119,8 +119,7 @@ pub fn run(run: &JobRun) -> RunView {
 
 /// Instants as text, all in UTC, are in the order of time.
 fn next_run(jobs: &[JobStatus]) -> Option<NextRun> {
-    let due =
-        jobs.iter().filter(|job| job.next_run.is_some() && !job.paused).min_by(|a, b| a.next_run.cmp(&b.next_run))?;
+    let due = jobs.iter().filter(|job| job.next_run.is_some()).min_by(|a, b| a.next_run.cmp(&b.next_run))?;
     Some(NextRun { job: due.name.clone(), next_run: due.next_run.clone() })
 }
 
