@@ -15,6 +15,7 @@ use tapekeeper::cache::embedded::EmbeddedCache;
 use tapekeeper::clock::Clock;
 use tapekeeper::consume::SharedLedger;
 use tapekeeper::health::Health;
+use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::History;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::jobs::planner::simulate;
@@ -23,7 +24,6 @@ use tapekeeper::jobs::tasks::{LogRetention, Services};
 use tapekeeper::jobs::{Runner, RunnerParts};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::market::Timestamp;
-use tapekeeper::pulse::Pulses;
 use tapekeeper::writer::Writer;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,7 @@ async fn lateness() {
     ];
     let (runner, _jobs) = Runner::new(parts, Schedule { jobs, ..Schedule::default() }, Some(directory.path()));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(runner.run(Pulses::default().watch("scheduler"), stop.clone()));
+    let running = tokio::spawn(runner.run(Heartbeats::default().watch("scheduler"), stop.clone()));
     tokio::time::sleep(MEASURED).await;
     stop.cancel();
     running.await.unwrap().unwrap();

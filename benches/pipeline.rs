@@ -21,13 +21,13 @@ use tapekeeper::exchange::Dialect;
 use tapekeeper::exchange::binance::Binance;
 use tapekeeper::exchange::socket::{Connections, Socket, SocketOptions};
 use tapekeeper::health::Health;
+use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::History;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::ingest::{self, Counters};
 use tapekeeper::log::Log;
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::market::Stream;
-use tapekeeper::pulse::Pulses;
 use tapekeeper::writer::Writer;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
@@ -113,7 +113,7 @@ async fn exchange(frames: u64) -> anyhow::Result<()> {
 async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let clock = Clock::system();
-    let (health, pulses, stop) = (Health::default(), Pulses::default(), CancellationToken::new());
+    let (health, heartbeats, stop) = (Health::default(), Heartbeats::default(), CancellationToken::new());
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), Options::default())?);
     let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db"))?);
     let latest = Arc::new(Latest::default());
@@ -146,7 +146,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         streams: streams.clone(),
         news,
     };
-    let ingest = tokio::spawn(ingest::run(parts, received, pulses.watch("ingest"), CancellationToken::new()));
+    let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), CancellationToken::new()));
     let parts = consume::Parts {
         log,
         writer: Writer::new(history.clone(), latest.clone(), health.clone()),
@@ -161,12 +161,12 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let drain = CancellationToken::new();
     let sorter = Sorter::new([dialect]);
     let options = consume::Options::default();
-    let pulse = pulses.watch("consume");
+    let heartbeat = heartbeats.watch("consume");
     let consume =
-        tokio::spawn(consume::run(parts, sorter, asked, options, pulse, drain.clone(), CancellationToken::new()));
+        tokio::spawn(consume::run(parts, sorter, asked, options, heartbeat, drain.clone(), CancellationToken::new()));
     let carrier_stop = CancellationToken::new();
     let cache = Arc::new(EmbeddedCache::new());
-    let carrier = tokio::spawn(cache::carry(cache, latest, health, pulses.watch("cache"), carrier_stop.clone()));
+    let carrier = tokio::spawn(cache::carry(cache, latest, health, heartbeats.watch("cache"), carrier_stop.clone()));
     while board.rows.load(Ordering::Relaxed) < frames {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

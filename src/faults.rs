@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn one_seed_gives_one_sequence_with_about_the_asked_odds() {
+    fn one_seed_gives_one_sequence_with_about_the_requested_odds() {
         let odds = Odds { fail: 100, tear: 100, delay: 100, delay_max: Duration::from_millis(3), ..Odds::default() };
         let draw = |seed| {
             let faults = Faults::seeded(seed, odds);

@@ -48,7 +48,7 @@ impl Health {
     }
 
     /// Every degraded part with its reason.
-    pub fn parts(&self) -> BTreeMap<String, String> {
+    pub fn degraded_parts(&self) -> BTreeMap<String, String> {
         self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

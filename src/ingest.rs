@@ -19,10 +19,10 @@ use crate::clock::Clock;
 use crate::exchange::socket::SocketEvent;
 use crate::exchange::{Dialect, Routed};
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::log::{Log, LogError};
 use crate::market::{Frame, Origin, Stream, Timestamp};
 use crate::messages;
-use crate::pulse::Pulse;
 
 /// How long frames may wait for company: an fsync for each would wear out the disk in a busy market.
 const LINGER: Duration = Duration::from_millis(10);
@@ -120,21 +120,21 @@ pub struct Parts {
 pub async fn run(
     parts: Parts,
     mut events: mpsc::Receiver<SocketEvent>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     stop: CancellationToken,
 ) -> Result<(), LogError> {
     let mut keys = Keys::new(&parts);
     let mut frames = Vec::new();
     loop {
-        pulse.beat();
+        heartbeat.beat();
         let ended = collect(&mut events, &mut frames, &mut keys, &parts).await;
         let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
         parts.counters.heard.in_hand.store(oldest, Ordering::Relaxed);
-        if !frames.is_empty() && !append(&parts, std::mem::take(&mut frames), &pulse, &stop).await? {
+        if !frames.is_empty() && !append(&parts, std::mem::take(&mut frames), &heartbeat, &stop).await? {
             return Ok(());
         }
         if ended {
-            pulse.retire();
+            heartbeat.retire();
             return Ok(());
         }
     }
@@ -165,14 +165,19 @@ async fn collect(
 }
 
 /// Appends, however long it takes; false when told to stop meanwhile.
-async fn append(parts: &Parts, frames: Vec<Frame>, pulse: &Pulse, stop: &CancellationToken) -> Result<bool, LogError> {
+async fn append(
+    parts: &Parts,
+    frames: Vec<Frame>,
+    heartbeat: &Heartbeat,
+    stop: &CancellationToken,
+) -> Result<bool, LogError> {
     let mut wait = Duration::from_millis(50);
     let mut failed = false;
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.payload.len() as u64).sum());
     loop {
-        pulse.beat();
+        heartbeat.beat();
         // A frame is some reference counts and a time: cloning the batch is cheaper than getting it back on errors.
-        match pulse.waiting(APPEND_MAX, parts.log.append(frames.clone())).await {
+        match heartbeat.beat_while(APPEND_MAX, parts.log.append(frames.clone())).await {
             Ok(()) => {
                 parts.counters.frames.fetch_add(count, Ordering::Relaxed);
                 parts.counters.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -3,9 +3,9 @@
 use super::*;
 use crate::exchange::binance::Binance;
 use crate::faults::Faults;
+use crate::heartbeat::Heartbeats;
 use crate::log::embedded::{EmbeddedLog, Options};
 use crate::log::faulty::FaultyLog;
-use crate::pulse::Pulses;
 
 const SECOND: i64 = 1_000_000;
 
@@ -28,7 +28,7 @@ async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
         streams,
         news,
     };
-    let ingest = tokio::spawn(run(parts, received, Pulses::default().watch("ingest"), CancellationToken::new()));
+    let ingest = tokio::spawn(run(parts, received, Heartbeats::default().watch("ingest"), CancellationToken::new()));
     let heard = &counters.heard;
     assert_eq!((heard.last(&stream), heard.waiting(Timestamp(SECOND))), (None, Duration::ZERO));
     faults.set_outage(true);

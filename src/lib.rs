@@ -20,7 +20,7 @@
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
 //! | [faults] | decides how a call to a store goes wrong; the test wrappers of all three stores ask it |
 //! | [health] | what is well and what copes, for `/healthz`, `/readyz` and STATUS |
-//! | [pulse] | proof of progress: what the watchdog is fed with |
+//! | [heartbeat] | proof of progress: what the watchdog is fed with |
 //! | [signals] | SIGTERM, SIGINT and SIGHUP, with who sent them |
 //! | [sqlite] | how an SQLite file is opened, versioned and read beside its writer |
 //! | [supervisor] | spawns tasks in groups, sees the first that fails, stops them in order |
@@ -66,9 +66,9 @@
 //! 7. **Bounded everywhere.** Clippy bans unbounded channels; every limit is a constant or an option with its reason
 //!    beside it. A full queue holds up the reader of the socket, and what the exchange then drops is a gap.
 //! 8. **A feature may fail alone; the spine may not.** The job [`runner`](jobs::Runner) records a panic as a failed
-//!    run; [`supervisor::fault`] makes a recording task's end the process's end.
-//! 9. **The watchdog proves progress.** [`pulse::Pulse::beat`] once a turn, [`pulse::Pulse::waiting`] where a loop
-//!    waits for somebody else, [`systemd::feed_watchdog`] reads them. [`pulse::QUIET_MAX`] is the longest silence.
+//!    run; [`supervisor::first_failure`] makes a recording task's end the process's end.
+//! 9. **The watchdog proves progress.** [`heartbeat::Heartbeat::beat`] once a turn, [`heartbeat::Heartbeat::beat_while`] where a loop
+//!    waits for somebody else, [`systemd::feed_watchdog`] reads them. [`heartbeat::BEAT_INTERVAL_MAX`] is the longest silence.
 //! 10. **Exact numbers.** [`market::parse_decimal`] reads the text as sent, [`market::plain`] writes it; no float
 //!     holds a price or a quantity.
 //!
@@ -117,6 +117,7 @@ pub mod exit;
 pub mod faults;
 pub mod gap;
 pub mod health;
+pub mod heartbeat;
 pub mod histogram;
 pub mod history;
 pub mod ingest;
@@ -124,7 +125,6 @@ pub mod jobs;
 pub mod log;
 pub mod market;
 pub mod messages;
-pub mod pulse;
 pub mod replay;
 pub mod signals;
 pub mod simulator;

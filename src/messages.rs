@@ -10,7 +10,7 @@ pub const STOPPING: &str = "c7e88d7bfbb343b2bfb44d550d0dbd42";
 /// Everything is closed.
 pub const STOPPED: &str = "ceb2d5c6c3e845f0b64a2c4e1c4c49bd";
 /// A recording task ended by itself.
-pub const SPINE_FAILED: &str = "84870bd5532a4f7c92ab62e62a9df840";
+pub const RECORDING_TASK_FAILED: &str = "84870bd5532a4f7c92ab62e62a9df840";
 /// A reload is done.
 pub const RELOADED: &str = "9461bb715a284edea69ca31df824a444";
 /// A reload changed nothing.
@@ -32,7 +32,7 @@ pub const JOB_PAUSED: &str = "bb7e3091914e4bf9ad7fd6a215ebde4b";
 /// A critical job has not succeeded for too long.
 pub const JOB_SILENT: &str = "fd2bb1e6b3a849e7b17d5ec7c320d8b1";
 /// A job that asks for an alert failed and is not tried again.
-pub const JOB_NEEDS_SOMEBODY: &str = "2cb765e301bf45f3b3eec29a1b3494cf";
+pub const JOB_ALERT: &str = "2cb765e301bf45f3b3eec29a1b3494cf";
 /// A connection to the exchange ended.
 pub const CONNECTION_LOST: &str = "e596464b602147328c18fd3af8bbe7d1";
 /// The exchange bans this address.
@@ -40,13 +40,13 @@ pub const BANNED: &str = "3c3d2fc2b3a943988d95a6ee4f2e923d";
 /// The log takes no frames.
 pub const LOG_REFUSES: &str = "a078b43bf5a84613951f9eb0456b20ca";
 /// History takes no rows.
-pub const HISTORY_AWAY: &str = "faa8c484960940c3870eb2f6aed84e22";
+pub const HISTORY_UNAVAILABLE: &str = "faa8c484960940c3870eb2f6aed84e22";
 /// The cache takes no values.
-pub const CACHE_AWAY: &str = "5a555f2aebbb4602a25b195b447cb55e";
+pub const CACHE_UNAVAILABLE: &str = "5a555f2aebbb4602a25b195b447cb55e";
 /// A frame cannot be used.
 pub const DEAD_LETTER: &str = "618239ff14d64258aa043e479b8fbefd";
 /// A loop does not come round.
-pub const WEDGED: &str = "84187f0e25da43519c8a197362075fd9";
+pub const LOOP_STUCK: &str = "84187f0e25da43519c8a197362075fd9";
 /// The watchdog ended the process before this one.
 pub const WATCHDOG_RESTARTED: &str = "e6efd0e6b6c146c48d30fe2224e0841d";
 /// A panic.

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::consume::{Sealed, Sorter};
 use crate::exchange::Dialect;
 use crate::health::Health;
+use crate::heartbeat::Heartbeats;
 use crate::history::History;
 use crate::log::{Log, Partition, Record};
 use crate::market::Timestamp;
-use crate::pulse::Pulses;
 use crate::writer::Writer;
 
 /// Records of one read.
@@ -109,7 +109,7 @@ impl Replay {
     ) -> anyhow::Result<()> {
         let mut sorter = Sorter::new(self.dialects.iter().cloned());
         let writer = Writer::new(self.history.clone(), Arc::default(), Health::default());
-        let pulse = Pulses::default().watch("replay");
+        let heartbeat = Heartbeats::default().watch("replay");
         while offset < end && !stop.is_cancelled() {
             let records = self.log.read(partition, offset, READ_MAX).await.context("read the log")?;
             let Some(last) = records.last() else { return Ok(()) };
@@ -128,7 +128,7 @@ impl Replay {
             let Sealed { rows, .. } = sorter.seal();
             replayed.rows += (rows.batch.trades.len() + rows.batch.klines.len()) as u64;
             replayed.dead_letters += rows.batch.dead_letters.len() as u64;
-            writer.write(&rows, &pulse, stop).await.context("write to history")?;
+            writer.write(&rows, &heartbeat, stop).await.context("write to history")?;
             if over {
                 return Ok(());
             }

@@ -87,7 +87,7 @@ impl Schema {
         connection.pragma_update(None, "page_size", self.page_bytes)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        self.refuse_what_is_not_ours(connection, version)?;
+        self.refuse_foreign_file(connection, version)?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         // Durable means after a power cut: the write-ahead log is synced at every commit.
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -105,7 +105,7 @@ impl Schema {
         Ok(())
     }
 
-    fn refuse_what_is_not_ours(&self, connection: &Connection, version: i64) -> Result<(), Failure> {
+    fn refuse_foreign_file(&self, connection: &Connection, version: i64) -> Result<(), Failure> {
         let application_id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 && application_id != self.application_id {
@@ -218,7 +218,7 @@ mod tests {
     const ONE: Schema =
         Schema { name: "shelf", application_id: 7, steps: &["CREATE TABLE a(x) STRICT_"], page_bytes: 4096 };
 
-    fn shelf(steps: &'static [&'static str]) -> Schema {
+    fn schema(steps: &'static [&'static str]) -> Schema {
         Schema { steps, ..ONE }
     }
 
@@ -229,13 +229,13 @@ mod tests {
         let first = "CREATE TABLE a(x INTEGER) STRICT; INSERT INTO a VALUES (1);";
         let second = "ALTER TABLE a ADD COLUMN y INTEGER NOT NULL DEFAULT 5;";
         let old: &'static [&'static str] = &["CREATE TABLE a(x INTEGER) STRICT; INSERT INTO a VALUES (1);"];
-        drop(shelf(old).open(&path).unwrap());
+        drop(schema(old).open(&path).unwrap());
         let new: &'static [&'static str] = Box::leak(Box::new([first, second]));
-        let connection = shelf(new).open(&path).unwrap();
+        let connection = schema(new).open(&path).unwrap();
         let row = connection.query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?)));
         assert_eq!(row, Ok((1_i64, 5_i64)));
         drop(connection);
-        let refusal = shelf(old).open(&path).unwrap_err();
+        let refusal = schema(old).open(&path).unwrap_err();
         assert!(matches!(&refusal, Failure::Unusable(text) if text.contains("version 2") && text.contains("to 1")));
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
         assert!(ONE.open(&path).is_err());
-        drop(shelf(&["CREATE TABLE a(x INTEGER) STRICT"]).open(&path).unwrap());
+        drop(schema(&["CREATE TABLE a(x INTEGER) STRICT"]).open(&path).unwrap());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Group {
 
 /// A spine task that ended although nobody asked it to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct TaskFailure {
     /// The task.
     pub task: String,
     /// How it ended.
@@ -42,7 +42,7 @@ impl Group {
     }
 
     /// Returns when a task ends by itself; never while all of them run.
-    async fn fault(&mut self) -> Fault {
+    async fn failure(&mut self) -> TaskFailure {
         loop {
             let Some(ended) = self.tasks.join_next().await else { return std::future::pending().await };
             match ended {
@@ -51,8 +51,8 @@ impl Group {
                     info!("{task} is done");
                 }
                 Ok((_, Ok(()))) => {}
-                Ok((task, Err(error))) => return Fault { task, reason: format!("{error:#}") },
-                Err(error) => return Fault { task: self.name.to_owned(), reason: format!("panic: {error}") },
+                Ok((task, Err(error))) => return TaskFailure { task, reason: format!("{error:#}") },
+                Err(error) => return TaskFailure { task: self.name.to_owned(), reason: format!("panic: {error}") },
             }
         }
     }
@@ -83,10 +83,10 @@ impl Group {
 }
 
 /// Returns when a task of any group ends by itself.
-pub async fn fault(groups: &mut [&mut Group]) -> Fault {
-    let mut faults: FuturesUnordered<_> = groups.iter_mut().map(|group| group.fault()).collect();
-    match faults.next().await {
-        Some(fault) => fault,
+pub async fn first_failure(groups: &mut [&mut Group]) -> TaskFailure {
+    let mut failures: FuturesUnordered<_> = groups.iter_mut().map(|group| group.failure()).collect();
+    match failures.next().await {
+        Some(failure) => failure,
         None => std::future::pending().await,
     }
 }
@@ -96,15 +96,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_fails_or_panics_is_a_fault_and_one_that_is_done_is_not() {
+    async fn a_task_that_fails_or_panics_is_a_failure_and_one_that_ends_is_not() {
         let mut quiet = Group::new("quiet", Duration::from_secs(1));
         quiet.spawn("errand", async { Ok(()) });
         let mut loud = Group::new("loud", Duration::from_secs(1));
         loud.spawn("ingest", async { anyhow::bail!("no disk") });
-        let found = fault(&mut [&mut quiet, &mut loud]).await;
-        assert_eq!(found, Fault { task: "ingest".to_owned(), reason: "no disk".to_owned() });
+        let found = first_failure(&mut [&mut quiet, &mut loud]).await;
+        assert_eq!(found, TaskFailure { task: "ingest".to_owned(), reason: "no disk".to_owned() });
         loud.spawn("ingest", async { panic!("bug") });
-        assert!(fault(&mut [&mut quiet, &mut loud]).await.reason.starts_with("panic"));
+        assert!(first_failure(&mut [&mut quiet, &mut loud]).await.reason.starts_with("panic"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,8 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
+use crate::heartbeat::{Heartbeats, LoopStatus, StuckLoop};
 use crate::messages;
-use crate::pulse::{Beat, Pulses, Wedge};
 
 /// Longest status text: systemd cuts longer lines in its own displays.
 const STATUS_BYTES_MAX: usize = 400;
@@ -26,9 +26,9 @@ const EXTEND_EVERY: Duration = Duration::from_secs(10);
 /// How long systemd may take to have read what we told it last.
 const BARRIER_MAX: Duration = Duration::from_secs(1);
 /// In the state directory: the loop for which the watchdog ends the process, and its age in milliseconds.
-const WEDGE_FILE: &str = "watchdog_reason";
+const STUCK_LOOP_FILE: &str = "watchdog_reason";
 /// Time for the log line that says why.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+const LOG_FLUSH_WAIT: Duration = Duration::from_millis(300);
 
 /// Start is over.
 pub fn ready(status: &str) {
@@ -55,7 +55,7 @@ pub fn reloading() {
 
 /// Waits for a part of start or stop that may take longer than the unit's timeouts, and asks for more time while it goes
 /// on; for `limit` at most, so that one that hangs is still ended.
-pub async fn extending<T>(limit: Duration, part: impl Future<Output = T>) -> T {
+pub async fn extend_timeout_while<T>(limit: Duration, part: impl Future<Output = T>) -> T {
     let mut part = std::pin::pin!(part);
     let began = Instant::now();
     loop {
@@ -104,22 +104,22 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// Feeds the watchdog while every pulse beats; says which one does not, and lets systemd act. The reason is kept in
+/// Feeds the watchdog while every heartbeat beats; says which one does not, and lets systemd act. The reason is kept in
 /// `state` for the next process, because a restart clears the status.
 ///
 /// From a thread of its own: a runtime that is stuck altogether must be noticed too, with a name. A loop counts as wedged
 /// after half the watchdog's interval without a beat: it beats once a second at least, and the other half is for the
 /// reason to be written down.
-pub fn feed_watchdog(pulses: Pulses, interval: Duration, state: &Path) -> anyhow::Result<()> {
-    let note = state.join(WEDGE_FILE);
+pub fn feed_watchdog(heartbeats: Heartbeats, interval: Duration, state: &Path) -> anyhow::Result<()> {
+    let reason_file = state.join(STUCK_LOOP_FILE);
     let every = (interval / 4).max(Duration::from_millis(100));
     let thread = std::thread::Builder::new().name("watchdog".to_owned());
     thread
         .spawn(move || {
             loop {
-                match pulses.wedged(interval / 2) {
+                match heartbeats.stuck_loop(interval / 2) {
                     None => send(&[NotifyState::Watchdog]),
-                    Some(beat) => bark(&beat, &note),
+                    Some(beat) => report_stuck_loop(&beat, &reason_file),
                 }
                 std::thread::park_timeout(every);
             }
@@ -128,34 +128,34 @@ pub fn feed_watchdog(pulses: Pulses, interval: Duration, state: &Path) -> anyhow
     Ok(())
 }
 
-fn bark(beat: &Beat, note: &Path) {
+fn report_stuck_loop(beat: &LoopStatus, reason_file: &Path) {
     let reason = format!("{} has not come round for {:.1} s", beat.name, beat.age_ms as f64 / 1e3);
-    error!(MESSAGE_ID = messages::WEDGED, LOOP = %beat.name, "wedged: {reason}");
-    if let Err(error) = write_note(beat, note) {
-        error!("the next process will not know why: cannot write {}: {error}", note.display());
+    error!(MESSAGE_ID = messages::LOOP_STUCK, LOOP = %beat.name, "wedged: {reason}");
+    if let Err(error) = write_reason(beat, reason_file) {
+        error!("the next process will not know why: cannot write {}: {error}", reason_file.display());
     }
-    std::thread::park_timeout(LAST_WORDS);
+    std::thread::park_timeout(LOG_FLUSH_WAIT);
     let status = sanitise(&format!("wedged: {reason}"));
     send(&[NotifyState::Status(&status), NotifyState::WatchdogTrigger]);
 }
 
-fn write_note(beat: &Beat, note: &Path) -> io::Result<()> {
-    let mut file = fs::File::create(note)?;
+fn write_reason(beat: &LoopStatus, reason_file: &Path) -> io::Result<()> {
+    let mut file = fs::File::create(reason_file)?;
     writeln!(file, "{} {}", beat.name, beat.age_ms)?;
     file.sync_all()
 }
 
 /// For which loop the watchdog ended the process before this one, if it did; told once.
-pub fn take_wedge(state: &Path) -> Option<Wedge> {
-    let note: PathBuf = state.join(WEDGE_FILE);
-    let text = fs::read_to_string(&note).ok()?;
-    let written = fs::metadata(&note).and_then(|metadata| metadata.modified()).ok();
-    if let Err(error) = fs::remove_file(&note) {
-        warn!("cannot remove {}: {error}", note.display());
+pub fn take_stuck_loop(state: &Path) -> Option<StuckLoop> {
+    let reason_file: PathBuf = state.join(STUCK_LOOP_FILE);
+    let text = fs::read_to_string(&reason_file).ok()?;
+    let written = fs::metadata(&reason_file).and_then(|metadata| metadata.modified()).ok();
+    if let Err(error) = fs::remove_file(&reason_file) {
+        warn!("cannot remove {}: {error}", reason_file.display());
     }
     let (name, age_ms) = text.trim().rsplit_once(' ')?;
     let at = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
-    Some(Wedge { name: name.to_owned(), age_ms: age_ms.parse().ok()?, at })
+    Some(StuckLoop { name: name.to_owned(), age_ms: age_ms.parse().ok()?, at })
 }
 
 fn send(states: &[NotifyState<'_>]) {
@@ -181,29 +181,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_newline_cannot_smuggle_in_an_assignment() {
+    fn a_newline_does_not_add_an_assignment() {
         assert_eq!(sanitise("symbol A\nSTOPPING=1\0"), "symbol A STOPPING=1 ");
     }
 
     #[test]
-    fn the_reason_of_a_wedge_is_told_to_the_next_process_once() {
+    fn the_next_process_reads_the_stuck_loop_once() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(take_wedge(directory.path()), None);
-        let beat = Beat { name: "consume".to_owned(), age_ms: 10_250, count: 7 };
-        write_note(&beat, &directory.path().join(WEDGE_FILE)).unwrap();
-        let wedge = take_wedge(directory.path()).unwrap();
-        assert_eq!((wedge.name.as_str(), wedge.age_ms), ("consume", 10_250));
-        assert!(wedge.at > 1_700_000_000, "{wedge:?}");
-        assert_eq!(wedge.to_string(), "consume had not come round for 10.2 s");
-        assert_eq!(take_wedge(directory.path()), None);
+        assert_eq!(take_stuck_loop(directory.path()), None);
+        let beat = LoopStatus { name: "consume".to_owned(), age_ms: 10_250, count: 7 };
+        write_reason(&beat, &directory.path().join(STUCK_LOOP_FILE)).unwrap();
+        let stuck_loop = take_stuck_loop(directory.path()).unwrap();
+        assert_eq!((stuck_loop.name.as_str(), stuck_loop.age_ms), ("consume", 10_250));
+        assert!(stuck_loop.at > 1_700_000_000, "{stuck_loop:?}");
+        assert_eq!(stuck_loop.to_string(), "consume had not come round for 10.2 s");
+        assert_eq!(take_stuck_loop(directory.path()), None);
     }
 
     #[test]
-    fn a_torn_note_is_no_reason() {
+    fn a_torn_reason_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         for text in ["", "consume", "consume soon"] {
-            fs::write(directory.path().join(WEDGE_FILE), text).unwrap();
-            assert_eq!(take_wedge(directory.path()), None, "{text:?}");
+            fs::write(directory.path().join(STUCK_LOOP_FILE), text).unwrap();
+            assert_eq!(take_stuck_loop(directory.path()), None, "{text:?}");
         }
     }
 

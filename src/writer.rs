@@ -14,15 +14,15 @@ use tracing::warn;
 
 use crate::cache::Latest;
 use crate::health::Health;
+use crate::heartbeat::{BEAT_INTERVAL_MAX, Heartbeat};
 use crate::history::{Batch, DeadLetter, History, HistoryError};
 use crate::log::Partition;
 use crate::market::Timestamp;
 use crate::messages;
-use crate::pulse::{Pulse, QUIET_MAX};
 
 /// First wait before history is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest wait: a store that comes back is noticed within it, and the caller's pulse beats at least so often.
+/// Longest wait: a store that comes back is noticed within it, and the caller's heartbeat beats at least so often.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Longest insert: a store that does not answer for so long is tried again, with the same token.
@@ -89,11 +89,11 @@ impl Writer {
 
     /// Stores all rows durably, however long it takes, and then offers them to the cache. Returns how many
     /// rows were set aside as dead letters.
-    pub async fn write(&self, rows: &Rows, pulse: &Pulse, stop: &CancellationToken) -> Result<u64, WriteError> {
+    pub async fn write(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
         let mut set_aside = 0;
-        if let Err(refusal) = self.insist(&rows.batch, pulse, stop).await? {
+        if let Err(refusal) = self.insist(&rows.batch, heartbeat, stop).await? {
             warn!(rows = rows.batch.rows(), error = %refusal, "history refused a batch, bisecting it: {refusal}");
-            set_aside = self.bisect(rows, pulse, stop).await?;
+            set_aside = self.bisect(rows, heartbeat, stop).await?;
         }
         self.latest.offer_rows(&rows.batch);
         Ok(set_aside)
@@ -103,14 +103,14 @@ impl Writer {
     async fn insist(
         &self,
         batch: &Batch,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         stop: &CancellationToken,
     ) -> Result<Result<(), String>, WriteError> {
         let mut wait = RETRY_MIN;
         let mut failed = false;
         loop {
             let insert = tokio::time::timeout(INSERT_MAX, self.history.insert(batch));
-            let inserted = pulse.waiting(INSERT_MAX + QUIET_MAX, insert).await;
+            let inserted = heartbeat.beat_while(INSERT_MAX + BEAT_INTERVAL_MAX, insert).await;
             let late = || HistoryError::Unavailable(format!("no answer within {} s", INSERT_MAX.as_secs()));
             match inserted.unwrap_or_else(|_elapsed| Err(late())) {
                 Ok(()) => {
@@ -124,7 +124,7 @@ impl Writer {
                 Err(HistoryError::Unavailable(why)) => {
                     if !failed {
                         warn!(
-                            MESSAGE_ID = messages::HISTORY_AWAY,
+                            MESSAGE_ID = messages::HISTORY_UNAVAILABLE,
                             error = %why,
                             "history does not take rows, trying again until it does: {why}"
                         );
@@ -143,14 +143,14 @@ impl Writer {
     }
 
     /// Finds the rows that are to blame; all others are stored.
-    async fn bisect(&self, rows: &Rows, pulse: &Pulse, stop: &CancellationToken) -> Result<u64, WriteError> {
+    async fn bisect(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
         let rest = Batch {
             gaps: rows.batch.gaps.clone(),
             dead_letters: rows.batch.dead_letters.clone(),
             token: format!("{}:rest", rows.batch.token),
             ..Batch::default()
         };
-        if let Err(why) = self.insist(&rest, pulse, stop).await? {
+        if let Err(why) = self.insist(&rest, heartbeat, stop).await? {
             return Err(WriteError::Fatal(format!("history refuses ledger rows: {why}")));
         }
         let mut set_aside = 0;
@@ -160,10 +160,10 @@ impl Writer {
                 if span.is_empty() {
                     continue;
                 }
-                let Err(why) = self.insist(&kind.part(rows, &span), pulse, stop).await? else { continue };
+                let Err(why) = self.insist(&kind.part(rows, &span), heartbeat, stop).await? else { continue };
                 if span.len() == 1 {
                     set_aside += 1;
-                    self.set_aside(kind.letter(rows, span.start, why), pulse, stop).await?;
+                    self.set_aside(kind.letter(rows, span.start, why), heartbeat, stop).await?;
                     continue;
                 }
                 let middle = span.start + span.len() / 2;
@@ -174,10 +174,15 @@ impl Writer {
         Ok(set_aside)
     }
 
-    async fn set_aside(&self, letter: DeadLetter, pulse: &Pulse, stop: &CancellationToken) -> Result<(), WriteError> {
+    async fn set_aside(
+        &self,
+        letter: DeadLetter,
+        heartbeat: &Heartbeat,
+        stop: &CancellationToken,
+    ) -> Result<(), WriteError> {
         let token = format!("letter:{}:{}", letter.partition, letter.offset);
         let batch = Batch { dead_letters: vec![letter], token, ..Batch::default() };
-        match self.insist(&batch, pulse, stop).await? {
+        match self.insist(&batch, heartbeat, stop).await? {
             Ok(()) => Ok(()),
             Err(why) => Err(WriteError::Fatal(format!("history refuses a dead letter: {why}"))),
         }

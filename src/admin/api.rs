@@ -103,8 +103,8 @@ fn recorded(desk: &Desk, symbol: Option<&str>) -> Result<Vec<Stream>, Refusal> {
     Always,
 ))]
 pub async fn healthz(State(desk): State<Arc<Desk>>) -> (StatusCode, Json<HealthView>) {
-    let wedged = desk.pulses.wedged(BEAT_MAX);
-    let degraded = desk.health.parts();
+    let wedged = desk.heartbeats.stuck_loop(BEAT_MAX);
+    let degraded = desk.health.degraded_parts();
     let (code, status) = match () {
         () if wedged.is_some() => (StatusCode::SERVICE_UNAVAILABLE, "wedged"),
         () if degraded.is_empty() => (StatusCode::OK, "ok"),
@@ -122,7 +122,7 @@ pub async fn healthz(State(desk): State<Arc<Desk>>) -> (StatusCode, Json<HealthV
     Always,
 ))]
 pub async fn readyz(State(desk): State<Arc<Desk>>) -> (StatusCode, Json<ReadyView>) {
-    let reason = desk.health.parts().remove("ingest");
+    let reason = desk.health.degraded_parts().remove("ingest");
     let ready = desk.health.is_ready() && reason.is_none();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(ReadyView { ready, reason }))

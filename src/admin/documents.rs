@@ -12,8 +12,8 @@ use crate::audit::Coverage;
 use crate::exchange::rest::RestStatus;
 use crate::exchange::socket::ConnectionStatus;
 use crate::gap::Evidence;
+use crate::heartbeat::LoopStatus;
 use crate::log::LogUsage;
-use crate::pulse::Beat;
 
 /// What a part says, or why it says nothing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -88,7 +88,7 @@ pub struct Status {
     /// The schedule in numbers.
     pub jobs: Told<JobCount>,
     /// The loops that the watchdog watches.
-    pub beats: Vec<Beat>,
+    pub beats: Vec<LoopStatus>,
 }
 
 /// How many streams there are.
@@ -401,7 +401,7 @@ pub struct HealthView {
     /// Parts that cope with a fault, and with which.
     pub degraded: BTreeMap<String, String>,
     /// The loop that makes no progress.
-    pub wedged: Option<Beat>,
+    pub wedged: Option<LoopStatus>,
 }
 
 /// Whether it records.

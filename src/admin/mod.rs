@@ -46,13 +46,13 @@ use crate::clock::Clock;
 use crate::consume::{Board, SharedLedger};
 use crate::exchange::socket::Connections;
 use crate::health::Health;
+use crate::heartbeat::Heartbeats;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::JobsHandle;
 use crate::jobs::planner::Changes;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
-use crate::pulse::Pulses;
 use trend::Trend;
 
 /// Largest request body.
@@ -122,8 +122,8 @@ pub struct Desk {
     pub counters: Arc<Counters>,
     /// What is degraded.
     pub health: Health,
-    /// The spine's pulses.
-    pub pulses: Pulses,
+    /// The spine's heartbeats.
+    pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
     /// When the process started.

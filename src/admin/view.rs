@@ -164,8 +164,8 @@ pub async fn standing(desk: &Desk) -> Status {
         instance: desk.instance.clone(),
         ready: desk.health.is_ready(),
         stopping: desk.health.is_stopping(),
-        wedged: desk.pulses.wedged(BEAT_MAX).map(|beat| beat.name),
-        degraded: desk.health.parts(),
+        wedged: desk.heartbeats.stuck_loop(BEAT_MAX).map(|beat| beat.name),
+        degraded: desk.health.degraded_parts(),
         started_at: desk.startup.rfc3339(),
         uptime_s: desk.clock.now().since(desk.startup) / 1_000_000,
         streams: StreamCount { total: streams.len(), receiving: streams.iter().filter(|s| s.receiving).count() },
@@ -193,7 +193,7 @@ pub async fn standing(desk: &Desk) -> Status {
         reconnects: desk.counters.disconnects.load(Relaxed),
         rest,
         jobs: Told::of(jobs, |jobs| job_count(&jobs)),
-        beats: desk.pulses.beats(),
+        beats: desk.heartbeats.statuses(),
     }
 }
 

@@ -9,40 +9,44 @@ use crate::config::Config;
 use crate::{cache, history, log};
 
 use super::Groups;
-use super::stores::{knock, without_password};
+use super::stores::{ping, without_password};
 
 /// A server that was upgraded is known by its new version after so long.
-const ASK_EVERY: Duration = Duration::from_secs(600);
+const VERSION_POLL_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Log, history and cache in words, renewed while the service runs.
-pub fn watched(config: &Config, groups: &mut Groups) -> watch::Receiver<[String; 3]> {
-    let (said, words) = watch::channel(in_words(config, [None, None, None]));
+pub fn descriptions(config: &Config, groups: &mut Groups) -> watch::Receiver<[String; 3]> {
+    let (sender, receiver) = watch::channel(describe(config, [None, None, None]));
     let is_embedded = config.log.backend == log::Backend::Embedded
         && config.history.backend == history::Backend::Embedded
         && config.cache.backend == cache::Backend::Embedded;
     if !is_embedded {
-        groups.admin.spawn("versions", ask(config.clone(), said, groups.admin.stop.clone()));
+        groups.admin.spawn("versions", poll_versions(config.clone(), sender, groups.admin.stop.clone()));
     }
-    words
+    receiver
 }
 
-async fn ask(config: Config, said: watch::Sender<[String; 3]>, stop: CancellationToken) -> anyhow::Result<()> {
-    let asking = async {
+async fn poll_versions(
+    config: Config,
+    sender: watch::Sender<[String; 3]>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let polling = async {
         let mut versions = [None, None, None];
         loop {
             // One that does not answer is what it was before.
-            for (known, knock) in versions.iter_mut().zip(knock(&config).await) {
-                *known = knock.version.or(known.take());
+            for (known, ping) in versions.iter_mut().zip(ping(&config).await) {
+                *known = ping.version.or(known.take());
             }
-            said.send_replace(in_words(&config, versions.clone()));
-            tokio::time::sleep(ASK_EVERY).await;
+            sender.send_replace(describe(&config, versions.clone()));
+            tokio::time::sleep(VERSION_POLL_INTERVAL).await;
         }
     };
-    stop.run_until_cancelled(asking).await;
+    stop.run_until_cancelled(polling).await;
     Ok(())
 }
 
-fn in_words(config: &Config, versions: [Option<String>; 3]) -> [String; 3] {
+fn describe(config: &Config, versions: [Option<String>; 3]) -> [String; 3] {
     let sqlite = |name: &str| format!("SQLite {}, {}", rusqlite::version(), config.data_dir.join(name).display());
     let [log_version, history_version, cache_version] = versions;
     let log = match config.log.backend {
@@ -87,6 +91,6 @@ mod tests {
             "ClickHouse 26.9.2.1, tapekeeper at http://127.0.0.1:8123",
             "Redis 7.0.15 at redis://host:6379",
         ];
-        assert_eq!(in_words(&config, versions), expected);
+        assert_eq!(describe(&config, versions), expected);
     }
 }

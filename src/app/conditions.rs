@@ -10,38 +10,38 @@ use crate::jobs::spec::Requirement;
 use super::Service;
 
 /// Tells whether something is there, or why it is not.
-pub fn of(service: &Service) -> Conditions {
+pub fn check(service: &Service) -> Conditions {
     let service = service.clone();
     Arc::new(move |requirement| match requirement {
-        Requirement::IngestConnected => ingest(&service),
-        Requirement::LogConnected => copes(&service.health, &["log", "ingest"]),
-        Requirement::HistoryConnected => copes(&service.health, &["history"]),
-        Requirement::CacheConnected => copes(&service.health, &["cache"]),
-        Requirement::DiskFree(wanted) => disk(&service, wanted),
+        Requirement::IngestConnected => connected(&service),
+        Requirement::LogConnected => not_degraded(&service.health, &["log", "ingest"]),
+        Requirement::HistoryConnected => not_degraded(&service.health, &["history"]),
+        Requirement::CacheConnected => not_degraded(&service.health, &["cache"]),
+        Requirement::DiskFree(wanted) => disk_free(&service, wanted),
     })
 }
 
 /// The parts of a store say when they cope with its absence.
-fn copes(health: &Health, parts: &[&str]) -> Result<(), String> {
-    let degraded = health.parts();
+fn not_degraded(health: &Health, parts: &[&str]) -> Result<(), String> {
+    let degraded = health.degraded_parts();
     match parts.iter().find_map(|part| degraded.get(*part)) {
         Some(why) => Err(why.clone()),
         None => Ok(()),
     }
 }
 
-fn ingest(service: &Service) -> Result<(), String> {
+fn connected(service: &Service) -> Result<(), String> {
     let sockets = service.connections.snapshot();
-    let carriers: Vec<_> = sockets.iter().filter(|socket| socket.streams > 0).collect();
-    let down = carriers.iter().filter(|socket| socket.connected_since.is_none()).count();
-    match (carriers.len(), down) {
+    let in_use: Vec<_> = sockets.iter().filter(|socket| socket.streams > 0).collect();
+    let down = in_use.iter().filter(|socket| socket.connected_since.is_none()).count();
+    match (in_use.len(), down) {
         (0, _) => Err("there is no connection".to_owned()),
         (_, 0) => Ok(()),
         (all, down) => Err(format!("{down} of {all} connections are down")),
     }
 }
 
-fn disk(service: &Service, wanted: u64) -> Result<(), String> {
+fn disk_free(service: &Service, wanted: u64) -> Result<(), String> {
     let directory = &service.config.data_dir;
     let found = rustix::fs::statvfs(directory).map_err(|error| format!("cannot ask the disk: {error}"))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::config;
+use crate::heartbeat::Heartbeats;
 use crate::messages;
-use crate::pulse::Pulses;
 
 /// The loops that can be asked for.
 const LOOPS: [&str; 3] = ["ingest", "consume", "scheduler"];
 
-/// This process's pulses, with the faults of the variable's text; none is usual.
-pub fn pulses(asked: Option<&str>) -> anyhow::Result<Pulses> {
-    let Some(text) = asked.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(Pulses::default()) };
+/// This process's heartbeats, with the faults of the variable's text; none is usual.
+pub fn heartbeats(requested: Option<&str>) -> anyhow::Result<Heartbeats> {
+    let Some(text) = requested.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(Heartbeats::default()) };
     let stuck = read(text).map_err(|why| anyhow::anyhow!("TAPEKEEPER_FAULTS: {why}"))?;
     for (name, after) in &stuck {
         warn!(
@@ -23,7 +23,7 @@ pub fn pulses(asked: Option<&str>) -> anyhow::Result<Pulses> {
             after.as_secs_f64()
         );
     }
-    Ok(Pulses::with_stuck(stuck))
+    Ok(Heartbeats::with_stuck(stuck))
 }
 
 fn read(text: &str) -> Result<Vec<(String, Duration)>, String> {
@@ -43,9 +43,9 @@ mod tests {
 
     #[test]
     fn faults_are_read_and_anything_else_is_refused() {
-        let read_well = read("wedge:ingest@5s, wedge:scheduler@1m").unwrap();
-        assert_eq!(read_well[0], ("ingest".to_owned(), Duration::from_secs(5)));
-        assert_eq!(read_well[1], ("scheduler".to_owned(), Duration::from_secs(60)));
+        let faults = read("wedge:ingest@5s, wedge:scheduler@1m").unwrap();
+        assert_eq!(faults[0], ("ingest".to_owned(), Duration::from_secs(5)));
+        assert_eq!(faults[1], ("scheduler".to_owned(), Duration::from_secs(60)));
         for wrong in ["ingest", "wedge:ingest", "wedge:admin@5s", "wedge:ingest@5", "wedge:ingest@5s,"] {
             let why = read(wrong).unwrap_err();
             assert!(why.contains("wedge:LOOP@DURATION") && why.contains("scheduler"), "{why}");
@@ -53,10 +53,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_for_is_no_fault() {
+    fn an_unset_variable_asks_for_no_fault() {
         for nothing in [None, Some(""), Some(" ")] {
-            pulses(nothing).unwrap().watch("ingest").beat();
+            heartbeats(nothing).unwrap().watch("ingest").beat();
         }
-        assert!(pulses(Some("everything")).unwrap_err().to_string().starts_with("TAPEKEEPER_FAULTS: `everything`"));
+        assert!(heartbeats(Some("everything")).unwrap_err().to_string().starts_with("TAPEKEEPER_FAULTS: `everything`"));
     }
 }

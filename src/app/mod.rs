@@ -9,17 +9,17 @@
 mod backends;
 mod conditions;
 mod events;
+mod exchange_monitor;
+pub mod exchange_runtime;
 mod faults;
-mod flow;
-pub mod market;
+mod main_loop;
+mod recording;
 mod reload;
 mod restore;
-mod saver;
+mod snapshot_saver;
 mod sockets;
 mod status;
 pub mod stores;
-mod venue;
-mod wiring;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -41,21 +41,21 @@ use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
 use crate::exit::{Failure, USAGE};
 use crate::health::Health;
+use crate::heartbeat::Heartbeats;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
 use crate::log::{Log, LogError, Positions};
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::messages;
-use crate::pulse::Pulses;
 use crate::signals::Request;
 use crate::state::{Snapshot, StateFile};
-use crate::supervisor::{self, Fault, Group};
+use crate::supervisor::{self, Group, TaskFailure};
 use crate::systemd;
 use crate::writer::Writer;
 
-pub use reload::Sources;
-pub use saver::Saver;
+pub use reload::ConfigPaths;
+pub use snapshot_saver::SnapshotSaver;
 
 /// How long each part of a stop may take, in order; their sum stays below the unit's `TimeoutStopSec`
 /// (a test reads the unit to prove it).
@@ -75,13 +75,13 @@ pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
 const START_MAX: Duration = Duration::from_secs(1_800);
 
 /// What to run.
-pub struct Launch {
+pub struct RunOptions {
     /// The configuration.
     pub config: Config,
     /// The schedule.
     pub schedule: Schedule,
     /// Where both came from, for a reload.
-    pub sources: Sources,
+    pub config_paths: ConfigPaths,
 }
 
 /// What others ask of the running service.
@@ -89,7 +89,7 @@ struct Requests {
     signals: mpsc::Receiver<Request>,
     reloads: mpsc::Receiver<ReloadRequest>,
     /// A reload was asked for before the start was over.
-    reload_waits: bool,
+    reload_pending: bool,
 }
 
 impl Requests {
@@ -98,7 +98,7 @@ impl Requests {
         loop {
             match self.signals.recv().await {
                 Some(Request::Stop(why)) => return why,
-                Some(Request::Reload(_)) => self.reload_waits = true,
+                Some(Request::Reload(_)) => self.reload_pending = true,
                 None => return "nobody can send signals any more".to_owned(),
             }
         }
@@ -123,8 +123,8 @@ impl Groups {
         Self { jobs, admin, sockets, ingest, consume, backfill, cache }
     }
 
-    async fn fault(&mut self) -> Fault {
-        supervisor::fault(&mut [
+    async fn failure(&mut self) -> TaskFailure {
+        supervisor::first_failure(&mut [
             &mut self.jobs,
             &mut self.admin,
             &mut self.sockets,
@@ -164,14 +164,14 @@ pub struct Service {
     pub counters: Arc<Counters>,
     /// What is degraded.
     pub health: Health,
-    /// The spine's pulses.
-    pub pulses: Pulses,
+    /// The spine's heartbeats.
+    pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
     /// When the process started.
     pub startup: Timestamp,
     /// Saves the snapshot.
-    pub saver: Arc<Saver>,
+    pub saver: Arc<SnapshotSaver>,
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
     /// What became of them.
@@ -179,29 +179,30 @@ pub struct Service {
 }
 
 /// Runs the service until a signal asks for its stop or a spine task fails.
-pub async fn run(launch: Launch, signals: mpsc::Receiver<Request>) -> Result<(), Failure> {
+pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> Result<(), Failure> {
     let clock = Clock::system();
-    let asked = std::env::var("TAPEKEEPER_FAULTS").ok();
-    let pulses = faults::pulses(asked.as_deref()).map_err(|error| Failure::new(USAGE, error))?;
+    let faults_text = std::env::var("TAPEKEEPER_FAULTS").ok();
+    let heartbeats = faults::heartbeats(faults_text.as_deref()).map_err(|error| Failure::new(USAGE, error))?;
     let health = Health::default();
-    let _lock = stores::claim(&launch.config.data_dir).await?;
-    let state = &launch.config.data_dir;
-    if let Some(wedge) = systemd::take_wedge(state) {
-        error!(MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %wedge.name, "restarted by the watchdog: {wedge}");
-        pulses.remember(wedge);
+    let _lock = stores::lock_data_dir(&run_options.config.data_dir).await?;
+    let state = &run_options.config.data_dir;
+    if let Some(stuck_loop) = systemd::take_stuck_loop(state) {
+        error!(MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %stuck_loop.name, "restarted by the watchdog: {stuck_loop}");
+        heartbeats.remember_stuck_loop(stuck_loop);
     }
     if let Some(interval) = systemd::watchdog_interval() {
         // Not in a group: it must outlive every task, and ends with the process.
-        systemd::feed_watchdog(pulses.clone(), interval, state)?;
+        systemd::feed_watchdog(heartbeats.clone(), interval, state)?;
     }
-    let before = pulses.before().map(|wedge| format!("restarted by the watchdog: {wedge}; "));
+    let before =
+        heartbeats.previous_stuck_loop().map(|stuck_loop| format!("restarted by the watchdog: {stuck_loop}; "));
     systemd::status(&format!("{}restoring the state", before.unwrap_or_default()));
     let mut groups = Groups::new();
     let (reloads, reload_requests) = mpsc::channel(4);
-    let mut requests = Requests { signals, reloads: reload_requests, reload_waits: false };
-    let started = start(&launch, &clock, &health, &pulses, &mut groups, reloads);
+    let mut requests = Requests { signals, reloads: reload_requests, reload_pending: false };
+    let started = start(&run_options, &clock, &health, &heartbeats, &mut groups, reloads);
     let started = tokio::select! {
-        started = systemd::extending(START_MAX, started) => started.map(Some),
+        started = systemd::extend_timeout_while(START_MAX, started) => started.map(Some),
         // Not after the start: it goes on asking systemd for time, and the stop would wait for it.
         why = requests.stop() => {
             info!(MESSAGE_ID = messages::STOPPING, "stopping before the start is over: {why}");
@@ -209,7 +210,7 @@ pub async fn run(launch: Launch, signals: mpsc::Receiver<Request>) -> Result<(),
             Ok(None)
         }
     };
-    let (service, mut feeds) = match started {
+    let (service, mut reloadable) = match started {
         Ok(Some(started)) => started,
         unstarted => {
             // What was logged so far stays in the log; nothing was acknowledged.
@@ -219,18 +220,18 @@ pub async fn run(launch: Launch, signals: mpsc::Receiver<Request>) -> Result<(),
             return unstarted.map(|_nothing| ());
         }
     };
-    let fault = wiring::watch(&service, &mut feeds, &launch, &mut requests, &mut groups).await;
-    let reason = match &fault {
-        Some(fault) => format!("{} failed: {}", fault.task, fault.reason),
+    let failure = main_loop::run(&service, &mut reloadable, &run_options, &mut requests, &mut groups).await;
+    let reason = match &failure {
+        Some(failure) => format!("{} failed: {}", failure.task, failure.reason),
         None => "stopping as asked".to_owned(),
     };
     systemd::stopping(&reason);
     health.set_stopping();
     let longest = GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE;
-    let drained = systemd::extending(longest, stop(groups, feeds, &service)).await;
+    let drained = systemd::extend_timeout_while(longest, stop(groups, reloadable, &service)).await;
     systemd::barrier().await;
-    match fault {
-        Some(fault) => Err(anyhow!("{} failed: {}", fault.task, fault.reason).into()),
+    match failure {
+        Some(failure) => Err(anyhow!("{} failed: {}", failure.task, failure.reason).into()),
         None if !drained => {
             warn!("stopped before everything was acknowledged: it stays in the log and is consumed at the next start");
             Ok(())
@@ -241,14 +242,14 @@ pub async fn run(launch: Launch, signals: mpsc::Receiver<Request>) -> Result<(),
 
 /// Brings everything up, in order.
 async fn start(
-    launch: &Launch,
+    run_options: &RunOptions,
     clock: &Clock,
     health: &Health,
-    pulses: &Pulses,
+    heartbeats: &Heartbeats,
     groups: &mut Groups,
     reloads: mpsc::Sender<ReloadRequest>,
-) -> Result<(Service, wiring::Feeds), Failure> {
-    let config = &launch.config;
+) -> Result<(Service, main_loop::Reloadable), Failure> {
+    let config = &run_options.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
     let file = StateFile::new(&config.data_dir);
@@ -256,29 +257,29 @@ async fn start(
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
     let (anchors, snapshot) = restore::anchors(&file, snapshot, &streams, clock);
-    let shared = shared(log.clone(), &streams_watch, clock, health, pulses);
+    let shared = shared(log.clone(), &streams_watch, clock, health, heartbeats);
     let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
-    let mut markets = Vec::new();
+    let mut runtimes = Vec::new();
     for exchange in exchanges {
-        markets.push(market::start(rest[&exchange].clone(), exchange, config, &shared, groups).await);
+        runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, config, &shared, groups).await);
     }
     systemd::status("connected, opening the stores");
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
-    let (history, beginning) = flow::open(config, snapshot, streams, clock, health).await?;
+    let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
     let (board, latest) = (Arc::new(Board::default()), Arc::new(Latest::default()));
-    flow::seed_board(&board, beginning.known(), &committed);
+    recording::seed_progress(&board, pending_resume.best_known(), &committed);
     let writer = Writer::new(history.clone(), latest.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
-        dialects: markets.iter().map(|market| (market.exchange, market.dialect.clone())).collect(),
+        dialects: runtimes.iter().map(|runtime| (runtime.exchange, runtime.dialect.clone())).collect(),
         writer: writer.clone(),
         ledger: SharedLedger::default(),
         clock: clock.clone(),
         rows: Arc::default(),
     };
-    let saver = Arc::new(Saver {
+    let saver = Arc::new(SnapshotSaver {
         file,
         cache: cache.clone(),
         instance: config.instance.clone(),
@@ -287,7 +288,7 @@ async fn start(
         log: stores::log_name(config),
         rest,
         anchors: Arc::new(anchors),
-        identity: std::sync::Mutex::new(beginning.known().identity.clone()),
+        identity: std::sync::Mutex::new(pending_resume.best_known().identity.clone()),
         startup: clock.now(),
         clock: clock.clone(),
         generation,
@@ -305,17 +306,17 @@ async fn start(
         connections: shared.connections.clone(),
         counters: shared.counters.clone(),
         health: health.clone(),
-        pulses: pulses.clone(),
+        heartbeats: heartbeats.clone(),
         clock: clock.clone(),
         startup: saver.startup,
         saver,
         reloads,
         reloaded: Arc::default(),
     };
-    let resumed = beginning.resumed();
-    flow::start(&service, &mut markets, writer, latest, beginning, groups);
-    let jobs = wiring::begin(&service, &launch.schedule, resumed, groups).await?;
-    Ok((service, wiring::Feeds { markets, streams: streams_sender, jobs }))
+    let resumed = pending_resume.resumed();
+    recording::start(&service, &mut runtimes, writer, latest, pending_resume, groups);
+    let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
+    Ok((service, main_loop::Reloadable { runtimes, streams: streams_sender, jobs }))
 }
 
 /// What is committed, as far as is known: a broker that is away tells later.
@@ -343,16 +344,16 @@ fn shared(
     streams: &watch::Receiver<Vec<Stream>>,
     clock: &Clock,
     health: &Health,
-    pulses: &Pulses,
-) -> market::Shared {
-    market::Shared {
+    heartbeats: &Heartbeats,
+) -> exchange_runtime::Shared {
+    exchange_runtime::Shared {
         log,
         // Milliseconds grow across restarts, and no recorder connects a thousand times a second.
         next_connection: Arc::new(AtomicI64::new(clock.now().millis())),
         connections: Connections::default(),
         counters: Arc::new(Counters::default()),
         health: health.clone(),
-        pulses: pulses.clone(),
+        heartbeats: heartbeats.clone(),
         clock: clock.clone(),
         streams: streams.clone(),
     }
@@ -368,7 +369,7 @@ fn rest_clients(
     for &exchange in exchanges {
         let ban = snapshot.and_then(|snapshot| snapshot.ban_until.get(exchange.as_str()));
         let ban = ban.map(|until| Timestamp::from_millis(*until));
-        let client = market::rest(exchange, &config.feeds, config.backfill.weight_share, clock.clone(), ban)
+        let client = exchange_runtime::rest(exchange, &config.feeds, config.backfill.weight_share, clock.clone(), ban)
             .context("set up the REST client")?;
         clients.insert(exchange, Arc::new(client));
     }
@@ -376,14 +377,14 @@ fn rest_clients(
 }
 
 /// Takes everything down, in order; returns whether every frame was acknowledged.
-async fn stop(groups: Groups, feeds: wiring::Feeds, service: &Service) -> bool {
+async fn stop(groups: Groups, reloadable: main_loop::Reloadable, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
     jobs.stop().await;
     admin.stop().await;
     sockets.stop.cancel();
     let ended = async {
-        for market in feeds.markets {
-            if let Err(error) = market.sockets.ended().await {
+        for runtime in reloadable.runtimes {
+            if let Err(error) = runtime.sockets.join().await {
                 error!("{error:#}");
             }
         }

@@ -12,18 +12,18 @@ use crate::market::Stream;
 use crate::messages;
 
 use super::Service;
-use super::wiring::Feeds;
+use super::main_loop::Reloadable;
 
 /// Where configuration and schedule came from on the command line.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub struct ConfigPaths {
     /// `--config`.
     pub config: Option<PathBuf>,
     /// `--jobs`.
     pub jobs: Option<PathBuf>,
 }
 
-impl Sources {
+impl ConfigPaths {
     /// Reads both files.
     pub fn load(&self) -> Result<(Config, Schedule), String> {
         let environment = |name: &str| std::env::var(name).ok();
@@ -35,7 +35,7 @@ impl Sources {
 /// Applies what may change live: feeds and the schedule.
 pub async fn apply(
     service: &Service,
-    feeds: &mut Feeds,
+    reloadable: &mut Reloadable,
     config: &Config,
     schedule: &Schedule,
     dry_run: bool,
@@ -53,19 +53,19 @@ pub async fn apply(
         .feeds
         .iter()
         .map(|feed| feed.exchange)
-        .find(|exchange| !feeds.markets.iter().any(|market| market.exchange == *exchange))
+        .find(|exchange| !reloadable.runtimes.iter().any(|runtime| runtime.exchange == *exchange))
     {
         return Err(anyhow!("a first feed of {exchange} needs a restart"));
     }
     if !dry_run {
-        for market in &mut feeds.markets {
-            market.sockets.carry(&config.feeds).await;
+        for runtime in &mut reloadable.runtimes {
+            runtime.sockets.assign(&config.feeds).await;
         }
         for stream in &removed {
             service.board.forget(stream);
             service.saver.anchors.settle(stream);
         }
-        feeds.streams.send_replace(after.clone());
+        reloadable.streams.send_replace(after.clone());
         service
             .backfill
             .supersede(|stream| after.contains(stream), "its feed was removed")
@@ -73,7 +73,7 @@ pub async fn apply(
             .context("supersede the gaps of removed feeds")?;
         service.feeds.send_replace(config.feeds.clone());
     }
-    let jobs = feeds.jobs.replace(schedule.clone(), dry_run).await?;
+    let jobs = reloadable.jobs.replace(schedule.clone(), dry_run).await?;
     said.push_str(&format!("; {jobs}"));
     if dry_run {
         info!("a reload would change: {said}");

@@ -13,9 +13,9 @@ use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::gap::{Evidence, Gap, Ledger, Range};
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::market::{Stream, Timestamp};
-use crate::pulse::Pulse;
 use crate::state::{Snapshot, StateFile};
 
 /// How long the cache may take to say whether it has a backup.
@@ -25,20 +25,20 @@ const BACKUP_MAX: Duration = Duration::from_secs(5);
 const RESUME_MAX: Duration = Duration::from_secs(60);
 
 /// Who waits for a history that is away.
-pub struct Waiting {
+pub struct HistoryWait {
     /// The time.
     pub clock: Clock,
     /// Where it is said that history is away.
     pub health: Health,
     /// Proves that we wait.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     /// Ends the wait.
     pub stop: CancellationToken,
 }
 
 /// Where every stream goes on.
 #[derive(Debug, Default)]
-pub struct Resume {
+pub struct ResumeState {
     /// The highest durable position of each stream, and the exchange's time of it when known.
     pub watermarks: HashMap<Stream, (i64, Option<Timestamp>)>,
     /// Open gaps and settled ranges.
@@ -103,10 +103,10 @@ pub fn anchors(
 }
 
 /// What the snapshot alone says, while history is away: what was saved must not be forgotten meanwhile.
-pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> Resume {
-    let Some(snapshot) = snapshot else { return Resume::default() };
+pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeState {
+    let Some(snapshot) = snapshot else { return ResumeState::default() };
     let saved = |stream: &Stream| Some((stream.clone(), (*snapshot.watermarks.get(&stream.to_string())?, None)));
-    Resume {
+    ResumeState {
         watermarks: streams.iter().filter_map(saved).collect(),
         identity: snapshot.history_identity.clone(),
         ledger: Ledger::default(),
@@ -114,35 +114,35 @@ pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> Resume 
 }
 
 /// The same as [`resume`] for a history that is away now: asks until it answers. `None` when told to stop first.
-pub async fn resume_late(
+pub async fn resume_when_available(
     history: &Arc<dyn History>,
     snapshot: Option<&Snapshot>,
     streams: &[Stream],
-    service: &Waiting,
-) -> anyhow::Result<Option<Resume>> {
+    wait: &HistoryWait,
+) -> anyhow::Result<Option<ResumeState>> {
     loop {
-        service.pulse.beat();
-        let asked = tokio::time::timeout(RESUME_MAX, resume(history, snapshot, streams, &service.clock));
-        let why = match service.pulse.waiting(RESUME_MAX * 2, asked).await {
+        wait.heartbeat.beat();
+        let asked = tokio::time::timeout(RESUME_MAX, resume(history, snapshot, streams, &wait.clock));
+        let why = match wait.heartbeat.beat_while(RESUME_MAX * 2, asked).await {
             Ok(Ok(resume)) => {
-                service.health.restored("history");
+                wait.health.restored("history");
                 info!("history is there");
                 return Ok(Some(resume));
             }
-            Ok(Err(error)) if !is_away(&error) => return Err(error),
+            Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
             Ok(Err(error)) => format!("{error:#}"),
             Err(_elapsed) => format!("no answer within {} s", RESUME_MAX.as_secs()),
         };
-        service.health.degraded("history", &why);
+        wait.health.degraded("history", &why);
         tokio::select! {
-            () = service.stop.cancelled() => return Ok(None),
+            () = wait.stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
 }
 
 /// Whether waiting may help.
-pub fn is_away(error: &anyhow::Error) -> bool {
+pub fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Unavailable(_))))
 }
 
@@ -153,10 +153,10 @@ pub async fn resume(
     snapshot: Option<&Snapshot>,
     streams: &[Stream],
     clock: &Clock,
-) -> anyhow::Result<Resume> {
+) -> anyhow::Result<ResumeState> {
     let identity = history.identity().await.context("read history's identity")?;
     let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
-    let mut resume = Resume { ledger: Ledger::restore(rows), identity: Some(identity), ..Resume::default() };
+    let mut resume = ResumeState { ledger: Ledger::restore(rows), identity: Some(identity), ..ResumeState::default() };
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
@@ -183,11 +183,11 @@ pub async fn resume(
             lost.append(&mut resume.ledger.open(&found).changed());
         }
     }
-    record(history, lost).await?;
+    record_lost(history, lost).await?;
     Ok(resume)
 }
 
-async fn record(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {
+async fn record_lost(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {
     if lost.is_empty() {
         return Ok(());
     }

@@ -19,7 +19,7 @@ pub const EVENTS_MAX: usize = 64;
 /// The connections of one exchange.
 pub struct Sockets {
     dialect: Arc<dyn Dialect>,
-    open: Vec<Open>,
+    open: Vec<OpenConnection>,
     events: mpsc::Sender<SocketEvent>,
     next_connection: Arc<AtomicI64>,
     connections: Connections,
@@ -28,7 +28,7 @@ pub struct Sockets {
     stop: CancellationToken,
 }
 
-struct Open {
+struct OpenConnection {
     ws_url: Option<String>,
     streams: Vec<Stream>,
     commands: mpsc::Sender<SocketCommand>,
@@ -55,13 +55,13 @@ impl Sockets {
     }
 
     /// Makes the connections carry exactly the streams of `feeds`: what stays is not touched, what is new goes
-    /// where there is room.
-    pub async fn carry(&mut self, feeds: &[Feed]) {
+    /// where there is capacity.
+    pub async fn assign(&mut self, feeds: &[Feed]) {
         let mut wanted: Vec<(Option<String>, Stream)> = Vec::new();
         for feed in feeds.iter().filter(|feed| feed.exchange == self.dialect.exchange()) {
             wanted.extend(feed.streams().into_iter().map(|stream| (feed.ws_url.clone(), stream)));
         }
-        let room = self.dialect.limits().streams_per_connection;
+        let capacity = self.dialect.limits().streams_per_connection;
         for open in &mut self.open {
             let before = open.streams.len();
             open.streams.retain(|stream| wanted.iter().any(|(url, want)| *url == open.ws_url && want == stream));
@@ -69,7 +69,7 @@ impl Sockets {
             wanted.retain(|(url, stream)| *url != open.ws_url || !open.streams.contains(stream));
             let mut added = 0;
             wanted.retain(|(url, stream)| {
-                let fits = *url == open.ws_url && open.streams.len() < room;
+                let fits = *url == open.ws_url && open.streams.len() < capacity;
                 if fits {
                     open.streams.push(stream.clone());
                     added += 1;
@@ -85,11 +85,12 @@ impl Sockets {
             let (mine, rest): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(url, _)| *url == ws_url);
             wanted = rest;
             let streams: Vec<Stream> = mine.into_iter().map(|(_, stream)| stream).collect();
-            for part in streams.chunks(room) {
+            for part in streams.chunks(capacity) {
                 self.connect(ws_url.clone(), part.to_vec());
             }
         }
-        let carrier = |open: &Open| Carrier { streams: open.streams.clone(), commands: open.commands.clone() };
+        let carrier =
+            |open: &OpenConnection| Carrier { streams: open.streams.clone(), commands: open.commands.clone() };
         self.carriers.send_replace(self.open.iter().map(carrier).collect());
     }
 
@@ -107,11 +108,11 @@ impl Sockets {
             stop: self.stop.clone(),
         };
         let task = tokio::spawn(socket.run(streams.clone()));
-        self.open.push(Open { ws_url, streams, commands, task });
+        self.open.push(OpenConnection { ws_url, streams, commands, task });
     }
 
     /// Waits until every connection has ended; `stop` must have been cancelled.
-    pub async fn ended(self) -> anyhow::Result<()> {
+    pub async fn join(self) -> anyhow::Result<()> {
         drop(self.events);
         for open in self.open {
             if let Err(error) = open.task.await {

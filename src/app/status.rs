@@ -13,7 +13,7 @@ use super::Service;
 /// A stream counts as receiving when a frame came within this time.
 const RECEIVING_US: i64 = 60_000_000;
 /// So few frames may wait without anybody being late: a market that trades has more within a minute.
-const HELD_MAX: i64 = 1_000;
+const WAITING_FRAMES_MAX: i64 = 1_000;
 /// A part that does not answer within this time is left out: the line must come in any case.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 
@@ -35,33 +35,33 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
     if let Some(at) = next_snapshot(jobs).await {
         line.push_str(&format!(", next snapshot {} s", at.since(now).max(0) / 1_000_000));
     }
-    for (part, why) in service.health.parts() {
+    for (part, why) in service.health.degraded_parts() {
         line.push_str(&format!("; {part}: {why}"));
     }
-    if let Some(wedge) = service.pulses.before() {
-        line.push_str(&format!("; restarted by the watchdog: {wedge}"));
+    if let Some(stuck_loop) = service.heartbeats.previous_stuck_loop() {
+        line.push_str(&format!("; restarted by the watchdog: {stuck_loop}"));
     }
     line
 }
 
 /// Says in the service's health that an exchange is away, or sends nothing. Both are coped with: what is missed meanwhile
 /// is a gap, and is filled.
-pub async fn look_at_exchanges(service: &Service) {
+pub async fn update_exchange_health(service: &Service) {
     let sockets = service.connections.snapshot();
     let mut carrying = sockets.iter().filter(|socket| socket.streams > 0);
-    let away = carrying.find_map(|socket| {
+    let down = carrying.find_map(|socket| {
         let why = socket.state.strip_prefix("waiting: ")?;
         Some(format!("{} is away: {why}", socket.exchange))
     });
-    let trouble = if away.is_some() { away } else { silence(service).await };
-    match trouble {
+    let problem = if down.is_some() { down } else { silent_exchange(service).await };
+    match problem {
         Some(why) => service.health.degraded("exchange", &why),
         None => drop(service.health.restored("exchange")),
     }
 }
 
 /// Which exchange has sent no frame of any stream for long. Not asked of the connections: silent ones are replaced.
-async fn silence(service: &Service) -> Option<String> {
+async fn silent_exchange(service: &Service) -> Option<String> {
     let now = service.clock.now();
     let streams = service.streams.borrow().clone();
     let exchanges: BTreeSet<Exchange> = streams.iter().map(|stream| stream.exchange).collect();
@@ -85,7 +85,7 @@ async fn lag(service: &Service, now: Timestamp) -> Option<f64> {
     }
     let age = now.since(service.board.last_received()?).max(0);
     // What waits in a silent market are the markers of connections that were replaced for their silence.
-    let nobody_is_late = usage.lag() < HELD_MAX && age > RECEIVING_US;
+    let nobody_is_late = usage.lag() < WAITING_FRAMES_MAX && age > RECEIVING_US;
     Some(if nobody_is_late { 0.0 } else { age as f64 / 1e6 })
 }
 

@@ -22,12 +22,12 @@ use crate::log::kafka::KafkaLog;
 use crate::log::{self, Log, LogError};
 
 /// How long a predecessor that was just killed may take to be gone, and its lock with it.
-const CLAIM_MAX: Duration = Duration::from_secs(5);
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a store that is away is waited for at start.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
-pub async fn claim(data_dir: &Path) -> Result<File, Failure> {
+pub async fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
     fs::create_dir_all(data_dir)
         .with_context(|| format!("create the state directory {}", data_dir.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
@@ -35,7 +35,7 @@ pub async fn claim(data_dir: &Path) -> Result<File, Failure> {
     let file = File::create(&path)
         .with_context(|| format!("create {}", path.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
-    let until = tokio::time::Instant::now() + CLAIM_MAX;
+    let until = tokio::time::Instant::now() + LOCK_WAIT_MAX;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -109,7 +109,7 @@ fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
 
 /// Opens the history for a command, which cannot do without.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
-    let (history, answer) = history_or_later(config).await?;
+    let (history, answer) = history_even_if_down(config).await?;
     answer.map_err(|why| Failure::new(UNAVAILABLE, anyhow!("history is away: {why}")))?;
     Ok(history)
 }
@@ -124,7 +124,7 @@ pub async fn history_to_read(config: &Config) -> Result<Arc<dyn History>, Failur
         history::Backend::Clickhouse => {
             let options = &config.history.clickhouse;
             // A server that does not answer is waited for below, and then named as such.
-            let exists = in_time(ClickhouseHistory::exists(options)).await.unwrap_or(true);
+            let exists = with_timeout(ClickhouseHistory::exists(options)).await.unwrap_or(true);
             (exists, format!("database {} of {}", options.database, options.url), "[history.clickhouse]")
         }
     };
@@ -150,7 +150,7 @@ pub async fn log_to_read(config: &Config) -> Result<Arc<dyn Log>, Failure> {
 
 /// Opens the history, and says whether it answers. A server that is away is waited for at most 10 s; then its calls
 /// fail with [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
-pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
+pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
     match config.history.backend {
         history::Backend::Embedded => {
             let path = config.data_dir.join("history.db");
@@ -185,9 +185,9 @@ pub async fn history_or_later(config: &Config) -> Result<(Arc<dyn History>, Resu
     }
 }
 
-/// What one store of the configuration answers to a knock.
+/// What one store of the configuration answers to a ping.
 #[derive(Debug, serde::Serialize)]
-pub struct Knock {
+pub struct StorePing {
     /// `log`, `history` or `cache`.
     pub store: &'static str,
     /// Which backend, and where.
@@ -201,22 +201,22 @@ pub struct Knock {
 }
 
 /// Asks every store that the configuration names who it is; changes nothing there.
-pub async fn knock(config: &Config) -> Vec<Knock> {
+pub async fn ping(config: &Config) -> Vec<StorePing> {
     let answer = |store, place, answer: Result<(String, Vec<String>), String>| match answer {
-        Ok((version, missing)) => Knock { store, place, version: Some(version), missing, error: None },
-        Err(error) => Knock { store, place, version: None, missing: Vec::new(), error: Some(error) },
+        Ok((version, missing)) => StorePing { store, place, version: Some(version), missing, error: None },
+        Err(error) => StorePing { store, place, version: None, missing: Vec::new(), error: Some(error) },
     };
     let file = |name: &str| (format!("{}", config.data_dir.join(name).display()), Ok(("embedded".to_owned(), vec![])));
     let (place, log) = match config.log.backend {
         log::Backend::Embedded => file("log.db"),
-        log::Backend::Kafka => (config.log.kafka.brokers.clone(), in_time(KafkaLog::look_at(&config.log)).await),
+        log::Backend::Kafka => (config.log.kafka.brokers.clone(), with_timeout(KafkaLog::look_at(&config.log)).await),
     };
     let log = answer("log", place, log);
     let (place, history) = match config.history.backend {
         history::Backend::Embedded => file("history.db"),
         history::Backend::Clickhouse => {
             let options = &config.history.clickhouse;
-            (options.url.clone(), in_time(ClickhouseHistory::look_at(options)).await)
+            (options.url.clone(), with_timeout(ClickhouseHistory::look_at(options)).await)
         }
     };
     let history = answer("history", place, history);
@@ -228,13 +228,13 @@ pub async fn knock(config: &Config) -> Vec<Knock> {
                 [] => without_password(&options.url),
                 nodes => nodes.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(", "),
             };
-            (place, in_time(RedisCache::look_at(options)).await)
+            (place, with_timeout(RedisCache::look_at(options)).await)
         }
     };
     vec![log, history, answer("cache", place, cache)]
 }
 
-async fn in_time<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+async fn with_timeout<T, E: std::fmt::Display>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(OPEN_MAX, asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_elapsed) => Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
@@ -250,7 +250,7 @@ pub fn without_password(url: &str) -> String {
 }
 
 /// When the history that the configuration names wants a batch sealed.
-pub fn batches(config: &Config) -> consume::Options {
+pub fn batch_options(config: &Config) -> consume::Options {
     match config.history.backend {
         history::Backend::Embedded => consume::Options::default(),
         history::Backend::Clickhouse => {

@@ -30,10 +30,10 @@ use crate::consume::SharedLedger;
 use crate::exchange::Dialect;
 use crate::exchange::rest::Rest;
 use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
+use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, History, HistoryError};
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::messages;
-use crate::pulse::Pulse;
 use crate::writer::Writer;
 
 /// Gaps repaired at a time: enough to hide the round trips of fifty symbols that were cut together.
@@ -57,16 +57,16 @@ pub struct Parts {
 }
 
 /// Repairs open gaps until `stop`.
-pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
+pub async fn run(parts: Parts, heartbeat: Heartbeat, stop: CancellationToken) {
     let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
     // When a gap that could not be repaired is tried again; a new one has no entry.
     let mut due: HashMap<String, Timestamp> = HashMap::new();
     while !stop.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         let now = parts.clock.now();
         for gap in choose(&parts, &due, now, REPAIRS_MAX - running.len()) {
             let (parts, stop) = (parts.clone(), stop.clone());
-            // A repair is not a spine loop: its pulse proves nothing and is not watched.
+            // A repair is not a spine loop: its heartbeat proves nothing and is not watched.
             running.spawn(async move {
                 let gap_id = gap.gap_id.clone();
                 let again = repair::repair(&parts, gap, &stop).await;
@@ -94,7 +94,7 @@ pub async fn run(parts: Parts, pulse: Pulse, stop: CancellationToken) {
     }
     // Repairs see `stop` themselves; a page in flight is written or dropped, and asked again next time.
     let _ended = tokio::time::timeout(Duration::from_secs(2), running.join_all()).await;
-    pulse.retire();
+    heartbeat.retire();
 }
 
 /// The gaps to repair next; they are claimed.

@@ -4,9 +4,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exchange::rest::{Rest, RestError};
 use crate::gap::{Gap, GapState, Range, RangeSet};
+use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline, Timestamp};
-use crate::pulse::Pulses;
 use crate::writer::Rows;
 
 use super::Parts;
@@ -52,8 +52,8 @@ pub(super) async fn fetch(
     }
     let count = batch.rows();
     let rows = Rows { batch, ..Rows::default() };
-    let pulse = Pulses::default().watch("repair");
-    match parts.writer.write(&rows, &pulse, stop).await {
+    let heartbeat = Heartbeats::default().watch("repair");
+    match parts.writer.write(&rows, &heartbeat, stop).await {
         Ok(_set_aside) => parts.count_rows(count),
         Err(error) => return Err(Trouble::Wait(parts.clock.now(), error.to_string())),
     }

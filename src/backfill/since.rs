@@ -11,9 +11,9 @@ use crate::consume::Board;
 use crate::exchange::rest::QUESTION_MAX;
 use crate::exchange::{Feed, Since};
 use crate::gap::{Evidence, Range};
+use crate::heartbeat::Heartbeat;
 use crate::history::{HistoryError, TradeRow};
 use crate::market::{Channel, Stream, Timestamp};
-use crate::pulse::Pulse;
 
 use super::Parts;
 use super::anchors::{Anchors, Begun};
@@ -37,7 +37,7 @@ pub async fn run(
     board: Arc<Board>,
     mut feeds: watch::Receiver<Vec<Feed>>,
     anchors: Arc<Anchors>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     stop: CancellationToken,
 ) {
     let mut done: Vec<(Stream, Since)> = Vec::new();
@@ -45,29 +45,29 @@ pub async fn run(
         let wanted = wanted(&feeds.borrow_and_update());
         done.retain(|wish| wanted.contains(wish));
         for (stream, since) in wanted {
-            pulse.beat();
+            heartbeat.beat();
             let is_done = done.contains(&(stream.clone(), since));
             let opening = open(&parts, &board, &stream, Wish::Since(since), &stop);
-            if !is_done && pulse.waiting(QUESTION_MAX, opening).await {
+            if !is_done && heartbeat.beat_while(QUESTION_MAX, opening).await {
                 done.push((stream, since));
             }
         }
         for Begun { stream, since, by } in anchors.begun() {
-            pulse.beat();
+            heartbeat.beat();
             let opening = open(&parts, &board, &stream, Wish::Begun(since, by), &stop);
-            if pulse.waiting(QUESTION_MAX, opening).await {
+            if heartbeat.beat_while(QUESTION_MAX, opening).await {
                 anchors.settle(&stream);
             }
         }
         for _ in 0..AGAIN.as_secs() {
-            pulse.beat();
+            heartbeat.beat();
             if stop.is_cancelled() || feeds.has_changed().unwrap_or(false) {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-    pulse.retire();
+    heartbeat.retire();
 }
 
 fn wanted(feeds: &[Feed]) -> Vec<(Stream, Since)> {

@@ -5,10 +5,10 @@ use rust_decimal::Decimal;
 use super::*;
 use crate::backfill::tests::{BEGIN_MS, Bench, NEWEST, stream, whole};
 use crate::consume::Standing;
+use crate::heartbeat::Heartbeats;
 use crate::history::Batch;
 use crate::log::Positions;
 use crate::market::{Exchange, Side, Trade};
-use crate::pulse::Pulses;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -102,8 +102,8 @@ async fn what_a_feed_that_a_reload_brings_asks_for_is_a_gap() {
         rest_url: None,
     };
     let (feeds, watched) = watch::channel(vec![feed(1_900)]);
-    let (anchors, pulse) = (Arc::new(Anchors::default()), Pulses::default().watch("since"));
-    let running = tokio::spawn(run(bench.parts.clone(), board, watched, anchors, pulse, bench.stop.clone()));
+    let (anchors, heartbeat) = (Arc::new(Anchors::default()), Heartbeats::default().watch("since"));
+    let running = tokio::spawn(run(bench.parts.clone(), board, watched, anchors, heartbeat, bench.stop.clone()));
     let opened = async |first| {
         let opened = async {
             while open_ranges(&bench) != [(first, 1_999)] {

@@ -19,9 +19,9 @@ use crate::consume::{Board, Expectation, Question};
 use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
 use crate::exchange::socket::SocketCommand;
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::ingest::{ConnectionNews, Counters};
 use crate::market::{Channel, Exchange, Stream, Timestamp};
-use crate::pulse::Pulse;
 
 /// Questions asked at a time.
 const ASKING_MAX: usize = 4;
@@ -132,10 +132,10 @@ impl Silence {
 
 impl Tail {
     /// Asks until `stop`.
-    pub async fn run(self, mut news: mpsc::Receiver<ConnectionNews>, pulse: Pulse, stop: CancellationToken) {
+    pub async fn run(self, mut news: mpsc::Receiver<ConnectionNews>, heartbeat: Heartbeat, stop: CancellationToken) {
         let mut silences: HashMap<Stream, Silence> = HashMap::new();
         while !stop.is_cancelled() {
-            pulse.beat();
+            heartbeat.beat();
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
@@ -154,12 +154,12 @@ impl Tail {
                 }
             });
             let mut answers = futures_util::stream::iter(asking).buffer_unordered(ASKING_MAX);
-            while let Some((stream, answer)) = pulse.waiting(QUESTION_MAX, answers.next()).await {
-                pulse.beat();
+            while let Some((stream, answer)) = heartbeat.beat_while(QUESTION_MAX, answers.next()).await {
+                heartbeat.beat();
                 self.answer(&stream, answer, &mut silences).await;
             }
         }
-        pulse.retire();
+        heartbeat.retire();
     }
 
     fn hear(&self, news: ConnectionNews, silences: &mut HashMap<Stream, Silence>) {
@@ -277,7 +277,7 @@ impl Tail {
         let heard = self.counters.heard.last(stream);
         let is_late = heard.is_some_and(|heard| consumed.is_none_or(|consumed| consumed < heard.micros()));
         // A last frame that could not be decoded never shows on the board. But a store may be away for hours.
-        let degraded = self.health.parts();
+        let degraded = self.health.degraded_parts();
         let may_be_late = || ["history", "log"].iter().any(|part| degraded.contains_key(*part));
         is_late && (heard.is_some_and(|heard| now.since(heard) < LATE_MAX_US) || may_be_late())
     }

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::messages;
-use crate::pulse::Pulse;
 
 use super::{Cache, Latest};
 
@@ -18,15 +18,21 @@ const APPLY_MAX: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Carries until `stop`, and then once more, so that what was consumed last is there.
-pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, pulse: Pulse, stop: CancellationToken) {
+pub async fn carry(
+    cache: Arc<dyn Cache>,
+    latest: Arc<Latest>,
+    health: Health,
+    heartbeat: Heartbeat,
+    stop: CancellationToken,
+) {
     let mut failing = false;
     loop {
-        pulse.beat();
+        heartbeat.beat();
         let last = stop.is_cancelled();
         let update = latest.take();
         if !update.is_empty() {
             let applied = tokio::time::timeout(APPLY_MAX, cache.apply(&update)).await;
-            pulse.beat();
+            heartbeat.beat();
             let failure = match applied {
                 Ok(Ok(_moved)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
@@ -34,7 +40,7 @@ pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, p
             };
             if let Some(why) = failure {
                 if !failing {
-                    warn!(MESSAGE_ID = messages::CACHE_AWAY, error = %why, "the cache does not take values, they wait: {why}");
+                    warn!(MESSAGE_ID = messages::CACHE_UNAVAILABLE, error = %why, "the cache does not take values, they wait: {why}");
                 }
                 failing = true;
                 health.degraded("cache", &why);
@@ -49,7 +55,7 @@ pub async fn carry(cache: Arc<dyn Cache>, latest: Arc<Latest>, health: Health, p
             }
         }
         if last {
-            pulse.retire();
+            heartbeat.retire();
             return;
         }
         tokio::select! {

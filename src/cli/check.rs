@@ -1,7 +1,7 @@
 //! `check`: are both files right, and do the servers answer that they name?
 
-use crate::app::Sources;
-use crate::app::stores::{self, Knock};
+use crate::app::ConfigPaths;
+use crate::app::stores::{self, StorePing};
 use crate::config;
 use crate::exit::{self, Failure};
 
@@ -17,9 +17,9 @@ pub struct Args {
 }
 
 /// Checks; returns the exit code.
-pub async fn run(args: Args, sources: &Sources, format: Format) -> Result<u8, Failure> {
+pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    match config::check(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
+    match config::check(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
         Ok(text) if format == Format::Human => say!("{text}"),
         Ok(_text) if args.connect => {}
         Ok(_text) => say!("{}", serde_json::json!({ "valid": true })),
@@ -31,19 +31,19 @@ pub async fn run(args: Args, sources: &Sources, format: Format) -> Result<u8, Fa
     if !args.connect {
         return Ok(0);
     }
-    let knocks = stores::knock(&super::load(sources)?).await;
-    for knock in &knocks {
+    let pings = stores::ping(&super::load(config_paths)?).await;
+    for ping in &pings {
         match format {
-            Format::Human => say!("{}", words(knock)),
-            Format::Json => say!("{}", serde_json::json!(knock)),
+            Format::Human => say!("{}", words(ping)),
+            Format::Json => say!("{}", serde_json::json!(ping)),
         }
     }
-    let all_well = knocks.iter().all(|knock| knock.error.is_none());
+    let all_well = pings.iter().all(|ping| ping.error.is_none());
     Ok(if all_well { 0 } else { exit::UNAVAILABLE })
 }
 
-fn words(knock: &Knock) -> String {
-    let Knock { store, place, version, missing, error } = knock;
+fn words(ping: &StorePing) -> String {
+    let StorePing { store, place, version, missing, error } = ping;
     let mut line = format!("{store:<8} {place}: ");
     line.push_str(version.as_deref().or(error.as_deref()).unwrap_or_default());
     for missing in missing {

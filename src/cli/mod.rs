@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, Launch, Sources};
+use crate::app::{self, ConfigPaths, RunOptions};
 use crate::exit::{self, Failure};
 use crate::jobs::spec::Schedule;
 use crate::telemetry::{self, LogFormat};
@@ -109,23 +109,23 @@ impl Cli {
 
     /// Does what was asked; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
-        let sources = Sources { config: self.config, jobs: self.jobs };
+        let config_paths = ConfigPaths { config: self.config, jobs: self.jobs };
         let format = self.format.printed();
         match self.command {
-            None | Some(Command::Run) => run(sources, self.log_format).await,
-            Some(Command::Check(args)) => check::run(args, &sources, format).await,
+            None | Some(Command::Run) => run(config_paths, self.log_format).await,
+            Some(Command::Check(args)) => check::run(args, &config_paths, format).await,
             Some(Command::Simulate(args)) => {
                 let _telemetry = telemetry::install(self.log_format)?;
                 let code = simulate::run(args, format, until_stopped()?).await?;
                 Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
             }
             Some(Command::Demo(args)) => demo::run(args, format, until_stopped()?).await,
-            Some(Command::Audit(args)) => audit::run(args, &load(&sources)?, format).await,
+            Some(Command::Audit(args)) => audit::run(args, &load(&config_paths)?, format).await,
             Some(Command::Export(args)) => {
-                said::unless_enough(export::run(args, &load(&sources)?, until_stopped()?).await)
+                said::unless_enough(export::run(args, &load(&config_paths)?, until_stopped()?).await)
             }
-            Some(Command::Tail(args)) => said::unless_enough(tail::run(args, &load(&sources)?, format).await),
-            Some(Command::Replay(args)) => replay::run(args, &load(&sources)?, format, until_stopped()?).await,
+            Some(Command::Tail(args)) => said::unless_enough(tail::run(args, &load(&config_paths)?, format).await),
+            Some(Command::Replay(args)) => replay::run(args, &load(&config_paths)?, format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {
                 manual::write(&args)?;
@@ -133,20 +133,20 @@ impl Cli {
             }
             Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, format),
             Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Next(asked)))) => {
-                schedule::next(&asked, &load_schedule(&sources)?, format)
+                schedule::next(&asked, &load_schedule(&config_paths)?, format)
             }
             Some(Command::Jobs(Jobs::Service(ask))) => {
-                service::jobs(ask, &Client::new(&load(&sources)?.admin)?, format).await
+                service::jobs(ask, &Client::new(&load(&config_paths)?.admin)?, format).await
             }
-            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&sources)?.admin)?, format).await,
+            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&config_paths)?.admin)?, format).await,
         }
     }
 }
 
 /// Runs the service.
-async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
+async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    let loaded = match config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment) {
+    let loaded = match config::load_all(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
@@ -158,21 +158,21 @@ async fn run(sources: Sources, log_format: LogFormat) -> Result<u8, Failure> {
         tracing::warn!("{warning}");
     }
     let signals = signals::listen()?;
-    app::run(Launch { config: loaded.config, schedule: loaded.schedule, sources }, signals).await?;
+    app::run(RunOptions { config: loaded.config, schedule: loaded.schedule, config_paths }, signals).await?;
     Ok(0)
 }
 
 /// The configuration, for a command that needs it and no schedule.
-fn load(sources: &Sources) -> Result<config::Config, Failure> {
+fn load(config_paths: &ConfigPaths) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    let loaded = config::load_config(sources.config.as_deref(), &environment);
+    let loaded = config::load_config(config_paths.config.as_deref(), &environment);
     loaded.map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
 }
 
 /// The schedule, for a command that needs it.
-fn load_schedule(sources: &Sources) -> Result<Schedule, Failure> {
+fn load_schedule(config_paths: &ConfigPaths) -> Result<Schedule, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    let loaded = config::load_all(sources.config.as_deref(), sources.jobs.as_deref(), &environment);
+    let loaded = config::load_all(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment);
     loaded.map(|loaded| loaded.schedule).map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
 }
 

@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{market, stores};
+use crate::app::{exchange_runtime, stores};
 use crate::config::Config;
 use crate::exit::{Failure, TEMPORARY, USAGE};
 use crate::market::Exchange;
@@ -33,7 +33,7 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         to: bound(args.to.as_deref())?,
         log: stores::log_to_read(config).await?,
         history: stores::history(config).await?,
-        dialects: Exchange::ALL.map(market::dialect).to_vec(),
+        dialects: Exchange::ALL.map(exchange_runtime::dialect).to_vec(),
     };
     let bar = progress::bar(format, replay.frames().await?, "frames");
     bar.set_message("replay");

@@ -23,9 +23,9 @@ pub use sorter::{EXPECT_GRACE_US, Expectation, Sealed, Sorter};
 use crate::clock::Clock;
 use crate::gap::Ledger;
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::log::{Consumer, Log, LogError};
 use crate::market::Stream;
-use crate::pulse::Pulse;
 use crate::writer::Writer;
 use worker::Worker;
 
@@ -118,14 +118,14 @@ pub async fn run(
     mut sorter: Sorter,
     mut questions: mpsc::Receiver<Question>,
     options: Options,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     drain: CancellationToken,
     stop: CancellationToken,
 ) -> Result<(), ConsumeError> {
-    let Some(consumer) = subscribe(&parts, &pulse, &stop).await? else { return Ok(()) };
-    let mut worker = Worker::new(parts, consumer, pulse, stop);
+    let Some(consumer) = subscribe(&parts, &heartbeat, &stop).await? else { return Ok(()) };
+    let mut worker = Worker::new(parts, consumer, heartbeat, stop);
     loop {
-        worker.pulse.beat();
+        worker.heartbeat.beat();
         worker.follow();
         while let Ok(question) = questions.try_recv() {
             worker.ask(&mut sorter, question);
@@ -170,7 +170,7 @@ pub async fn run(
             return Ok(());
         }
         if at_end {
-            worker.pulse.retire();
+            worker.heartbeat.retire();
             return Ok(());
         }
     }
@@ -179,11 +179,11 @@ pub async fn run(
 /// Opens a consumer, however long the log takes.
 async fn subscribe(
     parts: &Parts,
-    pulse: &Pulse,
+    heartbeat: &Heartbeat,
     stop: &CancellationToken,
 ) -> Result<Option<Box<dyn Consumer>>, ConsumeError> {
     loop {
-        pulse.beat();
+        heartbeat.beat();
         match parts.log.consumer().await {
             Ok(consumer) => return Ok(Some(consumer)),
             Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),

@@ -51,10 +51,10 @@ impl Worker {
         let streams = self.parts.ours.borrow().clone();
         let history = self.parts.writer.history().clone();
         loop {
-            self.pulse.beat();
+            self.heartbeat.beat();
             let why = match self
-                .pulse
-                .waiting(LOOK_MAX * 2, tokio::time::timeout(LOOK_MAX, look(&history, &streams)))
+                .heartbeat
+                .beat_while(LOOK_MAX * 2, tokio::time::timeout(LOOK_MAX, look(&history, &streams)))
                 .await
             {
                 Ok(Ok((watermarks, gaps))) => {

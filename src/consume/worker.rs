@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::gap::{Evidence, Gap};
+use crate::heartbeat::Heartbeat;
 use crate::log::{Consumer, Delivery, LogError, Partition, Positions};
 use crate::market::Timestamp;
 use crate::messages;
-use crate::pulse::Pulse;
 use crate::writer::WriteError;
 
 use super::{ConsumeError, FoundHole, Parts, Question, Sealed, Sorter};
@@ -22,7 +22,7 @@ const COMMIT_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Worker {
     pub(super) parts: Parts,
     pub(super) consumer: Box<dyn Consumer>,
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
     pub(super) stop: CancellationToken,
     pub(super) sealed_at: Instant,
     /// The partitions that are ours now.
@@ -33,9 +33,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(parts: Parts, consumer: Box<dyn Consumer>, pulse: Pulse, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        parts: Parts,
+        consumer: Box<dyn Consumer>,
+        heartbeat: Heartbeat,
+        stop: CancellationToken,
+    ) -> Self {
         let (sealed_at, partitions) = (Instant::now(), BTreeSet::new());
-        Self { parts, consumer, pulse, stop, sealed_at, partitions, unwritten: None }
+        Self { parts, consumer, heartbeat, stop, sealed_at, partitions, unwritten: None }
     }
 
     /// Sorts a delivery. Returns the clock's time when the log was read to its end, else `None`: behind it
@@ -115,7 +120,7 @@ impl Worker {
         if self.parts.board.committed() == positions {
             return Ok(Some(()));
         }
-        match self.pulse.waiting(COMMIT_MAX, self.consumer.commit(&positions)).await {
+        match self.heartbeat.beat_while(COMMIT_MAX, self.consumer.commit(&positions)).await {
             Ok(()) => {
                 self.parts.health.restored("log");
                 self.parts.board.set_committed(&positions);
@@ -149,7 +154,7 @@ impl Worker {
         };
         let sealed = self.unwritten.insert(sealed);
         if !sealed.rows.batch.is_empty() {
-            let set_aside = match self.parts.writer.write(&sealed.rows, &self.pulse, &self.stop).await {
+            let set_aside = match self.parts.writer.write(&sealed.rows, &self.heartbeat, &self.stop).await {
                 Ok(set_aside) => set_aside,
                 Err(WriteError::Stopped) => return Ok(None),
                 Err(WriteError::Fatal(why)) => return Err(ConsumeError::History(why)),

@@ -12,12 +12,12 @@ use crate::cache::Latest;
 use crate::exchange::binance::Binance;
 use crate::faults::Faults;
 use crate::gap::Range;
+use crate::heartbeat::Heartbeats;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, GapFilter, History, TradeRow};
 use crate::log::{Delivery, LogUsage, Partition, Positions, Record};
 use crate::market::{Frame, Origin, Side, Symbol, Timestamp, Trade};
-use crate::pulse::Pulses;
 
 const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
 
@@ -110,9 +110,10 @@ impl House {
         let options = Options { batch_time: Duration::from_millis(5), ..Options::default() };
         let drain = CancellationToken::new();
         let (_questions, asked) = mpsc::channel(1);
-        let pulse = Pulses::default().watch("consume");
+        let heartbeat = Heartbeats::default().watch("consume");
         let sorter = Sorter::new([Arc::new(Binance) as Arc<dyn crate::exchange::Dialect>]);
-        let consume = tokio::spawn(run(parts, sorter, asked, options, pulse, drain.clone(), CancellationToken::new()));
+        let consume =
+            tokio::spawn(run(parts, sorter, asked, options, heartbeat, drain.clone(), CancellationToken::new()));
         let (_directory, _streams) = (directory, streams_sender);
         Self { script, history, faults, ledger, ours, drain, consume, _directory, _streams }
     }

@@ -39,20 +39,20 @@ async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeed
     spec.max_silence = Some(Duration::from_secs(100));
     let working = house.work(vec![spec], fails(5));
     tokio::time::sleep(Duration::from_secs(90)).await;
-    assert!(!working.status().await.silent && house.health.parts().is_empty());
+    assert!(!working.status().await.silent && house.health.degraded_parts().is_empty());
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(working.status().await.silent);
-    assert_eq!(house.health.parts()["job job"], "no success for more than 100 s");
+    assert_eq!(house.health.degraded_parts()["job job"], "no success for more than 100 s");
     house.until("a success", |run| run.outcome == "succeeded").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let status = working.status().await;
-    assert!(!status.silent && status.last_success.is_some() && house.health.parts().is_empty());
+    assert!(!status.silent && status.last_success.is_some() && house.health.degraded_parts().is_empty());
     // A pause is no excuse, and a removed job leaves no alarm behind.
     working.jobs.pause("job", "a move").await.unwrap();
     tokio::time::sleep(Duration::from_secs(110)).await;
-    assert!(house.health.parts().contains_key("job job"));
+    assert!(house.health.degraded_parts().contains_key("job job"));
     working.jobs.replace(schedule(vec![]), false).await.unwrap();
-    assert!(house.health.parts().is_empty());
+    assert!(house.health.degraded_parts().is_empty());
     working.end().await;
 }
 
@@ -65,13 +65,13 @@ async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() 
     let working = house.work(vec![spec], fails(2));
     house.until("the first failure", |run| run.outcome == "failed").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.parts().is_empty(), "it is tried again");
+    assert!(house.health.degraded_parts().is_empty(), "it is tried again");
     house.until("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(house.health.parts()["job job"], "its last run failed: no disk");
+    assert_eq!(house.health.degraded_parts()["job job"], "its last run failed: no disk");
     house.until("a success", |run| run.outcome == "succeeded").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.parts().is_empty());
+    assert!(house.health.degraded_parts().is_empty());
     working.end().await;
 }
 

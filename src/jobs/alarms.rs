@@ -50,7 +50,7 @@ impl Alarms {
     /// A run has failed and is not tried again.
     pub(super) fn failed(&mut self, job: &str, run_id: &str, why: &str) {
         error!(
-            MESSAGE_ID = messages::JOB_NEEDS_SOMEBODY, ALERT = "job", JOB = %job, RUN_ID = %run_id,
+            MESSAGE_ID = messages::JOB_ALERT, ALERT = "job", JOB = %job, RUN_ID = %run_id,
             "{job} needs somebody: its last run {why}"
         );
         self.failed.insert(job.to_owned(), format!("its last run {why}"));

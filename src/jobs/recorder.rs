@@ -1,4 +1,4 @@
-//! Writes runs to history, beside the runner: a history that is slow or away delays no run and stills no pulse.
+//! Writes runs to history, beside the runner: a history that is slow or away delays no run and stills no heartbeat.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,8 +19,8 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::health::Health;
+use crate::heartbeat::Heartbeat;
 use crate::history::{History, JobRun};
-use crate::pulse::Pulse;
 
 use super::alarms::Alarms;
 use super::events::Events;
@@ -156,12 +156,12 @@ impl Runner {
     }
 
     /// Runs until `stop`, then ends what runs.
-    pub async fn run(mut self, pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, heartbeat: Heartbeat, stop: CancellationToken) -> anyhow::Result<()> {
         self.begin();
         let poke = Arc::new(Notify::new());
         let mut sweep = sweep(poke.clone()).await?;
         while !stop.is_cancelled() {
-            pulse.beat();
+            heartbeat.beat();
             self.turn();
             self.remember().await;
             let wait = self.planner.wait(self.now()).unwrap_or(TURN_MAX).min(TURN_MAX);
@@ -180,7 +180,7 @@ impl Runner {
             warn!("the scheduler's sweep did not end: {error}");
         }
         self.stop().await;
-        pulse.retire();
+        heartbeat.retire();
         Ok(())
     }
 

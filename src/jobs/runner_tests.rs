@@ -13,13 +13,13 @@ use crate::cache::embedded::EmbeddedCache;
 use crate::consume::SharedLedger;
 use crate::faults::Faults;
 use crate::health::Health;
+use crate::heartbeat::Heartbeats;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::jobs::spec::{MissedPolicy, Overlap, Retry, TaskKind};
 use crate::jobs::tasks::{LogRetention, Save};
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::market::{Stream, Timestamp};
-use crate::pulse::Pulses;
 use crate::writer::Writer;
 
 #[path = "alarm_tests.rs"]
@@ -46,7 +46,7 @@ struct Working {
     jobs: JobsHandle,
     stop: CancellationToken,
     done: JoinHandle<anyhow::Result<()>>,
-    pulses: Pulses,
+    heartbeats: Heartbeats,
 }
 
 fn clock() -> Clock {
@@ -106,9 +106,9 @@ impl House {
 
     fn work(&self, jobs: Vec<JobSpec>, save: Save) -> Working {
         let (runner, jobs) = self.runner(schedule(jobs), save);
-        let (pulses, stop) = (Pulses::default(), CancellationToken::new());
-        let done = tokio::spawn(runner.run(pulses.watch("scheduler"), stop.clone()));
-        Working { jobs, stop, done, pulses }
+        let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
+        let done = tokio::spawn(runner.run(heartbeats.watch("scheduler"), stop.clone()));
+        Working { jobs, stop, done, heartbeats }
     }
 
     async fn runs(&self) -> Vec<JobRun> {
@@ -307,7 +307,7 @@ async fn a_history_that_is_away_delays_no_run_and_gets_every_record_later() {
     let working = house.work(vec![every(10)], saves());
     tokio::time::sleep(Duration::from_secs(65)).await;
     assert_eq!(working.status().await.runs, 6);
-    let beats = working.pulses.beats()[0].count;
+    let beats = working.heartbeats.statuses()[0].count;
     assert!(beats >= 60, "{beats} beats in 65 s");
     house.faults.set_outage(false);
     for n in 1..=6 {
@@ -328,7 +328,7 @@ async fn the_start_waits_for_blocking_jobs_but_not_for_ever() {
         runner.run_blocking().await;
         assert_eq!(began.elapsed().as_secs(), waits);
         let stop = CancellationToken::new();
-        let done = tokio::spawn(runner.run(Pulses::default().watch("scheduler"), stop.clone()));
+        let done = tokio::spawn(runner.run(Heartbeats::default().watch("scheduler"), stop.clone()));
         let run = house.until("it ends all the same", |run| run.outcome == "succeeded").await;
         assert_eq!(run.trigger, "event");
         drop(jobs);

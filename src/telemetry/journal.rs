@@ -31,32 +31,32 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// The field of an event that is critical: tracing's levels end at ERROR.
 const PRIORITY: &str = "PRIORITY";
 
-enum Order {
-    Line(Line),
+enum QueueItem {
+    Event(OwnedEvent),
     Flush(SyncSender<()>),
 }
 
 /// The queue's end at which lines go in.
 pub struct Writer {
-    orders: SyncSender<Order>,
+    queue: SyncSender<QueueItem>,
     dropped: Arc<AtomicU64>,
 }
 
 /// Keeps events and queues them.
 pub struct JournalLayer {
-    orders: SyncSender<Order>,
+    queue: SyncSender<QueueItem>,
     dropped: Arc<AtomicU64>,
 }
 
 /// Who hears the lines on the queue's thread.
-pub struct Listeners {
+pub struct Sinks {
     /// Of lines as they are.
-    pub usual: Dispatch,
+    pub normal: Dispatch,
     /// Of those that are critical.
     pub critical: Dispatch,
 }
 
-impl Listeners {
+impl Sinks {
     /// This machine's journal.
     fn journal() -> anyhow::Result<Self> {
         let layer = || tracing_journald::layer().context("open the journal's socket");
@@ -64,7 +64,7 @@ impl Listeners {
             || layer().map(|layer| layer.with_field_prefix(None).with_syslog_identifier("tapekeeper".to_owned()));
         let mappings = PriorityMappings { error: Priority::Critical, ..mappings() };
         Ok(Self {
-            usual: Dispatch::new(
+            normal: Dispatch::new(
                 tracing_subscriber::registry().with(layer()?.with_priority_mappings(self::mappings())),
             ),
             critical: Dispatch::new(tracing_subscriber::registry().with(layer()?.with_priority_mappings(mappings))),
@@ -80,28 +80,28 @@ fn mappings() -> PriorityMappings {
 impl Writer {
     /// A queue to this machine's journal, and the thread that empties it.
     pub fn start() -> anyhow::Result<Self> {
-        Self::to(Listeners::journal()?, LINES_MAX)
+        Self::to(Sinks::journal()?, LINES_MAX)
     }
 
-    pub(super) fn to(listeners: Listeners, lines_max: usize) -> anyhow::Result<Self> {
-        let (orders, received) = sync_channel(lines_max);
+    pub(super) fn to(sinks: Sinks, lines_max: usize) -> anyhow::Result<Self> {
+        let (queue, received) = sync_channel(lines_max);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = dropped.clone();
         let thread = std::thread::Builder::new().name("journal".to_owned());
-        thread.spawn(move || say_all(&listeners, &received, &lost)).context("start the journal's thread")?;
-        Ok(Self { orders, dropped })
+        thread.spawn(move || send_all(&sinks, &received, &lost)).context("start the journal's thread")?;
+        Ok(Self { queue, dropped })
     }
 
     /// What the subscriber is given.
     pub fn layer(&self) -> JournalLayer {
-        JournalLayer { orders: self.orders.clone(), dropped: self.dropped.clone() }
+        JournalLayer { queue: self.queue.clone(), dropped: self.dropped.clone() }
     }
 
     /// Waits until everything queued so far is sent; not for long.
     pub fn flush(&self) {
         let (done, sent) = sync_channel(1);
         // Full means that the journal stalls: then the last lines are lost with the others.
-        if self.orders.try_send(Order::Flush(done)).is_ok() {
+        if self.queue.try_send(QueueItem::Flush(done)).is_ok() {
             sent.recv_timeout(FLUSH_MAX).ok();
         }
     }
@@ -109,7 +109,7 @@ impl Writer {
 
 impl<S: Subscriber> Layer<S> for JournalLayer {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        if self.orders.try_send(Order::Line(Line::of(event))).is_err() {
+        if self.queue.try_send(QueueItem::Event(OwnedEvent::of(event))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
@@ -125,14 +125,14 @@ pub fn lines_dropped() -> u64 {
 }
 
 /// The queue's other end.
-fn say_all(listeners: &Listeners, orders: &Receiver<Order>, dropped: &AtomicU64) {
-    while let Ok(order) = orders.recv() {
-        match order {
-            Order::Line(line) => {
-                line.say(listeners);
+fn send_all(sinks: &Sinks, queue: &Receiver<QueueItem>, dropped: &AtomicU64) {
+    while let Ok(item) = queue.recv() {
+        match item {
+            QueueItem::Event(event) => {
+                event.send(sinks);
                 let lost = dropped.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    dispatcher::with_default(&listeners.usual, || {
+                    dispatcher::with_default(&sinks.normal, || {
                         warn!(
                             MESSAGE_ID = messages::LINES_DROPPED,
                             DROPPED = lost,
@@ -142,26 +142,26 @@ fn say_all(listeners: &Listeners, orders: &Receiver<Order>, dropped: &AtomicU64)
                 }
             }
             // Whoever flushes may have given up.
-            Order::Flush(done) => drop(done.try_send(())),
+            QueueItem::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
 /// An event with its fields owned.
-struct Line {
+struct OwnedEvent {
     metadata: &'static Metadata<'static>,
     fields: Vec<(Field, Box<dyn Value + Send>)>,
     is_critical: bool,
 }
 
-impl Line {
+impl OwnedEvent {
     fn of(event: &Event<'_>) -> Self {
-        let mut line = Self { metadata: event.metadata(), fields: Vec::new(), is_critical: false };
-        event.record(&mut line);
-        line
+        let mut owned = Self { metadata: event.metadata(), fields: Vec::new(), is_critical: false };
+        event.record(&mut owned);
+        owned
     }
 
-    fn take(&mut self, field: &Field, value: Box<dyn Value + Send>) {
+    fn push_field(&mut self, field: &Field, value: Box<dyn Value + Send>) {
         if field.name() == PRIORITY {
             self.is_critical = true;
         } else if self.fields.len() < FIELDS_MAX {
@@ -169,40 +169,40 @@ impl Line {
         }
     }
 
-    fn say(&self, listeners: &Listeners) {
+    fn send(&self, sinks: &Sinks) {
         let Some((first, _)) = self.fields.first() else { return };
         let mut slots: [(&Field, Option<&dyn Value>); FIELDS_MAX] = [(first, None); FIELDS_MAX];
         for (slot, (field, value)) in slots.iter_mut().zip(&self.fields) {
             *slot = (field, Some(&**value as &dyn Value));
         }
-        let listener = if self.is_critical { &listeners.critical } else { &listeners.usual };
-        dispatcher::with_default(listener, || {
+        let sink = if self.is_critical { &sinks.critical } else { &sinks.normal };
+        dispatcher::with_default(sink, || {
             Event::dispatch(self.metadata, &self.metadata.fields().value_set(&slots));
         });
     }
 }
 
-impl Visit for Line {
+impl Visit for OwnedEvent {
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.take(field, Box::new(value));
+        self.push_field(field, Box::new(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.take(field, Box::new(value));
+        self.push_field(field, Box::new(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.take(field, Box::new(value));
+        self.push_field(field, Box::new(value));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.take(field, Box::new(cut(value.to_owned())));
+        self.push_field(field, Box::new(cut(value.to_owned())));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let mut text = String::new();
         write!(text, "{value:?}").expect("writing to a String cannot fail");
-        self.take(field, Box::new(cut(text)));
+        self.push_field(field, Box::new(cut(text)));
     }
 }
 
@@ -224,22 +224,22 @@ pub(super) mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const WAIT_MAX: Duration = Duration::from_secs(30);
 
     /// Tells of every event that it hears: level, then `NAME=value` of each field.
-    pub struct Ear(Mutex<Sender<String>>);
+    pub struct CapturingLayer(Mutex<Sender<String>>);
 
-    impl<S: Subscriber> Layer<S> for Ear {
+    impl<S: Subscriber> Layer<S> for CapturingLayer {
         fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-            let mut told = Told(event.metadata().level().to_string());
-            event.record(&mut told);
-            self.0.lock().unwrap().send(told.0).ok();
+            let mut text = FieldText(event.metadata().level().to_string());
+            event.record(&mut text);
+            self.0.lock().unwrap().send(text.0).ok();
         }
     }
 
-    struct Told(String);
+    struct FieldText(String);
 
-    impl Visit for Told {
+    impl Visit for FieldText {
         fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
             write!(self.0, "\n{}={value:?}", field.name()).unwrap();
         }
@@ -249,37 +249,37 @@ pub(super) mod tests {
         }
     }
 
-    /// Listeners, and what the usual and the critical one hear.
-    pub fn ears() -> (Listeners, Receiver<String>, Receiver<String>) {
-        let ear = || {
-            let (sender, heard) = std::sync::mpsc::channel();
-            (Dispatch::new(tracing_subscriber::registry().with(Ear(Mutex::new(sender)))), heard)
+    /// Sinks, and what the normal and the critical one hear.
+    pub fn capturing_sinks() -> (Sinks, Receiver<String>, Receiver<String>) {
+        let capture = || {
+            let (sender, lines) = std::sync::mpsc::channel();
+            (Dispatch::new(tracing_subscriber::registry().with(CapturingLayer(Mutex::new(sender)))), lines)
         };
-        let ((usual, heard), (critical, cried)) = (ear(), ear());
-        (Listeners { usual, critical }, heard, cried)
+        let ((normal, lines), (critical, critical_lines)) = (capture(), capture());
+        (Sinks { normal, critical }, lines, critical_lines)
     }
 
     #[test]
-    fn an_event_is_said_again_as_it_was() {
-        let (listeners, heard, _) = ears();
-        let writer = Writer::to(listeners, 16).unwrap();
+    fn an_event_reaches_the_journal_unchanged() {
+        let (sinks, lines, _) = capturing_sinks();
+        let writer = Writer::to(sinks, 16).unwrap();
         let subscriber = tracing_subscriber::registry().with(writer.layer());
         tracing::subscriber::with_default(subscriber, || {
             warn!(MESSAGE_ID = "abc", GAP_FIRST = -7, LATE = true, COUNT = 8_u64, stream = %"x:y", "a gap:\n{}", 7);
         });
-        let line = heard.recv_timeout(PATIENCE).unwrap();
+        let line = lines.recv_timeout(WAIT_MAX).unwrap();
         assert_eq!(line, "WARN\nmessage=a gap:\n7\nMESSAGE_ID=abc\nGAP_FIRST=-7\nLATE=true\nCOUNT=8\nstream=x:y");
     }
 
     #[test]
-    fn what_is_critical_is_said_to_the_one_who_says_so() {
-        let (listeners, heard, cried) = ears();
-        let writer = Writer::to(listeners, 16).unwrap();
+    fn a_critical_event_goes_to_the_critical_sink() {
+        let (sinks, lines, critical_lines) = capturing_sinks();
+        let writer = Writer::to(sinks, 16).unwrap();
         let subscriber = tracing_subscriber::registry().with(writer.layer());
         tracing::subscriber::with_default(subscriber, || tracing::error!(PRIORITY = 2, "it burns"));
-        assert_eq!(cried.recv_timeout(PATIENCE).unwrap(), "ERROR\nmessage=it burns");
+        assert_eq!(critical_lines.recv_timeout(WAIT_MAX).unwrap(), "ERROR\nmessage=it burns");
         writer.flush();
-        assert!(heard.try_recv().is_err());
+        assert!(lines.try_recv().is_err());
     }
 
     /// Takes the first event and holds it until it is told to go on.
@@ -288,19 +288,20 @@ pub(super) mod tests {
     impl<S: Subscriber> Layer<S> for Stalled {
         fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
             if *event.metadata().level() == Level::ERROR {
-                self.0.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                self.0.lock().unwrap().recv_timeout(WAIT_MAX).unwrap();
             }
         }
     }
 
     #[test]
-    fn a_journal_that_stalls_holds_nobody_up_and_the_lost_lines_are_counted() {
-        let (mut listeners, _, _) = ears();
-        let (go_on, stalled) = std::sync::mpsc::channel();
-        let (sender, heard) = std::sync::mpsc::channel();
-        let both = tracing_subscriber::registry().with(Ear(Mutex::new(sender))).with(Stalled(Mutex::new(stalled)));
-        listeners.usual = Dispatch::new(both);
-        let writer = Writer::to(listeners, 4).unwrap();
+    fn a_stalled_journal_blocks_no_caller_and_dropped_lines_are_counted() {
+        let (mut sinks, _, _) = capturing_sinks();
+        let (resume, stalled) = std::sync::mpsc::channel();
+        let (sender, lines) = std::sync::mpsc::channel();
+        let both =
+            tracing_subscriber::registry().with(CapturingLayer(Mutex::new(sender))).with(Stalled(Mutex::new(stalled)));
+        sinks.normal = Dispatch::new(both);
+        let writer = Writer::to(sinks, 4).unwrap();
         let subscriber = tracing_subscriber::registry().with(writer.layer());
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!("held");
@@ -308,17 +309,17 @@ pub(super) mod tests {
                 tracing::info!("line {number}");
             }
         });
-        go_on.send(()).unwrap();
-        let (mut lines, mut lost) = (0, 0);
-        while lines + lost < 101 {
-            let line = heard.recv_timeout(PATIENCE).unwrap();
+        resume.send(()).unwrap();
+        let (mut received, mut lost) = (0, 0);
+        while received + lost < 101 {
+            let line = lines.recv_timeout(WAIT_MAX).unwrap();
             match line.lines().find_map(|field| field.strip_prefix("DROPPED=")) {
                 Some(count) => lost += count.parse::<u64>().unwrap(),
-                None => lines += 1,
+                None => received += 1,
             }
         }
         assert!(lost >= 90, "{lost}");
-        assert_eq!(lines + lost, 101);
+        assert_eq!(received + lost, 101);
     }
 
     #[test]

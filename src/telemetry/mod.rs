@@ -62,13 +62,13 @@ fn text(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
         LogFormat::Json => Box::new(layer.json().flatten_event(true)),
         LogFormat::Human => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            Box::new(layer.with_ansi(colours).compact().fmt_fields(debug_fn(for_people)))
+            Box::new(layer.with_ansi(colours).compact().fmt_fields(debug_fn(human_fields)))
         }
     }
 }
 
 /// Fields in capitals are the journal's: people read the same in the message.
-fn for_people(line: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+fn human_fields(line: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let name = field.name();
     if name == "message" {
         write!(line, "{value:?}")
@@ -116,9 +116,9 @@ mod tests {
     const THREAD: &str = "panics-on-purpose";
 
     #[test]
-    fn a_panic_is_critical_in_the_journal_and_says_where() {
-        let (listeners, _, cried) = journal::tests::ears();
-        let writer = journal::Writer::to(listeners, 16).unwrap();
+    fn a_panic_is_critical_in_the_journal_and_names_its_location() {
+        let (sinks, _, critical_lines) = journal::tests::capturing_sinks();
+        let writer = journal::Writer::to(sinks, 16).unwrap();
         let layer = writer.layer();
         // Other tests of this process panic too, and mean it.
         let others = std::panic::take_hook();
@@ -131,7 +131,7 @@ mod tests {
             tracing::subscriber::with_default(subscriber, || panic!("no such partition"));
         });
         assert!(panicking.unwrap().join().is_err());
-        let entry = cried.recv_timeout(Duration::from_secs(30)).unwrap();
+        let entry = critical_lines.recv_timeout(Duration::from_secs(30)).unwrap();
         assert!(entry.contains(&format!("MESSAGE_ID={}", messages::PANICKED)), "{entry}");
         assert!(entry.contains(THREAD) && entry.contains("mod.rs:") && entry.contains("no such partition"), "{entry}");
     }
@@ -141,7 +141,7 @@ mod tests {
         let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let into = lines.clone();
         let layer = tracing_subscriber::fmt::layer().without_time().with_ansi(false).compact();
-        let layer = layer.fmt_fields(debug_fn(for_people)).with_writer(move || Line(into.clone()));
+        let layer = layer.fmt_fields(debug_fn(human_fields)).with_writer(move || Buffer(into.clone()));
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(MESSAGE_ID = messages::GAP_FOUND, GAP_FIRST = 7, offset = 3, "a gap");
@@ -151,9 +151,9 @@ mod tests {
     }
 
     #[derive(Clone)]
-    struct Line(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    struct Buffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Line {
+    impl std::io::Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())

@@ -26,6 +26,7 @@ use tapekeeper::exchange::socket::SocketEvent;
 use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::gap::{Ledger, Range};
 use tapekeeper::health::Health;
+use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::faulty::FaultyHistory;
 use tapekeeper::history::{GapFilter, History};
@@ -34,7 +35,6 @@ use tapekeeper::log::Log;
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::faulty::FaultyLog;
 use tapekeeper::market::{Stream, Symbol, Timestamp};
-use tapekeeper::pulse::Pulses;
 use tapekeeper::writer::Writer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -88,7 +88,7 @@ impl Flow {
         let watermarks = inner.watermarks(&[stream()]).await.unwrap();
         let history = Arc::new(FaultyHistory::new(inner, faults.clone()));
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
-        let (health, pulses) = (Health::default(), Pulses::default());
+        let (health, heartbeats) = (Health::default(), Heartbeats::default());
         let (events, received) = mpsc::channel(4);
         let (news, _heard) = mpsc::channel(16);
         let (_streams, streams) = watch::channel(vec![stream()]);
@@ -102,14 +102,14 @@ impl Flow {
             news,
         };
         let never = CancellationToken::new();
-        let ingest = tokio::spawn(ingest::run(parts, received, pulses.watch("ingest"), never.clone()));
+        let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), never.clone()));
         let board = Arc::new(Board::default());
         let store: Arc<dyn History> = history.clone();
         let writer = Writer::new(store, Arc::new(Latest::default()), health.clone());
         let ledger = SharedLedger::new(Ledger::restore(rows));
         let backfill = exchange.map(|exchange| {
             let parts = exchange.repairs(writer.clone(), ledger.clone(), clock);
-            tokio::spawn(backfill::run(parts, pulses.watch("backfill"), never.clone()))
+            tokio::spawn(backfill::run(parts, heartbeats.watch("backfill"), never.clone()))
         });
         let parts = consume::Parts {
             log: log.clone(),
@@ -126,8 +126,9 @@ impl Flow {
         let (_questions, asked) = mpsc::channel(1);
         let drain = CancellationToken::new();
         let options = consume::Options { batch_time: Duration::from_millis(5), ..consume::Options::default() };
-        let pulse = pulses.watch("consume");
-        let consume = tokio::spawn(consume::run(parts, sorter, asked, options, pulse, drain.clone(), never.clone()));
+        let heartbeat = heartbeats.watch("consume");
+        let consume =
+            tokio::spawn(consume::run(parts, sorter, asked, options, heartbeat, drain.clone(), never.clone()));
         Self { events, ingest, consume, backfill, stop: never, ledger, drain, board, health, log, history }
     }
 
@@ -324,7 +325,7 @@ async fn a_history_that_is_away_holds_the_offset_and_shows_it() {
     let until = Instant::now() + DEADLINE;
     // The log is in the same outage: frames wait in memory until it takes them.
     flow.send(&[1, 2, 3], &clock).await;
-    while !flow.health.parts().contains_key("ingest") {
+    while !flow.health.degraded_parts().contains_key("ingest") {
         assert!(Instant::now() < until, "the outage is not shown");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -334,6 +335,6 @@ async fn a_history_that_is_away_holds_the_offset_and_shows_it() {
         assert!(Instant::now() < until, "what waited is not committed after the outage");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(flow.health.parts().is_empty(), "what was degraded stays so: {:?}", flow.health.parts());
+    assert!(flow.health.degraded_parts().is_empty(), "what was degraded stays so: {:?}", flow.health.degraded_parts());
     flow.stop().await;
 }

@@ -43,7 +43,7 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     watchdog(&mut page, &desk);
     configuration(&mut page, &desk);
     page.head("tapekeeper_degraded", "gauge", "1 for each part that copes with a fault.");
-    for part in desk.health.parts().keys() {
+    for part in desk.health.degraded_parts().keys() {
         page.sample("tapekeeper_degraded", &[("part", part)], 1.0);
     }
     let receiving = view::streams(&desk).iter().filter(|stream| stream.receiving).count();
@@ -125,15 +125,15 @@ async fn stores(page: &mut Page, desk: &Desk) {
 }
 
 fn watchdog(page: &mut Page, desk: &Desk) {
-    let beats = desk.pulses.beats();
+    let beats = desk.heartbeats.statuses();
     let kind = ("tapekeeper_watchdog_beat_age_seconds", "gauge", "Time since a spine loop last came round.");
     page.each(kind, "loop", beats.iter().map(|beat| (beat.name.as_str(), beat.age_ms as f64 / 1e3)));
     let kind = ("tapekeeper_watchdog_beats_total", "counter", "How often a spine loop came round.");
     page.each(kind, "loop", beats.iter().map(|beat| (beat.name.as_str(), beat.count as f64)));
-    if let Some(wedge) = desk.pulses.before() {
+    if let Some(stuck_loop) = desk.heartbeats.previous_stuck_loop() {
         let help = "When the watchdog ended the process before this one, and for which loop.";
         let kind = ("tapekeeper_watchdog_restart_timestamp_seconds", "gauge", help);
-        page.each(kind, "loop", [(wedge.name.as_str(), wedge.at as f64)]);
+        page.each(kind, "loop", [(stuck_loop.name.as_str(), stuck_loop.at as f64)]);
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::Served;
 use crate::gap::{Evidence, Gap, GapState, Range};
+use crate::heartbeat::StuckLoop;
 use crate::market::{Stream, Timestamp};
-use crate::pulse::Wedge;
 
 const RULES: &str = include_str!("../../../packaging/prometheus-rules.yml");
 const DASHBOARD: &str = include_str!("../../../packaging/grafana-dashboard.json");
@@ -19,7 +19,11 @@ async fn seasoned() -> Served {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=5).await;
     served.desk.health.degraded("cache", "redis is away");
-    served.desk.pulses.remember(Wedge { name: "consume".to_owned(), at: 1_790_000_000, age_ms: 9_000 });
+    served.desk.heartbeats.remember_stuck_loop(StuckLoop {
+        name: "consume".to_owned(),
+        at: 1_790_000_000,
+        age_ms: 9_000,
+    });
     served.desk.reloaded.count(false);
     let second = std::time::Duration::from_secs(1);
     served.desk.board.count_batch(5, second / 50, Some(second / 10));

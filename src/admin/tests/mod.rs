@@ -28,6 +28,7 @@ use crate::consume::{SharedLedger, Standing};
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions};
 use crate::faults::Faults;
+use crate::heartbeat::Heartbeats;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, History, TradeRow};
@@ -36,7 +37,6 @@ use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerParts};
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::market::{Exchange, Side, Stream, Symbol, Timestamp, Trade};
-use crate::pulse::Pulses;
 use crate::writer::Writer;
 
 /// Noon of a day in 2026.
@@ -89,7 +89,7 @@ impl Served {
         };
         let stop = CancellationToken::new();
         let (reload, reloads) = mpsc::channel(1);
-        let (cache, pulses) = (Arc::new(EmbeddedCache::new()), Pulses::default());
+        let (cache, heartbeats) = (Arc::new(EmbeddedCache::new()), Heartbeats::default());
         let services = Services {
             log: log.clone(),
             log_retention: LogRetention { age: Duration::from_secs(60), bytes: 1 << 30 },
@@ -100,7 +100,7 @@ impl Served {
             save: Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) })),
             clock: clock.clone(),
         };
-        let jobs = run_jobs(services, &pulses, stop.clone());
+        let jobs = run_jobs(services, &heartbeats, stop.clone());
         let desk = Desk {
             instance: "lab".to_owned(),
             streams,
@@ -113,7 +113,7 @@ impl Served {
             connections: crate::exchange::socket::Connections::default(),
             counters: Arc::default(),
             health,
-            pulses,
+            heartbeats,
             clock,
             startup: NOW.plus_micros(-90_000_000),
             jobs,
@@ -193,7 +193,7 @@ async fn document(request: reqwest::RequestBuilder) -> (u16, Value) {
 }
 
 /// One job that runs when it is asked to.
-fn run_jobs(services: Services, pulses: &Pulses, stop: CancellationToken) -> JobsHandle {
+fn run_jobs(services: Services, heartbeats: &Heartbeats, stop: CancellationToken) -> JobsHandle {
     let when = When::every(Duration::from_secs(3_600));
     let mut spec = JobSpec::new("state-snapshot", TaskKind::StateSnapshot, when);
     spec.description = "Saves what is known".to_owned();
@@ -206,6 +206,6 @@ fn run_jobs(services: Services, pulses: &Pulses, stop: CancellationToken) -> Job
         conditions: Arc::new(|_| Ok(())),
     };
     let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
-    tokio::spawn(runner.run(pulses.watch("scheduler"), stop));
+    tokio::spawn(runner.run(heartbeats.watch("scheduler"), stop));
     jobs
 }

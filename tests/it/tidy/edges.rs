@@ -13,11 +13,11 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("exit", &[], "codes only"),
     ("faults", &[], "decides how a call goes wrong, never which"),
     ("health", &[], "names of parts"),
-    ("pulse", &[], "names of loops"),
+    ("heartbeat", &[], "names of loops"),
     ("signals", &[], ""),
     ("sqlite", &[], "how a file is opened; log and history share it"),
     ("supervisor", &[], ""),
-    ("systemd", &["messages", "pulse"], "the watchdog is fed by the pulses"),
+    ("systemd", &["messages", "heartbeat"], "the watchdog is fed by the heartbeats"),
     ("telemetry", &["messages"], ""),
     ("clock", &["market"], "what it reads is a market::Timestamp: microseconds since 1970, no more of markets"),
     ("exchange", &["clock", "gap", "market", "messages"], "gap::Range is what a question asks for"),
@@ -25,16 +25,16 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("history", &["faults", "gap", "log", "market", "sqlite"], "a dead letter names its log partition"),
     (
         "cache",
-        &["faults", "health", "history", "market", "messages", "pulse"],
+        &["faults", "health", "history", "market", "messages", "heartbeat"],
         "an update is made from a batch of history's rows",
     ),
     ("state", &[], "does not know what the numbers mean"),
     (
         "writer",
-        &["cache", "health", "history", "log", "market", "messages", "pulse"],
+        &["cache", "health", "history", "log", "market", "messages", "heartbeat"],
         "the one way rows reach history and cache",
     ),
-    ("ingest", &["clock", "exchange", "health", "log", "market", "messages", "pulse"], ""),
+    ("ingest", &["clock", "exchange", "health", "log", "market", "messages", "heartbeat"], ""),
     (
         "consume",
         &[
@@ -48,7 +48,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "log",
             "market",
             "messages",
-            "pulse",
+            "heartbeat",
             "writer",
         ],
         "the board measures how long batches take",
@@ -56,20 +56,29 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     (
         "backfill",
         &[
-            "clock", "consume", "exchange", "gap", "health", "history", "ingest", "market", "messages", "pulse",
+            "clock",
+            "consume",
+            "exchange",
+            "gap",
+            "health",
+            "history",
+            "ingest",
+            "market",
+            "messages",
+            "heartbeat",
             "writer",
         ],
         "consume's board and ledger, and ingest's news of connections, say what to ask for",
     ),
     (
         "replay",
-        &["consume", "exchange", "health", "history", "log", "market", "pulse", "writer"],
+        &["consume", "exchange", "health", "history", "log", "market", "heartbeat", "writer"],
         "consume without commit",
     ),
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
     (
         "jobs",
-        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "messages", "pulse"],
+        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "messages", "heartbeat"],
         "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
     ),
     (
@@ -89,7 +98,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "jobs",
             "log",
             "market",
-            "pulse",
+            "heartbeat",
             "telemetry",
         ],
         "shows every room; of telemetry the lines that were dropped",
@@ -114,7 +123,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "log",
             "market",
             "messages",
-            "pulse",
+            "heartbeat",
             "signals",
             "state",
             "supervisor",
@@ -297,7 +306,7 @@ fn the_rules_see_forbidden_edges_however_they_are_written() {
     assert_eq!(see("src/history/rows.rs", "use crate::{market::Trade, config};"), 1);
     assert_eq!(see("src/history/rows.rs", "fn f() { crate::app::run(); }"), 1);
     assert_eq!(see("src/history/rows.rs", "use super::super::config::Config;"), 1);
-    assert_eq!(see("src/pulse.rs", "use super::market::Stream;"), 1);
+    assert_eq!(see("src/heartbeat.rs", "use super::market::Stream;"), 1);
     assert_eq!(see("src/utils/mod.rs", ""), 1);
     assert_eq!(
         see(

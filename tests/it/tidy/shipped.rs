@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tapekeeper::app::{CLOSE_GRACE, GRACES};
 use tapekeeper::config;
-use tapekeeper::pulse::QUIET_MAX;
+use tapekeeper::heartbeat::BEAT_INTERVAL_MAX;
 
 use super::{assert_none, root, rust_files};
 
@@ -37,9 +37,10 @@ fn wrong_times(unit: &str) -> Vec<String> {
     if graces >= stop {
         found.push(format!("an orderly stop may take {graces:?}, and TimeoutStopSec={stop:?} would cut it off"));
     }
-    if watchdog < 4 * QUIET_MAX {
-        found
-            .push(format!("a loop may be quiet for {QUIET_MAX:?}; WatchdogSec={watchdog:?} is not four times as long"));
+    if watchdog < 4 * BEAT_INTERVAL_MAX {
+        found.push(format!(
+            "a loop may be quiet for {BEAT_INTERVAL_MAX:?}; WatchdogSec={watchdog:?} is not four times as long"
+        ));
     }
     found
 }

@@ -19,18 +19,18 @@ use crate::market::{Stream, Timestamp};
 use crate::state::Snapshot;
 use crate::writer::Writer;
 
-use super::market::Market;
-use super::restore::{self, Resume};
-use super::saver::Saver;
+use super::exchange_runtime::ExchangeRuntime;
+use super::restore::{self, ResumeState};
+use super::snapshot_saver::SnapshotSaver;
 use super::{Groups, Service, stores};
 
 /// A fault elsewhere must not leave the consumer's questions without a limit.
 const QUESTIONS_MAX: usize = 1_024;
 
 /// Where consuming begins.
-pub(super) struct Beginning {
+pub(super) struct PendingResume {
     /// What history says; what the snapshot says while history is away.
-    known: Resume,
+    best_known: ResumeState,
     snapshot: Option<Snapshot>,
     streams: Vec<Stream>,
     /// Cancelled once history has answered.
@@ -44,32 +44,32 @@ pub(super) async fn open(
     streams: Vec<Stream>,
     clock: &Clock,
     health: &Health,
-) -> Result<(Arc<dyn History>, Beginning), Failure> {
-    let (history, answer) = stores::history_or_later(config).await?;
+) -> Result<(Arc<dyn History>, PendingResume), Failure> {
+    let (history, answer) = stores::history_even_if_down(config).await?;
     let found = match answer {
         Ok(()) => restore::resume(&history, snapshot.as_ref(), &streams, clock).await,
         Err(why) => Err(HistoryError::Unavailable(why).into()),
     };
     let resumed = CancellationToken::new();
-    let known = match found {
+    let best_known = match found {
         Ok(resume) => {
             resumed.cancel();
             resume
         }
-        Err(error) if restore::is_away(&error) => {
+        Err(error) if restore::is_unavailable(&error) => {
             warn!("history is away: the log keeps everything until it is back: {error:#}");
             health.degraded("history", &format!("{error:#}"));
             restore::from_snapshot(snapshot.as_ref(), &streams)
         }
         Err(error) => return Err(error.into()),
     };
-    Ok((history, Beginning { known, snapshot, streams, resumed }))
+    Ok((history, PendingResume { best_known, snapshot, streams, resumed }))
 }
 
-impl Beginning {
+impl PendingResume {
     /// What is known by now.
-    pub(super) fn known(&self) -> &Resume {
-        &self.known
+    pub(super) fn best_known(&self) -> &ResumeState {
+        &self.best_known
     }
 
     /// Cancelled once history has answered.
@@ -82,16 +82,16 @@ impl Beginning {
         self,
         history: &Arc<dyn History>,
         board: &Board,
-        saver: &Saver,
-        waiting: &restore::Waiting,
-    ) -> anyhow::Result<Option<Resume>> {
+        saver: &SnapshotSaver,
+        wait: &restore::HistoryWait,
+    ) -> anyhow::Result<Option<ResumeState>> {
         if self.resumed.is_cancelled() {
-            return Ok(Some(self.known));
+            return Ok(Some(self.best_known));
         }
-        let found = restore::resume_late(history, self.snapshot.as_ref(), &self.streams, waiting).await?;
+        let found = restore::resume_when_available(history, self.snapshot.as_ref(), &self.streams, wait).await?;
         if let Some(resume) = &found {
             saver.set_identity(resume.identity.clone());
-            seed_board(board, resume, &Positions::new());
+            seed_progress(board, resume, &Positions::new());
             self.resumed.cancel();
         }
         Ok(found)
@@ -99,7 +99,7 @@ impl Beginning {
 }
 
 /// Shows every stream where it goes on.
-pub(super) fn seed_board(board: &Board, resume: &Resume, committed: &Positions) {
+pub(super) fn seed_progress(board: &Board, resume: &ResumeState, committed: &Positions) {
     let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
         let next = stream.channel.step().map(|step| position + step);
         (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
@@ -110,13 +110,13 @@ pub(super) fn seed_board(board: &Board, resume: &Resume, committed: &Positions) 
 /// Starts what carries frames from the log to the stores, and what repairs.
 pub(super) fn start(
     service: &Service,
-    markets: &mut [Market],
+    runtimes: &mut [ExchangeRuntime],
     writer: Writer,
     latest: Arc<Latest>,
-    beginning: Beginning,
+    pending_resume: PendingResume,
     groups: &mut Groups,
 ) {
-    let mut sorter = Sorter::new(markets.iter().map(|market| market.dialect.clone()));
+    let mut sorter = Sorter::new(runtimes.iter().map(|runtime| runtime.dialect.clone()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let (ours, our_streams) = watch::channel(Vec::new());
     let parts = consume::Parts {
@@ -129,48 +129,48 @@ pub(super) fn start(
         streams: service.streams.clone(),
         ours,
     };
-    let waiting = restore::Waiting {
+    let wait = restore::HistoryWait {
         clock: service.clock.clone(),
         health: service.health.clone(),
-        pulse: service.pulses.watch("consume"),
+        heartbeat: service.heartbeats.watch("consume"),
         stop: groups.consume.stop.clone(),
     };
     // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
     let never = CancellationToken::new();
-    let batches = stores::batches(&service.config);
+    let batches = stores::batch_options(&service.config);
     let (board, saver, history) = (service.board.clone(), service.saver.clone(), service.history.clone());
     groups.consume.spawn("consume", async move {
-        let Some(resume) = beginning.resume(&history, &board, &saver, &waiting).await? else { return Ok(()) };
+        let Some(resume) = pending_resume.resume(&history, &board, &saver, &wait).await? else { return Ok(()) };
         sorter.seed(resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)));
         parts.ledger.with(|ledger| ledger.absorb(resume.ledger));
         parts.ledger.news.notify_one();
-        let restore::Waiting { pulse, stop: drain, .. } = waiting;
-        Ok(consume::run(parts, sorter, asked, batches, pulse, drain, never).await?)
+        let restore::HistoryWait { heartbeat, stop: drain, .. } = wait;
+        Ok(consume::run(parts, sorter, asked, batches, heartbeat, drain, never).await?)
     });
     let carrier = cache::carry(
         service.cache.clone(),
         latest,
         service.health.clone(),
-        service.pulses.watch("cache"),
+        service.heartbeats.watch("cache"),
         groups.cache.stop.clone(),
     );
     groups.cache.spawn("cache", async move {
         carrier.await;
         Ok(())
     });
-    repair(service, markets, &questions, &our_streams, groups);
+    repair(service, runtimes, &questions, &our_streams, groups);
 }
 
 /// Starts what finds holes that no frame reveals, and what fills them.
 fn repair(
     service: &Service,
-    markets: &mut [Market],
+    runtimes: &mut [ExchangeRuntime],
     questions: &mpsc::Sender<Question>,
     ours: &watch::Receiver<Vec<Stream>>,
     groups: &mut Groups,
 ) {
     let repair =
-        backfill::run(service.backfill.clone(), service.pulses.watch("backfill"), groups.backfill.stop.clone());
+        backfill::run(service.backfill.clone(), service.heartbeats.watch("backfill"), groups.backfill.stop.clone());
     groups.backfill.spawn("backfill", async move {
         repair.await;
         Ok(())
@@ -180,21 +180,21 @@ fn repair(
         service.board.clone(),
         service.feeds.subscribe(),
         service.saver.anchors.clone(),
-        service.pulses.watch("since"),
+        service.heartbeats.watch("since"),
         groups.backfill.stop.clone(),
     );
     groups.backfill.spawn("since", async move {
         since.await;
         Ok(())
     });
-    for market in markets {
-        let Some(news) = market.news.take() else { continue };
+    for runtime in runtimes {
+        let Some(news) = runtime.connection_events.take() else { continue };
         let tail = Tail {
-            rest: market.rest.clone(),
-            exchange: market.exchange,
+            rest: runtime.rest.clone(),
+            exchange: runtime.exchange,
             board: service.board.clone(),
             questions: questions.clone(),
-            carriers: market.sockets.carriers(),
+            carriers: runtime.sockets.carriers(),
             counters: service.counters.clone(),
             streams: ours.clone(),
             anchors: service.saver.anchors.clone(),
@@ -202,9 +202,9 @@ fn repair(
             clock: service.clock.clone(),
             options: TailOptions::default(),
         };
-        let (pulse, stop) = (service.pulses.watch("tail"), groups.backfill.stop.clone());
+        let (heartbeat, stop) = (service.heartbeats.watch("tail"), groups.backfill.stop.clone());
         groups.backfill.spawn("tail", async move {
-            tail.run(news, pulse, stop).await;
+            tail.run(news, heartbeat, stop).await;
             Ok(())
         });
     }

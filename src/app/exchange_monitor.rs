@@ -14,57 +14,57 @@ use crate::market::{Exchange, Stream};
 use super::Service;
 
 /// How often the clock is asked for while it answers.
-const CLOCK_EVERY: Duration = Duration::from_secs(300);
+const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
 /// How often the listing is asked for: symbols are delisted and renamed, and 20 of weight an hour are nothing.
-const LISTING_EVERY: Duration = Duration::from_secs(3_600);
+const LISTING_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Measures the clock's offset every few minutes, and learns limits and listing each hour and when other symbols are
 /// recorded. None of it ever rejects data.
 pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
     let mut wait = Duration::from_secs(1);
     let mut streams = service.streams.clone();
-    let mut learn_at = Instant::now();
+    let mut listing_due = Instant::now();
     let mut unlisted = BTreeSet::new();
     while !stop.is_cancelled() {
         match rest.measure_clock(&stop).await {
             Ok(offset) => {
                 debug!("the clock of {exchange} is {} ms ahead of ours", offset / 1_000);
                 service.health.restored("rest");
-                wait = CLOCK_EVERY;
+                wait = CLOCK_INTERVAL;
             }
             Err(error) => {
                 service.health.degraded("rest", &error.to_string());
                 wait = (wait * 2).min(Duration::from_secs(60));
             }
         }
-        if learn_at <= Instant::now() {
-            let recorded = recorded(exchange, &streams.borrow_and_update());
-            match unknown(&rest, recorded, &stop).await {
+        if listing_due <= Instant::now() {
+            let recorded = recorded_symbols(exchange, &streams.borrow_and_update());
+            match unlisted_symbols(&rest, recorded, &stop).await {
                 Some(now) => {
                     report(exchange, &service, &unlisted, &now);
                     unlisted = now;
-                    learn_at = Instant::now() + LISTING_EVERY;
+                    listing_due = Instant::now() + LISTING_INTERVAL;
                 }
                 None => wait = wait.min(Duration::from_secs(60)),
             }
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            Ok(()) = streams.changed() => learn_at = Instant::now(),
+            Ok(()) = streams.changed() => listing_due = Instant::now(),
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-fn recorded(exchange: Exchange, streams: &[Stream]) -> Vec<String> {
+fn recorded_symbols(exchange: Exchange, streams: &[Stream]) -> Vec<String> {
     let mine = streams.iter().filter(|stream| stream.exchange == exchange);
     mine.map(|stream| stream.symbol.to_string()).collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 /// Which of the symbols the exchange does not know; `None` when it did not say. One of them spoils the answer for all
 /// (-1121), so they are asked for in halves.
-async fn unknown(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) -> Option<BTreeSet<String>> {
-    let mut unknown = BTreeSet::new();
+async fn unlisted_symbols(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) -> Option<BTreeSet<String>> {
+    let mut unlisted = BTreeSet::new();
     let mut parts = vec![symbols];
     while let Some(mut part) = parts.pop() {
         match rest.info(&part, stop).await {
@@ -75,7 +75,7 @@ async fn unknown(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) ->
                     }
                 }
             }
-            Err(RestError::UnknownSymbol { .. }) if part.len() == 1 => unknown.extend(part),
+            Err(RestError::UnknownSymbol { .. }) if part.len() == 1 => unlisted.extend(part),
             Err(RestError::UnknownSymbol { .. }) => {
                 let rest = part.split_off(part.len() / 2);
                 parts.extend([part, rest]);
@@ -83,7 +83,7 @@ async fn unknown(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) ->
             Err(_later) => return None,
         }
     }
-    Some(unknown)
+    Some(unlisted)
 }
 
 fn report(exchange: Exchange, service: &Service, before: &BTreeSet<String>, now: &BTreeSet<String>) {

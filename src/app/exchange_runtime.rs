@@ -12,19 +12,19 @@ use crate::exchange::rest::{Rest, RestOptions};
 use crate::exchange::socket::Connections;
 use crate::exchange::{Dialect, Feed};
 use crate::health::Health;
+use crate::heartbeat::Heartbeats;
 use crate::ingest::{self, ConnectionNews, Counters};
 use crate::log::Log;
 use crate::market::{Exchange, Stream, Timestamp};
-use crate::pulse::Pulses;
 
 use super::Groups;
 use super::sockets::{EVENTS_MAX, Sockets};
 
 /// News of connections that may wait for the tail.
-const NEWS_MAX: usize = 256;
+const CONNECTION_EVENTS_MAX: usize = 256;
 
 /// One exchange at work.
-pub struct Market {
+pub struct ExchangeRuntime {
     /// Whose.
     pub exchange: Exchange,
     /// Its language.
@@ -34,7 +34,7 @@ pub struct Market {
     /// Its connections.
     pub sockets: Sockets,
     /// What they bring, to be handed to the tail once.
-    pub news: Option<mpsc::Receiver<ConnectionNews>>,
+    pub connection_events: Option<mpsc::Receiver<ConnectionNews>>,
 }
 
 /// What every exchange shares.
@@ -49,8 +49,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// What is degraded.
     pub health: Health,
-    /// The spine's pulses.
-    pub pulses: Pulses,
+    /// The spine's heartbeats.
+    pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
     /// What is recorded now.
@@ -84,10 +84,10 @@ pub(super) async fn start(
     config: &Config,
     shared: &Shared,
     groups: &mut Groups,
-) -> Market {
+) -> ExchangeRuntime {
     let dialect = dialect(exchange);
     let (events, received) = mpsc::channel(EVENTS_MAX);
-    let (news, heard) = mpsc::channel(NEWS_MAX);
+    let (news, received_events) = mpsc::channel(CONNECTION_EVENTS_MAX);
     let parts = ingest::Parts {
         log: shared.log.clone(),
         dialect: dialect.clone(),
@@ -97,9 +97,9 @@ pub(super) async fn start(
         streams: shared.streams.clone(),
         news,
     };
-    let pulse = shared.pulses.watch("ingest");
+    let heartbeat = shared.heartbeats.watch("ingest");
     let stop = groups.ingest.stop.clone();
-    groups.ingest.spawn("ingest", async move { Ok(ingest::run(parts, received, pulse, stop).await?) });
+    groups.ingest.spawn("ingest", async move { Ok(ingest::run(parts, received, heartbeat, stop).await?) });
     let mut sockets = Sockets::new(
         dialect.clone(),
         events,
@@ -108,6 +108,6 @@ pub(super) async fn start(
         shared.clock.clone(),
         groups.sockets.stop.clone(),
     );
-    sockets.carry(&config.feeds).await;
-    Market { exchange, dialect, rest, sockets, news: Some(heard) }
+    sockets.assign(&config.feeds).await;
+    ExchangeRuntime { exchange, dialect, rest, sockets, connection_events: Some(received_events) }
 }

@@ -17,7 +17,7 @@ use crate::market::{Exchange, Stream, Timestamp};
 use crate::state::{Snapshot, StateFile};
 
 /// Everything a snapshot is made of.
-pub struct Saver {
+pub struct SnapshotSaver {
     /// Where it goes first.
     pub file: StateFile,
     /// Where its backup goes; failing there is a warning.
@@ -44,7 +44,7 @@ pub struct Saver {
     pub generation: Mutex<u64>,
 }
 
-impl Saver {
+impl SnapshotSaver {
     /// Saves; `shutdown` stamps the end of an orderly stop. Returns what was saved in words.
     pub async fn save(&self, shutdown: bool) -> anyhow::Result<String> {
         let mut generation = self.generation.lock().await;

@@ -19,21 +19,21 @@ use crate::jobs::{JobsHandle, Runner, RunnerParts};
 use crate::market::Stream;
 use crate::messages;
 use crate::signals::Request;
-use crate::supervisor::Fault;
+use crate::supervisor::TaskFailure;
 use crate::systemd;
 
-use super::market::Market;
-use super::status::{look_at_exchanges, status_line};
-use super::{Groups, Launch, Requests, Service};
-use super::{backends, conditions, events, reload, venue};
+use super::exchange_runtime::ExchangeRuntime;
+use super::status::{status_line, update_exchange_health};
+use super::{Groups, Requests, RunOptions, Service};
+use super::{backends, conditions, events, exchange_monitor, reload};
 
 /// How often the status line is renewed.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a reload may change.
-pub struct Feeds {
+pub struct Reloadable {
     /// The exchanges at work.
-    pub markets: Vec<Market>,
+    pub runtimes: Vec<ExchangeRuntime>,
     /// Tells everybody what is recorded.
     pub streams: watch::Sender<Vec<Stream>>,
     /// The schedule.
@@ -42,7 +42,7 @@ pub struct Feeds {
 
 /// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler.
 /// While history is away nothing waits for it: repair and preload follow when it is back.
-pub async fn begin(
+pub async fn start(
     service: &Service,
     schedule: &Schedule,
     resumed: CancellationToken,
@@ -68,7 +68,7 @@ pub async fn begin(
         history: service.history.clone(),
         clock: service.clock.clone(),
         health: service.health.clone(),
-        conditions: conditions::of(service),
+        conditions: conditions::check(service),
     };
     let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
     if resumed.is_cancelled() {
@@ -94,15 +94,15 @@ pub async fn begin(
         Ok(saved) => info!("state saved: {saved}"),
         Err(error) => error!("cannot save the state: {error:#}"),
     }
-    let (pulse, stop) = (service.pulses.watch("scheduler"), groups.jobs.stop.clone());
-    groups.jobs.spawn("scheduler", runner.run(pulse, stop));
+    let (heartbeat, stop) = (service.heartbeats.watch("scheduler"), groups.jobs.stop.clone());
+    groups.jobs.spawn("scheduler", runner.run(heartbeat, stop));
     let events = events::watch(service.clone(), jobs.clone(), groups.jobs.stop.clone());
     groups.jobs.spawn("events", events);
     for (&exchange, rest) in &service.backfill.rest {
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();
         groups.jobs.spawn("clock", async move {
-            venue::watch(exchange, rest, service, stop).await;
+            exchange_monitor::watch(exchange, rest, service, stop).await;
             Ok(())
         });
     }
@@ -123,12 +123,12 @@ async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
 async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Result<(), Failure> {
     let options = service.config.admin.clone();
     if !options.listen.ip().is_loopback() {
-        let beyond = format!("the API listens beyond this machine, on {}", options.listen);
+        let exposed = format!("the API listens beyond this machine, on {}", options.listen);
         if options.token.is_some() {
-            info!("{beyond}: changes that come that way need the bearer token");
+            info!("{exposed}: changes that come that way need the bearer token");
         } else {
             warn!(
-                "{beyond}, and no token is set: changes that come that way are refused; set admin-token to allow them"
+                "{exposed}, and no token is set: changes that come that way are refused; set admin-token to allow them"
             );
         }
     }
@@ -148,7 +148,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         connections: service.connections.clone(),
         counters: service.counters.clone(),
         health: service.health.clone(),
-        pulses: service.pulses.clone(),
+        heartbeats: service.heartbeats.clone(),
         clock: service.clock.clone(),
         startup: service.startup,
         jobs,
@@ -156,7 +156,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         reloaded: service.reloaded.clone(),
         data_dir: service.config.data_dir.clone(),
         trend: Arc::default(),
-        backends: backends::watched(&service.config, groups),
+        backends: backends::descriptions(&service.config, groups),
         options,
     };
     let stop = groups.admin.stop.clone();
@@ -194,39 +194,39 @@ async fn listeners(service: &Service) -> Listeners {
 
 /// systemd's listener when it holds one for us, else our own.
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let Some(held) = systemd::listener()? else { return Ok(TcpListener::bind(address).await?) };
-    let held = TcpListener::from_std(held).context("take over the listener from systemd")?;
-    match held.local_addr() {
+    let Some(inherited) = systemd::listener()? else { return Ok(TcpListener::bind(address).await?) };
+    let inherited = TcpListener::from_std(inherited).context("take over the listener from systemd")?;
+    match inherited.local_addr() {
         Ok(at) if at != address => {
             warn!("systemd listens on {at} for us, and [admin] listen says {address}: commands will look there");
         }
         _ => {}
     }
-    Ok(held)
+    Ok(inherited)
 }
 
 /// Says READY and serves until told to stop (`None`) or until a spine task fails.
-pub async fn watch(
+pub async fn run(
     service: &Service,
-    feeds: &mut Feeds,
-    launch: &Launch,
+    reloadable: &mut Reloadable,
+    run_options: &RunOptions,
     requests: &mut Requests,
     groups: &mut Groups,
-) -> Option<Fault> {
+) -> Option<TaskFailure> {
     service.health.set_ready();
-    let line = status_line(service, &feeds.jobs).await;
+    let line = status_line(service, &reloadable.jobs).await;
     systemd::ready(&line);
     info!(MESSAGE_ID = messages::STARTED, "ready: {line}");
-    if requests.reload_waits {
-        reload(service, feeds, launch, false).await.ok();
+    if requests.reload_pending {
+        reload(service, reloadable, run_options, false).await.ok();
     }
-    let mut ticks = tokio::time::interval(STATUS_EVERY);
+    let mut ticks = tokio::time::interval(STATUS_INTERVAL);
     let mut bans = service.saver.bans();
     loop {
         tokio::select! {
-            fault = groups.fault() => {
-                error!(MESSAGE_ID = messages::SPINE_FAILED, "{} failed: {}", fault.task, fault.reason);
-                return Some(fault);
+            failure = groups.failure() => {
+                error!(MESSAGE_ID = messages::RECORDING_TASK_FAILED, "{} failed: {}", failure.task, failure.reason);
+                return Some(failure);
             }
             signal = requests.signals.recv() => match signal {
                 Some(Request::Stop(why)) => {
@@ -236,19 +236,19 @@ pub async fn watch(
                 Some(Request::Reload(why)) => {
                     info!("reloading: {why}");
                     // Whoever sent the signal gets no answer: the log has the reason.
-                    reload(service, feeds, launch, false).await.ok();
+                    reload(service, reloadable, run_options, false).await.ok();
                 }
                 None => return None,
             },
             Some(request) = requests.reloads.recv() => {
-                let outcome = reload(service, feeds, launch, request.dry_run).await;
+                let outcome = reload(service, reloadable, run_options, request.dry_run).await;
                 if request.answer.send(outcome).is_err() {
                     warn!("whoever asked for the reload is gone");
                 }
             }
             _ = ticks.tick() => {
-                look_at_exchanges(service).await;
-                systemd::status(&status_line(service, &feeds.jobs).await);
+                update_exchange_health(service).await;
+                systemd::status(&status_line(service, &reloadable.jobs).await);
                 // A ban must survive a crash too: asking again during it makes it longer.
                 let now = service.saver.bans();
                 if now != bans {
@@ -262,19 +262,26 @@ pub async fn watch(
     }
 }
 
-async fn reload(service: &Service, feeds: &mut Feeds, launch: &Launch, dry_run: bool) -> Result<Reloaded, String> {
+async fn reload(
+    service: &Service,
+    reloadable: &mut Reloadable,
+    run_options: &RunOptions,
+    dry_run: bool,
+) -> Result<Reloaded, String> {
     if dry_run {
-        let (config, schedule) = launch.sources.load()?;
-        return reload::apply(service, feeds, &config, &schedule, true).await.map_err(|error| format!("{error:#}"));
+        let (config, schedule) = run_options.config_paths.load()?;
+        return reload::apply(service, reloadable, &config, &schedule, true)
+            .await
+            .map_err(|error| format!("{error:#}"));
     }
     // Said before the files are read: `Type=notify-reload` waits for it, also when they are bad.
     systemd::reloading();
-    let applied = match launch.sources.load() {
-        Ok((config, schedule)) => reload::apply(service, feeds, &config, &schedule, false).await,
+    let applied = match run_options.config_paths.load() {
+        Ok((config, schedule)) => reload::apply(service, reloadable, &config, &schedule, false).await,
         Err(why) => Err(anyhow!(why)),
     };
     service.reloaded.count(applied.is_ok());
-    let line = status_line(service, &feeds.jobs).await;
+    let line = status_line(service, &reloadable.jobs).await;
     match &applied {
         Ok(_said) => systemd::ready(&line),
         Err(error) => {

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 /// The longest that a watched loop goes without a beat when all is well: its waits and the calls it makes end within
 /// this. The unit's `WatchdogSec` is at least four times as long (a test reads the unit to prove it).
-pub const QUIET_MAX: Duration = Duration::from_secs(5);
+pub const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// How often a loop beats while it waits for somebody else.
-const WAITING_BEAT: Duration = Duration::from_secs(1);
+const WAITING_BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One loop's pulse; cheap to clone and to beat.
+/// One loop's heartbeat; cheap to clone and to beat.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<Beats>);
+pub struct Heartbeat(Arc<WatchedLoop>);
 
 #[derive(Debug)]
-struct Beats {
+struct WatchedLoop {
     name: String,
-    born: Instant,
-    /// Milliseconds since `born` of the last beat.
+    created: Instant,
+    /// Milliseconds since `created` of the last beat.
     last_ms: AtomicU64,
     count: AtomicU64,
     retired: std::sync::atomic::AtomicBool,
@@ -26,30 +26,30 @@ struct Beats {
     stuck_after: Option<Duration>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Says that the loop has come round.
     pub fn beat(&self) {
         if let Some(after) = self.0.stuck_after {
-            while self.0.born.elapsed() >= after {
+            while self.0.created.elapsed() >= after {
                 // Other loops go on: this one alone is to be missed.
                 tokio::task::block_in_place(std::thread::park);
             }
         }
-        self.0.last_ms.store(self.0.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.0.last_ms.store(self.0.created.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for somebody else, an exchange or a store, and beats meanwhile: that one being slow or dead is no reason
     /// to restart us. Beats for `limit` at most, which is above the wait's own limit, so that a wait that broke its
     /// limit is still seen.
-    pub async fn waiting<T>(&self, limit: Duration, wait: impl Future<Output = T>) -> T {
+    pub async fn beat_while<T>(&self, limit: Duration, wait: impl Future<Output = T>) -> T {
         let mut wait = std::pin::pin!(wait);
         let began = Instant::now();
         loop {
             if began.elapsed() < limit {
                 self.beat();
             }
-            if let Ok(outcome) = tokio::time::timeout(WAITING_BEAT, &mut wait).await {
+            if let Ok(outcome) = tokio::time::timeout(WAITING_BEAT_INTERVAL, &mut wait).await {
                 return outcome;
             }
         }
@@ -61,22 +61,22 @@ impl Pulse {
     }
 }
 
-/// All pulses of the process; cheap to clone.
+/// All heartbeats of the process; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Pulses(Arc<Watched>);
+pub struct Heartbeats(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Watched {
-    pulses: Mutex<Vec<Pulse>>,
+struct Inner {
+    heartbeats: Mutex<Vec<Heartbeat>>,
     /// Loops that are to get stuck, and at which age.
     stuck: OnceLock<Vec<(String, Duration)>>,
     /// For which loop the watchdog ended the process before this one.
-    before: OnceLock<Wedge>,
+    previous_stuck_loop: OnceLock<StuckLoop>,
 }
 
 /// A loop for which the watchdog ended a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wedge {
+pub struct StuckLoop {
     /// The loop's name, or several, the first to stop before the others.
     pub name: String,
     /// Milliseconds that it had not come round.
@@ -85,7 +85,7 @@ pub struct Wedge {
     pub at: u64,
 }
 
-impl std::fmt::Display for Wedge {
+impl std::fmt::Display for StuckLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} had not come round for {:.1} s", self.name, self.age_ms as f64 / 1e3)
     }
@@ -93,7 +93,7 @@ impl std::fmt::Display for Wedge {
 
 /// A loop's state as health and metrics show it.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct Beat {
+pub struct LoopStatus {
     /// The loop's name.
     pub name: String,
     /// Milliseconds since its last beat.
@@ -102,65 +102,65 @@ pub struct Beat {
     pub count: u64,
 }
 
-impl Pulses {
-    /// Pulses of which these loops get stuck at this age: to show that the watchdog works, and for nothing else.
+impl Heartbeats {
+    /// Heartbeats of which these loops get stuck at this age: to show that the watchdog works, and for nothing else.
     pub fn with_stuck(stuck: Vec<(String, Duration)>) -> Self {
-        let pulses = Self::default();
-        pulses.0.stuck.set(stuck).expect("it was made a line ago");
-        pulses
+        let heartbeats = Self::default();
+        heartbeats.0.stuck.set(stuck).expect("it was made a line ago");
+        heartbeats
     }
 
     /// Remembers for which loop the process before this one was ended.
-    pub fn remember(&self, wedge: Wedge) {
+    pub fn remember_stuck_loop(&self, stuck_loop: StuckLoop) {
         // The first one stays: there is one process before this one.
-        self.0.before.set(wedge).ok();
+        self.0.previous_stuck_loop.set(stuck_loop).ok();
     }
 
     /// For which loop the process before this one was ended, if it was.
-    pub fn before(&self) -> Option<&Wedge> {
-        self.0.before.get()
+    pub fn previous_stuck_loop(&self) -> Option<&StuckLoop> {
+        self.0.previous_stuck_loop.get()
     }
 
     /// A new watched loop.
-    pub fn watch(&self, name: &str) -> Pulse {
+    pub fn watch(&self, name: &str) -> Heartbeat {
         let stuck = self.0.stuck.get().into_iter().flatten();
-        let pulse = Pulse(Arc::new(Beats {
+        let heartbeat = Heartbeat(Arc::new(WatchedLoop {
             name: name.to_owned(),
-            born: Instant::now(),
+            created: Instant::now(),
             last_ms: AtomicU64::new(0),
             count: AtomicU64::new(0),
             retired: std::sync::atomic::AtomicBool::new(false),
             stuck_after: stuck.filter(|(stuck, _)| stuck == name).map(|(_, after)| *after).next(),
         }));
-        self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
-        pulse
+        self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(heartbeat.clone());
+        heartbeat
     }
 
     /// Every loop that is still watched.
-    pub fn beats(&self) -> Vec<Beat> {
-        let mut pulses = self.0.pulses.lock().unwrap_or_else(PoisonError::into_inner);
-        pulses.retain(|pulse| !pulse.0.retired.load(Ordering::Relaxed));
-        pulses
+    pub fn statuses(&self) -> Vec<LoopStatus> {
+        let mut heartbeats = self.0.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        heartbeats.retain(|heartbeat| !heartbeat.0.retired.load(Ordering::Relaxed));
+        heartbeats
             .iter()
-            .map(|pulse| Beat {
-                name: pulse.0.name.clone(),
-                age_ms: (pulse.0.born.elapsed().as_millis() as u64)
-                    .saturating_sub(pulse.0.last_ms.load(Ordering::Relaxed)),
-                count: pulse.0.count.load(Ordering::Relaxed),
+            .map(|heartbeat| LoopStatus {
+                name: heartbeat.0.name.clone(),
+                age_ms: (heartbeat.0.created.elapsed().as_millis() as u64)
+                    .saturating_sub(heartbeat.0.last_ms.load(Ordering::Relaxed)),
+                count: heartbeat.0.count.load(Ordering::Relaxed),
             })
             .collect()
     }
 
     /// The loop that has not beaten for longer than `limit`, if there is one. A loop that blocks its thread holds up
     /// others: then all of them are named, the first to stop before the others, and the age is the first one's.
-    pub fn wedged(&self, limit: Duration) -> Option<Beat> {
-        let mut beats = self.beats();
+    pub fn stuck_loop(&self, limit: Duration) -> Option<LoopStatus> {
+        let mut beats = self.statuses();
         beats.retain(|beat| u128::from(beat.age_ms) > limit.as_millis());
         beats.sort_by_key(|beat| std::cmp::Reverse(beat.age_ms));
         let names: Vec<&str> = beats.iter().map(|beat| beat.name.as_str()).collect();
         let name = names.join(", ");
         let first = beats.into_iter().next()?;
-        Some(Beat { name, ..first })
+        Some(LoopStatus { name, ..first })
     }
 }
 
@@ -169,55 +169,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_does_not_beat_is_wedged_until_it_retires() {
-        let pulses = Pulses::default();
-        let pulse = pulses.watch("ingest");
+    fn a_loop_that_does_not_beat_is_stuck_until_it_retires() {
+        let heartbeats = Heartbeats::default();
+        let heartbeat = heartbeats.watch("ingest");
         std::thread::park_timeout(Duration::from_millis(20));
-        assert_eq!(pulses.wedged(Duration::from_millis(1)).map(|beat| beat.name), Some("ingest".to_owned()));
-        pulse.beat();
-        assert!(pulses.wedged(Duration::from_secs(5)).is_none());
-        pulse.retire();
+        assert_eq!(heartbeats.stuck_loop(Duration::from_millis(1)).map(|beat| beat.name), Some("ingest".to_owned()));
+        heartbeat.beat();
+        assert!(heartbeats.stuck_loop(Duration::from_secs(5)).is_none());
+        heartbeat.retire();
         std::thread::park_timeout(Duration::from_millis(20));
-        assert!(pulses.wedged(Duration::from_millis(1)).is_none());
+        assert!(heartbeats.stuck_loop(Duration::from_millis(1)).is_none());
     }
 
     #[test]
-    fn a_loop_that_is_to_get_stuck_does_and_no_other() {
-        let pulses = Pulses::with_stuck(vec![("consume".to_owned(), Duration::ZERO)]);
-        let other = pulses.watch("ingest");
+    fn only_the_chosen_loop_gets_stuck() {
+        let heartbeats = Heartbeats::with_stuck(vec![("consume".to_owned(), Duration::ZERO)]);
+        let other = heartbeats.watch("ingest");
         other.beat();
-        let (pulse, (came_round, waited)) = (pulses.watch("consume"), std::sync::mpsc::sync_channel(1));
+        let (heartbeat, (beat_sent, waited)) = (heartbeats.watch("consume"), std::sync::mpsc::sync_channel(1));
         std::thread::spawn(move || {
-            pulse.beat();
-            came_round.send(()).unwrap();
+            heartbeat.beat();
+            beat_sent.send(()).unwrap();
         });
         assert!(waited.recv_timeout(Duration::from_millis(50)).is_err());
         other.beat();
-        let name = pulses.wedged(Duration::from_millis(40)).unwrap().name;
+        let name = heartbeats.stuck_loop(Duration::from_millis(40)).unwrap().name;
         assert!(name.starts_with("consume"), "{name}");
     }
 
     #[test]
-    fn all_that_are_stuck_are_named_the_first_one_first() {
-        let pulses = Pulses::default();
-        let (_ingest, cache) = (pulses.watch("ingest"), pulses.watch("cache"));
+    fn all_stuck_loops_are_named_the_first_to_stop_first() {
+        let heartbeats = Heartbeats::default();
+        let (_ingest, cache) = (heartbeats.watch("ingest"), heartbeats.watch("cache"));
         std::thread::park_timeout(Duration::from_millis(20));
         cache.beat();
         std::thread::park_timeout(Duration::from_millis(20));
-        let wedged = pulses.wedged(Duration::from_millis(5)).unwrap();
-        assert_eq!(wedged.name, "ingest, cache");
-        assert!(wedged.age_ms >= 20, "{wedged:?}");
+        let stuck = heartbeats.stuck_loop(Duration::from_millis(5)).unwrap();
+        assert_eq!(stuck.name, "ingest, cache");
+        assert!(stuck.age_ms >= 20, "{stuck:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_waits_for_somebody_else_beats_meanwhile_but_not_for_ever() {
-        let pulse = Pulses::default().watch("tail");
+    async fn a_waiting_loop_beats_only_up_to_its_limit() {
+        let heartbeat = Heartbeats::default().watch("tail");
         let never = std::future::pending::<()>();
-        let long = pulse.waiting(Duration::from_secs(3_600), never);
+        let long = heartbeat.beat_while(Duration::from_secs(3_600), never);
         assert!(tokio::time::timeout(Duration::from_millis(10_500), long).await.is_err());
-        assert_eq!(pulse.0.count.load(Ordering::Relaxed), 11);
-        let broken = pulse.waiting(Duration::ZERO, std::future::pending::<()>());
+        assert_eq!(heartbeat.0.count.load(Ordering::Relaxed), 11);
+        let broken = heartbeat.beat_while(Duration::ZERO, std::future::pending::<()>());
         assert!(tokio::time::timeout(Duration::from_millis(10_500), broken).await.is_err());
-        assert_eq!(pulse.0.count.load(Ordering::Relaxed), 11);
+        assert_eq!(heartbeat.0.count.load(Ordering::Relaxed), 11);
     }
 }
