@@ -21,7 +21,7 @@ use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::jobs::planner::simulate;
 use tapekeeper::jobs::spec::{JobSpec, Schedule, TaskKind, When};
 use tapekeeper::jobs::tasks::{LogRetention, Services};
-use tapekeeper::jobs::{Runner, RunnerParts};
+use tapekeeper::jobs::{Runner, RunnerDeps};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::market::Timestamp;
 use tapekeeper::writer::Writer;
@@ -93,7 +93,7 @@ async fn lateness() {
         save: Arc::new(|| Box::pin(async { Ok("nothing".to_owned()) })),
         clock: clock.clone(),
     };
-    let parts = RunnerParts {
+    let deps = RunnerDeps {
         services,
         history: history.clone(),
         clock,
@@ -106,7 +106,7 @@ async fn lateness() {
         JobSpec::new("every 100 ms", TaskKind::StateSnapshot, fast),
         JobSpec::new("cron, every second", TaskKind::StateSnapshot, second),
     ];
-    let (runner, _jobs) = Runner::new(parts, Schedule { jobs, ..Schedule::default() }, Some(directory.path()));
+    let (runner, _jobs) = Runner::new(deps, Schedule { jobs, ..Schedule::default() }, Some(directory.path()));
     let stop = CancellationToken::new();
     let running = tokio::spawn(runner.run(Heartbeats::default().watch("scheduler"), stop.clone()));
     tokio::time::sleep(MEASURED).await;

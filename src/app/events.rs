@@ -43,11 +43,11 @@ pub async fn watch(service: Service, jobs: JobsHandle, stop: CancellationToken) 
         // Disconnects first: one that is counted in between is looked at with the next connect.
         let disconnects = counters.disconnects.load(Ordering::Relaxed);
         if reconnects.observe(counters.connects.load(Ordering::Relaxed), disconnects) {
-            jobs.happened(JobEvent::Reconnect);
+            jobs.notify(JobEvent::Reconnect);
         }
         let now = service.ledger.with(|ledger| ledger.totals().found);
         if now > found {
-            jobs.happened(JobEvent::Gap);
+            jobs.notify(JobEvent::Gap);
         }
         found = now;
         tokio::select! {

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
-use crate::jobs::{JobsHandle, Runner, RunnerParts};
+use crate::jobs::{JobsHandle, Runner, RunnerDeps};
 use crate::market::Stream;
 use crate::messages;
 use crate::signals::Request;
@@ -63,19 +63,19 @@ pub async fn start(
         }),
         clock: service.clock.clone(),
     };
-    let parts = RunnerParts {
+    let deps = RunnerDeps {
         services,
         history: service.history.clone(),
         clock: service.clock.clone(),
         health: service.health.clone(),
         conditions: conditions::check(service),
     };
-    let (mut runner, jobs) = Runner::new(parts, schedule.clone(), Some(&service.config.data_dir));
+    let (mut runner, jobs) = Runner::new(deps, schedule.clone(), Some(&service.config.data_dir));
     if resumed.is_cancelled() {
         supersede_removed(service).await.context("supersede the gaps of removed feeds")?;
         runner.run_blocking().await;
     } else {
-        runner.start_up_after(resumed.clone());
+        runner.run_startup_jobs_after(resumed.clone());
         let (service, stop) = (service.clone(), groups.jobs.stop.clone());
         groups.jobs.spawn("removed feeds", async move {
             tokio::select! {

@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::clock::Clock;
 use crate::config;
 use crate::exit::{CONFIGURATION, Failure, INTERNAL, USAGE};
+use crate::jobs::describe;
 use crate::jobs::planner::simulate;
 use crate::jobs::spec::{JobSpec, Schedule, When};
-use crate::jobs::words;
 use crate::market::Timestamp;
 
 use super::service::Format;
@@ -84,7 +84,7 @@ pub fn next(asked: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fai
         return Err(Failure::new(USAGE, anyhow!("there is no job `{}`: the schedule has {known}", asked.name)));
     };
     if format == Format::Human {
-        eprintln!("{}: {}", spec.name, words(&spec.when));
+        eprintln!("{}: {}", spec.name, describe(&spec.when));
         match (never(spec), &spec.when) {
             (Some(why), _) => eprintln!("it has no next run: {why}"),
             (None, When::Every { .. } | When::Delay(_)) => {
@@ -108,7 +108,7 @@ pub fn next(asked: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fai
 fn never(spec: &JobSpec) -> Option<String> {
     match (&spec.when, spec.enabled) {
         (_, false) => Some("it is not enabled".to_owned()),
-        (When::On(_), _) => Some(format!("it runs {}", words(&spec.when))),
+        (When::On(_), _) => Some(format!("it runs {}", describe(&spec.when))),
         _ => None,
     }
 }

@@ -20,9 +20,9 @@ fn nothing(_: &str) -> Option<String> {
 }
 
 fn read(text: &str) -> Config {
-    let notes = Notes::new("tapekeeper.toml", text);
-    let config = service::read(text, &notes, PathBuf::from("data"));
-    let problems = Problems(notes.into_problems());
+    let diagnostics = Diagnostics::new("tapekeeper.toml", text);
+    let config = service::read(text, &diagnostics, PathBuf::from("data"));
+    let problems = Problems(diagnostics.into_problems());
     assert!(problems.0.is_empty(), "{problems}");
     config
 }
@@ -42,10 +42,10 @@ fn directory(files: &[(&str, &str)]) -> TempDir {
 fn the_shipped_files_read_without_a_warning() {
     let config = read(DEFAULT_CONFIG);
     assert_eq!(config.feeds[0].streams().len(), 4);
-    let notes = [(Notes::new("jobs.toml", DEFAULT_JOBS), DEFAULT_JOBS)];
-    let schedule = schedule::read(&notes);
-    let [(notes, _)] = notes;
-    let problems = Problems(notes.into_problems());
+    let diagnostics = [(Diagnostics::new("jobs.toml", DEFAULT_JOBS), DEFAULT_JOBS)];
+    let schedule = schedule::read(&diagnostics);
+    let [(diagnostics, _)] = diagnostics;
+    let problems = Problems(diagnostics.into_problems());
     assert!(problems.0.is_empty(), "{problems}");
     let job = |name: &str| schedule.jobs.iter().find(|job| job.name == name).unwrap();
     assert_eq!(job("state-snapshot").when, When::every(Duration::from_secs(30)));
@@ -102,10 +102,10 @@ fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
         on = ["startup", "reconnect", "gap", "shutdown"]
         blocking = true
     "#;
-    let notes = [(Notes::new("jobs.toml", text), text)];
-    let schedule = schedule::read(&notes);
-    let [(notes, _)] = notes;
-    let problems = Problems(notes.into_problems());
+    let diagnostics = [(Diagnostics::new("jobs.toml", text), text)];
+    let schedule = schedule::read(&diagnostics);
+    let [(diagnostics, _)] = diagnostics;
+    let problems = Problems(diagnostics.into_problems());
     assert!(problems.0.is_empty(), "{problems}");
     assert_eq!((schedule.scheduler.max_concurrent, schedule.scheduler.stop_grace), (3, seconds(1)));
     let [a, b, c, d] = &schedule.jobs[..] else { panic!("{schedule:?}") };
@@ -135,10 +135,10 @@ fn runs_are_kept_by_age_by_number_or_by_both() {
     let kept = |history: &str, args: &str| {
         let text =
             format!("schema = 1\n[scheduler]\n{history}\n[job.a]\ntask = \"retention\"\nevery = \"1h\"\n{args}\n");
-        let notes = [(Notes::new("jobs.toml", &text), text.as_str())];
-        let schedule = schedule::read(&notes);
-        let [(notes, _)] = notes;
-        let problems = Problems(notes.into_problems());
+        let diagnostics = [(Diagnostics::new("jobs.toml", &text), text.as_str())];
+        let schedule = schedule::read(&diagnostics);
+        let [(diagnostics, _)] = diagnostics;
+        let problems = Problems(diagnostics.into_problems());
         assert!(problems.0.is_empty(), "{problems}");
         (schedule.scheduler.history, schedule.jobs[0].args.runs)
     };
@@ -319,12 +319,12 @@ fn a_difference_is_named_by_its_key_and_tells_no_password() {
 proptest::proptest! {
     #[test]
     fn no_text_is_too_strange(text in "([a-z_.]{1,8} = [0-9\"\\[\\]{}a-zé]{0,8}\n|\\[\\[?[a-z.]{1,9}\\]?\\]\n|\\PC{0,8})*") {
-        let notes = Notes::new("tapekeeper.toml", &text);
-        service::read(&text, &notes, PathBuf::from("data"));
-        drop(Problems(notes.into_problems()).sorted().to_string());
-        let files = [(Notes::new("jobs.toml", &text), text.as_str())];
+        let diagnostics = Diagnostics::new("tapekeeper.toml", &text);
+        service::read(&text, &diagnostics, PathBuf::from("data"));
+        drop(Problems(diagnostics.into_problems()).sorted().to_string());
+        let files = [(Diagnostics::new("jobs.toml", &text), text.as_str())];
         schedule::read(&files);
-        let [(notes, _)] = files;
-        drop(Problems(notes.into_problems()).sorted().to_string());
+        let [(diagnostics, _)] = files;
+        drop(Problems(diagnostics.into_problems()).sorted().to_string());
     }
 }

@@ -4,15 +4,15 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::reader::Notes;
+use super::reader::Diagnostics;
 use super::{Problem, Problems, schedule, service};
 
-const ARROW: &str = "--->\n";
+const SEPARATOR: &str = "--->\n";
 
 fn report_of_service(text: &str) -> String {
-    let notes = Notes::new("tapekeeper.toml", text);
-    service::read(text, &notes, PathBuf::from("data"));
-    told(notes.into_problems())
+    let diagnostics = Diagnostics::new("tapekeeper.toml", text);
+    service::read(text, &diagnostics, PathBuf::from("data"));
+    render(diagnostics.into_problems())
 }
 
 /// A text with a line `=== jobs.d/more.toml` is two files.
@@ -24,15 +24,16 @@ fn report_of_schedule(text: &str) -> String {
             None => files.last_mut().unwrap().1.push_str(line),
         }
     }
-    let notes: Vec<(Notes, &str)> = files.iter().map(|(name, text)| (Notes::new(name, text), text.as_str())).collect();
-    schedule::read(&notes);
-    told(notes.into_iter().flat_map(|(notes, _)| notes.into_problems()).collect())
+    let diagnostics: Vec<(Diagnostics, &str)> =
+        files.iter().map(|(name, text)| (Diagnostics::new(name, text), text.as_str())).collect();
+    schedule::read(&diagnostics);
+    render(diagnostics.into_iter().flat_map(|(diagnostics, _)| diagnostics.into_problems()).collect())
 }
 
 /// The report; every problem has a place and says what to do.
-fn told(problems: Vec<Problem>) -> String {
+fn render(problems: Vec<Problem>) -> String {
     for problem in &problems {
-        assert!(problem.help.is_some() && problem.place.is_some(), "{problem}");
+        assert!(problem.help.is_some() && problem.location.is_some(), "{problem}");
     }
     Problems(problems).sorted().to_string()
 }
@@ -41,19 +42,19 @@ fn told(problems: Vec<Problem>) -> String {
 fn check(file: &str, report: fn(&str) -> String) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden").join(file);
     let cases = std::fs::read_to_string(&path).unwrap();
-    let (mut now, mut wrong, mut count) = (String::new(), String::new(), 0);
+    let (mut blessed, mut wrong, mut count) = (String::new(), String::new(), 0);
     for case in cases.split("### ").filter(|case| !case.trim().is_empty()) {
         let (name, rest) = case.split_once('\n').unwrap();
-        let (text, expected) = rest.split_once(ARROW).unwrap_or((rest, ""));
-        let said = report(text);
-        if said.trim_end() != expected.trim_end() {
-            writeln!(wrong, "{file}: {name}\nexpected:\n{expected}\nsaid:\n{said}\n").unwrap();
+        let (text, expected) = rest.split_once(SEPARATOR).unwrap_or((rest, ""));
+        let actual = report(text);
+        if actual.trim_end() != expected.trim_end() {
+            writeln!(wrong, "{file}: {name}\nexpected:\n{expected}\nsaid:\n{actual}\n").unwrap();
         }
-        writeln!(now, "### {name}\n{text}{ARROW}{}\n", said.trim_end()).unwrap();
+        writeln!(blessed, "### {name}\n{text}{SEPARATOR}{}\n", actual.trim_end()).unwrap();
         count += 1;
     }
     if std::env::var_os("TAPEKEEPER_BLESS").is_some() {
-        std::fs::write(&path, now).unwrap();
+        std::fs::write(&path, blessed).unwrap();
     } else {
         assert!(wrong.is_empty(), "{wrong}");
     }

@@ -8,7 +8,7 @@ use super::problem::{Problem, Severity, Source};
 use super::{DEFAULT_CONFIG, DEFAULT_JOBS, Environment};
 
 /// Where the configuration is looked for when nobody names one, in this order.
-const PLACES: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"];
+const CONFIG_PATHS: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"];
 
 /// The unit's state directory.
 const INSTALLED_STATE: &str = "/var/lib/tapekeeper";
@@ -18,7 +18,7 @@ const INSTALLED_RUNTIME: &str = "/run/tapekeeper";
 
 /// A file that was found.
 #[derive(Debug)]
-pub struct Text {
+pub struct ConfigFile {
     /// As shown: the path, or what is built in.
     pub name: String,
     /// Its path; none when it is built in.
@@ -27,19 +27,23 @@ pub struct Text {
     pub text: String,
 }
 
-impl Text {
+impl ConfigFile {
     fn built_in(what: &str, text: &str) -> Self {
         Self { name: format!("the built-in {what}"), path: None, text: text.to_owned() }
     }
 }
 
 /// The configuration; none when there is one and it cannot be read.
-pub fn find_config(explicit: Option<&Path>, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Option<Text> {
+pub fn find_config(
+    explicit: Option<&Path>,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<ConfigFile> {
     if let Some(path) = explicit.map(Path::to_owned).or_else(|| variable("TAPEKEEPER_CONFIG", environment)) {
         return read_named(&path, problems);
     }
-    for place in PLACES {
-        match read(Path::new(place)) {
+    for path in CONFIG_PATHS {
+        match read(Path::new(path)) {
             Ok(Some(text)) => return Some(text),
             Ok(None) => {}
             // One that is there and cannot be read must not be passed over for another.
@@ -49,7 +53,7 @@ pub fn find_config(explicit: Option<&Path>, environment: Environment<'_>, proble
             }
         }
     }
-    Some(Text::built_in("configuration", DEFAULT_CONFIG))
+    Some(ConfigFile::built_in("configuration", DEFAULT_CONFIG))
 }
 
 /// The schedule and, after it, its drop-ins `jobs.d/*.toml`.
@@ -58,24 +62,24 @@ pub fn find_jobs(
     config: Option<&Path>,
     environment: Environment<'_>,
     problems: &mut Vec<Problem>,
-) -> Vec<Text> {
-    let mut texts = Vec::new();
+) -> Vec<ConfigFile> {
+    let mut files = Vec::new();
     let mut directory = config.map(|config| config.with_file_name("jobs.d"));
     if let Some(path) = explicit.map(Path::to_owned).or_else(|| variable("TAPEKEEPER_JOBS", environment)) {
-        texts.extend(read_named(&path, problems));
+        files.extend(read_named(&path, problems));
         directory = Some(path.with_file_name("jobs.d"));
     } else {
         match config.map(|config| read(&config.with_file_name("jobs.toml"))).transpose() {
             Ok(found) => {
-                texts.push(found.flatten().unwrap_or_else(|| Text::built_in("schedule", DEFAULT_JOBS)));
+                files.push(found.flatten().unwrap_or_else(|| ConfigFile::built_in("schedule", DEFAULT_JOBS)));
             }
             Err(problem) => problems.push(problem),
         }
     }
     if let Some(directory) = directory {
-        texts.extend(drop_ins(&directory, problems));
+        files.extend(drop_ins(&directory, problems));
     }
-    texts
+    files
 }
 
 /// `$STATE_DIRECTORY`; else where the unit keeps its state when the configuration is the installed one, so that a shell's
@@ -83,7 +87,7 @@ pub fn find_jobs(
 pub fn default_data_dir(environment: Environment<'_>, config: Option<&Path>) -> PathBuf {
     // systemd may name several directories; the first one is ours.
     let state = environment("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
-    let elsewhere = if config == Some(Path::new(PLACES[1])) { INSTALLED_STATE } else { "data" };
+    let elsewhere = if config == Some(Path::new(CONFIG_PATHS[1])) { INSTALLED_STATE } else { "data" };
     state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from(elsewhere))
 }
 
@@ -91,13 +95,13 @@ pub fn default_data_dir(environment: Environment<'_>, config: Option<&Path>) -> 
 /// shell's `tapekeeper status` finds what the service serves; else none.
 pub fn default_socket(environment: Environment<'_>, config: Option<&Path>) -> Option<PathBuf> {
     let runtime = environment("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
-    let installed = (config == Some(Path::new(PLACES[1]))).then(|| PathBuf::from(INSTALLED_RUNTIME));
+    let installed = (config == Some(Path::new(CONFIG_PATHS[1]))).then(|| PathBuf::from(INSTALLED_RUNTIME));
     let directory = runtime.filter(|path| !path.as_os_str().is_empty()).or(installed)?;
     Some(directory.join("admin.sock"))
 }
 
 /// The drop-ins by name, as systemd reads its own; no directory means none.
-fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Text> {
+fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<ConfigFile> {
     let listed = fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let mut paths: Vec<PathBuf> = match listed {
         Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
@@ -118,7 +122,7 @@ fn variable(name: &str, environment: Environment<'_>) -> Option<PathBuf> {
 }
 
 /// A file that must exist, because somebody named it or because it was just listed.
-fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<Text> {
+fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<ConfigFile> {
     match read(path) {
         Ok(Some(text)) => return Some(text),
         Ok(None) => problems.push(unreadable(path, &"there is no such file")),
@@ -128,7 +132,7 @@ fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<Text> {
 }
 
 /// A file's text; `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<Text>, Problem> {
+fn read(path: &Path) -> Result<Option<ConfigFile>, Problem> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -136,20 +140,20 @@ fn read(path: &Path) -> Result<Option<Text>, Problem> {
     };
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(Text { name, path: Some(path.to_owned()), text })),
+        Ok(text) => Ok(Some(ConfigFile { name, path: Some(path.to_owned()), text })),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let place = Some((Source { name, text: text.into() }, at..at + 1));
+            let location = Some((Source { name, text: text.into() }, at..at + 1));
             let help = Some("save the file as UTF-8".to_owned());
-            Err(Problem { severity: Severity::Error, message: "this is not UTF-8".to_owned(), help, place })
+            Err(Problem { severity: Severity::Error, message: "this is not UTF-8".to_owned(), help, location })
         }
     }
 }
 
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
     let help = "name a file that this user can read with --config or --jobs, or none for the built-in one";
-    Problem::without_place(format!("cannot read {}: {error}", path.display()), help)
+    Problem::without_location(format!("cannot read {}: {error}", path.display()), help)
 }
 
 #[cfg(test)]
@@ -163,7 +167,7 @@ mod tests {
             default_socket(&environment, config.map(Path::new)).map(|path| path.display().to_string())
         };
         assert_eq!(socket(Some("/run/a:/run/b"), None).as_deref(), Some("/run/a/admin.sock"));
-        assert_eq!(socket(None, Some(PLACES[1])).as_deref(), Some("/run/tapekeeper/admin.sock"));
+        assert_eq!(socket(None, Some(CONFIG_PATHS[1])).as_deref(), Some("/run/tapekeeper/admin.sock"));
         assert_eq!(socket(Some(""), Some("tapekeeper.toml")), None);
     }
 }

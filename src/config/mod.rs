@@ -21,7 +21,7 @@ use crate::admin::AdminOptions;
 use crate::exchange::Feed;
 use crate::jobs::spec::Schedule;
 use crate::{cache, history, log};
-use reader::Notes;
+use reader::Diagnostics;
 
 /// The commented default configuration, as the package installs it.
 pub const DEFAULT_CONFIG: &str = include_str!("../../packaging/tapekeeper.toml");
@@ -97,20 +97,20 @@ pub fn load_all(
     environment: Environment<'_>,
 ) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
-    let mut files = Vec::new();
+    let mut names = Vec::new();
     let found = lookup::find_config(explicit, environment, &mut problems);
-    files.extend(found.iter().map(|text| text.name.clone()));
+    names.extend(found.iter().map(|file| file.name.clone()));
     let config = read_config(found.as_ref(), environment, &mut problems);
     // The schedule stands beside the configuration, whether or not that one could be read.
-    let beside = found.as_ref().and_then(|text| text.path.as_deref()).or(explicit);
-    let texts = lookup::find_jobs(jobs, beside, environment, &mut problems);
-    files.extend(texts.iter().map(|text| text.name.clone()));
-    let schedule = read_schedule(&texts, &mut problems);
+    let beside = found.as_ref().and_then(|file| file.path.as_deref()).or(explicit);
+    let files = lookup::find_jobs(jobs, beside, environment, &mut problems);
+    names.extend(files.iter().map(|file| file.name.clone()));
+    let schedule = read_schedule(&files, &mut problems);
     let problems = Problems(problems).sorted();
     if problems.errors() > 0 {
         return Err(problems);
     }
-    Ok(Loaded { config, schedule, warnings: problems, files })
+    Ok(Loaded { config, schedule, warnings: problems, files: names })
 }
 
 /// Finds and reads the configuration alone: whoever asks the running service must be able to while somebody edits the
@@ -123,13 +123,18 @@ pub fn load_config(explicit: Option<&Path>, environment: Environment<'_>) -> Res
     if problems.errors() > 0 { Err(problems) } else { Ok(config) }
 }
 
-fn read_config(found: Option<&lookup::Text>, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Config {
-    let Some(text) = found else { return Config::default() };
-    let notes = Notes::new(&text.name, &text.text);
-    let mut config = service::read(&text.text, &notes, lookup::default_data_dir(environment, text.path.as_deref()));
+fn read_config(
+    found: Option<&lookup::ConfigFile>,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+) -> Config {
+    let Some(file) = found else { return Config::default() };
+    let diagnostics = Diagnostics::new(&file.name, &file.text);
+    let mut config =
+        service::read(&file.text, &diagnostics, lookup::default_data_dir(environment, file.path.as_deref()));
     let socket = config.admin.socket.take();
-    config.admin.socket = socket.or_else(|| lookup::default_socket(environment, text.path.as_deref()));
-    problems.append(&mut notes.into_problems());
+    config.admin.socket = socket.or_else(|| lookup::default_socket(environment, file.path.as_deref()));
+    problems.append(&mut diagnostics.into_problems());
     problems.append(&mut passwords::fill(&mut config, environment));
     config
 }
@@ -137,18 +142,18 @@ fn read_config(found: Option<&lookup::Text>, environment: Environment<'_>, probl
 /// Reads one schedule and the drop-ins beside it, without any configuration.
 pub fn load_schedule(path: &Path) -> Result<Schedule, Problems> {
     let mut problems = Vec::new();
-    let texts = lookup::find_jobs(Some(path), None, &|_| None, &mut problems);
-    let schedule = read_schedule(&texts, &mut problems);
+    let files = lookup::find_jobs(Some(path), None, &|_| None, &mut problems);
+    let schedule = read_schedule(&files, &mut problems);
     let problems = Problems(problems).sorted();
     if problems.errors() > 0 { Err(problems) } else { Ok(schedule) }
 }
 
-fn read_schedule(texts: &[lookup::Text], problems: &mut Vec<Problem>) -> Schedule {
-    let notes: Vec<(Notes, &str)> =
-        texts.iter().map(|text| (Notes::new(&text.name, &text.text), text.text.as_str())).collect();
-    let schedule = schedule::read(&notes);
-    for (notes, _) in notes {
-        problems.append(&mut notes.into_problems());
+fn read_schedule(files: &[lookup::ConfigFile], problems: &mut Vec<Problem>) -> Schedule {
+    let diagnostics: Vec<(Diagnostics, &str)> =
+        files.iter().map(|file| (Diagnostics::new(&file.name, &file.text), file.text.as_str())).collect();
+    let schedule = schedule::read(&diagnostics);
+    for (diagnostics, _) in diagnostics {
+        problems.append(&mut diagnostics.into_problems());
     }
     schedule
 }

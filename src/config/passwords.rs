@@ -14,7 +14,7 @@ use super::{Config, Environment};
 /// a problem: another password in its place would fail somewhere else, and later.
 pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let directory = environment("CREDENTIALS_DIRECTORY").filter(|directory| is_open(Path::new(directory)));
+    let directory = environment("CREDENTIALS_DIRECTORY").filter(|directory| is_readable(Path::new(directory)));
     let mut find = |credential: &str, variable: &str| {
         let from_file = directory.as_deref().and_then(|directory| {
             let path = Path::new(directory).join(credential);
@@ -25,7 +25,7 @@ pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
                 Err(error) => {
                     let message = format!("cannot read the credential {}: {error}", path.display());
                     let help = "it must be text that this user may read; remove it to use none";
-                    problems.push(Problem::without_place(message, help));
+                    problems.push(Problem::without_location(message, help));
                     None
                 }
             }
@@ -43,7 +43,7 @@ pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
     problems
 }
 
-fn is_open(directory: &Path) -> bool {
+fn is_readable(directory: &Path) -> bool {
     !fs::read_dir(directory).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 

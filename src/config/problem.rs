@@ -33,25 +33,25 @@ pub struct Problem {
     /// What to write instead, when we know.
     pub help: Option<String>,
     /// The file, and the bytes of it that are wrong; none when the file itself is.
-    pub place: Option<(Source, Range<usize>)>,
+    pub location: Option<(Source, Range<usize>)>,
 }
 
 impl Problem {
     /// An error of a whole file, or of something that is not a file.
-    pub fn without_place(message: String, help: &str) -> Self {
-        Self { severity: Severity::Error, message, help: Some(help.to_owned()), place: None }
+    pub fn without_location(message: String, help: &str) -> Self {
+        Self { severity: Severity::Error, message, help: Some(help.to_owned()), location: None }
     }
 
     /// Line and column, both from 1; columns are characters.
     pub fn position(&self) -> Option<(usize, usize)> {
-        let (source, span) = self.place.as_ref()?;
+        let (source, span) = self.location.as_ref()?;
         Some(position(&source.text, span.start))
     }
 }
 
 /// Line and column of a byte, both from 1; columns are characters.
 pub fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = &text[..floor(text, at)];
+    let before = &text[..floor_char_boundary(text, at)];
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     (line, column)
@@ -63,13 +63,15 @@ impl fmt::Display for Problem {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        writeln!(f, "{word}: {}", showable(&self.message))?;
-        if let (Some((source, span)), Some((line, column))) = (&self.place, self.position()) {
-            let text = showable(source.text.lines().nth(line - 1).unwrap_or_default());
+        writeln!(f, "{word}: {}", sanitize(&self.message))?;
+        if let (Some((source, span)), Some((line, column))) = (&self.location, self.position()) {
+            let text = sanitize(source.text.lines().nth(line - 1).unwrap_or_default());
             let number = line.to_string();
             let margin = " ".repeat(number.len());
             // What is marked ends with its line, however long the value goes on.
-            let marked = source.text.get(floor(&source.text, span.start)..floor(&source.text, span.end));
+            let marked = source
+                .text
+                .get(floor_char_boundary(&source.text, span.start)..floor_char_boundary(&source.text, span.end));
             let wide = marked.and_then(|marked| marked.lines().next()).map_or(1, |marked| marked.chars().count());
             let wide = wide.min(text.chars().count().saturating_sub(column - 1)).max(1);
             writeln!(f, "{margin}--> {}:{line}:{column}", source.name)?;
@@ -81,10 +83,10 @@ impl fmt::Display for Problem {
             let indent: String = (1..column).map(|_| under(characters.next())).collect();
             writeln!(f, "{margin} | {indent}{}", "^".repeat(wide))?;
             if let Some(help) = &self.help {
-                writeln!(f, "{margin} = help: {}", showable(help))?;
+                writeln!(f, "{margin} = help: {}", sanitize(help))?;
             }
         } else if let Some(help) = &self.help {
-            writeln!(f, " = help: {}", showable(help))?;
+            writeln!(f, " = help: {}", sanitize(help))?;
         }
         Ok(())
     }
@@ -108,13 +110,13 @@ impl Problems {
     /// By place, the files in the order in which they were read; what has no place comes first.
     pub fn sorted(mut self) -> Self {
         let mut files: Vec<String> = Vec::new();
-        for (source, _) in self.0.iter().filter_map(|problem| problem.place.as_ref()) {
+        for (source, _) in self.0.iter().filter_map(|problem| problem.location.as_ref()) {
             if !files.contains(&source.name) {
                 files.push(source.name.clone());
             }
         }
         self.0.sort_by_key(|problem| {
-            let (source, span) = problem.place.as_ref()?;
+            let (source, span) = problem.location.as_ref()?;
             Some((files.iter().position(|name| *name == source.name), span.start, span.end))
         });
         self
@@ -125,10 +127,10 @@ impl Problems {
         let named: BTreeSet<&str> = self
             .0
             .iter()
-            .filter_map(|problem| problem.place.as_ref())
+            .filter_map(|problem| problem.location.as_ref())
             .map(|(source, _)| source.name.as_str())
             .collect();
-        named.len() + self.0.iter().filter(|problem| problem.place.is_none()).count()
+        named.len() + self.0.iter().filter(|problem| problem.location.is_none()).count()
     }
 }
 
@@ -161,7 +163,7 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
 
 /// A line as it may be printed: problems go to terminals and to the journal, so passwords are hidden and control
 /// characters, which could move a cursor or forge a line, are replaced.
-fn showable(line: &str) -> String {
+fn sanitize(line: &str) -> String {
     let line: String =
         line.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect();
     hide_user(&hide_value(&line))
@@ -188,7 +190,7 @@ fn hide_user(line: &str) -> String {
     }
 }
 
-fn floor(text: &str, at: usize) -> usize {
+fn floor_char_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
@@ -206,13 +208,13 @@ mod tests {
             ("`redis://me:p/w@host` is bad", "`redis://***@host` is bad"),
             ("[token]", "[token]"),
         ] {
-            assert_eq!(showable(line), shown);
+            assert_eq!(sanitize(line), shown);
         }
     }
 
     #[test]
     fn what_is_printed_cannot_move_the_cursor() {
-        assert_eq!(showable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+        assert_eq!(sanitize("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
     }
 
     #[test]

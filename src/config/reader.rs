@@ -14,14 +14,14 @@ use super::units::{format_duration, format_size, parse_duration, parse_size};
 
 /// Collects problems of one file.
 #[derive(Debug)]
-pub struct Notes {
+pub struct Diagnostics {
     /// The file.
     pub source: Source,
     problems: RefCell<Vec<Problem>>,
     syntax: RefCell<Vec<Problem>>,
 }
 
-impl Notes {
+impl Diagnostics {
     /// Nothing noted yet.
     pub fn new(name: &str, text: &str) -> Self {
         let source = Source { name: name.to_owned(), text: Arc::from(text) };
@@ -30,12 +30,12 @@ impl Notes {
 
     /// Notes an error at these bytes.
     pub fn error(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.note(Severity::Error, span, message.into(), help);
+        self.push(Severity::Error, span, message.into(), help);
     }
 
     /// Notes a warning at these bytes.
     pub fn warning(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.note(Severity::Warning, span, message.into(), help);
+        self.push(Severity::Warning, span, message.into(), help);
     }
 
     /// Notes that something is not there, unless a syntax error may be why it was not seen.
@@ -54,9 +54,9 @@ impl Notes {
         self.syntax.borrow().iter().any(is_header)
     }
 
-    fn note(&self, severity: Severity, span: Range<usize>, message: String, help: Option<String>) {
-        let place = Some((self.source.clone(), span));
-        self.problems.borrow_mut().push(Problem { severity, message, help, place });
+    fn push(&self, severity: Severity, span: Range<usize>, message: String, help: Option<String>) {
+        let location = Some((self.source.clone(), span));
+        self.problems.borrow_mut().push(Problem { severity, message, help, location });
     }
 
     /// Everything noted. Of a line that is no TOML only the first syntax error is told: what was read from the rest
@@ -76,13 +76,13 @@ impl Notes {
 }
 
 /// Parses a text; syntax errors are noted, and what could be read is returned.
-pub fn parse<'i>(text: &'i str, notes: &Notes) -> Spanned<DeTable<'i>> {
+pub fn parse<'i>(text: &'i str, diagnostics: &Diagnostics) -> Spanned<DeTable<'i>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let place = Some((notes.source.clone(), error.span().unwrap_or(0..0)));
+        let location = Some((diagnostics.source.clone(), error.span().unwrap_or(0..0)));
         let message = error.message().replace('\n', ", ");
         let help = Some(syntax_help(&message).to_owned());
-        notes.syntax.borrow_mut().push(Problem { severity: Severity::Error, message, help, place });
+        diagnostics.syntax.borrow_mut().push(Problem { severity: Severity::Error, message, help, location });
     }
     document
 }
@@ -109,18 +109,18 @@ pub struct Table<'a> {
     table: &'a DeTable<'a>,
     span: Range<usize>,
     path: String,
-    notes: &'a Notes,
+    diagnostics: &'a Diagnostics,
     known: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Table<'a> {
     /// The document's own table.
-    pub fn root(document: &'a Spanned<DeTable<'a>>, notes: &'a Notes) -> Self {
-        Self::at(document.get_ref(), 0..0, String::new(), notes)
+    pub fn root(document: &'a Spanned<DeTable<'a>>, diagnostics: &'a Diagnostics) -> Self {
+        Self::at(document.get_ref(), 0..0, String::new(), diagnostics)
     }
 
-    fn at(table: &'a DeTable<'a>, span: Range<usize>, path: String, notes: &'a Notes) -> Self {
-        Self { table, span, path, notes, known: RefCell::default() }
+    fn at(table: &'a DeTable<'a>, span: Range<usize>, path: String, diagnostics: &'a Diagnostics) -> Self {
+        Self { table, span, path, diagnostics, known: RefCell::default() }
     }
 
     /// Where it stands.
@@ -129,8 +129,8 @@ impl<'a> Table<'a> {
     }
 
     /// Where problems go.
-    pub fn notes(&self) -> &'a Notes {
-        self.notes
+    pub fn diagnostics(&self) -> &'a Diagnostics {
+        self.diagnostics
     }
 
     /// A key's full name.
@@ -186,14 +186,14 @@ impl<'a> Table<'a> {
         match value.get_ref() {
             DeValue::Array(items) if items.is_empty() => {
                 let help = format!("name at least one: `{key} = [\"...\"]`");
-                self.notes.error(value.span(), format!("`{}` is empty", self.name(key)), Some(help));
+                self.diagnostics.error(value.span(), format!("`{}` is empty", self.name(key)), Some(help));
                 None
             }
             DeValue::Array(items) => Some(items.iter().filter_map(|item| self.text_of(key, item)).collect()),
             DeValue::String(_) => {
-                let written = self.notes.source.text.get(value.span()).unwrap_or("\"...\"");
+                let written = self.diagnostics.source.text.get(value.span()).unwrap_or("\"...\"");
                 let help = format!("write `{key} = [{written}]`");
-                self.notes.error(value.span(), format!("`{}` is a list of texts", self.name(key)), Some(help));
+                self.diagnostics.error(value.span(), format!("`{}` is a list of texts", self.name(key)), Some(help));
                 None
             }
             other => {
@@ -221,7 +221,7 @@ impl<'a> Table<'a> {
     }
 
     /// How many of something are kept, one at least. As with an age, `help` says what to write instead of 0.
-    pub fn kept(&self, key: &'static str, max: i64, help: &str) -> Option<i64> {
+    pub fn count(&self, key: &'static str, max: i64, help: &str) -> Option<i64> {
         self.integer_or(key, 1, max, Some(help))
     }
 
@@ -244,7 +244,7 @@ impl<'a> Table<'a> {
                 let nearest = if written.as_str().starts_with('-') { min } else { max };
                 let nearest = i64::from_str_radix(written.as_str(), written.radix()).unwrap_or(nearest).clamp(min, max);
                 let help = help.map_or_else(|| format!("the nearest allowed: `{key} = {nearest}`"), str::to_owned);
-                self.notes.error(value.span(), message, Some(help));
+                self.diagnostics.error(value.span(), message, Some(help));
                 None
             }
         }
@@ -270,7 +270,7 @@ impl<'a> Table<'a> {
                 let unit = if help.is_some() { "d" } else { "s" };
                 let help = format!("name the unit: `{key} = \"{}{unit}\"`", number.as_str());
                 let message = format!("`{}` is a duration, and a bare number has no unit", self.name(key));
-                self.notes.error(value.span(), message, Some(help));
+                self.diagnostics.error(value.span(), message, Some(help));
                 return None;
             }
             other => {
@@ -280,7 +280,7 @@ impl<'a> Table<'a> {
         };
         let Some(duration) = parse_duration(&text) else {
             let help = "write whole numbers with units d, h, m, s, ms or us: \"30s\", \"1h30m\"".to_owned();
-            self.notes.error(value.span(), format!("`{text}` is not a duration"), Some(help));
+            self.diagnostics.error(value.span(), format!("`{text}` is not a duration"), Some(help));
             return None;
         };
         if duration < min || duration > max {
@@ -288,21 +288,21 @@ impl<'a> Table<'a> {
             let help = help.map_or_else(|| format!("the nearest allowed: `{key} = \"{nearest}\"`"), str::to_owned);
             let message =
                 format!("`{}` must be from {} to {}", self.name(key), format_duration(min), format_duration(max));
-            self.notes.error(value.span(), message, Some(help));
+            self.diagnostics.error(value.span(), message, Some(help));
             return None;
         }
         Some(duration)
     }
 
-    /// A size as text, of at least `min` bytes; `usual` is suggested for less.
-    pub fn size(&self, key: &'static str, min: u64, usual: u64) -> Option<u64> {
+    /// A size as text, of at least `min` bytes; `suggested` is suggested for less.
+    pub fn size(&self, key: &'static str, min: u64, suggested: u64) -> Option<u64> {
         let value = self.value(key)?;
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => {
                 let help = format!("name the unit: `{key} = \"{}B\"`", number.as_str());
                 let message = format!("`{}` is a size, and a bare number has no unit", self.name(key));
-                self.notes.error(value.span(), message, Some(help));
+                self.diagnostics.error(value.span(), message, Some(help));
                 return None;
             }
             other => {
@@ -314,20 +314,20 @@ impl<'a> Table<'a> {
             Some(bytes) if bytes >= min => Some(bytes),
             Some(_) => {
                 let message = format!("`{}` must be at least {}", self.name(key), format_size(min));
-                let usual = format_size(usual);
-                self.notes.error(value.span(), message, Some(format!("the default: `{key} = \"{usual}\"`")));
+                let suggested = format_size(suggested);
+                self.diagnostics.error(value.span(), message, Some(format!("the default: `{key} = \"{suggested}\"`")));
                 None
             }
             None => {
                 let help = "write a whole number with a unit: \"8MiB\", \"10GiB\", \"500MB\"".to_owned();
-                self.notes.error(value.span(), format!("`{text}` is not a size"), Some(help));
+                self.diagnostics.error(value.span(), format!("`{text}` is not a size"), Some(help));
                 None
             }
         }
     }
 
     /// One of several words.
-    pub fn word<T: Copy>(&self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
         let (text, span) = self.text(key)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
@@ -335,7 +335,7 @@ impl<'a> Table<'a> {
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let help =
             did_you_mean(&text, names.iter().copied()).unwrap_or_else(|| format!("write one of: {}", names.join(", ")));
-        self.notes.error(span, format!("`{}` cannot be `{text}`", self.name(key)), Some(help));
+        self.diagnostics.error(span, format!("`{}` cannot be `{text}`", self.name(key)), Some(help));
         None
     }
 
@@ -348,7 +348,7 @@ impl<'a> Table<'a> {
     /// A value as the table below this one that it should be.
     pub fn table_of(&self, key: &str, key_span: Range<usize>, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
         match value.get_ref() {
-            DeValue::Table(table) => Some(Self::at(table, key_span, self.name(key), self.notes)),
+            DeValue::Table(table) => Some(Self::at(table, key_span, self.name(key), self.diagnostics)),
             other => {
                 self.wrong_type(key, value.span(), other, &format!("a table: `[{}]`", self.name(key)));
                 None
@@ -363,7 +363,7 @@ impl<'a> Table<'a> {
             DeValue::Array(items) => items
                 .iter()
                 .filter_map(|item| match item.get_ref() {
-                    DeValue::Table(table) => Some(Self::at(table, item.span(), self.name(key), self.notes)),
+                    DeValue::Table(table) => Some(Self::at(table, item.span(), self.name(key), self.diagnostics)),
                     other => {
                         self.wrong_type(key, item.span(), other, &format!("a table: `[[{key}]]`"));
                         None
@@ -372,7 +372,7 @@ impl<'a> Table<'a> {
                 .collect(),
             DeValue::Table(_) => {
                 let help = format!("there may be several: write `[[{key}]]`");
-                self.notes.error(self.key_span(key), format!("`{key}` is a list of tables"), Some(help));
+                self.diagnostics.error(self.key_span(key), format!("`{key}` is a list of tables"), Some(help));
                 Vec::new()
             }
             other => {
@@ -385,7 +385,7 @@ impl<'a> Table<'a> {
     /// Every key that was not asked for is an error.
     pub fn finish(self) {
         // Below a broken header keys seem to stand in the table before it.
-        if self.notes.has_broken_header() {
+        if self.diagnostics.has_broken_header() {
             return;
         }
         let known = self.known.borrow();
@@ -396,34 +396,34 @@ impl<'a> Table<'a> {
                     [] => "nothing can be set here".to_owned(),
                     known => format!("known here: {}", known.join(", ")),
                 });
-                self.notes.error(name.span(), format!("unknown key `{}`", self.name(written)), Some(help));
+                self.diagnostics.error(name.span(), format!("unknown key `{}`", self.name(written)), Some(help));
             }
         }
     }
 
     fn wrong_type(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(key), kind(found));
+        let message = format!("`{}` must be {expected}, not {}", self.name(key), type_name(found));
         let help = match found {
             // What a text should have been can be shown as it was written; a table or a list cannot.
             DeValue::Integer(number) if expected.starts_with("text") => format!("put it in quotes: \"{number}\""),
             _ => format!("write `{key}` as {expected}"),
         };
-        self.notes.error(span, message, Some(help));
+        self.diagnostics.error(span, message, Some(help));
     }
 
     /// Like `wrong_type`, for what is right but for its quotes.
     fn quoted(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str, bare: impl Fn(&str) -> bool) {
-        let message = format!("`{}` must be {expected}, not {}", self.name(key), kind(found));
+        let message = format!("`{}` must be {expected}, not {}", self.name(key), type_name(found));
         let help = match found.as_str().filter(|text| bare(text)) {
             Some(text) => format!("remove the quotes: `{key} = {text}`"),
             None => format!("write `{key}` as {expected}"),
         };
-        self.notes.error(span, message, Some(help));
+        self.diagnostics.error(span, message, Some(help));
     }
 }
 
 /// A value's type in a reader's words.
-pub fn kind(value: &DeValue<'_>) -> &'static str {
+pub fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a whole number",

@@ -14,7 +14,7 @@ use crate::jobs::spec::{
 use crate::market::Timestamp;
 
 use super::problem::{did_you_mean, position};
-use super::reader::{Notes, Table, parse};
+use super::reader::{Diagnostics, Table, parse};
 use super::task_args;
 use super::units::parse_size;
 
@@ -44,19 +44,19 @@ impl Default for Defaults {
     }
 }
 
-/// Reads all files as one schedule; what is wrong is in each one's notes.
-pub fn read(files: &[(Notes, &str)]) -> Schedule {
+/// Reads all files as one schedule; what is wrong is in each one's diagnostics.
+pub fn read(files: &[(Diagnostics, &str)]) -> Schedule {
     let mut schedule = Schedule::default();
     // Where each name was used first, for the message about its second use.
-    let mut places: BTreeMap<String, String> = BTreeMap::new();
+    let mut first_uses: BTreeMap<String, String> = BTreeMap::new();
     let mut defaults = Defaults::default();
-    for (at, (notes, text)) in files.iter().enumerate() {
-        let document = parse(text, notes);
-        let root = Table::root(&document, notes);
+    for (at, (diagnostics, text)) in files.iter().enumerate() {
+        let document = parse(text, diagnostics);
+        let root = Table::root(&document, diagnostics);
         if root.has("schema") {
             root.integer("schema", 1, 1);
         } else {
-            notes.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
+            diagnostics.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
             root.value("schema");
         }
         // For all files, and so in the first one only: a drop-in must not change what others mean.
@@ -65,7 +65,7 @@ pub fn read(files: &[(Notes, &str)]) -> Schedule {
                 schedule.scheduler = scheduler(table, &mut defaults);
             }
             if let Some(table) = root.table("defaults") {
-                manners(&table, &mut defaults.job);
+                behaviour(&table, &mut defaults.job);
                 defaults.timezone = timezone(&table).unwrap_or(defaults.timezone);
                 table.finish();
             }
@@ -74,15 +74,15 @@ pub fn read(files: &[(Notes, &str)]) -> Schedule {
             for (name, span, value) in jobs.entries() {
                 let Some(table) = jobs.table_of(&name, span.clone(), value) else { continue };
                 let line = position(text, span.start).0;
-                if let Some(first) = places.get(&name) {
+                if let Some(first) = first_uses.get(&name) {
                     let help = format!("a drop-in adds jobs; edit this one where it stands, at {first}");
-                    notes.error(span.clone(), format!("job `{name}` is there twice"), Some(help));
+                    diagnostics.error(span.clone(), format!("job `{name}` is there twice"), Some(help));
                 } else {
-                    places.insert(name.clone(), format!("{}:{line}", notes.source.name));
+                    first_uses.insert(name.clone(), format!("{}:{line}", diagnostics.source.name));
                 }
                 if !is_name(&name) {
                     let help = "names stand in commands and URLs: letters, digits, `-`, `_` and `.` only".to_owned();
-                    notes.error(span, format!("`{name}` is not a name for a job"), Some(help));
+                    diagnostics.error(span, format!("`{name}` is not a name for a job"), Some(help));
                 }
                 schedule.jobs.extend(job(name, table, &defaults));
             }
@@ -113,24 +113,28 @@ fn scheduler(table: Table<'_>, defaults: &mut Defaults) -> SchedulerOptions {
 
 /// Which runs are kept: an age, or a table with an age, how many of each job, or both.
 fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKept> {
-    let notes = table.notes();
+    let diagnostics = table.diagnostics();
     let value = table.value(key)?;
     match value.get_ref() {
         DeValue::Integer(number) => {
             let number = number.as_str();
             let help = format!("write `{key} = \"{number}d\"` for days, `{key} = {{ per_job = {number} }}` for runs");
-            notes.error(value.span(), format!("`{}` does not say what it is a number of", table.name(key)), Some(help));
+            diagnostics.error(
+                value.span(),
+                format!("`{}` does not say what it is a number of", table.name(key)),
+                Some(help),
+            );
             None
         }
         DeValue::Table(_) => {
             let kept = table.table(key)?;
             let age = kept.age("age", AGE_MAX, "remove the key to keep runs however old they are");
-            let per_job = kept.kept("per_job", RUNS_MAX, "remove the key to keep runs however many there are");
+            let per_job = kept.count("per_job", RUNS_MAX, "remove the key to keep runs however many there are");
             let per_job = per_job.and_then(|runs| u32::try_from(runs).ok());
             // Of a key that is not known only that is told.
             if kept.entries().next().is_none() {
                 let help = format!("write `{key} = \"30d\"`, or `{key} = {{ age = \"30d\", per_job = 10000 }}`");
-                notes.error(value.span(), format!("`{}` does not say what is kept", table.name(key)), Some(help));
+                diagnostics.error(value.span(), format!("`{}` does not say what is kept", table.name(key)), Some(help));
             }
             kept.finish();
             (age.is_some() || per_job.is_some()).then_some(RunsKept { age, per_job })
@@ -140,17 +144,17 @@ fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKep
 }
 
 /// How a job behaves, whatever it does and whenever: what `[defaults]` can say too.
-fn manners(table: &Table<'_>, spec: &mut JobSpec) {
+fn behaviour(table: &Table<'_>, spec: &mut JobSpec) {
     let short = Duration::from_millis(1);
     spec.timeout = table.duration("timeout", short, EVERY_MAX).unwrap_or(spec.timeout);
     spec.deadline = table.duration("deadline", short, EVERY_MAX).or(spec.deadline);
     spec.jitter.max = table.duration("jitter", Duration::ZERO, EVERY_MAX).unwrap_or(spec.jitter.max);
     spec.jitter.is_stable =
-        table.word("jitter_kind", &[("random", false), ("stable", true)]).unwrap_or(spec.jitter.is_stable);
-    spec.overlap = table.word("overlap", &Overlap::ALL).unwrap_or(spec.overlap);
+        table.choice("jitter_kind", &[("random", false), ("stable", true)]).unwrap_or(spec.jitter.is_stable);
+    spec.overlap = table.choice("overlap", &Overlap::ALL).unwrap_or(spec.overlap);
     let Missed { policy, window, cap } = spec.missed;
     spec.missed = Missed {
-        policy: table.word("missed", &MissedPolicy::ALL).unwrap_or(policy),
+        policy: table.choice("missed", &MissedPolicy::ALL).unwrap_or(policy),
         window: table.duration("missed_window", short, EVERY_MAX).or(window),
         cap: table.integer("missed_cap", 1, 1_000).and_then(|cap| usize::try_from(cap).ok()).unwrap_or(cap),
     };
@@ -169,7 +173,7 @@ fn manners(table: &Table<'_>, spec: &mut JobSpec) {
         spec.alert = failure.boolean("alert").unwrap_or(spec.alert);
         failure.finish();
     }
-    spec.on_stop = table.word("on_stop", &OnStop::ALL).unwrap_or(spec.on_stop);
+    spec.on_stop = table.choice("on_stop", &OnStop::ALL).unwrap_or(spec.on_stop);
     spec.requires = requires(table).unwrap_or(std::mem::take(&mut spec.requires));
 }
 
@@ -181,7 +185,9 @@ fn requires(table: &Table<'_>) -> Option<Vec<Requirement>> {
         let named = Requirement::CONNECTED.iter().find(|(name, _)| *name == text).map(|(_, requirement)| *requirement);
         match named.map(Ok).unwrap_or_else(|| disk_free(&text)) {
             Ok(requirement) => requirements.push(requirement),
-            Err(help) => table.notes().error(span, format!("`{text}` is nothing that a job can require"), Some(help)),
+            Err(help) => {
+                table.diagnostics().error(span, format!("`{text}` is nothing that a job can require"), Some(help))
+            }
         }
     }
     Some(requirements)
@@ -204,15 +210,19 @@ fn disk_free(text: &str) -> Result<Requirement, String> {
 fn max_silence(table: &Table<'_>, when: Option<&When>) -> Option<Duration> {
     let critical = table.boolean("critical");
     let silence = table.duration("max_silence", SILENCE_MIN, EVERY_MAX);
-    let notes = table.notes();
+    let diagnostics = table.diagnostics();
     match (critical, table.has("max_silence")) {
         (Some(true), false) => {
             let help = "say after how long without a success somebody must look: `max_silence = \"10m\"`".to_owned();
-            notes.error(table.key_span("critical"), "a critical job needs `max_silence`", Some(help));
+            diagnostics.error(table.key_span("critical"), "a critical job needs `max_silence`", Some(help));
         }
         (None | Some(false), true) => {
             let help = "add `critical = true`, or remove it".to_owned();
-            notes.error(table.key_span("max_silence"), "`max_silence` means nothing without `critical`", Some(help));
+            diagnostics.error(
+                table.key_span("max_silence"),
+                "`max_silence` means nothing without `critical`",
+                Some(help),
+            );
             return None;
         }
         _ => {}
@@ -221,23 +231,23 @@ fn max_silence(table: &Table<'_>, when: Option<&When>) -> Option<Duration> {
         && silence <= *period
     {
         let help = "it would be silent too long between any two runs: make it longer than the period".to_owned();
-        notes.error(table.key_span("max_silence"), "`max_silence` is not longer than the period", Some(help));
+        diagnostics.error(table.key_span("max_silence"), "`max_silence` is not longer than the period", Some(help));
     }
     silence
 }
 
 fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
-    let notes = table.notes();
+    let diagnostics = table.diagnostics();
     if !table.has("task") {
         let tasks = TaskKind::ALL.map(|(task, _)| task);
         let help = format!("add `task = \"...\"` with one of: {}", tasks.join(", "));
-        notes.missing(table.span(), format!("`{}` is missing", table.name("task")), help);
+        diagnostics.missing(table.span(), format!("`{}` is missing", table.name("task")), help);
     }
-    let task = table.word("task", &TaskKind::ALL);
+    let task = table.choice("task", &TaskKind::ALL);
     let mut spec = JobSpec { name, ..defaults.job.clone() };
     spec.enabled = table.boolean("enabled").unwrap_or(true);
     spec.description = table.text("description").map(|(text, _)| text).unwrap_or_default();
-    manners(&table, &mut spec);
+    behaviour(&table, &mut spec);
     spec.window = table.boolean("window").unwrap_or(false);
     let when = when(&table, defaults.timezone);
     spec.max_silence = max_silence(&table, when.as_ref());
@@ -245,14 +255,14 @@ fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
     let at_start = |when: &When| matches!(when, When::On(events) if events.contains(&JobEvent::Startup));
     if spec.blocking && !when.as_ref().is_none_or(at_start) {
         let help = "READY waits for the first run: use it with `on = [\"startup\"]`".to_owned();
-        notes.error(table.key_span("blocking"), "only a job at startup can be blocking", Some(help));
+        diagnostics.error(table.key_span("blocking"), "only a job at startup can be blocking", Some(help));
     }
     if let Some(When::Every { period, .. }) = &when
         && spec.jitter.max > *period
     {
         let help = "a jitter beyond the period would let instants overtake each other: make it shorter".to_owned();
         let span = if table.has("jitter") { table.key_span("jitter") } else { table.span() };
-        notes.error(span, "`jitter` is longer than `every`", Some(help));
+        diagnostics.error(span, "`jitter` is longer than `every`", Some(help));
     }
     spec.args = args(&table, task, spec.window, spec.args);
     table.finish();
@@ -261,35 +271,39 @@ fn job(name: String, table: Table<'_>, defaults: &Defaults) -> Option<JobSpec> {
 }
 
 /// Exactly one of `every`, `delay`, `cron` and `on`.
-fn when(table: &Table<'_>, usual: Tz) -> Option<When> {
-    let notes = table.notes();
+fn when(table: &Table<'_>, default_timezone: Tz) -> Option<When> {
+    let diagnostics = table.diagnostics();
     let written: Vec<&str> = ["every", "delay", "cron", "on"].into_iter().filter(|key| table.has(key)).collect();
-    let align = table.word("align", &Align::ALL).unwrap_or_default();
+    let align = table.choice("align", &Align::ALL).unwrap_or_default();
     let every = table.duration("every", EVERY_MIN, EVERY_MAX).map(|period| When::Every { period, align });
     let delay = table.duration("delay", EVERY_MIN, EVERY_MAX).map(When::Delay);
-    let cron = cron(table, timezone(table).unwrap_or(usual));
+    let cron = cron(table, timezone(table).unwrap_or(default_timezone));
     let on = on(table);
     match written.as_slice() {
         [_] => {}
         [] => {
             let help = "add `every = \"30s\"`, `cron = \"0 */5 * * * *\"` or `on = [\"startup\"]`".to_owned();
             let name = table.name("");
-            notes.missing(table.span(), format!("`{}` does not say when it runs", name.trim_end_matches('.')), help);
+            diagnostics.missing(
+                table.span(),
+                format!("`{}` does not say when it runs", name.trim_end_matches('.')),
+                help,
+            );
             return None;
         }
         [first, second, ..] => {
             let message = format!("`{first}` and `{second}` exclude each other");
-            notes.error(table.key_span(second), message, Some(format!("keep one of: {}", written.join(", "))));
+            diagnostics.error(table.key_span(second), message, Some(format!("keep one of: {}", written.join(", "))));
             return None;
         }
     }
     if table.has("timezone") && !table.has("cron") {
         let help = "remove it, or say when with `cron`: only the calendar has timezones".to_owned();
-        notes.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
+        diagnostics.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
     }
     if table.has("align") && !table.has("every") {
         let help = "remove it, or say when with `every`".to_owned();
-        notes.error(table.key_span("align"), "`align` means nothing without `every`", Some(help));
+        diagnostics.error(table.key_span("align"), "`align` means nothing without `every`", Some(help));
     }
     every.or(delay).or(cron).or(on)
 }
@@ -301,7 +315,7 @@ fn timezone(table: &Table<'_>) -> Option<Tz> {
         Err(_unknown) => {
             let help = did_you_mean(&text, chrono_tz::TZ_VARIANTS.iter().map(|timezone| timezone.name()))
                 .unwrap_or_else(|| "write a name of the tz database: \"Europe/Berlin\"".to_owned());
-            table.notes().error(span, format!("unknown timezone `{text}`"), Some(help));
+            table.diagnostics().error(span, format!("unknown timezone `{text}`"), Some(help));
             None
         }
     }
@@ -324,14 +338,14 @@ fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
             let why = why.rsplit("error: ").next().unwrap_or(&why).trim_end_matches('.').to_lowercase();
             let field = wrong_field(&text).map(|(name, field)| format!("{name} `{field}`: ")).unwrap_or_default();
             let message = format!("`{text}` is not a cron pattern: {field}{why}");
-            table.notes().error(span, message, Some(help.to_owned()));
+            table.diagnostics().error(span, message, Some(help.to_owned()));
             return None;
         }
     };
     // From a fixed date: a pattern without a date in the calendar never fires from any.
     if next_cron(&cron, timezone, Timestamp(1_700_000_000_000_000)).is_none() {
         let help = "write a day that its month has; `L` means a month's last day".to_owned();
-        table.notes().error(span, format!("`{text}` never fires: there is no such date"), Some(help));
+        table.diagnostics().error(span, format!("`{text}` never fires: there is no such date"), Some(help));
         return None;
     }
     Some(When::Cron { text, timezone })
@@ -361,7 +375,7 @@ fn on(table: &Table<'_>) -> Option<When> {
             Some((_, event)) => events.push(*event),
             None => {
                 let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-                table.notes().error(span, format!("unknown event `{text}`"), Some(help));
+                table.diagnostics().error(span, format!("unknown event `{text}`"), Some(help));
             }
         }
     }
@@ -376,7 +390,7 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
     };
     if let Some(example) = needs.filter(|_| !table.has("args")) {
         let help = format!("say what it does: `{example}`");
-        table.notes().missing(table.span(), format!("`{}` is missing", table.name("args")), help);
+        table.diagnostics().missing(table.span(), format!("`{}` is missing", table.name("args")), help);
     }
     let Some(table) = table.table("args") else { return args };
     match task {

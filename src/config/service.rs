@@ -13,7 +13,7 @@ use crate::{cache, history, log};
 
 use super::Config;
 use super::problem::did_you_mean;
-use super::reader::{Notes, Table, kind, parse};
+use super::reader::{Diagnostics, Table, parse, type_name};
 use super::units::format_duration;
 
 /// Exchanges that are named but not built yet.
@@ -24,14 +24,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 const RETENTION_MAX: Duration = Duration::from_secs(86_400 * 3_650);
 
 /// Reads a configuration; what is wrong is in `notes`.
-pub fn read(text: &str, notes: &Notes, default_data_dir: PathBuf) -> Config {
-    let document = parse(text, notes);
-    let root = Table::root(&document, notes);
+pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) -> Config {
+    let document = parse(text, diagnostics);
+    let root = Table::root(&document, diagnostics);
     let mut config = Config { data_dir: default_data_dir, ..Config::default() };
     if let Some((path, span)) = root.text("data_dir") {
         if path.is_empty() {
             let help = "name a directory, or remove the key for the default".to_owned();
-            notes.error(span, "`data_dir` must not be empty", Some(help));
+            diagnostics.error(span, "`data_dir` must not be empty", Some(help));
         } else {
             config.data_dir = PathBuf::from(path);
         }
@@ -41,7 +41,7 @@ pub fn read(text: &str, notes: &Notes, default_data_dir: PathBuf) -> Config {
             config.instance = instance;
         } else {
             let help = "it becomes part of a cache key: write a plain name such as \"north-1\"".to_owned();
-            notes.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
+            diagnostics.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
         }
     }
     config.feeds = feeds(&root);
@@ -74,7 +74,7 @@ fn feeds(root: &Table<'_>) -> Vec<Feed> {
     let empty = root.value("feed").is_none_or(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
     if empty {
         let help = "add a table `[[feed]]` with at least `exchange`, `symbols` and `channels`".to_owned();
-        root.notes().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
+        root.diagnostics().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
     }
     for table in tables {
         let exchange = exchange(&table);
@@ -93,7 +93,7 @@ fn feeds(root: &Table<'_>) -> Vec<Feed> {
                 let message = format!("the feeds of {exchange} name different `rest_url`s");
                 let help = "one REST budget is kept for an exchange: write the same in every feed of it".to_owned();
                 let span = if table.has("rest_url") { table.key_span("rest_url") } else { span };
-                table.notes().error(span, message, Some(help));
+                table.diagnostics().error(span, message, Some(help));
             }
             feeds.push(feed);
         }
@@ -108,7 +108,7 @@ fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
     if let Some(first) = twice.first() {
         let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
         let help = "each stream is recorded once: remove the symbol or the channel here or there".to_owned();
-        table.notes().error(
+        table.diagnostics().error(
             table.key_span("symbols"),
             format!("duplicate feed: {first}{more} is named twice"),
             Some(help),
@@ -126,12 +126,12 @@ fn exchange(table: &Table<'_>) -> Option<Exchange> {
     }
     if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
         let help = "only `binance` can be recorded so far".to_owned();
-        table.notes().error(span, format!("exchange `{text}` is not built yet"), Some(help));
+        table.diagnostics().error(span, format!("exchange `{text}` is not built yet"), Some(help));
         return None;
     }
     let known = Exchange::ALL.map(Exchange::as_str);
     let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-    table.notes().error(span, format!("unknown exchange `{text}`"), Some(help));
+    table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
     None
 }
 
@@ -148,7 +148,7 @@ fn symbols(table: &Table<'_>) -> Option<Vec<Symbol>> {
                 "" => "binance spells symbols like `BTCUSDT`".to_owned(),
                 upper => format!("binance spells it `{upper}`"),
             };
-            table.notes().error(span, format!("`{text}` is not a symbol as the exchange spells it"), Some(help));
+            table.diagnostics().error(span, format!("`{text}` is not a symbol as the exchange spells it"), Some(help));
             continue;
         }
         symbols.push(Symbol::new(&text));
@@ -168,7 +168,7 @@ fn channels(table: &Table<'_>) -> Option<Vec<Channel>> {
             Ok(channel) => channels.push(channel),
             Err(()) => {
                 let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-                table.notes().error(span, format!("unknown channel `{text}`"), Some(help));
+                table.diagnostics().error(span, format!("unknown channel `{text}`"), Some(help));
             }
         }
     }
@@ -184,9 +184,9 @@ fn since(table: &Table<'_>) -> Since {
         toml::de::DeValue::Datetime(at) => (at.to_string(), value.span()),
         toml::de::DeValue::String(text) => (text.to_string(), value.span()),
         other => {
-            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", kind(other));
+            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", type_name(other));
             let help = "write `since = \"now\"`, `since = \"2026-01-31\"` or `since = 12345`".to_owned();
-            table.notes().error(value.span(), message, Some(help));
+            table.diagnostics().error(value.span(), message, Some(help));
             return Since::Now;
         }
     };
@@ -202,7 +202,7 @@ fn since(table: &Table<'_>) -> Since {
         Some(at) => Since::Time(at),
         None => {
             let help = "write \"now\", \"2026-01-31\", \"2026-01-31T12:00:00Z\" or a trade id".to_owned();
-            table.notes().error(span, format!("`{text}` is not a point in time"), Some(help));
+            table.diagnostics().error(span, format!("`{text}` is not a point in time"), Some(help));
             Since::Now
         }
     }
@@ -213,12 +213,12 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
     let (text, span) = table.text(key)?;
     let expected = schemes.join(":// or ");
     let Some((scheme, rest)) = text.split_once("://") else {
-        table.notes().error(span, format!("`{text}` is not a URL"), Some(format!("begin with {expected}://")));
+        table.diagnostics().error(span, format!("`{text}` is not a URL"), Some(format!("begin with {expected}://")));
         return None;
     };
     if !schemes.contains(&scheme) {
         let message = format!("`{}` cannot use `{scheme}://`", table.name(key));
-        table.notes().error(span, message, Some(format!("use {expected}://")));
+        table.diagnostics().error(span, message, Some(format!("use {expected}://")));
         return None;
     }
     let host = rest.strip_suffix('/').unwrap_or(rest);
@@ -228,7 +228,7 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
     {
         let help = format!("write the base only: `{scheme}://host:port`");
         let message = format!("`{}` is a base: scheme, host and port, nothing else", table.name(key));
-        table.notes().error(span, message, Some(help));
+        table.diagnostics().error(span, message, Some(help));
         return None;
     }
     Some(format!("{scheme}://{host}"))
@@ -237,9 +237,9 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
 fn log_options(table: Table<'_>) -> log::Options {
     let mut options = log::Options::default();
     let backends = [("embedded", log::Backend::Embedded), ("kafka", log::Backend::Kafka)];
-    set(&mut options.backend, table.word("backend", &backends));
-    let usual = format!("the default: `retention = \"{}\"`", format_duration(options.retention));
-    set(&mut options.retention, table.age("retention", RETENTION_MAX, &usual));
+    set(&mut options.backend, table.choice("backend", &backends));
+    let suggested = format!("the default: `retention = \"{}\"`", format_duration(options.retention));
+    set(&mut options.retention, table.age("retention", RETENTION_MAX, &suggested));
     let bytes = table.size("retention_bytes", 1 << 20, options.retention_bytes);
     set(&mut options.retention_bytes, bytes);
     if let Some(table) = table.table("kafka") {
@@ -266,7 +266,7 @@ fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     for (name, span, value) in table.entries() {
         if name.ends_with("password") {
-            warn_of_password(table.notes(), span.clone(), "kafka-password", "TAPEKEEPER_KAFKA_PASSWORD");
+            warn_of_password(table.diagnostics(), span.clone(), "kafka-password", "TAPEKEEPER_KAFKA_PASSWORD");
         }
         let text = match value.get_ref() {
             toml::de::DeValue::String(text) => text.to_string(),
@@ -277,7 +277,7 @@ fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
                 let inner = value.get_ref().as_table().and_then(|table| table.keys().next());
                 let whole = inner.map_or(name.clone(), |inner| format!("{name}.{}", inner.get_ref()));
                 let help = format!("quote the whole name: `\"{whole}\" = \"...\"`");
-                table.notes().error(
+                table.diagnostics().error(
                     span,
                     format!("`{}` must be text, a number or a boolean", table.name(&name)),
                     Some(help),
@@ -293,7 +293,7 @@ fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
 fn history_options(table: Table<'_>) -> history::Options {
     let mut options = history::Options::default();
     let backends = [("embedded", history::Backend::Embedded), ("clickhouse", history::Backend::Clickhouse)];
-    set(&mut options.backend, table.word("backend", &backends));
+    set(&mut options.backend, table.choice("backend", &backends));
     if let Some(table) = table.table("clickhouse") {
         let clickhouse = &mut options.clickhouse;
         set(&mut clickhouse.url, url(&table, "url", &["http", "https"]));
@@ -313,9 +313,9 @@ fn history_options(table: Table<'_>) -> history::Options {
 fn cache_options(table: Table<'_>) -> cache::Options {
     let mut options = cache::Options::default();
     let backends = [("embedded", cache::Backend::Embedded), ("redis", cache::Backend::Redis)];
-    set(&mut options.backend, table.word("backend", &backends));
+    set(&mut options.backend, table.choice("backend", &backends));
     if let Some(table) = table.table("redis") {
-        redis_places(&table, &mut options.redis);
+        redis_servers(&table, &mut options.redis);
         options.redis.password = password(&table);
         table.finish();
     }
@@ -330,13 +330,13 @@ fn admin_options(table: Table<'_>) -> AdminOptions {
             Ok(listen) => options.listen = listen,
             Err(_not_an_address) => {
                 let help = "write address and port: \"127.0.0.1:8081\"".to_owned();
-                table.notes().error(span, format!("`{text}` is not an address to listen on"), Some(help));
+                table.diagnostics().error(span, format!("`{text}` is not an address to listen on"), Some(help));
             }
         }
     }
     options.socket = socket(&table);
     if let Some((token, span)) = table.text("token") {
-        warn_of_password(table.notes(), span, "admin-token", "TAPEKEEPER_ADMIN_TOKEN");
+        warn_of_password(table.diagnostics(), span, "admin-token", "TAPEKEEPER_ADMIN_TOKEN");
         options.token = Some(token);
     }
     table.finish();
@@ -352,7 +352,7 @@ fn socket(table: &Table<'_>) -> Option<PathBuf> {
     if !text.starts_with('/') || text.len() > SOCKET_BYTES_MAX {
         let message = format!("`{text}` is no place for a socket");
         let help = format!("write a whole path of {SOCKET_BYTES_MAX} bytes at most: \"/run/tapekeeper/admin.sock\"");
-        table.notes().error(span, message, Some(help));
+        table.diagnostics().error(span, message, Some(help));
         return None;
     }
     Some(PathBuf::from(text))
@@ -360,15 +360,15 @@ fn socket(table: &Table<'_>) -> Option<PathBuf> {
 
 fn password(table: &Table<'_>) -> Option<String> {
     let (password, span) = table.text("password")?;
-    let room = table.name("").trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_owned();
-    let variable = format!("TAPEKEEPER_{}_PASSWORD", room.to_uppercase());
-    warn_of_password(table.notes(), span, &format!("{room}-password"), &variable);
+    let section = table.name("").trim_end_matches('.').rsplit('.').next().unwrap_or_default().to_owned();
+    let variable = format!("TAPEKEEPER_{}_PASSWORD", section.to_uppercase());
+    warn_of_password(table.diagnostics(), span, &format!("{section}-password"), &variable);
     Some(password)
 }
 
-fn warn_of_password(notes: &Notes, span: Range<usize>, credential: &str, variable: &str) {
+fn warn_of_password(diagnostics: &Diagnostics, span: Range<usize>, credential: &str, variable: &str) {
     let help = format!("keep it in the systemd credential `{credential}` or in {variable}");
-    notes.warning(span, "a password stands in the file", Some(help));
+    diagnostics.warning(span, "a password stands in the file", Some(help));
 }
 
 /// `host:port`, several separated by commas.
@@ -378,7 +378,7 @@ fn brokers(table: &Table<'_>) -> Option<String> {
         let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(1..))) {
             let help = "write host:port, several separated by commas: \"kafka1:9092,kafka2:9092\"".to_owned();
-            table.notes().error(span, format!("`{broker}` is not a broker's address"), Some(help));
+            table.diagnostics().error(span, format!("`{broker}` is not a broker's address"), Some(help));
             return None;
         }
     }
@@ -391,25 +391,25 @@ fn topic(table: &Table<'_>) -> Option<String> {
     let legal = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     if text.is_empty() || text.len() > 249 || !legal || text == "." || text == ".." {
         let message = format!("`{}` may hold letters, digits, `.`, `_` and `-` only, 249 at most", table.name("topic"));
-        table.notes().error(span, message, Some("write a name such as \"tapekeeper.frames\"".to_owned()));
+        table.diagnostics().error(span, message, Some("write a name such as \"tapekeeper.frames\"".to_owned()));
         return None;
     }
     Some(text)
 }
 
 /// One server, or the nodes of a cluster.
-fn redis_places(table: &Table<'_>, redis: &mut cache::RedisOptions) {
+fn redis_servers(table: &Table<'_>, redis: &mut cache::RedisOptions) {
     let url = table.text("url");
     let nodes = if table.has("nodes") { table.texts("nodes").unwrap_or_default() } else { Vec::new() };
     if url.is_some() && table.has("nodes") {
         let message = format!("`{}` and `{}` exclude each other", table.name("nodes"), table.name("url"));
         let help = "keep `nodes` for a cluster, `url` for one server".to_owned();
-        table.notes().error(table.key_span("nodes"), message, Some(help));
+        table.diagnostics().error(table.key_span("nodes"), message, Some(help));
         return;
     }
     for (url, span) in url.iter().chain(&nodes) {
         if url.contains('@') && is_redis_url(url) {
-            warn_of_password(table.notes(), span.clone(), "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
+            warn_of_password(table.diagnostics(), span.clone(), "redis-password", "TAPEKEEPER_REDIS_PASSWORD");
         }
     }
     if let Some((url, span)) = url {
@@ -417,7 +417,7 @@ fn redis_places(table: &Table<'_>, redis: &mut cache::RedisOptions) {
         if is_redis_url(&url) {
             redis.url = url;
         } else {
-            table.notes().error(span, format!("`{url}` is not a Redis URL"), Some(help.to_owned()));
+            table.diagnostics().error(span, format!("`{url}` is not a Redis URL"), Some(help.to_owned()));
         }
     }
     for (node, span) in nodes {
@@ -425,7 +425,11 @@ fn redis_places(table: &Table<'_>, redis: &mut cache::RedisOptions) {
         if is_node_url(&node) {
             redis.nodes.push(node);
         } else {
-            table.notes().error(span, format!("`{node}` is not the URL of a cluster's node"), Some(help.to_owned()));
+            table.diagnostics().error(
+                span,
+                format!("`{node}` is not the URL of a cluster's node"),
+                Some(help.to_owned()),
+            );
         }
     }
 }
@@ -449,7 +453,7 @@ fn non_empty(table: &Table<'_>, key: &'static str) -> Option<String> {
     let (text, span) = table.text(key)?;
     if text.trim().is_empty() {
         let help = "remove the key for the default".to_owned();
-        table.notes().error(span, format!("`{}` must not be empty", table.name(key)), Some(help));
+        table.diagnostics().error(span, format!("`{}` must not be empty", table.name(key)), Some(help));
         return None;
     }
     Some(text)
@@ -461,7 +465,7 @@ fn identifier(table: &Table<'_>, key: &'static str) -> Option<String> {
         && text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !good {
         let message = format!("`{}` may hold letters, digits and `_` only, and begins with a letter", table.name(key));
-        table.notes().error(span, message, Some("write a plain name such as \"tapekeeper\"".to_owned()));
+        table.diagnostics().error(span, message, Some("write a plain name such as \"tapekeeper\"".to_owned()));
         return None;
     }
     Some(text)
@@ -469,7 +473,7 @@ fn identifier(table: &Table<'_>, key: &'static str) -> Option<String> {
 
 fn missing(table: &Table<'_>, key: &str, example: &str) {
     let help = format!("add `{key} = {example}`");
-    table.notes().missing(table.span(), format!("`{}` is missing", table.name(key)), help);
+    table.diagnostics().missing(table.span(), format!("`{}` is missing", table.name(key)), help);
 }
 
 fn set<T>(slot: &mut T, value: Option<T>) {

@@ -14,12 +14,12 @@ use super::reader::Table;
 
 /// What the backfill task fetches: a range, or with `window` each run's own.
 pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
-    let notes = table.notes();
+    let diagnostics = table.diagnostics();
     let exchange = match table.text("exchange") {
         None => Some(Exchange::Binance),
         Some((text, span)) => text.parse().ok().or_else(|| {
             let help = did_you_mean(&text, ["binance"]).unwrap_or_else(|| "known: binance".to_owned());
-            notes.error(span, format!("unknown exchange `{text}`"), Some(help));
+            diagnostics.error(span, format!("unknown exchange `{text}`"), Some(help));
             None
         }),
     };
@@ -33,23 +33,23 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
                 .collect();
             let help =
                 did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-            notes.error(span, format!("`{text}` is no channel that can be fetched again"), Some(help));
+            diagnostics.error(span, format!("`{text}` is no channel that can be fetched again"), Some(help));
             None
         }),
     };
     let symbol = table.text("symbol").map(|(text, _)| Symbol::new(&text));
     if !table.has("symbol") {
         let help = "add `symbol = \"BTCUSDT\"`, one that a feed records".to_owned();
-        notes.error(table.span(), format!("`{}` is missing", table.name("symbol")), Some(help));
+        diagnostics.error(table.span(), format!("`{}` is missing", table.name("symbol")), Some(help));
     }
     let (from, to) = (place(table, "from", channel), place(table, "to", channel));
     for key in ["from", "to"].into_iter().filter(|key| has_window && table.has(key)) {
         let help = "remove it, or `window = true`: each run has one range only".to_owned();
-        notes.error(table.key_span(key), format!("`{key}` and `window` exclude each other"), Some(help));
+        diagnostics.error(table.key_span(key), format!("`{key}` and `window` exclude each other"), Some(help));
     }
     if !has_window && !table.has("from") {
         let help = "add `from`, a trade id or a time, or give the job `window = true`".to_owned();
-        notes.error(table.span(), format!("`{}` is missing", table.name("from")), Some(help));
+        diagnostics.error(table.span(), format!("`{}` is missing", table.name("from")), Some(help));
     }
     Some(BackfillArgs { stream: Stream::new(exchange?, symbol?, channel?), from, to })
 }
@@ -70,23 +70,27 @@ fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Opti
             Some(Channel::Trade) => format!("write `{key} = \"2026-01-01T00:00:00Z\"`, or a trade's id"),
             _ => format!("write `{key} = \"2026-01-01T00:00:00Z\"`: klines go by their time"),
         };
-        table.notes().error(value.span(), format!("`{}` is no place in a stream", table.name(key)), Some(help));
+        table.diagnostics().error(value.span(), format!("`{}` is no place in a stream", table.name(key)), Some(help));
     }
     place
 }
 
 /// What the command task runs.
 pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
-    let notes = table.notes();
+    let diagnostics = table.diagnostics();
     if !table.has("argv") {
         let help = "add `argv = [\"/usr/bin/true\"]`: a program and its arguments, without a shell".to_owned();
-        notes.error(table.span(), format!("`{}` is missing", table.name("argv")), Some(help));
+        diagnostics.error(table.span(), format!("`{}` is missing", table.name("argv")), Some(help));
     }
     let argv = match table.value("argv").map(|value| (value.get_ref(), value.span())) {
         Some((DeValue::String(line), span)) => {
             let words: Vec<String> = line.split_whitespace().map(|word| format!("{word:?}")).collect();
             let help = format!("no shell splits it: write `argv = [{}]`", words.join(", "));
-            notes.error(span, format!("`{}` is a list: the program and each argument", table.name("argv")), Some(help));
+            diagnostics.error(
+                span,
+                format!("`{}` is a list: the program and each argument", table.name("argv")),
+                Some(help),
+            );
             None
         }
         _ => table.texts("argv"),
@@ -94,7 +98,7 @@ pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
     for (at, (text, span)) in argv.iter().flatten().enumerate() {
         if (at == 0 && text.trim().is_empty()) || text.contains('\0') {
             let help = "the first is the program: a path, or a name that PATH finds".to_owned();
-            notes.error(span.clone(), "this can be no argument of a program", Some(help));
+            diagnostics.error(span.clone(), "this can be no argument of a program", Some(help));
         }
     }
     let mut environment = Vec::new();
@@ -109,7 +113,7 @@ pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
             return Some(path);
         }
         let help = "write the whole path: the service may be started anywhere".to_owned();
-        notes.error(span, format!("`{text}` is no absolute path"), Some(help));
+        diagnostics.error(span, format!("`{text}` is no absolute path"), Some(help));
         None
     });
     let argv = argv?.into_iter().map(|(text, _)| text).collect();
@@ -129,7 +133,7 @@ fn variable(
     };
     if !is_name(&name) {
         let help = "letters, digits and `_` only".to_owned();
-        table.notes().error(span, format!("`{name}` is no name of a variable"), Some(help));
+        table.diagnostics().error(span, format!("`{name}` is no name of a variable"), Some(help));
         return None;
     }
     let (text, _) = table.text_of(&name, value)?;

@@ -11,93 +11,93 @@ use crate::market::{Channel, Interval, Kline};
 
 #[tokio::test(start_paused = true)]
 async fn a_run_is_deferred_while_what_it_requires_is_away_and_starts_when_it_is_back() {
-    let house = House::new();
-    house.absent.store(true, Ordering::SeqCst);
+    let fixture = Fixture::new();
+    fixture.requirements_unmet.store(true, Ordering::SeqCst);
     let mut spec = every(30);
     spec.requires = vec![Requirement::CacheConnected];
-    let working = house.work(vec![spec], saves());
-    let run = house.until("a deferral", |run| run.outcome == "deferred").await;
+    let scheduler = fixture.start(vec![spec], saves());
+    let run = fixture.wait_for_run("a deferral", |run| run.outcome == "deferred").await;
     assert_eq!((run.reason.as_str(), run.started_at), ("it requires cache.connected: it is away", None));
-    let refused = working.jobs.run("job").await.unwrap();
+    let refused = scheduler.jobs.run("job").await.unwrap();
     assert_eq!(refused, Err("it requires cache.connected: it is away".to_owned()));
     tokio::time::sleep(Duration::from_secs(65)).await;
-    assert_eq!(house.runs().await.len(), 1, "one row for all of it");
-    house.absent.store(false, Ordering::SeqCst);
-    let done = house.until("the run", |run| run.outcome == "succeeded").await;
+    assert_eq!(fixture.runs().await.len(), 1, "one row for all of it");
+    fixture.requirements_unmet.store(false, Ordering::SeqCst);
+    let done = fixture.wait_for_run("the run", |run| run.outcome == "succeeded").await;
     assert!(done.scheduled_at - run.scheduled_at == 60_000_000 && done.lateness_us() > Some(0), "{done:?}");
-    let deferred = house.until("its row says how many", |run| run.reason.starts_with("3 instants")).await;
+    let deferred = fixture.wait_for_run("its row says how many", |run| run.reason.starts_with("3 instants")).await;
     assert_eq!((deferred.run_id, deferred.outcome.as_str()), (run.run_id, "deferred"));
-    let status = working.status().await;
+    let status = scheduler.status().await;
     assert_eq!((status.outcomes["deferred"], status.missed), (1, 0));
-    working.end().await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeeds() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = every(30);
     spec.max_silence = Some(Duration::from_secs(100));
-    let working = house.work(vec![spec], fails(5));
+    let scheduler = fixture.start(vec![spec], fails(5));
     tokio::time::sleep(Duration::from_secs(90)).await;
-    assert!(!working.status().await.silent && house.health.degraded_parts().is_empty());
+    assert!(!scheduler.status().await.silent && fixture.health.degraded_parts().is_empty());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(working.status().await.silent);
-    assert_eq!(house.health.degraded_parts()["job job"], "no success for more than 100 s");
-    house.until("a success", |run| run.outcome == "succeeded").await;
+    assert!(scheduler.status().await.silent);
+    assert_eq!(fixture.health.degraded_parts()["job job"], "no success for more than 100 s");
+    fixture.wait_for_run("a success", |run| run.outcome == "succeeded").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let status = working.status().await;
-    assert!(!status.silent && status.last_success.is_some() && house.health.degraded_parts().is_empty());
+    let status = scheduler.status().await;
+    assert!(!status.silent && status.last_success.is_some() && fixture.health.degraded_parts().is_empty());
     // A pause is no excuse, and a removed job leaves no alarm behind.
-    working.jobs.pause("job", "a move").await.unwrap();
+    scheduler.jobs.pause("job", "a move").await.unwrap();
     tokio::time::sleep(Duration::from_secs(110)).await;
-    assert!(house.health.degraded_parts().contains_key("job job"));
-    working.jobs.replace(schedule(vec![]), false).await.unwrap();
-    assert!(house.health.degraded_parts().is_empty());
-    working.end().await;
+    assert!(fixture.health.degraded_parts().contains_key("job job"));
+    scheduler.jobs.replace(schedule(vec![]), false).await.unwrap();
+    assert!(fixture.health.degraded_parts().is_empty());
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = every(100);
     spec.alert = true;
     spec.retry = Retry { max: 1, backoff: Duration::from_secs(10), jitter: Some(Duration::ZERO) };
-    let working = house.work(vec![spec], fails(2));
-    house.until("the first failure", |run| run.outcome == "failed").await;
+    let scheduler = fixture.start(vec![spec], fails(2));
+    fixture.wait_for_run("the first failure", |run| run.outcome == "failed").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.degraded_parts().is_empty(), "it is tried again");
-    house.until("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
+    assert!(fixture.health.degraded_parts().is_empty(), "it is tried again");
+    fixture.wait_for_run("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(house.health.degraded_parts()["job job"], "its last run failed: no disk");
-    house.until("a success", |run| run.outcome == "succeeded").await;
+    assert_eq!(fixture.health.degraded_parts()["job job"], "its last run failed: no disk");
+    fixture.wait_for_run("a success", |run| run.outcome == "succeeded").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(house.health.degraded_parts().is_empty());
-    working.end().await;
+    assert!(fixture.health.degraded_parts().is_empty());
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_happens_is_one_event_however_often_it_is_said() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let on = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Gap, JobEvent::Reconnect]));
-    let working = house.work(vec![on], saves());
-    working.status().await;
+    let scheduler = fixture.start(vec![on], saves());
+    scheduler.status().await;
     for _ in 0..1_000 {
-        working.jobs.happened(JobEvent::Gap);
+        scheduler.jobs.notify(JobEvent::Gap);
     }
-    let run = house.until("a run", |run| run.outcome == "succeeded").await;
+    let run = fixture.wait_for_run("a run", |run| run.outcome == "succeeded").await;
     assert_eq!(run.trigger, "event");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(house.runs().await.len(), 1);
-    working.jobs.happened(JobEvent::Reconnect);
+    assert_eq!(fixture.runs().await.len(), 1);
+    scheduler.jobs.notify(JobEvent::Reconnect);
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(house.runs().await.len(), 2);
-    working.end().await;
+    assert_eq!(fixture.runs().await.len(), 2);
+    scheduler.end().await;
 }
 
 const MINUTE: i64 = 60_000_000;
 
 /// A history that has the first minute and the last one of an hour.
-async fn with_two_klines(house: &mut House) -> Stream {
+async fn with_two_klines(fixture: &mut Fixture) -> Stream {
     let stream: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
     assert_eq!(stream.channel, Channel::Kline(Interval::M1));
     let row = |minute: i64| KlineRow {
@@ -121,16 +121,16 @@ async fn with_two_klines(house: &mut House) -> Stream {
         is_backfilled: false,
     };
     let batch = Batch { klines: vec![row(0), row(59)], token: "two".to_owned(), ..Batch::default() };
-    house.history.insert(&batch).await.unwrap();
-    house.recorded = vec![stream.clone()];
+    fixture.history.insert(&batch).await.unwrap();
+    fixture.recorded = vec![stream.clone()];
     stream
 }
 
 #[tokio::test]
 async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing_between_them() {
-    let mut house = House::new();
-    let stream = with_two_klines(&mut house).await;
-    let services = house.services(&clock(), saves());
+    let mut fixture = Fixture::new();
+    let stream = with_two_klines(&mut fixture).await;
+    let services = fixture.services(&clock(), saves());
     let at = |minute: i64| Timestamp(START + minute * MINUTE);
     let ran = async |from: Option<Place>, to: Option<Place>, window: Option<(Timestamp, Timestamp)>| {
         let args =
@@ -148,7 +148,7 @@ async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing
     }
     let nothing = ran(Some(Place::At(at(100))), None, None).await;
     assert_eq!(nothing["gaps_opened"], 0, "what does not exist yet is no gap");
-    let gaps = house.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
+    let gaps = fixture.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
     let minutes = |gap: &Gap| ((gap.range.first - START) / MINUTE, (gap.range.last - START) / MINUTE);
     let mut gaps: Vec<(i64, i64)> = gaps.iter().map(minutes).collect();
     gaps.sort_unstable();
@@ -158,7 +158,7 @@ async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing
 
 #[tokio::test]
 async fn retention_keeps_the_runs_that_it_is_told_to() {
-    let house = House::new();
+    let fixture = Fixture::new();
     for (job, runs) in [("busy", 9_i64), ("quiet", 2)] {
         for number in 0..runs {
             let run = JobRun {
@@ -174,16 +174,16 @@ async fn retention_keeps_the_runs_that_it_is_told_to() {
                 window: None,
                 report: "{}".to_owned(),
             };
-            house.history.put_run(&run).await.unwrap();
+            fixture.history.put_run(&run).await.unwrap();
         }
     }
-    let services = house.services(&clock(), saves());
+    let services = fixture.services(&clock(), saves());
     let ran = async |age: Option<Duration>, per_job: Option<u32>| -> Vec<String> {
         let args = TaskArgs { runs: RunsKept { age, per_job }, ..TaskArgs::default() };
         let run = Identity { job: "job".to_owned(), run_id: "0192".to_owned(), window: None };
         let context = Context { services: services.clone(), args, run, cancel: CancellationToken::new() };
         tasks::run(TaskKind::Retention, &context).await.unwrap();
-        house.runs().await.into_iter().map(|run| run.run_id).collect()
+        fixture.runs().await.into_iter().map(|run| run.run_id).collect()
     };
     assert_eq!(ran(None, None).await.len(), 11);
     assert_eq!(ran(None, Some(3)).await, ["quiet-0", "busy-0", "quiet-1", "busy-1", "busy-2"]);
@@ -194,20 +194,20 @@ async fn retention_keeps_the_runs_that_it_is_told_to() {
 
 #[tokio::test]
 async fn a_program_that_fails_is_a_failed_run_that_keeps_its_report() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = JobSpec::new("job", TaskKind::Command, When::every(Duration::from_secs(3_600)));
     let argv = ["sh", "-c", "echo no room >&2; exit 7"].map(str::to_owned).to_vec();
     spec.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
     let mut endless = JobSpec { name: "endless".to_owned(), timeout: Duration::from_millis(200), ..spec.clone() };
     let argv = ["sleep", "1000"].map(str::to_owned).to_vec();
     endless.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
-    let working = house.work(vec![spec, endless], saves());
-    let run = working.jobs.run_to_end("job").await.unwrap().unwrap();
+    let scheduler = fixture.start(vec![spec, endless], saves());
+    let run = scheduler.jobs.run_to_end("job").await.unwrap().unwrap();
     assert_eq!((run.outcome.as_str(), run.reason.as_str()), ("failed", "exit status: 7: no room"));
     let report: serde_json::Value = serde_json::from_str(&run.report).unwrap();
     assert_eq!((&report["exit_code"], &report["last_line"]), (&serde_json::json!(7), &serde_json::json!("no room")));
-    let run = working.jobs.run_to_end("endless").await.unwrap().unwrap();
+    let run = scheduler.jobs.run_to_end("endless").await.unwrap().unwrap();
     assert_eq!(run.outcome, "timed_out", "{run:?}");
     assert!(run.reason.starts_with("not done within 0.2 s: it was told to end: signal: 15"), "{run:?}");
-    working.end().await;
+    scheduler.end().await;
 }

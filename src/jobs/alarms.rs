@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tracing::{error, info};
 
-use super::planner::Silence;
+use super::planner::SilentJob;
 use crate::health::Health;
 use crate::messages;
 
@@ -24,15 +24,15 @@ impl Alarms {
     }
 
     /// These are silent now, and no others.
-    pub(super) fn silent(&mut self, now: Vec<Silence>) {
+    pub(super) fn set_silent(&mut self, now: Vec<SilentJob>) {
         let over: Vec<String> =
-            self.silent.keys().filter(|job| !now.iter().any(|silence| silence.job == **job)).cloned().collect();
+            self.silent.keys().filter(|job| !now.iter().any(|silent| silent.job == **job)).cloned().collect();
         for job in over {
             self.silent.remove(&job);
             info!(JOB = %job, "{job} is no longer silent");
-            self.tell(&job);
+            self.publish(&job);
         }
-        for Silence { job, lasts, max } in now {
+        for SilentJob { job, silent_for, max } in now {
             if self.silent.contains_key(&job) {
                 continue;
             }
@@ -40,10 +40,10 @@ impl Alarms {
             error!(
                 MESSAGE_ID = messages::JOB_SILENT, ALERT = "job", JOB = %job,
                 "{job} is critical and has not succeeded for {:.0} s: look at `tapekeeper jobs history {job}`",
-                lasts.as_secs_f64()
+                silent_for.as_secs_f64()
             );
             self.silent.insert(job.clone(), why);
-            self.tell(&job);
+            self.publish(&job);
         }
     }
 
@@ -54,28 +54,28 @@ impl Alarms {
             "{job} needs somebody: its last run {why}"
         );
         self.failed.insert(job.to_owned(), format!("its last run {why}"));
-        self.tell(job);
+        self.publish(job);
     }
 
     /// A run has succeeded.
     pub(super) fn succeeded(&mut self, job: &str) {
         if self.failed.remove(job).is_some() {
-            self.tell(job);
+            self.publish(job);
         }
     }
 
     /// What is said of jobs that are gone is taken back.
-    pub(super) fn keep(&mut self, is_known: impl Fn(&str) -> bool) {
+    pub(super) fn retain(&mut self, is_scheduled: impl Fn(&str) -> bool) {
         let gone: Vec<String> =
-            self.silent.keys().chain(self.failed.keys()).filter(|job| !is_known(job)).cloned().collect();
+            self.silent.keys().chain(self.failed.keys()).filter(|job| !is_scheduled(job)).cloned().collect();
         for job in gone {
             self.silent.remove(&job);
             self.failed.remove(&job);
-            self.tell(&job);
+            self.publish(&job);
         }
     }
 
-    fn tell(&self, job: &str) {
+    fn publish(&self, job: &str) {
         let part = format!("job {job}");
         match self.silent.get(job).or_else(|| self.failed.get(job)) {
             Some(why) => self.health.degraded(&part, why),

@@ -28,7 +28,7 @@ pub struct Calendar {
 
 /// Instants that have passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+pub struct PassedInstants {
     /// The earliest.
     pub first: Timestamp,
     /// The latest.
@@ -51,11 +51,11 @@ impl Calendar {
     }
 
     /// The instants from `first`, which is one, to `now`.
-    pub fn passed(&self, first: Timestamp, now: Timestamp) -> Option<Passed> {
+    pub fn passed(&self, first: Timestamp, now: Timestamp) -> Option<PassedInstants> {
         if first > now {
             return None;
         }
-        let mut passed = Passed { first, latest: first, count: 1, next: self.next(first) };
+        let mut passed = PassedInstants { first, latest: first, count: 1, next: self.next(first) };
         while let Some(at) = passed.next.filter(|at| *at <= now) {
             passed.latest = at;
             passed.count += 1;
@@ -90,7 +90,7 @@ impl Calendar {
     }
 
     /// In English.
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         format!("{} ({})", self.cron.describe().trim_end_matches('.'), self.timezone)
     }
 }

@@ -11,19 +11,19 @@ use super::spec::JobEvent;
 pub struct Events {
     reconnect: AtomicBool,
     gap: AtomicBool,
-    bell: Notify,
+    notify: Notify,
 }
 
 impl Events {
     /// It happened.
-    pub fn ring(&self, event: JobEvent) {
+    pub fn notify(&self, event: JobEvent) {
         match event {
             JobEvent::Reconnect => self.reconnect.store(true, Ordering::Release),
             JobEvent::Gap => self.gap.store(true, Ordering::Release),
             // The runner sees them by itself.
             JobEvent::Startup | JobEvent::Shutdown => return,
         }
-        self.bell.notify_one();
+        self.notify.notify_one();
     }
 
     /// What happened since the last call.
@@ -38,7 +38,7 @@ impl Events {
     }
 
     /// Returns when something happened.
-    pub async fn rung(&self) {
-        self.bell.notified().await;
+    pub async fn notified(&self) {
+        self.notify.notified().await;
     }
 }

@@ -19,7 +19,7 @@ const ABORTED_MAX: Duration = Duration::from_secs(1);
 
 /// How a run is ended from outside.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stops {
+pub(super) struct StopTokens {
     /// The task is told to end.
     pub(super) cancel: CancellationToken,
     /// The task is aborted.
@@ -27,7 +27,7 @@ pub(super) struct Stops {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
+enum StopReason {
     TimedOut,
     Cancelled,
 }
@@ -55,7 +55,7 @@ pub(super) async fn execute(
     mut run: JobRun,
     services: Services,
     clock: Clock,
-    stops: Stops,
+    stop_tokens: StopTokens,
 ) -> (JobRun, Option<String>) {
     let context = Context {
         services,
@@ -65,29 +65,29 @@ pub(super) async fn execute(
             run_id: run.run_id.clone(),
             window: run.window.map(|(from, to)| (Timestamp(from), Timestamp(to))),
         },
-        cancel: stops.cancel.clone(),
+        cancel: stop_tokens.cancel.clone(),
     };
-    let mut work = tokio::spawn(async move { tasks::run(spec.task, &context).await });
-    let (mut ended, cut) = tokio::select! {
-        ended = &mut work => (Some(ended), None),
-        () = tokio::time::sleep(spec.timeout) => (None, Some(Cut::TimedOut)),
-        () = stops.cancel.cancelled() => (None, Some(Cut::Cancelled)),
-        () = stops.abort.cancelled() => (None, Some(Cut::Cancelled)),
+    let mut task = tokio::spawn(async move { tasks::run(spec.task, &context).await });
+    let (mut result, stop_reason) = tokio::select! {
+        result = &mut task => (Some(result), None),
+        () = tokio::time::sleep(spec.timeout) => (None, Some(StopReason::TimedOut)),
+        () = stop_tokens.cancel.cancelled() => (None, Some(StopReason::Cancelled)),
+        () = stop_tokens.abort.cancelled() => (None, Some(StopReason::Cancelled)),
     };
-    if ended.is_none() {
-        stops.cancel.cancel();
-        ended = tokio::select! {
-            ended = &mut work => Some(ended),
+    if result.is_none() {
+        stop_tokens.cancel.cancel();
+        result = tokio::select! {
+            result = &mut task => Some(result),
             () = tokio::time::sleep(ABORT_GRACE) => None,
-            () = stops.abort.cancelled() => None,
+            () = stop_tokens.abort.cancelled() => None,
         };
     }
-    if ended.is_none() {
-        work.abort();
+    if result.is_none() {
+        task.abort();
         // Until it is gone its successor must not start; one that blocks its thread is not waited for.
-        let _aborted = tokio::time::timeout(ABORTED_MAX, &mut work).await;
+        let _aborted = tokio::time::timeout(ABORTED_MAX, &mut task).await;
     }
-    let (outcome, reason, report) = judge(ended, cut, spec.timeout);
+    let (outcome, reason, report) = classify(result, stop_reason, spec.timeout);
     run.outcome = outcome.to_owned();
     run.reason = reason;
     run.finished_at = Some(clock.now().micros());
@@ -96,30 +96,34 @@ pub(super) async fn execute(
     (run, summary)
 }
 
-type Work = Result<anyhow::Result<Report>, JoinError>;
+type TaskResult = Result<anyhow::Result<Report>, JoinError>;
 
-fn judge(ended: Option<Work>, cut: Option<Cut>, timeout: Duration) -> (&'static str, String, Option<Report>) {
-    let late = || format!("not done within {} s", timeout.as_secs_f64());
-    match (ended, cut) {
-        (Some(Err(error)), _) => ("failed", panic_words(error), None),
-        (Some(Ok(Ok(report))), cut) if report.failure.is_some() => {
+fn classify(
+    result: Option<TaskResult>,
+    stop_reason: Option<StopReason>,
+    timeout: Duration,
+) -> (&'static str, String, Option<Report>) {
+    let timed_out = || format!("not done within {} s", timeout.as_secs_f64());
+    match (result, stop_reason) {
+        (Some(Err(error)), _) => ("failed", panic_message(error), None),
+        (Some(Ok(Ok(report))), stop_reason) if report.failure.is_some() => {
             let why = report.failure.clone().unwrap_or_default();
-            match cut {
+            match stop_reason {
                 None => ("failed", why, Some(report)),
-                Some(Cut::TimedOut) => ("timed_out", format!("{}: {why}", late()), Some(report)),
-                Some(Cut::Cancelled) => ("cancelled", why, Some(report)),
+                Some(StopReason::TimedOut) => ("timed_out", format!("{}: {why}", timed_out()), Some(report)),
+                Some(StopReason::Cancelled) => ("cancelled", why, Some(report)),
             }
         }
-        (Some(Ok(Ok(report))), Some(Cut::TimedOut)) => ("timed_out", late(), Some(report)),
+        (Some(Ok(Ok(report))), Some(StopReason::TimedOut)) => ("timed_out", timed_out(), Some(report)),
         // It was done before it noticed.
         (Some(Ok(Ok(report))), _) => ("succeeded", String::new(), Some(report)),
         (Some(Ok(Err(error))), None) => ("failed", format!("{error:#}"), None),
-        (_, Some(Cut::TimedOut)) => ("timed_out", late(), None),
+        (_, Some(StopReason::TimedOut)) => ("timed_out", timed_out(), None),
         (_, _) => ("cancelled", "it was told to end before it was done".to_owned(), None),
     }
 }
 
-fn panic_words(error: JoinError) -> String {
+fn panic_message(error: JoinError) -> String {
     let payload = match error.try_into_panic() {
         Ok(payload) => payload,
         Err(error) => return error.to_string(),

@@ -38,26 +38,26 @@ impl JobsHandle {
 
     /// Something happened: jobs with `on` run. Never waits, and however often it is said before the runner looks, it is
     /// one event.
-    pub fn happened(&self, event: JobEvent) {
-        self.events.ring(event);
+    pub fn notify(&self, event: JobEvent) {
+        self.events.notify(event);
     }
 
     /// Every job.
     pub async fn list(&self) -> anyhow::Result<Vec<JobStatus>> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::List(answer), answered).await
+        let (reply, response) = oneshot::channel();
+        self.request(Request::List(reply), response).await
     }
 
     /// Runs a job now; returns the run's id, or why it does not run.
     pub async fn run(&self, name: &str) -> anyhow::Result<Result<String, String>> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Run(name.to_owned(), answer, None), answered).await
+        let (reply, response) = oneshot::channel();
+        self.request(Request::Run(name.to_owned(), reply, None), response).await
     }
 
     /// Runs a job now and waits for its end; the inner error says why it does not run.
     pub async fn run_to_end(&self, name: &str) -> anyhow::Result<Result<JobRun, String>> {
-        let ((answer, answered), (done, ended)) = (oneshot::channel(), oneshot::channel());
-        match self.ask(Request::Run(name.to_owned(), answer, Some(done)), answered).await? {
+        let ((reply, response), (done, ended)) = (oneshot::channel(), oneshot::channel());
+        match self.request(Request::Run(name.to_owned(), reply, Some(done)), response).await? {
             Ok(_run_id) => Ok(Ok(ended.await.context("the scheduler stopped during the run")?)),
             Err(why) => Ok(Err(why)),
         }
@@ -65,26 +65,26 @@ impl JobsHandle {
 
     /// Pauses a job, also over restarts, and says why; false when there is none of this name.
     pub async fn pause(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Pause(name.to_owned(), Some(reason.to_owned()), answer), answered).await
+        let (reply, response) = oneshot::channel();
+        self.request(Request::Pause(name.to_owned(), Some(reason.to_owned()), reply), response).await
     }
 
     /// Lets a paused job run again; false when there is none of this name.
     pub async fn resume(&self, name: &str) -> anyhow::Result<bool> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Pause(name.to_owned(), None, answer), answered).await
+        let (reply, response) = oneshot::channel();
+        self.request(Request::Pause(name.to_owned(), None, reply), response).await
     }
 
     /// Takes a new schedule over, or only says what it would change.
     pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<Changes> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Replace(schedule, dry_run, answer), answered).await
+        let (reply, response) = oneshot::channel();
+        self.request(Request::Replace(schedule, dry_run, reply), response).await
     }
 
-    async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<T>) -> anyhow::Result<T> {
+    async fn request<T>(&self, request: Request, response: oneshot::Receiver<T>) -> anyhow::Result<T> {
         let limit = Duration::from_secs(5);
         tokio::time::timeout(limit, self.requests.send(request)).await.context("the scheduler is busy")?.ok();
-        tokio::time::timeout(limit, answered)
+        tokio::time::timeout(limit, response)
             .await
             .context("the scheduler does not answer")?
             .context("the scheduler stopped")

@@ -30,14 +30,14 @@ fn ended(run: &JobRun) -> JobRun {
 
 #[tokio::test]
 async fn the_run_history_is_readable_after_a_kill_at_any_byte() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let runs: Vec<JobRun> = (0..RUNS).map(run_of).collect();
     for run in &runs {
-        house.history.put_run(run).await.unwrap();
-        house.history.put_run(&ended(run)).await.unwrap();
+        fixture.history.put_run(run).await.unwrap();
+        fixture.history.put_run(&ended(run)).await.unwrap();
     }
     // The store is open still: this is what a kill leaves, but for the last write, which is cut.
-    let directory = house.directory.path();
+    let directory = fixture.directory.path();
     let (file, log) =
         (fs::read(directory.join("history.db")).unwrap(), fs::read(directory.join("history.db-wal")).unwrap());
     assert!(log.len() > 100_000, "the runs are in the write-ahead log: {} bytes", log.len());

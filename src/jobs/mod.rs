@@ -5,15 +5,15 @@ mod calendar;
 mod events;
 mod execute;
 mod handle;
-mod memory;
 pub mod planner;
 mod recorder;
 mod report;
 mod runner;
+mod scheduler_state;
 pub mod spec;
 mod status;
 pub mod tasks;
 
 pub use handle::JobsHandle;
-pub use runner::{Conditions, Runner, RunnerParts};
-pub use status::{JobStatus, words};
+pub use runner::{Conditions, Runner, RunnerDeps};
+pub use status::{JobStatus, describe};

@@ -15,9 +15,9 @@ pub(super) const RECORDS_MAX: usize = 1_024;
 /// Longest write before it is tried again.
 const PUT_MAX: Duration = Duration::from_secs(5);
 /// How soon a history that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Runs looked through for those that a dead process left behind.
-const LOOK_BACK: usize = 1_000;
+const RUNS_SCANNED_MAX: usize = 1_000;
 
 /// A run to write, and who waits for its end.
 pub(super) struct Record {
@@ -30,28 +30,28 @@ pub(super) struct Recorder {
     clock: Clock,
     records: mpsc::Receiver<Record>,
     /// Runs scheduled before it are of another process.
-    born: Timestamp,
+    started: Timestamp,
 }
 
 impl Recorder {
     pub(super) fn new(history: Arc<dyn History>, clock: Clock, records: mpsc::Receiver<Record>) -> Self {
-        let born = clock.now();
-        Self { history, clock, records, born }
+        let started = clock.now();
+        Self { history, clock, records, started }
     }
 
-    /// Writes until the runner is gone; `found` gets the newest run of each job from before this process.
-    pub(super) async fn run(mut self, found: oneshot::Sender<Vec<JobRun>>) {
-        let mut found = Some(found);
+    /// Writes until the runner is gone; `previous_runs` gets the newest run of each job from before this process.
+    pub(super) async fn run(mut self, previous_runs: oneshot::Sender<Vec<JobRun>>) {
+        let mut previous_runs = Some(previous_runs);
         loop {
-            if let Some(waiting) = found.take() {
+            if let Some(waiting) = previous_runs.take() {
                 match tokio::time::timeout(PUT_MAX, self.close_interrupted()).await {
                     // The runner may be gone already; what it would have shown, nobody sees.
                     Ok(Ok(runs)) => drop(waiting.send(runs)),
-                    Ok(Err(_)) | Err(_) => found = Some(waiting),
+                    Ok(Err(_)) | Err(_) => previous_runs = Some(waiting),
                 }
             }
-            let record = if found.is_some() {
-                match tokio::time::timeout(AGAIN, self.records.recv()).await {
+            let record = if previous_runs.is_some() {
+                match tokio::time::timeout(RETRY_DELAY, self.records.recv()).await {
                     Ok(record) => record,
                     Err(_elapsed) => continue,
                 }
@@ -77,13 +77,13 @@ impl Recorder {
                 warn!(JOB = %run.job, RUN_ID = %run.run_id, error = %why, "cannot record a run of {} yet: {why}", run.job);
             }
             failed = true;
-            tell(&mut record);
+            notify_waiter(&mut record);
             if self.records.is_closed() {
                 return;
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
-        tell(&mut record);
+        notify_waiter(&mut record);
         if failed {
             info!(JOB = %record.run.job, RUN_ID = %record.run.run_id, "history records runs again");
         }
@@ -92,15 +92,15 @@ impl Recorder {
     /// Runs that a dead process left behind did not end well. Returns the newest of each job.
     async fn close_interrupted(&self) -> Result<Vec<JobRun>, HistoryError> {
         let mut newest: Vec<JobRun> = Vec::new();
-        for mut run in self.history.runs(None, LOOK_BACK).await? {
-            let of_another_process = run.started_at.is_none_or(|at| at < self.born.micros());
+        for mut run in self.history.runs(None, RUNS_SCANNED_MAX).await? {
+            let of_another_process = run.started_at.is_none_or(|at| at < self.started.micros());
             if run.outcome == "running" && of_another_process {
                 run.outcome = "failed".to_owned();
                 run.reason = "the process ended during the run".to_owned();
                 run.finished_at = Some(self.clock.now().micros());
                 self.history.put_run(&run).await?;
             }
-            if of_another_process && !newest.iter().any(|known| known.job == run.job) {
+            if of_another_process && !newest.iter().any(|other| other.job == run.job) {
                 newest.push(run);
             }
         }
@@ -109,7 +109,7 @@ impl Recorder {
 }
 
 /// Whoever waited may be gone; the run is recorded either way.
-fn tell(record: &mut Record) {
+fn notify_waiter(record: &mut Record) {
     if let Some(done) = record.done.take() {
         done.send(record.run.clone()).ok();
     }

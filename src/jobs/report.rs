@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use super::planner::Afterwards;
+use super::planner::FollowUp;
 use crate::history::JobRun;
 use crate::messages;
 
@@ -30,11 +30,11 @@ pub fn ended(run: &JobRun, summary: Option<&str>) {
 }
 
 /// What becomes of the job after its run.
-pub fn afterwards(job: &str, afterwards: &Afterwards) {
-    match afterwards {
-        Afterwards::Nothing => {}
-        Afterwards::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
-        Afterwards::Paused(failures) => error!(
+pub fn follow_up(job: &str, follow_up: &FollowUp) {
+    match follow_up {
+        FollowUp::Nothing => {}
+        FollowUp::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
+        FollowUp::Paused(failures) => error!(
             MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
             "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
         ),

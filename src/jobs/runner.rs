@@ -24,25 +24,25 @@ use crate::history::{History, JobRun};
 
 use super::alarms::Alarms;
 use super::events::Events;
-use super::execute::{Stops, execute, new_run};
+use super::execute::{StopTokens, execute, new_run};
 use super::handle::{JobsHandle, Request};
-use super::memory::{self, Memory, MemoryFile};
-use super::planner::{Act, Afterwards, Ended, Firing, Now, Planner, Seeds, Skip};
+use super::planner::{Action, Firing, FollowUp, Now, Planner, RunOutcome, Seeds, Skipped};
 use super::recorder::{RECORDS_MAX, Record, Recorder};
 use super::report;
+use super::scheduler_state::{self, SchedulerState, StateFile};
 use super::spec::{JobEvent, JobSpec, OnStop, Requirement, Schedule, When};
-use super::status::{JobStatus, Past};
+use super::status::{JobStatus, RunStats};
 use super::tasks::Services;
 
 /// Longest time without a turn.
-const TURN_MAX: Duration = Duration::from_secs(1);
+const TICK_MAX: Duration = Duration::from_secs(1);
 /// How long READY waits for blocking jobs: one that waits for a store that is down goes on beside the service.
 const BLOCKING_MAX: Duration = Duration::from_secs(10);
 /// How long the records of the last runs may take at the stop.
 const RECORDS_GRACE: Duration = Duration::from_secs(1);
 
 /// What the runner works with.
-pub struct RunnerParts {
+pub struct RunnerDeps {
     /// What tasks act on.
     pub services: Services,
     /// Where runs are recorded.
@@ -59,30 +59,30 @@ pub struct RunnerParts {
 pub type Conditions = Arc<dyn Fn(Requirement) -> Result<(), String> + Send + Sync>;
 
 /// A run that goes on.
-struct Running {
+struct ActiveRun {
     run: JobRun,
     on_stop: OnStop,
-    stops: Stops,
+    stop_tokens: StopTokens,
     done: Option<oneshot::Sender<JobRun>>,
 }
 
 /// Runs jobs.
 pub struct Runner {
-    parts: RunnerParts,
+    deps: RunnerDeps,
     planner: Planner,
-    past: HashMap<String, Past>,
+    stats: HashMap<String, RunStats>,
     requests: mpsc::Receiver<Request>,
-    running: JoinSet<(JobRun, Option<String>)>,
-    /// What each task of `running` runs.
-    known: HashMap<Id, Running>,
+    tasks: JoinSet<(JobRun, Option<String>)>,
+    /// What each task of `tasks` runs.
+    active: HashMap<Id, ActiveRun>,
     origin: Instant,
     records: mpsc::Sender<Record>,
     recorder: Option<Recorder>,
-    recording: Option<JoinHandle<()>>,
+    recorder_task: Option<JoinHandle<()>>,
     /// The newest runs from before this process, once history has told them.
-    found: Option<oneshot::Receiver<Vec<JobRun>>>,
-    /// Where the planner's memory is kept.
-    memory: MemoryFile,
+    previous_runs: Option<oneshot::Receiver<Vec<JobRun>>>,
+    /// Where the planner's state is kept.
+    state_file: StateFile,
     alarms: Alarms,
     events: Arc<Events>,
     /// The jobs of the start are run when it is cancelled: what they act on is away until then.
@@ -91,32 +91,34 @@ pub struct Runner {
 
 impl Runner {
     /// A runner of this schedule, and its handle. Pauses and calendars are remembered in `directory` over restarts.
-    pub fn new(parts: RunnerParts, schedule: Schedule, directory: Option<&Path>) -> (Self, JobsHandle) {
+    pub fn new(deps: RunnerDeps, schedule: Schedule, directory: Option<&Path>) -> (Self, JobsHandle) {
         let events = Arc::new(Events::default());
         let (handle, requests) = JobsHandle::new(events.clone());
         let (records, recorded) = mpsc::channel(RECORDS_MAX);
-        let file = directory.map(|directory| directory.join(memory::FILE));
-        let memory = file.as_deref().map_or_else(|| Ok(Memory::default()), Memory::load).unwrap_or_else(|error| {
-            warn!("jobs forget their pauses and what they missed: {error:#}");
-            Memory::default()
-        });
-        let now = Now { wall: parts.clock.now(), monotonic: Duration::ZERO };
-        let planner = Planner::new(schedule, &memory, seeds(), now);
-        let alarms = Alarms::new(parts.health.clone());
-        let recorder = Recorder::new(parts.history.clone(), parts.clock.clone(), recorded);
+        let file = directory.map(|directory| directory.join(scheduler_state::FILE));
+        let state = file.as_deref().map_or_else(|| Ok(SchedulerState::default()), SchedulerState::load).unwrap_or_else(
+            |error| {
+                warn!("jobs forget their pauses and what they missed: {error:#}");
+                SchedulerState::default()
+            },
+        );
+        let now = Now { wall: deps.clock.now(), monotonic: Duration::ZERO };
+        let planner = Planner::new(schedule, &state, seeds(), now);
+        let alarms = Alarms::new(deps.health.clone());
+        let recorder = Recorder::new(deps.history.clone(), deps.clock.clone(), recorded);
         let runner = Self {
-            parts,
+            deps,
             planner,
-            past: HashMap::new(),
+            stats: HashMap::new(),
             requests,
-            running: JoinSet::new(),
-            known: HashMap::new(),
+            tasks: JoinSet::new(),
+            active: HashMap::new(),
             origin: Instant::now(),
             records,
             recorder: Some(recorder),
-            recording: None,
-            found: None,
-            memory: MemoryFile::new(file),
+            recorder_task: None,
+            previous_runs: None,
+            state_file: StateFile::new(file),
             alarms,
             events,
             startup: None,
@@ -124,28 +126,28 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Instead of [`Runner::run_blocking`]: the jobs of the start are run once `there` is cancelled.
-    pub fn start_up_after(&mut self, there: CancellationToken) {
-        self.startup = Some(there);
+    /// Instead of [`Runner::run_blocking`]: the jobs of the start are run once `ready` is cancelled.
+    pub fn run_startup_jobs_after(&mut self, ready: CancellationToken) {
+        self.startup = Some(ready);
     }
 
-    fn start_up(&mut self) {
+    fn run_startup_jobs(&mut self) {
         self.startup = None;
         let now = self.now();
-        let mut acts = self.planner.event(JobEvent::Startup, now);
-        acts.extend(self.planner.due(now));
-        self.act(acts);
+        let mut actions = self.planner.event(JobEvent::Startup, now);
+        actions.extend(self.planner.due(now));
+        self.apply(actions);
     }
 
     /// Runs the jobs of the start, and waits for those that READY waits for.
     pub async fn run_blocking(&mut self) {
-        self.begin();
-        self.observe();
-        self.start_up();
+        self.start_recorder();
+        self.check_requirements();
+        self.run_startup_jobs();
         let until = Instant::now() + BLOCKING_MAX;
-        while self.known.values().any(|running| self.is_blocking(&running.run.job)) {
-            match tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
-                Ok(Some(ended)) => self.ended(ended),
+        while self.active.values().any(|active_run| self.is_blocking(&active_run.run.job)) {
+            match tokio::time::timeout_at(until, self.tasks.join_next_with_id()).await {
+                Ok(Some(ended)) => self.run_ended(ended),
                 Ok(None) => return,
                 Err(_elapsed) => {
                     warn!("jobs that the start waits for are not done within {} s: it goes on", BLOCKING_MAX.as_secs());
@@ -157,26 +159,26 @@ impl Runner {
 
     /// Runs until `stop`, then ends what runs.
     pub async fn run(mut self, heartbeat: Heartbeat, stop: CancellationToken) -> anyhow::Result<()> {
-        self.begin();
-        let poke = Arc::new(Notify::new());
-        let mut sweep = sweep(poke.clone()).await?;
+        self.start_recorder();
+        let wake = Arc::new(Notify::new());
+        let mut ticker = start_ticker(wake.clone()).await?;
         while !stop.is_cancelled() {
             heartbeat.beat();
-            self.turn();
-            self.remember().await;
-            let wait = self.planner.wait(self.now()).unwrap_or(TURN_MAX).min(TURN_MAX);
+            self.tick();
+            self.save_state().await;
+            let wait = self.planner.wait(self.now()).unwrap_or(TICK_MAX).min(TICK_MAX);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
-                () = poke.notified() => {}
-                () = cancelled(self.startup.as_ref()) => self.start_up(),
-                () = self.events.rung() => {}
-                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
-                Some(request) = self.requests.recv() => self.answer(request).await,
-                Some(runs) = told(&mut self.found) => self.recall(runs),
+                () = wake.notified() => {}
+                () = cancelled(self.startup.as_ref()) => self.run_startup_jobs(),
+                () = self.events.notified() => {}
+                Some(ended) = self.tasks.join_next_with_id() => self.run_ended(ended),
+                Some(request) = self.requests.recv() => self.handle(request).await,
+                Some(runs) = received(&mut self.previous_runs) => self.restore_last_runs(runs),
             }
         }
-        if let Err(error) = sweep.shutdown().await {
+        if let Err(error) = ticker.shutdown().await {
             warn!("the scheduler's sweep did not end: {error}");
         }
         self.stop().await;
@@ -185,53 +187,53 @@ impl Runner {
     }
 
     /// What happened, what is due, who is silent.
-    fn turn(&mut self) {
+    fn tick(&mut self) {
         let now = self.now();
-        self.observe();
+        self.check_requirements();
         for event in self.events.take() {
-            let acts = self.planner.event(event, now);
-            self.act(acts);
+            let actions = self.planner.event(event, now);
+            self.apply(actions);
         }
-        let acts = self.planner.due(now);
-        self.act(acts);
-        self.alarms.silent(self.planner.silent(now));
+        let actions = self.planner.due(now);
+        self.apply(actions);
+        self.alarms.set_silent(self.planner.silent_jobs(now));
     }
 
     /// Looks for what runs require.
-    fn observe(&mut self) {
-        let unmet = |requirement| Some((requirement, (self.parts.conditions)(requirement).err()?));
+    fn check_requirements(&mut self) {
+        let unmet = |requirement| Some((requirement, (self.deps.conditions)(requirement).err()?));
         let unmet = self.planner.requirements().into_iter().filter_map(unmet).collect();
-        self.planner.observe(unmet);
+        self.planner.set_unmet(unmet);
     }
 
-    fn begin(&mut self) {
+    fn start_recorder(&mut self) {
         let Some(recorder) = self.recorder.take() else { return };
-        let (found, told) = oneshot::channel();
-        self.found = Some(told);
-        self.recording = Some(tokio::spawn(recorder.run(found)));
+        let (sender, receiver) = oneshot::channel();
+        self.previous_runs = Some(receiver);
+        self.recorder_task = Some(tokio::spawn(recorder.run(sender)));
     }
 
     fn now(&self) -> Now {
-        Now { wall: self.parts.clock.now(), monotonic: self.origin.elapsed() }
+        Now { wall: self.deps.clock.now(), monotonic: self.origin.elapsed() }
     }
 
     fn is_blocking(&self, name: &str) -> bool {
         self.planner.spec(name).is_some_and(|spec| spec.blocking)
     }
 
-    fn act(&mut self, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Start(firing) => {
+    fn apply(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start(firing) => {
                     self.start(firing, None);
                 }
-                Act::Cancel(name) => {
-                    for running in self.known.values().filter(|running| running.run.job == name) {
-                        running.stops.cancel.cancel();
+                Action::Cancel(name) => {
+                    for active_run in self.active.values().filter(|active_run| active_run.run.job == name) {
+                        active_run.stop_tokens.cancel.cancel();
                     }
                 }
-                Act::Skip(skip) => self.not_run(&skip, "skipped"),
-                Act::Defer(skip) => self.not_run(&skip, "deferred"),
+                Action::Skip(skipped) => self.not_run(&skipped, "skipped"),
+                Action::Defer(skipped) => self.not_run(&skipped, "deferred"),
             }
         }
     }
@@ -239,23 +241,23 @@ impl Runner {
     /// Starts a run; returns its id.
     fn start(&mut self, firing: Firing, done: Option<oneshot::Sender<JobRun>>) -> String {
         let mut run = new_run(&firing);
-        run.started_at = Some(self.parts.clock.now().micros());
+        run.started_at = Some(self.deps.clock.now().micros());
         let run_id = run.run_id.clone();
         // The planner only starts what it has.
         let Some(spec) = self.planner.spec(&firing.job).cloned() else { return run_id };
-        self.past.entry(firing.job).or_default().started(&run);
+        self.stats.entry(firing.job).or_default().started(&run);
         self.record(run.clone(), None);
-        let stops = Stops::default();
-        let (services, clock) = (self.parts.services.clone(), self.parts.clock.clone());
-        let running = Running { run: run.clone(), on_stop: spec.on_stop, stops: stops.clone(), done };
-        let task = self.running.spawn(execute(spec, run, services, clock, stops));
-        self.known.insert(task.id(), running);
+        let stop_tokens = StopTokens::default();
+        let (services, clock) = (self.deps.services.clone(), self.deps.clock.clone());
+        let active_run = ActiveRun { run: run.clone(), on_stop: spec.on_stop, stop_tokens: stop_tokens.clone(), done };
+        let task = self.tasks.spawn(execute(spec, run, services, clock, stop_tokens));
+        self.active.insert(task.id(), active_run);
         run_id
     }
 
     /// Nothing is skipped in silence: the runs that do not happen are recorded too, one row for a stretch of them.
-    fn not_run(&mut self, skip: &Skip, outcome: &str) {
-        let Skip { job, first, last, count, reason } = skip;
+    fn not_run(&mut self, skipped: &Skipped, outcome: &str) {
+        let Skipped { job, first, last, count, reason } = skipped;
         let stretch = if *count > 1 { format!("{count} instants from {first} to {last}: ") } else { String::new() };
         let firing = Firing {
             job: job.clone(),
@@ -267,14 +269,14 @@ impl Runner {
         let mut run = new_run(&firing);
         run.outcome = outcome.to_owned();
         run.reason = format!("{stretch}{reason}");
-        run.finished_at = Some(self.parts.clock.now().micros());
-        let past = self.past.entry(job.clone()).or_default();
-        past.not_run(&mut run, *count);
+        run.finished_at = Some(self.deps.clock.now().micros());
+        let stats = self.stats.entry(job.clone()).or_default();
+        stats.not_run(&mut run, *count);
         report::ended(&run, None);
         self.record(run, None);
     }
 
-    fn ended(&mut self, ended: Result<(Id, (JobRun, Option<String>)), JoinError>) {
+    fn run_ended(&mut self, ended: Result<(Id, (JobRun, Option<String>)), JoinError>) {
         let (id, run, summary) = match ended {
             Ok((id, (run, summary))) => (id, Some(run), summary),
             Err(error) => {
@@ -282,89 +284,89 @@ impl Runner {
                 (error.id(), None, None)
             }
         };
-        let Some(running) = self.known.remove(&id) else { return };
+        let Some(active_run) = self.active.remove(&id) else { return };
         let run = run.unwrap_or_else(|| JobRun {
             outcome: "failed".to_owned(),
             reason: "its own task failed".to_owned(),
-            finished_at: Some(self.parts.clock.now().micros()),
-            ..running.run
+            finished_at: Some(self.deps.clock.now().micros()),
+            ..active_run.run
         });
         let now = self.now();
         let (job, outcome) = (&run.job, &run.outcome);
         let ended = match outcome.as_str() {
-            "succeeded" => Ended::Succeeded,
-            "cancelled" => Ended::Cancelled,
-            _ => Ended::Failed,
+            "succeeded" => RunOutcome::Succeeded,
+            "cancelled" => RunOutcome::Cancelled,
+            _ => RunOutcome::Failed,
         };
-        let past = self.past.entry(job.clone()).or_default();
-        past.ended(&run, summary.clone());
-        let afterwards = self.planner.finished(job, ended, now);
+        let stats = self.stats.entry(job.clone()).or_default();
+        stats.ended(&run, summary.clone());
+        let follow_up = self.planner.finished(job, ended, now);
         report::ended(&run, summary.as_deref());
-        report::afterwards(job, &afterwards);
+        report::follow_up(job, &follow_up);
         let alert = self.planner.spec(job).is_some_and(|spec| spec.alert);
-        match (ended, afterwards) {
-            (Ended::Succeeded, _) => self.alarms.succeeded(job),
-            (Ended::Failed, Afterwards::Nothing | Afterwards::Paused(_)) if alert => {
+        match (ended, follow_up) {
+            (RunOutcome::Succeeded, _) => self.alarms.succeeded(job),
+            (RunOutcome::Failed, FollowUp::Nothing | FollowUp::Paused(_)) if alert => {
                 self.alarms.failed(job, &run.run_id, &format!("{outcome}: {}", run.reason));
             }
             _ => {}
         }
-        self.record(run, running.done);
+        self.record(run, active_run.done);
     }
 
-    async fn answer(&mut self, request: Request) {
+    async fn handle(&mut self, request: Request) {
         match request {
-            Request::List(answer) => drop(answer.send(self.list())),
-            Request::Run(name, answer, done) => {
-                let started = self.planner.ask(&name, self.now()).map(|firing| self.start(firing, done));
+            Request::List(reply) => drop(reply.send(self.list())),
+            Request::Run(name, reply, done) => {
+                let started = self.planner.start_now(&name, self.now()).map(|firing| self.start(firing, done));
                 // Whoever asked may be gone; the run goes on.
-                answer.send(started).ok();
+                reply.send(started).ok();
             }
-            Request::Pause(name, reason, answer) => {
-                let known = self.pause(&name, reason.as_deref());
+            Request::Pause(name, reason, reply) => {
+                let exists = self.pause(&name, reason.as_deref());
                 // The answer is a promise that holds over a restart.
-                self.remember().await;
-                answer.send(known).ok();
+                self.save_state().await;
+                reply.send(exists).ok();
             }
-            Request::Replace(schedule, dry_run, answer) => {
+            Request::Replace(schedule, dry_run, reply) => {
                 let now = self.now();
                 let changes =
                     if dry_run { self.planner.compare(&schedule, now) } else { self.planner.replace(schedule, now) };
-                self.alarms.keep(|name| self.planner.spec(name).is_some());
-                answer.send(changes).ok();
+                self.alarms.retain(|name| self.planner.spec(name).is_some());
+                reply.send(changes).ok();
             }
         }
     }
 
     fn pause(&mut self, name: &str, reason: Option<&str>) -> bool {
         let Some(reason) = reason else {
-            let Some(acts) = self.planner.resume(name, self.now()) else { return false };
-            self.act(acts);
+            let Some(actions) = self.planner.resume(name, self.now()) else { return false };
+            self.apply(actions);
             info!(JOB = %name, "{name} is resumed");
             return true;
         };
-        let known = self.planner.pause(name, reason);
-        if known {
+        let exists = self.planner.pause(name, reason);
+        if exists {
             info!(JOB = %name, "{name} is paused: {reason}");
         }
-        known
+        exists
     }
 
     fn list(&self) -> Vec<JobStatus> {
         let now = self.now();
         let status = |spec: &JobSpec| {
-            let past = self.past.get(&spec.name).cloned().unwrap_or_default();
-            JobStatus::new(spec, past, &self.planner, now)
+            let stats = self.stats.get(&spec.name).cloned().unwrap_or_default();
+            JobStatus::new(spec, stats, &self.planner, now)
         };
         self.planner.specs().map(status).collect()
     }
 
     /// How each job ended in the process before.
-    fn recall(&mut self, runs: Vec<JobRun>) {
+    fn restore_last_runs(&mut self, runs: Vec<JobRun>) {
         for run in runs {
-            let past = self.past.entry(run.job.clone()).or_default();
-            if past.last.is_none() {
-                past.last = Some(run);
+            let stats = self.stats.entry(run.job.clone()).or_default();
+            if stats.last.is_none() {
+                stats.last = Some(run);
             }
         }
     }
@@ -377,8 +379,8 @@ impl Runner {
     }
 
     /// Keeps what must survive a restart.
-    async fn remember(&mut self) {
-        self.memory.keep(self.planner.news()).await;
+    async fn save_state(&mut self) {
+        self.state_file.save(self.planner.take_changed_state()).await;
     }
 
     /// Lets runs end as their jobs say, aborts what is left, and waits for the last records.
@@ -387,35 +389,35 @@ impl Runner {
             let on = matches!(&spec.when, When::On(events) if events.contains(&JobEvent::Shutdown));
             spec.enabled && (on || spec.on_stop == OnStop::Run)
         };
-        for running in self.known.values().filter(|running| running.on_stop == OnStop::Cancel) {
-            running.stops.cancel.cancel();
+        for active_run in self.active.values().filter(|active_run| active_run.on_stop == OnStop::Cancel) {
+            active_run.stop_tokens.cancel.cancel();
         }
-        self.observe();
+        self.check_requirements();
         let names: Vec<String> = self.planner.specs().filter(last).map(|spec| spec.name.clone()).collect();
         for name in names.into_iter().filter(|name| self.planner.paused(name).is_none()).collect::<Vec<_>>() {
-            match self.planner.ask(&name, self.now()) {
+            match self.planner.start_now(&name, self.now()) {
                 Ok(firing) => drop(self.start(Firing { trigger: super::planner::Trigger::Event, ..firing }, None)),
                 Err(reason) => {
                     let at = self.now().wall;
-                    self.not_run(&Skip { job: name, first: at, last: at, count: 1, reason }, "skipped");
+                    self.not_run(&Skipped { job: name, first: at, last: at, count: 1, reason }, "skipped");
                 }
             }
         }
         let until = Instant::now() + self.planner.options().stop_grace;
-        while let Ok(Some(ended)) = tokio::time::timeout_at(until, self.running.join_next_with_id()).await {
-            self.ended(ended);
+        while let Ok(Some(ended)) = tokio::time::timeout_at(until, self.tasks.join_next_with_id()).await {
+            self.run_ended(ended);
         }
-        for running in self.known.values() {
-            running.stops.abort.cancel();
+        for active_run in self.active.values() {
+            active_run.stop_tokens.abort.cancel();
         }
-        while let Some(ended) = self.running.join_next_with_id().await {
-            self.ended(ended);
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.run_ended(ended);
         }
-        self.remember().await;
-        let Self { records, recording, .. } = self;
+        self.save_state().await;
+        let Self { records, recorder_task, .. } = self;
         drop(records);
-        if let Some(recording) = recording
-            && tokio::time::timeout(RECORDS_GRACE, recording).await.is_err()
+        if let Some(recorder_task) = recorder_task
+            && tokio::time::timeout(RECORDS_GRACE, recorder_task).await.is_err()
         {
             warn!("the last runs are not recorded: history is away");
         }
@@ -431,10 +433,10 @@ async fn cancelled(token: Option<&CancellationToken>) {
 }
 
 /// Never, once it was told.
-async fn told(found: &mut Option<oneshot::Receiver<Vec<JobRun>>>) -> Option<Vec<JobRun>> {
-    let runs = found.as_mut()?.await;
-    *found = None;
-    runs.ok()
+async fn received(runs: &mut Option<oneshot::Receiver<Vec<JobRun>>>) -> Option<Vec<JobRun>> {
+    let received = runs.as_mut()?.await;
+    *runs = None;
+    received.ok()
 }
 
 /// The machine's own id keeps stable jitter apart between machines that run the same file.
@@ -445,9 +447,9 @@ fn seeds() -> Seeds {
 }
 
 /// Pokes the runner once a second, by UTC.
-async fn sweep(poke: Arc<Notify>) -> anyhow::Result<JobScheduler> {
+async fn start_ticker(wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
     let scheduler = JobScheduler::new().await.context("make the scheduler's sweep")?;
-    let job = Job::new("* * * * * *", move |_, _| poke.notify_one()).context("make the scheduler's sweep")?;
+    let job = Job::new("* * * * * *", move |_, _| wake.notify_one()).context("make the scheduler's sweep")?;
     scheduler.add(job).await.context("add the scheduler's sweep")?;
     scheduler.start().await.context("start the scheduler's sweep")?;
     Ok(scheduler)

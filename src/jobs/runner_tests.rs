@@ -31,18 +31,18 @@ mod kill_tests;
 const START: i64 = 1_767_225_600_000_000;
 
 /// A directory with stores, as one process after the other finds it.
-struct House {
+struct Fixture {
     directory: TempDir,
     history: Arc<dyn History>,
     faults: Faults,
     health: Health,
     /// What jobs require is not there.
-    absent: Arc<AtomicBool>,
+    requirements_unmet: Arc<AtomicBool>,
     recorded: Vec<Stream>,
 }
 
 /// A runner at work.
-struct Working {
+struct TestScheduler {
     jobs: JobsHandle,
     stop: CancellationToken,
     done: JoinHandle<anyhow::Result<()>>,
@@ -54,7 +54,7 @@ fn clock() -> Clock {
     Clock::from_fn(move || Timestamp(START).plus_micros(origin.elapsed().as_micros() as i64))
 }
 
-impl House {
+impl Fixture {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
@@ -63,7 +63,7 @@ impl House {
             history,
             faults: Faults::none(),
             health: Health::default(),
-            absent: Arc::default(),
+            requirements_unmet: Arc::default(),
             recorded: Vec::new(),
         }
     }
@@ -95,20 +95,20 @@ impl House {
         let clock = clock();
         let services = self.services(&clock, save);
         let history = services.history.clone();
-        let (health, absent) = (self.health.clone(), self.absent.clone());
-        let conditions: Conditions = Arc::new(move |_| match absent.load(Ordering::SeqCst) {
+        let (health, requirements_unmet) = (self.health.clone(), self.requirements_unmet.clone());
+        let conditions: Conditions = Arc::new(move |_| match requirements_unmet.load(Ordering::SeqCst) {
             true => Err("it is away".to_owned()),
             false => Ok(()),
         });
-        let parts = RunnerParts { services, history, clock, health, conditions };
-        Runner::new(parts, schedule, Some(self.directory.path()))
+        let deps = RunnerDeps { services, history, clock, health, conditions };
+        Runner::new(deps, schedule, Some(self.directory.path()))
     }
 
-    fn work(&self, jobs: Vec<JobSpec>, save: Save) -> Working {
+    fn start(&self, jobs: Vec<JobSpec>, save: Save) -> TestScheduler {
         let (runner, jobs) = self.runner(schedule(jobs), save);
         let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let done = tokio::spawn(runner.run(heartbeats.watch("scheduler"), stop.clone()));
-        Working { jobs, stop, done, heartbeats }
+        TestScheduler { jobs, stop, done, heartbeats }
     }
 
     async fn runs(&self) -> Vec<JobRun> {
@@ -116,7 +116,7 @@ impl House {
     }
 
     /// Waits for a run like this; time passes by itself while everybody waits.
-    async fn until(&self, what: &str, wanted: impl Fn(&JobRun) -> bool) -> JobRun {
+    async fn wait_for_run(&self, what: &str, wanted: impl Fn(&JobRun) -> bool) -> JobRun {
         for _ in 0..20_000 {
             if let Some(run) = self.runs().await.into_iter().find(|run| wanted(run)) {
                 return run;
@@ -127,7 +127,7 @@ impl House {
     }
 }
 
-impl Working {
+impl TestScheduler {
     async fn end(self) {
         self.stop.cancel();
         self.done.await.unwrap().unwrap();
@@ -176,107 +176,107 @@ fn fails(times: usize) -> Save {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_is_recorded_from_its_start_to_its_end() {
-    let house = House::new();
-    let working = house.work(vec![every(30)], saves());
-    let run = house.until("a run", |run| run.outcome == "succeeded").await;
+    let fixture = Fixture::new();
+    let scheduler = fixture.start(vec![every(30)], saves());
+    let run = fixture.wait_for_run("a run", |run| run.outcome == "succeeded").await;
     assert_eq!((run.trigger.as_str(), run.attempt), ("schedule", 1));
     assert_eq!(run.scheduled_at, START + 30_000_000);
     assert!(run.started_at >= Some(run.scheduled_at) && run.finished_at >= run.started_at, "{run:?}");
-    let status = working.status().await;
+    let status = scheduler.status().await;
     assert_eq!(status.last_summary.as_deref(), Some("generation 7"));
     assert_eq!((status.last_lateness_ms, status.runs >= 1), (Some(0), true));
-    working.end().await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_a_failed_run_and_the_next_one_is_tried() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let save: Save = Arc::new(|| Box::pin(async { panic!("a bug") }));
-    let working = house.work(vec![every(30)], save);
-    let run = house.until("a failed run", |run| run.outcome == "failed").await;
+    let scheduler = fixture.start(vec![every(30)], save);
+    let run = fixture.wait_for_run("a failed run", |run| run.outcome == "failed").await;
     assert_eq!(run.reason, "panic: a bug");
-    house.until("another one", |next| next.outcome == "failed" && next.run_id != run.run_id).await;
-    assert_eq!(working.status().await.last_outcome.as_deref(), Some("failed"));
-    working.end().await;
+    fixture.wait_for_run("another one", |next| next.outcome == "failed" && next.run_id != run.run_id).await;
+    assert_eq!(scheduler.status().await.last_outcome.as_deref(), Some("failed"));
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_takes_too_long_is_timed_out() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = every(300);
     spec.timeout = Duration::from_secs(5);
-    let working = house.work(vec![spec], slow(100));
-    let run = house.until("a late run", |run| run.outcome == "timed_out").await;
+    let scheduler = fixture.start(vec![spec], slow(100));
+    let run = fixture.wait_for_run("a late run", |run| run.outcome == "timed_out").await;
     assert_eq!(run.reason, "not done within 5 s");
     assert_eq!(run.finished_at.unwrap() - run.started_at.unwrap(), 7_000_000, "it gets 2 s to end");
-    working.end().await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_run_is_tried_again() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = every(600);
     spec.retry = Retry { max: 3, backoff: Duration::from_secs(10), jitter: None };
-    let working = house.work(vec![spec], fails(2));
-    let run = house.until("the third try", |run| run.outcome == "succeeded").await;
+    let scheduler = fixture.start(vec![spec], fails(2));
+    let run = fixture.wait_for_run("the third try", |run| run.outcome == "succeeded").await;
     assert_eq!((run.attempt, run.trigger.as_str()), (3, "retry"));
     assert_eq!(run.scheduled_at, START + 600_000_000, "it is the run of its instant still");
-    working.end().await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_overlaps_is_recorded_as_skipped_or_replaces() {
-    let house = House::new();
-    let working = house.work(vec![every(10)], slow(35));
-    let run = house.until("a skipped run", |run| run.outcome == "skipped").await;
+    let fixture = Fixture::new();
+    let scheduler = fixture.start(vec![every(10)], slow(35));
+    let run = fixture.wait_for_run("a skipped run", |run| run.outcome == "skipped").await;
     assert_eq!((run.reason.as_str(), run.started_at), ("its last run has not ended", None));
-    working.end().await;
-    let house = House::new();
+    scheduler.end().await;
+    let fixture = Fixture::new();
     let mut spec = every(10);
     spec.overlap = Overlap::Replace;
-    let working = house.work(vec![spec], slow(35));
-    let first = house.until("a replaced run", |run| run.outcome == "cancelled").await;
+    let scheduler = fixture.start(vec![spec], slow(35));
+    let first = fixture.wait_for_run("a replaced run", |run| run.outcome == "cancelled").await;
     let second = |run: &JobRun| run.outcome == "running" && run.scheduled_at > first.scheduled_at;
-    house.until("its successor", second).await;
-    working.end().await;
+    fixture.wait_for_run("its successor", second).await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
-    let house = House::new();
-    let working = house.work(vec![every(3_600)], slow(5));
-    let jobs = working.jobs.clone();
+    let fixture = Fixture::new();
+    let scheduler = fixture.start(vec![every(3_600)], slow(5));
+    let jobs = scheduler.jobs.clone();
     let first = tokio::spawn(async move { jobs.run_to_end("job").await.unwrap().unwrap() });
-    house.until("a run", |run| run.outcome == "running").await;
-    assert_eq!(working.jobs.run("job").await.unwrap(), Err("its last run has not ended".to_owned()));
-    assert_eq!(working.jobs.run("other").await.unwrap(), Err("there is no job `other`".to_owned()));
+    fixture.wait_for_run("a run", |run| run.outcome == "running").await;
+    assert_eq!(scheduler.jobs.run("job").await.unwrap(), Err("its last run has not ended".to_owned()));
+    assert_eq!(scheduler.jobs.run("other").await.unwrap(), Err("there is no job `other`".to_owned()));
     let run = first.await.unwrap();
     assert_eq!((run.outcome.as_str(), run.trigger.as_str()), ("succeeded", "manual"));
-    assert!(house.runs().await.contains(&run), "who waited for the end finds the run in history");
-    working.end().await;
+    assert!(fixture.runs().await.contains(&run), "who waited for the end finds the run in history");
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
-    let house = House::new();
-    let working = house.work(vec![every(30)], saves());
-    assert!(working.jobs.pause("job", "a move").await.unwrap());
-    working.end().await;
-    let working = house.work(vec![every(30)], saves());
+    let fixture = Fixture::new();
+    let scheduler = fixture.start(vec![every(30)], saves());
+    assert!(scheduler.jobs.pause("job", "a move").await.unwrap());
+    scheduler.end().await;
+    let scheduler = fixture.start(vec![every(30)], saves());
     tokio::time::sleep(Duration::from_secs(100)).await;
-    let status = working.status().await;
+    let status = scheduler.status().await;
     assert_eq!((status.paused_reason.as_deref(), status.next_run), (Some("a move"), None));
-    assert_eq!(house.runs().await, []);
-    assert!(working.jobs.resume("job").await.unwrap());
-    let run = house.until("what passed", |run| run.outcome == "skipped").await;
+    assert_eq!(fixture.runs().await, []);
+    assert!(scheduler.jobs.resume("job").await.unwrap());
+    let run = fixture.wait_for_run("what passed", |run| run.outcome == "skipped").await;
     assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
-    house.until("a run after the pause", |run| run.outcome == "succeeded").await;
-    working.end().await;
+    fixture.wait_for_run("a run after the pause", |run| run.outcome == "succeeded").await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_a_dead_process_left_is_failed_and_still_the_last_one() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let firing = Firing {
         job: "job".to_owned(),
         trigger: crate::jobs::planner::Trigger::Schedule,
@@ -286,50 +286,51 @@ async fn a_run_that_a_dead_process_left_is_failed_and_still_the_last_one() {
     };
     let mut left = new_run(&firing);
     left.started_at = Some(left.scheduled_at);
-    house.history.put_run(&left).await.unwrap();
-    house.faults.set_outage(true);
-    let working = house.work(vec![every(3_600)], saves());
+    fixture.history.put_run(&left).await.unwrap();
+    fixture.faults.set_outage(true);
+    let scheduler = fixture.start(vec![every(3_600)], saves());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    house.faults.set_outage(false);
-    let run = house.until("the run is closed", |run| run.run_id == left.run_id && run.outcome == "failed").await;
+    fixture.faults.set_outage(false);
+    let run =
+        fixture.wait_for_run("the run is closed", |run| run.run_id == left.run_id && run.outcome == "failed").await;
     assert_eq!(run.reason, "the process ended during the run");
-    while working.status().await.last_outcome.is_none() {
+    while scheduler.status().await.last_outcome.is_none() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(working.status().await.last_outcome.as_deref(), Some("failed"));
-    working.end().await;
+    assert_eq!(scheduler.status().await.last_outcome.as_deref(), Some("failed"));
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_history_that_is_away_delays_no_run_and_gets_every_record_later() {
-    let house = House::new();
-    house.faults.set_outage(true);
-    let working = house.work(vec![every(10)], saves());
+    let fixture = Fixture::new();
+    fixture.faults.set_outage(true);
+    let scheduler = fixture.start(vec![every(10)], saves());
     tokio::time::sleep(Duration::from_secs(65)).await;
-    assert_eq!(working.status().await.runs, 6);
-    let beats = working.heartbeats.statuses()[0].count;
+    assert_eq!(scheduler.status().await.runs, 6);
+    let beats = scheduler.heartbeats.statuses()[0].count;
     assert!(beats >= 60, "{beats} beats in 65 s");
-    house.faults.set_outage(false);
+    fixture.faults.set_outage(false);
     for n in 1..=6 {
         let at = START + n * 10_000_000;
-        house.until("a record", |run| run.scheduled_at == at && run.outcome == "succeeded").await;
+        fixture.wait_for_run("a record", |run| run.scheduled_at == at && run.outcome == "succeeded").await;
     }
-    working.end().await;
+    scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_start_waits_for_blocking_jobs_but_not_for_ever() {
     for (takes, waits) in [(3, 3), (60, 10)] {
-        let house = House::new();
+        let fixture = Fixture::new();
         let mut spec = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Startup]));
         spec.blocking = true;
-        let (mut runner, jobs) = house.runner(schedule(vec![spec]), slow(takes));
+        let (mut runner, jobs) = fixture.runner(schedule(vec![spec]), slow(takes));
         let began = Instant::now();
         runner.run_blocking().await;
         assert_eq!(began.elapsed().as_secs(), waits);
         let stop = CancellationToken::new();
         let done = tokio::spawn(runner.run(Heartbeats::default().watch("scheduler"), stop.clone()));
-        let run = house.until("it ends all the same", |run| run.outcome == "succeeded").await;
+        let run = fixture.wait_for_run("it ends all the same", |run| run.outcome == "succeeded").await;
         assert_eq!(run.trigger, "event");
         drop(jobs);
         stop.cancel();
@@ -342,51 +343,51 @@ async fn runs_end_within_the_grace_when_the_service_stops() {
     for (on_stop, takes, outcome) in
         [(OnStop::Wait, 1, "succeeded"), (OnStop::Wait, 60, "cancelled"), (OnStop::Cancel, 60, "cancelled")]
     {
-        let house = House::new();
+        let fixture = Fixture::new();
         let mut spec = every(10);
         spec.on_stop = on_stop;
-        let working = house.work(vec![spec], slow(takes));
-        house.until("a run", |run| run.outcome == "running").await;
+        let scheduler = fixture.start(vec![spec], slow(takes));
+        fixture.wait_for_run("a run", |run| run.outcome == "running").await;
         let began = Instant::now();
-        working.end().await;
+        scheduler.end().await;
         assert!(began.elapsed() <= Duration::from_millis(2_100), "{on_stop:?}: {:?}", began.elapsed());
-        assert_eq!(house.runs().await[0].outcome, outcome, "{on_stop:?}");
+        assert_eq!(fixture.runs().await[0].outcome, outcome, "{on_stop:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_job_may_run_once_more_at_the_stop() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let mut spec = every(3_600);
     spec.on_stop = OnStop::Run;
-    let working = house.work(vec![spec], saves());
-    working.status().await;
-    working.end().await;
-    let runs = house.runs().await;
+    let scheduler = fixture.start(vec![spec], saves());
+    scheduler.status().await;
+    scheduler.end().await;
+    let runs = fixture.runs().await;
     assert_eq!((runs[0].outcome.as_str(), runs[0].trigger.as_str()), ("succeeded", "event"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_calendar_missed_while_the_service_was_down_is_caught_up() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let cron = || {
         let when = When::Cron { text: "0 * * * *".to_owned(), timezone: chrono_tz::Tz::UTC };
         let mut spec = JobSpec::new("job", TaskKind::StateSnapshot, when);
         spec.missed.policy = MissedPolicy::RunOnce;
         spec
     };
-    let mut memory = Memory::default();
-    let last = crate::jobs::memory::Remembered { last: Some(START - 3 * 3_600_000_000), ..Default::default() };
-    memory.jobs.insert("job".to_owned(), last);
-    memory.save(&house.directory.path().join(memory::FILE)).unwrap();
-    let working = house.work(vec![cron()], saves());
-    let run = house.until("the catch-up", |run| run.outcome == "succeeded").await;
+    let mut state = SchedulerState::default();
+    let last = crate::jobs::scheduler_state::JobState { last: Some(START - 3 * 3_600_000_000), ..Default::default() };
+    state.jobs.insert("job".to_owned(), last);
+    state.save(&fixture.directory.path().join(scheduler_state::FILE)).unwrap();
+    let scheduler = fixture.start(vec![cron()], saves());
+    let run = fixture.wait_for_run("the catch-up", |run| run.outcome == "succeeded").await;
     assert_eq!(run.scheduled_at, START);
-    let skipped = house.until("what was not", |run| run.outcome == "skipped").await;
+    let skipped = fixture.wait_for_run("what was not", |run| run.outcome == "skipped").await;
     let stretch = "2 instants from 2025-12-31T22:00:00.000Z to 2025-12-31T23:00:00.000Z: passed while nobody looked";
     assert!(skipped.reason.starts_with(stretch), "{}", skipped.reason);
-    working.end().await;
-    let again = house.work(vec![cron()], saves());
+    scheduler.end().await;
+    let again = fixture.start(vec![cron()], saves());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(again.status().await.runs, 0, "an instant that was dealt with is not dealt with again");
     again.end().await;
@@ -394,14 +395,14 @@ async fn what_a_calendar_missed_while_the_service_was_down_is_caught_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
-    let house = House::new();
-    let working = house.work(vec![every(10)], slow(5));
-    house.until("a run", |run| run.outcome == "running").await;
-    let said = working.jobs.replace(schedule(vec![]), true).await.unwrap();
-    assert_eq!(said.to_string(), "jobs added: none, changed: none, removed: job");
-    assert_eq!(working.jobs.list().await.unwrap().len(), 1, "a dry run changes nothing");
-    working.jobs.replace(schedule(vec![]), false).await.unwrap();
-    assert_eq!(working.jobs.list().await.unwrap().len(), 0);
-    house.until("its end", |run| run.outcome == "succeeded").await;
-    working.end().await;
+    let fixture = Fixture::new();
+    let scheduler = fixture.start(vec![every(10)], slow(5));
+    fixture.wait_for_run("a run", |run| run.outcome == "running").await;
+    let changes = scheduler.jobs.replace(schedule(vec![]), true).await.unwrap();
+    assert_eq!(changes.to_string(), "jobs added: none, changed: none, removed: job");
+    assert_eq!(scheduler.jobs.list().await.unwrap().len(), 1, "a dry run changes nothing");
+    scheduler.jobs.replace(schedule(vec![]), false).await.unwrap();
+    assert_eq!(scheduler.jobs.list().await.unwrap().len(), 0);
+    fixture.wait_for_run("its end", |run| run.outcome == "succeeded").await;
+    scheduler.end().await;
 }

@@ -54,37 +54,37 @@ pub struct JobStatus {
 }
 
 impl JobStatus {
-    pub(super) fn new(spec: &JobSpec, past: Past, planner: &Planner, now: Now) -> Self {
+    pub(super) fn new(spec: &JobSpec, stats: RunStats, planner: &Planner, now: Now) -> Self {
         let paused_reason = planner.paused(&spec.name).map(str::to_owned);
-        let last = past.last.as_ref();
+        let last = stats.last.as_ref();
         Self {
             name: spec.name.clone(),
             task: spec.task.as_str().to_owned(),
             description: spec.description.clone(),
-            when: words(&spec.when),
+            when: describe(&spec.when),
             enabled: spec.enabled,
             paused: paused_reason.is_some(),
             paused_reason,
-            running: past.running,
+            running: stats.running,
             next_run: planner.next(&spec.name, now).map(Timestamp::rfc3339),
             last_outcome: last.map(|run| run.outcome.clone()),
             last_finished: last.and_then(|run| run.finished_at).map(|at| Timestamp(at).rfc3339()),
-            last_lateness_ms: past.started.as_ref().and_then(JobRun::lateness_us).map(|late| late / 1_000),
-            last_summary: past.summary,
-            last_success: planner.succeeded(&spec.name).map(Timestamp::rfc3339),
+            last_lateness_ms: stats.started.as_ref().and_then(JobRun::lateness_us).map(|late| late / 1_000),
+            last_summary: stats.summary,
+            last_success: planner.last_success(&spec.name).map(Timestamp::rfc3339),
             max_silence_s: spec.max_silence.map(|max| max.as_secs_f64()),
             silent: planner.is_silent(&spec.name, now),
-            runs: past.runs,
-            failures: past.failures,
-            missed: past.missed,
-            outcomes: past.outcomes,
+            runs: stats.runs,
+            failures: stats.failures,
+            missed: stats.missed,
+            outcomes: stats.outcomes,
         }
     }
 }
 
 /// What is known of a job's runs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Past {
+pub(super) struct RunStats {
     pub(super) running: bool,
     pub(super) last: Option<JobRun>,
     /// The last one that started.
@@ -98,7 +98,7 @@ pub(super) struct Past {
     outcomes: BTreeMap<String, u64>,
 }
 
-impl Past {
+impl RunStats {
     pub(super) fn started(&mut self, run: &JobRun) {
         self.running = true;
         self.runs += 1;
@@ -134,13 +134,13 @@ impl Past {
 }
 
 /// When a job runs, in English.
-pub fn words(when: &When) -> String {
+pub fn describe(when: &When) -> String {
     match when {
-        When::Every { period, align: Align::Start } => format!("every {}", humane(*period)),
-        When::Every { period, align: Align::Wall } => format!("every {}, on the clock", humane(*period)),
-        When::Delay(delay) => format!("{} after its end", humane(*delay)),
+        When::Every { period, align: Align::Start } => format!("every {}", format_period(*period)),
+        When::Every { period, align: Align::Wall } => format!("every {}, on the clock", format_period(*period)),
+        When::Delay(delay) => format!("{} after its end", format_period(*delay)),
         When::Cron { text, timezone } => match Calendar::parse(text, *timezone) {
-            Ok(calendar) => calendar.words(),
+            Ok(calendar) => calendar.describe(),
             Err(_) => text.clone(),
         },
         When::On(events) => {
@@ -150,7 +150,7 @@ pub fn words(when: &When) -> String {
     }
 }
 
-fn humane(period: Duration) -> String {
+fn format_period(period: Duration) -> String {
     let seconds = period.as_secs_f64();
     if seconds >= 3_600.0 && seconds % 3_600.0 == 0.0 {
         format!("{} h", seconds / 3_600.0)

@@ -34,7 +34,7 @@ use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, History, TradeRow};
 use crate::jobs::spec::{JobSpec, Schedule, TaskKind, When};
 use crate::jobs::tasks::{LogRetention, Services};
-use crate::jobs::{JobsHandle, Runner, RunnerParts};
+use crate::jobs::{JobsHandle, Runner, RunnerDeps};
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::market::{Exchange, Side, Stream, Symbol, Timestamp, Trade};
 use crate::writer::Writer;
@@ -198,14 +198,14 @@ fn run_jobs(services: Services, heartbeats: &Heartbeats, stop: CancellationToken
     let mut spec = JobSpec::new("state-snapshot", TaskKind::StateSnapshot, when);
     spec.description = "Saves what is known".to_owned();
     let (history, clock) = (services.history.clone(), services.clock.clone());
-    let parts = RunnerParts {
+    let deps = RunnerDeps {
         services,
         history,
         clock,
         health: crate::health::Health::default(),
         conditions: Arc::new(|_| Ok(())),
     };
-    let (runner, jobs) = Runner::new(parts, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
+    let (runner, jobs) = Runner::new(deps, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
     tokio::spawn(runner.run(heartbeats.watch("scheduler"), stop));
     jobs
 }

@@ -1,19 +1,19 @@
 //! One job of the plan: when it is due next, what waits, what it remembers.
 
 mod defer;
+mod last_success;
 mod missed;
-mod quiet;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::next::{Next, draw, until_multiple};
-use super::{Act, Firing, Now, Seeds, Skip, Trigger};
-use crate::jobs::calendar::{COUNT_MAX, Passed};
-use crate::jobs::memory::Remembered;
+use super::{Action, Firing, Now, Seeds, Skipped, Trigger};
+use crate::jobs::calendar::{COUNT_MAX, PassedInstants};
+use crate::jobs::scheduler_state::JobState;
 use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
 use crate::market::Timestamp;
-use quiet::Quiet;
+use last_success::LastSuccess;
 
 /// A run that starts later than this was missed, not late. Microseconds.
 const LATE_US: i64 = 10_000_000;
@@ -23,11 +23,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 const AHEAD_US: i64 = 25 * 3_600_000_000;
 /// Longest time until a job is looked at again: a wall clock that is slewed makes no calendar later than this times
 /// its rate (500 ppm).
-const LOOK_MAX: Duration = Duration::from_secs(30);
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// What follows from a run's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Afterwards {
+pub enum FollowUp {
     /// Nothing out of the ordinary.
     Nothing,
     /// It is tried again after this time.
@@ -38,7 +38,7 @@ pub enum Afterwards {
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum RunOutcome {
     /// Well.
     Succeeded,
     /// It failed or took too long.
@@ -49,7 +49,7 @@ pub enum Ended {
 
 /// A job as it is looked at again and again: few bytes of it, all jobs' in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Glance {
+pub(super) struct HotState {
     /// Until this monotonic instant nothing happens by itself.
     pub(super) idle_until: Duration,
     /// Whether something will happen by itself at all.
@@ -74,59 +74,59 @@ pub(super) struct Job {
     /// The last calendar instant that was dealt with.
     last: Option<Timestamp>,
     /// Since when it is planned.
-    since: Timestamp,
+    planned_since: Timestamp,
     covered_to: Timestamp,
     /// What passed during a pause.
-    unseen: Option<Skip>,
+    passed_in_pause: Option<Skipped>,
     /// What waits only because something it requires is not there; recorded when that begins, and again, with how
     /// many instants it was, when it ends.
-    deferred: Option<Skip>,
-    quiet: Quiet,
+    deferred: Option<Skipped>,
+    last_success: LastSuccess,
     seeds: Seeds,
     /// Until this monotonic instant nothing happens by itself.
     idle_until: Duration,
-    look_max: Duration,
+    idle_max: Duration,
 }
 
 impl Job {
-    pub(super) fn new(spec: JobSpec, remembered: Remembered, seeds: Seeds, now: Now) -> Self {
-        let last = remembered.last().filter(|last| last.since(now.wall) < AHEAD_US);
+    pub(super) fn new(spec: JobSpec, saved: JobState, seeds: Seeds, now: Now) -> Self {
+        let last = saved.last().filter(|last| last.since(now.wall) < AHEAD_US);
         let next = Next::new(&spec, last, now);
-        let quiet = Quiet::new(&spec, remembered.succeeded.map(Timestamp), now);
+        let last_success = LastSuccess::new(&spec, saved.succeeded.map(Timestamp), now);
         let mut job = Self {
             spec,
             next,
-            paused: remembered.paused,
+            paused: saved.paused,
             running: None,
             waiting: VecDeque::new(),
             retry: None,
             failures: 0,
             last,
-            since: now.wall,
-            covered_to: remembered.covered_to.map_or(now.wall, Timestamp),
-            unseen: None,
+            planned_since: now.wall,
+            covered_to: saved.covered_to.map_or(now.wall, Timestamp),
+            passed_in_pause: None,
             deferred: None,
-            quiet,
+            last_success,
             seeds,
             idle_until: now.monotonic,
-            look_max: LOOK_MAX,
+            idle_max: IDLE_MAX,
         };
-        job.rest(now);
+        job.update_idle_until(now);
         job
     }
 
-    pub(super) fn trust_the_clock(&mut self, now: Now) {
-        self.look_max = Duration::MAX;
-        self.rest(now);
+    pub(super) fn assume_steady_clock(&mut self, now: Now) {
+        self.idle_max = Duration::MAX;
+        self.update_idle_until(now);
     }
 
-    pub(super) fn remembered(&self) -> Remembered {
+    pub(super) fn state(&self) -> JobState {
         let by_calendar = self.spec.enabled && matches!(self.next, Next::Wall(..));
-        Remembered {
+        JobState {
             paused: self.paused.clone(),
-            last: by_calendar.then_some(self.last.unwrap_or(self.since).micros()),
+            last: by_calendar.then_some(self.last.unwrap_or(self.planned_since).micros()),
             covered_to: self.spec.window.then_some(self.covered_to.micros()),
-            succeeded: self.quiet.succeeded.map(Timestamp::micros),
+            succeeded: self.last_success.at.map(Timestamp::micros),
         }
     }
 
@@ -139,31 +139,32 @@ impl Job {
     pub(super) fn change(&mut self, spec: JobSpec, now: Now) {
         if !self.keeps_phase(&spec) {
             self.next = Next::new(&spec, None, now);
-            (self.last, self.since) = (None, now.wall);
+            (self.last, self.planned_since) = (None, now.wall);
         }
         if spec.window && !self.spec.window {
             self.covered_to = now.wall;
         }
         if spec.max_silence != self.spec.max_silence || spec.enabled != self.spec.enabled {
             // What it did before anybody minded is no silence.
-            self.quiet = Quiet { before: Duration::ZERO, since: now.monotonic, ..self.quiet };
+            self.last_success =
+                LastSuccess { silent_before: Duration::ZERO, since: now.monotonic, ..self.last_success };
         }
         self.spec = spec;
-        self.rest(now);
+        self.update_idle_until(now);
     }
 
     /// Moves on to `now`: what is due waits, what is not run is skipped. Returns whether there is something new to
     /// remember.
-    pub(super) fn pass(&mut self, now: Now, stepped: bool, acts: &mut Vec<Act>) -> bool {
+    pub(super) fn advance(&mut self, now: Now, stepped: bool, actions: &mut Vec<Action>) -> bool {
         if stepped {
             self.realign(now);
         }
         let passed = self.take_passed(now);
-        let remember = passed.is_some() && matches!(self.next, Next::Wall(..));
+        let state_changed = passed.is_some() && matches!(self.next, Next::Wall(..));
         if let Some(passed) = passed.filter(|_| self.spec.enabled) {
             match self.paused.clone() {
-                Some(reason) => self.note_unseen(&passed, &reason),
-                None => self.choose(&passed, now, acts),
+                Some(reason) => self.note_passed_in_pause(&passed, &reason),
+                None => self.choose(&passed, now, actions),
             }
         }
         if let Some(reason) = self.paused.clone() {
@@ -171,17 +172,17 @@ impl Job {
             let retry = self.retry.take().map(|(_, firing)| firing);
             for firing in std::mem::take(&mut self.waiting).into_iter().chain(retry) {
                 let at = firing.scheduled_at;
-                acts.push(Act::Skip(self.skip(at, at, 1, format!("paused: {reason}"))));
+                actions.push(Action::Skip(self.skipped(at, at, 1, format!("paused: {reason}"))));
             }
         } else if let Some((_, firing)) = self.retry.take_if(|(at, _)| *at <= now.monotonic) {
             self.waiting.push_front(firing);
         }
-        self.expire(now, acts);
+        self.expire(now, actions);
         if self.waiting.is_empty() {
-            self.end_deferral(acts);
+            self.end_deferral(actions);
         }
-        self.rest(now);
-        remember
+        self.update_idle_until(now);
+        state_changed
     }
 
     /// The wall clock was set: what follows it is looked up anew. What has been due meanwhile still is.
@@ -201,7 +202,7 @@ impl Job {
     }
 
     /// The instants up to `now`; afterwards the next one lies ahead.
-    fn take_passed(&mut self, now: Now) -> Option<Passed> {
+    fn take_passed(&mut self, now: Now) -> Option<PassedInstants> {
         let jitter = self.jitter(now);
         match (&mut self.next, &self.spec.when) {
             (Next::Monotonic(next), When::Every { period, .. }) => {
@@ -209,8 +210,12 @@ impl Job {
                 let before = u32::try_from(late.as_nanos() / period.as_nanos().max(1)).unwrap_or(u32::MAX);
                 let latest = *next + *period * before;
                 let wall = |at: Duration| now.wall.plus_micros(-(now.monotonic.saturating_sub(at).as_micros() as i64));
-                let passed =
-                    Passed { first: wall(*next), latest: wall(latest), count: u64::from(before) + 1, next: None };
+                let passed = PassedInstants {
+                    first: wall(*next),
+                    latest: wall(latest),
+                    count: u64::from(before) + 1,
+                    next: None,
+                };
                 *next = latest + *period;
                 Some(passed)
             }
@@ -218,7 +223,7 @@ impl Job {
                 let at = now.monotonic.checked_sub(*next + jitter)?;
                 let at = now.wall.plus_micros(-(at.as_micros() as i64));
                 self.next = Next::Unknown;
-                Some(Passed { first: at, latest: at, count: 1, next: None })
+                Some(PassedInstants { first: at, latest: at, count: 1, next: None })
             }
             (Next::Wall(calendar, next), _) => {
                 let until = now.wall.plus_micros(-(jitter.as_micros() as i64));
@@ -235,17 +240,17 @@ impl Job {
         Firing { job: self.spec.name.clone(), trigger, scheduled_at, attempt: 1, window: None }
     }
 
-    fn skip(&self, first: Timestamp, last: Timestamp, count: u64, reason: String) -> Skip {
-        Skip { job: self.spec.name.clone(), first, last, count, reason }
+    fn skipped(&self, first: Timestamp, last: Timestamp, count: u64, reason: String) -> Skipped {
+        Skipped { job: self.spec.name.clone(), first, last, count, reason }
     }
 
     /// A run is due: it waits to be started, unless the job's overlap says otherwise.
-    fn offer(&mut self, firing: Firing, acts: &mut Vec<Act>) {
+    fn enqueue(&mut self, firing: Firing, actions: &mut Vec<Action>) {
         let at = firing.scheduled_at;
         if let Some((_, retry)) = self.retry.take() {
             // Its window begins where the failed one's does, so nothing is lost with the retry.
             let reason = "its next run came before its retry".to_owned();
-            acts.push(Act::Skip(self.skip(retry.scheduled_at, retry.scheduled_at, 1, reason)));
+            actions.push(Action::Skip(self.skipped(retry.scheduled_at, retry.scheduled_at, 1, reason)));
         }
         if self.running.is_none() && self.waiting.is_empty() {
             self.waiting.push_back(firing);
@@ -266,22 +271,22 @@ impl Job {
             Overlap::Replace => {
                 for old in std::mem::take(&mut self.waiting) {
                     let reason = "a later run took its place".to_owned();
-                    acts.push(Act::Skip(self.skip(old.scheduled_at, old.scheduled_at, 1, reason)));
+                    actions.push(Action::Skip(self.skipped(old.scheduled_at, old.scheduled_at, 1, reason)));
                 }
                 self.waiting.push_back(firing);
                 if running {
-                    acts.push(Act::Cancel(self.spec.name.clone()));
+                    actions.push(Action::Cancel(self.spec.name.clone()));
                 }
             }
             Overlap::Skip | Overlap::Queue => {
                 let reason = if running { "its last run has not ended" } else { "its last run still waits to start" };
-                acts.push(Act::Skip(self.skip(at, at, 1, reason.to_owned())));
+                actions.push(Action::Skip(self.skipped(at, at, 1, reason.to_owned())));
             }
         }
     }
 
     /// What has waited beyond its deadline does not run.
-    fn expire(&mut self, now: Now, acts: &mut Vec<Act>) {
+    fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some(deadline) = self.spec.deadline else { return };
         let limit = deadline.as_micros() as i64;
         let (kept, expired): (VecDeque<Firing>, VecDeque<Firing>) = std::mem::take(&mut self.waiting)
@@ -290,26 +295,26 @@ impl Job {
         self.waiting = kept;
         for firing in expired {
             let reason = format!("it could not start within {} s", deadline.as_secs_f64());
-            acts.push(Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)));
+            actions.push(Action::Skip(self.skipped(firing.scheduled_at, firing.scheduled_at, 1, reason)));
         }
     }
 
     /// Looks when something can happen next.
-    fn rest(&mut self, now: Now) {
+    fn update_idle_until(&mut self, now: Now) {
         let limit = self.spec.deadline.and_then(|deadline| {
             let first = self.waiting.iter().map(|firing| firing.scheduled_at).min()?;
             let left = first.plus_micros(deadline.as_micros() as i64 + 1).since(now.wall);
             Some(Duration::from_micros(left.max(0) as u64))
         });
-        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(self.look_max);
-        self.idle_until = now.monotonic.saturating_add(wait.min(self.look_max));
+        let wait = self.wait(now).into_iter().chain(limit).min().unwrap_or(self.idle_max);
+        self.idle_until = now.monotonic.saturating_add(wait.min(self.idle_max));
     }
 
     /// What the planner must know of it in every look.
-    pub(super) fn glance(&self) -> Glance {
+    pub(super) fn hot_state(&self) -> HotState {
         let planned = !matches!(self.next, Next::Unknown | Next::Wall(_, None)) || self.retry.is_some();
         let (is_running, waits) = (self.running.is_some(), !self.waiting.is_empty());
-        Glance {
+        HotState {
             idle_until: self.idle_until,
             is_active: self.spec.enabled && self.paused.is_none() && planned || waits,
             is_running,
@@ -318,31 +323,31 @@ impl Job {
     }
 
     /// Who comes first when not all can.
-    pub(super) fn order(&self) -> (Option<Timestamp>, &str) {
+    pub(super) fn priority(&self) -> (Option<Timestamp>, &str) {
         (self.waiting.front().map(|firing| firing.scheduled_at), &self.spec.name)
     }
 
     /// Starts what waits; returns whether something started.
-    pub(super) fn start(&mut self, now: Now, acts: &mut Vec<Act>) -> bool {
-        self.end_deferral(acts);
+    pub(super) fn start(&mut self, now: Now, actions: &mut Vec<Action>) -> bool {
+        self.end_deferral(actions);
         let Some(firing) = self.waiting.pop_front() else { return false };
-        let act = match self.begin(firing.clone(), now) {
-            Ok(firing) => Act::Start(firing),
-            Err(reason) => Act::Skip(self.skip(firing.scheduled_at, firing.scheduled_at, 1, reason)),
+        let action = match self.begin(firing.clone(), now) {
+            Ok(firing) => Action::Start(firing),
+            Err(reason) => Action::Skip(self.skipped(firing.scheduled_at, firing.scheduled_at, 1, reason)),
         };
-        let started = matches!(act, Act::Start(_));
-        acts.push(act);
+        let started = matches!(action, Action::Start(_));
+        actions.push(action);
         started
     }
 
-    pub(super) fn ask(&mut self, now: Now) -> Result<Firing, String> {
+    pub(super) fn start_now(&mut self, now: Now) -> Result<Firing, String> {
         if self.running.is_some() {
             return Err("its last run has not ended".to_owned());
         }
         let firing = self.begin(self.firing(now.wall, Trigger::Manual), now)?;
         // It is the retry: the same window again would be an overlap.
         self.retry = None;
-        self.rest(now);
+        self.update_idle_until(now);
         Ok(firing)
     }
 
@@ -359,51 +364,52 @@ impl Job {
         Ok(firing)
     }
 
-    pub(super) fn event(&mut self, event: JobEvent, now: Now, acts: &mut Vec<Act>) {
+    pub(super) fn event(&mut self, event: JobEvent, now: Now, actions: &mut Vec<Action>) {
         let wanted = matches!(&self.spec.when, When::On(events) if events.contains(&event));
         if !wanted || !self.spec.enabled {
             return;
         }
         match self.paused.clone() {
-            None => self.offer(self.firing(now.wall, Trigger::Event), acts),
+            None => self.enqueue(self.firing(now.wall, Trigger::Event), actions),
             Some(reason) => {
                 let reason = format!("paused: {reason}");
-                acts.push(Act::Skip(self.skip(now.wall, now.wall, 1, reason)));
+                actions.push(Action::Skip(self.skipped(now.wall, now.wall, 1, reason)));
             }
         }
     }
 
-    pub(super) fn finished(&mut self, ended: Ended, now: Now) -> Afterwards {
-        let afterwards = self.follow(ended, now);
-        self.rest(now);
-        afterwards
+    pub(super) fn finished(&mut self, outcome: RunOutcome, now: Now) -> FollowUp {
+        let follow_up = self.follow_up(outcome, now);
+        self.update_idle_until(now);
+        follow_up
     }
 
-    fn follow(&mut self, ended: Ended, now: Now) -> Afterwards {
-        let Some(firing) = self.running.take() else { return Afterwards::Nothing };
-        if let (Some((_, to)), Ended::Succeeded) = (firing.window, ended) {
+    fn follow_up(&mut self, outcome: RunOutcome, now: Now) -> FollowUp {
+        let Some(firing) = self.running.take() else { return FollowUp::Nothing };
+        if let (Some((_, to)), RunOutcome::Succeeded) = (firing.window, outcome) {
             self.covered_to = self.covered_to.max(to);
         }
         if let When::Delay(delay) = self.spec.when {
             self.next = Next::Monotonic(now.monotonic + delay);
         }
-        match ended {
-            Ended::Succeeded => {
+        match outcome {
+            RunOutcome::Succeeded => {
                 self.failures = 0;
-                self.quiet = Quiet { succeeded: Some(now.wall), before: Duration::ZERO, since: now.monotonic };
+                self.last_success =
+                    LastSuccess { at: Some(now.wall), silent_before: Duration::ZERO, since: now.monotonic };
             }
-            Ended::Failed => self.failures += 1,
-            Ended::Cancelled => {}
+            RunOutcome::Failed => self.failures += 1,
+            RunOutcome::Cancelled => {}
         }
-        if ended != Ended::Failed {
-            return Afterwards::Nothing;
+        if outcome != RunOutcome::Failed {
+            return FollowUp::Nothing;
         }
         if self.spec.pause_after > 0 && self.failures >= self.spec.pause_after && self.paused.is_none() {
             self.paused = Some(format!("it failed {} times in a row", self.failures));
-            return Afterwards::Paused(self.failures);
+            return FollowUp::Paused(self.failures);
         }
         if firing.attempt > self.spec.retry.max || !self.waiting.is_empty() {
-            return Afterwards::Nothing;
+            return FollowUp::Nothing;
         }
         let doubled = self.spec.retry.backoff.saturating_mul(1_u32.checked_shl(firing.attempt - 1).unwrap_or(u32::MAX));
         let backoff = doubled.min(BACKOFF_MAX);
@@ -411,7 +417,7 @@ impl Job {
         let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, jitter);
         let again = Firing { trigger: Trigger::Retry, attempt: firing.attempt + 1, ..firing };
         self.retry = Some((now.monotonic + wait, again));
-        Afterwards::Retry(wait)
+        FollowUp::Retry(wait)
     }
 
     pub(super) fn paused(&self) -> Option<&str> {
@@ -423,28 +429,28 @@ impl Job {
         self.idle_until = Duration::ZERO;
     }
 
-    pub(super) fn resume(&mut self, now: Now, acts: &mut Vec<Act>) {
+    pub(super) fn resume(&mut self, now: Now, actions: &mut Vec<Action>) {
         if self.paused.is_none() {
             return;
         }
         self.idle_until = Duration::ZERO;
-        self.pass(now, false, acts);
+        self.advance(now, false, actions);
         self.paused = None;
         self.next = Next::new(&self.spec, None, now);
-        self.since = now.wall;
+        self.planned_since = now.wall;
         self.failures = 0;
-        acts.extend(self.unseen.take().map(Act::Skip));
-        self.rest(now);
+        actions.extend(self.passed_in_pause.take().map(Action::Skip));
+        self.update_idle_until(now);
     }
 
-    fn note_unseen(&mut self, passed: &Passed, reason: &str) {
-        let mut skip = match self.unseen.take() {
-            Some(skip) => skip,
-            None => self.skip(passed.first, passed.latest, 0, format!("paused: {reason}")),
+    fn note_passed_in_pause(&mut self, passed: &PassedInstants, reason: &str) {
+        let mut skipped = match self.passed_in_pause.take() {
+            Some(skipped) => skipped,
+            None => self.skipped(passed.first, passed.latest, 0, format!("paused: {reason}")),
         };
-        skip.last = passed.latest;
-        skip.count += passed.count;
-        self.unseen = Some(skip);
+        skipped.last = passed.latest;
+        skipped.count += passed.count;
+        self.passed_in_pause = Some(skipped);
     }
 
     /// How long until it is due by itself.

@@ -3,7 +3,7 @@
 //! `every` and `delay` follow the monotonic clock, so neither a step of the wall clock nor daylight saving moves them.
 //! `cron` follows the wall clock; when that is stepped, the next instant is looked up anew. Instants that pass while
 //! nobody looks (a stall, a suspended machine, a stopped service) are missed: the job says which of them are run, and
-//! for the others there is an [`Act::Skip`]. Nothing is skipped in silence.
+//! for the others there is an [`Action::Skip`]. Nothing is skipped in silence.
 
 mod job;
 mod next;
@@ -14,13 +14,13 @@ use std::fmt;
 use std::time::Duration;
 
 pub use super::calendar::{Calendar, next_cron, parse_cron};
-pub use job::{Afterwards, Ended};
+pub use job::{FollowUp, RunOutcome};
 pub use simulate::{Simulation, simulate};
 
-use super::memory::{Memory, Remembered};
+use super::scheduler_state::{JobState, SchedulerState};
 use super::spec::{JobEvent, JobSpec, Requirement, Schedule, SchedulerOptions};
 use crate::market::Timestamp;
-use job::{Glance, Job};
+use job::{HotState, Job};
 
 /// A difference between the two clocks' progress beyond this is a step of the wall clock. Microseconds.
 const STEP_US: i64 = 1_500_000;
@@ -79,7 +79,7 @@ pub struct Firing {
 
 /// Instants that are not run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skip {
+pub struct Skipped {
     /// The job.
     pub job: String,
     /// The first of them.
@@ -94,16 +94,16 @@ pub struct Skip {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Start this run, and say [`Planner::finished`] when it ends.
     Start(Firing),
     /// Cancel the job's run; its successor waits for its end.
     Cancel(String),
     /// Record that these do not run.
-    Skip(Skip),
+    Skip(Skipped),
     /// Record that these do not run yet: what they require is not there. The last of them runs when it is. A second
     /// one with the same first instant replaces the first.
-    Defer(Skip),
+    Defer(Skipped),
 }
 
 /// What a new schedule changed.
@@ -142,11 +142,11 @@ pub struct Planner {
     options: SchedulerOptions,
     jobs: Vec<Job>,
     /// What is looked at in every turn, job by job: a thousand jobs do not fit a cache.
-    glances: Vec<Glance>,
+    hot_states: Vec<HotState>,
     /// Where each name is in `jobs`.
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
     seeds: Seeds,
-    seen: Now,
+    previous: Now,
     changed: bool,
     /// What is not there now, and why.
     unmet: Vec<(Requirement, String)>,
@@ -154,77 +154,86 @@ pub struct Planner {
 
 /// A critical job that has not succeeded for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Silence {
+pub struct SilentJob {
     /// The job.
     pub job: String,
     /// How long it has not succeeded, as far as is known.
-    pub lasts: Duration,
+    pub silent_for: Duration,
     /// How long it may.
     pub max: Duration,
 }
 
 impl Planner {
     /// Plans from `now` on, and deals with what was missed since what is remembered.
-    pub fn new(schedule: Schedule, memory: &Memory, seeds: Seeds, now: Now) -> Self {
-        let remembered = |name: &str| memory.jobs.get(name).cloned().unwrap_or_default();
+    pub fn new(schedule: Schedule, state: &SchedulerState, seeds: Seeds, now: Now) -> Self {
+        let saved = |name: &str| state.jobs.get(name).cloned().unwrap_or_default();
         let job = |spec: JobSpec| {
-            let remembered = remembered(&spec.name);
-            Job::new(spec, remembered, seeds, now)
+            let saved = saved(&spec.name);
+            Job::new(spec, saved, seeds, now)
         };
         let jobs: Vec<Job> = schedule.jobs.into_iter().map(job).collect();
-        let places = places(&jobs);
-        let glances = jobs.iter().map(Job::glance).collect();
-        Self { options: schedule.scheduler, jobs, glances, places, seeds, seen: now, changed: true, unmet: Vec::new() }
+        let indices = indices_by_name(&jobs);
+        let hot_states = jobs.iter().map(Job::hot_state).collect();
+        Self {
+            options: schedule.scheduler,
+            jobs,
+            hot_states,
+            indices,
+            seeds,
+            previous: now,
+            changed: true,
+            unmet: Vec::new(),
+        }
     }
 
     /// Neither clock is ever set or slewed: jobs need not be looked at before their instants.
-    fn trust_the_clock(&mut self, now: Now) {
+    fn assume_steady_clock(&mut self, now: Now) {
         for job in &mut self.jobs {
-            job.trust_the_clock(now);
+            job.assume_steady_clock(now);
         }
-        self.look_at_all();
+        self.refresh_all();
     }
 
     /// Everything that is to be done now, starts in the order in which they were scheduled.
-    pub fn due(&mut self, now: Now) -> Vec<Act> {
-        let elapsed = now.monotonic.saturating_sub(self.seen.monotonic).as_micros() as i64;
-        let stepped = (now.wall.since(self.seen.wall) - elapsed).abs() > STEP_US;
-        self.seen = now;
-        let mut acts = Vec::new();
+    pub fn due(&mut self, now: Now) -> Vec<Action> {
+        let elapsed = now.monotonic.saturating_sub(self.previous.monotonic).as_micros() as i64;
+        let stepped = (now.wall.since(self.previous.wall) - elapsed).abs() > STEP_US;
+        self.previous = now;
+        let mut actions = Vec::new();
         for at in 0..self.jobs.len() {
-            if stepped || now.monotonic >= self.glances[at].idle_until {
-                self.changed |= self.jobs[at].pass(now, stepped, &mut acts);
-                self.look_at(at);
+            if stepped || now.monotonic >= self.hot_states[at].idle_until {
+                self.changed |= self.jobs[at].advance(now, stepped, &mut actions);
+                self.refresh(at);
             }
         }
-        let mut ready: Vec<usize> = (0..self.jobs.len()).filter(|at| self.glances[*at].is_ready).collect();
-        ready.sort_by(|a, b| self.jobs[*a].order().cmp(&self.jobs[*b].order()));
-        let mut room = self.room();
+        let mut ready: Vec<usize> = (0..self.jobs.len()).filter(|at| self.hot_states[*at].is_ready).collect();
+        ready.sort_by(|a, b| self.jobs[*a].priority().cmp(&self.jobs[*b].priority()));
+        let mut free_slots = self.free_slots();
         for at in ready {
-            if room == 0 {
+            if free_slots == 0 {
                 break;
             }
-            if let Some(why) = self.lacks(&self.jobs[at].spec) {
-                acts.extend(self.jobs[at].defer(why));
+            if let Some(why) = self.unmet_requirement(&self.jobs[at].spec) {
+                actions.extend(self.jobs[at].defer(why));
                 continue;
             }
-            room -= usize::from(self.jobs[at].start(now, &mut acts));
-            self.look_at(at);
+            free_slots -= usize::from(self.jobs[at].start(now, &mut actions));
+            self.refresh(at);
         }
-        acts
+        actions
     }
 
     /// How long until something may be due, as far as can be said now; half a minute at most, because the wall clock
     /// may be slewed. `None` when nothing will be.
     pub fn wait(&self, now: Now) -> Option<Duration> {
-        let full = self.room() == 0;
-        let wait = |(at, glance): (usize, &Glance)| {
-            if glance.is_ready && !full && self.lacks(&self.jobs[at].spec).is_none() {
+        let full = self.free_slots() == 0;
+        let wait = |(at, hot): (usize, &HotState)| {
+            if hot.is_ready && !full && self.unmet_requirement(&self.jobs[at].spec).is_none() {
                 return Some(Duration::ZERO);
             }
-            glance.is_active.then(|| glance.idle_until.saturating_sub(now.monotonic))
+            hot.is_active.then(|| hot.idle_until.saturating_sub(now.monotonic))
         };
-        self.glances.iter().enumerate().filter_map(wait).min()
+        self.hot_states.iter().enumerate().filter_map(wait).min()
     }
 
     /// When a job is due next, by the wall clock.
@@ -233,41 +242,41 @@ impl Planner {
     }
 
     /// A run that somebody asked for starts now, or there is a reason why not.
-    pub fn ask(&mut self, name: &str, now: Now) -> Result<Firing, String> {
-        let Some(at) = self.places.get(name).copied() else {
+    pub fn start_now(&mut self, name: &str, now: Now) -> Result<Firing, String> {
+        let Some(at) = self.indices.get(name).copied() else {
             return Err(format!("there is no job `{name}`"));
         };
-        match self.lacks(&self.jobs[at].spec) {
+        match self.unmet_requirement(&self.jobs[at].spec) {
             Some(why) => Err(why),
             None => {
-                let asked = self.jobs[at].ask(now);
-                self.look_at(at);
-                asked
+                let started = self.jobs[at].start_now(now);
+                self.refresh(at);
+                started
             }
         }
     }
 
     /// Something happened: its jobs are due at once.
-    pub fn event(&mut self, event: JobEvent, now: Now) -> Vec<Act> {
-        let mut acts = Vec::new();
+    pub fn event(&mut self, event: JobEvent, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
         for job in &mut self.jobs {
-            job.event(event, now, &mut acts);
+            job.event(event, now, &mut actions);
         }
-        self.look_at_all();
-        acts
+        self.refresh_all();
+        actions
     }
 
     /// A run has ended, well or not; says what follows from it.
-    pub fn finished(&mut self, name: &str, ended: Ended, now: Now) -> Afterwards {
-        let Some(at) = self.places.get(name).copied() else { return Afterwards::Nothing };
-        let afterwards = self.jobs[at].finished(ended, now);
-        self.look_at(at);
+    pub fn finished(&mut self, name: &str, outcome: RunOutcome, now: Now) -> FollowUp {
+        let Some(at) = self.indices.get(name).copied() else { return FollowUp::Nothing };
+        let follow_up = self.jobs[at].finished(outcome, now);
+        self.refresh(at);
         self.changed = true;
-        afterwards
+        follow_up
     }
 
     /// What runs require and is not there from now on, with the reason.
-    pub fn observe(&mut self, unmet: Vec<(Requirement, String)>) {
+    pub fn set_unmet(&mut self, unmet: Vec<(Requirement, String)>) {
         self.unmet = unmet;
     }
 
@@ -283,14 +292,14 @@ impl Planner {
     }
 
     /// Why a job cannot run now, as far as it says what it requires.
-    fn lacks(&self, spec: &JobSpec) -> Option<String> {
+    fn unmet_requirement(&self, spec: &JobSpec) -> Option<String> {
         let unmet = |wanted: &Requirement| self.unmet.iter().find(|(requirement, _)| requirement == wanted);
         let (requirement, why) = spec.requires.iter().find_map(unmet)?;
         Some(format!("it requires {requirement}: {why}"))
     }
 
     /// Critical jobs that have not succeeded for too long.
-    pub fn silent(&self, now: Now) -> Vec<Silence> {
+    pub fn silent_jobs(&self, now: Now) -> Vec<SilentJob> {
         self.jobs.iter().filter_map(|job| job.silent(now)).collect()
     }
 
@@ -300,8 +309,8 @@ impl Planner {
     }
 
     /// When a job last succeeded, as far as is remembered.
-    pub fn succeeded(&self, name: &str) -> Option<Timestamp> {
-        self.job(name)?.succeeded()
+    pub fn last_success(&self, name: &str) -> Option<Timestamp> {
+        self.job(name)?.last_success()
     }
 
     /// Every job as it was written.
@@ -326,22 +335,22 @@ impl Planner {
 
     /// Pauses a job; false when there is none of this name.
     pub fn pause(&mut self, name: &str, reason: &str) -> bool {
-        let Some(at) = self.places.get(name).copied() else { return false };
+        let Some(at) = self.indices.get(name).copied() else { return false };
         self.jobs[at].pause(reason);
-        self.look_at(at);
+        self.refresh(at);
         self.changed = true;
         true
     }
 
-    /// Resumes a job, which goes on from `now`; `None` when there is none of this name. The acts tell which instants
+    /// Resumes a job, which goes on from `now`; `None` when there is none of this name. The actions tell which instants
     /// passed during the pause.
-    pub fn resume(&mut self, name: &str, now: Now) -> Option<Vec<Act>> {
-        let at = self.places.get(name).copied()?;
-        let mut acts = Vec::new();
-        self.jobs[at].resume(now, &mut acts);
-        self.look_at(at);
+    pub fn resume(&mut self, name: &str, now: Now) -> Option<Vec<Action>> {
+        let at = self.indices.get(name).copied()?;
+        let mut actions = Vec::new();
+        self.jobs[at].resume(now, &mut actions);
+        self.refresh(at);
         self.changed = true;
-        Some(acts)
+        Some(actions)
     }
 
     /// Takes a new schedule over; jobs whose time did not change keep their phase.
@@ -349,17 +358,17 @@ impl Planner {
         let changes = self.compare(&schedule, now);
         let mut before = std::mem::take(&mut self.jobs);
         for spec in schedule.jobs {
-            let known = before.iter().position(|job| job.spec.name == spec.name);
-            self.jobs.push(match known.map(|at| before.swap_remove(at)) {
+            let existing = before.iter().position(|job| job.spec.name == spec.name);
+            self.jobs.push(match existing.map(|at| before.swap_remove(at)) {
                 Some(mut old) => {
                     old.change(spec, now);
                     old
                 }
-                None => Job::new(spec, Remembered::default(), self.seeds, now),
+                None => Job::new(spec, JobState::default(), self.seeds, now),
             });
         }
-        self.places = places(&self.jobs);
-        self.look_at_all();
+        self.indices = indices_by_name(&self.jobs);
+        self.refresh_all();
         self.options = schedule.scheduler;
         self.changed = true;
         changes
@@ -372,7 +381,7 @@ impl Planner {
             let wait = match self.job(&spec.name) {
                 Some(job) if job.keeps_phase(spec) => job.wait(now),
                 Some(job) if job.paused().is_some() => None,
-                _ => Job::new(spec.clone(), Remembered::default(), self.seeds, now).wait(now),
+                _ => Job::new(spec.clone(), JobState::default(), self.seeds, now).wait(now),
             };
             changes.next.push((spec.name.clone(), wait.map(|wait| after(now, wait))));
             match self.spec(&spec.name) {
@@ -387,36 +396,36 @@ impl Planner {
     }
 
     /// What must survive a restart, when it changed since the last call.
-    pub fn news(&mut self) -> Option<Memory> {
+    pub fn take_changed_state(&mut self) -> Option<SchedulerState> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        let mut memory = Memory::default();
+        let mut state = SchedulerState::default();
         for job in &self.jobs {
-            let remembered = job.remembered();
-            if !remembered.is_empty() {
-                memory.jobs.insert(job.spec.name.clone(), remembered);
+            let job_state = job.state();
+            if !job_state.is_empty() {
+                state.jobs.insert(job.spec.name.clone(), job_state);
             }
         }
-        Some(memory)
+        Some(state)
     }
 
     fn job(&self, name: &str) -> Option<&Job> {
-        self.jobs.get(*self.places.get(name)?)
+        self.jobs.get(*self.indices.get(name)?)
     }
 
     /// Whoever changes a job looks at it again.
-    fn look_at(&mut self, at: usize) {
-        self.glances[at] = self.jobs[at].glance();
+    fn refresh(&mut self, at: usize) {
+        self.hot_states[at] = self.jobs[at].hot_state();
     }
 
-    fn look_at_all(&mut self) {
-        self.glances = self.jobs.iter().map(Job::glance).collect();
+    fn refresh_all(&mut self) {
+        self.hot_states = self.jobs.iter().map(Job::hot_state).collect();
     }
 
     /// How many more runs may go on.
-    fn room(&self) -> usize {
-        let running = self.glances.iter().filter(|glance| glance.is_running).count();
+    fn free_slots(&self) -> usize {
+        let running = self.hot_states.iter().filter(|hot| hot.is_running).count();
         self.options.max_concurrent.saturating_sub(running)
     }
 }
@@ -425,7 +434,7 @@ fn after(now: Now, wait: Duration) -> Timestamp {
     now.wall.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn places(jobs: &[Job]) -> HashMap<String, usize> {
+fn indices_by_name(jobs: &[Job]) -> HashMap<String, usize> {
     jobs.iter().enumerate().map(|(at, job)| (job.spec.name.clone(), at)).collect()
 }
 

@@ -31,23 +31,23 @@ fn schedule(jobs: impl IntoIterator<Item = JobSpec>) -> Schedule {
 }
 
 fn planner(jobs: impl IntoIterator<Item = JobSpec>, now: Now) -> Planner {
-    Planner::new(schedule(jobs), &Memory::default(), Seeds::default(), now)
+    Planner::new(schedule(jobs), &SchedulerState::default(), Seeds::default(), now)
 }
 
 /// What is due; each run ends at once and well.
-fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skip>) {
+fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skipped>) {
     let (mut started, mut skipped) = (Vec::new(), Vec::new());
     loop {
-        let acts = planner.due(now);
+        let actions = planner.due(now);
         let before = started.len();
-        for act in acts {
-            match act {
-                Act::Start(firing) => {
-                    planner.finished(&firing.job, Ended::Succeeded, now);
+        for action in actions {
+            match action {
+                Action::Start(firing) => {
+                    planner.finished(&firing.job, RunOutcome::Succeeded, now);
                     started.push(firing);
                 }
-                Act::Skip(skip) | Act::Defer(skip) => skipped.push(skip),
-                Act::Cancel(job) => panic!("{job} is cancelled although nothing runs"),
+                Action::Skip(skip) | Action::Defer(skip) => skipped.push(skip),
+                Action::Cancel(job) => panic!("{job} is cancelled although nothing runs"),
             }
         }
         if started.len() == before {
@@ -60,9 +60,9 @@ fn started(planner: &mut Planner, now: Now) -> Vec<String> {
     run(planner, now).0.into_iter().map(|firing| firing.job).collect()
 }
 
-fn one_skip(acts: &[Act]) -> &Skip {
-    match acts {
-        [Act::Skip(skip)] => skip,
+fn one_skip(actions: &[Action]) -> &Skipped {
+    match actions {
+        [Action::Skip(skip)] => skip,
         other => panic!("not one skip: {other:?}"),
     }
 }
@@ -128,11 +128,11 @@ fn missed_instants_are_run_as_the_job_says() {
 fn what_was_missed_while_the_service_was_down_is_caught_up_or_recorded() {
     let mut first = planner([cron("job", "0 * * * *"), every("other", 60)], at(100.0));
     assert_eq!(started(&mut first, at(3_600.5)), ["other", "job"]);
-    let memory = first.news().unwrap();
+    let state = first.take_changed_state().unwrap();
     // Three hours later in another process: its monotonic clock begins anew.
     let now = Now { wall: Timestamp(4 * 3_600_000_000 + 5), monotonic: Duration::ZERO };
     let again = schedule([cron("job", "0 * * * *"), every("other", 60)]);
-    let mut second = Planner::new(again, &memory, Seeds::default(), now);
+    let mut second = Planner::new(again, &state, Seeds::default(), now);
     let (fired, skips) = run(&mut second, now);
     assert_eq!((fired.len(), fired[0].scheduled_at), (1, Timestamp(4 * 3_600_000_000)));
     assert_eq!((skips.len(), skips[0].count, skips[0].first), (1, 2, Timestamp(2 * 3_600_000_000)));
@@ -199,22 +199,22 @@ fn an_overlap_is_skipped_queued_or_replaces_and_never_silent() {
         let mut spec = every("job", 10);
         spec.overlap = overlap;
         let mut planner = planner([spec], at(0.0));
-        assert!(matches!(planner.due(at(10.0))[..], [Act::Start(_)]));
-        let acts = planner.due(at(20.0));
+        assert!(matches!(planner.due(at(10.0))[..], [Action::Start(_)]));
+        let actions = planner.due(at(20.0));
         match overlap {
-            Overlap::Skip => assert_eq!(one_skip(&acts).reason, "its last run has not ended"),
-            Overlap::Queue => assert_eq!(acts, []),
-            Overlap::Replace => assert_eq!(acts, [Act::Cancel("job".to_owned())]),
+            Overlap::Skip => assert_eq!(one_skip(&actions).reason, "its last run has not ended"),
+            Overlap::Queue => assert_eq!(actions, []),
+            Overlap::Replace => assert_eq!(actions, [Action::Cancel("job".to_owned())]),
         }
         if overlap == Overlap::Queue {
             assert_eq!(one_skip(&planner.due(at(30.0))).count, 1);
         }
-        planner.finished("job", Ended::Cancelled, at(35.0));
-        let after: Vec<Act> = planner.due(at(35.0));
+        planner.finished("job", RunOutcome::Cancelled, at(35.0));
+        let after: Vec<Action> = planner.due(at(35.0));
         match overlap {
             // What was due at 30 was skipped as well by now.
             Overlap::Skip => assert_eq!(after.len(), 1),
-            _ => assert!(after.iter().any(|act| matches!(act, Act::Start(_))), "{overlap:?}: {after:?}"),
+            _ => assert!(after.iter().any(|action| matches!(action, Action::Start(_))), "{overlap:?}: {after:?}"),
         }
     }
 }
@@ -225,16 +225,16 @@ fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
     late.deadline = Some(Duration::from_secs(5));
     let mut planner = planner([every("a", 10), every("b", 10), late], at(0.0));
     planner.options = SchedulerOptions { max_concurrent: 1, ..SchedulerOptions::default() };
-    let names = |acts: Vec<Act>| -> Vec<String> {
-        let name = |act| if let Act::Start(firing) = act { Some(firing.job) } else { None };
-        acts.into_iter().filter_map(name).collect()
+    let names = |actions: Vec<Action>| -> Vec<String> {
+        let name = |action| if let Action::Start(firing) = action { Some(firing.job) } else { None };
+        actions.into_iter().filter_map(name).collect()
     };
     assert_eq!(names(planner.due(at(10.0))), ["a"]);
     assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a full scheduler does not spin");
-    planner.finished("a", Ended::Succeeded, at(12.0));
+    planner.finished("a", RunOutcome::Succeeded, at(12.0));
     assert_eq!(names(planner.due(at(12.0))), ["b"]);
-    let acts = planner.due(at(15.1));
-    assert_eq!(one_skip(&acts).reason, "it could not start within 5 s");
+    let actions = planner.due(at(15.1));
+    assert_eq!(one_skip(&actions).reason, "it could not start within 5 s");
 }
 
 #[test]
@@ -245,17 +245,17 @@ fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
     let mut planner = planner([spec], at(0.0));
     let mut now = 1_000.0;
     for attempt in 1..=3 {
-        let acts = planner.due(at(now));
-        let [Act::Start(firing)] = &acts[..] else { panic!("{acts:?}") };
+        let actions = planner.due(at(now));
+        let [Action::Start(firing)] = &actions[..] else { panic!("{actions:?}") };
         assert_eq!((firing.attempt, firing.window), (attempt, Some((Timestamp(0), Timestamp(1_000_000_000)))));
-        match planner.finished("job", Ended::Failed, at(now)) {
-            Afterwards::Retry(wait) => {
+        match planner.finished("job", RunOutcome::Failed, at(now)) {
+            FollowUp::Retry(wait) => {
                 let doubled = Duration::from_secs(10 << (attempt - 1));
                 assert!(attempt < 3 && (doubled..=doubled * 5 / 4).contains(&wait), "{wait:?}");
                 now += wait.as_secs_f64() + 0.001;
             }
-            Afterwards::Nothing => assert_eq!(attempt, 3),
-            Afterwards::Paused(_) => panic!("nobody asked for a pause"),
+            FollowUp::Nothing => assert_eq!(attempt, 3),
+            FollowUp::Paused(_) => panic!("nobody asked for a pause"),
         }
     }
     let (fired, _) = run(&mut planner, at(2_000.0));
@@ -267,12 +267,12 @@ fn failures_in_a_row_pause_a_job_also_over_a_restart() {
     let mut spec = every("job", 10);
     spec.pause_after = 2;
     let mut planner = planner([spec.clone()], at(0.0));
-    for (now, after) in [(10.0, Afterwards::Nothing), (20.0, Afterwards::Paused(2))] {
+    for (now, after) in [(10.0, FollowUp::Nothing), (20.0, FollowUp::Paused(2))] {
         assert_eq!(planner.due(at(now)).len(), 1);
-        assert_eq!(planner.finished("job", Ended::Failed, at(now)), after);
+        assert_eq!(planner.finished("job", RunOutcome::Failed, at(now)), after);
     }
-    let memory = planner.news().unwrap();
-    let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), at(25.0));
+    let state = planner.take_changed_state().unwrap();
+    let planner = Planner::new(schedule([spec]), &state, Seeds::default(), at(25.0));
     assert_eq!(planner.paused("job"), Some("it failed 2 times in a row"));
     assert_eq!(planner.wait(at(25.0)), None);
 }
@@ -284,14 +284,16 @@ fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
         spec.requires = vec![Requirement::DISK_FREE];
         spec.missed.policy = policy;
         let mut planner = planner([spec], at(0.0));
-        planner.observe(vec![(Requirement::DISK_FREE, "7 MiB are free".to_owned())]);
-        let acts = planner.due(at(10.0));
-        assert!(matches!(&acts[..], [Act::Defer(skip)] if skip.reason == "it requires disk.free: 7 MiB are free"));
+        planner.set_unmet(vec![(Requirement::DISK_FREE, "7 MiB are free".to_owned())]);
+        let actions = planner.due(at(10.0));
+        assert!(
+            matches!(&actions[..], [Action::Defer(skip)] if skip.reason == "it requires disk.free: 7 MiB are free")
+        );
         assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a deferred run does not spin");
         for second in 11..=31 {
             assert_eq!(planner.due(at(f64::from(second))), [], "it is said once");
         }
-        planner.observe(Vec::new());
+        planner.set_unmet(Vec::new());
         let (fired, deferred) = run(&mut planner, at(31.0));
         let fired: Vec<Timestamp> = fired.into_iter().map(|firing| firing.scheduled_at).collect();
         assert_eq!(fired, instants.iter().map(|seconds| at(*seconds).wall).collect::<Vec<_>>(), "{policy:?}");
@@ -303,22 +305,22 @@ fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
 fn silence_before_the_start_counts_for_half_of_what_is_allowed() {
     let mut spec = every("job", 10_000);
     spec.max_silence = Some(Duration::from_secs(100));
-    let mut memory = Memory::default();
-    let long_ago = Remembered { succeeded: Some(0), ..Remembered::default() };
-    memory.jobs.insert("job".to_owned(), long_ago);
+    let mut state = SchedulerState::default();
+    let long_ago = JobState { succeeded: Some(0), ..JobState::default() };
+    state.jobs.insert("job".to_owned(), long_ago);
     let begin = at(1e6);
-    let planner = Planner::new(schedule([spec]), &memory, Seeds::default(), begin);
-    assert_eq!(planner.silent(at(1e6 + 49.0)), []);
-    assert_eq!(planner.silent(at(1e6 + 51.0))[0].lasts, Duration::from_secs(101));
-    assert_eq!(planner.succeeded("job"), Some(Timestamp(0)));
+    let planner = Planner::new(schedule([spec]), &state, Seeds::default(), begin);
+    assert_eq!(planner.silent_jobs(at(1e6 + 49.0)), []);
+    assert_eq!(planner.silent_jobs(at(1e6 + 51.0))[0].silent_for, Duration::from_secs(101));
+    assert_eq!(planner.last_success("job"), Some(Timestamp(0)));
 }
 
 #[test]
 fn a_delay_begins_at_the_end_of_the_last_run() {
     let mut planner = planner([job("job", When::Delay(Duration::from_secs(10)))], at(0.0));
-    assert!(matches!(planner.due(at(10.0))[..], [Act::Start(_)]));
+    assert!(matches!(planner.due(at(10.0))[..], [Action::Start(_)]));
     assert_eq!((planner.due(at(50.0)), planner.wait(at(50.0))), (vec![], None));
-    planner.finished("job", Ended::Succeeded, at(60.0));
+    planner.finished("job", RunOutcome::Succeeded, at(60.0));
     assert_eq!(planner.wait(at(60.0)), Some(Duration::from_secs(10)));
 }
 
@@ -337,7 +339,7 @@ fn jitter_is_drawn_anew_or_stays_but_is_the_same_for_the_same_seed() {
         let mut spec = every("job", 100);
         spec.jitter = Jitter { max: Duration::from_secs(20), is_stable };
         let seeds = Seeds { process, machine: 7 };
-        let mut planner = Planner::new(schedule([spec]), &Memory::default(), seeds, at(0.0));
+        let mut planner = Planner::new(schedule([spec]), &SchedulerState::default(), seeds, at(0.0));
         let wait = |n: u32| {
             let now = at(f64::from(n) * 100.0 + 50.0);
             run(&mut planner, now);
@@ -377,8 +379,8 @@ fn a_paused_job_does_not_run_resumes_from_now_and_says_what_passed() {
     let mut planner = planner([every("job", 30)], at(0.0));
     assert!(planner.pause("job", "a move") && !planner.pause("other", ""));
     assert_eq!((planner.due(at(100.0)), planner.wait(at(100.0))), (vec![], None));
-    let acts = planner.resume("job", at(105.0)).unwrap();
-    let skip = one_skip(&acts);
+    let actions = planner.resume("job", at(105.0)).unwrap();
+    let skip = one_skip(&actions);
     assert_eq!((skip.count, skip.first, skip.reason.as_str()), (3, Timestamp(30_000_000), "paused: a move"));
     assert_eq!(planner.due(at(134.9)), []);
     assert_eq!(run(&mut planner, at(135.0)), (vec![planner_firing(135.0)], vec![]));
@@ -452,7 +454,7 @@ proptest! {
         spec.retry = Retry { max: retries, backoff: Duration::from_secs(7), jitter: None };
         spec.requires = vec![Requirement::DISK_FREE];
         let mut planner = planner([spec.clone()], at(0.0));
-        let (mut memory, mut boot, mut now) = (planner.news().unwrap(), 0, 0);
+        let (mut state, mut boot, mut now) = (planner.take_changed_state().unwrap(), 0, 0);
         let (mut running, mut covered): (Option<Firing>, Timestamp) = (None, Timestamp(0));
         for (seconds, what) in steps {
             now += seconds;
@@ -465,7 +467,8 @@ proptest! {
                     prop_assert!(to > from);
                     covered = to;
                 }
-                planner.finished("job", if succeeded { Ended::Succeeded } else { Ended::Failed }, clock(boot));
+                let outcome = if succeeded { RunOutcome::Succeeded } else { RunOutcome::Failed };
+                planner.finished("job", outcome, clock(boot));
                 running = None;
             }
             match what {
@@ -473,21 +476,21 @@ proptest! {
                 9 => { planner.resume("job", clock(boot)); }
                 10 => {
                     (boot, running) = (now, None);
-                    planner = Planner::new(schedule([spec.clone()]), &memory, Seeds::default(), clock(boot));
+                    planner = Planner::new(schedule([spec.clone()]), &state, Seeds::default(), clock(boot));
                 }
-                12 => planner.observe(vec![(Requirement::DISK_FREE, "it is full".to_owned())]),
-                13 => planner.observe(Vec::new()),
-                11 => if let Ok(firing) = planner.ask("job", clock(boot)) { running = Some(firing) },
+                12 => planner.set_unmet(vec![(Requirement::DISK_FREE, "it is full".to_owned())]),
+                13 => planner.set_unmet(Vec::new()),
+                11 => if let Ok(firing) = planner.start_now("job", clock(boot)) { running = Some(firing) },
                 _ => {}
             }
-            for act in planner.due(clock(boot)) {
-                if let Act::Start(firing) = act {
+            for action in planner.due(clock(boot)) {
+                if let Action::Start(firing) = action {
                     prop_assert!(running.is_none());
                     running = Some(firing);
                 }
             }
-            if let Some(news) = planner.news() {
-                memory = news;
+            if let Some(changed) = planner.take_changed_state() {
+                state = changed;
             }
         }
     }

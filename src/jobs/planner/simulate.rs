@@ -3,26 +3,26 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Act, Ended, Now, Planner, Seeds};
-use crate::jobs::memory::{Memory, Remembered};
+use super::{Action, Now, Planner, RunOutcome, Seeds};
+use crate::jobs::scheduler_state::{JobState, SchedulerState};
 use crate::jobs::spec::{Jitter, Schedule, When};
 use crate::market::Timestamp;
 
 /// Each job's name and instant in `[from, from + span)`, in order. The service starts at `from` and missed nothing; a
 /// run ends at once and well. Events do not happen. Instants are told as scheduled: jitter only moves starts.
 pub fn simulate(mut schedule: Schedule, from: Timestamp, span: Duration) -> Simulation {
-    let mut memory = Memory::default();
+    let mut state = SchedulerState::default();
     for job in &mut schedule.jobs {
         job.jitter = Jitter::default();
         if let When::Cron { .. } = job.when {
             // Everything before `from` was dealt with, `from` itself was not: tables of adjoining spans adjoin.
             let last = Some(from.plus_micros(-1).micros());
-            memory.jobs.insert(job.name.clone(), Remembered { last, ..Remembered::default() });
+            state.jobs.insert(job.name.clone(), JobState { last, ..JobState::default() });
         }
     }
     let start = Now { wall: from, monotonic: Duration::ZERO };
-    let mut planner = Planner::new(schedule, &memory, Seeds::default(), start);
-    planner.trust_the_clock(start);
+    let mut planner = Planner::new(schedule, &state, Seeds::default(), start);
+    planner.assume_steady_clock(start);
     Simulation { planner, from, span, elapsed: Duration::ZERO, due: VecDeque::new() }
 }
 
@@ -43,7 +43,7 @@ impl Iterator for Simulation {
         while self.due.is_empty() {
             let wait = self.planner.wait(self.now())?;
             self.elapsed = self.elapsed.checked_add(wait).filter(|elapsed| *elapsed < self.span)?;
-            self.look();
+            self.advance();
         }
         self.due.pop_front()
     }
@@ -55,11 +55,11 @@ impl Simulation {
         Now { wall: self.from.plus_micros(micros), monotonic: self.elapsed }
     }
 
-    fn look(&mut self) {
+    fn advance(&mut self) {
         let now = self.now();
-        for act in self.planner.due(now) {
-            if let Act::Start(firing) = act {
-                self.planner.finished(&firing.job, Ended::Succeeded, now);
+        for action in self.planner.due(now) {
+            if let Action::Start(firing) = action {
+                self.planner.finished(&firing.job, RunOutcome::Succeeded, now);
                 self.due.push_back((firing.job, firing.scheduled_at));
             }
         }

@@ -36,14 +36,14 @@ pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationTo
     let program = args.argv.first().context("argv is empty")?;
     let mut child = command(program, args, run).spawn().with_context(|| format!("start {program}"))?;
     let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
-    let output = Output { run, told: Mutex::default() };
+    let output = OutputLog { run, stats: Mutex::default() };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let reading = async { tokio::join!(forward(stdout, "stdout", &output), forward(stderr, STDERR, &output)) };
     tokio::pin!(reading);
     let mut read = false;
     let ending = end(&mut child, &group, cancel);
     tokio::pin!(ending);
-    let (status, told_to_end) = loop {
+    let (status, terminated) = loop {
         tokio::select! {
             ended = &mut ending => break ended.with_context(|| format!("wait for {program}"))?,
             _ = &mut reading, if !read => read = true,
@@ -56,7 +56,7 @@ pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationTo
     if !read && tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.is_err() {
         info!(JOB = %run.job, RUN_ID = %run.run_id, "{}: something it started left its group", run.job);
     }
-    output.report(status, told_to_end)
+    output.report(status, terminated)
 }
 
 fn command(program: &str, args: &CommandArgs, run: &Identity) -> Command {
@@ -108,51 +108,51 @@ impl Drop for Group {
 }
 
 /// Where lines go, and how many there were.
-struct Output<'a> {
+struct OutputLog<'a> {
     run: &'a Identity,
-    told: Mutex<Told>,
+    stats: Mutex<OutputStats>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct OutputStats {
     lines: u64,
     last: String,
     /// The last one of stderr, which says more of a failure.
     last_error: String,
 }
 
-impl Output<'_> {
+impl OutputLog<'_> {
     fn line(&self, bytes: &[u8], stream: &'static str) {
         let text = String::from_utf8_lossy(bytes);
         // A program must not steer a terminal, nor forge another line.
         let text: String = text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
         let text = text.trim_end();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.lines += 1;
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.lines += 1;
         let Identity { job, run_id, .. } = self.run;
-        if told.lines <= LINES_MAX {
+        if stats.lines <= LINES_MAX {
             info!(JOB = %job, RUN_ID = %run_id, STREAM = stream, "{job}: {text}");
-        } else if told.lines == LINES_MAX + 1 {
+        } else if stats.lines == LINES_MAX + 1 {
             info!(JOB = %job, RUN_ID = %run_id, "{job}: more than {LINES_MAX} lines; the others are only counted");
         }
         if !text.is_empty() && stream == STDERR {
-            told.last_error = text.to_owned();
+            stats.last_error = text.to_owned();
         }
         if !text.is_empty() {
-            told.last = text.to_owned();
+            stats.last = text.to_owned();
         }
     }
 
-    fn report(&self, status: ExitStatus, told_to_end: bool) -> anyhow::Result<Report> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn report(&self, status: ExitStatus, terminated: bool) -> anyhow::Result<Report> {
+        let stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let data = json!({
             "exit_code": status.code(), "signal": std::os::unix::process::ExitStatusExt::signal(&status),
-            "lines": told.lines, "lines_dropped": told.lines.saturating_sub(LINES_MAX), "last_line": told.last,
+            "lines": stats.lines, "lines_dropped": stats.lines.saturating_sub(LINES_MAX), "last_line": stats.last,
         });
-        let said = |last: &str| if last.is_empty() { String::new() } else { format!(": {last}") };
-        let mut report = Report::new(format!("{status}, {} lines{}", told.lines, said(&told.last)), &data)?;
-        let last = said(if told.last_error.is_empty() { &told.last } else { &told.last_error });
-        report.failure = match (told_to_end, status.success()) {
+        let suffix = |last: &str| if last.is_empty() { String::new() } else { format!(": {last}") };
+        let mut report = Report::new(format!("{status}, {} lines{}", stats.lines, suffix(&stats.last)), &data)?;
+        let last = suffix(if stats.last_error.is_empty() { &stats.last } else { &stats.last_error });
+        report.failure = match (terminated, status.success()) {
             (true, _) => Some(format!("it was told to end: {status}{last}")),
             (false, false) => Some(format!("{status}{last}")),
             (false, true) => None,
@@ -162,7 +162,7 @@ impl Output<'_> {
 }
 
 /// Reads to the end of a pipe, line by line; of a line that has no end only its beginning is kept.
-async fn forward(pipe: Option<impl AsyncRead + Unpin>, stream: &'static str, output: &Output<'_>) {
+async fn forward(pipe: Option<impl AsyncRead + Unpin>, stream: &'static str, output: &OutputLog<'_>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; 8_192];
     let mut line = Vec::new();

@@ -8,7 +8,7 @@ use super::*;
 use crate::market::Timestamp;
 
 /// How long anything may take here that takes a moment on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn args(argv: &[&str]) -> TaskArgs {
     let argv = argv.iter().map(|text| (*text).to_owned()).collect();
@@ -24,7 +24,7 @@ fn identity() -> Identity {
 
 async fn ran(argv: &[&str], cancel: &CancellationToken) -> anyhow::Result<Report> {
     let (args, identity) = (args(argv), identity());
-    tokio::time::timeout(PATIENCE, run(&args, &identity, cancel)).await.expect("it ends")
+    tokio::time::timeout(TIMEOUT, run(&args, &identity, cancel)).await.expect("it ends")
 }
 
 async fn shell(script: &str) -> Report {
@@ -35,8 +35,8 @@ async fn shell(script: &str) -> Report {
 async fn a_program_gets_its_arguments_as_they_are_and_an_environment_of_its_own() {
     let report = ran(&["echo", "$HOME; *", "a b"], &CancellationToken::new()).await.unwrap();
     assert_eq!((&report.data["last_line"], report.failure), (&json!("$HOME; * a b"), None));
-    let said = "$COLOUR $PWD $TAPEKEEPER_JOB $TAPEKEEPER_RUN_ID $TAPEKEEPER_WINDOW_FROM $TAPEKEEPER_WINDOW_TO";
-    let report = shell(&format!("echo {said}")).await;
+    let variables = "$COLOUR $PWD $TAPEKEEPER_JOB $TAPEKEEPER_RUN_ID $TAPEKEEPER_WINDOW_FROM $TAPEKEEPER_WINDOW_TO";
+    let report = shell(&format!("echo {variables}")).await;
     let expected = "blue /usr job 0192 1970-01-01T00:00:00.000Z 1970-01-01T00:01:00.000Z";
     assert_eq!(report.data["last_line"], expected);
     // Cargo sets it for this process; a program of a job must not see what the service's environment holds.
@@ -65,14 +65,14 @@ async fn lines_and_their_lengths_are_bounded_and_steer_no_terminal() {
 }
 
 /// Whether a process is there, and not only its exit status.
-fn lives(process: &str) -> bool {
+fn is_alive(process: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
-async fn gone(process: &str) {
-    let until = Instant::now() + PATIENCE;
-    while lives(process) {
+async fn wait_until_gone(process: &str) {
+    let until = Instant::now() + TIMEOUT;
+    while is_alive(process) {
         assert!(Instant::now() < until, "{process} stays behind");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -82,7 +82,7 @@ async fn gone(process: &str) {
 async fn what_a_program_leaves_behind_in_its_group_is_killed() {
     let report = shell("sleep 1000 & echo $!").await;
     assert_eq!(report.failure, None, "it ended by itself, and well");
-    gone(report.data["last_line"].as_str().unwrap()).await;
+    wait_until_gone(report.data["last_line"].as_str().unwrap()).await;
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_cancelled_program_is_terminated_then_killed_with_all_it_started() {
             let cancel = cancel.clone();
             async move { ran(&["sh", "-c", &script], &cancel).await.unwrap() }
         });
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let child = loop {
             if let Ok(child) = std::fs::read_to_string(&file) {
                 break child.trim().to_owned();
@@ -105,11 +105,11 @@ async fn a_cancelled_program_is_terminated_then_killed_with_all_it_started() {
             assert!(Instant::now() < until, "the program does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        assert!(lives(&child));
+        assert!(is_alive(&child));
         cancel.cancel();
         let failure = running.await.unwrap().failure.unwrap();
         assert!(failure.starts_with("it was told to end: ") && failure.contains(ended), "{failure}");
-        gone(&child).await;
+        wait_until_gone(&child).await;
     }
 }
 
@@ -119,11 +119,11 @@ async fn an_aborted_run_kills_the_group_too() {
     let file = directory.path().join("child").display().to_string();
     let script = format!("sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait");
     let running = tokio::spawn(async move { ran(&["sh", "-c", &script], &CancellationToken::new()).await });
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while !std::path::Path::new(&file).exists() {
         assert!(Instant::now() < until, "the program does not start");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     running.abort();
-    gone(std::fs::read_to_string(&file).unwrap().trim()).await;
+    wait_until_gone(std::fs::read_to_string(&file).unwrap().trim()).await;
 }

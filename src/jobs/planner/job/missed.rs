@@ -1,11 +1,11 @@
 //! Instants that passed before anybody looked: which of them are run, and what is said of the others.
 
 use super::super::next::Next;
-use super::{Act, COUNT_MAX, Job, LATE_US, MissedPolicy, Now, Passed, Timestamp, Trigger, When};
+use super::{Action, COUNT_MAX, Job, LATE_US, MissedPolicy, Now, PassedInstants, Timestamp, Trigger, When};
 
 impl Job {
     /// Which of the instants that passed are run.
-    pub(super) fn choose(&mut self, passed: &Passed, now: Now, acts: &mut Vec<Act>) {
+    pub(super) fn choose(&mut self, passed: &PassedInstants, now: Now, actions: &mut Vec<Action>) {
         let late = now.wall.since(passed.latest) > LATE_US;
         let missed = self.spec.missed;
         let too_old = |at: Timestamp| {
@@ -28,32 +28,32 @@ impl Job {
                 run.extend(Some(passed.latest).filter(|latest| !late || !too_old(*latest)));
             }
         }
-        let skipped = passed.count - (run.len() as u64).min(passed.count);
-        if skipped > 0 {
+        let skipped_count = passed.count - (run.len() as u64).min(passed.count);
+        if skipped_count > 0 {
             // Where the run ones begin; not looked for when there were too many to count.
             let counted = !run.is_empty() && passed.count < COUNT_MAX;
             let last = if counted { self.back(passed, run.len() as u64 + 1) } else { None };
             let last = last.unwrap_or(passed.latest);
             let reason = "passed while nobody looked: the service was down, slept or stalled".to_owned();
-            acts.push(Act::Skip(self.skip(passed.first, last, skipped, reason)));
+            actions.push(Action::Skip(self.skipped(passed.first, last, skipped_count, reason)));
         }
         let many = run.len() > 1;
         for instant in run {
             let trigger = if late || many { Trigger::CatchUp } else { Trigger::Schedule };
             let firing = self.firing(instant, trigger);
             if !many {
-                self.offer(firing, acts);
+                self.enqueue(firing, actions);
             } else if self.waiting.len() < missed.cap {
                 self.waiting.push_back(firing);
             } else {
                 let reason = format!("{} runs wait already", self.waiting.len());
-                acts.push(Act::Skip(self.skip(instant, instant, 1, reason)));
+                actions.push(Action::Skip(self.skipped(instant, instant, 1, reason)));
             }
         }
     }
 
     /// The first of the last `count` instants.
-    fn back(&self, passed: &Passed, count: u64) -> Option<Timestamp> {
+    fn back(&self, passed: &PassedInstants, count: u64) -> Option<Timestamp> {
         let mut at = passed.first;
         match &self.spec.when {
             When::Every { period, .. } => {

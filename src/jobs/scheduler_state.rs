@@ -23,16 +23,16 @@ const SCHEMA: u32 = 1;
 
 /// What is remembered of every job, by name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Memory {
+pub struct SchedulerState {
     schema: u32,
     /// By name.
-    pub jobs: BTreeMap<String, Remembered>,
+    pub jobs: BTreeMap<String, JobState>,
 }
 
 /// What is remembered of one job. Times in microseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
-pub struct Remembered {
+pub struct JobState {
     /// Why somebody paused it; null while it is not paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
@@ -47,13 +47,13 @@ pub struct Remembered {
     pub succeeded: Option<i64>,
 }
 
-impl Default for Memory {
+impl Default for SchedulerState {
     fn default() -> Self {
         Self { schema: SCHEMA, jobs: BTreeMap::new() }
     }
 }
 
-impl Memory {
+impl SchedulerState {
     /// Reads the file; without one nothing is remembered.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = match fs::read_to_string(path) {
@@ -61,9 +61,9 @@ impl Memory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let memory: Self = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-        ensure!(memory.schema == SCHEMA, "{} has layout {}, known is {SCHEMA}", path.display(), memory.schema);
-        Ok(memory)
+        let state: Self = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        ensure!(state.schema == SCHEMA, "{} has layout {}, known is {SCHEMA}", path.display(), state.schema);
+        Ok(state)
     }
 
     /// Replaces the file whole: after a crash at any moment it is the old one or the new one.
@@ -85,7 +85,7 @@ impl Memory {
     }
 }
 
-impl Remembered {
+impl JobState {
     /// Whether it says anything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -98,22 +98,22 @@ impl Remembered {
 }
 
 /// The file and its writer, which is never waited for too long.
-pub struct MemoryFile {
+pub struct StateFile {
     path: Option<PathBuf>,
-    unsaved: Option<Memory>,
+    unsaved: Option<SchedulerState>,
     saving: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
-impl MemoryFile {
+impl StateFile {
     /// Without a path nothing is kept.
     pub fn new(path: Option<PathBuf>) -> Self {
         Self { path, unsaved: None, saving: None }
     }
 
     /// Writes what is new, or what could not be written before.
-    pub async fn keep(&mut self, news: Option<Memory>) {
-        if news.is_some() {
-            self.unsaved = news;
+    pub async fn save(&mut self, changed: Option<SchedulerState>) {
+        if changed.is_some() {
+            self.unsaved = changed;
         }
         let Some(path) = &self.path else { return };
         // One write at a time: two would tear the new file.
@@ -123,9 +123,9 @@ impl MemoryFile {
                 Err(_elapsed) => return,
             }
         }
-        let Some(memory) = self.unsaved.take() else { return };
+        let Some(state) = self.unsaved.take() else { return };
         let path = path.clone();
-        let mut saving = tokio::task::spawn_blocking(move || memory.save(&path));
+        let mut saving = tokio::task::spawn_blocking(move || state.save(&path));
         self.saving = match tokio::time::timeout(SAVE_MAX, &mut saving).await {
             Ok(saved) => report(saved),
             Err(_elapsed) => Some(saving),
@@ -147,15 +147,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_saved_is_loaded_and_a_missing_file_is_nothing() {
+    fn a_saved_state_is_loaded_and_a_missing_file_is_an_empty_state() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        assert_eq!(Memory::load(&path).unwrap(), Memory::default());
-        let mut memory = Memory::default();
-        let remembered = Remembered { paused: Some("a move".to_owned()), last: Some(7), ..Remembered::default() };
-        memory.jobs.insert("gap-sweep".to_owned(), remembered);
-        memory.save(&path).unwrap();
-        assert_eq!(Memory::load(&path).unwrap(), memory);
+        assert_eq!(SchedulerState::load(&path).unwrap(), SchedulerState::default());
+        let mut state = SchedulerState::default();
+        let job_state = JobState { paused: Some("a move".to_owned()), last: Some(7), ..JobState::default() };
+        state.jobs.insert("gap-sweep".to_owned(), job_state);
+        state.save(&path).unwrap();
+        assert_eq!(SchedulerState::load(&path).unwrap(), state);
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         let path = directory.path().join(FILE);
         for text in ["{\"schema\": 1, \"jo", "{\"schema\": 2, \"jobs\": {}}", ""] {
             fs::write(&path, text).unwrap();
-            let error = format!("{:#}", Memory::load(&path).unwrap_err());
+            let error = format!("{:#}", SchedulerState::load(&path).unwrap_err());
             assert!(error.contains(FILE), "{error}");
         }
     }
