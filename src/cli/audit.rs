@@ -16,14 +16,14 @@ use crate::history::{GapFilter, History};
 use crate::market::{Exchange, Stream};
 
 use super::bounds::{self, Bound};
-use super::progress;
+use super::progress_bar;
 use super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 
 /// Missing ranges told of a stream; all are counted.
 const RANGES_MAX: usize = 1_000;
 /// Of these, and of unrecoverable ones, so many are printed for people.
-const RANGES_TOLD: usize = 20;
+const RANGES_PRINTED_MAX: usize = 20;
 /// Positions counted by one question.
 const BLOCK: i64 = 1_000_000;
 /// Questions of a stream: one whose ids leap by 10^15 is not asked about by the million.
@@ -48,7 +48,7 @@ pub struct Args {
 
 /// What was counted of a stream.
 #[derive(Debug, Default)]
-struct Counted {
+struct StreamCount {
     range: Option<Range>,
     backfilled: i64,
     missing: audit::Absent,
@@ -57,7 +57,7 @@ struct Counted {
     lost: Vec<Gap>,
 }
 
-impl Counted {
+impl StreamCount {
     fn is_complete(&self) -> bool {
         self.missing.count == 0 && self.open_gaps == 0
     }
@@ -69,35 +69,35 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
     let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
     let history = stores::history_to_read(config).await?;
-    let mut asked = Vec::new();
+    let mut selected = Vec::new();
     let mut positions = 0;
     for stream in &streams {
         let range = match history.extent(stream).await.context("look for the stream's rows")? {
-            Some(extent) => bounds::find(&history, stream, extent, from, to).await?.range,
+            Some(extent) => bounds::resolve(&history, stream, extent, from, to).await?.range,
             None => None,
         };
         positions += range.map_or(0, |range| range.len(stream.channel.step().unwrap_or(1)));
-        asked.push((stream, range));
+        selected.push((stream, range));
     }
-    let bar = progress::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
+    let bar = progress_bar::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
     let gaps = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
     let is_bounded = from.is_some() || to.is_some();
     let (mut complete, mut any) = (true, false);
-    for (stream, range) in asked {
+    for (stream, range) in selected {
         bar.set_message(stream.to_string());
-        let mut counted = match range {
+        let mut stream_count = match range {
             Some(range) => count(&history, stream, range, &bar).await?,
-            None => Counted::default(),
+            None => StreamCount::default(),
         };
         // Of a part, only what lies in it is meant.
-        let is_meant = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
-        let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_meant(gap));
-        counted.open_gaps = of_stream().filter(|gap| !gap.state.is_closed()).count();
-        counted.lost = of_stream().filter(|gap| gap.state == GapState::Unrecoverable).cloned().collect();
+        let is_selected = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
+        let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_selected(gap));
+        stream_count.open_gaps = of_stream().filter(|gap| !gap.state.is_closed()).count();
+        stream_count.lost = of_stream().filter(|gap| gap.state == GapState::Unrecoverable).cloned().collect();
         // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
-        complete &= counted.is_complete();
+        complete &= stream_count.is_complete();
         any |= range.is_some();
-        bar.suspend(|| report(stream, &counted, format));
+        bar.suspend(|| report(stream, &stream_count, format));
     }
     bar.finish_and_clear();
     history.close().await.context("close the history")?;
@@ -129,34 +129,34 @@ async fn count(
     stream: &Stream,
     range: Range,
     bar: &ProgressBar,
-) -> anyhow::Result<Counted> {
+) -> anyhow::Result<StreamCount> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
-    let never = audit::never_existed(history, stream).await?;
+    let never_existed = audit::never_existed(history, stream).await?;
     let block = BLOCK.max(range.len(step) / BLOCKS_MAX) * step;
-    let mut counted = Counted { range: Some(range), ..Counted::default() };
+    let mut stream_count = StreamCount { range: Some(range), ..StreamCount::default() };
     let mut from = range.first;
     while let Some(rest) = Range::new(from, range.last) {
         let part = Range { first: from, last: rest.last.min(from.saturating_add(block - step)) };
         let stored = history.count(stream, part).await.context("count the rows")?;
-        counted.backfilled += stored.backfilled;
+        stream_count.backfilled += stored.backfilled;
         if stored.present < part.len(step) {
-            let room = RANGES_MAX - counted.missing.ranges.len();
-            let mut absent = audit::absent(history, stream, part, &never, room).await?;
-            counted.missing.count += absent.count;
-            counted.missing.ranges.append(&mut absent.ranges);
+            let ranges_left = RANGES_MAX - stream_count.missing.ranges.len();
+            let mut absent = audit::absent(history, stream, part, &never_existed, ranges_left).await?;
+            stream_count.missing.count += absent.count;
+            stream_count.missing.ranges.append(&mut absent.ranges);
         }
         bar.inc(u64::try_from(part.len(step)).unwrap_or(0));
         from = part.last.saturating_add(step);
     }
-    Ok(counted)
+    Ok(stream_count)
 }
 
-fn report(stream: &Stream, counted: &Counted, format: Format) {
-    let Counted { range, backfilled, missing, open_gaps, lost } = counted;
-    let complete = counted.is_complete();
+fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
+    let StreamCount { range, backfilled, missing, open_gaps, lost } = stream_count;
+    let complete = stream_count.is_complete();
     if format == Format::Json {
         let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
-        say!(
+        print_line!(
             "{}",
             json!({
                 "exchange": stream.exchange.as_str(), "symbol": stream.symbol.as_str(),
@@ -169,10 +169,10 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
         return;
     }
     let Some(Range { first, last }) = range else {
-        return say!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
+        return print_line!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
-    say!(
+    print_line!(
         "{} {} {} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
         stream.exchange,
         stream.symbol,
@@ -180,10 +180,10 @@ fn report(stream: &Stream, counted: &Counted, format: Format) {
         stream.channel.span(*first, *last),
         missing.count
     );
-    for Range { first, last } in missing.ranges.iter().take(RANGES_TOLD) {
-        say!("  missing {}", stream.channel.span(*first, *last));
+    for Range { first, last } in missing.ranges.iter().take(RANGES_PRINTED_MAX) {
+        print_line!("  missing {}", stream.channel.span(*first, *last));
     }
-    for gap in lost.iter().take(RANGES_TOLD) {
-        say!("  unrecoverable {}: {}", gap.span(), gap.reason);
+    for gap in lost.iter().take(RANGES_PRINTED_MAX) {
+        print_line!("  unrecoverable {}: {}", gap.span(), gap.reason);
     }
 }

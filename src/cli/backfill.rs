@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::exit::{Failure, NO, TEMPORARY};
 
 use super::client::Client;
-use super::progress;
-use super::service::{Format, say};
-use crate::cli::said::say;
+use super::progress_bar;
+use super::service::{Format, print_document};
+use crate::cli::output::print_line;
 
 /// How often the gaps are asked for while they are waited for.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -37,38 +37,38 @@ pub struct Args {
     wait: bool,
 }
 
-pub(super) async fn ask(asked: Args, client: &Client, format: Format) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u8, Failure> {
     let value = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |id| json!(id));
     let body = json!({
-        "exchange": asked.exchange, "symbol": asked.symbol, "from": value(&asked.from), "to": value(&asked.to),
+        "exchange": args.exchange, "symbol": args.symbol, "from": value(&args.from), "to": value(&args.to),
     });
-    let answer = client.post("/api/v1/admin/backfill", Some(&body)).await?;
-    say(&answer, format, || {
-        let more = if answer["more"] == true { "; ask again when these are filled: there are more" } else { "" };
+    let response = client.post("/api/v1/admin/backfill", Some(&body)).await?;
+    print_document(&response, format, || {
+        let more = if response["more"] == true { "; ask again when these are filled: there are more" } else { "" };
         format!(
             "{}..{}: {} trades missing, {} gaps opened, about {} by the exchange's weight, see `tapekeeper gaps --open`{more}",
-            answer["first"],
-            answer["last"],
-            answer["missing"],
-            answer["gaps_opened"],
-            in_words(answer["estimate_s"].as_i64().unwrap_or_default())
+            response["first"],
+            response["last"],
+            response["missing"],
+            response["gaps_opened"],
+            in_words(response["estimate_s"].as_i64().unwrap_or_default())
         )
     });
-    if !asked.wait {
+    if !args.wait {
         return Ok(0);
     }
-    wait(&asked, &answer, client, format).await
+    wait(&args, &response, client, format).await
 }
 
 /// Follows the gaps of the range until none is open; whether all of it is filled.
-async fn wait(asked: &Args, answer: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
-    let (first, last) = (answer["first"].as_i64().unwrap_or_default(), answer["last"].as_i64().unwrap_or_default());
-    let total = answer["missing"].as_u64().unwrap_or_default();
-    let bar = progress::bar(format, total, "trades");
-    bar.set_message(asked.symbol.clone());
+async fn wait(args: &Args, response: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
+    let (first, last) = (response["first"].as_i64().unwrap_or_default(), response["last"].as_i64().unwrap_or_default());
+    let total = response["missing"].as_u64().unwrap_or_default();
+    let bar = progress_bar::bar(format, total, "trades");
+    bar.set_message(args.symbol.clone());
     let until = tokio::time::Instant::now() + WAIT_MAX;
     while tokio::time::Instant::now() < until {
-        let gaps = client.ask("/api/v1/gaps", &[("state", Some("all")), ("symbol", Some(&asked.symbol))]).await?;
+        let gaps = client.query("/api/v1/gaps", &[("state", Some("all")), ("symbol", Some(&args.symbol))]).await?;
         let inside = |gap: &&Value| {
             let (low, high) = (gap["first_missing"].as_i64(), gap["last_missing"].as_i64());
             gap["channel"] == "trade" && low.is_some_and(|low| low <= last) && high.is_some_and(|high| high >= first)
@@ -89,7 +89,7 @@ async fn wait(asked: &Args, answer: &Value, client: &Client, format: Format) -> 
             bar.finish_and_clear();
             if format == Format::Human {
                 let not_all = "NOT all of it came: `tapekeeper gaps` says why";
-                say!("{}", if all_came { "all of it is in history" } else { not_all });
+                print_line!("{}", if all_came { "all of it is in history" } else { not_all });
             }
             return Ok(if all_came { 0 } else { NO });
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_estimate_is_said_in_words() {
-        let said = [0, 59, 60, 3_599, 3_600, 90_000].map(in_words);
-        assert_eq!(said, ["less than a minute", "less than a minute", "1 min", "59 min", "1 h 0 min", "25 h 0 min"]);
+        let output = [0, 59, 60, 3_599, 3_600, 90_000].map(in_words);
+        assert_eq!(output, ["less than a minute", "less than a minute", "1 min", "59 min", "1 h 0 min", "25 h 0 min"]);
     }
 }

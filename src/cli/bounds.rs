@@ -22,11 +22,11 @@ pub enum Bound {
 
 /// What is asked for, in positions of the stream.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct Selection {
     /// From the first position to the last; `None` when there is none.
     pub range: Option<Range>,
     /// Where history begins too late or ends too early, in words.
-    pub short: Vec<String>,
+    pub shortfalls: Vec<String>,
 }
 
 impl Bound {
@@ -49,24 +49,24 @@ impl Bound {
     }
 }
 
-/// Finds the positions. Ids are taken as they are; times only reach as far as history does, and `short` says so.
-pub async fn find(
+/// Finds the positions. Ids are taken as they are; times only reach as far as history does, and `shortfalls` says so.
+pub async fn resolve(
     history: &Arc<dyn History>,
     stream: &Stream,
     extent: Range,
     from: Option<Bound>,
     to: Option<Bound>,
-) -> Result<Asked, Failure> {
+) -> Result<Selection, Failure> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
     let ceil = |position: i64| position.div_euclid(step) * step + if position.rem_euclid(step) > 0 { step } else { 0 };
-    let mut short = Vec::new();
+    let mut shortfalls = Vec::new();
     let first = match from {
         None => extent.first,
         Some(Bound::Position(position)) => ceil(position),
         Some(Bound::Time(at)) => {
-            let begins = begins(history, stream, extent.first).await?;
+            let begins = time_of(history, stream, extent.first).await?;
             if at < begins {
-                short.push(format!("history begins at {begins}, later than asked"));
+                shortfalls.push(format!("history begins at {begins}, later than asked"));
             }
             match stream.channel {
                 Channel::Trade => {
@@ -81,10 +81,10 @@ pub async fn find(
         Some(Bound::Position(position)) => position.div_euclid(step) * step,
         Some(Bound::Time(before)) => {
             // A kline speaks for its whole interval, a trade for its instant.
-            let begins = begins(history, stream, extent.last).await?;
+            let begins = time_of(history, stream, extent.last).await?;
             let until = begins.plus_micros(if stream.channel == Channel::Trade { 1 } else { step });
             if until < before {
-                short.push(format!("history ends at {begins}, earlier than asked"));
+                shortfalls.push(format!("history ends at {begins}, earlier than asked"));
             }
             match stream.channel {
                 Channel::Trade => {
@@ -94,11 +94,11 @@ pub async fn find(
             }
         }
     };
-    Ok(Asked { range: Range::new(first, last), short })
+    Ok(Selection { range: Range::new(first, last), shortfalls })
 }
 
 /// The instant of a stored position.
-async fn begins(history: &Arc<dyn History>, stream: &Stream, position: i64) -> anyhow::Result<Timestamp> {
+async fn time_of(history: &Arc<dyn History>, stream: &Stream, position: i64) -> anyhow::Result<Timestamp> {
     if stream.channel != Channel::Trade {
         return Ok(Timestamp(position));
     }
@@ -138,14 +138,14 @@ mod tests {
         (Arc::new(history), Stream::new(Exchange::Binance, symbol, Channel::Trade))
     }
 
-    async fn check(from: Option<&str>, to: Option<&str>, range: Option<(i64, i64)>, short: usize) {
+    async fn check(from: Option<&str>, to: Option<&str>, range: Option<(i64, i64)>, shortfalls: usize) {
         let directory = tempfile::tempdir().unwrap();
         let (history, stream) = history(&directory).await;
         let bound = |text: Option<&str>, is_end| text.map(|text| Bound::parse(text, is_end).unwrap());
         let (from, to) = (bound(from, false), bound(to, true));
-        let asked = find(&history, &stream, Range { first: 10, last: 19 }, from, to).await.unwrap();
-        assert_eq!(asked.range.map(|range| (range.first, range.last)), range);
-        assert_eq!(asked.short.len(), short, "{asked:?}");
+        let selection = resolve(&history, &stream, Range { first: 10, last: 19 }, from, to).await.unwrap();
+        assert_eq!(selection.range.map(|range| (range.first, range.last)), range);
+        assert_eq!(selection.shortfalls.len(), shortfalls, "{selection:?}");
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use crate::config;
 use crate::exit::{self, Failure};
 
 use super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,9 @@ pub struct Args {
 pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     match config::check(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
-        Ok(text) if format == Format::Human => say!("{text}"),
+        Ok(text) if format == Format::Human => print_line!("{text}"),
         Ok(_text) if args.connect => {}
-        Ok(_text) => say!("{}", serde_json::json!({ "valid": true })),
+        Ok(_text) => print_line!("{}", serde_json::json!({ "valid": true })),
         Err(text) => {
             eprintln!("{text}");
             return Ok(exit::CONFIGURATION);
@@ -34,15 +34,15 @@ pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Resu
     let pings = stores::ping(&super::load(config_paths)?).await;
     for ping in &pings {
         match format {
-            Format::Human => say!("{}", words(ping)),
-            Format::Json => say!("{}", serde_json::json!(ping)),
+            Format::Human => print_line!("{}", describe(ping)),
+            Format::Json => print_line!("{}", serde_json::json!(ping)),
         }
     }
     let all_well = pings.iter().all(|ping| ping.error.is_none());
     Ok(if all_well { 0 } else { exit::UNAVAILABLE })
 }
 
-fn words(ping: &StorePing) -> String {
+fn describe(ping: &StorePing) -> String {
     let StorePing { store, place, version, missing, error } = ping;
     let mut line = format!("{store:<8} {place}: ");
     line.push_str(version.as_deref().or(error.as_deref()).unwrap_or_default());

@@ -20,11 +20,11 @@ pub struct Client {
     base: String,
     token: Option<String>,
     /// Through the unix socket.
-    near: Option<Near>,
+    unix_socket: Option<UnixSocket>,
     http: reqwest::Client,
 }
 
-struct Near {
+struct UnixSocket {
     path: PathBuf,
     http: reqwest::Client,
 }
@@ -32,13 +32,13 @@ struct Near {
 impl Client {
     /// The service that this configuration would start.
     pub fn new(options: &AdminOptions) -> anyhow::Result<Self> {
-        let near = options.socket.as_ref().map(|path| -> anyhow::Result<Near> {
+        let unix_socket = options.socket.as_ref().map(|path| -> anyhow::Result<UnixSocket> {
             let http = builder().unix_socket(path.as_path()).build().context("set up the client of the unix socket")?;
-            Ok(Near { path: path.clone(), http })
+            Ok(UnixSocket { path: path.clone(), http })
         });
         let base = format!("http://{}", options.listen);
         let http = builder().build().context("set up the HTTP client")?;
-        Ok(Self { base, token: options.token.clone(), near: near.transpose()?, http })
+        Ok(Self { base, token: options.token.clone(), unix_socket: unix_socket.transpose()?, http })
     }
 
     /// Where the status page is.
@@ -52,20 +52,25 @@ impl Client {
     }
 
     /// Asks for a document with parameters; those that are `None` are left out.
-    pub async fn ask(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
-        self.send(self.http.get(format!("{}{path}", self.base)).query(&given(parameters))).await
+    pub async fn query(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
+        self.send(self.http.get(format!("{}{path}", self.base)).query(&present(parameters))).await
     }
 
     /// Asks for a change with parameters; those that are `None` are left out.
-    pub async fn change(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
-        self.send(self.http.post(format!("{}{path}", self.base)).query(&given(parameters))).await
+    pub async fn post_query(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
+        self.send(self.http.post(format!("{}{path}", self.base)).query(&present(parameters))).await
     }
 
     /// Asks for a change to a job, whatever characters its name has; parameters that are `None` are left out.
-    pub async fn job(&self, name: &str, action: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
+    pub async fn post_job(
+        &self,
+        name: &str,
+        action: &str,
+        parameters: &[(&str, Option<&str>)],
+    ) -> Result<Value, Failure> {
         let mut url = reqwest::Url::parse(&self.base).expect("the base is an address and nothing else");
         url.path_segments_mut().expect("http has a path").extend(["api", "v1", "jobs", name, action]);
-        self.send(self.http.post(url).query(&given(parameters))).await
+        self.send(self.http.post(url).query(&present(parameters))).await
     }
 
     /// Asks for a change.
@@ -81,9 +86,9 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let answer = self.execute(request).await?;
-        let status = answer.status().as_u16();
-        let document: Value = answer
+        let response = self.execute(request).await?;
+        let status = response.status().as_u16();
+        let document: Value = response
             .json()
             .await
             .with_context(|| format!("read the answer of {}: is it tapekeeper that listens there?", self.base))
@@ -98,31 +103,33 @@ impl Client {
     /// Asks through the unix socket; over TCP where there is none, or nobody serves it.
     async fn execute(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
         let request = request.build().context("make the request")?;
-        if let Some(near) = &self.near {
+        if let Some(unix_socket) = &self.unix_socket {
             let copy = request.try_clone().expect("a body that is one document can be sent twice");
-            match near.http.execute(copy).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if !error.is_connect() => return Err(unanswered(error)),
+            match unix_socket.http.execute(copy).await {
+                Ok(response) => return Ok(response),
+                Err(error) if !error.is_connect() => return Err(request_failed(error)),
                 // The token opens the other way in. Without it TCP might do as well, but who may not open this file is
                 // not meant to change anything.
-                Err(error) if refused(&error) && self.token.is_none() => return Err(not_a_member(&near.path)),
+                Err(error) if is_permission_denied(&error) && self.token.is_none() => {
+                    return Err(not_a_member(&unix_socket.path));
+                }
                 Err(_nobody_serves_it) => {}
             }
         }
         match self.http.execute(request).await {
-            Ok(answer) => Ok(answer),
+            Ok(response) => Ok(response),
             Err(error) if error.is_connect() => {
                 let help = "start it with `systemctl start tapekeeper` or `tapekeeper run`, or name its configuration with --config";
-                Err(Failure::new(UNAVAILABLE, anyhow!("the service is not running at {}: {help}", self.place())))
+                Err(Failure::new(UNAVAILABLE, anyhow!("the service is not running at {}: {help}", self.address())))
             }
-            Err(error) => Err(unanswered(error)),
+            Err(error) => Err(request_failed(error)),
         }
     }
 
     /// Where it was looked for.
-    fn place(&self) -> String {
-        match &self.near {
-            Some(near) => format!("{} or {}", near.path.display(), self.base),
+    fn address(&self) -> String {
+        match &self.unix_socket {
+            Some(unix_socket) => format!("{} or {}", unix_socket.path.display(), self.base),
             None => self.base.clone(),
         }
     }
@@ -134,12 +141,12 @@ fn builder() -> reqwest::ClientBuilder {
     http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone())
 }
 
-fn unanswered(error: reqwest::Error) -> Failure {
+fn request_failed(error: reqwest::Error) -> Failure {
     Failure::new(UNAVAILABLE, anyhow!(error).context("ask the service"))
 }
 
 /// Whether the kernel did not let this user in.
-fn refused(error: &reqwest::Error) -> bool {
+fn is_permission_denied(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied) {
@@ -167,7 +174,7 @@ fn exit_code(status: u16) -> u8 {
     }
 }
 
-fn given<'a>(parameters: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
+fn present<'a>(parameters: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
     parameters.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect()
 }
 
@@ -245,8 +252,8 @@ mod tests {
             .route("/api/v1/jobs/{name}/run", post(async |Path(name): Path<String>| axum::Json(json!(name))))
             .route("/echo", get(async |uri: Uri| axum::Json(json!(uri.query()))));
         let client = serve(router).await;
-        assert_eq!(client.job("a/b?c d", "run", &[]).await.unwrap(), "a/b?c d");
-        let query = client.ask("/echo", &[("symbol", Some("A&B=C")), ("state", None)]).await.unwrap();
+        assert_eq!(client.post_job("a/b?c d", "run", &[]).await.unwrap(), "a/b?c d");
+        let query = client.query("/echo", &[("symbol", Some("A&B=C")), ("state", None)]).await.unwrap();
         assert_eq!(query, "symbol=A%26B%3DC");
     }
 

@@ -19,9 +19,9 @@ use crate::gap::Range;
 use crate::history::{Batch, GapFilter, History};
 use crate::market::{Channel, Stream};
 
-use super::progress;
+use super::progress_bar;
 use super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 
 /// Rows of one insert.
 const PAGE: usize = 20_000;
@@ -54,16 +54,18 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         let Some(extent) = source.extent(stream).await.context("read the source")? else { continue };
         let total = source.count(stream, extent).await.context("count the source")?.present;
         // What an earlier copy brought is not copied again.
-        let there = target.count(stream, extent).await.context("count the target")?.present;
-        let bar = progress::bar(format, u64::try_from(total - there).unwrap_or(0), "rows");
+        let already_copied = target.count(stream, extent).await.context("count the target")?.present;
+        let bar = progress_bar::bar(format, u64::try_from(total - already_copied).unwrap_or(0), "rows");
         bar.set_message(stream.to_string());
         copy_stream(&source, &target, stream, extent, &bar, &stop).await?;
         bar.finish_and_clear();
         let copied = target.count(stream, extent).await.context("count the target")?.present;
         equal &= copied >= total;
         match format {
-            Format::Json => say!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied })),
-            Format::Human => say!("{stream}: {total} rows in the source, {copied} in the target"),
+            Format::Json => {
+                print_line!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied }))
+            }
+            Format::Human => print_line!("{stream}: {total} rows in the source, {copied} in the target"),
         }
     }
     if stop.is_cancelled() {
@@ -80,8 +82,10 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         target.put_run(run).await.context("write a run")?;
     }
     match format {
-        Format::Json => say!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() })),
-        Format::Human => say!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
+        Format::Json => {
+            print_line!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() }))
+        }
+        Format::Human => print_line!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
     }
     source.close().await.context("close the source")?;
     target.close().await.context("close the target")?;

@@ -6,14 +6,14 @@ mod bounds;
 mod check;
 mod client;
 mod copy;
-mod covered;
+mod coverage;
 mod demo;
 mod export;
 mod format;
 mod manual;
-mod progress;
+mod output;
+mod progress_bar;
 mod replay;
-mod said;
 mod schedule;
 mod service;
 pub mod simulate;
@@ -78,20 +78,20 @@ enum Command {
     Copy(copy::Args),
     /// Lists, runs, pauses and resumes jobs, and tells when a schedule runs them
     #[command(subcommand)]
-    Jobs(Jobs),
+    Jobs(JobsCommand),
     /// Writes manual pages and completions for the package
     #[command(hide = true)]
     PackageFiles(manual::Args),
     #[command(flatten)]
-    Service(service::Ask),
+    Service(service::Command),
 }
 
 #[derive(Debug, Subcommand)]
-enum Jobs {
+enum JobsCommand {
     #[command(flatten)]
-    Service(service::Jobs),
+    Service(service::JobsCommand),
     #[command(flatten)]
-    Schedule(schedule::Ask),
+    Schedule(schedule::Command),
 }
 
 impl Cli {
@@ -122,23 +122,27 @@ impl Cli {
             Some(Command::Demo(args)) => demo::run(args, format, until_stopped()?).await,
             Some(Command::Audit(args)) => audit::run(args, &load(&config_paths)?, format).await,
             Some(Command::Export(args)) => {
-                said::unless_enough(export::run(args, &load(&config_paths)?, until_stopped()?).await)
+                output::allow_closed_stdout(export::run(args, &load(&config_paths)?, until_stopped()?).await)
             }
-            Some(Command::Tail(args)) => said::unless_enough(tail::run(args, &load(&config_paths)?, format).await),
+            Some(Command::Tail(args)) => {
+                output::allow_closed_stdout(tail::run(args, &load(&config_paths)?, format).await)
+            }
             Some(Command::Replay(args)) => replay::run(args, &load(&config_paths)?, format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {
                 manual::write(&args)?;
                 Ok(0)
             }
-            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Test(asked)))) => schedule::test(&asked, format),
-            Some(Command::Jobs(Jobs::Schedule(schedule::Ask::Next(asked)))) => {
-                schedule::next(&asked, &load_schedule(&config_paths)?, format)
+            Some(Command::Jobs(JobsCommand::Schedule(schedule::Command::Test(args)))) => schedule::test(&args, format),
+            Some(Command::Jobs(JobsCommand::Schedule(schedule::Command::Next(args)))) => {
+                schedule::next(&args, &load_schedule(&config_paths)?, format)
             }
-            Some(Command::Jobs(Jobs::Service(ask))) => {
-                service::jobs(ask, &Client::new(&load(&config_paths)?.admin)?, format).await
+            Some(Command::Jobs(JobsCommand::Service(command))) => {
+                service::run_jobs(command, &Client::new(&load(&config_paths)?.admin)?, format).await
             }
-            Some(Command::Service(ask)) => service::ask(ask, &Client::new(&load(&config_paths)?.admin)?, format).await,
+            Some(Command::Service(command)) => {
+                service::run(command, &Client::new(&load(&config_paths)?.admin)?, format).await
+            }
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::exit::{Failure, TEMPORARY, USAGE};
 use crate::market::Exchange;
 use crate::replay::{Bound, Replay};
 
-use super::progress;
+use super::progress_bar;
 use super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 
 /// Arguments of `replay`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -35,7 +35,7 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         history: stores::history(config).await?,
         dialects: Exchange::ALL.map(exchange_runtime::dialect).to_vec(),
     };
-    let bar = progress::bar(format, replay.frames().await?, "frames");
+    let bar = progress_bar::bar(format, replay.frames().await?, "frames");
     bar.set_message("replay");
     let replayed = replay.run(&|frames| bar.inc(frames), &stop).await?;
     bar.finish_and_clear();
@@ -49,9 +49,14 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         return Err(Failure::new(TEMPORARY, why));
     }
     match format {
-        Format::Json => say!("{}", json!(replayed)),
+        Format::Json => print_line!("{}", json!(replayed)),
         Format::Human => {
-            say!("{} frames replayed: {} rows, {} dead letters", replayed.frames, replayed.rows, replayed.dead_letters)
+            print_line!(
+                "{} frames replayed: {} rows, {} dead letters",
+                replayed.frames,
+                replayed.rows,
+                replayed.dead_letters
+            )
         }
     }
     Ok(0)

@@ -24,7 +24,7 @@ const LOOK_AHEAD: Duration = Duration::from_secs(50 * 366 * 86_400);
 
 /// What a schedule is asked.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Ask {
+pub enum Command {
     /// Prints when the jobs of a file would run, on a simulated clock; needs no service
     Test(Test),
     /// Prints a job's next runs as the schedule says them; needs no service
@@ -61,15 +61,15 @@ pub struct Next {
 }
 
 /// Prints every instant at which a job of the file would run; `[from, from + span)`.
-pub fn test(asked: &Test, format: Format) -> Result<u8, Failure> {
-    let schedule = config::load_schedule(&asked.file).map_err(|problems| Failure::new(CONFIGURATION, problems))?;
+pub fn test(args: &Test, format: Format) -> Result<u8, Failure> {
+    let schedule = config::load_schedule(&args.file).map_err(|problems| Failure::new(CONFIGURATION, problems))?;
     if format == Format::Human {
-        for (job, why) in schedule.jobs.iter().filter_map(|job| Some((job, never(job)?))) {
+        for (job, why) in schedule.jobs.iter().filter_map(|job| Some((job, why_never_due(job)?))) {
             eprintln!("{} is not in the table: {why}", job.name);
         }
     }
-    let from = asked.from.unwrap_or_else(|| Clock::system().now());
-    let rows = simulate(schedule.clone(), from, asked.span).map(|(job, at)| {
+    let from = args.from.unwrap_or_else(|| Clock::system().now());
+    let rows = simulate(schedule.clone(), from, args.span).map(|(job, at)| {
         let zone = schedule.jobs.iter().find(|spec| spec.name == job).map_or(Tz::UTC, timezone_of);
         (job, at, zone)
     });
@@ -77,15 +77,15 @@ pub fn test(asked: &Test, format: Format) -> Result<u8, Failure> {
 }
 
 /// Prints a job's next runs as the file says them.
-pub fn next(asked: &Next, schedule: &Schedule, format: Format) -> Result<u8, Failure> {
+pub fn next(args: &Next, schedule: &Schedule, format: Format) -> Result<u8, Failure> {
     let names: Vec<&str> = schedule.jobs.iter().map(|job| job.name.as_str()).collect();
-    let Some(spec) = schedule.jobs.iter().find(|job| job.name == asked.name) else {
+    let Some(spec) = schedule.jobs.iter().find(|job| job.name == args.name) else {
         let known = names.join(", ");
-        return Err(Failure::new(USAGE, anyhow!("there is no job `{}`: the schedule has {known}", asked.name)));
+        return Err(Failure::new(USAGE, anyhow!("there is no job `{}`: the schedule has {known}", args.name)));
     };
     if format == Format::Human {
         eprintln!("{}: {}", spec.name, describe(&spec.when));
-        match (never(spec), &spec.when) {
+        match (why_never_due(spec), &spec.when) {
             (Some(why), _) => eprintln!("it has no next run: {why}"),
             (None, When::Every { .. } | When::Delay(_)) => {
                 eprintln!("counted from now; the service counts from its own start: `jobs list` has its next run");
@@ -94,9 +94,9 @@ pub fn next(asked: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fai
         }
     }
     let alone = Schedule { jobs: vec![spec.clone()], ..schedule.clone() };
-    let from = asked.from.unwrap_or_else(|| Clock::system().now());
-    let zone = asked.tz.unwrap_or_else(|| timezone_of(spec));
-    let count = usize::try_from(asked.count).expect("at most ten thousand");
+    let from = args.from.unwrap_or_else(|| Clock::system().now());
+    let zone = args.tz.unwrap_or_else(|| timezone_of(spec));
+    let count = usize::try_from(args.count).expect("at most ten thousand");
     let rows = simulate(alone, from, LOOK_AHEAD).take(count).map(|(job, at)| (job, at, zone));
     let object = |job: &str, at: Timestamp, zone: Tz| {
         json!({ "job": job, "scheduled_at": at.rfc3339(), "local": local(at, zone) }).to_string()
@@ -105,7 +105,7 @@ pub fn next(asked: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fai
 }
 
 /// Why a job has no instants of its own.
-fn never(spec: &JobSpec) -> Option<String> {
+fn why_never_due(spec: &JobSpec) -> Option<String> {
     match (&spec.when, spec.enabled) {
         (_, false) => Some("it is not enabled".to_owned()),
         (When::On(_), _) => Some(format!("it runs {}", describe(&spec.when))),

@@ -10,8 +10,8 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, covered, said, status, table, watch};
-use crate::cli::said::say;
+use super::{backfill, coverage, output, status, table, watch};
+use crate::cli::output::print_line;
 
 /// How often a run that is waited for is asked after.
 const POLL_EVERY: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub enum Format {
 
 /// What is asked of the service.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Ask {
+pub enum Command {
     /// Shows streams, lag, gaps, stores and what needs a person
     Status(watch::Args),
     /// Lists the gap ledger, newest first
@@ -75,7 +75,7 @@ pub enum Ask {
 
 /// What is asked of the scheduler.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Jobs {
+pub enum JobsCommand {
     /// Lists jobs with their next run and last outcome
     List,
     /// Runs a job now
@@ -110,35 +110,37 @@ pub enum Jobs {
 }
 
 /// Asks, prints, and says how to exit.
-pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failure> {
-    match ask {
-        Ask::Status(watch::Args { watch: Some(every) }) => said::unless_enough(watch::run(every, client, format).await),
-        Ask::Status(watch::Args { watch: None }) => {
+pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8, Failure> {
+    match command {
+        Command::Status(watch::Args { watch: Some(every) }) => {
+            output::allow_closed_stdout(watch::run(every, client, format).await)
+        }
+        Command::Status(watch::Args { watch: None }) => {
             let status = client.get("/api/v1/status").await?;
-            say(&status, format, || status::words(&status, client.base()));
+            print_document(&status, format, || status::render(&status, client.base()));
             Ok(0)
         }
-        Ask::Gaps { open, symbol } => {
+        Command::Gaps { open, symbol } => {
             let state = if open { "open" } else { "all" };
-            let asked = [("state", Some(state)), ("symbol", symbol.as_deref())];
-            let gaps = client.ask("/api/v1/gaps", &asked).await?;
+            let parameters = [("state", Some(state)), ("symbol", symbol.as_deref())];
+            let gaps = client.query("/api/v1/gaps", &parameters).await?;
             show_gaps(gaps, format);
             Ok(0)
         }
-        Ask::Coverage { symbol, days } => {
-            let coverage = client.ask("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
+        Command::Coverage { symbol, days } => {
+            let coverage = client.query("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
             let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
-            covered::show(coverage, days, format);
+            coverage::show(coverage, days, format);
             Ok(if complete { 0 } else { NO })
         }
-        Ask::Repair { symbol, dry_run } => repair(client, symbol.as_deref(), dry_run, format).await,
-        Ask::Backfill(asked) => backfill::ask(asked, client, format).await,
-        Ask::Reload { dry_run, wait: _ } => {
+        Command::Repair { symbol, dry_run } => repair(client, symbol.as_deref(), dry_run, format).await,
+        Command::Backfill(args) => backfill::run(args, client, format).await,
+        Command::Reload { dry_run, wait: _ } => {
             let dry_run = if dry_run { "true" } else { "false" };
-            let answer = client.change("/api/v1/reload", &[("dry_run", Some(dry_run))]).await?;
-            say(&answer, format, || answer["changed"].as_str().unwrap_or_default().to_owned());
+            let response = client.post_query("/api/v1/reload", &[("dry_run", Some(dry_run))]).await?;
+            print_document(&response, format, || response["changed"].as_str().unwrap_or_default().to_owned());
             if format == Format::Human {
-                list(&answer["next_runs"], &["job", "next_run"], format);
+                print_rows(&response["next_runs"], &["job", "next_run"], format);
             }
             Ok(0)
         }
@@ -146,7 +148,7 @@ pub async fn ask(ask: Ask, client: &Client, format: Format) -> Result<u8, Failur
 }
 
 /// `sweep 10:50`, or `sweep 11-24 10:50` when that was not today: what did it and when.
-fn by_whom(by: &Value, at: &Value, today: &str) -> Value {
+fn actor_and_time(by: &Value, at: &Value, today: &str) -> Value {
     let at = at.as_str().unwrap_or_default();
     let shown = if at.starts_with(today) { at.get(11..16) } else { at.get(5..16) };
     let at = shown.unwrap_or_default().replacen('T', " ", 1);
@@ -158,52 +160,54 @@ fn show_gaps(mut gaps: Value, format: Format) {
         let now = Clock::system().now().rfc3339();
         let today = now.get(..10).unwrap_or_default();
         for gap in gaps.as_array_mut().into_iter().flatten() {
-            gap["found"] = by_whom(&gap["evidence"]["by"], &gap["detected_at"], today);
-            gap["filled"] = by_whom(&gap["filled_by"], &gap["filled_at"], today);
-            gap["first"] = place(gap, "first_missing", 5..16);
-            gap["last"] = place(gap, "last_missing", 5..16);
+            gap["found"] = actor_and_time(&gap["evidence"]["by"], &gap["detected_at"], today);
+            gap["filled"] = actor_and_time(&gap["filled_by"], &gap["filled_at"], today);
+            gap["first"] = position(gap, "first_missing", 5..16);
+            gap["last"] = position(gap, "last_missing", 5..16);
             gap["tries"] = gap["attempts"].clone();
         }
     }
-    list(&gaps, &["symbol", "channel", "state", "missing", "first", "last", "found", "filled", "tries"], format);
+    print_rows(&gaps, &["symbol", "channel", "state", "missing", "first", "last", "found", "filled", "tries"], format);
     if format == Format::Human {
         // A reason is a sentence, which no column is wide enough for.
         for gap in gaps.as_array().into_iter().flatten() {
             if let Some(reason) = gap["reason"].as_str().filter(|reason| !reason.is_empty()) {
                 let (first, last) = (cell(gap, "first_missing"), cell(gap, "last_missing"));
-                say!("{} {} {first}..{last}: {reason}", cell(gap, "symbol"), cell(gap, "channel"));
+                print_line!("{} {} {first}..{last}: {reason}", cell(gap, "symbol"), cell(gap, "channel"));
             }
         }
     }
 }
 
 /// Asks the scheduler, prints, and says how to exit.
-pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Failure> {
-    match ask {
-        Jobs::List => {
+pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> Result<u8, Failure> {
+    match command {
+        JobsCommand::List => {
             let jobs = client.get("/api/v1/jobs").await?;
-            list(&jobs, &["name", "when", "next_run", "last_outcome", "runs", "failures", "paused"], format);
+            print_rows(&jobs, &["name", "when", "next_run", "last_outcome", "runs", "failures", "paused"], format);
             Ok(0)
         }
-        Jobs::Run { name, wait } => {
-            let mut answer = client.job(&name, "run", &[]).await?;
+        JobsCommand::Run { name, wait } => {
+            let mut response = client.post_job(&name, "run", &[]).await?;
             if wait {
-                answer = ended(client, &name, &answer).await?;
+                response = wait_for_end(client, &name, &response).await?;
             }
-            let outcome = answer["outcome"].as_str().unwrap_or("started");
-            say(&answer, format, || match answer["reason"].as_str().unwrap_or_default() {
+            let outcome = response["outcome"].as_str().unwrap_or("started");
+            print_document(&response, format, || match response["reason"].as_str().unwrap_or_default() {
                 "" => format!("{name}: {outcome}"),
                 reason => format!("{name}: {outcome}: {reason}"),
             });
             Ok(if matches!(outcome, "started" | "succeeded") { 0 } else { NO })
         }
-        Jobs::Pause { name, reason } => {
-            changed(client.job(&name, "pause", &[("reason", reason.as_deref())]).await?, "paused", format)
+        JobsCommand::Pause { name, reason } => {
+            print_job_change(client.post_job(&name, "pause", &[("reason", reason.as_deref())]).await?, "paused", format)
         }
-        Jobs::Resume { name } => changed(client.job(&name, "resume", &[]).await?, "resumed", format),
-        Jobs::History { name, limit } => {
-            let asked = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
-            let mut runs = client.ask("/api/v1/jobs/history", &asked).await?;
+        JobsCommand::Resume { name } => {
+            print_job_change(client.post_job(&name, "resume", &[]).await?, "resumed", format)
+        }
+        JobsCommand::History { name, limit } => {
+            let parameters = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
+            let mut runs = client.query("/api/v1/jobs/history", &parameters).await?;
             if format == Format::Human {
                 // People read instants, programs get the columns as stored.
                 for run in runs.as_array_mut().into_iter().flatten() {
@@ -214,18 +218,18 @@ pub async fn jobs(ask: Jobs, client: &Client, format: Format) -> Result<u8, Fail
                     run["seconds"] = json!(took.map(|(ended, began)| (ended - began).max(0) as f64 / 1e6));
                 }
             }
-            list(&runs, &["job", "started", "late", "seconds", "trigger", "outcome", "reason"], format);
+            print_rows(&runs, &["job", "started", "late", "seconds", "trigger", "outcome", "reason"], format);
             Ok(0)
         }
     }
 }
 
 /// The finished run that was started; asked for again and again, so that it may take longer than one answer.
-async fn ended(client: &Client, name: &str, started: &Value) -> Result<Value, Failure> {
+async fn wait_for_end(client: &Client, name: &str, started: &Value) -> Result<Value, Failure> {
     let run_id = started["run_id"].as_str().unwrap_or_default();
     let until = tokio::time::Instant::now() + WAIT_MAX;
     while tokio::time::Instant::now() < until {
-        let runs = client.ask("/api/v1/jobs/history", &[("job", Some(name)), ("limit", Some("100"))]).await?;
+        let runs = client.query("/api/v1/jobs/history", &[("job", Some(name)), ("limit", Some("100"))]).await?;
         let run = runs.as_array().into_iter().flatten().find(|run| run["run_id"] == run_id);
         if let Some(run) = run.filter(|run| !run["finished_at"].is_null()) {
             return Ok(run.clone());
@@ -235,45 +239,45 @@ async fn ended(client: &Client, name: &str, started: &Value) -> Result<Value, Fa
     Err(Failure::new(TEMPORARY, anyhow::anyhow!("{name} still runs after {} h", WAIT_MAX.as_secs() / 3_600)))
 }
 
-fn changed(answer: Value, word: &str, format: Format) -> Result<u8, Failure> {
-    say(&answer, format, || format!("{} is {word}", answer["job"].as_str().unwrap_or_default()));
+fn print_job_change(response: Value, word: &str, format: Format) -> Result<u8, Failure> {
+    print_document(&response, format, || format!("{} is {word}", response["job"].as_str().unwrap_or_default()));
     Ok(0)
 }
 
 async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Format) -> Result<u8, Failure> {
     if dry_run {
-        let report = client.ask("/api/v1/admin/consistency-check", &[("symbol", symbol)]).await?;
+        let report = client.query("/api/v1/admin/consistency-check", &[("symbol", symbol)]).await?;
         let issues = report["issues"].as_array().map_or(0, Vec::len);
         if format == Format::Json {
-            say!("{report}");
+            print_line!("{report}");
         } else {
-            say!("{} keys compared, {issues} issues", report["checked"]);
+            print_line!("{} keys compared, {issues} issues", report["checked"]);
             if issues > 0 {
-                list(&report["issues"], &["symbol", "channel", "kind"], format);
+                print_rows(&report["issues"], &["symbol", "channel", "kind"], format);
             }
         }
         return Ok(if issues == 0 { 0 } else { NO });
     }
-    let report = client.change("/api/v1/admin/repair-data", &[("symbol", symbol)]).await?;
+    let report = client.post_query("/api/v1/admin/repair-data", &[("symbol", symbol)]).await?;
     let left = report["unrepaired"].as_array().map_or(0, Vec::len);
-    say(&report, format, || {
+    print_document(&report, format, || {
         format!("{} repaired, {} sent to backfill, {left} left", report["repaired"], report["sent_to_backfill"])
     });
     Ok(if left == 0 { 0 } else { NO })
 }
 
-pub(super) fn say(document: &Value, format: Format, words: impl FnOnce() -> String) {
+pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnce() -> String) {
     match format {
-        Format::Json => say!("{document}"),
-        Format::Human => say!("{}", words()),
+        Format::Json => print_line!("{document}"),
+        Format::Human => print_line!("{}", words()),
     }
 }
 
-pub(super) fn list(rows: &Value, columns: &[&str], format: Format) {
+pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
     let rows = rows.as_array().cloned().unwrap_or_default();
     if format == Format::Json {
         for row in rows {
-            say!("{row}");
+            print_line!("{row}");
         }
         return;
     }
@@ -283,7 +287,7 @@ pub(super) fn list(rows: &Value, columns: &[&str], format: Format) {
 }
 
 /// A position, or so much of the time at which a kline opened.
-pub(super) fn place(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
+pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
     let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
     match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
         Some(at) => json!(at.get(part).unwrap_or(&at).replacen('T', " ", 1)),
@@ -291,10 +295,10 @@ pub(super) fn place(row: &Value, column: &str, part: std::ops::Range<usize>) -> 
     }
 }
 
-/// As people read it: instants to the second, a kline's place as the minute it opened.
+/// As people read it: instants to the second, a kline's position as the minute it opened.
 fn cell(row: &Value, column: &str) -> String {
     let row = match column {
-        "first" | "last" | "first_missing" | "last_missing" => place(row, column, 0..16),
+        "first" | "last" | "first_missing" | "last_missing" => position(row, column, 0..16),
         _ => row[column].clone(),
     };
     match &row {
@@ -311,10 +315,10 @@ mod tests {
 
     #[test]
     fn what_was_today_is_told_by_its_time_alone() {
-        let said = |at| by_whom(&json!("sweep"), &json!(at), "2026-11-24");
-        assert_eq!(said("2026-11-24T10:50:11.123Z"), "sweep 10:50");
-        assert_eq!(said("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");
-        assert_eq!(by_whom(&json!(""), &Value::Null, "2026-11-24"), "");
+        let output = |at| actor_and_time(&json!("sweep"), &json!(at), "2026-11-24");
+        assert_eq!(output("2026-11-24T10:50:11.123Z"), "sweep 10:50");
+        assert_eq!(output("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");
+        assert_eq!(actor_and_time(&json!(""), &Value::Null, "2026-11-24"), "");
     }
 
     #[test]

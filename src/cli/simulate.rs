@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
 
@@ -103,37 +103,37 @@ fn print_start(simulator: &Simulator, args: &Args, format: Format) {
     let symbols: Vec<&str> = simulator.control.symbols().iter().map(|symbol| symbol.as_str()).collect();
     let (ws_url, rest_url) = (simulator.ws_url(), simulator.rest_url());
     if format == Format::Json {
-        say!(
+        print_line!(
             "{}",
             json!({"event": "started", "ws_url": ws_url, "rest_url": rest_url, "symbols": symbols, "seed": args.seed})
         );
         return;
     }
     match args.capture.as_slice() {
-        [] => say!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
-        files => say!(
+        [] => print_line!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
+        files => print_line!(
             "simulated exchange: {} capture file(s) at speed {}, from the first subscription",
             files.len(),
             args.speed
         ),
     }
-    say!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
-    say!("  REST       {rest_url}/api/v3/...");
-    say!("  truth      {rest_url}/simulator/published");
-    say!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
-    say!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
-    say!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
+    print_line!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
+    print_line!("  REST       {rest_url}/api/v3/...");
+    print_line!("  truth      {rest_url}/simulator/published");
+    print_line!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
+    print_line!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
+    print_line!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
 }
 
 fn print_end(simulator: &Simulator, format: Format) {
     let (symbols, faults) = (simulator.control.summary(), simulator.control.counters());
     if format == Format::Json {
-        say!("{}", json!({"event": "ended", "symbols": symbols, "faults": faults}));
+        print_line!("{}", json!({"event": "ended", "symbols": symbols, "faults": faults}));
         return;
     }
     for published in symbols {
         let klines = published.klines_1m;
-        say!(
+        print_line!(
             "{}: {} trades, ids {} to {}, {klines} closed 1m klines",
             published.symbol,
             published.count,
@@ -141,7 +141,7 @@ fn print_end(simulator: &Simulator, format: Format) {
             published.last
         );
     }
-    say!("faults: {}", json!(faults));
+    print_line!("faults: {}", json!(faults));
 }
 
 #[cfg(test)]

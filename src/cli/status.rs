@@ -12,12 +12,12 @@ const ERRORS_MAX: usize = 4;
 const WIDTH_MAX: usize = 100;
 
 /// The status document in words.
-pub fn words(status: &Value, base: &str) -> String {
+pub fn render(status: &Value, base: &str) -> String {
     let state = match () {
         () if status["wedged"].is_string() => "WEDGED",
         () if status["stopping"] == true => "stopping",
         () if status["ready"] != true => "starting",
-        () if needs(status).is_empty() => "recording",
+        () if problems(status).is_empty() => "recording",
         () => "recording, and needs a look",
     };
     let instance = match status["instance"].as_str() {
@@ -25,18 +25,18 @@ pub fn words(status: &Value, base: &str) -> String {
         Some(name) => format!(" {name}"),
     };
     let version = status["version"].as_str().unwrap_or_default();
-    let uptime = span(status["uptime_s"].as_i64().unwrap_or_default());
+    let uptime = format_seconds(status["uptime_s"].as_i64().unwrap_or_default());
     let mut lines = vec![format!("tapekeeper{instance} {version} is {state}, up {uptime}, status page {base}/")];
-    let mut say = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
-    stores(status, &mut say);
-    exchanges(status, &mut say);
+    let mut add_line = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
+    stores(status, &mut add_line);
+    exchanges(status, &mut add_line);
     // What is mended is said too: it tells what the night was like.
     for error in list(&status["last_errors"]).take(ERRORS_MAX) {
         let [part, error] = ["part", "error"].map(|name| error[name].as_str().unwrap_or_default());
-        say("last error", format!("{part}: {error}"));
+        add_line("last error", format!("{part}: {error}"));
     }
-    for (part, why) in needs(status) {
-        say("LOOK AT", format!("{part}: {why}"));
+    for (part, why) in problems(status) {
+        add_line("LOOK AT", format!("{part}: {why}"));
     }
     lines.join("\n")
 }
@@ -46,41 +46,41 @@ fn number(value: &Value) -> String {
     value.as_i64().map_or("?".to_owned(), |number| number.to_string())
 }
 
-fn stores(status: &Value, say: &mut impl FnMut(&str, String)) {
+fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     let (streams, gaps, frames) = (&status["streams"], &status["gaps"], &status["frames"]);
     let (log, jobs) = (&status["log"], &status["jobs"]);
     let lag = log["lag_s"].as_f64().map_or(String::new(), |lag| format!(", lag {lag:.1} s"));
-    say("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
+    add_line("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
     let [open, missing, found, filled, otherwise] =
         ["open", "missing", "found", "filled", "closed_otherwise"].map(|name| number(&gaps[name]));
-    say(
+    add_line(
         "gaps",
         format!("{open} open ({missing} missing), {found} found, {filled} filled, {otherwise} closed otherwise"),
     );
     let (waiting, received) = (number(&log["lag_frames"]), number(&frames["received"]));
-    say("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
+    add_line("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
     let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));
     let bytes = size(&status["history"]["bytes"]);
-    say("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
-    say("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
-    say("disk", disk(&status["disk"]));
-    say("letters", format!("{} dead", number(&status["dead_letters"])));
+    add_line("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
+    add_line("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
+    add_line("disk", disk(&status["disk"]));
+    add_line("letters", format!("{} dead", number(&status["dead_letters"])));
     let [total, running, paused] = ["total", "running", "paused"].map(|name| number(&jobs[name]));
-    say("jobs", format!("{total}, {running} running, {paused} paused{}", next(&jobs["next"])));
+    add_line("jobs", format!("{total}, {running} running, {paused} paused{}", next(&jobs["next"])));
 }
 
-fn exchanges(status: &Value, say: &mut impl FnMut(&str, String)) {
+fn exchanges(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     for socket in list(&status["connections"]) {
         let [exchange, state] = ["exchange", "state"].map(|name| socket[name].as_str().unwrap_or_default());
         let (streams, reconnects) = (&socket["streams"], &socket["reconnects"]);
-        say("socket", format!("{exchange}: {state}, {streams} streams, {reconnects} reconnects"));
+        add_line("socket", format!("{exchange}: {state}, {streams} streams, {reconnects} reconnects"));
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
         let offset = rest["clock_offset_us"].as_i64();
         let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
-        say("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
-        if let Some(until) = instant(&rest["limited_until"]) {
-            say("rest", format!("{exchange}: it limits our requests, nothing is asked before {until}"));
+        add_line("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
+        if let Some(until) = rfc3339(&rest["limited_until"]) {
+            add_line("rest", format!("{exchange}: it limits our requests, nothing is asked before {until}"));
         }
     }
 }
@@ -93,8 +93,9 @@ fn disk(disk: &Value) -> String {
         Some(growth) if growth >= 1.0 => format!("growing by {} an hour", HumanBytes(growth as u64)),
         Some(_) => "not growing".to_owned(),
     };
-    let full =
-        disk["full_in_s"].as_f64().map_or(String::new(), |seconds| format!(", full in {}", span(seconds as i64)));
+    let full = disk["full_in_s"]
+        .as_f64()
+        .map_or(String::new(), |seconds| format!(", full in {}", format_seconds(seconds as i64)));
     format!("{} free, {} ours, {growth}{full}", bytes("free_bytes"), bytes("kept_bytes"))
 }
 
@@ -105,22 +106,23 @@ fn next(next: &Value) -> String {
 }
 
 /// What needs a person: a wedged loop, what is degraded, stores that do not answer, jobs that fail.
-fn needs(status: &Value) -> Vec<(String, String)> {
-    let mut needs = Vec::new();
+fn problems(status: &Value) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
     if let Some(wedged) = status["wedged"].as_str() {
-        needs.push((wedged.to_owned(), "this loop makes no progress".to_owned()));
+        problems.push((wedged.to_owned(), "this loop makes no progress".to_owned()));
     }
     for (part, why) in status["degraded"].as_object().into_iter().flatten() {
-        needs.push((part.clone(), why.as_str().unwrap_or_default().to_owned()));
+        problems.push((part.clone(), why.as_str().unwrap_or_default().to_owned()));
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
-        if let Some(until) = instant(&rest["banned_until"]) {
-            needs.push((exchange.clone(), format!("it bans this address, nothing is asked over REST before {until}")));
+        if let Some(until) = rfc3339(&rest["banned_until"]) {
+            problems
+                .push((exchange.clone(), format!("it bans this address, nothing is asked over REST before {until}")));
         }
     }
     for part in ["log", "history", "jobs"] {
         if let Some(why) = status[part]["error"].as_str() {
-            needs.push((part.to_owned(), why.to_owned()));
+            problems.push((part.to_owned(), why.to_owned()));
         }
     }
     let disk = &status["disk"];
@@ -128,27 +130,30 @@ fn needs(status: &Value) -> Vec<(String, String)> {
     let full_in = disk["full_in_s"].as_f64().filter(|seconds| *seconds < trend::FULL_SOON_S);
     match (free, full_in) {
         (_, Some(seconds)) => {
-            needs.push(("disk".to_owned(), format!("full in {} as history and log grow", span(seconds as i64))));
+            problems.push((
+                "disk".to_owned(),
+                format!("full in {} as history and log grow", format_seconds(seconds as i64)),
+            ));
         }
-        (Some(free), None) => needs.push(("disk".to_owned(), format!("only {} are free", HumanBytes(free)))),
+        (Some(free), None) => problems.push(("disk".to_owned(), format!("only {} are free", HumanBytes(free)))),
         (None, None) => {}
     }
     for job in list(&status["jobs"]["failing"]) {
         let name = job.as_str().unwrap_or_default();
-        needs.push((format!("job {name}"), format!("its last run failed: `tapekeeper jobs history {name}`")));
+        problems.push((format!("job {name}"), format!("its last run failed: `tapekeeper jobs history {name}`")));
     }
-    needs
+    problems
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn instant(micros: &Value) -> Option<String> {
+fn rfc3339(micros: &Value) -> Option<String> {
     micros.as_i64().map(|us| Timestamp(us).rfc3339())
 }
 
-fn span(seconds: i64) -> String {
+fn format_seconds(seconds: i64) -> String {
     match seconds {
         s if s < 120 => format!("{s} s"),
         s if s < 7_200 => format!("{} min", s / 60),
@@ -200,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_healthy_service_fits_one_screen_and_asks_for_nobody() {
-        let text = words(&status(), "http://127.0.0.1:8081");
+        let text = render(&status(), "http://127.0.0.1:8081");
         assert!(
             text.starts_with("tapekeeper 0.1.0 is recording, up 2 h, status page http://127.0.0.1:8081/\n"),
             "{text}"
@@ -215,7 +220,7 @@ mod tests {
             "letters    ? dead",
             "rest       binance: weight 40 of 6000 used, its clock -12.3 ms",
         ] {
-            assert!(text.lines().any(|said| said == line), "{line:?} is missing in\n{text}");
+            assert!(text.lines().any(|shown| shown == line), "{line:?} is missing in\n{text}");
         }
         assert!(!text.contains("LOOK AT") && text.lines().count() < 24, "{text}");
     }
@@ -224,11 +229,11 @@ mod tests {
     fn a_ban_and_a_pause_that_the_exchange_asked_for_are_told_while_they_last() {
         let mut status = status();
         status["rest"]["binance"]["limited_until"] = json!(1_700_000_000_000_000_i64);
-        let text = words(&status, "http://127.0.0.1:8081");
+        let text = render(&status, "http://127.0.0.1:8081");
         assert!(text.contains("it limits our requests, nothing is asked before 2023-11-14T22:13:20"), "{text}");
         assert!(!text.contains("LOOK AT"), "{text}");
         status["rest"]["binance"]["banned_until"] = json!(1_700_000_000_000_000_i64);
-        let text = words(&status, "http://127.0.0.1:8081");
+        let text = render(&status, "http://127.0.0.1:8081");
         let line = "LOOK AT    binance: it bans this address, nothing is asked over REST before 2023-11-14T22:13:20";
         assert!(text.contains(line), "{text}");
     }
@@ -239,7 +244,7 @@ mod tests {
         status["degraded"] = json!({ "history": "no space left on device ".repeat(20) });
         status["jobs"]["failing"] = json!(["gap-sweep"]);
         status["disk"]["full_in_s"] = json!(90_000);
-        let text = words(&status, "http://127.0.0.1:8081");
+        let text = render(&status, "http://127.0.0.1:8081");
         assert!(text.contains("is recording, and needs a look"), "{text}");
         assert!(text.contains("\nLOOK AT    disk: full in 25 h as history and log grow\n"), "{text}");
         assert!(

@@ -8,7 +8,7 @@ const BETWEEN: usize = 2;
 
 /// One row of cells below one row of heads; a cell of digits is set right.
 pub fn print(heads: &[&str], rows: &[Vec<String>]) {
-    super::said::text(format_args!("{}", render(heads, rows)));
+    super::output::text(format_args!("{}", render(heads, rows)));
 }
 
 fn render(heads: &[&str], rows: &[Vec<String>]) -> String {

@@ -94,7 +94,7 @@ impl Tail {
             let Some(range) = Range::new(first, newest) else { continue };
             let mut fresh = self.history.trades(stream, range, PAGE).await.context("read trades")?;
             is_behind |= fresh.len() == PAGE;
-            self.pass(stream, &fresh);
+            self.report_skipped(stream, &fresh);
             rows.append(&mut fresh);
         }
         // Symbols are read one after the other; they were traded between one another.
@@ -104,7 +104,7 @@ impl Tail {
     }
 
     /// Says which ids were passed over, and goes on behind the last of these.
-    fn pass(&mut self, stream: &Stream, rows: &[TradeRow]) {
+    fn report_skipped(&mut self, stream: &Stream, rows: &[TradeRow]) {
         for row in rows {
             if let Some(last) = self.last.insert(stream.clone(), row.trade.id)
                 && last + 1 < row.trade.id
@@ -118,9 +118,9 @@ impl Tail {
         let mut lines = String::new();
         for row in rows {
             match self.format {
-                Format::Json => text::push(&mut lines, columns::TRADE, &columns::trade(row), TextFormat::Jsonl),
+                Format::Json => text::push_row(&mut lines, columns::TRADE, &columns::trade(row), TextFormat::Jsonl),
                 Format::Human => {
-                    lines.push_str(&words(row, self.colours));
+                    lines.push_str(&format_trade(row, self.colours));
                     lines.push('\n');
                 }
             }
@@ -132,7 +132,7 @@ impl Tail {
 }
 
 /// `10:48:00.123 BTCUSDT      buy           0.5 at     42000.1  id 7`.
-fn words(row: &TradeRow, colours: bool) -> String {
+fn format_trade(row: &TradeRow, colours: bool) -> String {
     let trade = &row.trade;
     let at = trade.ts.rfc3339();
     let at = at.get(11..23).unwrap_or(&at);
@@ -168,9 +168,9 @@ mod tests {
             received_at: Timestamp(0),
             is_backfilled: false,
         };
-        assert_eq!(words(&row, false), "10:48:00.123 BTCUSDT      buy             0.5 at      42000.1  id 7");
+        assert_eq!(format_trade(&row, false), "10:48:00.123 BTCUSDT      buy             0.5 at      42000.1  id 7");
         row.is_backfilled = true;
-        let text = words(&row, true);
+        let text = format_trade(&row, true);
         assert!(text.contains("\x1b[32mbuy \x1b[0m") && text.ends_with("id 7 backfilled"), "{text:?}");
     }
 }

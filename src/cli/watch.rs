@@ -29,19 +29,19 @@ pub struct Args {
 /// Asks and draws every so many seconds. A service that goes away later is said on the screen, for it may come back.
 pub async fn run(every_s: u64, client: &Client, format: Format) -> Result<u8, Failure> {
     let redraws = format == Format::Human && io::stdout().is_terminal();
-    let mut seen = false;
+    let mut has_answered = false;
     loop {
         let screen = match client.get("/api/v1/status").await {
             Ok(status) if format == Format::Json => Some(status.to_string()),
-            Ok(status) => Some(status::words(&status, client.base())),
-            Err(failure) if !seen => return Err(failure),
+            Ok(status) => Some(status::render(&status, client.base())),
+            Err(failure) if !has_answered => return Err(failure),
             Err(failure) if redraws => Some(format!("{:#}", failure.error)),
             Err(failure) => {
                 eprintln!("tapekeeper: {:#}", failure.error);
                 None
             }
         };
-        seen = true;
+        has_answered = true;
         if let Some(screen) = screen {
             draw(&screen, redraws, format).context("draw").map_err(|error| Failure::new(IO, error))?;
         }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct CommandLine {
         #[command(flatten)]
         args: Args,
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn seconds_are_two_unless_said() {
         let watch = |arguments: &[&str]| {
-            Line::try_parse_from([&["status"], arguments].concat()).map(|line| line.args.watch).ok()
+            CommandLine::try_parse_from([&["status"], arguments].concat()).map(|line| line.args.watch).ok()
         };
         assert_eq!(watch(&[]), Some(None));
         assert_eq!(watch(&["--watch"]), Some(Some(2)));

@@ -3,8 +3,8 @@
 //!
 //! The recorder is the real service as a child process, so that it can be killed like one.
 
-mod account;
 mod recorder;
+mod reporter;
 mod verdict;
 
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use crate::simulator::fault::duration;
 use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source};
 
 use super::service::Format;
-use account::Account;
 use recorder::Recorder;
+use reporter::Reporter;
 
 /// Exchange time runs so many times as fast, so that minutes close within the demo.
 const TIME_SCALE: f64 = 10.0;
 /// How long healing may take after the market has halted.
-const HEAL_MAX: Duration = Duration::from_secs(60);
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// Shorter than this there is no room for the faults and their healing.
 const FOR_MIN: Duration = Duration::from_secs(20);
 
@@ -52,30 +52,30 @@ pub struct Args {
 pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
     let run_for = args.run_for.max(FOR_MIN);
     let directory = make_directory()?;
-    let account = Account::new(format);
+    let reporter = Reporter::new(format);
     let simulator = open_market(&args).await?;
-    account.say("market", &format!("{} symbols, {} trades a second, seed {}", SYMBOLS.len(), args.rate, args.seed));
+    reporter.report("market", &format!("{} symbols, {} trades a second, seed {}", SYMBOLS.len(), args.rate, args.seed));
     let mut recorder = Recorder::start(&directory, &simulator).await?;
-    account.say("recorder", &format!("process {}, status page {}/", recorder.process(), recorder.client().base()));
-    let outcome = trade(run_for, &simulator, &mut recorder, &account, &stop).await;
+    reporter.report("recorder", &format!("process {}, status page {}/", recorder.process(), recorder.client().base()));
+    let outcome = trade(run_for, &simulator, &mut recorder, &reporter, &stop).await;
     if let Err(error) = outcome {
         recorder.kill().await;
-        account.say("recorder", &format!("its log is in {}", directory.display()));
+        reporter.report("recorder", &format!("its log is in {}", directory.display()));
         return Err(error.into());
     }
     simulator.stop_publishing().await;
-    account.say("market", "halted; waiting until everything is healed");
-    recorder.heal(&simulator, &account, HEAL_MAX).await?;
+    reporter.report("market", "halted; waiting until everything is healed");
+    recorder.wait_recovered(&simulator, &reporter, RECOVERY_MAX).await?;
     let gaps = recorder.gaps().await?;
-    account.gaps(&gaps);
+    reporter.report_gaps(&gaps);
     recorder.stop().await?;
-    account.say("recorder", "stopped in order");
+    reporter.report("recorder", "stopped in order");
     let verdict = verdict::compare(&simulator, &recorder.config_path(), &gaps).await?;
     simulator.stop().await;
     verdict.print(format);
     let kept = args.keep || !verdict.is_good();
     if kept {
-        account.say("recorder", &format!("its files are in {}", directory.display()));
+        reporter.report("recorder", &format!("its files are in {}", directory.display()));
     } else {
         std::fs::remove_dir_all(&directory).context("remove the demo's directory")?;
     }
@@ -100,27 +100,27 @@ async fn open_market(args: &Args) -> anyhow::Result<Simulator> {
 }
 
 /// What breaks, as parts of the whole time, and what is said of it.
-enum Break {
+enum Disruption {
     Fault(Fault, &'static str),
     Kill,
 }
 
-fn schedule() -> [(f64, Break); 7] {
+fn schedule() -> [(f64, Disruption); 7] {
     let busy = || Some(Symbol::new("BTCUSDT"));
     [
-        (0.10, Break::Fault(Fault::Cut, "the network is cut")),
-        (0.22, Break::Fault(Fault::Drop(busy(), 40), "40 frames of BTCUSDT are lost on the wire")),
+        (0.10, Disruption::Fault(Fault::Cut, "the network is cut")),
+        (0.22, Disruption::Fault(Fault::Drop(busy(), 40), "40 frames of BTCUSDT are lost on the wire")),
         (
             0.32,
-            Break::Fault(
+            Disruption::Fault(
                 Fault::Silent(busy(), Duration::from_secs(5)),
                 "BTCUSDT falls silent for 5 s, its connection lives",
             ),
         ),
-        (0.46, Break::Kill),
-        (0.60, Break::Fault(Fault::Outage(Duration::from_secs(3)), "the exchange is gone for 3 s")),
-        (0.72, Break::Fault(Fault::Rest(503, Duration::from_secs(3)), "REST answers 503 for 3 s")),
-        (0.73, Break::Fault(Fault::Cut, "and the network is cut meanwhile")),
+        (0.46, Disruption::Kill),
+        (0.60, Disruption::Fault(Fault::Outage(Duration::from_secs(3)), "the exchange is gone for 3 s")),
+        (0.72, Disruption::Fault(Fault::Rest(503, Duration::from_secs(3)), "REST answers 503 for 3 s")),
+        (0.73, Disruption::Fault(Fault::Cut, "and the network is cut meanwhile")),
     ]
 }
 
@@ -129,24 +129,24 @@ async fn trade(
     run_for: Duration,
     simulator: &Simulator,
     recorder: &mut Recorder,
-    account: &Account,
+    reporter: &Reporter,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut todo = schedule().into_iter().peekable();
-    let mut told = Instant::now();
+    let mut printed_at = Instant::now();
     while began.elapsed() < run_for && !stop.is_cancelled() {
         if let Some((_, what)) = todo.next_if(|(part, _)| began.elapsed() >= run_for.mul_f64(*part)) {
             match what {
-                Break::Fault(fault, words) => {
-                    account.breaks(words);
+                Disruption::Fault(fault, words) => {
+                    reporter.report_fault(words);
                     simulator.control.inject(&fault);
                 }
-                Break::Kill => {
-                    account.breaks("the recorder is killed (SIGKILL), and started again");
+                Disruption::Kill => {
+                    reporter.report_fault("the recorder is killed (SIGKILL), and started again");
                     recorder.kill().await;
                     recorder.start_again().await?;
-                    account.say("recorder", &format!("process {} goes on", recorder.process()));
+                    reporter.report("recorder", &format!("process {} goes on", recorder.process()));
                 }
             }
         }
@@ -156,12 +156,12 @@ async fn trade(
         }
         recorder.ensure_alive()?;
         if let Ok(gaps) = recorder.gaps().await {
-            account.gaps(&gaps);
+            reporter.report_gaps(&gaps);
         }
-        if told.elapsed() >= Duration::from_secs(5) {
-            told = Instant::now();
+        if printed_at.elapsed() >= Duration::from_secs(5) {
+            printed_at = Instant::now();
             let published: u64 = simulator.control.summary().iter().map(|symbol| symbol.count).sum();
-            account.say("market", &format!("{published} trades published"));
+            reporter.report("market", &format!("{published} trades published"));
         }
     }
     Ok(())

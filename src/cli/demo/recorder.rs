@@ -15,7 +15,7 @@ use crate::simulator::Simulator;
 
 use super::super::client::Client;
 use super::SYMBOLS;
-use super::account::Account;
+use super::reporter::Reporter;
 
 /// How long the recorder may take to be ready, and to stop.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -102,12 +102,17 @@ impl Recorder {
     }
 
     /// Waits until the recorder has everything the exchange published, or for at most `limit`.
-    pub async fn heal(&mut self, simulator: &Simulator, account: &Account, limit: Duration) -> anyhow::Result<()> {
+    pub async fn wait_recovered(
+        &mut self,
+        simulator: &Simulator,
+        reporter: &Reporter,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
         let until = Instant::now() + limit;
         loop {
             self.ensure_alive()?;
             let gaps = self.gaps().await?;
-            account.gaps(&gaps);
+            reporter.report_gaps(&gaps);
             let open = gaps.iter().any(|gap| gap["closed_at"].is_null());
             let streams = self.client.get("/api/v1/streams").await.map_err(|failure| failure.error)?;
             let behind = simulator.control.summary().into_iter().any(|published| {

@@ -15,7 +15,7 @@ use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Trade};
 use crate::simulator::Simulator;
 
 use super::super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 
 /// Rows of one look into history.
 const PAGE: usize = 50_000;
@@ -116,7 +116,7 @@ impl Verdict {
     /// For people, or as one line of JSON.
     pub fn print(&self, format: Format) {
         if format == Format::Json {
-            say!(
+            print_line!(
                 "{}",
                 json!({
                     "published": self.published, "recorded": self.recorded, "missing": self.missing,
@@ -127,19 +127,22 @@ impl Verdict {
             );
             return;
         }
-        say!("");
-        say!("the exchange published {:>8} trades", self.published);
-        say!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
-        say!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
-        say!("double                 {:>8}", self.duplicates);
-        say!("not as published       {:>8}", self.wrong);
-        say!(
+        print_line!("");
+        print_line!("the exchange published {:>8} trades", self.published);
+        print_line!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
+        print_line!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
+        print_line!("double                 {:>8}", self.duplicates);
+        print_line!("not as published       {:>8}", self.wrong);
+        print_line!(
             "gaps                   {:>8} found, {} closed, {} open",
             self.gaps_found,
             self.gaps_closed,
             self.gaps_open
         );
-        say!("dead letters           {:>8}", self.dead_letters);
-        say!("{}", if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" });
+        print_line!("dead letters           {:>8}", self.dead_letters);
+        print_line!(
+            "{}",
+            if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" }
+        );
     }
 }

@@ -12,15 +12,15 @@ use crate::market::{Channel, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One of a few words.
-    Word,
+    Text,
     /// An id, a count, or microseconds.
-    Number,
+    Integer,
     /// An instant.
-    Instant,
+    Timestamp,
     /// An exact decimal.
     Decimal,
     /// True or false.
-    Flag,
+    Boolean,
 }
 
 /// Names and kinds, in order.
@@ -28,53 +28,53 @@ pub type Columns = &'static [(&'static str, Kind)];
 
 /// Columns of a trade.
 pub const TRADE: Columns = &[
-    ("exchange", Kind::Word),
-    ("symbol", Kind::Word),
-    ("trade_id", Kind::Number),
-    ("ts", Kind::Instant),
-    ("ts_us", Kind::Number),
+    ("exchange", Kind::Text),
+    ("symbol", Kind::Text),
+    ("trade_id", Kind::Integer),
+    ("ts", Kind::Timestamp),
+    ("ts_us", Kind::Integer),
     ("price", Kind::Decimal),
     ("quantity", Kind::Decimal),
-    ("side", Kind::Word),
-    ("received_at", Kind::Instant),
-    ("received_at_us", Kind::Number),
-    ("is_backfilled", Kind::Flag),
+    ("side", Kind::Text),
+    ("received_at", Kind::Timestamp),
+    ("received_at_us", Kind::Integer),
+    ("is_backfilled", Kind::Boolean),
 ];
 
 /// Columns of a kline.
 pub const KLINE: Columns = &[
-    ("exchange", Kind::Word),
-    ("symbol", Kind::Word),
-    ("interval", Kind::Word),
-    ("open_time", Kind::Instant),
-    ("open_time_us", Kind::Number),
-    ("close_time", Kind::Instant),
-    ("close_time_us", Kind::Number),
+    ("exchange", Kind::Text),
+    ("symbol", Kind::Text),
+    ("interval", Kind::Text),
+    ("open_time", Kind::Timestamp),
+    ("open_time_us", Kind::Integer),
+    ("close_time", Kind::Timestamp),
+    ("close_time_us", Kind::Integer),
     ("open", Kind::Decimal),
     ("high", Kind::Decimal),
     ("low", Kind::Decimal),
     ("close", Kind::Decimal),
     ("volume", Kind::Decimal),
     ("quote_volume", Kind::Decimal),
-    ("trade_count", Kind::Number),
-    ("first_trade_id", Kind::Number),
-    ("last_trade_id", Kind::Number),
-    ("is_backfilled", Kind::Flag),
+    ("trade_count", Kind::Integer),
+    ("first_trade_id", Kind::Integer),
+    ("last_trade_id", Kind::Integer),
+    ("is_backfilled", Kind::Boolean),
 ];
 
 /// One value of a row.
 #[derive(Clone, Copy, Debug)]
 pub enum Cell<'a> {
-    /// Of [`Kind::Word`].
-    Word(&'a str),
-    /// Of [`Kind::Number`].
-    Number(i64),
-    /// Of [`Kind::Instant`].
-    Instant(Timestamp),
+    /// Of [`Kind::Text`].
+    Text(&'a str),
+    /// Of [`Kind::Integer`].
+    Integer(i64),
+    /// Of [`Kind::Timestamp`].
+    Timestamp(Timestamp),
     /// Of [`Kind::Decimal`].
     Decimal(Decimal),
-    /// Of [`Kind::Flag`].
-    Flag(bool),
+    /// Of [`Kind::Boolean`].
+    Boolean(bool),
 }
 
 /// The columns of a channel that history keeps.
@@ -86,17 +86,17 @@ pub fn of(channel: Channel) -> Columns {
 pub fn trade(row: &TradeRow) -> [Cell<'_>; TRADE.len()] {
     let trade = &row.trade;
     [
-        Cell::Word(row.exchange.as_str()),
-        Cell::Word(row.symbol.as_str()),
-        Cell::Number(trade.id),
-        Cell::Instant(trade.ts),
-        Cell::Number(trade.ts.micros()),
+        Cell::Text(row.exchange.as_str()),
+        Cell::Text(row.symbol.as_str()),
+        Cell::Integer(trade.id),
+        Cell::Timestamp(trade.ts),
+        Cell::Integer(trade.ts.micros()),
         Cell::Decimal(trade.price),
         Cell::Decimal(trade.quantity),
-        Cell::Word(trade.side.as_str()),
-        Cell::Instant(row.received_at),
-        Cell::Number(row.received_at.micros()),
-        Cell::Flag(row.is_backfilled),
+        Cell::Text(trade.side.as_str()),
+        Cell::Timestamp(row.received_at),
+        Cell::Integer(row.received_at.micros()),
+        Cell::Boolean(row.is_backfilled),
     ]
 }
 
@@ -104,22 +104,22 @@ pub fn trade(row: &TradeRow) -> [Cell<'_>; TRADE.len()] {
 pub fn kline(row: &KlineRow) -> [Cell<'_>; KLINE.len()] {
     let kline = &row.kline;
     [
-        Cell::Word(row.exchange.as_str()),
-        Cell::Word(row.symbol.as_str()),
-        Cell::Word(kline.interval.as_str()),
-        Cell::Instant(kline.open_time),
-        Cell::Number(kline.open_time.micros()),
-        Cell::Instant(kline.close_time),
-        Cell::Number(kline.close_time.micros()),
+        Cell::Text(row.exchange.as_str()),
+        Cell::Text(row.symbol.as_str()),
+        Cell::Text(kline.interval.as_str()),
+        Cell::Timestamp(kline.open_time),
+        Cell::Integer(kline.open_time.micros()),
+        Cell::Timestamp(kline.close_time),
+        Cell::Integer(kline.close_time.micros()),
         Cell::Decimal(kline.open),
         Cell::Decimal(kline.high),
         Cell::Decimal(kline.low),
         Cell::Decimal(kline.close),
         Cell::Decimal(kline.volume),
         Cell::Decimal(kline.quote_volume),
-        Cell::Number(kline.trade_count),
-        Cell::Number(kline.first_trade_id),
-        Cell::Number(kline.last_trade_id),
-        Cell::Flag(row.is_backfilled),
+        Cell::Integer(kline.trade_count),
+        Cell::Integer(kline.first_trade_id),
+        Cell::Integer(kline.last_trade_id),
+        Cell::Boolean(row.is_backfilled),
     ]
 }

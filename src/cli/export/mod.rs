@@ -4,8 +4,8 @@
 //! the export runs is in the file or in the list.
 
 pub(super) mod columns;
+mod completeness;
 mod parquet;
-mod seen;
 mod sink;
 mod target;
 pub(super) mod text;
@@ -26,14 +26,14 @@ use crate::exit::{CANNOT_CREATE, Failure, NO, TEMPORARY, USAGE};
 use crate::gap::Range;
 use crate::history::{GapFilter, History};
 use crate::market::{Channel, Exchange, Stream, Symbol};
-use seen::Seen;
+use completeness::Completeness;
 use serde_json::json;
 use sink::Sink;
 use target::Target;
 
-use super::bounds::{self, Asked, Bound};
+use super::bounds::{self, Bound, Selection};
 use super::format::{self, FormatFlag, RowFormat};
-use super::progress;
+use super::progress_bar;
 use super::service::Format;
 
 /// Rows in memory at a time.
@@ -84,13 +84,13 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
     let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
     let history = stores::history_to_read(config).await?;
     let extent = history.extent(&stream).await.context("look for the stream's rows")?;
-    let asked = match extent {
-        Some(extent) => bounds::find(&history, &stream, extent, from, to).await?,
-        None => Asked { range: None, short: vec!["nothing is stored of it".to_owned()] },
+    let selection = match extent {
+        Some(extent) => bounds::resolve(&history, &stream, extent, from, to).await?,
+        None => Selection { range: None, shortfalls: vec!["nothing is stored of it".to_owned()] },
     };
     let target = Target::open(args.output.as_deref()).context("create the file");
     let target = target.map_err(|error| Failure::new(CANNOT_CREATE, error))?;
-    let total = match asked.range {
+    let total = match selection.range {
         Some(range) => history.count(&stream, range).await.context("count the rows")?.present,
         None => 0,
     };
@@ -98,29 +98,29 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
         // Rows that go to the terminal are not drawn over.
         ProgressBar::hidden()
     } else {
-        progress::bar(Format::Human, u64::try_from(total).unwrap_or(0), "rows")
+        progress_bar::bar(Format::Human, u64::try_from(total).unwrap_or(0), "rows")
     };
     bar.set_message(stream.to_string());
-    let never = audit::never_existed(&history, &stream).await?;
+    let never_existed = audit::never_existed(&history, &stream).await?;
     let step = stream.channel.step().context("only numbered streams are in history")?;
-    let seen = Seen::new(&stream, step, never, asked.range.map_or(0, |range| range.first));
+    let completeness = Completeness::new(&stream, step, never_existed, selection.range.map_or(0, |range| range.first));
     let sink = Sink::begin(format, target, stream.channel)?;
-    let mut export = Export { history, stream, sink, bar, seen };
-    if let Some(range) = asked.range {
+    let mut export = Export { history, stream, sink, bar, completeness };
+    if let Some(range) = selection.range {
         export.rows(range, &stop).await?;
     }
     export.bar.finish_and_clear();
-    let Export { seen, history, stream, sink, .. } = export;
-    let mut short = asked.short;
-    short.extend(open_beside(&history, &stream, asked.range, (from.is_none(), to.is_none())).await?);
-    sink.finish(&notes(&stream, asked.range, &seen, &short))?;
+    let Export { completeness, history, stream, sink, .. } = export;
+    let mut shortfalls = selection.shortfalls;
+    shortfalls.extend(open_gaps_outside(&history, &stream, selection.range, (from.is_none(), to.is_none())).await?);
+    sink.finish(&metadata(&stream, selection.range, &completeness, &shortfalls))?;
     history.close().await.context("close the history")?;
-    eprintln!("{stream}: {} rows written", seen.rows);
-    seen.tell();
-    for words in &short {
+    eprintln!("{stream}: {} rows written", completeness.rows);
+    completeness.report();
+    for words in &shortfalls {
         eprintln!("{stream}: NOT complete: {words}");
     }
-    Ok(if seen.missing == 0 && short.is_empty() { 0 } else { NO })
+    Ok(if completeness.missing == 0 && shortfalls.is_empty() { 0 } else { NO })
 }
 
 fn stream(args: &Args) -> Result<Stream, Failure> {
@@ -135,7 +135,7 @@ fn stream(args: &Args) -> Result<Stream, Failure> {
 }
 
 /// What a stream as a whole still waits for before its first row and after its last one, when no bound cuts it off.
-async fn open_beside(
+async fn open_gaps_outside(
     history: &Arc<dyn History>,
     stream: &Stream,
     range: Option<Range>,
@@ -143,13 +143,13 @@ async fn open_beside(
 ) -> anyhow::Result<Vec<String>> {
     let filter = GapFilter { open_only: true, symbol: Some(stream.symbol.clone()), limit: 0 };
     let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
-    let beside = gaps.into_iter().filter(|gap| {
+    let outside = gaps.into_iter().filter(|gap| {
         gap.stream == *stream
             && range.is_none_or(|range| {
                 (is_from_start && gap.range.first < range.first) || (is_to_end && gap.range.last > range.last)
             })
     });
-    Ok(beside.map(|gap| format!("gap {} is open", gap.span())).collect())
+    Ok(outside.map(|gap| format!("gap {} is open", gap.span())).collect())
 }
 
 struct Export {
@@ -157,7 +157,7 @@ struct Export {
     stream: Stream,
     sink: Sink,
     bar: ProgressBar,
-    seen: Seen,
+    completeness: Completeness,
 }
 
 impl Export {
@@ -167,12 +167,12 @@ impl Export {
             if stop.is_cancelled() {
                 return Err(Failure::new(TEMPORARY, anyhow!("interrupted before the end: nothing is left of it")));
             }
-            let before = self.seen.rows;
+            let before = self.completeness.rows;
             let Some(last) = self.page(rest).await? else { break };
-            self.bar.inc(self.seen.rows - before);
+            self.bar.inc(self.completeness.rows - before);
             from = last + 1;
         }
-        self.seen.end(range);
+        self.completeness.end(range);
         Ok(())
     }
 
@@ -182,14 +182,14 @@ impl Export {
         if self.stream.channel == Channel::Trade {
             for row in self.history.trades(&self.stream, rest, PAGE).await.context("read trades")? {
                 self.sink.trade(&row)?;
-                self.seen.row(row.trade.id);
+                self.completeness.row(row.trade.id);
                 last = Some(row.trade.id);
             }
         } else {
             for row in self.history.klines(&self.stream, rest, PAGE).await.context("read klines")? {
                 let position = row.kline.open_time.micros();
                 self.sink.kline(&row)?;
-                self.seen.row(position);
+                self.completeness.row(position);
                 last = Some(position);
             }
         }
@@ -198,18 +198,23 @@ impl Export {
 }
 
 /// What a file says of itself where its form has a place for it.
-fn notes(stream: &Stream, range: Option<Range>, seen: &Seen, short: &[String]) -> Vec<(&'static str, String)> {
-    let ranges: Vec<(i64, i64)> = seen.ranges.iter().map(|range| (range.first, range.last)).collect();
-    let mut notes = vec![
+fn metadata(
+    stream: &Stream,
+    range: Option<Range>,
+    completeness: &Completeness,
+    shortfalls: &[String],
+) -> Vec<(&'static str, String)> {
+    let ranges: Vec<(i64, i64)> = completeness.ranges.iter().map(|range| (range.first, range.last)).collect();
+    let mut metadata = vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("stream", stream.to_string()),
-        ("complete", (seen.missing == 0 && short.is_empty()).to_string()),
-        ("missing", seen.missing.to_string()),
+        ("complete", (completeness.missing == 0 && shortfalls.is_empty()).to_string()),
+        ("missing", completeness.missing.to_string()),
         ("missing_ranges", json!(ranges).to_string()),
-        ("not_complete", json!(short).to_string()),
+        ("not_complete", json!(shortfalls).to_string()),
     ];
     if let Some(Range { first, last }) = range {
-        notes.extend([("first", first.to_string()), ("last", last.to_string())]);
+        metadata.extend([("first", first.to_string()), ("last", last.to_string())]);
     }
-    notes
+    metadata
 }

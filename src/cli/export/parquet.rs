@@ -34,18 +34,18 @@ pub struct ParquetFile<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     columns: Columns,
     /// The rows that are not written yet, column by column.
-    held: Vec<Held>,
+    buffers: Vec<ColumnBuffer>,
     rows: usize,
     group_rows: usize,
 }
 
 /// Values of one column.
-enum Held {
+enum ColumnBuffer {
     /// The words there are, and which of them each row has.
-    Words(Vec<ByteArray>, Vec<u32>),
-    Numbers(Vec<i64>),
+    Dictionary(Vec<ByteArray>, Vec<u32>),
+    Integers(Vec<i64>),
     Decimals(Vec<i128>),
-    Flags(Vec<bool>),
+    Booleans(Vec<bool>),
 }
 
 impl<W: Write + Send> ParquetFile<W> {
@@ -59,14 +59,14 @@ impl<W: Write + Send> ParquetFile<W> {
         let properties = Arc::new(properties(columns, sorted_by)?);
         let writer = SerializedFileWriter::new(target, Arc::new(schema), properties).context("begin the file");
         let writer = writer.map_err(|error| Failure::new(IO, error))?;
-        let held = columns.iter().map(|(_, kind)| Held::new(*kind)).collect();
-        Ok(Self { writer, columns, held, rows: 0, group_rows })
+        let buffers = columns.iter().map(|(_, kind)| ColumnBuffer::new(*kind)).collect();
+        Ok(Self { writer, columns, buffers, rows: 0, group_rows })
     }
 
     /// Takes a row.
     pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
-        for ((held, cell), (name, _)) in self.held.iter_mut().zip(cells).zip(self.columns) {
-            held.push(*cell).map_err(|value| unfit(cells, name, &value))?;
+        for ((buffer, cell), (name, _)) in self.buffers.iter_mut().zip(cells).zip(self.columns) {
+            buffer.push(*cell).map_err(|value| does_not_fit(cells, name, &value))?;
         }
         self.rows += 1;
         if self.rows == self.group_rows {
@@ -76,29 +76,29 @@ impl<W: Write + Send> ParquetFile<W> {
     }
 
     /// Writes the rest and the footer with these notes; gives the target back.
-    pub fn finish(mut self, notes: &[(&str, String)]) -> Result<W, Failure> {
-        self.end(notes).and_then(|()| self.writer.into_inner().context("write the footer")).map_err(|error| {
+    pub fn finish(mut self, metadata: &[(&str, String)]) -> Result<W, Failure> {
+        self.end(metadata).and_then(|()| self.writer.into_inner().context("write the footer")).map_err(|error| {
             // What the target said is inside, whatever Parquet says about it.
             Failure::new(IO, error)
         })
     }
 
-    fn end(&mut self, notes: &[(&str, String)]) -> anyhow::Result<()> {
+    fn end(&mut self, metadata: &[(&str, String)]) -> anyhow::Result<()> {
         if self.rows > 0 {
             self.write_group().context("write the last row group")?;
         }
-        for (name, value) in notes {
-            let note = KeyValue { key: format!("tapekeeper.{name}"), value: Some(value.clone()) };
-            self.writer.append_key_value_metadata(note);
+        for (name, value) in metadata {
+            let entry = KeyValue { key: format!("tapekeeper.{name}"), value: Some(value.clone()) };
+            self.writer.append_key_value_metadata(entry);
         }
         Ok(())
     }
 
     fn write_group(&mut self) -> anyhow::Result<()> {
         let mut group = self.writer.next_row_group()?;
-        for held in &mut self.held {
+        for buffer in &mut self.buffers {
             let mut column = group.next_column()?.context("the schema has fewer columns than a row")?;
-            held.write(&mut column)?;
+            buffer.write(&mut column)?;
             column.close()?;
         }
         group.close()?;
@@ -107,20 +107,20 @@ impl<W: Write + Send> ParquetFile<W> {
     }
 }
 
-impl Held {
+impl ColumnBuffer {
     fn new(kind: Kind) -> Self {
         match kind {
-            Kind::Word => Self::Words(Vec::new(), Vec::new()),
-            Kind::Number | Kind::Instant => Self::Numbers(Vec::new()),
+            Kind::Text => Self::Dictionary(Vec::new(), Vec::new()),
+            Kind::Integer | Kind::Timestamp => Self::Integers(Vec::new()),
             Kind::Decimal => Self::Decimals(Vec::new()),
-            Kind::Flag => Self::Flags(Vec::new()),
+            Kind::Boolean => Self::Booleans(Vec::new()),
         }
     }
 
     /// Takes a value; gives it back when the column cannot hold it.
     fn push(&mut self, cell: Cell<'_>) -> Result<(), String> {
         match (self, cell) {
-            (Self::Words(words, rows), Cell::Word(word)) => {
+            (Self::Dictionary(words, rows), Cell::Text(word)) => {
                 // A stream has one symbol and two sides: the search is short.
                 let at = words.iter().position(|known| known.data() == word.as_bytes()).unwrap_or_else(|| {
                     words.push(ByteArray::from(word));
@@ -128,12 +128,12 @@ impl Held {
                 });
                 rows.push(u32::try_from(at).expect("a row group has fewer words than rows"));
             }
-            (Self::Numbers(numbers), Cell::Number(number)) => numbers.push(number),
-            (Self::Numbers(numbers), Cell::Instant(at)) => numbers.push(at.micros()),
+            (Self::Integers(numbers), Cell::Integer(number)) => numbers.push(number),
+            (Self::Integers(numbers), Cell::Timestamp(at)) => numbers.push(at.micros()),
             (Self::Decimals(decimals), Cell::Decimal(value)) => {
                 decimals.push(scaled(value).ok_or_else(|| plain(value))?);
             }
-            (Self::Flags(flags), Cell::Flag(flag)) => flags.push(flag),
+            (Self::Booleans(flags), Cell::Boolean(flag)) => flags.push(flag),
             (_, cell) => return Err(format!("{cell:?}")),
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Held {
     /// Writes all of it and is empty again.
     fn write(&mut self, column: &mut SerializedColumnWriter<'_>) -> parquet::errors::Result<()> {
         match self {
-            Self::Words(words, rows) => {
+            Self::Dictionary(words, rows) => {
                 let column = column.typed::<ByteArrayType>();
                 for chunk in rows.chunks(CHUNK) {
                     let values: Vec<ByteArray> = chunk.iter().map(|at| words[*at as usize].clone()).collect();
@@ -150,7 +150,7 @@ impl Held {
                 }
                 rows.clear();
             }
-            Self::Numbers(numbers) => {
+            Self::Integers(numbers) => {
                 column.typed::<Int64Type>().write_batch(numbers, None, None)?;
                 numbers.clear();
             }
@@ -168,7 +168,7 @@ impl Held {
                 }
                 decimals.clear();
             }
-            Self::Flags(flags) => {
+            Self::Booleans(flags) => {
                 column.typed::<BoolType>().write_batch(flags, None, None)?;
                 flags.clear();
             }
@@ -182,8 +182,8 @@ fn fixed(bytes: Bytes) -> FixedLenByteArray {
 }
 
 /// A row that a column cannot hold: rounding it would be a lie.
-fn unfit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
-    let position = cells.iter().find_map(|cell| if let Cell::Number(number) = cell { Some(*number) } else { None });
+fn does_not_fit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
+    let position = cells.iter().find_map(|cell| if let Cell::Integer(number) = cell { Some(*number) } else { None });
     let position = position.unwrap_or_default();
     let why = anyhow!(
         "row {position}: {name} {value} does not fit Parquet's DECIMAL(38,18), which has 20 digits before the point and \
@@ -196,11 +196,11 @@ fn unfit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
 fn schema(columns: Columns) -> String {
     let column = |(name, kind): &(&str, Kind)| match kind {
         // Not ENUM: pyarrow reads that as bytes.
-        Kind::Word => format!("REQUIRED BYTE_ARRAY {name} (STRING);"),
-        Kind::Number => format!("REQUIRED INT64 {name};"),
-        Kind::Instant => format!("REQUIRED INT64 {name} (TIMESTAMP(MICROS,true));"),
+        Kind::Text => format!("REQUIRED BYTE_ARRAY {name} (STRING);"),
+        Kind::Integer => format!("REQUIRED INT64 {name};"),
+        Kind::Timestamp => format!("REQUIRED INT64 {name} (TIMESTAMP(MICROS,true));"),
         Kind::Decimal => format!("REQUIRED FIXED_LEN_BYTE_ARRAY ({DECIMAL_BYTES}) {name} (DECIMAL(38,18));"),
-        Kind::Flag => format!("REQUIRED BOOLEAN {name};"),
+        Kind::Boolean => format!("REQUIRED BOOLEAN {name};"),
     };
     format!("message rows {{ {} }}", columns.iter().map(column).collect::<Vec<_>>().join(" "))
 }
@@ -215,7 +215,7 @@ fn properties(columns: Columns, sorted_by: &str) -> anyhow::Result<WriterPropert
         .set_offset_index_disabled(true)
         .set_sorting_columns(Some(vec![sorted_by]));
     for (name, kind) in columns {
-        if matches!(kind, Kind::Number | Kind::Instant) {
+        if matches!(kind, Kind::Integer | Kind::Timestamp) {
             // Ids and times ascend: their differences take a byte or two.
             let path = ColumnPath::from(*name);
             properties = properties.set_column_dictionary_enabled(path.clone(), false);

@@ -33,12 +33,12 @@ fn trade(id: i64, price: Decimal, quantity: Decimal) -> TradeRow {
     }
 }
 
-fn file(rows: &[TradeRow], group_rows: usize, notes: &[(&str, String)]) -> SerializedFileReader<Bytes> {
+fn file(rows: &[TradeRow], group_rows: usize, metadata: &[(&str, String)]) -> SerializedFileReader<Bytes> {
     let mut file = ParquetFile::with_groups(Vec::new(), TRADE, "trade_id", group_rows).unwrap();
     for row in rows {
         file.put(&columns::trade(row)).unwrap();
     }
-    SerializedFileReader::new(Bytes::from(file.finish(notes).unwrap())).unwrap()
+    SerializedFileReader::new(Bytes::from(file.finish(metadata).unwrap())).unwrap()
 }
 
 fn rows(reader: &SerializedFileReader<Bytes>) -> Vec<Row> {
@@ -82,9 +82,9 @@ fn trades_read_back_over_several_row_groups() {
     let reader = file(&written, 300, &[("complete", "true".to_owned())]);
     assert_eq!((reader.num_row_groups(), reader.metadata().file_metadata().num_rows()), (4, 1_000));
     assert_eq!(rows(&reader).iter().map(read_trade).collect::<Vec<_>>(), written);
-    let notes = reader.metadata().file_metadata().key_value_metadata().unwrap();
-    let note = notes.iter().find(|note| note.key == "tapekeeper.complete").unwrap();
-    assert_eq!(note.value.as_deref(), Some("true"));
+    let metadata = reader.metadata().file_metadata().key_value_metadata().unwrap();
+    let entry = metadata.iter().find(|entry| entry.key == "tapekeeper.complete").unwrap();
+    assert_eq!(entry.value.as_deref(), Some("true"));
     let prices = reader.metadata().row_group(3).column(5).statistics().unwrap();
     let scaled_of = |bytes: Option<&[u8]>| i128::from_be_bytes(bytes.unwrap().try_into().unwrap());
     assert_eq!(scaled_of(prices.min_bytes_opt()), scaled(written[900].trade.price).unwrap());

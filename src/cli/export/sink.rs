@@ -43,7 +43,7 @@ impl Sink {
                 return Ok(Self::Parquet(Box::new(ParquetFile::begin(target, columns, sorted_by)?)));
             }
         };
-        Ok(Self::Text(Lines { columns, format, target, text: text::head(columns, format) }))
+        Ok(Self::Text(Lines { columns, format, target, text: text::header(columns, format) }))
     }
 
     /// Takes a trade.
@@ -60,7 +60,7 @@ impl Sink {
         match self {
             Self::Parquet(file) => file.put(cells),
             Self::Text(lines) => {
-                text::push(&mut lines.text, lines.columns, cells, lines.format);
+                text::push_row(&mut lines.text, lines.columns, cells, lines.format);
                 if lines.text.len() < TEXT_BYTES { Ok(()) } else { lines.write() }
             }
         }
@@ -68,9 +68,9 @@ impl Sink {
 
     /// Everything is there: writes the rest, with these notes where the form has a place for them, and gives the file
     /// its name.
-    pub fn finish(self, notes: &[(&str, String)]) -> Result<(), Failure> {
+    pub fn finish(self, metadata: &[(&str, String)]) -> Result<(), Failure> {
         let target = match self {
-            Self::Parquet(file) => file.finish(notes)?,
+            Self::Parquet(file) => file.finish(metadata)?,
             Self::Text(mut lines) => {
                 lines.write()?;
                 lines.target

@@ -17,7 +17,7 @@ pub enum TextFormat {
 }
 
 /// What stands before the first row; nothing when rows name their columns themselves.
-pub fn head(columns: Columns, format: TextFormat) -> String {
+pub fn header(columns: Columns, format: TextFormat) -> String {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     match format {
         TextFormat::Csv => format!("{}\n", names.join(",")),
@@ -26,7 +26,7 @@ pub fn head(columns: Columns, format: TextFormat) -> String {
 }
 
 /// Appends a row's line.
-pub fn push(text: &mut String, columns: Columns, cells: &[Cell<'_>], format: TextFormat) {
+pub fn push_row(text: &mut String, columns: Columns, cells: &[Cell<'_>], format: TextFormat) {
     for (at, ((column, _), cell)) in columns.iter().zip(cells).enumerate() {
         match format {
             TextFormat::Csv if at > 0 => text.push(','),
@@ -38,11 +38,11 @@ pub fn push(text: &mut String, columns: Columns, cells: &[Cell<'_>], format: Tex
             }
         }
         match *cell {
-            Cell::Word(word) => push_text(text, word, format),
-            Cell::Instant(at) => push_text(text, &instant(at), format),
+            Cell::Text(word) => push_text(text, word, format),
+            Cell::Timestamp(at) => push_text(text, &format_timestamp(at), format),
             Cell::Decimal(value) => push_text(text, &plain(value), format),
-            Cell::Number(value) => write!(text, "{value}").expect("a String takes all that is written"),
-            Cell::Flag(value) => text.push_str(if value { "true" } else { "false" }),
+            Cell::Integer(value) => write!(text, "{value}").expect("a String takes all that is written"),
+            Cell::Boolean(value) => text.push_str(if value { "true" } else { "false" }),
         }
     }
     text.push_str(if format == TextFormat::Jsonl { "}\n" } else { "\n" });
@@ -65,7 +65,7 @@ fn quoted(value: &str) -> Cow<'_, str> {
 }
 
 /// RFC 3339 with microseconds, or the bare number when the year is out of range.
-fn instant(at: Timestamp) -> String {
+fn format_timestamp(at: Timestamp) -> String {
     match at.to_chrono() {
         Some(at) => at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
         None => at.micros().to_string(),
@@ -97,8 +97,8 @@ mod tests {
 
     #[test]
     fn a_trade_in_csv_is_quoted_only_where_it_must_be() {
-        let mut text = head(TRADE, TextFormat::Csv);
-        push(&mut text, TRADE, &columns::trade(&trade()), TextFormat::Csv);
+        let mut text = header(TRADE, TextFormat::Csv);
+        push_row(&mut text, TRADE, &columns::trade(&trade()), TextFormat::Csv);
         assert_eq!(
             text,
             "exchange,symbol,trade_id,ts,ts_us,price,quantity,side,received_at,received_at_us,is_backfilled\n\
@@ -126,8 +126,8 @@ mod tests {
             closed: true,
         };
         let row = KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("ETH"), kline, is_backfilled: true };
-        let mut text = head(KLINE, TextFormat::Jsonl);
-        push(&mut text, KLINE, &columns::kline(&row), TextFormat::Jsonl);
+        let mut text = header(KLINE, TextFormat::Jsonl);
+        push_row(&mut text, KLINE, &columns::kline(&row), TextFormat::Jsonl);
         let read: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
         assert_eq!(read.as_object().unwrap().len(), KLINE.len());
         assert_eq!((&read["open"], &read["volume"]), (&"1.1".into(), &"123456789012345678.123456789".into()));

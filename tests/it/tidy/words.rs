@@ -32,7 +32,7 @@ const BANNED: &[(&str, &str, bool, &str)] = &[
     ("thread::sleep", "", false, "a wait for a condition, with a deadline"),
     ("unbounded_channel", "", false, "a bounded channel: overload becomes back-pressure"),
     (".unwrap()", "", true, "expect(\"why this cannot fail\")"),
-    (" println!(", "", true, "cli's say!, which does not panic when the reader of a pipe has gone"),
+    (" println!(", "", true, "cli's print_line!, which does not panic when the reader of a pipe has gone"),
     ("#[allow", "", false, "#[expect(lint, reason = \"...\")]"),
     ("#![allow", "", false, "#![expect(lint, reason = \"...\")]"),
 ];

@@ -7,11 +7,11 @@ use crate::market::Stream;
 const RANGES_MAX: usize = 1_000;
 
 /// Follows the rows as they are written.
-pub struct Seen {
+pub struct Completeness {
     stream: Stream,
     step: i64,
     /// Positions that the exchange itself does not have.
-    never: RangeSet,
+    never_existed: RangeSet,
     /// The position that should come next.
     next: i64,
     /// Rows so far.
@@ -23,28 +23,28 @@ pub struct Seen {
     range_count: usize,
 }
 
-impl Seen {
+impl Completeness {
     /// Nothing yet of a range that begins with `first`.
-    pub fn new(stream: &Stream, step: i64, never: RangeSet, first: i64) -> Self {
+    pub fn new(stream: &Stream, step: i64, never_existed: RangeSet, first: i64) -> Self {
         let ranges = Vec::new();
-        Self { stream: stream.clone(), step, never, next: first, rows: 0, missing: 0, ranges, range_count: 0 }
+        Self { stream: stream.clone(), step, never_existed, next: first, rows: 0, missing: 0, ranges, range_count: 0 }
     }
 
     /// A row of this position.
     pub fn row(&mut self, position: i64) {
-        self.hole_before(position);
+        self.count_missing_before(position);
         self.next = position + self.step;
         self.rows += 1;
     }
 
     /// There are no more rows up to here.
     pub fn end(&mut self, range: Range) {
-        self.hole_before(range.last + self.step);
+        self.count_missing_before(range.last + self.step);
     }
 
-    fn hole_before(&mut self, position: i64) {
-        let Some(hole) = Range::new(self.next, position - self.step) else { return };
-        for absent in self.never.absent(hole) {
+    fn count_missing_before(&mut self, position: i64) {
+        let Some(skipped) = Range::new(self.next, position - self.step) else { return };
+        for absent in self.never_existed.absent(skipped) {
             self.missing += absent.len(self.step);
             self.range_count += 1;
             if self.ranges.len() < RANGES_MAX {
@@ -54,7 +54,7 @@ impl Seen {
     }
 
     /// Says on stderr what is missing.
-    pub fn tell(&self) {
+    pub fn report(&self) {
         if self.missing == 0 {
             return;
         }

@@ -7,10 +7,10 @@ use std::io::{self, ErrorKind, Write};
 use crate::exit::{Failure, IO};
 
 /// A line on stdout.
-macro_rules! say {
-    ($($text:tt)*) => { $crate::cli::said::text(format_args!("{}\n", format_args!($($text)*))) };
+macro_rules! print_line {
+    ($($text:tt)*) => { $crate::cli::output::text(format_args!("{}\n", format_args!($($text)*))) };
 }
-pub(super) use say;
+pub(super) use print_line;
 
 /// Text on stdout, as it is.
 pub(super) fn text(text: fmt::Arguments<'_>) {
@@ -22,7 +22,7 @@ pub(super) fn text(text: fmt::Arguments<'_>) {
 }
 
 /// The end of a command that prints until it is done or nobody reads any more: the latter is an end as good as the other.
-pub(super) fn unless_enough(ended: Result<u8, Failure>) -> Result<u8, Failure> {
+pub(super) fn allow_closed_stdout(ended: Result<u8, Failure>) -> Result<u8, Failure> {
     // What cannot be written has this code; a server whose connection broke has another.
     let is_closed = |failure: &Failure| {
         failure.code == IO
@@ -51,9 +51,9 @@ mod tests {
             let error: Result<u8, _> = Err(io::Error::from(kind)).context("write the rows");
             error.map_err(|error| Failure::new(code, error))
         };
-        assert_eq!(unless_enough(broken(IO, ErrorKind::BrokenPipe)).ok(), Some(0));
-        assert!(unless_enough(broken(IO, ErrorKind::StorageFull)).is_err(), "a full disk");
-        assert!(unless_enough(broken(UNAVAILABLE, ErrorKind::BrokenPipe)).is_err(), "a server");
-        assert_eq!(unless_enough(Ok(1)).ok(), Some(1));
+        assert_eq!(allow_closed_stdout(broken(IO, ErrorKind::BrokenPipe)).ok(), Some(0));
+        assert!(allow_closed_stdout(broken(IO, ErrorKind::StorageFull)).is_err(), "a full disk");
+        assert!(allow_closed_stdout(broken(UNAVAILABLE, ErrorKind::BrokenPipe)).is_err(), "a server");
+        assert_eq!(allow_closed_stdout(Ok(1)).ok(), Some(1));
     }
 }

@@ -21,16 +21,15 @@ pub fn bar(format: Format, total: u64, unit: &str) -> ProgressBar {
 fn style(unit: &str) -> ProgressStyle {
     let template = format!("{{msg:24}} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{rate}}, {{left}}");
     let style = ProgressStyle::with_template(&template).expect("the template is fixed and right");
-    style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| say(text, &rate(state.per_sec()))).with_key(
-        "left",
-        |state: &ProgressState, text: &mut dyn Write| {
+    style
+        .with_key("rate", |state: &ProgressState, text: &mut dyn Write| write_text(text, &rate(state.per_sec())))
+        .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
             let is_known = state.pos() > 0;
-            say(text, &left(is_known.then(|| state.eta())));
-        },
-    )
+            write_text(text, &time_left(is_known.then(|| state.eta())));
+        })
 }
 
-fn say(text: &mut dyn Write, words: &str) {
+fn write_text(text: &mut dyn Write, words: &str) {
     text.write_str(words).expect("a line in memory takes all that is written");
 }
 
@@ -43,7 +42,7 @@ fn rate(per_second: f64) -> String {
 }
 
 /// Nothing is known before something is done.
-fn left(estimate: Option<Duration>) -> String {
+fn time_left(estimate: Option<Duration>) -> String {
     estimate.map_or_else(|| "estimating".to_owned(), |left| format!("{} left", HumanDuration(left)))
 }
 
@@ -53,15 +52,15 @@ mod tests {
 
     #[test]
     fn a_rate_is_a_whole_number_unless_it_is_small() {
-        let said = [0.0, 0.25, 9.94, 10.0, 230_007.47].map(rate);
-        assert_eq!(said, ["0.0/s", "0.2/s", "9.9/s", "10/s", "230,007/s"]);
+        let output = [0.0, 0.25, 9.94, 10.0, 230_007.47].map(rate);
+        assert_eq!(output, ["0.0/s", "0.2/s", "9.9/s", "10/s", "230,007/s"]);
     }
 
     #[test]
     fn an_estimate_is_made_of_what_is_done() {
-        assert_eq!(left(None), "estimating");
-        assert_eq!(left(Some(Duration::from_secs(80))), "80 seconds left");
-        assert_eq!(left(Some(Duration::from_secs(7_200))), "2 hours left");
+        assert_eq!(time_left(None), "estimating");
+        assert_eq!(time_left(Some(Duration::from_secs(80))), "80 seconds left");
+        assert_eq!(time_left(Some(Duration::from_secs(7_200))), "2 hours left");
     }
 
     #[test]

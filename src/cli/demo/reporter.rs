@@ -8,42 +8,42 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::service::Format;
-use crate::cli::said::say;
+use crate::cli::output::print_line;
 use crate::market::Channel;
 
 /// Prints lines with the time since the start.
-pub struct Account {
+pub struct Reporter {
     began: Instant,
     quiet: bool,
     colours: bool,
-    /// State of each gap as last told.
-    told: Mutex<HashMap<String, String>>,
+    /// State of each gap as last printed.
+    printed: Mutex<HashMap<String, String>>,
 }
 
-impl Account {
+impl Reporter {
     /// For people; in JSON only the verdict is printed.
     pub fn new(format: Format) -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { began: Instant::now(), quiet: format == Format::Json, colours, told: Mutex::default() }
+        Self { began: Instant::now(), quiet: format == Format::Json, colours, printed: Mutex::default() }
     }
 
     /// A line of who and what.
-    pub fn say(&self, who: &str, what: &str) {
+    pub fn report(&self, who: &str, what: &str) {
         self.line(who, "", what);
     }
 
     /// Something is broken on purpose.
-    pub fn breaks(&self, what: &str) {
+    pub fn report_fault(&self, what: &str) {
         self.line("BREAK", "\x1b[31m", what);
     }
 
     /// Tells of gaps that are new or have changed.
-    pub fn gaps(&self, gaps: &[Value]) {
-        let mut told = self.told.lock().expect("nobody panics while telling");
+    pub fn report_gaps(&self, gaps: &[Value]) {
+        let mut printed = self.printed.lock().expect("nobody panics while telling");
         for gap in gaps.iter().rev() {
             let text = |key: &str| gap[key].as_str().unwrap_or_default().to_owned();
             let (id, state) = (text("gap_id"), text("state"));
-            let before = told.insert(id, state.clone());
+            let before = printed.insert(id, state.clone());
             if before.as_ref() == Some(&state) {
                 continue;
             }
@@ -75,6 +75,6 @@ impl Account {
             return;
         }
         let (on, off) = if self.colours && !colour.is_empty() { (colour, "\x1b[0m") } else { ("", "") };
-        say!("{:6.1} s  {on}{who:<9}{off} {what}", self.began.elapsed().as_secs_f64());
+        print_line!("{:6.1} s  {on}{who:<9}{off} {what}", self.began.elapsed().as_secs_f64());
     }
 }

@@ -4,31 +4,31 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::said::say;
-use super::service::{Format, list, place};
+use super::output::print_line;
+use super::service::{Format, position, print_rows};
 
 /// Prints the API's answer.
 pub fn show(coverage: Value, days: bool, format: Format) {
     if format == Format::Json {
-        list(&coverage, &[], format);
+        print_rows(&coverage, &[], format);
         return;
     }
     let rows = coverage.as_array().map_or(&[][..], Vec::as_slice);
-    let streams: Vec<Value> = rows.iter().map(counted).collect();
+    let streams: Vec<Value> = rows.iter().map(with_missing_count).collect();
     let columns = ["symbol", "channel", "first", "last", "present", "backfilled", "missing", "state"];
-    list(&json!(streams), &columns, format);
+    print_rows(&json!(streams), &columns, format);
     if days {
-        say!("");
+        print_line!("");
         let columns = ["symbol", "channel", "date", "first", "last", "present", "backfilled", "missing", "state"];
-        list(&json!(of_days(rows)), &columns, format);
+        print_rows(&json!(day_rows(rows)), &columns, format);
     }
     for line in totals(rows).into_iter().chain(recoverable(rows)) {
-        say!("{line}");
+        print_line!("{line}");
     }
 }
 
 /// A row with the number of what is missing in place of the ranges.
-fn counted(row: &Value) -> Value {
+fn with_missing_count(row: &Value) -> Value {
     let mut row = row.clone();
     row["missing"] = json!(missing(&row));
     row
@@ -39,16 +39,16 @@ fn missing(row: &Value) -> i64 {
     (expected - present).max(0)
 }
 
-fn of_days(rows: &[Value]) -> Vec<Value> {
+fn day_rows(rows: &[Value]) -> Vec<Value> {
     let mut all = Vec::new();
     for row in rows {
         for day in row["days"].as_array().into_iter().flatten() {
-            let mut day = counted(day);
+            let mut day = with_missing_count(day);
             day["symbol"] = row["symbol"].clone();
             day["channel"] = row["channel"].clone();
             // The date is in a column of its own.
             for column in ["first", "last"] {
-                day[column] = place(&day, column, 11..16);
+                day[column] = position(&day, column, 11..16);
             }
             all.push(day);
         }
@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn totals_add_the_streams_up() {
         let rows = [row("trade", 8, 5, Value::Null), row("kline_1m", 4, 4, Value::Null)];
-        let said = totals(&rows).unwrap();
-        assert_eq!(said, "1 of 2 streams complete: 12 expected, 9 present (4 backfilled), 3 missing, 2 gaps open");
+        let output = totals(&rows).unwrap();
+        assert_eq!(output, "1 of 2 streams complete: 12 expected, 9 present (4 backfilled), 3 missing, 2 gaps open");
         assert_eq!(totals(&[]), None);
     }
 
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_day_shows_how_much_is_missing_and_of_which_stream() {
-        let days = of_days(&[row("trade", 8, 5, Value::Null)]);
+        let days = day_rows(&[row("trade", 8, 5, Value::Null)]);
         assert_eq!((days.len(), &days[0]["missing"], &days[0]["symbol"]), (1, &json!(3), &json!("BTCUSDT")));
     }
 }
