@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::exchange::socket::SocketEvent;
-use crate::exchange::{Dialect, Routed};
+use crate::exchange::{Dialect, Route};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, LogError};
@@ -275,7 +275,7 @@ impl Keys {
 
     fn key(&self, payload: &[u8], received_at: Timestamp) -> Arc<str> {
         let known = match self.dialect.route(payload) {
-            Routed::Stream(name) => self.by_stream.get(name),
+            Route::Stream(name) => self.by_stream.get(name),
             _ => None,
         };
         let Some((key, heard)) = known else { return self.exchange.clone() };

@@ -71,7 +71,7 @@ fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Recoverable {
         Channel::Kline(interval) => ("open_time", dialect.klines_page_max(), dialect.klines_request("", interval, any)),
         _ => ("trade_id", dialect.trades_page_max(), dialect.trades_request("", any)),
     };
-    let kept_s = dialect.kept(channel).map(|kept| kept.as_secs());
+    let kept_s = dialect.rest_retention(channel).map(|kept| kept.as_secs());
     Recoverable { by, rows_per_request, request_weight: request.weight, kept_s }
 }
 

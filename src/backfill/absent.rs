@@ -109,7 +109,7 @@ fn gone(parts: &Parts, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: T
         Channel::Kline(_) => Timestamp(range.last),
         _ => gap.to_ts.filter(|_| range.last == gap.range.last).unwrap_or(ts).min(ts),
     };
-    let kept = parts.dialects[&gap.stream.exchange].kept(gap.stream.channel);
+    let kept = parts.dialects[&gap.stream.exchange].rest_retention(gap.stream.channel);
     let until = served_until(happened, ts, now, kept);
     let oldest = match gap.stream.channel {
         Channel::Kline(_) => ts.rfc3339(),

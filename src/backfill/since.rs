@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::consume::Board;
-use crate::exchange::rest::QUESTION_MAX;
+use crate::exchange::rest::QUERY_TIME_MAX;
 use crate::exchange::{Feed, Since};
 use crate::gap::{Evidence, Range};
 use crate::heartbeat::Heartbeat;
@@ -48,14 +48,14 @@ pub async fn run(
             heartbeat.beat();
             let is_done = done.contains(&(stream.clone(), since));
             let opening = open(&parts, &board, &stream, Wish::Since(since), &stop);
-            if !is_done && heartbeat.beat_while(QUESTION_MAX, opening).await {
+            if !is_done && heartbeat.beat_while(QUERY_TIME_MAX, opening).await {
                 done.push((stream, since));
             }
         }
         for Begun { stream, since, by } in anchors.begun() {
             heartbeat.beat();
             let opening = open(&parts, &board, &stream, Wish::Begun(since, by), &stop);
-            if heartbeat.beat_while(QUESTION_MAX, opening).await {
+            if heartbeat.beat_while(QUERY_TIME_MAX, opening).await {
                 anchors.settle(&stream);
             }
         }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::Anchors;
 use crate::clock::Clock;
 use crate::consume::{Board, Expectation, Question};
-use crate::exchange::rest::{QUESTION_MAX, Rest, RestError};
+use crate::exchange::rest::{QUERY_TIME_MAX, Rest, RestError};
 use crate::exchange::socket::SocketCommand;
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
@@ -154,7 +154,7 @@ impl Tail {
                 }
             });
             let mut answers = futures_util::stream::iter(asking).buffer_unordered(ASKING_MAX);
-            while let Some((stream, answer)) = heartbeat.beat_while(QUESTION_MAX, answers.next()).await {
+            while let Some((stream, answer)) = heartbeat.beat_while(QUERY_TIME_MAX, answers.next()).await {
                 heartbeat.beat();
                 self.answer(&stream, answer, &mut silences).await;
             }

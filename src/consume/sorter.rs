@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::cache::Update;
-use crate::exchange::{Decoded, Dialect, Event};
+use crate::exchange::{DecodedFrame, Dialect, Event};
 use crate::history::DeadLetter;
 use crate::log::{Partition, Positions, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
@@ -172,8 +172,8 @@ impl Sorter {
             return;
         };
         let decoded = match place.dialect.decode(&record.frame.payload) {
-            Ok(Decoded::Ignored) => return,
-            Ok(Decoded::Market { symbol, event_time, event }) => (symbol, event_time, event),
+            Ok(DecodedFrame::Ignored) => return,
+            Ok(DecodedFrame::Market { symbol, event_time, event }) => (symbol, event_time, event),
             Err(error) => {
                 self.dead_letter(source, &record.frame.key, error.to_string());
                 return;

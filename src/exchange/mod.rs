@@ -31,7 +31,7 @@ pub enum Event {
 
 /// What a frame turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decoded<'a> {
+pub enum DecodedFrame<'a> {
     /// Market data of `symbol`.
     Market {
         /// As the exchange spells it in configuration (upper case on Binance).
@@ -47,7 +47,7 @@ pub enum Decoded<'a> {
 
 /// What a frame is about, told without decoding it: for ingest, which must be cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Routed<'a> {
+pub enum Route<'a> {
     /// Data of one stream, by the name [`Dialect::stream_name`] gives it.
     Stream(&'a str),
     /// The answer to a request we sent; `error` is the exchange's own text.
@@ -137,10 +137,10 @@ pub trait Dialect: Send + Sync {
     fn stream_name(&self, stream: &Stream) -> String;
 
     /// What a frame is about, without decoding it.
-    fn route<'a>(&self, payload: &'a [u8]) -> Routed<'a>;
+    fn route<'a>(&self, payload: &'a [u8]) -> Route<'a>;
 
     /// Everything a frame says. An error is a dead letter.
-    fn decode<'a>(&self, payload: &'a [u8]) -> Result<Decoded<'a>, DecodeError>;
+    fn decode<'a>(&self, payload: &'a [u8]) -> Result<DecodedFrame<'a>, DecodeError>;
 
     /// The request weight allowed per minute until the exchange says otherwise.
     fn weight_per_minute(&self) -> u32;
@@ -153,7 +153,7 @@ pub trait Dialect: Send + Sync {
 
     /// For how long the exchange serves what is old of a channel over REST, by its documents; `None` is for ever. What
     /// it serves in truth, a repair finds out.
-    fn kept(&self, channel: Channel) -> Option<Duration>;
+    fn rest_retention(&self, channel: Channel) -> Option<Duration>;
 
     /// Most rows one page of trades has.
     fn trades_page_max(&self) -> i64;

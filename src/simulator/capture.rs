@@ -12,19 +12,19 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::candle::Candle;
+use super::faulty_link::OutgoingFrame;
 use super::render::data_start;
-use super::wire::WireFrame;
 use crate::market::{Interval, Kline, Side, Symbol, Timestamp, Trade, parse_decimal};
 
-/// One recorded frame, with what it puts on the tape.
+/// One recorded frame, with what it puts on the truth.
 #[derive(Clone, Debug)]
-pub struct Recorded {
+pub struct RecordedFrame {
     /// When the recorder received it.
     pub received_at: Timestamp,
     /// The exchange's latest time in it; bookTicker has none.
     pub event_time: Option<Timestamp>,
     /// The frame, byte for byte.
-    pub frame: WireFrame,
+    pub frame: OutgoingFrame,
     /// The trade, when it is one.
     pub trade: Option<Trade>,
     /// The kline, when it is one of an interval we know.
@@ -35,7 +35,7 @@ pub struct Recorded {
 #[derive(Debug)]
 pub struct Capture {
     /// The frames.
-    pub frames: Vec<Recorded>,
+    pub frames: Vec<RecordedFrame>,
     /// Lines that held no market data.
     pub skipped: u64,
 }
@@ -82,7 +82,7 @@ impl Capture {
 }
 
 /// Reads a line; `None` when it is not a frame of a stream (an address, a snapshot, an acknowledgement).
-fn parse_line(line: &str) -> Option<Recorded> {
+fn parse_line(line: &str) -> Option<RecordedFrame> {
     let (stamp, json) = line.split_once(' ')?;
     let received_us = match stamp.strip_suffix(':') {
         // Seconds with a fraction; a recorder's own clock, so a binary float is exact enough.
@@ -99,14 +99,14 @@ fn parse_line(line: &str) -> Option<Recorded> {
     let trade = if combined.stream.ends_with("@trade") { trade(&data) } else { None };
     let kline = data.k.as_ref().and_then(candle);
     let event_time = data.event_ms.max(data.trade_ms).map(Timestamp::from_millis);
-    let frame = WireFrame {
+    let frame = OutgoingFrame {
         stream: Arc::from(combined.stream),
         symbol,
         trade_id: trade.map(|trade: Trade| trade.id),
         text: Utf8Bytes::from(json),
         data_start,
     };
-    Some(Recorded { received_at: Timestamp(received_us), event_time, frame, trade, kline })
+    Some(RecordedFrame { received_at: Timestamp(received_us), event_time, frame, trade, kline })
 }
 
 #[derive(Deserialize)]

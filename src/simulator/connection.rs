@@ -10,12 +10,12 @@ use futures_util::SinkExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::door::Peer;
-use super::hub::{Delivery, Ending, Subscriber};
+use super::acceptor::ResetHandle;
+use super::broadcaster::{Delivery, EndMode, Subscriber};
+use super::exchange_state::ExchangeState;
+use super::faulty_link::OutgoingFrame;
 use super::render;
 use super::request::Subscriptions;
-use super::venue::Venue;
-use super::wire::WireFrame;
 
 /// "SUBSCRIBE payload > 4096 bytes -> close 3001" (EXCHANGES.md 3.1).
 const REQUEST_BYTES_MAX: usize = 4_096;
@@ -27,9 +27,9 @@ const DELIVERIES_PER_FLUSH: usize = 16;
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
 
 /// Why the loop of a connection ended.
-enum Over {
+enum ConnectionEnd {
     /// The client went, or the network did.
-    Gone,
+    ClientGone,
     /// We end it, with this close code and reason.
     Close(u16, &'static str),
     /// We end it with a reset.
@@ -38,7 +38,7 @@ enum Over {
 
 struct Connection {
     socket: WebSocket,
-    venue: Arc<Venue>,
+    exchange: Arc<ExchangeState>,
     subscriber: Arc<Subscriber>,
     subscriptions: Subscriptions,
     /// The same streams by hash, looked up for every frame.
@@ -49,12 +49,18 @@ struct Connection {
 }
 
 /// Serves a connection to its end. `streams` are those of the URL.
-pub async fn serve(socket: WebSocket, peer: Peer, combined: bool, streams: Vec<String>, venue: Arc<Venue>) {
-    let (id, subscriber, queue) = venue.hub.join();
-    let subscriptions = Subscriptions { streams: BTreeSet::new(), combined, streams_max: venue.limits.streams_max };
+pub async fn serve(
+    socket: WebSocket,
+    reset: ResetHandle,
+    combined: bool,
+    streams: Vec<String>,
+    exchange: Arc<ExchangeState>,
+) {
+    let (id, subscriber, queue) = exchange.broadcaster.join();
+    let subscriptions = Subscriptions { streams: BTreeSet::new(), combined, streams_max: exchange.limits.streams_max };
     let mut connection = Connection {
         socket,
-        venue: venue.clone(),
+        exchange: exchange.clone(),
         subscriber,
         subscriptions,
         wanted: HashSet::new(),
@@ -62,21 +68,21 @@ pub async fn serve(socket: WebSocket, peer: Peer, combined: bool, streams: Vec<S
         unanswered: VecDeque::new(),
     };
     // Streams in the URL that do not exist stay silent: there is no request to answer.
-    for stream in streams.into_iter().take(venue.limits.streams_max) {
+    for stream in streams.into_iter().take(exchange.limits.streams_max) {
         if connection.subscriptions.streams.insert(stream.clone()) {
             connection.subscribe(&stream);
         }
     }
     if !connection.wanted.is_empty() {
-        venue.hub.first_subscription.cancel();
+        exchange.broadcaster.first_subscription.cancel();
     }
-    let over = connection.run(queue).await;
-    if let Over::Close(code, reason) = over {
+    let end = connection.run(queue).await;
+    if let ConnectionEnd::Close(code, reason) = end {
         connection.close(code, reason).await;
-    } else if let Over::Reset = over {
-        peer.reset_at_end();
+    } else if let ConnectionEnd::Reset = end {
+        reset.reset_at_end();
     }
-    venue.hub.leave(id, connection.subscriptions.streams.iter());
+    exchange.broadcaster.leave(id, connection.subscriptions.streams.iter());
 }
 
 impl Connection {
@@ -93,8 +99,8 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, mut queue: mpsc::Receiver<Delivery>) -> Over {
-        let limits = self.venue.limits.clone();
+    async fn run(&mut self, mut queue: mpsc::Receiver<Delivery>) -> ConnectionEnd {
+        let limits = self.exchange.limits.clone();
         let born = Instant::now();
         let mut ping_at = born + limits.ping_every;
         loop {
@@ -108,76 +114,76 @@ impl Connection {
             let step = tokio::select! {
                 biased;
                 () = self.subscriber.ended.cancelled() => return self.ended(),
-                () = sleep_until(born + limits.lifetime) => return Over::Close(1001, "lifetime of the connection is over"),
-                () = sleep_until(pong_by) => return Over::Reset,
+                () = sleep_until(born + limits.lifetime) => return ConnectionEnd::Close(1001, "lifetime of the connection is over"),
+                () = sleep_until(pong_by) => return ConnectionEnd::Reset,
                 () = sleep_until(ping_at) => {
                     ping_at += limits.ping_every;
                     self.ping().await
                 }
                 message = self.socket.recv() => match message {
                     Some(Ok(message)) => self.receive(message).await,
-                    Some(Err(_)) | None => Err(Over::Gone),
+                    Some(Err(_)) | None => Err(ConnectionEnd::ClientGone),
                 },
                 delivery = queue.recv() => match delivery {
                     Some(delivery) => self.send(delivery, &mut queue).await,
-                    None => Err(Over::Gone),
+                    None => Err(ConnectionEnd::ClientGone),
                 },
             };
-            if let Err(over) = step {
-                return over;
+            if let Err(end) = step {
+                return end;
             }
         }
     }
 
-    fn ended(&self) -> Over {
-        match self.subscriber.ending() {
-            Ending::Reset => Over::Reset,
-            Ending::Close => Over::Close(1001, "going away"),
+    fn ended(&self) -> ConnectionEnd {
+        match self.subscriber.end_mode() {
+            EndMode::Reset => ConnectionEnd::Reset,
+            EndMode::Close => ConnectionEnd::Close(1001, "going away"),
         }
     }
 
     fn subscribe(&mut self, stream: &str) {
         self.wanted.insert(Arc::from(stream));
-        self.venue.hub.subscribe(stream);
+        self.exchange.broadcaster.subscribe(stream);
     }
 
-    async fn ping(&mut self) -> Result<(), Over> {
+    async fn ping(&mut self) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
-        let payload = Bytes::from(self.venue.time.now().millis().to_string());
+        let payload = Bytes::from(self.exchange.time.now().millis().to_string());
         self.unanswered.push_back((now, payload.clone()));
         self.write(Message::Ping(payload)).await
     }
 
-    async fn receive(&mut self, message: Message) -> Result<(), Over> {
+    async fn receive(&mut self, message: Message) -> Result<(), ConnectionEnd> {
         let now = Instant::now();
         // "5 incoming messages per second: a PING frame, a PONG frame, a JSON controlled message".
         self.inbound.retain(|at| now.duration_since(*at) < INBOUND_WINDOW);
         self.inbound.push_back(now);
-        if self.inbound.len() > self.venue.limits.inbound_per_second {
-            return Err(Over::Close(1008, "Too many requests"));
+        if self.inbound.len() > self.exchange.limits.inbound_per_second {
+            return Err(ConnectionEnd::Close(1008, "Too many requests"));
         }
         match message {
-            Message::Text(text) if text.len() > REQUEST_BYTES_MAX => Err(Over::Close(3001, "illegal request")),
+            Message::Text(text) if text.len() > REQUEST_BYTES_MAX => Err(ConnectionEnd::Close(3001, "illegal request")),
             Message::Text(text) => self.request(&text).await,
             Message::Pong(payload) => {
                 // An unsolicited pong, or one with another payload, does not help.
-                if let Some(place) = self.unanswered.iter().position(|(_, sent)| *sent == payload) {
-                    self.unanswered.drain(..=place);
+                if let Some(index) = self.unanswered.iter().position(|(_, sent)| *sent == payload) {
+                    self.unanswered.drain(..=index);
                 }
                 Ok(())
             }
-            Message::Binary(_) => Err(Over::Close(1003, "unsupported data")),
+            Message::Binary(_) => Err(ConnectionEnd::Close(1003, "unsupported data")),
             // Pings are answered and closes echoed by the protocol below.
             Message::Ping(_) | Message::Close(_) => Ok(()),
         }
     }
 
-    async fn request(&mut self, text: &str) -> Result<(), Over> {
-        let venue = self.venue.clone();
-        let (answer, change) = self.subscriptions.request(text, &|symbol| venue.lists_lower(symbol));
+    async fn request(&mut self, text: &str) -> Result<(), ConnectionEnd> {
+        let exchange = self.exchange.clone();
+        let (answer, change) = self.subscriptions.request(text, &|symbol| exchange.lists_lower_case(symbol));
         for stream in &change.removed {
             self.wanted.remove(stream.as_str());
-            venue.hub.unsubscribe(stream);
+            exchange.broadcaster.unsubscribe(stream);
         }
         for stream in &change.added {
             self.subscribe(stream);
@@ -185,13 +191,13 @@ impl Connection {
         let answered = self.write(Message::Text(Utf8Bytes::from(answer))).await;
         // The answer goes first: a market that opens with the subscription follows it.
         if !change.added.is_empty() {
-            venue.hub.first_subscription.cancel();
+            exchange.broadcaster.first_subscription.cancel();
         }
         answered
     }
 
     /// Sends a delivery and all that wait behind it, and flushes once.
-    async fn send(&mut self, first: Delivery, queue: &mut mpsc::Receiver<Delivery>) -> Result<(), Over> {
+    async fn send(&mut self, first: Delivery, queue: &mut mpsc::Receiver<Delivery>) -> Result<(), ConnectionEnd> {
         let mut next = Some(first);
         let mut taken = 1;
         let ended = self.subscriber.ended.clone();
@@ -211,15 +217,15 @@ impl Connection {
         tokio::select! {
             biased;
             () = ended.cancelled() => Err(self.ended()),
-            flushed = self.socket.flush() => flushed.map_err(|_| Over::Gone),
+            flushed = self.socket.flush() => flushed.map_err(|_| ConnectionEnd::ClientGone),
         }
     }
 
-    async fn write(&mut self, message: Message) -> Result<(), Over> {
+    async fn write(&mut self, message: Message) -> Result<(), ConnectionEnd> {
         tokio::select! {
             biased;
             () = self.subscriber.ended.cancelled() => Err(self.ended()),
-            sent = self.socket.send(message) => sent.map_err(|_| Over::Gone),
+            sent = self.socket.send(message) => sent.map_err(|_| ConnectionEnd::ClientGone),
         }
     }
 }
@@ -229,24 +235,24 @@ async fn feed(
     delivery: &Delivery,
     wanted: &HashSet<Arc<str>>,
     combined: bool,
-) -> Result<(), Over> {
+) -> Result<(), ConnectionEnd> {
     match delivery {
         Delivery::Frames(frames, _) => {
             for frame in frames.iter().filter(|frame| wanted.contains(&frame.stream)) {
                 let text = if combined { frame.text.clone() } else { raw(frame) };
-                socket.feed(Message::Text(text)).await.map_err(|_| Over::Gone)?;
+                socket.feed(Message::Text(text)).await.map_err(|_| ConnectionEnd::ClientGone)?;
             }
         }
         Delivery::ServerShutdown(at) => {
             let text = Utf8Bytes::from(render::server_shutdown(*at, combined));
-            socket.feed(Message::Text(text)).await.map_err(|_| Over::Gone)?;
+            socket.feed(Message::Text(text)).await.map_err(|_| ConnectionEnd::ClientGone)?;
         }
     }
     Ok(())
 }
 
 /// The `data` of a combined frame.
-fn raw(frame: &WireFrame) -> Utf8Bytes {
+fn raw(frame: &OutgoingFrame) -> Utf8Bytes {
     let text = frame.text.as_str();
     Utf8Bytes::from(text.get(frame.data_start..text.len() - 1).unwrap_or(text))
 }

@@ -14,50 +14,50 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::fault::{Fault, Scheduled, parse_schedule};
-use super::hub::{Ending, Subscriber};
+use super::broadcaster::{EndMode, Subscriber};
+use super::exchange_state::ExchangeState;
+use super::fault::{Fault, ScheduledFault, parse_schedule};
+use super::faulty_link::Counters;
 use super::locked;
-use super::tape::Published;
-use super::venue::Venue;
-use super::wire::Counters;
+use super::truth::TruthSummary;
 use crate::market::{Interval, Kline, Symbol, Timestamp, Trade};
 
 /// Breaks the simulated exchange and tells what it published; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<Venue>);
+pub struct Control(Arc<ExchangeState>);
 
 impl Control {
-    pub(super) fn new(venue: Arc<Venue>) -> Self {
-        Self(venue)
+    pub(super) fn new(exchange: Arc<ExchangeState>) -> Self {
+        Self(exchange)
     }
 
     /// Breaks something now.
     pub fn inject(&self, fault: &Fault) {
-        let venue = &self.0;
+        let exchange = &self.0;
         let now = Instant::now();
         tracing::info!(?fault, "the simulator breaks: {fault:?}");
-        if locked(&venue.wire).inject(&self.with_absolute_tail(fault), now) {
+        if locked(&exchange.link).inject(&self.with_absolute_tail(fault), now) {
             return;
         }
         match fault {
-            Fault::Cut => self.end_connections(venue.hub.subscribers(), Ending::Reset),
-            Fault::Close => self.end_connections(venue.hub.subscribers(), Ending::Close),
+            Fault::Cut => self.end_connections(exchange.broadcaster.subscribers(), EndMode::Reset),
+            Fault::Close => self.end_connections(exchange.broadcaster.subscribers(), EndMode::Close),
             Fault::Outage(time) => {
-                venue.outage.begin(now + *time);
-                self.end_connections(venue.hub.subscribers(), Ending::Reset);
+                exchange.outage.begin(now + *time);
+                self.end_connections(exchange.broadcaster.subscribers(), EndMode::Reset);
             }
-            Fault::Rest(status, time) => locked(&venue.rest).refuse = Some((*status, now + *time)),
-            Fault::RateLimit(time) => locked(&venue.rest).limited_until = Some(now + *time),
-            Fault::Ban(time) => locked(&venue.budget).ban_until(now + *time),
-            Fault::Lag(lag) => locked(&venue.rest).lag = *lag,
+            Fault::Rest(status, time) => locked(&exchange.rest).refuse = Some((*status, now + *time)),
+            Fault::RateLimit(time) => locked(&exchange.rest).limited_until = Some(now + *time),
+            Fault::Ban(time) => locked(&exchange.budget).ban_until(now + *time),
+            Fault::Lag(lag) => locked(&exchange.rest).lag = *lag,
             Fault::Forget(symbol, id) => {
-                if let Some(tape) = locked(&venue.tapes).get_mut(symbol) {
-                    tape.forget_before(*id);
+                if let Some(truth) = locked(&exchange.truths).get_mut(symbol) {
+                    truth.serve_from(*id);
                 }
             }
             Fault::Stall(time) => {
-                let stalled = venue.hub.stall(now + *time);
-                locked(&venue.counters).connections_stalled += stalled;
+                let stalled = exchange.broadcaster.stall(now + *time);
+                locked(&exchange.counters).connections_stalled += stalled;
             }
             Fault::Shutdown(after) => self.announce_shutdown(*after),
             // The faults of frames were taken above.
@@ -66,7 +66,7 @@ impl Control {
     }
 
     /// Breaks things on a schedule that counts from the opening of the market.
-    pub fn schedule(&self, schedule: Vec<Scheduled>) {
+    pub fn schedule(&self, schedule: Vec<ScheduledFault>) {
         let control = self.clone();
         tokio::spawn(async move {
             let stop = control.0.stop.clone();
@@ -89,7 +89,7 @@ impl Control {
 
     /// WebSocket connections there are now.
     pub fn connections(&self) -> usize {
-        self.0.hub.subscribers().len()
+        self.0.broadcaster.subscribers().len()
     }
 
     /// The symbols that are listed.
@@ -99,20 +99,20 @@ impl Control {
 
     /// Every trade that was published, in the order of ids; empty for an unknown symbol.
     pub fn published(&self, symbol: &str) -> Vec<Trade> {
-        locked(&self.0.tapes).get(symbol).map(|tape| tape.trades.clone()).unwrap_or_default()
+        locked(&self.0.truths).get(symbol).map(|truth| truth.trades.clone()).unwrap_or_default()
     }
 
     /// Every closed kline that was published, oldest first.
     pub fn published_klines(&self, symbol: &str, interval: Interval) -> Vec<Kline> {
-        let tapes = locked(&self.0.tapes);
-        let closed = tapes.get(symbol).map(|tape| tape.closed(interval)).unwrap_or_default();
+        let truths = locked(&self.0.truths);
+        let closed = truths.get(symbol).map(|truth| truth.closed(interval)).unwrap_or_default();
         closed.iter().map(|candle| candle.kline).collect()
     }
 
     /// First and last id and the number of trades, for each symbol.
-    pub fn summary(&self) -> Vec<Published> {
-        let tapes = locked(&self.0.tapes);
-        self.0.symbols.iter().filter_map(|symbol| tapes.get(symbol).map(|tape| tape.summary(symbol))).collect()
+    pub fn summary(&self) -> Vec<TruthSummary> {
+        let truths = locked(&self.0.truths);
+        self.0.symbols.iter().filter_map(|symbol| truths.get(symbol).map(|truth| truth.summary(symbol))).collect()
     }
 
     /// The exchange's own time.
@@ -120,15 +120,15 @@ impl Control {
         self.0.time.now()
     }
 
-    /// Halts the market: nothing more is published, connections and REST remain. [`Self::over`] tells when
-    /// the last trade is on the tape.
+    /// Halts the market: nothing more is published, connections and REST remain. [`Self::finished`] tells when
+    /// the last trade is on the truth.
     pub fn stop_publishing(&self) {
         self.0.halt.cancel();
     }
 
     /// Cancelled when nothing more will be published: the capture ended, or the market was halted.
-    pub fn over(&self) -> CancellationToken {
-        self.0.over.clone()
+    pub fn finished(&self) -> CancellationToken {
+        self.0.finished.clone()
     }
 
     /// Cancelled when the market opened.
@@ -136,7 +136,7 @@ impl Control {
         self.0.opened.clone()
     }
 
-    fn end_connections(&self, subscribers: Vec<Arc<Subscriber>>, how: Ending) {
+    fn end_connections(&self, subscribers: Vec<Arc<Subscriber>>, how: EndMode) {
         let mut ended = 0;
         for subscriber in subscribers.iter().filter(|subscriber| !subscriber.ended.is_cancelled()) {
             subscriber.end(how);
@@ -146,13 +146,13 @@ impl Control {
     }
 
     fn announce_shutdown(&self, after: Duration) {
-        let told = self.0.hub.announce_shutdown(self.0.time.now());
+        let subscribers = self.0.broadcaster.announce_shutdown(self.0.time.now());
         locked(&self.0.counters).shutdowns += 1;
         let control = self.clone();
         tokio::spawn(async move {
             let stop = control.0.stop.clone();
             if stop.run_until_cancelled(sleep(after)).await.is_some() {
-                control.end_connections(told, Ending::Close);
+                control.end_connections(subscribers, EndMode::Close);
             }
         });
     }
@@ -170,27 +170,27 @@ impl Control {
 }
 
 /// The routes under `/simulator`.
-pub(super) fn routes() -> Router<Arc<Venue>> {
+pub(super) fn routes() -> Router<Arc<ExchangeState>> {
     Router::new()
         .route("/simulator/faults", get(read_counters).post(inject))
         .route("/simulator/published", get(published))
 }
 
-async fn read_counters(State(venue): State<Arc<Venue>>) -> Response {
-    axum::Json(Control(venue).counters()).into_response()
+async fn read_counters(State(exchange): State<Arc<ExchangeState>>) -> Response {
+    axum::Json(Control(exchange).counters()).into_response()
 }
 
 /// `{"faults": "cut,drop:40@5s"}`; times count from now, when the market is open.
 #[derive(Deserialize)]
-struct Asked {
+struct InjectRequest {
     faults: String,
 }
 
-async fn inject(State(venue): State<Arc<Venue>>, body: String) -> Response {
-    let asked = serde_json::from_str::<Asked>(&body).map_err(|error| error.to_string());
-    match asked.and_then(|asked| parse_schedule(&asked.faults)) {
+async fn inject(State(exchange): State<Arc<ExchangeState>>, body: String) -> Response {
+    let request = serde_json::from_str::<InjectRequest>(&body).map_err(|error| error.to_string());
+    match request.and_then(|request| parse_schedule(&request.faults)) {
         Ok(schedule) => {
-            let control = Control(venue);
+            let control = Control(exchange);
             let (now, later): (Vec<_>, Vec<_>) = schedule.into_iter().partition(|scheduled| scheduled.after.is_zero());
             now.iter().for_each(|scheduled| control.inject(&scheduled.fault));
             if !later.is_empty() {
@@ -206,11 +206,14 @@ async fn inject(State(venue): State<Arc<Venue>>, body: String) -> Response {
 }
 
 /// Without a symbol a summary of all; with one its trades, or with `klines=1m` its closed klines, as JSON lines.
-async fn published(State(venue): State<Arc<Venue>>, Query(query): Query<HashMap<String, String>>) -> Response {
-    let control = Control(venue);
+async fn published(
+    State(exchange): State<Arc<ExchangeState>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let control = Control(exchange);
     let Some(symbol) = query.get("symbol") else {
-        let over = control.0.over.is_cancelled();
-        return axum::Json(json!({"symbols": control.summary(), "over": over})).into_response();
+        let finished = control.0.finished.is_cancelled();
+        return axum::Json(json!({"symbols": control.summary(), "over": finished})).into_response();
     };
     let mut lines = String::new();
     match query.get("klines").map(|interval| interval.parse::<Interval>()) {

@@ -45,7 +45,7 @@ pub enum Fault {
 
 /// The most frames that are held back to be reordered.
 pub const REORDER_MAX: u64 = 1_000;
-/// The longest lag of the database: how long the tape remembers when it grew.
+/// The longest lag of the database: how long the truth remembers when it grew.
 pub const LAG_MAX: Duration = Duration::from_secs(120);
 
 impl FromStr for Fault {
@@ -94,7 +94,7 @@ fn counted(kind: &str, symbol: Option<Symbol>, count: &str) -> Option<Fault> {
 
 /// A fault and when, counted from the opening of the market.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scheduled {
+pub struct ScheduledFault {
     /// So long after the market opened; zero means now.
     pub after: Duration,
     /// What breaks.
@@ -103,14 +103,14 @@ pub struct Scheduled {
 
 /// Reads a schedule: faults with commas between them, each with `@` and its time, or at once.
 /// It comes back in the order of the times.
-pub fn parse_schedule(text: &str) -> Result<Vec<Scheduled>, String> {
+pub fn parse_schedule(text: &str) -> Result<Vec<ScheduledFault>, String> {
     let mut schedule = Vec::new();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let (fault, after) = match item.rsplit_once('@') {
             Some((fault, after)) => (fault, duration(after)?),
             None => (item, Duration::ZERO),
         };
-        schedule.push(Scheduled { after, fault: fault.parse()? });
+        schedule.push(ScheduledFault { after, fault: fault.parse()? });
     }
     schedule.sort_by_key(|scheduled| scheduled.after);
     Ok(schedule)

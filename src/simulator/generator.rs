@@ -47,12 +47,12 @@ pub struct Event {
     /// Which listing it belongs to.
     pub listing: usize,
     /// What it was.
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// The kinds of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// A trade.
     Trade(Trade),
     /// A kline as it stands, or its final values.
@@ -64,14 +64,14 @@ pub enum What {
 /// Open klines are sent every two seconds (EXCHANGES.md 3.1).
 const UPDATE_EVERY_US: i64 = 2_000_000;
 const MINUTE_US: i64 = Interval::M1.micros();
-/// The average of [`Listed::burst_size`].
+/// The average of [`SymbolMarket::burst_size`].
 const BURST_MEAN: f64 = 0.70 + 0.25 * 5.0 + 0.045 * 34.5 + 0.005 * 140.5;
 /// How long a quiet symbol sleeps on average.
 const QUIET_MEAN_US: f64 = 150_000_000.0;
 
 /// What is due next; at the same instant a kline is closed before a trade opens the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+enum Step {
     Close,
     Burst,
     Update,
@@ -80,8 +80,8 @@ enum Due {
 /// A market of several symbols.
 #[derive(Debug)]
 pub struct Market {
-    due: BinaryHeap<Reverse<(i64, Due, usize)>>,
-    listed: Vec<Listed>,
+    schedule: BinaryHeap<Reverse<(i64, Step, usize)>>,
+    symbols: Vec<SymbolMarket>,
 }
 
 impl Market {
@@ -89,7 +89,7 @@ impl Market {
     /// The first symbol is the busiest, the next has half of its share, then a third and so on.
     pub fn new(seed: u64, listings: &[Listing], rate: f64, start: Timestamp) -> Self {
         let shares: f64 = (0..listings.len()).filter(|&at| !listings[at].quiet).map(share).sum();
-        let mut market = Self { due: BinaryHeap::new(), listed: Vec::new() };
+        let mut market = Self { schedule: BinaryHeap::new(), symbols: Vec::new() };
         // Starting on a millisecond makes the relative times of a seed independent of the wall clock.
         let start = Timestamp::from_millis(start.millis());
         for (at, listing) in listings.iter().enumerate() {
@@ -97,13 +97,13 @@ impl Market {
                 true => QUIET_MEAN_US,
                 false => BURST_MEAN * 1_000_000.0 / (rate.max(0.001) * share(at) / shares),
             };
-            let mut listed = Listed::new(seed, listing, pause_us, start);
-            let first = start.micros() + listed.random.pause_us(pause_us.min(1_000_000.0));
+            let mut symbol = SymbolMarket::new(seed, listing, pause_us, start);
+            let first = start.micros() + symbol.random.pause_us(pause_us.min(1_000_000.0));
             let boundary = start.micros() - start.micros().rem_euclid(MINUTE_US) + MINUTE_US;
-            market.due.push(Reverse((first, Due::Burst, at)));
-            market.due.push(Reverse((boundary, Due::Close, at)));
-            market.due.push(Reverse((start.micros() + UPDATE_EVERY_US, Due::Update, at)));
-            market.listed.push(listed);
+            market.schedule.push(Reverse((first, Step::Burst, at)));
+            market.schedule.push(Reverse((boundary, Step::Close, at)));
+            market.schedule.push(Reverse((start.micros() + UPDATE_EVERY_US, Step::Update, at)));
+            market.symbols.push(symbol);
         }
         market
     }
@@ -113,29 +113,29 @@ impl Market {
     pub fn advance(&mut self, until: Timestamp) -> Vec<Event> {
         let until_us = until.millis() * 1_000;
         let mut events = Vec::new();
-        while let Some(&Reverse((at_us, due, listing))) = self.due.peek() {
+        while let Some(&Reverse((at_us, step, listing))) = self.schedule.peek() {
             if at_us >= until_us {
                 break;
             }
-            self.due.pop();
-            let listed = &mut self.listed[listing];
+            self.schedule.pop();
+            let symbol = &mut self.symbols[listing];
             let at = Timestamp::from_millis(Timestamp(at_us).millis());
-            let next_us = match due {
-                Due::Close => {
-                    listed.close(at, listing, &mut events);
+            let next_us = match step {
+                Step::Close => {
+                    symbol.close(at, listing, &mut events);
                     at_us + MINUTE_US
                 }
-                Due::Burst => {
-                    listed.burst(at, listing, &mut events);
-                    at_us + listed.random.pause_us(listed.pause_us)
+                Step::Burst => {
+                    symbol.burst(at, listing, &mut events);
+                    at_us + symbol.random.pause_us(symbol.pause_us)
                 }
-                Due::Update => {
-                    let klines = listed.klines;
-                    events.extend(klines.map(|candle| Event { at, listing, what: What::Kline(candle) }));
+                Step::Update => {
+                    let klines = symbol.klines;
+                    events.extend(klines.map(|candle| Event { at, listing, kind: EventKind::Kline(candle) }));
                     at_us + UPDATE_EVERY_US
                 }
             };
-            self.due.push(Reverse((next_us, due, listing)));
+            self.schedule.push(Reverse((next_us, step, listing)));
         }
         events
     }
@@ -147,7 +147,7 @@ fn share(at: usize) -> f64 {
 
 /// One symbol's state. Prices are whole ticks and quantities whole steps, in units of 1e-8.
 #[derive(Debug)]
-struct Listed {
+struct SymbolMarket {
     random: Random,
     pause_us: f64,
     next_id: i64,
@@ -158,7 +158,7 @@ struct Listed {
     klines: [Candle; 6],
 }
 
-impl Listed {
+impl SymbolMarket {
     fn new(seed: u64, listing: &Listing, pause_us: f64, start: Timestamp) -> Self {
         // A symbol's trades do not depend on which other symbols are listed.
         let name = listing.symbol.as_str();
@@ -211,7 +211,7 @@ impl Listed {
             for candle in &mut self.klines {
                 candle.add(&trade);
             }
-            events.push(Event { at: at.plus_micros(1_000), listing, what: What::Trade(trade) });
+            events.push(Event { at: at.plus_micros(1_000), listing, kind: EventKind::Trade(trade) });
         }
         self.update_id += self.random.between(1, 9);
         let book = Book {
@@ -221,7 +221,7 @@ impl Listed {
             ask: Decimal::new(self.price, 8),
             ask_quantity: Decimal::new(self.step * self.random.between(1, 9_000), 8),
         };
-        events.push(Event { at, listing, what: What::Book(book) });
+        events.push(Event { at, listing, kind: EventKind::Book(book) });
     }
 
     fn close(&mut self, at: Timestamp, listing: usize, events: &mut Vec<Event>) {
@@ -230,7 +230,7 @@ impl Listed {
                 continue;
             }
             candle.kline.closed = true;
-            events.push(Event { at, listing, what: What::Kline(*candle) });
+            events.push(Event { at, listing, kind: EventKind::Kline(*candle) });
             *candle = Candle::open(candle.kline.interval, at, candle.kline.close);
         }
     }
@@ -254,7 +254,7 @@ mod tests {
 
     fn trades(events: &[Event], listing: usize) -> Vec<Trade> {
         let own = events.iter().filter(|event| event.listing == listing);
-        own.filter_map(|event| if let What::Trade(trade) = event.what { Some(trade) } else { None }).collect()
+        own.filter_map(|event| if let EventKind::Trade(trade) = event.kind { Some(trade) } else { None }).collect()
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         let events = Market::new(5, &listings(), 50.0, START).advance(after(1_900));
         let mut closed = 0;
         for event in &events {
-            let What::Kline(candle) = event.what else { continue };
+            let EventKind::Kline(candle) = event.kind else { continue };
             if !candle.kline.closed {
                 continue;
             }
@@ -294,8 +294,8 @@ mod tests {
         let events = Market::new(1, &listings(), 10.0, START).advance(after(3_600));
         let quiet = trades(&events, 2);
         assert!(quiet.windows(2).any(|pair| pair[1].ts.since(pair[0].ts) > 180_000_000));
-        let empty = events.iter().filter(|event| match event.what {
-            What::Kline(candle) => {
+        let empty = events.iter().filter(|event| match event.kind {
+            EventKind::Kline(candle) => {
                 candle.kline.closed && candle.kline.trade_count == 0 && candle.kline.first_trade_id == -1
             }
             _ => false,
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn the_rate_is_about_what_was_asked() {
         let events = Market::new(9, &listings(), 500.0, START).advance(after(60));
-        let trades = events.iter().filter(|event| matches!(event.what, What::Trade(_))).count();
+        let trades = events.iter().filter(|event| matches!(event.kind, EventKind::Trade(_))).count();
         assert!((24_000..36_000).contains(&trades), "{trades} trades in 60 s at 500/s");
     }
 

@@ -1,26 +1,26 @@
 //! An exchange on loopback: Binance's WebSocket and REST, with faults on request and the truth afterwards.
 //!
 //! It is an independent peer of the recorder: it renders its own JSON and shares with it only the words of
-//! `market`. A pure [`generator`] or a [`capture`] gives the market; `publisher` puts it on the tape, which
+//! `market`. A pure [`generator`] or a [`capture`] gives the market; `publisher` puts it on the truth, which
 //! is the truth, and past the faults to the connections.
 
+mod acceptor;
+mod broadcaster;
 pub mod budget;
 pub mod candle;
 pub mod capture;
 mod connection;
 mod control;
-mod door;
+mod exchange_state;
 pub mod fault;
+mod faulty_link;
 pub mod generator;
-mod hub;
 mod publisher;
 pub mod random;
 mod render;
 mod request;
 mod rest;
-pub mod tape;
-mod venue;
-mod wire;
+pub mod truth;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -40,16 +40,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use control::Control;
-pub use fault::{Fault, Scheduled, parse_schedule};
+pub use fault::{Fault, ScheduledFault, parse_schedule};
+pub use faulty_link::Counters;
 pub use generator::Listing;
-pub use tape::Published;
-pub use wire::Counters;
+pub use truth::TruthSummary;
 
 use crate::clock::Clock;
 use crate::market::Symbol;
+use acceptor::{Acceptor, ResetHandle};
 use capture::Capture;
-use door::{Door, Peer};
-use venue::{ExchangeTime, Venue};
+use exchange_state::{ExchangeState, ExchangeTime};
 
 /// What the simulated exchange is.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub struct Options {
     /// Its rules for clients.
     pub limits: Limits,
     /// What breaks, counted from the opening of the market.
-    pub faults: Vec<Scheduled>,
+    pub faults: Vec<ScheduledFault>,
     /// The market halts at so many trades, about 64 bytes each: the truth is kept whole or not at all.
     pub trades_max: usize,
     /// Where exchange time starts.
@@ -214,10 +214,10 @@ impl Simulator {
         format!("http://{}", self.address)
     }
 
-    /// Halts the market and waits until its last trade is on the tape; connections and REST remain.
+    /// Halts the market and waits until its last trade is on the truth; connections and REST remain.
     pub async fn stop_publishing(&self) {
         self.control.stop_publishing();
-        self.control.over().cancelled().await;
+        self.control.finished().cancelled().await;
     }
 
     /// Ends everything: connections with a close frame, then the listening socket.
@@ -264,35 +264,35 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
     anyhow::ensure!(!symbols.is_empty(), "an exchange needs a symbol");
     let distinct: std::collections::BTreeSet<&Symbol> = symbols.iter().collect();
     anyhow::ensure!(distinct.len() == symbols.len(), "a symbol is listed twice");
-    let mut venue = Venue::new(symbols, aggregated, limits, time, stop.clone());
+    let mut exchange = ExchangeState::new(symbols, aggregated, limits, time, stop.clone());
     if let Some(capture) = &played {
-        venue.capture_ends = capture.symbols();
+        exchange.capture_ends = capture.symbols();
         // Until playback starts the clock stands at its first frame; the exchange's own time, because a
         // recorder's clock may be seconds off.
         let first = capture.frames.iter().find_map(|recorded| recorded.event_time);
-        venue.time.play(first.unwrap_or(capture.frames[0].received_at));
+        exchange.time.play(first.unwrap_or(capture.frames[0].received_at));
     }
-    let venue = Arc::new(venue);
+    let exchange = Arc::new(exchange);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context("read the address")?;
-    let control = Control::new(venue.clone());
+    let control = Control::new(exchange.clone());
     if !faults.is_empty() {
         control.schedule(faults);
     }
-    let publisher = publish(venue.clone(), source, played, trades_max);
-    let server = tokio::spawn(serve(venue, listener));
+    let publisher = publish(exchange.clone(), source, played, trades_max);
+    let server = tokio::spawn(serve(exchange, listener));
     Ok(Simulator { address, control, stop, server, publisher })
 }
 
-fn publish(venue: Arc<Venue>, source: Source, played: Option<Capture>, trades_max: usize) -> JoinHandle<()> {
+fn publish(exchange: Arc<ExchangeState>, source: Source, played: Option<Capture>, trades_max: usize) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let stop = venue.stop.clone();
+        let stop = exchange.stop.clone();
         let publishing = async {
             match (source, played) {
-                (Source::Generated(generated), _) => publisher::generated(venue, generated, trades_max).await,
-                (Source::Flood(flood), _) => publisher::flood(venue, flood).await,
+                (Source::Generated(generated), _) => publisher::generated(exchange, generated, trades_max).await,
+                (Source::Flood(flood), _) => publisher::flood(exchange, flood).await,
                 (Source::Capture { speed, .. }, Some(capture)) => {
-                    publisher::capture(venue, capture, speed, trades_max).await
+                    publisher::capture(exchange, capture, speed, trades_max).await
                 }
                 (Source::Capture { .. }, None) => {}
             }
@@ -301,58 +301,64 @@ fn publish(venue: Arc<Venue>, source: Source, played: Option<Capture>, trades_ma
     })
 }
 
-async fn serve(venue: Arc<Venue>, listener: TcpListener) {
-    let door = Door { listener, outage: venue.outage.clone() };
-    let stop = venue.stop.clone();
+async fn serve(exchange: Arc<ExchangeState>, listener: TcpListener) {
+    let acceptor = Acceptor { listener, outage: exchange.outage.clone() };
+    let stop = exchange.stop.clone();
     let routes = Router::new()
         .route("/ws", get(raw_socket))
         .route("/ws/{*streams}", get(raw_socket))
         .route("/stream", get(combined_socket))
         .merge(rest::routes())
         .merge(control::routes())
-        .with_state(venue.clone());
-    let ending = async move {
+        .with_state(exchange.clone());
+    let closing = async move {
         stop.cancelled().await;
-        for subscriber in venue.hub.subscribers() {
-            subscriber.end(hub::Ending::Close);
+        for subscriber in exchange.broadcaster.subscribers() {
+            subscriber.end(broadcaster::EndMode::Close);
         }
     };
-    let service = routes.into_make_service_with_connect_info::<Peer>();
-    if let Err(error) = axum::serve(door, service).with_graceful_shutdown(ending).await {
+    let service = routes.into_make_service_with_connect_info::<ResetHandle>();
+    if let Err(error) = axum::serve(acceptor, service).with_graceful_shutdown(closing).await {
         tracing::error!(%error, "the simulator's listening socket failed");
     }
 }
 
 /// `/ws`, `/ws/btcusdt@trade/ethusdt@trade`: frames without their stream's name.
 async fn raw_socket(
-    State(venue): State<Arc<Venue>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(exchange): State<Arc<ExchangeState>>,
+    ConnectInfo(reset): ConnectInfo<ResetHandle>,
     streams: Option<Path<String>>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let streams = streams.map(|Path(streams)| streams).unwrap_or_default();
-    accept(venue, peer, upgrade, false, &streams)
+    accept(exchange, reset, upgrade, false, &streams)
 }
 
 /// `/stream`, `/stream?streams=btcusdt@trade/ethusdt@trade`: frames with their stream's name.
 async fn combined_socket(
-    State(venue): State<Arc<Venue>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(exchange): State<Arc<ExchangeState>>,
+    ConnectInfo(reset): ConnectInfo<ResetHandle>,
     Query(query): Query<HashMap<String, String>>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let streams = query.get("streams").map(String::as_str).unwrap_or_default();
-    accept(venue, peer, upgrade, true, streams)
+    accept(exchange, reset, upgrade, true, streams)
 }
 
-fn accept(venue: Arc<Venue>, peer: Peer, upgrade: WebSocketUpgrade, combined: bool, streams: &str) -> Response {
-    if !venue.hub.may_connect(venue.limits.connects_max, tokio::time::Instant::now()) {
+fn accept(
+    exchange: Arc<ExchangeState>,
+    reset: ResetHandle,
+    upgrade: WebSocketUpgrade,
+    combined: bool,
+    streams: &str,
+) -> Response {
+    if !exchange.broadcaster.may_connect(exchange.limits.connects_max, tokio::time::Instant::now()) {
         return (StatusCode::TOO_MANY_REQUESTS, "more than 300 connections in 5 minutes").into_response();
     }
     let streams = streams.split('/').filter(|stream| !stream.is_empty()).map(str::to_owned).collect();
     upgrade
         .max_message_size(64 * 1_024)
-        .on_upgrade(move |socket| connection::serve(socket, peer, combined, streams, venue))
+        .on_upgrade(move |socket| connection::serve(socket, reset, combined, streams, exchange))
 }
 
 /// Locks, and goes on with what a panicked holder left: every change here is a single step.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::candle::{Candle, quote_quantity};
-use super::generator::{Event, What};
+use super::generator::{Event, EventKind};
 use crate::market::{Channel, Side, Timestamp, Trade};
 
 /// A stream as it is subscribed: `btcusdt@trade`.
@@ -22,8 +22,8 @@ pub fn combined(stream: &str, symbol: &str, event: &Event) -> (String, usize) {
     let mut put = |arguments: std::fmt::Arguments<'_>| text.write_fmt(arguments).expect("a string takes everything");
     put(format_args!(r#"{{"stream":"{stream}","data":"#));
     let at = event.at.millis();
-    match &event.what {
-        What::Trade(trade) => put(format_args!(
+    match &event.kind {
+        EventKind::Trade(trade) => put(format_args!(
             r#"{{"e":"trade","E":{at},"s":"{symbol}","t":{},"p":"{}","q":"{}","T":{},"m":{},"M":true}}}}"#,
             trade.id,
             trade.price,
@@ -31,7 +31,7 @@ pub fn combined(stream: &str, symbol: &str, event: &Event) -> (String, usize) {
             trade.ts.millis(),
             trade.side == Side::Sell
         )),
-        What::Kline(candle) => {
+        EventKind::Kline(candle) => {
             let kline = &candle.kline;
             put(format_args!(
                 r#"{{"e":"kline","E":{at},"s":"{symbol}","k":{{"t":{},"T":{},"s":"{symbol}","i":"{}","f":{},"L":{},"#,
@@ -55,7 +55,7 @@ pub fn combined(stream: &str, symbol: &str, event: &Event) -> (String, usize) {
                 candle.taker_quote
             ));
         }
-        What::Book(book) => put(format_args!(
+        EventKind::Book(book) => put(format_args!(
             r#"{{"u":{},"s":"{symbol}","b":"{}","B":"{}","a":"{}","A":"{}"}}}}"#,
             book.update_id, book.bid, book.bid_quantity, book.ask, book.ask_quantity
         )),
@@ -135,7 +135,7 @@ mod tests {
             quantity: Decimal::new(1_000, 8),
             side: Side::Sell,
         };
-        let event = Event { at: Timestamp::from_millis(1_700_000_000_001), listing: 0, what: What::Trade(trade) };
+        let event = Event { at: Timestamp::from_millis(1_700_000_000_001), listing: 0, kind: EventKind::Trade(trade) };
         let (text, start) = combined("ethusdt@trade", "ETHUSDT", &event);
         let raw = r#"{"e":"trade","E":1700000000001,"s":"ETHUSDT","t":12,"p":"2683.80000000","q":"0.00001000","T":1700000000000,"m":true,"M":true}"#;
         assert_eq!(text, format!(r#"{{"stream":"ethusdt@trade","data":{raw}}}"#));

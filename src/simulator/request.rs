@@ -17,7 +17,7 @@ pub struct Subscriptions {
 
 /// What to do besides answering.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct SubscriptionChange {
     /// Streams that are new.
     pub added: Vec<String>,
     /// Streams that are no longer wanted.
@@ -26,7 +26,7 @@ pub struct Change {
 
 impl Subscriptions {
     /// Carries a request out and gives the answer; `listed` says which lower-case symbols there are.
-    pub fn request(&mut self, text: &str, listed: &dyn Fn(&str) -> bool) -> (String, Change) {
+    pub fn request(&mut self, text: &str, listed: &dyn Fn(&str) -> bool) -> (String, SubscriptionChange) {
         let request: Value = match serde_json::from_str(text) {
             Ok(request) => request,
             Err(error) => return refused(3, &format!("Invalid JSON: {error}"), &Value::Null),
@@ -42,11 +42,13 @@ impl Subscriptions {
         };
         let params = request["params"].as_array();
         match (method, params) {
-            ("LIST_SUBSCRIPTIONS", _) => (json!({"result": self.streams, "id": id}).to_string(), Change::default()),
+            ("LIST_SUBSCRIPTIONS", _) => {
+                (json!({"result": self.streams, "id": id}).to_string(), SubscriptionChange::default())
+            }
             ("SET_PROPERTY", Some(params)) => match params.as_slice() {
                 [Value::String(name), Value::Bool(value)] if name == "combined" => {
                     self.combined = *value;
-                    accepted(&id, Change::default())
+                    accepted(&id, SubscriptionChange::default())
                 }
                 [Value::String(name), _] if name == "combined" => {
                     refused(1, "Invalid value type: expected Boolean", &id)
@@ -54,7 +56,7 @@ impl Subscriptions {
                 _ => refused(0, "Unknown property", &id),
             },
             ("GET_PROPERTY", Some(params)) if params.first().is_some_and(|name| name == "combined") => {
-                (json!({"result": self.combined, "id": id}).to_string(), Change::default())
+                (json!({"result": self.combined, "id": id}).to_string(), SubscriptionChange::default())
             }
             ("GET_PROPERTY", Some(_)) => refused(0, "Unknown property", &id),
             ("SUBSCRIBE" | "UNSUBSCRIBE", Some(params)) => {
@@ -68,7 +70,7 @@ impl Subscriptions {
                         removed.iter().for_each(|stream| {
                             self.streams.remove(stream);
                         });
-                        accepted(&id, Change { removed, ..Change::default() })
+                        accepted(&id, SubscriptionChange { removed, ..SubscriptionChange::default() })
                     }
                     None => refused(2, "Invalid request: params must be strings", &id),
                 }
@@ -84,7 +86,12 @@ impl Subscriptions {
     }
 
     /// All of them or none: an answer that is an error changed nothing.
-    fn subscribe(&mut self, streams: &[&str], id: &Value, listed: &dyn Fn(&str) -> bool) -> (String, Change) {
+    fn subscribe(
+        &mut self,
+        streams: &[&str],
+        id: &Value,
+        listed: &dyn Fn(&str) -> bool,
+    ) -> (String, SubscriptionChange) {
         for stream in streams {
             let symbol = stream.split_once('@').map(|(symbol, _)| symbol);
             if !symbol.is_some_and(listed) {
@@ -99,16 +106,16 @@ impl Subscriptions {
             return refused(2, "Invalid request: too many parameters", id);
         }
         self.streams.extend(added.iter().cloned());
-        accepted(id, Change { added, ..Change::default() })
+        accepted(id, SubscriptionChange { added, ..SubscriptionChange::default() })
     }
 }
 
-fn accepted(id: &Value, change: Change) -> (String, Change) {
+fn accepted(id: &Value, change: SubscriptionChange) -> (String, SubscriptionChange) {
     (json!({"result": null, "id": id}).to_string(), change)
 }
 
-fn refused(code: i64, message: &str, id: &Value) -> (String, Change) {
-    (json!({"code": code, "msg": message, "id": id}).to_string(), Change::default())
+fn refused(code: i64, message: &str, id: &Value) -> (String, SubscriptionChange) {
+    (json!({"code": code, "msg": message, "id": id}).to_string(), SubscriptionChange::default())
 }
 
 #[cfg(test)]
@@ -119,7 +126,7 @@ mod tests {
         Subscriptions { streams: BTreeSet::new(), combined: true, streams_max: 3 }
     }
 
-    fn check(subscriptions: &mut Subscriptions, request: &str, expected: Value) -> Change {
+    fn check(subscriptions: &mut Subscriptions, request: &str, expected: Value) -> SubscriptionChange {
         let (answer, change) = subscriptions.request(request, &|symbol| symbol == "btcusdt");
         assert_eq!(serde_json::from_str::<Value>(&answer).unwrap(), expected);
         change
@@ -158,7 +165,7 @@ mod tests {
         for (request, code) in [("{", 3), (r#"{"id":[]}"#, 2), (r#"{"method":"BUY","params":[],"id":1}"#, 2)] {
             let (answer, change) = subscriptions().request(request, &|_| true);
             assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["code"], code, "{request}");
-            assert_eq!(change, Change::default());
+            assert_eq!(change, SubscriptionChange::default());
         }
     }
 }

@@ -13,10 +13,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::budget::Admission;
+use super::exchange_state::ExchangeState;
 use super::locked;
 use super::render;
-use super::tape::Tape;
-use super::venue::Venue;
+use super::truth::Truth;
 use crate::market::{Interval, Symbol, Timestamp};
 
 type Parameters = HashMap<String, String>;
@@ -26,66 +26,70 @@ const LIMIT_DEFAULT: usize = 500;
 const LIMIT_MAX: usize = 1_000;
 
 /// The routes, all of which count their weight.
-pub fn routes() -> Router<Arc<Venue>> {
+pub fn routes() -> Router<Arc<ExchangeState>> {
     Router::new()
         .route(
             "/api/v3/ping",
-            get(|state: State<Arc<Venue>>| async move { answer(&state, 1, |_| Ok("{}".to_owned())) }),
+            get(|state: State<Arc<ExchangeState>>| async move { respond(&state, 1, |_| Ok("{}".to_owned())) }),
         )
-        .route("/api/v3/time", get(|state: State<Arc<Venue>>| async move { answer(&state, 1, time) }))
+        .route("/api/v3/time", get(|state: State<Arc<ExchangeState>>| async move { respond(&state, 1, time) }))
         .route(
             "/api/v3/exchangeInfo",
-            get(|state: State<Arc<Venue>>, Query(query): Query<Parameters>| async move {
-                answer(&state, 20, |venue| exchange_info(venue, &query))
+            get(|state: State<Arc<ExchangeState>>, Query(query): Query<Parameters>| async move {
+                respond(&state, 20, |exchange| exchange_info(exchange, &query))
             }),
         )
         .route(
             "/api/v3/klines",
-            get(|state: State<Arc<Venue>>, Query(query): Query<Parameters>| async move {
-                answer(&state, 2, |venue| klines(venue, &query))
+            get(|state: State<Arc<ExchangeState>>, Query(query): Query<Parameters>| async move {
+                respond(&state, 2, |exchange| klines(exchange, &query))
             }),
         )
         .route(
             "/api/v3/aggTrades",
-            get(|state: State<Arc<Venue>>, Query(query): Query<Parameters>| async move {
-                answer(&state, 4, |venue| agg_trades(venue, &query))
+            get(|state: State<Arc<ExchangeState>>, Query(query): Query<Parameters>| async move {
+                respond(&state, 4, |exchange| agg_trades(exchange, &query))
             }),
         )
         .route(
             "/api/v3/historicalTrades",
-            get(|state: State<Arc<Venue>>, Query(query): Query<Parameters>| async move {
-                answer(&state, 25, |venue| historical_trades(venue, &query))
+            get(|state: State<Arc<ExchangeState>>, Query(query): Query<Parameters>| async move {
+                respond(&state, 25, |exchange| historical_trades(exchange, &query))
             }),
         )
         .route(
             "/api/v3/trades",
-            get(|state: State<Arc<Venue>>, Query(query): Query<Parameters>| async move {
-                answer(&state, 25, |venue| trades(venue, &query))
+            get(|state: State<Arc<ExchangeState>>, Query(query): Query<Parameters>| async move {
+                respond(&state, 25, |exchange| trades(exchange, &query))
             }),
         )
 }
 
 /// A refusal of Binance's: HTTP status 400, code and message.
-struct Refused(i64, String);
+struct ApiError(i64, String);
 
-impl Refused {
+impl ApiError {
     fn new(code: i64, message: &str) -> Self {
         Self(code, message.to_owned())
     }
 }
 
-fn answer(venue: &Venue, weight: u32, make: impl FnOnce(&Venue) -> Result<String, Refused>) -> Response {
+fn respond(
+    exchange: &ExchangeState,
+    weight: u32,
+    make: impl FnOnce(&ExchangeState) -> Result<String, ApiError>,
+) -> Response {
     let now = Instant::now();
     let (admission, used) = {
-        let mut budget = locked(&venue.budget);
+        let mut budget = locked(&exchange.budget);
         (budget.admit(weight, now), budget.used())
     };
     let (refuse, limited_until) = {
-        let faults = locked(&venue.rest);
+        let faults = locked(&exchange.rest);
         (faults.refuse.filter(|(_, until)| *until > now), faults.limited_until.filter(|until| *until > now))
     };
     if let Some((status, _)) = refuse {
-        locked(&venue.counters).rest_refused += 1;
+        locked(&exchange.counters).rest_refused += 1;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         return reply(status, used, None, "refused by the simulator".to_owned());
     }
@@ -96,10 +100,10 @@ fn answer(venue: &Venue, weight: u32, make: impl FnOnce(&Venue) -> Result<String
     match admission {
         Admission::Granted => {}
         Admission::TooMuch(wait) => {
-            locked(&venue.counters).rest_rate_limited += 1;
+            locked(&exchange.counters).rest_rate_limited += 1;
             let message = format!(
                 "Too much request weight used; current limit is {} request weight per 1 MINUTE.",
-                venue.limits.weight_max
+                exchange.limits.weight_max
             );
             return reply(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -109,8 +113,8 @@ fn answer(venue: &Venue, weight: u32, make: impl FnOnce(&Venue) -> Result<String
             );
         }
         Admission::Banned(wait) => {
-            locked(&venue.counters).rest_banned += 1;
-            let until = venue.time.after(wait).millis();
+            locked(&exchange.counters).rest_banned += 1;
+            let until = exchange.time.after(wait).millis();
             let message = format!(
                 "Way too much request weight used; IP banned until {until}. Please use WebSocket Streams for live updates to avoid bans."
             );
@@ -122,9 +126,9 @@ fn answer(venue: &Venue, weight: u32, make: impl FnOnce(&Venue) -> Result<String
             );
         }
     }
-    match make(venue) {
+    match make(exchange) {
         Ok(body) => reply(StatusCode::OK, used, None, body),
-        Err(Refused(code, message)) => {
+        Err(ApiError(code, message)) => {
             reply(StatusCode::BAD_REQUEST, used, None, json!({"code": code, "msg": message}).to_string())
         }
     }
@@ -142,34 +146,34 @@ fn reply(status: StatusCode, used: u32, retry_after: Option<Duration>, body: Str
     response
 }
 
-fn time(venue: &Venue) -> Result<String, Refused> {
-    Ok(json!({"serverTime": venue.time.now().millis()}).to_string())
+fn time(exchange: &ExchangeState) -> Result<String, ApiError> {
+    Ok(json!({"serverTime": exchange.time.now().millis()}).to_string())
 }
 
-fn exchange_info(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
-    let asked: Option<Vec<Symbol>> = match (query.get("symbol"), query.get("symbols")) {
+fn exchange_info(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiError> {
+    let requested: Option<Vec<Symbol>> = match (query.get("symbol"), query.get("symbols")) {
         (Some(symbol), None) => Some(vec![Symbol::new(symbol)]),
         (None, Some(symbols)) => {
             let names: Vec<String> = serde_json::from_str(symbols)
-                .map_err(|_| Refused::new(-1100, "Illegal characters found in parameter 'symbols'."))?;
+                .map_err(|_| ApiError::new(-1100, "Illegal characters found in parameter 'symbols'."))?;
             Some(names.iter().map(|name| Symbol::new(name)).collect())
         }
-        (Some(_), Some(_)) => return Err(Refused::new(-1128, "Combination of optional parameters invalid.")),
+        (Some(_), Some(_)) => return Err(ApiError::new(-1128, "Combination of optional parameters invalid.")),
         (None, None) => None,
     };
-    let symbols = asked.unwrap_or_else(|| venue.symbols.clone());
-    if symbols.iter().any(|symbol| !venue.symbols.contains(symbol)) {
-        return Err(Refused::new(-1121, "Invalid symbol."));
+    let symbols = requested.unwrap_or_else(|| exchange.symbols.clone());
+    if symbols.iter().any(|symbol| !exchange.symbols.contains(symbol)) {
+        return Err(ApiError::new(-1121, "Invalid symbol."));
     }
-    let status = if venue.over.is_cancelled() { "BREAK" } else { "TRADING" };
+    let status = if exchange.finished.is_cancelled() { "BREAK" } else { "TRADING" };
     let symbols: Vec<_> = symbols
         .iter()
         .map(|symbol| json!({"symbol": symbol.as_str(), "status": status, "isSpotTradingAllowed": true}))
         .collect();
-    let limits = &venue.limits;
+    let limits = &exchange.limits;
     Ok(json!({
         "timezone": "UTC",
-        "serverTime": venue.time.now().millis(),
+        "serverTime": exchange.time.now().millis(),
         "rateLimits": [
             {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": limits.weight_max},
             {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 300_000},
@@ -180,15 +184,15 @@ fn exchange_info(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
     .to_string())
 }
 
-fn klines(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
-    let interval = query.get("interval").ok_or_else(|| mandatory("interval"))?;
-    let interval: Interval = interval.parse().map_err(|()| Refused::new(-1120, "Invalid interval."))?;
+fn klines(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiError> {
+    let interval = query.get("interval").ok_or_else(|| missing_parameter("interval"))?;
+    let interval: Interval = interval.parse().map_err(|()| ApiError::new(-1120, "Invalid interval."))?;
     let (from, to, limit) = (milliseconds(query, "startTime")?, milliseconds(query, "endTime")?, limit(query)?);
-    with_tape(venue, query, |tape, lag, now| {
+    with_truth(exchange, query, |truth, lag, now| {
         // startTime and endTime are compared with the open time, both inclusive.
-        let mut candles = tape.klines(interval, lag, now);
-        let forgotten = tape.forgotten();
-        let oldest = if forgotten == 0 { None } else { tape.trades.get(forgotten).map(|trade| trade.ts) };
+        let mut candles = truth.klines(interval, lag, now);
+        let unserved = truth.unserved_count();
+        let oldest = if unserved == 0 { None } else { truth.trades.get(unserved).map(|trade| trade.ts) };
         candles.retain(|candle| {
             let open = candle.kline.open_time;
             oldest.is_none_or(|oldest| candle.kline.close_time >= oldest)
@@ -197,100 +201,100 @@ fn klines(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
         });
         // Without a start the newest come, with one the oldest.
         let skipped = if from.is_some() { 0 } else { candles.len().saturating_sub(limit) };
-        Ok(list(candles.iter().skip(skipped).take(limit).map(render::kline_row)))
+        Ok(json_array(candles.iter().skip(skipped).take(limit).map(render::kline_row)))
     })
 }
 
-fn historical_trades(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
-    let (from_id, limit) = (whole(query, "fromId")?, limit(query)?);
-    with_tape(venue, query, |tape, lag, now| {
-        let seen = tape.visible(lag, now);
+fn historical_trades(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiError> {
+    let (from_id, limit) = (integer(query, "fromId")?, limit(query)?);
+    with_truth(exchange, query, |truth, lag, now| {
+        let visible = truth.visible(lag, now);
         let start = match from_id {
-            Some(id) => seen.partition_point(|trade| trade.id < id),
-            None => seen.len().saturating_sub(limit),
+            Some(id) => visible.partition_point(|trade| trade.id < id),
+            None => visible.len().saturating_sub(limit),
         };
-        let start = start.max(tape.forgotten()).min(seen.len());
-        Ok(list(seen[start..].iter().take(limit).map(render::trade_row)))
+        let start = start.max(truth.unserved_count()).min(visible.len());
+        Ok(json_array(visible[start..].iter().take(limit).map(render::trade_row)))
     })
 }
 
 /// The newest trades, from memory: no lag.
-fn trades(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
+fn trades(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiError> {
     let limit = limit(query)?;
-    with_tape(venue, query, |tape, _, _| {
-        Ok(list(tape.trades[tape.trades.len().saturating_sub(limit)..].iter().map(render::trade_row)))
+    with_truth(exchange, query, |truth, _, _| {
+        Ok(json_array(truth.trades[truth.trades.len().saturating_sub(limit)..].iter().map(render::trade_row)))
     })
 }
 
-fn agg_trades(venue: &Venue, query: &Parameters) -> Result<String, Refused> {
+fn agg_trades(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiError> {
     let (from, to) = (milliseconds(query, "startTime")?, milliseconds(query, "endTime")?);
-    let (from_id, limit) = (whole(query, "fromId")?, limit(query)?);
+    let (from_id, limit) = (integer(query, "fromId")?, limit(query)?);
     if from_id.is_some() && (from.is_some() || to.is_some()) {
-        return Err(Refused::new(-1128, "Combination of optional parameters invalid."));
+        return Err(ApiError::new(-1128, "Combination of optional parameters invalid."));
     }
-    with_tape(venue, query, |tape, lag, now| {
-        let visible = tape.visible(lag, now).len();
+    with_truth(exchange, query, |truth, lag, now| {
+        let visible = truth.visible(lag, now).len();
         // endTime is inclusive: everything before the millisecond after it.
         let end = match to {
-            Some(to) => tape.agg_place_of_time(to.plus_micros(1_000), visible),
-            None => tape.agg_count(visible),
+            Some(to) => truth.agg_index_of_time(to.plus_micros(1_000), visible),
+            None => truth.agg_count(visible),
         };
-        let end = end.min(tape.agg_count(visible));
+        let end = end.min(truth.agg_count(visible));
         let start = match (from_id, from) {
-            (Some(id), _) => tape.agg_place_of_id(id, visible),
-            (None, Some(from)) => tape.agg_place_of_time(from, visible),
+            (Some(id), _) => truth.agg_index_of_id(id, visible),
+            (None, Some(from)) => truth.agg_index_of_time(from, visible),
             (None, None) => end.saturating_sub(limit),
         };
-        let start = start.max(tape.agg_count(tape.forgotten()));
-        Ok(list((start..end.max(start)).take(limit).filter(|place| *place < end).filter_map(|place| {
-            let (id, trades) = tape.agg(place, visible);
+        let start = start.max(truth.agg_count(truth.unserved_count()));
+        Ok(json_array((start..end.max(start)).take(limit).filter(|index| *index < end).filter_map(|index| {
+            let (id, trades) = truth.agg(index, visible);
             render::agg_row(id, trades)
         })))
     })
 }
 
-fn with_tape(
-    venue: &Venue,
+fn with_truth(
+    exchange: &ExchangeState,
     query: &Parameters,
-    read: impl FnOnce(&Tape, Duration, Instant) -> Result<String, Refused>,
-) -> Result<String, Refused> {
-    let symbol = query.get("symbol").filter(|symbol| !symbol.is_empty()).ok_or_else(|| mandatory("symbol"))?;
-    let lag = locked(&venue.rest).lag;
-    let tapes = locked(&venue.tapes);
-    let tape = tapes.get(symbol.as_str()).ok_or_else(|| Refused::new(-1121, "Invalid symbol."))?;
-    read(tape, lag, Instant::now())
+    read: impl FnOnce(&Truth, Duration, Instant) -> Result<String, ApiError>,
+) -> Result<String, ApiError> {
+    let symbol = query.get("symbol").filter(|symbol| !symbol.is_empty()).ok_or_else(|| missing_parameter("symbol"))?;
+    let lag = locked(&exchange.rest).lag;
+    let truths = locked(&exchange.truths);
+    let truth = truths.get(symbol.as_str()).ok_or_else(|| ApiError::new(-1121, "Invalid symbol."))?;
+    read(truth, lag, Instant::now())
 }
 
-fn mandatory(name: &str) -> Refused {
-    Refused(-1102, format!("Mandatory parameter '{name}' was not sent, was empty/null, or malformed."))
+fn missing_parameter(name: &str) -> ApiError {
+    ApiError(-1102, format!("Mandatory parameter '{name}' was not sent, was empty/null, or malformed."))
 }
 
-fn whole(query: &Parameters, name: &str) -> Result<Option<i64>, Refused> {
+fn integer(query: &Parameters, name: &str) -> Result<Option<i64>, ApiError> {
     let Some(text) = query.get(name) else { return Ok(None) };
     match text.parse() {
         Ok(number) if number >= 0 => Ok(Some(number)),
-        _ => Err(Refused(
+        _ => Err(ApiError(
             -1100,
             format!("Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'."),
         )),
     }
 }
 
-fn milliseconds(query: &Parameters, name: &str) -> Result<Option<Timestamp>, Refused> {
+fn milliseconds(query: &Parameters, name: &str) -> Result<Option<Timestamp>, ApiError> {
     // Far beyond any year there is: a product that overflows is no time.
-    let read = whole(query, name)?.filter(|ms| *ms < i64::MAX / 1_000);
+    let read = integer(query, name)?.filter(|ms| *ms < i64::MAX / 1_000);
     Ok(read.map(Timestamp::from_millis))
 }
 
-fn limit(query: &Parameters) -> Result<usize, Refused> {
-    match whole(query, "limit")? {
+fn limit(query: &Parameters) -> Result<usize, ApiError> {
+    match integer(query, "limit")? {
         None => Ok(LIMIT_DEFAULT),
-        Some(0) => Err(Refused::new(-1130, "Data sent for parameter 'limit' is not valid.")),
+        Some(0) => Err(ApiError::new(-1130, "Data sent for parameter 'limit' is not valid.")),
         Some(limit) => Ok((limit as usize).min(LIMIT_MAX)),
     }
 }
 
-fn list(rows: impl Iterator<Item = String>) -> String {
+fn json_array(rows: impl Iterator<Item = String>) -> String {
     let rows: Vec<String> = rows.collect();
     format!("[{}]", rows.join(","))
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{decimal, millis, trade_id};
-use crate::exchange::{DecodeError, Decoded, Event, Routed};
+use crate::exchange::{DecodeError, DecodedFrame, Event, Route};
 use crate::market::{Book, Interval, Kline, Trade};
 
 const TRADE: &str = "trade frame";
@@ -20,16 +20,16 @@ const FRAME: &str = "frame";
 const SHUTDOWN: &str = "serverShutdown";
 
 /// Tells what a frame is about by its first bytes.
-pub(super) fn route(payload: &[u8]) -> Routed<'_> {
+pub(super) fn route(payload: &[u8]) -> Route<'_> {
     match split_name(payload) {
-        Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Routed::Shutdown,
-        Some((name, _)) => Routed::Stream(name),
-        None => route_unusual(payload),
+        Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Route::Shutdown,
+        Some((name, _)) => Route::Stream(name),
+        None => route_slow(payload),
     }
 }
 
 /// Reads a frame.
-pub(super) fn decode(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+pub(super) fn decode(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     if let Some((name, rest)) = split_name(payload)
         && let Some(data) = rest.strip_prefix(br#","data":"#)
         && let Some(data) = data.trim_ascii_end().strip_suffix(b"}")
@@ -39,7 +39,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         return Ok(decoded);
     }
     // Whatever is wrong, the whole frame is read again in no hurry, and that error is the one to report.
-    decode_unusual(payload)
+    decode_slow(payload)
 }
 
 /// The stream's name and everything after its closing quote, when the frame starts as Binance's do.
@@ -91,7 +91,7 @@ impl<'a> Envelope<'a> {
 
     /// "`{"result":null,"id":1}`" or an error: "`{"code":N,"msg":"...","id":...}`"; newer servers wrap the
     /// code and message in `"error"`.
-    fn answer(&self) -> Option<Routed<'a>> {
+    fn answer(&self) -> Option<Route<'a>> {
         if !self.result && self.error.is_none() && self.code.is_none() {
             return None;
         }
@@ -103,26 +103,26 @@ impl<'a> Envelope<'a> {
             (None, None) => None,
         };
         let id = self.id.and_then(|id| id.get().trim_matches('"').parse().ok());
-        Some(Routed::Answer { id, error })
+        Some(Route::Answer { id, error })
     }
 }
 
-fn route_unusual(payload: &[u8]) -> Routed<'_> {
+fn route_slow(payload: &[u8]) -> Route<'_> {
     let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(payload) else {
-        return Routed::Other;
+        return Route::Other;
     };
     if let Some(name) = envelope.stream {
-        return if name.strip_prefix('!') == Some(SHUTDOWN) { Routed::Shutdown } else { Routed::Stream(name) };
+        return if name.strip_prefix('!') == Some(SHUTDOWN) { Route::Shutdown } else { Route::Stream(name) };
     }
     match envelope.event() {
         // "raw {"e":"serverShutdown","E":...}".
-        Some(SHUTDOWN) => Routed::Shutdown,
-        Some(_) => Routed::Other,
-        None => envelope.answer().unwrap_or(Routed::Other),
+        Some(SHUTDOWN) => Route::Shutdown,
+        Some(_) => Route::Other,
+        None => envelope.answer().unwrap_or(Route::Other),
     }
 }
 
-fn decode_unusual(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     let text = std::str::from_utf8(payload).map_err(|error| DecodeError { what: FRAME, why: error.to_string() })?;
     let envelope: Envelope<'_> = read(FRAME, text)?;
     match (envelope.stream, envelope.data) {
@@ -133,11 +133,11 @@ fn decode_unusual(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     match envelope.event() {
         Some("trade") => return trade(None, text),
         Some("kline") => return kline(None, text),
-        Some(_) => return Ok(Decoded::Ignored),
+        Some(_) => return Ok(DecodedFrame::Ignored),
         None => {}
     }
     if envelope.answer().is_some() {
-        return Ok(Decoded::Ignored);
+        return Ok(DecodedFrame::Ignored);
     }
     // "bookTicker: u s b B a A - no event time, no e".
     if envelope.bid_quantity && envelope.ask_quantity {
@@ -147,7 +147,7 @@ fn decode_unusual(payload: &[u8]) -> Result<Decoded<'_>, DecodeError> {
 }
 
 /// Reads the data of the stream `name`; channels that we do not record are only checked to be JSON.
-fn decode_data<'a>(name: &str, data: &'a str) -> Result<Decoded<'a>, DecodeError> {
+fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     if let Some((symbol, channel)) = name.split_once('@') {
         match channel {
             "trade" => return trade(Some(symbol), data),
@@ -162,7 +162,7 @@ fn decode_data<'a>(name: &str, data: &'a str) -> Result<Decoded<'a>, DecodeError
         }
     }
     read::<IgnoredAny>(FRAME, data)?;
-    Ok(Decoded::Ignored)
+    Ok(DecodedFrame::Ignored)
 }
 
 fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, DecodeError> {
@@ -170,11 +170,11 @@ fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, 
 }
 
 /// Ingest files a frame under the stream's name, consume under `s`: they must speak of one symbol.
-fn agree(what: &'static str, name: &str, said: &str) -> Result<(), DecodeError> {
-    if name.eq_ignore_ascii_case(said) || name == said.to_lowercase() {
+fn require_equal(what: &'static str, name: &str, in_data: &str) -> Result<(), DecodeError> {
+    if name.eq_ignore_ascii_case(in_data) || name == in_data.to_lowercase() {
         return Ok(());
     }
-    Err(DecodeError { what, why: format!("its stream says {name:?}, its data {said:?}") })
+    Err(DecodeError { what, why: format!("its stream says {name:?}, its data {in_data:?}") })
 }
 
 /// "`<s>@trade`: e E s t p q T m M"; "b, a were removed 2024-06-18": never read.
@@ -192,11 +192,11 @@ struct TradeFrame<'a> {
     m: bool,
 }
 
-fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     let frame: TradeFrame<'a> = read(TRADE, text)?;
-    agree(TRADE, "trade", frame.e)?;
+    require_equal(TRADE, "trade", frame.e)?;
     if let Some(name) = name {
-        agree(TRADE, name, frame.s)?;
+        require_equal(TRADE, name, frame.s)?;
     }
     let trade = Trade {
         id: trade_id(TRADE, "t", frame.t)?,
@@ -206,7 +206,7 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeErr
         side: super::rest::taker_side(frame.m),
     };
     let event_time = frame.event_time.map(|ms| millis(TRADE, "E", ms)).transpose()?;
-    Ok(Decoded::Market { symbol: frame.s, event_time, event: Event::Trade(trade) })
+    Ok(DecodedFrame::Market { symbol: frame.s, event_time, event: Event::Trade(trade) })
 }
 
 /// "`<s>@kline_<i>`: e E s k{...}".
@@ -240,18 +240,18 @@ struct KlineData<'a> {
     q: &'a str,
 }
 
-fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     let frame: KlineFrame<'a> = read(KLINE, text)?;
-    agree(KLINE, "kline", frame.e)?;
+    require_equal(KLINE, "kline", frame.e)?;
     let data = frame.k;
     if let Some((symbol, interval)) = name {
-        agree(KLINE, symbol, frame.s)?;
+        require_equal(KLINE, symbol, frame.s)?;
         if interval != data.i {
             return Err(DecodeError { what: KLINE, why: format!("its stream says {interval}, its data {:?}", data.i) });
         }
     }
     let Ok(interval) = data.i.parse() else {
-        return Ok(Decoded::Ignored);
+        return Ok(DecodedFrame::Ignored);
     };
     let kline = Kline {
         interval,
@@ -271,7 +271,7 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<Decoded<'a>, D
         closed: data.x,
     };
     let event_time = frame.event_time.map(|ms| millis(KLINE, "E", ms)).transpose()?;
-    Ok(Decoded::Market { symbol: frame.s, event_time, event: Event::Kline(kline) })
+    Ok(DecodedFrame::Market { symbol: frame.s, event_time, event: Event::Kline(kline) })
 }
 
 /// "`<s>@bookTicker`: u s b B a A".
@@ -287,10 +287,10 @@ struct BookFrame<'a> {
     ask_quantity: &'a str,
 }
 
-fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeError> {
+fn book<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     let frame: BookFrame<'a> = read(BOOK, text)?;
     if let Some(name) = name {
-        agree(BOOK, name, frame.s)?;
+        require_equal(BOOK, name, frame.s)?;
     }
     let book = Book {
         update_id: frame.u,
@@ -299,7 +299,7 @@ fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Decoded<'a>, DecodeErro
         ask: decimal(BOOK, "a", frame.a)?,
         ask_quantity: decimal(BOOK, "A", frame.ask_quantity)?,
     };
-    Ok(Decoded::Market { symbol: frame.s, event_time: None, event: Event::Book(book) })
+    Ok(DecodedFrame::Market { symbol: frame.s, event_time: None, event: Event::Book(book) })
 }
 
 #[cfg(test)]

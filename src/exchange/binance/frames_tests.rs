@@ -28,7 +28,7 @@ fn expected_trade() -> Trade {
 }
 
 fn check_trade(frame: &str) {
-    let expected = Decoded::Market {
+    let expected = DecodedFrame::Market {
         symbol: "ETHUSDT",
         event_time: Some(Timestamp(1_723_161_255_612_000)),
         event: Event::Trade(expected_trade()),
@@ -59,14 +59,17 @@ fn a_negative_number_is_no_trades_id() {
 #[test]
 fn the_taker_buys_when_the_buyer_is_not_the_maker() {
     let frame = TRADE_FRAME.replace(r#""m":true"#, r#""m":false"#);
-    let Ok(Decoded::Market { event: Event::Trade(trade), .. }) = decode(frame.as_bytes()) else { panic!("a trade") };
+    let Ok(DecodedFrame::Market { event: Event::Trade(trade), .. }) = decode(frame.as_bytes()) else {
+        panic!("a trade")
+    };
     assert_eq!(trade.side, Side::Buy);
 }
 
 #[test]
 fn a_kline_reads_whole() {
     for frame in [KLINE_FRAME, data(KLINE_FRAME)] {
-        let Ok(Decoded::Market { symbol, event_time, event: Event::Kline(kline) }) = decode(frame.as_bytes()) else {
+        let Ok(DecodedFrame::Market { symbol, event_time, event: Event::Kline(kline) }) = decode(frame.as_bytes())
+        else {
             panic!("a kline")
         };
         assert_eq!((symbol, event_time), ("NKNUSDT", Some(Timestamp::from_millis(1_633_998_523_963))));
@@ -85,7 +88,7 @@ fn a_kline_reads_whole() {
 #[test]
 fn a_book_ticker_has_no_event_time() {
     for frame in [BOOK_FRAME, data(BOOK_FRAME)] {
-        let Ok(Decoded::Market { symbol: "XEMUSDT", event_time: None, event: Event::Book(book) }) =
+        let Ok(DecodedFrame::Market { symbol: "XEMUSDT", event_time: None, event: Event::Book(book) }) =
             decode(frame.as_bytes())
         else {
             panic!("a book")
@@ -112,7 +115,7 @@ fn what_carries_no_market_data_of_ours_is_ignored() {
         r#"{"stream":"!ticker@arr","data":[]}"#,
         r#"{"e":"aggTrade","s":"BTCUSDT"}"#,
     ] {
-        assert_eq!(decode(frame.as_bytes()), Ok(Decoded::Ignored), "{frame}");
+        assert_eq!(decode(frame.as_bytes()), Ok(DecodedFrame::Ignored), "{frame}");
     }
 }
 
@@ -137,20 +140,20 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn routing_tells_streams_answers_and_the_shutdown_apart() {
-    let answer = |id, error: Option<&str>| Routed::Answer { id, error: error.map(str::to_owned) };
+    let answer = |id, error: Option<&str>| Route::Answer { id, error: error.map(str::to_owned) };
     let check = |payload: &'static str, expected| assert_eq!(route(payload.as_bytes()), expected, "{payload}");
-    check(TRADE_FRAME, Routed::Stream("ethusdt@trade"));
-    check(r#"{"data":{},"stream":"ethusdt@trade"}"#, Routed::Stream("ethusdt@trade"));
+    check(TRADE_FRAME, Route::Stream("ethusdt@trade"));
+    check(r#"{"data":{},"stream":"ethusdt@trade"}"#, Route::Stream("ethusdt@trade"));
     check(r#"{"result":null,"id":7}"#, answer(Some(7), None));
     check(r#"{"code":-1121,"msg":"Invalid symbol.","id":7}"#, answer(Some(7), Some("-1121: Invalid symbol.")));
     check(r#"{"error":{"code":2,"msg":"x"},"id":"8"}"#, answer(Some(8), Some(r#"{"code":2,"msg":"x"}"#)));
     check(r#"{"code":2,"msg":"x","id":null}"#, answer(None, Some("2: x")));
-    check(r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#, Routed::Shutdown);
-    check(r#"{"e":"serverShutdown","E":1}"#, Routed::Shutdown);
-    check(data(TRADE_FRAME), Routed::Other);
-    check(data(BOOK_FRAME), Routed::Other);
-    check("garbage", Routed::Other);
-    check(r#"{"stream":""#, Routed::Other);
+    check(r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#, Route::Shutdown);
+    check(r#"{"e":"serverShutdown","E":1}"#, Route::Shutdown);
+    check(data(TRADE_FRAME), Route::Other);
+    check(data(BOOK_FRAME), Route::Other);
+    check("garbage", Route::Other);
+    check(r#"{"stream":""#, Route::Other);
 }
 
 /// JSON of each line of a capture: `time {...}` or `time: {...}`.
@@ -166,10 +169,10 @@ fn every_trade_of_the_capture_is_read_exactly_and_their_ids_are_contiguous() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let frames = frames("binance/ethusdt_20240808.gz");
     for frame in &frames {
-        let Routed::Stream(name) = route(frame.as_bytes()) else { continue };
+        let Route::Stream(name) = route(frame.as_bytes()) else { continue };
         *counts.entry(name.to_owned()).or_default() += 1;
         match decode(frame.as_bytes()).unwrap() {
-            Decoded::Market { symbol, event_time, event } => {
+            DecodedFrame::Market { symbol, event_time, event } => {
                 assert_eq!(symbol, "ETHUSDT");
                 let sent: serde_json::Value = serde_json::from_str(frame).unwrap();
                 let sent = &sent["data"];
@@ -185,7 +188,7 @@ fn every_trade_of_the_capture_is_read_exactly_and_their_ids_are_contiguous() {
                     Event::Kline(_) => panic!("the capture has no klines"),
                 }
             }
-            Decoded::Ignored => assert!(name.contains("@depth"), "{frame}"),
+            DecodedFrame::Ignored => assert!(name.contains("@depth"), "{frame}"),
         }
     }
     if frames.is_empty() {
@@ -205,9 +208,9 @@ fn every_frame_of_the_other_captures_is_read() {
     for name in ["binance/BINANCE.ws.1.0", "binance/BINANCE_TR.ws.1.0", "binance/BINANCE_US.ws.1.0"] {
         for frame in frames(name) {
             any = true;
-            let Routed::Stream(stream) = route(frame.as_bytes()) else { panic!("{frame}") };
+            let Route::Stream(stream) = route(frame.as_bytes()) else { panic!("{frame}") };
             match decode(frame.as_bytes()).unwrap() {
-                Decoded::Market { event: Event::Kline(kline), .. } => {
+                DecodedFrame::Market { event: Event::Kline(kline), .. } => {
                     klines += 1;
                     if kline.trade_count == 0 {
                         assert_eq!((kline.first_trade_id, kline.last_trade_id), (-1, -1));
@@ -217,9 +220,9 @@ fn every_frame_of_the_other_captures_is_read() {
                         assert_eq!(kline.trade_count, kline.last_trade_id - kline.first_trade_id + 1);
                     }
                 }
-                Decoded::Market { event: Event::Book(_), .. } => books += 1,
-                Decoded::Market { .. } => panic!("these captures have no trades"),
-                Decoded::Ignored => assert!(stream.contains("@depth") || stream.contains("@aggTrade"), "{frame}"),
+                DecodedFrame::Market { event: Event::Book(_), .. } => books += 1,
+                DecodedFrame::Market { .. } => panic!("these captures have no trades"),
+                DecodedFrame::Ignored => assert!(stream.contains("@depth") || stream.contains("@aggTrade"), "{frame}"),
             }
         }
     }
@@ -241,7 +244,7 @@ proptest! {
         let side = if maker { Side::Sell } else { Side::Buy };
         let ts = Timestamp::from_millis(ms);
         let event = Event::Trade(Trade { id, ts, price, quantity, side });
-        prop_assert_eq!(decode(frame.as_bytes()), Ok(Decoded::Market { symbol: "BTCUSDT", event_time: Some(ts), event }));
+        prop_assert_eq!(decode(frame.as_bytes()), Ok(DecodedFrame::Market { symbol: "BTCUSDT", event_time: Some(ts), event }));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod streams;
 
 use std::time::Duration;
 
-use super::{DecodeError, Decoded, Dialect, ExchangeInfo, RestRequest, Routed, SocketLimits};
+use super::{DecodeError, DecodedFrame, Dialect, ExchangeInfo, RestRequest, Route, SocketLimits};
 use crate::gap::Range;
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
@@ -67,11 +67,11 @@ impl Dialect for Binance {
         streams::name(stream)
     }
 
-    fn route<'a>(&self, payload: &'a [u8]) -> Routed<'a> {
+    fn route<'a>(&self, payload: &'a [u8]) -> Route<'a> {
         frames::route(payload)
     }
 
-    fn decode<'a>(&self, payload: &'a [u8]) -> Result<Decoded<'a>, DecodeError> {
+    fn decode<'a>(&self, payload: &'a [u8]) -> Result<DecodedFrame<'a>, DecodeError> {
         frames::decode(payload)
     }
 
@@ -88,7 +88,7 @@ impl Dialect for Binance {
         rest::banned_until(body)
     }
 
-    fn kept(&self, _channel: Channel) -> Option<Duration> {
+    fn rest_retention(&self, _channel: Channel) -> Option<Duration> {
         // "Binance spot | trade backfill by id, exact | depth unlimited | candle backfill 1000/call, unlimited".
         None
     }

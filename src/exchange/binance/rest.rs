@@ -28,7 +28,7 @@ pub(super) const fn taker_side(buyer_is_maker: bool) -> Side {
 
 /// "historicalTrades | 25 | symbol, fromId": raw trades by id, the id space of the trade stream.
 pub(super) fn trades_request(symbol: &str, range: Range) -> RestRequest {
-    let symbol = escaped(symbol);
+    let symbol = percent_encoded(symbol);
     let limit = range.len(1).clamp(1, PAGE_MAX);
     let path = format!("/api/v3/historicalTrades?symbol={symbol}&fromId={}&limit={limit}", range.first);
     RestRequest { path, weight: 25 }
@@ -63,12 +63,12 @@ pub(super) fn trades_answer(body: &[u8]) -> Result<Vec<Trade>, DecodeError> {
 
 /// "aggTrades | 4 | with none: newest": a sixth of what raw trades cost, and `l` is a raw trade's id.
 pub(super) fn newest_request(symbol: &str) -> RestRequest {
-    RestRequest { path: format!("/api/v3/aggTrades?symbol={}&limit=1", escaped(symbol)), weight: 4 }
+    RestRequest { path: format!("/api/v3/aggTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 4 }
 }
 
 /// Raw trades without `fromId` are the newest ones.
 pub(super) fn newest_fallback_request(symbol: &str) -> RestRequest {
-    RestRequest { path: format!("/api/v3/historicalTrades?symbol={}&limit=1", escaped(symbol)), weight: 25 }
+    RestRequest { path: format!("/api/v3/historicalTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 25 }
 }
 
 /// "aggTrades: a p q f l T m M": `f..l` is the range of raw trade ids.
@@ -94,7 +94,8 @@ pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, Dec
 
 /// "startTime inclusive ... oldest first": with one row, `f` is the first trade's id.
 pub(super) fn trade_at_request(symbol: &str, at: Timestamp) -> RestRequest {
-    let path = format!("/api/v3/aggTrades?symbol={}&startTime={}&limit=1", escaped(symbol), millis_up(at.micros()));
+    let path =
+        format!("/api/v3/aggTrades?symbol={}&startTime={}&limit=1", percent_encoded(symbol), millis_up(at.micros()));
     RestRequest { path, weight: 4 }
 }
 
@@ -107,7 +108,7 @@ pub(super) fn trade_at_answer(body: &[u8]) -> Result<Option<i64>, DecodeError> {
 pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> RestRequest {
     let path = format!(
         "/api/v3/klines?symbol={}&interval={interval}&startTime={}&endTime={}&limit={}",
-        escaped(symbol),
+        percent_encoded(symbol),
         millis_up(range.first),
         range.last.div_euclid(1_000),
         range.len(interval.micros()).clamp(1, PAGE_MAX),
@@ -176,7 +177,7 @@ pub(super) fn info_request(symbols: &[String]) -> RestRequest {
     let mut path = "/api/v3/exchangeInfo".to_owned();
     if !symbols.is_empty() {
         path.push_str("?symbols=");
-        path.push_str(&escaped(&Value::from(symbols).to_string()));
+        path.push_str(&percent_encoded(&Value::from(symbols).to_string()));
     }
     RestRequest { path, weight: 20 }
 }
@@ -241,7 +242,7 @@ const fn millis_up(us: i64) -> i64 {
 }
 
 /// Percent-encodes what may not stand in a query's value.
-fn escaped(text: &str) -> String {
+fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

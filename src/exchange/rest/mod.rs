@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::budget::{Budget, Permit, Purpose};
-use self::outcome::chain;
+use self::outcome::error_chain;
 use super::{DecodeError, Dialect, ExchangeInfo, RestRequest, refused_address, tls};
 use crate::clock::Clock;
 use crate::gap::Range;
@@ -31,7 +31,7 @@ use crate::messages;
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
 /// Above the longest that one question takes, with its wait for budget and its second way to ask.
-pub const QUESTION_MAX: Duration = Duration::from_secs(180);
+pub const QUERY_TIME_MAX: Duration = Duration::from_secs(180);
 /// Largest answer that is read: 1000 trades are 150 KiB, all of exchangeInfo some 10 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// How long nothing is sent after a 403 or 451: it will not change by itself.
@@ -118,7 +118,7 @@ impl Rest {
     /// Sends a request on the repair share of the budget and gives its body back. Waits for budget; a wait of
     /// more than a minute is [`RestError::Limited`] at once.
     pub async fn send(&self, request: &RestRequest, stop: &CancellationToken) -> Result<Bytes, RestError> {
-        Ok(self.exchange(request, Purpose::Repair, stop).await?.body)
+        Ok(self.send_within_budget(request, Purpose::Repair, stop).await?.body)
     }
 
     /// Trades with ids in `range`, ascending, at most one page from its first id up.
@@ -165,25 +165,25 @@ impl Rest {
     pub async fn newest(&self, symbol: &str, stop: &CancellationToken) -> Result<Option<(i64, Timestamp)>, RestError> {
         let fallback = self.dialect.newest_fallback_request(symbol);
         if !self.newest_falls_back.load(Ordering::Relaxed) || fallback.is_none() {
-            let answer = self.ask_newest(&self.dialect.newest_request(symbol), stop).await;
-            if fallback.is_none() || !matches!(answer, Err(RestError::Answer { .. })) {
+            let answer = self.query_newest(&self.dialect.newest_request(symbol), stop).await;
+            if fallback.is_none() || !matches!(answer, Err(RestError::BadAnswer { .. })) {
                 return answer;
             }
         }
         let Some(request) = fallback else { return Ok(None) };
-        let answer = self.ask_newest(&request, stop).await;
+        let answer = self.query_newest(&request, stop).await;
         if answer.is_ok() {
             self.newest_falls_back.store(true, Ordering::Relaxed);
         }
         answer
     }
 
-    async fn ask_newest(
+    async fn query_newest(
         &self,
         request: &RestRequest,
         stop: &CancellationToken,
     ) -> Result<Option<(i64, Timestamp)>, RestError> {
-        let answer = self.exchange(request, Purpose::Question, stop).await?;
+        let answer = self.send_within_budget(request, Purpose::Query, stop).await?;
         self.read(self.dialect.newest_answer(&answer.body))
     }
 
@@ -194,13 +194,13 @@ impl Rest {
         at: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
-        let answer = self.exchange(&self.dialect.trade_at_request(symbol, at), Purpose::Question, stop).await?;
+        let answer = self.send_within_budget(&self.dialect.trade_at_request(symbol, at), Purpose::Query, stop).await?;
         self.read(self.dialect.trade_at_answer(&answer.body))
     }
 
     /// Limits and listed symbols; the weight limit holds from here on.
     pub async fn info(&self, symbols: &[String], stop: &CancellationToken) -> Result<ExchangeInfo, RestError> {
-        let answer = self.exchange(&self.dialect.info_request(symbols), Purpose::Question, stop).await?;
+        let answer = self.send_within_budget(&self.dialect.info_request(symbols), Purpose::Query, stop).await?;
         let info = self.read(self.dialect.info_answer(&answer.body))?;
         if let Some(limit) = info.weight_per_minute {
             self.budget().set_limit(limit);
@@ -213,7 +213,7 @@ impl Rest {
     pub async fn measure_clock(&self, stop: &CancellationToken) -> Result<i64, RestError> {
         let mut best: Option<(i64, i64)> = None;
         for _ in 0..2 {
-            let answer = self.exchange(&self.dialect.time_request(), Purpose::Question, stop).await?;
+            let answer = self.send_within_budget(&self.dialect.time_request(), Purpose::Query, stop).await?;
             let theirs = self.read(self.dialect.time_answer(&answer.body))?;
             let round_trip = answer.answered_at.since(answer.sent_at);
             // The exchange read its clock half a round trip before we had the answer.
@@ -275,7 +275,7 @@ impl Rest {
     }
 
     /// One request within the budget.
-    async fn exchange(
+    async fn send_within_budget(
         &self,
         request: &RestRequest,
         purpose: Purpose,
@@ -283,8 +283,8 @@ impl Rest {
     ) -> Result<Answer, RestError> {
         self.wait_for_budget(request.weight, purpose, stop).await?;
         // From here on the weight is reserved: whatever happens, and even if this future is dropped.
-        let known = self.budget().known();
-        let mut reserved = Reserved { rest: self, weight: request.weight, known, told: None };
+        let answered_weight = self.budget().answered_weight();
+        let mut reserved = ReservedWeight { rest: self, weight: request.weight, answered_weight, reported: None };
         self.requests.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -297,9 +297,9 @@ impl Rest {
         let deadline = Instant::now() + BUDGET_WAIT_MAX;
         loop {
             let now = self.clock.now();
-            let permit = self.budget().ask(weight, purpose, now);
+            let permit = self.budget().request(weight, purpose, now);
             let until = match permit {
-                Permit::Go => return Ok(()),
+                Permit::Granted => return Ok(()),
                 Permit::Wait(until) => until,
                 Permit::Banned(until) => return Err(RestError::Banned { until }),
                 Permit::Refused(until) => {
@@ -320,13 +320,14 @@ impl Rest {
         }
     }
 
-    async fn fetch(&self, request: &RestRequest, reserved: &mut Reserved<'_>) -> Result<Answer, RestError> {
+    async fn fetch(&self, request: &RestRequest, reserved: &mut ReservedWeight<'_>) -> Result<Answer, RestError> {
         let url = format!("{}{}", self.base, request.path);
-        let unavailable = |error: reqwest::Error| RestError::Unavailable { text: chain(&error) };
+        let unavailable = |error: reqwest::Error| RestError::Unavailable { text: error_chain(&error) };
         let sent_at = self.clock.now();
         let response = self.client.get(&url).send().await.map_err(unavailable)?;
         // "Every answer: X-MBX-USED-WEIGHT-1M".
-        reserved.told = number_in(&response, self.dialect.weight_header()).and_then(|used| u32::try_from(used).ok());
+        reserved.reported =
+            number_in(&response, self.dialect.weight_header()).and_then(|used| u32::try_from(used).ok());
         let status = response.status();
         let retry_after = number_in(&response, RETRY_AFTER.as_str());
         let body = body_of(response).await?;
@@ -334,22 +335,22 @@ impl Rest {
         if status.is_success() {
             return Ok(Answer { body, sent_at, answered_at });
         }
-        Err(self.judge(status, retry_after, &String::from_utf8_lossy(&body), answered_at))
+        Err(self.classify_error(status, retry_after, &String::from_utf8_lossy(&body), answered_at))
     }
 
     /// What an answer other than 2xx means, and what it forbids from here on.
-    fn judge(&self, status: StatusCode, retry_after: Option<u64>, body: &str, now: Timestamp) -> RestError {
-        let asked = retry_after
+    fn classify_error(&self, status: StatusCode, retry_after: Option<u64>, body: &str, now: Timestamp) -> RestError {
+        let requested_until = retry_after
             .map(|seconds| now.plus_micros(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000)));
-        let ban_told = self.dialect.banned_until(body);
+        let ban_in_body = self.dialect.banned_until(body);
         let quoted: String = body.chars().take(QUOTE_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
         match status.as_u16() {
             // "418 ban 2 min ... 3 days, Retry-After = seconds until the ban ends; IP banned until <epoch ms>".
             418 => {
                 // Retry-After counts from now; the body names an instant of the exchange's clock, which may be far from
                 // ours: it serves when there is no header, moved by the offset as last measured.
-                let told = || ban_told.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
-                let until = asked.or_else(told).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
+                let from_body = || ban_in_body.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
+                let until = requested_until.or_else(from_body).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
                 self.budget().ban(until);
                 tracing::error!(
                     MESSAGE_ID = messages::BANNED,
@@ -360,7 +361,7 @@ impl Rest {
             }
             // "429 -> Retry-After seconds; ignoring it -> 418".
             429 => {
-                let until = asked.unwrap_or_else(|| now.plus_micros(LIMITED_WAIT_US));
+                let until = requested_until.unwrap_or_else(|| now.plus_micros(LIMITED_WAIT_US));
                 self.budget().pause(until);
                 tracing::warn!(%until, "the exchange limits our requests (HTTP 429) until {until}");
                 RestError::Limited { until }
@@ -378,25 +379,25 @@ impl Rest {
             }
             code => match self.dialect.unknown_symbol(body) {
                 Some(text) => RestError::UnknownSymbol { text },
-                None => RestError::Answer { text: format!("the exchange answered HTTP {code}: {quoted}") },
+                None => RestError::BadAnswer { text: format!("the exchange answered HTTP {code}: {quoted}") },
             },
         }
     }
 }
 
 /// Weight that is under way. Without an answer the exchange may have counted it all the same.
-struct Reserved<'a> {
+struct ReservedWeight<'a> {
     rest: &'a Rest,
     weight: u32,
     /// What was known to be used when it left.
-    known: u32,
-    told: Option<u32>,
+    answered_weight: u32,
+    reported: Option<u32>,
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for ReservedWeight<'_> {
     fn drop(&mut self) {
         let now = self.rest.clock.now();
-        self.rest.budget().settle(self.weight, self.known, self.told, now);
+        self.rest.budget().finish_request(self.weight, self.answered_weight, self.reported, now);
     }
 }
 
@@ -405,12 +406,14 @@ fn number_in(response: &Response, header: &str) -> Option<u64> {
 }
 
 async fn body_of(mut response: Response) -> Result<Bytes, RestError> {
-    let too_large = || RestError::Answer { text: format!("the answer is larger than {ANSWER_BYTES_MAX} bytes") };
+    let too_large = || RestError::BadAnswer { text: format!("the answer is larger than {ANSWER_BYTES_MAX} bytes") };
     if response.content_length().is_some_and(|length| length > ANSWER_BYTES_MAX as u64) {
         return Err(too_large());
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| RestError::Unavailable { text: chain(&error) })? {
+    while let Some(chunk) =
+        response.chunk().await.map_err(|error| RestError::Unavailable { text: error_chain(&error) })?
+    {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
             return Err(too_large());
         }

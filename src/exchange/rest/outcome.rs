@@ -32,7 +32,7 @@ pub enum RestError {
     },
     /// An answer that cannot be used: another 4xx, undecodable, too large. Asking again will not help.
     #[error("{text}")]
-    Answer {
+    BadAnswer {
         /// What is wrong with it.
         text: String,
     },
@@ -49,7 +49,7 @@ pub enum RestError {
 
 impl From<DecodeError> for RestError {
     fn from(error: DecodeError) -> Self {
-        Self::Answer { text: error.to_string() }
+        Self::BadAnswer { text: error.to_string() }
     }
 }
 
@@ -77,7 +77,7 @@ pub struct RestStatus {
 }
 
 /// An error with its causes: reqwest keeps the interesting part (`connection refused`) in the last one.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

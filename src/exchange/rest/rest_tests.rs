@@ -36,7 +36,7 @@ fn with(mut reply: Reply, header: &'static str, value: impl ToString) -> Reply {
 struct Script(Arc<Mutex<(VecDeque<Reply>, Vec<String>)>>);
 
 impl Script {
-    fn asked(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.0.lock().unwrap().1.clone()
     }
 
@@ -96,7 +96,7 @@ async fn trades_come_by_id_and_rows_outside_the_range_are_not_taken() {
     let (script, rest) = serve(vec![reply(200, &trades_body(3..9))]).await;
     let trades = rest.trades("BTCUSDT", ids(5, 7), &never()).await.unwrap();
     assert_eq!(trades.iter().map(|trade| trade.id).collect::<Vec<_>>(), [5, 6, 7]);
-    assert_eq!(script.asked(), ["/api/v3/historicalTrades?symbol=BTCUSDT&fromId=5&limit=3"]);
+    assert_eq!(script.requests(), ["/api/v3/historicalTrades?symbol=BTCUSDT&fromId=5&limit=3"]);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_429_is_obeyed() {
         let RestError::Limited { until } = error else { panic!("{error:?}") };
         assert!(until.since(BEGIN) >= 3_600_000_000 && until.since(BEGIN) < 3_700_000_000);
     }
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.requests().len(), 1);
     assert!(rest.status().limited_until.is_some());
 }
 
@@ -154,7 +154,7 @@ async fn a_short_429_is_waited_for() {
     assert!(matches!(rest.newest("BTCUSDT", &never()).await, Err(RestError::Limited { .. })));
     assert_eq!(rest.newest("BTCUSDT", &never()).await, Ok(None));
     assert!(rest.clock.now().since(BEGIN) >= 1_000_000);
-    assert_eq!(script.asked().len(), 2);
+    assert_eq!(script.requests().len(), 2);
 }
 
 #[tokio::test]
@@ -175,12 +175,12 @@ async fn nothing_is_sent_during_a_ban_and_a_restart_does_not_end_it() {
     for _ in 0..2 {
         assert_eq!(rest.trades("BTCUSDT", ids(1, 5), &never()).await, Err(RestError::Banned { until }));
     }
-    assert_eq!((script.asked().len(), rest.banned_until()), (1, Some(until)));
+    assert_eq!((script.requests().len(), rest.banned_until()), (1, Some(until)));
     assert_eq!(rest.status().banned_until, Some(until.micros()));
 
     let (script, restarted) = serve_at(BEGIN, rest.banned_until(), vec![]).await;
     assert_eq!(restarted.measure_clock(&never()).await, Err(RestError::Banned { until }));
-    assert!(script.asked().is_empty());
+    assert!(script.requests().is_empty());
     let (_, later) = serve_at(until, rest.banned_until(), vec![reply(200, "[]")]).await;
     assert_eq!(later.newest("BTCUSDT", &never()).await, Ok(None));
 }
@@ -201,7 +201,7 @@ async fn a_geo_block_is_said_in_plain_words_and_not_hammered() {
         assert!(matches!(error, RestError::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains("use a server in a permitted region or set rest_url"), "{error}");
     }
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -220,10 +220,10 @@ async fn outcomes_are_told_apart() {
         errors.push(rest.trades("BTCUSDT", ids(1, 5), &never()).await.unwrap_err());
     }
     assert_eq!(errors[0], RestError::UnknownSymbol { text: "Invalid symbol.".to_owned() });
-    assert!(matches!(&errors[1], RestError::Answer { text } if text.contains("HTTP 400") && text.contains("-1102")));
+    assert!(matches!(&errors[1], RestError::BadAnswer { text } if text.contains("HTTP 400") && text.contains("-1102")));
     assert!(matches!(&errors[2], RestError::Unavailable { text } if text.contains("503") && text.contains("busy")));
-    assert!(matches!(&errors[3], RestError::Answer { text } if text.contains("302")));
-    assert!(matches!(&errors[4], RestError::Answer { text } if text.contains("cannot decode trades answer")));
+    assert!(matches!(&errors[3], RestError::BadAnswer { text } if text.contains("302")));
+    assert!(matches!(&errors[4], RestError::BadAnswer { text } if text.contains("cannot decode trades answer")));
     let status = rest.status();
     assert_eq!((status.requests, status.failures), (5, 5));
     assert_eq!(status.last_error, errors[4].to_string());
@@ -244,7 +244,7 @@ async fn the_newest_trade_is_asked_for_another_way_where_the_cheap_way_fails() {
     assert_eq!(rest.newest("BTCUSDT", &never()).await, Ok(Some((42, at))));
     assert!(matches!(rest.newest("BTCUSDT", &never()).await, Err(RestError::Unavailable { .. })));
     let raw = "/api/v3/historicalTrades?symbol=BTCUSDT&limit=1";
-    assert_eq!(script.asked(), ["/api/v3/aggTrades?symbol=BTCUSDT&limit=1", raw, raw, raw]);
+    assert_eq!(script.requests(), ["/api/v3/aggTrades?symbol=BTCUSDT&limit=1", raw, raw, raw]);
 }
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn an_answer_that_is_too_large_is_not_read() {
         }
         let listener_ends_early = raw(Some(answer)).await;
         let error = listener_ends_early.trades("BTCUSDT", ids(1, 5), &never()).await.unwrap_err();
-        assert!(matches!(&error, RestError::Answer { text } if text.contains("larger")), "{error:?}");
+        assert!(matches!(&error, RestError::BadAnswer { text } if text.contains("larger")), "{error:?}");
     }
 }
 

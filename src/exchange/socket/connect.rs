@@ -29,12 +29,12 @@ const BANNED_WAIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(super) struct ConnectError {
     pub(super) text: String,
-    pub(super) again: Again,
+    pub(super) retry: Retry,
 }
 
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
+pub(super) enum Retry {
     /// As the back-off says.
     Backoff,
     /// Slowly: it will not change by itself.
@@ -45,7 +45,7 @@ pub(super) enum Again {
 
 /// Opens a WebSocket to `url`. Never waits by itself: the caller sets the time limit.
 pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, ConnectError> {
-    let failed = |error: anyhow::Error| ConnectError { text: format!("{error:#}"), again: Again::Backoff };
+    let failed = |error: anyhow::Error| ConnectError { text: format!("{error:#}"), retry: Retry::Backoff };
     let mut request = url.into_client_request().with_context(|| format!("read the address {url}")).map_err(failed)?;
     request
         .headers_mut()
@@ -59,35 +59,35 @@ pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, Conne
     match client_async_tls_with_config(request, stream, Some(config), Some(connector)).await {
         Ok((socket, _)) => Ok(socket),
         Err(Error::Http(response)) => Err(refusal(&response)),
-        Err(error) => Err(ConnectError { text: format!("open a WebSocket to {url}: {error}"), again: Again::Backoff }),
+        Err(error) => Err(ConnectError { text: format!("open a WebSocket to {url}: {error}"), retry: Retry::Backoff }),
     }
 }
 
 fn refusal(response: &Response) -> ConnectError {
     let status = response.status().as_u16();
-    let asked = response
+    let requested_wait = response
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok())
         .map(Duration::from_secs);
     match status {
         // "403 = WAF"; 451 = a geo-block.
-        403 | 451 => ConnectError { text: refused_address(status, "ws_url"), again: Again::Slowly },
+        403 | 451 => ConnectError { text: refused_address(status, "ws_url"), retry: Retry::Slowly },
         // "429 -> Retry-After seconds; ignoring it -> 418 ban 2 min ... 3 days".
         429 => {
-            let wait = asked.unwrap_or(LIMITED_WAIT);
+            let wait = requested_wait.unwrap_or(LIMITED_WAIT);
             let text = format!("the exchange limits us (HTTP 429): waiting {} s", wait.as_secs());
-            ConnectError { text, again: Again::After(wait) }
+            ConnectError { text, retry: Retry::After(wait) }
         }
         418 => {
-            let wait = asked.unwrap_or(BANNED_WAIT);
+            let wait = requested_wait.unwrap_or(BANNED_WAIT);
             let text = format!("the exchange has banned this address (HTTP 418) for {} s", wait.as_secs());
-            ConnectError { text, again: Again::After(wait) }
+            ConnectError { text, retry: Retry::After(wait) }
         }
         _ => {
             let words = http::StatusCode::canonical_reason(&response.status()).unwrap_or("no reason given");
             let text = format!("the exchange refuses to open a WebSocket (HTTP {status} {words})");
-            ConnectError { text, again: Again::Backoff }
+            ConnectError { text, retry: Retry::Backoff }
         }
     }
 }
@@ -96,24 +96,24 @@ fn refusal(response: &Response) -> ConnectError {
 mod tests {
     use super::*;
 
-    fn check(status: u16, retry_after: Option<&str>, again: Again, part: &str) {
+    fn check(status: u16, retry_after: Option<&str>, retry: Retry, part: &str) {
         let mut response = http::Response::builder().status(status);
         if let Some(seconds) = retry_after {
             response = response.header(RETRY_AFTER, seconds);
         }
         let error = refusal(&response.body(None).unwrap());
-        assert_eq!(error.again, again, "{status}");
+        assert_eq!(error.retry, retry, "{status}");
         assert!(error.text.contains(part), "{} does not say {part:?}", error.text);
     }
 
     #[test]
     fn refusals_are_said_in_plain_words_and_obeyed() {
-        check(451, None, Again::Slowly, "geo-block): use a server in a permitted region or set ws_url");
-        check(403, None, Again::Slowly, "HTTP 403");
-        check(429, Some("7"), Again::After(Duration::from_secs(7)), "7 s");
-        check(418, Some("259200"), Again::After(Duration::from_secs(259_200)), "banned");
-        check(418, None, Again::After(BANNED_WAIT), "banned");
-        check(429, Some("soon"), Again::After(LIMITED_WAIT), "limits");
-        check(503, None, Again::Backoff, "503");
+        check(451, None, Retry::Slowly, "geo-block): use a server in a permitted region or set ws_url");
+        check(403, None, Retry::Slowly, "HTTP 403");
+        check(429, Some("7"), Retry::After(Duration::from_secs(7)), "7 s");
+        check(418, Some("259200"), Retry::After(Duration::from_secs(259_200)), "banned");
+        check(418, None, Retry::After(BANNED_WAIT), "banned");
+        check(429, Some("soon"), Retry::After(LIMITED_WAIT), "limits");
+        check(503, None, Retry::Backoff, "503");
     }
 }

@@ -16,7 +16,7 @@ pub struct Connections(Arc<Mutex<Shared>>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    sockets: Vec<Weak<Status>>,
+    sockets: Vec<Weak<StatusHandle>>,
     attempts: Vec<(Exchange, ConnectLimit)>,
 }
 
@@ -47,7 +47,7 @@ pub struct ConnectionStatus {
 
 /// A socket's own handle to its row. The counters are written for every batch, hence atomic.
 #[derive(Debug)]
-pub(super) struct Status {
+pub(super) struct StatusHandle {
     row: Mutex<ConnectionStatus>,
     frames: AtomicU64,
     last_frame_at: AtomicI64,
@@ -62,8 +62,8 @@ impl Connections {
     }
 
     /// A row for a new socket; it disappears with the handle.
-    pub(super) fn register(&self, exchange: Exchange) -> Arc<Status> {
-        let status = Arc::new(Status {
+    pub(super) fn register(&self, exchange: Exchange) -> Arc<StatusHandle> {
+        let status = Arc::new(StatusHandle {
             row: Mutex::new(ConnectionStatus {
                 exchange: exchange.as_str(),
                 connection: None,
@@ -97,7 +97,7 @@ impl Connections {
     }
 }
 
-impl Status {
+impl StatusHandle {
     fn snapshot(&self) -> ConnectionStatus {
         let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner).clone();
         row.frames = self.frames.load(Ordering::Relaxed);
@@ -105,15 +105,15 @@ impl Status {
         row
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut ConnectionStatus)) {
-        change(&mut self.row.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn update(&self, update: impl FnOnce(&mut ConnectionStatus)) {
+        update(&mut self.row.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Goes on where the connection that it takes over from has stopped.
-    pub(super) fn follow(&self, other: &Self, replaced: bool) {
+    pub(super) fn take_over_from(&self, other: &Self, replaced: bool) {
         let before = other.snapshot();
         self.frames.fetch_add(before.frames, Ordering::Relaxed);
-        self.change(|row| {
+        self.update(|row| {
             row.reconnects = before.reconnects + u64::from(!replaced);
             row.rotations = before.rotations + u64::from(replaced);
             row.last_error = if replaced { String::new() } else { before.last_error };
@@ -134,7 +134,7 @@ mod tests {
     fn a_socket_is_listed_while_it_lives_and_serializes() {
         let connections = Connections::default();
         let status = connections.register(Exchange::Binance);
-        status.change(|row| row.state = "connected".to_owned());
+        status.update(|row| row.state = "connected".to_owned());
         status.received(3, Timestamp(7));
         let rows = serde_json::to_value(connections.snapshot()).unwrap();
         assert_eq!((rows[0]["state"].as_str(), rows[0]["frames"].as_u64()), (Some("connected"), Some(3)));

@@ -28,10 +28,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::{Again, ConnectError, WebSocket};
-use self::connections::Status;
+use self::connect::{ConnectError, Retry, WebSocket};
+use self::connections::StatusHandle;
 use self::pace::Backoff;
-use self::session::End;
+use self::session::SessionEnd;
 use super::{Dialect, Proxy};
 use crate::clock::Clock;
 use crate::market::{Stream, Timestamp};
@@ -174,7 +174,7 @@ impl Socket {
             if !self.pause(wait, &mut streams, &status).await {
                 return;
             }
-            status.change(|row| "connecting".clone_into(&mut row.state));
+            status.update(|row| "connecting".clone_into(&mut row.state));
             let connected = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -192,12 +192,12 @@ impl Socket {
 
     /// Waits for `wait`, then for something to carry, then for the exchange's limit on connection attempts.
     /// Commands are obeyed meanwhile. `false`: stop.
-    async fn pause(&mut self, wait: Duration, streams: &mut Vec<Stream>, status: &Status) -> bool {
+    async fn pause(&mut self, wait: Duration, streams: &mut Vec<Stream>, status: &StatusHandle) -> bool {
         let mut until = Instant::now() + wait;
         loop {
             let idle = streams.is_empty();
             if idle {
-                status.change(|row| "idle".clone_into(&mut row.state));
+                status.update(|row| "idle".clone_into(&mut row.state));
             } else if until <= Instant::now() {
                 match self.connections.attempt(self.dialect.exchange(), &self.dialect.limits(), Instant::now()) {
                     Ok(()) => return true,
@@ -227,22 +227,22 @@ impl Socket {
                 Ok(connected) => connected,
                 Err(_) => {
                     let text = format!("open a WebSocket to {url}: no answer within {} s", limit.as_secs_f32());
-                    Err(ConnectError { text, again: Again::Backoff })
+                    Err(ConnectError { text, retry: Retry::Backoff })
                 }
             }
         })
     }
 
-    fn after_failure(&self, error: &ConnectError, backoff: &mut Backoff, status: &Status) -> Duration {
-        let wait = match error.again {
-            Again::Backoff => backoff.next(rand::random()),
-            Again::Slowly => self.options.refused_wait,
-            Again::After(wait) => wait,
+    fn after_failure(&self, error: &ConnectError, backoff: &mut Backoff, status: &StatusHandle) -> Duration {
+        let wait = match error.retry {
+            Retry::Backoff => backoff.next(rand::random()),
+            Retry::Slowly => self.options.refused_wait,
+            Retry::After(wait) => wait,
         };
         let exchange = self.dialect.exchange();
         let wait_ms = wait.as_millis();
         tracing::warn!(%exchange, wait_ms, error = error.text, "no connection to {exchange}: {}", error.text);
-        status.change(|row| {
+        status.update(|row| {
             row.last_error.clone_from(&error.text);
             row.state = format!("waiting: {}", error.text);
         });
@@ -251,10 +251,10 @@ impl Socket {
 }
 
 /// How long to wait after a connection ended. One that delivered data was a good one.
-fn after_session(end: &End, backoff: &mut Backoff) -> Duration {
+fn after_session(end: &SessionEnd, backoff: &mut Backoff) -> Duration {
     if end.delivered {
         backoff.reset();
-        if end.at_once {
+        if end.reconnect_now {
             return Duration::ZERO;
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::exchange::{Decoded, Dialect, Event};
+use crate::exchange::{DecodedFrame, Dialect, Event};
 use crate::market::{Channel, Stream, Symbol};
 
 /// Which of the two connections.
@@ -18,11 +18,11 @@ pub(super) enum Side {
 /// The streams of two connections while both are open.
 #[derive(Debug)]
 pub(super) struct Overlap {
-    streams: HashMap<(Symbol, Channel), Seen>,
+    streams: HashMap<(Symbol, Channel), OverlapPositions>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct OverlapPositions {
     /// The highest position of the old connection.
     old_last: Option<i64>,
     /// The lowest position of the new connection.
@@ -32,22 +32,22 @@ struct Seen {
 impl Overlap {
     /// Nothing was delivered yet.
     pub(super) fn new(streams: &[Stream]) -> Self {
-        let key = |stream: &Stream| ((stream.symbol.clone(), stream.channel), Seen::default());
+        let key = |stream: &Stream| ((stream.symbol.clone(), stream.channel), OverlapPositions::default());
         Self { streams: streams.iter().map(key).collect() }
     }
 
     /// Takes a frame that one of them delivered; what is no market data says nothing.
-    pub(super) fn note(&mut self, side: Side, dialect: &dyn Dialect, payload: &[u8]) {
-        let Ok(Decoded::Market { symbol, event, .. }) = dialect.decode(payload) else { return };
+    pub(super) fn observe(&mut self, side: Side, dialect: &dyn Dialect, payload: &[u8]) {
+        let Ok(DecodedFrame::Market { symbol, event, .. }) = dialect.decode(payload) else { return };
         let (channel, position) = match event {
             Event::Trade(trade) => (Channel::Trade, trade.id),
             Event::Kline(kline) => (Channel::Kline(kline.interval), kline.open_time.micros()),
             Event::Book(book) => (Channel::BookTicker, book.update_id),
         };
-        let Some(seen) = self.streams.get_mut(&(Symbol::new(symbol), channel)) else { return };
+        let Some(positions) = self.streams.get_mut(&(Symbol::new(symbol), channel)) else { return };
         match side {
-            Side::Old => seen.old_last = seen.old_last.max(Some(position)),
-            Side::New => seen.new_first = Some(seen.new_first.map_or(position, |first| first.min(position))),
+            Side::Old => positions.old_last = positions.old_last.max(Some(position)),
+            Side::New => positions.new_first = Some(positions.new_first.map_or(position, |first| first.min(position))),
         }
     }
 
@@ -55,12 +55,12 @@ impl Overlap {
     pub(super) fn is_complete(&self) -> bool {
         self.streams
             .values()
-            .all(|seen| matches!((seen.old_last, seen.new_first), (Some(old), Some(new)) if new <= old))
+            .all(|positions| matches!((positions.old_last, positions.new_first), (Some(old), Some(new)) if new <= old))
     }
 
     /// Streams that the old connection delivers and the new one does not: it must not be given up for them.
-    pub(super) fn lacking(&self) -> usize {
-        self.streams.values().filter(|seen| seen.old_last.is_some() && seen.new_first.is_none()).count()
+    pub(super) fn missing_streams(&self) -> usize {
+        self.streams.values().filter(|positions| positions.old_last.is_some() && positions.new_first.is_none()).count()
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         let streams = symbols.iter().map(|symbol| format!("binance:{symbol}:trade").parse().unwrap());
         let mut overlap = Overlap::new(&streams.collect::<Vec<Stream>>());
         for (side, symbol, id) in notes {
-            overlap.note(*side, &Binance, trade(symbol, *id).as_bytes());
+            overlap.observe(*side, &Binance, trade(symbol, *id).as_bytes());
         }
         overlap
     }
@@ -102,6 +102,6 @@ mod tests {
         let notes = [(Old, "AAA", 5), (New, "AAA", 5), (Old, "BBB", 1)];
         let two = overlap(&["AAA", "BBB"], &notes);
         assert!(!two.is_complete());
-        assert_eq!(two.lacking(), 1);
+        assert_eq!(two.missing_streams(), 1);
     }
 }

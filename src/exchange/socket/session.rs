@@ -14,13 +14,13 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::WebSocket;
-use super::connections::Status;
+use super::connections::StatusHandle;
 use super::pace::Pacer;
-use super::rotation::Link;
+use super::rotation::RotationLink;
 use super::subscriptions::Subscriptions;
 use super::{SocketCommand, SocketEvent, SocketOptions};
 use crate::clock::Clock;
-use crate::exchange::{Dialect, Routed};
+use crate::exchange::{Dialect, Route};
 use crate::market::{Stream, Timestamp};
 
 /// Most frames of one event: a batch is whatever was ready, but no more than this, so that a flood cannot
@@ -32,86 +32,86 @@ const CLOSE_WAIT: Duration = Duration::from_millis(500);
 const SEND_WAIT: Duration = Duration::from_secs(10);
 
 /// How a connection ended.
-pub(super) struct End {
+pub(super) struct SessionEnd {
     pub(super) reason: String,
     /// By our own `stop`, or because nobody receives the events.
     pub(super) stopped: bool,
     /// The next connection need not wait.
-    pub(super) at_once: bool,
+    pub(super) reconnect_now: bool,
     /// It had delivered data of a stream.
     pub(super) delivered: bool,
 }
 
-/// Why the loop leaves; [`Session::run`] makes an [`End`] of it.
-enum Leave {
+/// Why the loop leaves; [`Session::run`] makes an [`SessionEnd`] of it.
+enum Exit {
     Stopped,
     Lost(String),
     /// Somebody asked for another connection, or there is one already.
-    Asked(String),
+    Requested(String),
 }
 
 /// What a session works with.
-pub(super) struct SessionParts {
+pub(super) struct SessionDeps {
     pub(super) dialect: Arc<dyn Dialect>,
     pub(super) options: SocketOptions,
     pub(super) clock: Clock,
     pub(super) events: mpsc::Sender<SocketEvent>,
     pub(super) commands: mpsc::Receiver<SocketCommand>,
-    pub(super) status: Arc<Status>,
-    pub(super) link: Link,
+    pub(super) status: Arc<StatusHandle>,
+    pub(super) link: RotationLink,
     pub(super) stop: CancellationToken,
 }
 
 pub(super) struct Session {
-    parts: SessionParts,
+    deps: SessionDeps,
     web_socket: WebSocket,
     connection: i64,
     subscriptions: Subscriptions,
     pacer: Pacer,
     silence_max: Duration,
     /// When anything at all last came.
-    heard_at: Instant,
+    last_received_at: Instant,
     /// When to stop waiting for answers; `None` when none is outstanding.
-    answers_until: Option<Instant>,
+    answers_due_at: Option<Instant>,
     batch: Vec<(Timestamp, Bytes)>,
     delivered: bool,
 }
 
 impl Session {
-    pub(super) fn new(parts: SessionParts, web_socket: WebSocket, connection: i64, streams: Vec<Stream>) -> Self {
-        let limits = parts.dialect.limits();
+    pub(super) fn new(deps: SessionDeps, web_socket: WebSocket, connection: i64, streams: Vec<Stream>) -> Self {
+        let limits = deps.dialect.limits();
         let now = Instant::now();
         Self {
-            subscriptions: Subscriptions::new(parts.dialect.clone(), &streams),
+            subscriptions: Subscriptions::new(deps.dialect.clone(), &streams),
             pacer: Pacer::new(limits.messages_per_second, now),
-            silence_max: parts.options.silence_max.unwrap_or(limits.silence_max),
-            heard_at: now,
-            answers_until: None,
+            silence_max: deps.options.silence_max.unwrap_or(limits.silence_max),
+            last_received_at: now,
+            answers_due_at: None,
             batch: Vec::new(),
             delivered: false,
-            parts,
+            deps,
             web_socket,
             connection,
         }
     }
 
     /// Runs until the connection ends, and closes it as politely as half a second allows.
-    pub(super) async fn run(mut self) -> End {
-        let leave = self.turn_until_end().await;
-        if !matches!(leave, Leave::Lost(_))
+    pub(super) async fn run(mut self) -> SessionEnd {
+        let exit = self.run_until_exit().await;
+        if !matches!(exit, Exit::Lost(_))
             && let Ok(Err(error)) = tokio::time::timeout(CLOSE_WAIT, self.web_socket.close(None)).await
         {
             tracing::debug!(connection = self.connection, %error, "the close frame was not sent");
         }
-        let (reason, stopped, at_once) = match leave {
-            Leave::Stopped => ("stopped".to_owned(), true, false),
-            Leave::Lost(reason) => (reason, false, false),
-            Leave::Asked(reason) => (reason, false, true),
+        let (reason, stopped, reconnect_now) = match exit {
+            Exit::Stopped => ("stopped".to_owned(), true, false),
+            Exit::Lost(reason) => (reason, false, false),
+            Exit::Requested(reason) => (reason, false, true),
         };
-        End { reason, stopped, at_once, delivered: self.delivered }
+        SessionEnd { reason, stopped, reconnect_now, delivered: self.delivered }
     }
 
-    async fn turn_until_end(&mut self) -> Leave {
+    async fn run_until_exit(&mut self) -> Exit {
         let mut timer = pin!(tokio::time::sleep_until(self.next_deadline()));
         loop {
             // The timer is moved only when it must ring earlier: silence moves its own deadline with every
@@ -120,178 +120,178 @@ impl Session {
             if deadline < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
-            let turn = tokio::select! {
+            let step = tokio::select! {
                 biased;
-                () = self.parts.stop.cancelled() => Err(Leave::Stopped),
-                () = self.parts.link.replaced.cancelled() => {
-                    Err(Leave::Asked("another connection carries its streams".to_owned()))
+                () = self.deps.stop.cancelled() => Err(Exit::Stopped),
+                () = self.deps.link.replaced.cancelled() => {
+                    Err(Exit::Requested("another connection carries its streams".to_owned()))
                 }
-                Some(command) = self.parts.commands.recv() => self.obey(command),
-                () = timer.as_mut() => self.keep_time().await,
-                lost = read_ready(&mut self.web_socket, &mut self.batch, &self.parts.clock) => self.heard(lost).await,
+                Some(command) = self.deps.commands.recv() => self.handle_command(command),
+                () = timer.as_mut() => self.handle_deadlines().await,
+                outcome = read_ready(&mut self.web_socket, &mut self.batch, &self.deps.clock) => self.handle_read(outcome).await,
             };
-            if let Err(leave) = turn {
-                return leave;
+            if let Err(exit) = step {
+                return exit;
             }
         }
     }
 
     fn next_deadline(&self) -> Instant {
-        let mut next = self.heard_at + self.silence_max;
-        if self.subscriptions.has_more() {
+        let mut next = self.last_received_at + self.silence_max;
+        if self.subscriptions.has_unsent() {
             next = next.min(self.pacer.ready_at());
         }
-        if let Some(until) = self.answers_until {
+        if let Some(until) = self.answers_due_at {
             next = next.min(until);
         }
         next
     }
 
-    fn obey(&mut self, command: SocketCommand) -> Result<(), Leave> {
+    fn handle_command(&mut self, command: SocketCommand) -> Result<(), Exit> {
         match command {
             SocketCommand::SetStreams(new) => {
                 self.subscriptions.set(&new);
                 if new.is_empty() {
-                    return Err(Leave::Asked("no streams are wanted any more".to_owned()));
+                    return Err(Exit::Requested("no streams are wanted any more".to_owned()));
                 }
             }
             SocketCommand::Resubscribe(streams) => self.subscriptions.resubscribe(&streams),
-            SocketCommand::Reconnect(reason) => return Err(Leave::Asked(reason)),
+            SocketCommand::Reconnect(reason) => return Err(Exit::Requested(reason)),
         }
-        self.show();
+        self.update_status();
         Ok(())
     }
 
     /// Does what a deadline asks for; more than one may have passed.
-    async fn keep_time(&mut self) -> Result<(), Leave> {
+    async fn handle_deadlines(&mut self) -> Result<(), Exit> {
         let now = Instant::now();
         // A minute without even the ping that is due every 20 s: a dead peer often sends no RST. A last look,
         // because it may be this process that was held up while the bytes lay ready.
-        if now >= self.heard_at + self.silence_max {
-            match read_ready(&mut self.web_socket, &mut self.batch, &self.parts.clock).now_or_never() {
-                Some(heard) => self.heard(heard).await?,
-                None => return Err(Leave::Lost(format!("nothing came for {} s", self.silence_max.as_secs_f32()))),
+        if now >= self.last_received_at + self.silence_max {
+            match read_ready(&mut self.web_socket, &mut self.batch, &self.deps.clock).now_or_never() {
+                Some(outcome) => self.handle_read(outcome).await?,
+                None => return Err(Exit::Lost(format!("nothing came for {} s", self.silence_max.as_secs_f32()))),
             }
         }
-        if self.answers_until.is_some_and(|until| now >= until) {
-            self.answers_until = None;
-            let overdue = self.subscriptions.give_up_waiting();
+        if self.answers_due_at.is_some_and(|until| now >= until) {
+            self.answers_due_at = None;
+            let overdue = self.subscriptions.accept_overdue();
             let connection = self.connection;
             tracing::warn!(connection, overdue, "the exchange has not answered our requests for {overdue} streams");
-            self.tell_connected().await?;
+            self.report_connected().await?;
         }
-        if self.subscriptions.has_more() && now >= self.pacer.ready_at() {
+        if self.subscriptions.has_unsent() && now >= self.pacer.ready_at() {
             self.send_request(now).await?;
         }
         Ok(())
     }
 
-    async fn send_request(&mut self, now: Instant) -> Result<(), Leave> {
+    async fn send_request(&mut self, now: Instant) -> Result<(), Exit> {
         let Some(request) = self.subscriptions.next_request() else { return Ok(()) };
         self.pacer.spend(now);
-        self.answers_until = Some(now + self.parts.options.answer_timeout);
+        self.answers_due_at = Some(now + self.deps.options.answer_timeout);
         let sending = tokio::time::timeout(SEND_WAIT, self.web_socket.send(Message::text(request)));
         let sent = tokio::select! {
             biased;
-            () = self.parts.stop.cancelled() => return Err(Leave::Stopped),
+            () = self.deps.stop.cancelled() => return Err(Exit::Stopped),
             sent = sending => sent,
         };
         match sent {
             Ok(Ok(())) => {
-                self.show();
+                self.update_status();
                 Ok(())
             }
-            Ok(Err(error)) => Err(Leave::Lost(format!("send a request: {error}"))),
-            Err(_) => Err(Leave::Lost("the exchange does not take our requests".to_owned())),
+            Ok(Err(error)) => Err(Exit::Lost(format!("send a request: {error}"))),
+            Err(_) => Err(Exit::Lost("the exchange does not take our requests".to_owned())),
         }
     }
 
     /// Handles what came. Frames that came before the end of a connection are handed over before the end is
     /// told; answers among them are acted upon afterwards, so that the log shows cause before effect.
-    async fn heard(&mut self, heard: Heard) -> Result<(), Leave> {
+    async fn handle_read(&mut self, outcome: ReadOutcome) -> Result<(), Exit> {
         let now = Instant::now();
-        for _ in 0..heard.pings {
+        for _ in 0..outcome.pings {
             // "pong with the same payload": the library echoes it when it reads on. "PING, PONG and JSON all
             // count" against the limit.
             self.pacer.spend(now);
         }
-        let leave = heard.lost.map(Leave::Lost);
+        let exit = outcome.lost.map(Exit::Lost);
         if !self.batch.is_empty() {
             let next = Vec::with_capacity(self.batch.len().next_power_of_two().min(BATCH_MAX));
             let frames = std::mem::replace(&mut self.batch, next);
             let mut answers = Vec::new();
             for (_, payload) in &frames {
-                match self.parts.dialect.route(payload) {
-                    Routed::Stream(_) => self.delivered = true,
-                    Routed::Answer { id, error } => answers.push((id, error)),
-                    Routed::Shutdown => {
+                match self.deps.dialect.route(payload) {
+                    Route::Stream(_) => self.delivered = true,
+                    Route::Answer { id, error } => answers.push((id, error)),
+                    Route::Shutdown => {
                         let connection = self.connection;
                         tracing::info!(connection, "the exchange announced the end of connection {connection}");
-                        self.parts.link.announced.cancel();
+                        self.deps.link.announced.cancel();
                     }
-                    Routed::Other => {}
+                    Route::Other => {}
                 }
             }
             if let Some(&(at, _)) = frames.last() {
-                self.parts.status.received(frames.len(), at);
+                self.deps.status.received(frames.len(), at);
             }
-            let noted: Vec<Bytes> = match self.parts.link.is_noting() {
+            let delivered: Vec<Bytes> = match self.deps.link.is_observing() {
                 true => frames.iter().map(|(_, payload)| payload.clone()).collect(),
                 false => Vec::new(),
             };
             self.emit(SocketEvent::Frames { connection: self.connection, frames }).await?;
             // Only what was handed over counts: the rest may still be lost with this connection.
-            self.parts.link.note(&*self.parts.dialect, &noted);
+            self.deps.link.observe(&*self.deps.dialect, &delivered);
             for (id, error) in answers {
-                self.answered(id, error).await?;
+                self.handle_answer(id, error).await?;
             }
         }
-        self.heard_at = Instant::now();
-        leave.map_or(Ok(()), Err)
+        self.last_received_at = Instant::now();
+        exit.map_or(Ok(()), Err)
     }
 
-    async fn answered(&mut self, id: Option<u64>, error: Option<String>) -> Result<(), Leave> {
-        if let Some(refusal) = self.subscriptions.answered(id, error) {
+    async fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Result<(), Exit> {
+        if let Some(refusal) = self.subscriptions.handle_answer(id, error) {
             let (stream, reason) = (refusal.stream, refusal.reason);
             tracing::error!(%stream, reason, "the exchange refuses {stream}: {reason}");
             self.emit(SocketEvent::Refused { stream, reason }).await?;
         }
-        self.tell_connected().await
+        self.report_connected().await
     }
 
-    async fn tell_connected(&mut self) -> Result<(), Leave> {
-        let Some(streams) = self.subscriptions.settled() else { return Ok(()) };
-        self.answers_until = None;
-        self.show();
+    async fn report_connected(&mut self) -> Result<(), Exit> {
+        let Some(streams) = self.subscriptions.take_accepted() else { return Ok(()) };
+        self.answers_due_at = None;
+        self.update_status();
         let (connection, count) = (self.connection, streams.len());
         tracing::info!(connection, streams = count, "connection {connection} carries {count} more streams");
         self.emit(SocketEvent::Connected { connection, streams }).await
     }
 
-    fn show(&self) {
-        let subscribing = self.subscriptions.has_more() || self.answers_until.is_some();
-        self.parts.status.change(|row| {
+    fn update_status(&self) {
+        let subscribing = self.subscriptions.has_unsent() || self.answers_due_at.is_some();
+        self.deps.status.update(|row| {
             row.streams = self.subscriptions.len();
             row.state = if subscribing { "subscribing".to_owned() } else { "connected".to_owned() };
         });
     }
 
     /// Hands an event over; waits for room, which stops the reading.
-    async fn emit(&mut self, event: SocketEvent) -> Result<(), Leave> {
+    async fn emit(&mut self, event: SocketEvent) -> Result<(), Exit> {
         tokio::select! {
             biased;
-            sent = self.parts.events.send(event) => sent.map_err(|_| Leave::Stopped)?,
-            () = self.parts.stop.cancelled() => return Err(Leave::Stopped),
+            sent = self.deps.events.send(event) => sent.map_err(|_| Exit::Stopped)?,
+            () = self.deps.stop.cancelled() => return Err(Exit::Stopped),
         }
         // A receiver that made us wait is no silence of the exchange.
-        self.heard_at = Instant::now();
+        self.last_received_at = Instant::now();
         Ok(())
     }
 }
 
 /// What one look at the socket found, besides the frames.
 #[derive(Default)]
-struct Heard {
+struct ReadOutcome {
     pings: u32,
     /// The connection has ended, and why.
     lost: Option<String>,
@@ -303,9 +303,9 @@ async fn read_ready(
     web_socket: &mut WebSocket,
     batch: &mut Vec<(Timestamp, Bytes)>,
     clock: &crate::clock::Clock,
-) -> Heard {
+) -> ReadOutcome {
     std::future::poll_fn(|context| {
-        let mut heard = Heard::default();
+        let mut outcome = ReadOutcome::default();
         let mut anything = false;
         // One reading of the clock for all that came with one wake-up: they came at one instant.
         let mut now = None;
@@ -317,30 +317,30 @@ async fn read_ready(
                         Message::Text(text) => Bytes::from(text),
                         Message::Binary(bytes) => bytes,
                         Message::Ping(_) => {
-                            heard.pings += 1;
+                            outcome.pings += 1;
                             continue;
                         }
                         Message::Close(frame) => {
-                            heard.lost = Some(closed(frame));
-                            return Poll::Ready(heard);
+                            outcome.lost = Some(closed(frame));
+                            return Poll::Ready(outcome);
                         }
                         Message::Pong(_) | Message::Frame(_) => continue,
                     };
                     batch.push((*now.get_or_insert_with(|| clock.now()), payload));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    heard.lost = Some(format!("the connection broke: {error}"));
-                    return Poll::Ready(heard);
+                    outcome.lost = Some(format!("the connection broke: {error}"));
+                    return Poll::Ready(outcome);
                 }
                 Poll::Ready(None) => {
-                    heard.lost = Some("the connection ended".to_owned());
-                    return Poll::Ready(heard);
+                    outcome.lost = Some("the connection ended".to_owned());
+                    return Poll::Ready(outcome);
                 }
-                Poll::Pending if anything => return Poll::Ready(heard),
+                Poll::Pending if anything => return Poll::Ready(outcome),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(heard)
+        Poll::Ready(outcome)
     })
     .await
 }

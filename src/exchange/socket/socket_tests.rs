@@ -41,7 +41,7 @@ fn quick() -> SocketOptions {
 
 fn start(base: String, options: SocketOptions, streams: Vec<Stream>, capacity: usize) -> Running {
     let (events, received) = mpsc::channel(capacity);
-    let (commands, obeyed) = mpsc::channel(8);
+    let (commands, command_receiver) = mpsc::channel(8);
     let (connections, stop) = (Connections::default(), CancellationToken::new());
     let socket = Socket {
         dialect: Arc::new(Binance),
@@ -50,7 +50,7 @@ fn start(base: String, options: SocketOptions, streams: Vec<Stream>, capacity: u
         next_connection: Arc::new(AtomicI64::new(7)),
         connections: connections.clone(),
         events,
-        commands: obeyed,
+        commands: command_receiver,
         stop: stop.clone(),
     };
     Running { events: received, commands, connections, stop, task: tokio::spawn(socket.run(streams)) }
@@ -468,7 +468,7 @@ async fn a_proxy_that_refuses_is_named() {
 #[test]
 fn streams_are_shared_out_in_order() {
     let streams: Vec<Stream> = (0..5).map(|n| stream(&format!("S{n}"))).collect();
-    let parts = split(&streams, 2);
-    assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
-    assert_eq!(parts.concat(), streams);
+    let groups = split(&streams, 2);
+    assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(groups.concat(), streams);
 }

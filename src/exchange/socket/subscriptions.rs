@@ -10,12 +10,12 @@ use crate::market::Stream;
 pub(super) struct Subscriptions {
     dialect: Arc<dyn Dialect>,
     /// What was asked for, and not refused or ended since.
-    asked: BTreeSet<Stream>,
+    requested: BTreeSet<Stream>,
     outbox: VecDeque<Request>,
     /// Sent and not answered, by our number.
     pending: BTreeMap<u64, Request>,
     next_id: u64,
-    /// Acknowledged, or overdue, since [`Subscriptions::settled`] last told.
+    /// Acknowledged, or overdue, since [`Subscriptions::take_accepted`] last told.
     accepted: Vec<Stream>,
 }
 
@@ -24,7 +24,7 @@ struct Request {
     id: u64,
     text: String,
     streams: Vec<Stream>,
-    ends: bool,
+    is_unsubscribe: bool,
     /// Its streams were told as accepted although no answer came in time.
     overdue: bool,
 }
@@ -40,39 +40,39 @@ impl Subscriptions {
     pub(super) fn new(dialect: Arc<dyn Dialect>, streams: &[Stream]) -> Self {
         let mut new = Self {
             dialect,
-            asked: BTreeSet::new(),
+            requested: BTreeSet::new(),
             outbox: VecDeque::new(),
             pending: BTreeMap::new(),
             next_id: 1,
             accepted: Vec::new(),
         };
-        new.add(streams);
+        new.subscribe(streams);
         new
     }
 
     /// How many streams this connection carries, or will once they are acknowledged.
     pub(super) fn len(&self) -> usize {
-        self.asked.len()
+        self.requested.len()
     }
 
     /// Subscribes to what is new and ends what is no longer wanted.
     pub(super) fn set(&mut self, streams: &[Stream]) {
         let wanted: BTreeSet<Stream> = streams.iter().cloned().collect();
-        let gone: Vec<Stream> = self.asked.difference(&wanted).cloned().collect();
-        let new: Vec<Stream> = wanted.difference(&self.asked).cloned().collect();
-        self.end(&gone);
-        self.add(&new);
+        let gone: Vec<Stream> = self.requested.difference(&wanted).cloned().collect();
+        let new: Vec<Stream> = wanted.difference(&self.requested).cloned().collect();
+        self.unsubscribe(&gone);
+        self.subscribe(&new);
     }
 
     /// Ends and begins the subscription to streams that this connection already carries.
     pub(super) fn resubscribe(&mut self, streams: &[Stream]) {
-        let known: Vec<Stream> = streams.iter().filter(|stream| self.asked.contains(stream)).cloned().collect();
-        self.end(&known);
-        self.add(&known);
+        let known: Vec<Stream> = streams.iter().filter(|stream| self.requested.contains(stream)).cloned().collect();
+        self.unsubscribe(&known);
+        self.subscribe(&known);
     }
 
     /// Whether a request waits to be sent.
-    pub(super) fn has_more(&self) -> bool {
+    pub(super) fn has_unsent(&self) -> bool {
         !self.outbox.is_empty()
     }
 
@@ -86,22 +86,22 @@ impl Subscriptions {
 
     /// An answer came. A refused request with several streams is asked again in halves, until the stream that
     /// spoils it stands alone: the others are kept.
-    pub(super) fn answered(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
+    pub(super) fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
         // "id = int64, string <=36, or null": an error without a number can only mean the oldest request.
         let id = id.or_else(|| self.pending.keys().next().copied())?;
         let request = self.pending.remove(&id)?;
         let Some(reason) = error else {
-            if !request.ends && !request.overdue {
-                self.accepted.extend(request.streams.into_iter().filter(|stream| self.asked.contains(stream)));
+            if !request.is_unsubscribe && !request.overdue {
+                self.accepted.extend(request.streams.into_iter().filter(|stream| self.requested.contains(stream)));
             }
             return None;
         };
-        if request.ends {
+        if request.is_unsubscribe {
             tracing::debug!(reason, "the exchange refused to end a subscription");
             return None;
         }
         if let [stream] = request.streams.as_slice() {
-            self.asked.remove(stream);
+            self.requested.remove(stream);
             return Some(Refusal { stream: stream.clone(), reason });
         }
         let (left, right) = request.streams.split_at(request.streams.len() / 2);
@@ -111,8 +111,9 @@ impl Subscriptions {
     }
 
     /// Streams to tell as connected: `None` while a subscription is unanswered.
-    pub(super) fn settled(&mut self) -> Option<Vec<Stream>> {
-        let waiting = self.outbox.iter().chain(self.pending.values()).any(|request| !request.ends && !request.overdue);
+    pub(super) fn take_accepted(&mut self) -> Option<Vec<Stream>> {
+        let waiting =
+            self.outbox.iter().chain(self.pending.values()).any(|request| !request.is_unsubscribe && !request.overdue);
         if waiting || self.accepted.is_empty() {
             return None;
         }
@@ -120,49 +121,56 @@ impl Subscriptions {
     }
 
     /// The exchange did not answer in time: what was sent counts as accepted. Returns how many streams.
-    pub(super) fn give_up_waiting(&mut self) -> usize {
+    pub(super) fn accept_overdue(&mut self) -> usize {
         let mut overdue = 0;
-        for request in self.pending.values_mut().filter(|request| !request.ends && !request.overdue) {
+        for request in self.pending.values_mut().filter(|request| !request.is_unsubscribe && !request.overdue) {
             request.overdue = true;
             overdue += request.streams.len();
-            self.accepted.extend(request.streams.iter().filter(|stream| self.asked.contains(stream)).cloned());
+            self.accepted.extend(request.streams.iter().filter(|stream| self.requested.contains(stream)).cloned());
         }
         overdue
     }
 
-    fn add(&mut self, streams: &[Stream]) {
-        let new: Vec<Stream> = streams.iter().filter(|stream| self.asked.insert((*stream).clone())).cloned().collect();
+    fn subscribe(&mut self, streams: &[Stream]) {
+        let new: Vec<Stream> =
+            streams.iter().filter(|stream| self.requested.insert((*stream).clone())).cloned().collect();
         self.queue(&new, false);
     }
 
-    fn end(&mut self, streams: &[Stream]) {
+    fn unsubscribe(&mut self, streams: &[Stream]) {
         for stream in streams {
-            self.asked.remove(stream);
+            self.requested.remove(stream);
         }
         self.queue(streams, true);
     }
 
     /// Puts requests for `streams` at the end of the outbox, in pieces of which each is one request: so that
     /// an answer's number tells which streams it speaks of.
-    fn queue(&mut self, streams: &[Stream], ends: bool) {
+    fn queue(&mut self, streams: &[Stream], is_unsubscribe: bool) {
         if streams.is_empty() {
             return;
         }
-        let mut texts = self.build(streams, ends);
+        let mut texts = self.build(streams, is_unsubscribe);
         if texts.len() > 1 && streams.len() > 1 {
             let (left, right) = streams.split_at(streams.len() / 2);
-            self.queue(left, ends);
-            self.queue(right, ends);
+            self.queue(left, is_unsubscribe);
+            self.queue(right, is_unsubscribe);
             return;
         }
         if let Some(text) = texts.pop() {
-            self.outbox.push_back(Request { id: self.next_id, text, streams: streams.to_vec(), ends, overdue: false });
+            self.outbox.push_back(Request {
+                id: self.next_id,
+                text,
+                streams: streams.to_vec(),
+                is_unsubscribe,
+                overdue: false,
+            });
             self.next_id += 1;
         }
     }
 
-    fn build(&self, streams: &[Stream], ends: bool) -> Vec<String> {
-        if ends {
+    fn build(&self, streams: &[Stream], is_unsubscribe: bool) -> Vec<String> {
+        if is_unsubscribe {
             self.dialect.unsubscribe(streams, self.next_id)
         } else {
             self.dialect.subscribe(streams, self.next_id)
@@ -190,7 +198,7 @@ mod tests {
         let mut refusals = Vec::new();
         while let Some(text) = subscriptions.next_request() {
             let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].as_u64();
-            refusals.extend(subscriptions.answered(id, judge(&text)));
+            refusals.extend(subscriptions.handle_answer(id, judge(&text)));
         }
         refusals
     }
@@ -200,13 +208,13 @@ mod tests {
         let mut subscriptions = new(1_024);
         let first = subscriptions.next_request().unwrap();
         assert!(first.len() < 4_096);
-        subscriptions.answered(Some(1), None);
-        assert_eq!(subscriptions.settled(), None);
+        subscriptions.handle_answer(Some(1), None);
+        assert_eq!(subscriptions.take_accepted(), None);
         assert!(drive(&mut subscriptions, |_| None).is_empty());
-        let mut told = subscriptions.settled().unwrap();
+        let mut told = subscriptions.take_accepted().unwrap();
         told.sort();
         assert_eq!(told, streams(1_024));
-        assert_eq!(subscriptions.settled(), None);
+        assert_eq!(subscriptions.take_accepted(), None);
     }
 
     #[test]
@@ -216,7 +224,7 @@ mod tests {
         let refusals = drive(&mut subscriptions, bad);
         let expected = Refusal { stream: streams(42)[41].clone(), reason: "-1121: Invalid symbol.".to_owned() };
         assert_eq!(refusals, [expected]);
-        assert_eq!(subscriptions.settled().unwrap().len(), 99);
+        assert_eq!(subscriptions.take_accepted().unwrap().len(), 99);
         assert_eq!(subscriptions.len(), 99);
     }
 
@@ -224,46 +232,46 @@ mod tests {
     fn an_error_without_a_number_means_the_oldest_request() {
         let mut subscriptions = new(1);
         subscriptions.next_request();
-        let refusal = subscriptions.answered(None, Some("2: no".to_owned())).unwrap();
+        let refusal = subscriptions.handle_answer(None, Some("2: no".to_owned())).unwrap();
         assert_eq!(refusal.stream, streams(1)[0]);
-        assert_eq!(subscriptions.answered(Some(77), None), None);
-        assert_eq!(subscriptions.answered(None, Some("again".to_owned())), None);
+        assert_eq!(subscriptions.handle_answer(Some(77), None), None);
+        assert_eq!(subscriptions.handle_answer(None, Some("again".to_owned())), None);
     }
 
     #[test]
     fn what_is_not_answered_in_time_is_told_and_may_still_be_refused() {
         let mut subscriptions = new(1);
         subscriptions.next_request();
-        assert_eq!(subscriptions.settled(), None);
-        assert_eq!(subscriptions.give_up_waiting(), 1);
-        assert_eq!(subscriptions.settled(), Some(streams(1)));
-        assert_eq!(subscriptions.give_up_waiting(), 0);
-        assert!(subscriptions.answered(Some(1), Some("late".to_owned())).is_some());
-        assert_eq!(subscriptions.settled(), None);
+        assert_eq!(subscriptions.take_accepted(), None);
+        assert_eq!(subscriptions.accept_overdue(), 1);
+        assert_eq!(subscriptions.take_accepted(), Some(streams(1)));
+        assert_eq!(subscriptions.accept_overdue(), 0);
+        assert!(subscriptions.handle_answer(Some(1), Some("late".to_owned())).is_some());
+        assert_eq!(subscriptions.take_accepted(), None);
     }
 
     #[test]
     fn a_new_list_changes_only_what_differs() {
         let mut subscriptions = new(3);
         drive(&mut subscriptions, |_| None);
-        subscriptions.settled();
+        subscriptions.take_accepted();
         subscriptions.set(&streams(4)[1..]);
         let ends = subscriptions.next_request().unwrap();
         assert!(ends.contains("UNSUBSCRIBE") && ends.contains("sym0000") && !ends.contains("sym0001"), "{ends}");
         let adds = subscriptions.next_request().unwrap();
         assert!(adds.contains(r#""SUBSCRIBE""#) && adds.contains("sym0003") && !adds.contains("sym0001"), "{adds}");
-        subscriptions.answered(Some(3), None);
-        assert_eq!(subscriptions.settled(), Some(streams(4)[3..].to_vec()));
+        subscriptions.handle_answer(Some(3), None);
+        assert_eq!(subscriptions.take_accepted(), Some(streams(4)[3..].to_vec()));
     }
 
     #[test]
     fn subscribing_again_ends_and_begins() {
         let mut subscriptions = new(2);
         drive(&mut subscriptions, |_| None);
-        subscriptions.settled();
+        subscriptions.take_accepted();
         subscriptions.resubscribe(&streams(3)[1..]);
         assert!(subscriptions.next_request().unwrap().contains("UNSUBSCRIBE"));
         assert!(subscriptions.next_request().unwrap().contains("sym0001"));
-        assert!(!subscriptions.has_more());
+        assert!(!subscriptions.has_unsent());
     }
 }

@@ -232,7 +232,7 @@ async fn a_capture_is_played_byte_for_byte_and_ends() {
     for id in 1..=50 {
         assert_eq!(client.text().await, frame(id));
     }
-    simulator.control.over().cancelled().await;
+    simulator.control.finished().cancelled().await;
     let (_, _, rows) = get(&simulator, "/api/v3/historicalTrades?symbol=ETHUSDT&fromId=49").await;
     assert_eq!(rows[0]["price"], "5.10000000");
     assert_eq!(rows.as_array().unwrap().len(), 2);

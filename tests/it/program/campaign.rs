@@ -61,7 +61,7 @@ async fn every_fault(seed: u64) {
     app.start().await;
     // The faults end at 17 s; then klines of every symbol still close, which tell of lost ones before them.
     let until = Duration::from_secs(32);
-    tokio::time::timeout(until, simulator.control.over().cancelled_owned()).await.unwrap_err();
+    tokio::time::timeout(until, simulator.control.finished().cancelled_owned()).await.unwrap_err();
     assert!(app.is_alive());
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, PATIENCE * 2).await;
@@ -90,7 +90,7 @@ async fn a_quiet_symbol_raises_no_gap() {
         let trades = || simulator.control.summary()[0].count;
         eventually("the quiet symbol trades", PATIENCE * 2, async || (trades() >= 2).then_some(())).await;
         // The tail asks after 5 s of silence.
-        tokio::time::timeout(Duration::from_secs(7), simulator.control.over().cancelled_owned()).await.unwrap_err();
+        tokio::time::timeout(Duration::from_secs(7), simulator.control.finished().cancelled_owned()).await.unwrap_err();
         simulator.stop_publishing().await;
         assert_complete(&app, &simulator, PATIENCE).await;
         app.stop_well().await;
@@ -164,7 +164,7 @@ async fn random_schedule(seed: u64) -> i64 {
     app.start().await;
     // The first fault begins when every stream has had a frame: before that nothing says where a recording begins. The
     // last one begins at 4 s and lasts a second or two; then trades still come, which tell of lost ones.
-    let over = simulator.control.over().cancelled_owned();
+    let over = simulator.control.finished().cancelled_owned();
     tokio::time::timeout(Duration::from_millis(7_500), over).await.unwrap_err();
     assert!(app.is_alive(), "seed {seed}: {schedule}");
     simulator.stop_publishing().await;

@@ -60,7 +60,7 @@ async fn killed(seed: u64, speed: f64, kills: u32, more_faults: &str) {
         app.spawn();
     }
     let over =
-        tokio::time::timeout(Duration::from_millis(wall_ms) + PATIENCE, simulator.control.over().cancelled_owned());
+        tokio::time::timeout(Duration::from_millis(wall_ms) + PATIENCE, simulator.control.finished().cancelled_owned());
     over.await.expect("the capture does not end");
     app.ready().await;
     assert_complete(&app, &simulator, PATIENCE).await;

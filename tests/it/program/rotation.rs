@@ -46,7 +46,7 @@ async fn a_symbol_that_is_not_listed_is_named_and_the_others_are_recorded() {
         Some(())
     };
     eventually("the symbol is named", PATIENCE, named).await;
-    tokio::time::timeout(Duration::from_secs(3), simulator.control.over().cancelled_owned()).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(3), simulator.control.finished().cancelled_owned()).await.unwrap_err();
     simulator.stop_publishing().await;
     // Streams of one request are taken on one after the other: what came before is not theirs to record.
     for symbol in ["BTCUSDT", "ETHUSDT"] {

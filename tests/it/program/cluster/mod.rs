@@ -80,7 +80,7 @@ async fn capture_with_kills(speed: f64, recorder: usize, each_server: usize) {
     let mut app = stores.recorder("", &feed(&simulator, &["ETHUSDT"], &["trade", "book_ticker"]));
     app.start().await;
     kill(plan, &mut app, &stores).await;
-    let over = simulator.control.over();
+    let over = simulator.control.finished();
     let limit = Duration::from_millis(span_ms) + PATIENCE;
     tokio::time::timeout(limit, over.cancelled_owned()).await.expect("the capture does not end");
     app.ready().await;

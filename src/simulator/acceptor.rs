@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::locked;
 
-/// Until when nobody is let in; shared by the door and every connection.
+/// Until when nobody is let in; shared by the acceptor and every connection.
 #[derive(Debug, Default)]
 pub struct Outage {
     until: Mutex<Option<Instant>>,
@@ -30,7 +30,7 @@ impl Outage {
     }
 
     /// Whether it lasts.
-    pub fn lasts(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         locked(&self.until).is_some_and(|until| until > Instant::now())
     }
 
@@ -42,7 +42,7 @@ impl Outage {
 
 /// Accepts connections, and resets those that come during an outage.
 #[derive(Debug)]
-pub struct Door {
+pub struct Acceptor {
     /// Where connections come in.
     pub listener: TcpListener,
     /// When they do not.
@@ -52,26 +52,26 @@ pub struct Door {
 /// A pause after a failed accept: the process is out of file descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-impl Listener for Door {
-    type Io = Cable;
+impl Listener for Acceptor {
+    type Io = ResettableStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Cable, SocketAddr) {
+    async fn accept(&mut self) -> (ResettableStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     let reset = Arc::new(AtomicBool::new(false));
-                    let cable = Cable { stream, reset, outage: self.outage.clone() };
-                    if self.outage.lasts() {
+                    let connection = ResettableStream { stream, reset, outage: self.outage.clone() };
+                    if self.outage.is_active() {
                         self.outage.refused.fetch_add(1, Ordering::Relaxed);
-                        cable.reset.store(true, Ordering::Relaxed);
+                        connection.reset.store(true, Ordering::Relaxed);
                         continue;
                     }
                     // Frames are flushed in batches of our own; a delay of 40 ms more would be Nagle's.
-                    if let Err(error) = cable.stream.set_nodelay(true) {
+                    if let Err(error) = connection.stream.set_nodelay(true) {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
                     }
-                    return (cable, address);
+                    return (connection, address);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -88,13 +88,13 @@ impl Listener for Door {
 
 /// One connection's bytes.
 #[derive(Debug)]
-pub struct Cable {
+pub struct ResettableStream {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
     outage: Arc<Outage>,
 }
 
-impl Drop for Cable {
+impl Drop for ResettableStream {
     fn drop(&mut self) {
         if !self.reset.load(Ordering::Relaxed) {
             return;
@@ -106,14 +106,14 @@ impl Drop for Cable {
     }
 }
 
-impl AsyncRead for Cable {
+impl AsyncRead for ResettableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if polled.is_ready() && self.outage.lasts() {
+        if polled.is_ready() && self.outage.is_active() {
             // A kept-alive REST connection ends with its next request, as behind a dead network.
             self.reset.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -122,7 +122,7 @@ impl AsyncRead for Cable {
     }
 }
 
-impl AsyncWrite for Cable {
+impl AsyncWrite for ResettableStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -150,19 +150,19 @@ impl AsyncWrite for Cable {
 
 /// What a handler needs of the connection that it serves: how to make its end a reset.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub struct ResetHandle {
     reset: Arc<AtomicBool>,
 }
 
-impl Peer {
+impl ResetHandle {
     /// The connection will end with a reset instead of an orderly close.
     pub fn reset_at_end(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }
 }
 
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+impl Connected<IncomingStream<'_, Acceptor>> for ResetHandle {
+    fn connect_info(stream: IncomingStream<'_, Acceptor>) -> Self {
         Self { reset: stream.io().reset.clone() }
     }
 }

@@ -12,7 +12,7 @@ use crate::market::{Interval, Symbol, Timestamp, Trade};
 
 /// What one symbol published.
 #[derive(Debug, Default)]
-pub struct Tape {
+pub struct Truth {
     /// Trades by id, ascending.
     pub trades: Vec<Trade>,
     /// Where each aggregate trade begins in `trades`; empty when aggregates are one to one.
@@ -22,16 +22,16 @@ pub struct Tape {
     /// The open kline of each interval as last sent.
     open: BTreeMap<Interval, Candle>,
     /// When `trades` had grown to which length; reaches back [`LAG_MAX`].
-    grown: VecDeque<(Instant, usize)>,
-    /// The length before the oldest of `grown`.
-    settled: usize,
+    growth: VecDeque<(Instant, usize)>,
+    /// The length before the oldest of `growth`.
+    settled_count: usize,
     /// REST serves trades from this id on.
     served_from: i64,
 }
 
-/// A summary of a symbol's tape.
+/// A summary of a symbol's truth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Published {
+pub struct TruthSummary {
     /// The symbol.
     pub symbol: String,
     /// First trade id, -1 when there was none.
@@ -47,7 +47,7 @@ pub struct Published {
 /// Aggregate ids begin here, far from trade ids, so that one is never taken for the other.
 const AGG_BASE: i64 = 400_000_000;
 
-impl Tape {
+impl Truth {
     /// Adds trades that happened now, in the order of their ids. A trade that does not follow the last
     /// one (a capture that repeats itself) is not published twice.
     pub fn push(&mut self, trades: impl IntoIterator<Item = Trade>, aggregated: bool, now: Instant) {
@@ -64,9 +64,9 @@ impl Tape {
             }
             self.trades.push(trade);
         }
-        self.grown.push_back((now, self.trades.len()));
-        while self.grown.front().is_some_and(|(at, _)| now.duration_since(*at) > LAG_MAX) {
-            self.settled = self.grown.pop_front().map_or(self.settled, |(_, length)| length);
+        self.growth.push_back((now, self.trades.len()));
+        while self.growth.front().is_some_and(|(at, _)| now.duration_since(*at) > LAG_MAX) {
+            self.settled_count = self.growth.pop_front().map_or(self.settled_count, |(_, length)| length);
         }
     }
 
@@ -85,12 +85,12 @@ impl Tape {
     }
 
     /// REST no longer serves trades below this id.
-    pub fn forget_before(&mut self, id: i64) {
+    pub fn serve_from(&mut self, id: i64) {
         self.served_from = self.served_from.max(id);
     }
 
     /// How many of the first trades REST no longer serves.
-    pub fn forgotten(&self) -> usize {
+    pub fn unserved_count(&self) -> usize {
         self.trades.partition_point(|trade| trade.id < self.served_from)
     }
 
@@ -99,8 +99,8 @@ impl Tape {
         if lag.is_zero() {
             return &self.trades;
         }
-        let seen = self.grown.iter().rev().find(|(at, _)| now.duration_since(*at) >= lag);
-        &self.trades[..seen.map_or(self.settled, |(_, length)| *length)]
+        let seen = self.growth.iter().rev().find(|(at, _)| now.duration_since(*at) >= lag);
+        &self.trades[..seen.map_or(self.settled_count, |(_, length)| *length)]
     }
 
     /// The klines of an interval that a database `lag` behind shows; the last one may be open.
@@ -116,7 +116,7 @@ impl Tape {
 
     /// Closed klines of an interval, oldest first.
     pub fn closed(&self, interval: Interval) -> Vec<Candle> {
-        self.klines(interval, Duration::ZERO, self.grown.back().map_or_else(Instant::now, |(at, _)| *at))
+        self.klines(interval, Duration::ZERO, self.growth.back().map_or_else(Instant::now, |(at, _)| *at))
             .into_iter()
             .filter(|candle| candle.kline.closed)
             .collect()
@@ -130,27 +130,27 @@ impl Tape {
         self.agg_starts.partition_point(|start| (*start as usize) < visible)
     }
 
-    /// The aggregate at this place: its id and its trades, none beyond `visible`.
-    pub fn agg(&self, place: usize, visible: usize) -> (i64, &[Trade]) {
+    /// The aggregate at this index: its id and its trades, none beyond `visible`.
+    pub fn agg(&self, index: usize, visible: usize) -> (i64, &[Trade]) {
         if self.agg_starts.is_empty() {
-            let trade = &self.trades[place..=place];
+            let trade = &self.trades[index..=index];
             return (trade[0].id, trade);
         }
-        let start = self.agg_starts[place] as usize;
-        let end = self.agg_starts.get(place + 1).map_or(visible, |end| (*end as usize).min(visible));
-        (AGG_BASE + place as i64, &self.trades[start..end])
+        let start = self.agg_starts[index] as usize;
+        let end = self.agg_starts.get(index + 1).map_or(visible, |end| (*end as usize).min(visible));
+        (AGG_BASE + index as i64, &self.trades[start..end])
     }
 
-    /// The place of the first aggregate whose id is at least `id`.
-    pub fn agg_place_of_id(&self, id: i64, visible: usize) -> usize {
+    /// The index of the first aggregate whose id is at least `id`.
+    pub fn agg_index_of_id(&self, id: i64, visible: usize) -> usize {
         if self.agg_starts.is_empty() {
             return self.trades[..visible].partition_point(|trade| trade.id < id);
         }
         usize::try_from(id - AGG_BASE).unwrap_or(0)
     }
 
-    /// The place of the first aggregate at or after `at`.
-    pub fn agg_place_of_time(&self, at: Timestamp, visible: usize) -> usize {
+    /// The index of the first aggregate at or after `at`.
+    pub fn agg_index_of_time(&self, at: Timestamp, visible: usize) -> usize {
         let trade = self.trades[..visible].partition_point(|trade| trade.ts < at);
         if self.agg_starts.is_empty() {
             return trade;
@@ -159,8 +159,8 @@ impl Tape {
     }
 
     /// First and last id and how many.
-    pub fn summary(&self, symbol: &Symbol) -> Published {
-        Published {
+    pub fn summary(&self, symbol: &Symbol) -> TruthSummary {
+        TruthSummary {
             symbol: symbol.to_string(),
             first: self.trades.first().map_or(-1, |trade| trade.id),
             last: self.trades.last().map_or(-1, |trade| trade.id),
@@ -184,32 +184,32 @@ mod tests {
 
     #[test]
     fn a_lagging_database_shows_the_newest_later() {
-        let mut tape = Tape::default();
+        let mut truth = Truth::default();
         let start = Instant::now();
-        tape.push([trade(1, 1, 5)], true, start);
-        tape.push([trade(2, 2, 5)], true, start + Duration::from_secs(1));
-        let seen = |lag: u64, at: u64| tape.visible(Duration::from_secs(lag), start + Duration::from_secs(at)).len();
+        truth.push([trade(1, 1, 5)], true, start);
+        truth.push([trade(2, 2, 5)], true, start + Duration::from_secs(1));
+        let seen = |lag: u64, at: u64| truth.visible(Duration::from_secs(lag), start + Duration::from_secs(at)).len();
         assert_eq!((seen(0, 1), seen(1, 1), seen(2, 1), seen(2, 3)), (2, 1, 0, 2));
     }
 
     #[test]
     fn aggregates_join_the_trades_of_one_order() {
-        let mut tape = Tape::default();
-        tape.push([trade(1, 1, 5), trade(2, 1, 5), trade(3, 1, 6), trade(4, 2, 6)], true, Instant::now());
-        assert_eq!(tape.agg_count(4), 3);
-        assert_eq!(tape.agg(0, 4).1.len(), 2);
-        assert_eq!(tape.agg(0, 1).1.len(), 1);
-        assert_eq!(tape.agg(2, 4), (AGG_BASE + 2, &tape.trades[3..]));
-        assert_eq!(tape.agg_place_of_id(AGG_BASE + 1, 4), 1);
-        assert_eq!(tape.agg_place_of_time(Timestamp::from_millis(2), 4), 2);
+        let mut truth = Truth::default();
+        truth.push([trade(1, 1, 5), trade(2, 1, 5), trade(3, 1, 6), trade(4, 2, 6)], true, Instant::now());
+        assert_eq!(truth.agg_count(4), 3);
+        assert_eq!(truth.agg(0, 4).1.len(), 2);
+        assert_eq!(truth.agg(0, 1).1.len(), 1);
+        assert_eq!(truth.agg(2, 4), (AGG_BASE + 2, &truth.trades[3..]));
+        assert_eq!(truth.agg_index_of_id(AGG_BASE + 1, 4), 1);
+        assert_eq!(truth.agg_index_of_time(Timestamp::from_millis(2), 4), 2);
     }
 
     #[test]
     fn a_captures_aggregates_are_its_trades() {
-        let mut tape = Tape::default();
-        tape.push([trade(7, 1, 5), trade(7, 1, 5), trade(8, 1, 5)], false, Instant::now());
-        assert_eq!((tape.trades.len(), tape.agg_count(2)), (2, 2));
-        assert_eq!(tape.agg(1, 2).0, 8);
-        assert_eq!(tape.agg_place_of_id(8, 2), 1);
+        let mut truth = Truth::default();
+        truth.push([trade(7, 1, 5), trade(7, 1, 5), trade(8, 1, 5)], false, Instant::now());
+        assert_eq!((truth.trades.len(), truth.agg_count(2)), (2, 2));
+        assert_eq!(truth.agg(1, 2).0, 8);
+        assert_eq!(truth.agg_index_of_id(8, 2), 1);
     }
 }

@@ -13,7 +13,7 @@ use crate::market::Symbol;
 
 /// A frame on its way to the connections that subscribed to its stream.
 #[derive(Clone, Debug)]
-pub struct WireFrame {
+pub struct OutgoingFrame {
     /// `btcusdt@trade`.
     pub stream: Arc<str>,
     /// Whose it is.
@@ -63,7 +63,7 @@ pub struct Counters {
 
 /// A fault that is used up frame by frame.
 #[derive(Clone, Debug)]
-struct Remaining {
+struct FrameFault {
     symbol: Option<Symbol>,
     count: u64,
 }
@@ -73,21 +73,21 @@ const REORDER_WAIT: Duration = Duration::from_secs(1);
 
 /// The faults of frames. Every connection loses the same frames: they are lost before the fan-out.
 #[derive(Debug, Default)]
-pub struct Wire {
-    drop: Vec<Remaining>,
-    duplicate: Vec<Remaining>,
-    garbage: Vec<Remaining>,
-    reorder: Vec<Remaining>,
-    held: VecDeque<WireFrame>,
-    held_since: Option<Instant>,
+pub struct FaultyLink {
+    drop: Vec<FrameFault>,
+    duplicate: Vec<FrameFault>,
+    garbage: Vec<FrameFault>,
+    reorder: Vec<FrameFault>,
+    held_back: VecDeque<OutgoingFrame>,
+    held_back_since: Option<Instant>,
     silent: Vec<(Option<Symbol>, Instant)>,
     lost_from: Vec<(Symbol, i64)>,
 }
 
-impl Wire {
+impl FaultyLink {
     /// Takes a fault of frames; `false` when it is one of connections or REST.
     pub fn inject(&mut self, fault: &Fault, now: Instant) -> bool {
-        let remaining = |symbol: &Option<Symbol>, count: &u64| Remaining { symbol: symbol.clone(), count: *count };
+        let remaining = |symbol: &Option<Symbol>, count: &u64| FrameFault { symbol: symbol.clone(), count: *count };
         match fault {
             Fault::Drop(symbol, count) => self.drop.push(remaining(symbol, count)),
             Fault::Duplicate(symbol, count) => self.duplicate.push(remaining(symbol, count)),
@@ -101,25 +101,25 @@ impl Wire {
     }
 
     /// Passes frames on to `out`, or does not, as the faults want.
-    pub fn pass(&mut self, frames: Vec<WireFrame>, now: Instant, counters: &mut Counters) -> Vec<WireFrame> {
+    pub fn pass(&mut self, frames: Vec<OutgoingFrame>, now: Instant, counters: &mut Counters) -> Vec<OutgoingFrame> {
         self.silent.retain(|(_, until)| *until > now);
         let quiet =
             self.drop.is_empty() && self.duplicate.is_empty() && self.garbage.is_empty() && self.reorder.is_empty();
-        if quiet && self.silent.is_empty() && self.lost_from.is_empty() && self.held.is_empty() {
+        if quiet && self.silent.is_empty() && self.lost_from.is_empty() && self.held_back.is_empty() {
             return frames;
         }
         let mut out = Vec::with_capacity(frames.len());
         for frame in frames {
             self.pass_one(frame, now, counters, &mut out);
         }
-        if self.held_since.is_some_and(|since| now.duration_since(since) >= REORDER_WAIT) {
+        if self.held_back_since.is_some_and(|since| now.duration_since(since) >= REORDER_WAIT) {
             self.reorder.clear();
             self.release(counters, &mut out);
         }
         out
     }
 
-    fn pass_one(&mut self, frame: WireFrame, now: Instant, counters: &mut Counters, out: &mut Vec<WireFrame>) {
+    fn pass_one(&mut self, frame: OutgoingFrame, now: Instant, counters: &mut Counters, out: &mut Vec<OutgoingFrame>) {
         if self.silent.iter().any(|(symbol, _)| symbol.as_ref().is_none_or(|symbol| *symbol == frame.symbol)) {
             counters.frames_silenced += 1;
             return;
@@ -132,38 +132,38 @@ impl Wire {
             counters.frames_lost_tail += 1;
             return;
         }
-        if used(&mut self.drop, &frame.symbol) {
+        if take_one(&mut self.drop, &frame.symbol) {
             counters.frames_dropped += 1;
             return;
         }
-        if used(&mut self.garbage, &frame.symbol) {
+        if take_one(&mut self.garbage, &frame.symbol) {
             counters.frames_garbage += 1;
             out.push(garbage(&frame));
         }
-        if used(&mut self.reorder, &frame.symbol) {
-            self.held_since.get_or_insert(now);
-            self.held.push_back(frame);
+        if take_one(&mut self.reorder, &frame.symbol) {
+            self.held_back_since.get_or_insert(now);
+            self.held_back.push_back(frame);
             if self.reorder.is_empty() {
                 self.release(counters, out);
             }
             return;
         }
-        if used(&mut self.duplicate, &frame.symbol) {
+        if take_one(&mut self.duplicate, &frame.symbol) {
             counters.frames_duplicated += 1;
             out.push(frame.clone());
         }
         out.push(frame);
     }
 
-    fn release(&mut self, counters: &mut Counters, out: &mut Vec<WireFrame>) {
-        self.held_since = None;
-        counters.frames_reordered += self.held.len() as u64;
-        out.extend(self.held.drain(..).rev());
+    fn release(&mut self, counters: &mut Counters, out: &mut Vec<OutgoingFrame>) {
+        self.held_back_since = None;
+        counters.frames_reordered += self.held_back.len() as u64;
+        out.extend(self.held_back.drain(..).rev());
     }
 }
 
 /// Uses up one of the first fault that means this symbol.
-fn used(faults: &mut Vec<Remaining>, symbol: &Symbol) -> bool {
+fn take_one(faults: &mut Vec<FrameFault>, symbol: &Symbol) -> bool {
     faults.retain(|fault| fault.count > 0);
     let Some(fault) = faults.iter_mut().find(|fault| fault.symbol.as_ref().is_none_or(|wanted| wanted == symbol))
     else {
@@ -175,20 +175,20 @@ fn used(faults: &mut Vec<Remaining>, symbol: &Symbol) -> bool {
 }
 
 /// The first half of a frame: valid UTF-8, as a text frame must be, but not JSON.
-fn garbage(frame: &WireFrame) -> WireFrame {
+fn garbage(frame: &OutgoingFrame) -> OutgoingFrame {
     let half = frame.text.as_str().get(..frame.text.len() / 2).unwrap_or("{");
     // The raw form drops the last byte, so the garbage has one to spare.
-    WireFrame { text: Utf8Bytes::from(format!("{half} ")), ..frame.clone() }
+    OutgoingFrame { text: Utf8Bytes::from(format!("{half} ")), ..frame.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frame(symbol: &str, id: Option<i64>) -> WireFrame {
+    fn frame(symbol: &str, id: Option<i64>) -> OutgoingFrame {
         let stream = if id.is_some() { "x@trade" } else { "x@kline_1m" };
         let text = format!(r#"{{"stream":"{stream}","data":{{"t":{}}}}}"#, id.unwrap_or_default());
-        WireFrame {
+        OutgoingFrame {
             stream: Arc::from(stream),
             symbol: Symbol::new(symbol),
             trade_id: id,
@@ -197,17 +197,17 @@ mod tests {
         }
     }
 
-    fn ids(frames: &[WireFrame]) -> Vec<i64> {
+    fn ids(frames: &[OutgoingFrame]) -> Vec<i64> {
         frames.iter().filter_map(|frame| frame.trade_id).collect()
     }
 
     fn passed(fault: &str, symbols: &[(&str, i64)]) -> (Vec<i64>, Counters) {
-        let mut wire = Wire::default();
+        let mut link = FaultyLink::default();
         let mut counters = Counters::default();
         let now = Instant::now();
-        assert!(wire.inject(&fault.parse().unwrap(), now));
+        assert!(link.inject(&fault.parse().unwrap(), now));
         let frames = symbols.iter().map(|(symbol, id)| frame(symbol, Some(*id))).collect();
-        let out = wire.pass(frames, now, &mut counters);
+        let out = link.pass(frames, now, &mut counters);
         (ids(&out), counters)
     }
 
@@ -232,12 +232,12 @@ mod tests {
 
     #[test]
     fn held_frames_do_not_wait_for_ever() {
-        let mut wire = Wire::default();
+        let mut link = FaultyLink::default();
         let mut counters = Counters::default();
         let now = Instant::now();
-        wire.inject(&"reorder:5".parse().unwrap(), now);
-        assert!(wire.pass(vec![frame("A", Some(1)), frame("A", Some(2))], now, &mut counters).is_empty());
-        assert_eq!(ids(&wire.pass(Vec::new(), now + REORDER_WAIT, &mut counters)), [2, 1]);
+        link.inject(&"reorder:5".parse().unwrap(), now);
+        assert!(link.pass(vec![frame("A", Some(1)), frame("A", Some(2))], now, &mut counters).is_empty());
+        assert_eq!(ids(&link.pass(Vec::new(), now + REORDER_WAIT, &mut counters)), [2, 1]);
     }
 
     #[test]
@@ -247,10 +247,10 @@ mod tests {
 
     #[test]
     fn garbage_is_not_json_and_loses_nothing() {
-        let mut wire = Wire::default();
+        let mut link = FaultyLink::default();
         let mut counters = Counters::default();
-        wire.inject(&"garbage:1".parse().unwrap(), Instant::now());
-        let out = wire.pass(vec![frame("A", Some(1)), frame("A", Some(2))], Instant::now(), &mut counters);
+        link.inject(&"garbage:1".parse().unwrap(), Instant::now());
+        let out = link.pass(vec![frame("A", Some(1)), frame("A", Some(2))], Instant::now(), &mut counters);
         assert_eq!(out.len(), 3);
         assert!(serde_json::from_str::<serde_json::Value>(&out[0].text).is_err());
         assert!(serde_json::from_str::<serde_json::Value>(&out[1].text).is_ok());
@@ -258,14 +258,14 @@ mod tests {
 
     #[test]
     fn silence_takes_every_stream_of_the_symbol_and_ends() {
-        let mut wire = Wire::default();
+        let mut link = FaultyLink::default();
         let mut counters = Counters::default();
         let now = Instant::now();
-        wire.inject(&"silent:A:1s".parse().unwrap(), now);
-        let out = wire.pass(vec![frame("A", Some(1)), frame("A", None), frame("B", Some(5))], now, &mut counters);
+        link.inject(&"silent:A:1s".parse().unwrap(), now);
+        let out = link.pass(vec![frame("A", Some(1)), frame("A", None), frame("B", Some(5))], now, &mut counters);
         assert_eq!(ids(&out), [5]);
         assert_eq!(counters.frames_silenced, 2);
-        let out = wire.pass(vec![frame("A", Some(2))], now + Duration::from_secs(1), &mut counters);
+        let out = link.pass(vec![frame("A", Some(2))], now + Duration::from_secs(1), &mut counters);
         assert_eq!(ids(&out), [2]);
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::faulty_link::OutgoingFrame;
 use super::locked;
-use super::wire::WireFrame;
 use crate::market::Timestamp;
 
 /// Batches that wait for one connection.
@@ -20,14 +20,14 @@ const BATCHES_MAX: usize = 4_096;
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// Frames, of which it sends those it subscribed to.
-    Frames(Arc<Vec<WireFrame>>, usize),
+    Frames(Arc<Vec<OutgoingFrame>>, usize),
     /// The announcement that it will be closed.
     ServerShutdown(Timestamp),
 }
 
 /// Why a connection is ended from our side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum EndMode {
     /// By a TCP reset.
     Reset,
     /// By a close frame.
@@ -40,21 +40,21 @@ pub struct Subscriber {
     queue: mpsc::Sender<Delivery>,
     queued_bytes: AtomicUsize,
     stalled_until: Mutex<Option<Instant>>,
-    ending: Mutex<Option<Ending>>,
+    end_mode: Mutex<Option<EndMode>>,
     /// Cancelled when the connection has to end.
     pub ended: CancellationToken,
 }
 
 impl Subscriber {
     /// Ends the connection; the first way given is the one it takes.
-    pub fn end(&self, how: Ending) {
-        locked(&self.ending).get_or_insert(how);
+    pub fn end(&self, how: EndMode) {
+        locked(&self.end_mode).get_or_insert(how);
         self.ended.cancel();
     }
 
     /// How it has to end.
-    pub fn ending(&self) -> Ending {
-        locked(&self.ending).unwrap_or(Ending::Close)
+    pub fn end_mode(&self) -> EndMode {
+        locked(&self.end_mode).unwrap_or(EndMode::Close)
     }
 
     /// Takes bytes off the account of what waits.
@@ -69,7 +69,7 @@ impl Subscriber {
 }
 
 #[derive(Debug, Default)]
-struct Register {
+struct Registry {
     next: u64,
     subscribers: HashMap<u64, Arc<Subscriber>>,
     /// How many connections subscribed to each stream.
@@ -80,8 +80,8 @@ struct Register {
 
 /// All connections.
 #[derive(Debug)]
-pub struct Hub {
-    register: Mutex<Register>,
+pub struct Broadcaster {
+    registry: Mutex<Registry>,
     queue_bytes_max: usize,
     /// Cancelled by the first subscription: the market may open.
     pub first_subscription: CancellationToken,
@@ -90,15 +90,15 @@ pub struct Hub {
 /// "300 connections per attempt every 5 minutes per IP".
 const CONNECTS_WINDOW: Duration = Duration::from_secs(300);
 
-impl Hub {
-    /// A hub that cuts a connection for which more than `queue_bytes_max` wait.
+impl Broadcaster {
+    /// A broadcaster that cuts a connection for which more than `queue_bytes_max` wait.
     pub fn new(queue_bytes_max: usize) -> Self {
-        Self { register: Mutex::default(), queue_bytes_max, first_subscription: CancellationToken::new() }
+        Self { registry: Mutex::default(), queue_bytes_max, first_subscription: CancellationToken::new() }
     }
 
     /// Counts an attempt to connect; `false` when there were too many.
     pub fn may_connect(&self, connects_max: usize, now: Instant) -> bool {
-        let connects = &mut locked(&self.register).connects;
+        let connects = &mut locked(&self.registry).connects;
         while connects.front().is_some_and(|at| now.duration_since(*at) >= CONNECTS_WINDOW) {
             connects.pop_front();
         }
@@ -116,30 +116,30 @@ impl Hub {
             queue,
             queued_bytes: AtomicUsize::new(0),
             stalled_until: Mutex::default(),
-            ending: Mutex::default(),
+            end_mode: Mutex::default(),
             ended: CancellationToken::new(),
         });
-        let mut register = locked(&self.register);
-        register.next += 1;
-        let id = register.next;
-        register.subscribers.insert(id, subscriber.clone());
+        let mut registry = locked(&self.registry);
+        registry.next += 1;
+        let id = registry.next;
+        registry.subscribers.insert(id, subscriber.clone());
         (id, subscriber, waiting)
     }
 
     /// Removes a connection and what it subscribed to.
     pub fn leave<'a>(&self, id: u64, streams: impl Iterator<Item = &'a String>) {
-        locked(&self.register).subscribers.remove(&id);
+        locked(&self.registry).subscribers.remove(&id);
         streams.for_each(|stream| self.unsubscribe(stream));
     }
 
     /// One more connection wants the stream.
     pub fn subscribe(&self, stream: &str) {
-        *locked(&self.register).streams.entry(stream.to_owned()).or_default() += 1;
+        *locked(&self.registry).streams.entry(stream.to_owned()).or_default() += 1;
     }
 
     /// One connection less wants the stream.
     pub fn unsubscribe(&self, stream: &str) {
-        let streams = &mut locked(&self.register).streams;
+        let streams = &mut locked(&self.registry).streams;
         if let Some(count) = streams.get_mut(stream) {
             *count -= 1;
             if *count == 0 {
@@ -149,13 +149,13 @@ impl Hub {
     }
 
     /// Whether anyone wants the stream: what nobody wants is not rendered.
-    pub fn wanted(&self, stream: &str) -> bool {
-        locked(&self.register).streams.contains_key(stream)
+    pub fn has_subscriber(&self, stream: &str) -> bool {
+        locked(&self.registry).streams.contains_key(stream)
     }
 
     /// Everyone connected now.
     pub fn subscribers(&self) -> Vec<Arc<Subscriber>> {
-        locked(&self.register).subscribers.values().cloned().collect()
+        locked(&self.registry).subscribers.values().cloned().collect()
     }
 
     /// Nothing is sent to those connected now until then.
@@ -169,7 +169,7 @@ impl Hub {
 
     /// Puts frames into every queue; a connection whose queue is full is cut. Gives how many frames
     /// stalled connections lost and how many connections were cut.
-    pub fn deliver(&self, frames: Vec<WireFrame>) -> (u64, u64) {
+    pub fn deliver(&self, frames: Vec<OutgoingFrame>) -> (u64, u64) {
         let (count, bytes) = (frames.len() as u64, bytes_of(&frames));
         let frames = Arc::new(frames);
         let (mut stalled, mut slow) = (0, 0);
@@ -182,14 +182,14 @@ impl Hub {
             let full = waiting > self.queue_bytes_max.max(bytes);
             if full || subscriber.queue.try_send(Delivery::Frames(frames.clone(), bytes)).is_err() {
                 slow += u64::from(!subscriber.ended.is_cancelled());
-                subscriber.end(Ending::Reset);
+                subscriber.end(EndMode::Reset);
             }
         }
         (stalled, slow)
     }
 
     /// Puts frames into every queue and waits for room: for measuring, where the reader sets the pace.
-    pub async fn pour(&self, frames: Vec<WireFrame>) {
+    pub async fn deliver_at_readers_pace(&self, frames: Vec<OutgoingFrame>) {
         let bytes = bytes_of(&frames);
         let frames = Arc::new(frames);
         for subscriber in self.subscribers() {
@@ -198,7 +198,7 @@ impl Hub {
             tokio::select! {
                 () = subscriber.ended.cancelled() => {}
                 sent = subscriber.queue.send(delivery) => if sent.is_err() {
-                    subscriber.end(Ending::Reset);
+                    subscriber.end(EndMode::Reset);
                 },
             }
         }
@@ -209,13 +209,13 @@ impl Hub {
         let subscribers = self.subscribers();
         for subscriber in &subscribers {
             if subscriber.queue.try_send(Delivery::ServerShutdown(at)).is_err() {
-                subscriber.end(Ending::Reset);
+                subscriber.end(EndMode::Reset);
             }
         }
         subscribers
     }
 }
 
-fn bytes_of(frames: &[WireFrame]) -> usize {
+fn bytes_of(frames: &[OutgoingFrame]) -> usize {
     frames.iter().map(|frame| frame.text.len()).sum()
 }

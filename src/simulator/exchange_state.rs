@@ -1,4 +1,4 @@
-//! What the parts of the simulated exchange share: its symbols, tape, connections, clock and faults.
+//! What the parts of the simulated exchange share: its symbols, truth, connections, clock and faults.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acceptor::Outage;
+use super::broadcaster::Broadcaster;
 use super::budget::Budget;
-use super::door::Outage;
-use super::hub::Hub;
-use super::tape::Tape;
-use super::wire::{Counters, Wire, WireFrame};
+use super::faulty_link::{Counters, FaultyLink, OutgoingFrame};
+use super::truth::Truth;
 use super::{Limits, locked};
 use crate::clock::Clock;
 use crate::market::{Symbol, Timestamp};
@@ -65,10 +65,10 @@ pub struct RestFaults {
 
 /// The simulated exchange.
 #[derive(Debug)]
-pub struct Venue {
+pub struct ExchangeState {
     /// Its symbols in the order they were given.
     pub symbols: Vec<Symbol>,
-    lower: HashSet<String>,
+    lower_case: HashSet<String>,
     /// Whether trades of one order are one aggregate trade.
     pub aggregated: bool,
     /// The rules for clients.
@@ -76,11 +76,11 @@ pub struct Venue {
     /// The exchange's clock.
     pub time: ExchangeTime,
     /// What was published.
-    pub tapes: Mutex<HashMap<Symbol, Tape>>,
+    pub truths: Mutex<HashMap<Symbol, Truth>>,
     /// Who is connected.
-    pub hub: Hub,
+    pub broadcaster: Broadcaster,
     /// The faults of frames.
-    pub wire: Mutex<Wire>,
+    pub link: Mutex<FaultyLink>,
     /// What faults did.
     pub counters: Mutex<Counters>,
     /// The faults of REST.
@@ -96,13 +96,13 @@ pub struct Venue {
     /// Cancelled when the market has to halt.
     pub halt: CancellationToken,
     /// Cancelled when nothing more will be published.
-    pub over: CancellationToken,
+    pub finished: CancellationToken,
     /// Cancelled when everything ends.
     pub stop: CancellationToken,
 }
 
-impl Venue {
-    /// An exchange with an empty tape and nobody connected.
+impl ExchangeState {
+    /// An exchange with an empty truth and nobody connected.
     pub fn new(
         symbols: Vec<Symbol>,
         aggregated: bool,
@@ -112,46 +112,46 @@ impl Venue {
     ) -> Self {
         let budget = Budget::new(limits.weight_max, limits.weight_window, limits.ban, limits.refusals_max);
         Self {
-            lower: symbols.iter().map(|symbol| symbol.as_str().to_ascii_lowercase()).collect(),
-            tapes: Mutex::new(symbols.iter().map(|symbol| (symbol.clone(), Tape::default())).collect()),
+            lower_case: symbols.iter().map(|symbol| symbol.as_str().to_ascii_lowercase()).collect(),
+            truths: Mutex::new(symbols.iter().map(|symbol| (symbol.clone(), Truth::default())).collect()),
             symbols,
             aggregated,
-            hub: Hub::new(limits.queue_bytes_max),
+            broadcaster: Broadcaster::new(limits.queue_bytes_max),
             rest: Mutex::new(RestFaults { lag: limits.lag, ..RestFaults::default() }),
             budget: Mutex::new(budget),
             limits,
             time,
-            wire: Mutex::default(),
+            link: Mutex::default(),
             counters: Mutex::default(),
             outage: Arc::default(),
             capture_ends: BTreeMap::new(),
             opened: CancellationToken::new(),
             halt: CancellationToken::new(),
-            over: CancellationToken::new(),
+            finished: CancellationToken::new(),
             stop,
         }
     }
 
     /// Whether this lower-case symbol is listed.
-    pub fn lists_lower(&self, symbol: &str) -> bool {
-        self.lower.contains(symbol)
+    pub fn lists_lower_case(&self, symbol: &str) -> bool {
+        self.lower_case.contains(symbol)
     }
 
-    /// The number of trades on all tapes.
+    /// The number of trades on all truths.
     pub fn trade_count(&self) -> usize {
-        locked(&self.tapes).values().map(|tape| tape.trades.len()).sum()
+        locked(&self.truths).values().map(|truth| truth.trades.len()).sum()
     }
 
     /// Takes frames past the faults to the connections; also to be called without any, because faults end by time.
-    pub fn send(&self, frames: Vec<WireFrame>) {
+    pub fn send(&self, frames: Vec<OutgoingFrame>) {
         let passed = {
             let mut counters = locked(&self.counters);
-            locked(&self.wire).pass(frames, Instant::now(), &mut counters)
+            locked(&self.link).pass(frames, Instant::now(), &mut counters)
         };
         if passed.is_empty() {
             return;
         }
-        let (stalled, slow) = self.hub.deliver(passed);
+        let (stalled, slow) = self.broadcaster.deliver(passed);
         let mut counters = locked(&self.counters);
         counters.frames_stalled += stalled;
         counters.connections_slow += slow;
