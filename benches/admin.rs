@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tapekeeper");
 const SYMBOLS: &str = "BTCUSDT,ETHUSDT,SOLUSDT,BNBUSDT,XRPUSDT,DOGEUSDT,ADAUSDT,PEPEUSDT";
 /// What is asked, in turn; a scraper's, a dashboard's and a person's questions.
-const QUESTIONS: [&str; 8] = [
+const PATHS: [&str; 8] = [
     "/api/v1/status",
     "/api/v1/streams",
     "/healthz",
@@ -30,7 +30,7 @@ const QUESTIONS: [&str; 8] = [
     "/api/v1/gaps?limit=100",
 ];
 /// Connections that ask.
-const ASKERS: u64 = 10;
+const CLIENTS: u64 = 10;
 const START_MAX: Duration = Duration::from_secs(60);
 /// Until the first rows are over and every part has begun.
 const WARM_UP: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ struct Load {
 }
 
 /// What a run came to.
-struct Seen {
+struct Measurement {
     rows: f64,
     cores: f64,
     delay: f64,
@@ -112,7 +112,7 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Result<Seen> {
+async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Result<Measurement> {
     let (exchange, admin) = (free_port()?, free_port()?);
     let directory = tempfile::tempdir()?;
     let config = directory.path().join("tapekeeper.toml");
@@ -129,15 +129,15 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
     let listen = format!("127.0.0.1:{exchange}");
     let _exchange = spawn(&["simulate", "--listen", &listen, "--symbols", SYMBOLS, "--rate", &rate.to_string()])?;
     let http = client()?;
-    answers(&http, &format!("http://{listen}/api/v3/time")).await?;
+    wait_until_up(&http, &format!("http://{listen}/api/v3/time")).await?;
     let recorder = spawn(&["run", "--config", &config.display().to_string()])?;
     let base = format!("http://127.0.0.1:{admin}");
-    answers(&http, &format!("{base}/readyz")).await?;
+    wait_until_up(&http, &format!("{base}/readyz")).await?;
     tokio::time::sleep(WARM_UP).await;
-    let mut lookers = JoinSet::new();
+    let mut clients = JoinSet::new();
     let (asked, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     if let Some(load) = load {
-        look(&mut lookers, load, &base, &asked, &refused)?;
+        start_load(&mut clients, load, &base, &asked, &refused)?;
         tokio::time::sleep(WARM_UP).await;
     }
     let (before, cpu, requests) =
@@ -147,8 +147,8 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
     let (after, took) = (metrics(&http, &base).await?, began.elapsed().as_secs_f64());
     let requests = asked.load(Ordering::Relaxed) - requests;
     let cores = (cpu_seconds(recorder.0.id())? - cpu) / took;
-    lookers.shutdown().await;
-    Ok(Seen {
+    clients.shutdown().await;
+    Ok(Measurement {
         rows: (number(&after, "tapekeeper_rows_total")? - number(&before, "tapekeeper_rows_total")?) / took,
         cores,
         delay: delay(&before, &after)?,
@@ -159,18 +159,18 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
 }
 
 /// Starts who asks and who has a page open.
-fn look(
-    lookers: &mut JoinSet<()>,
+fn start_load(
+    clients: &mut JoinSet<()>,
     load: Load,
     base: &str,
     asked: &Arc<AtomicU64>,
     refused: &Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
-    for asker in 0..ASKERS {
+    for number in 0..CLIENTS {
         let (http, base, asked, refused) = (client()?, base.to_owned(), asked.clone(), refused.clone());
-        let mut turns = tokio::time::interval(Duration::from_secs_f64(ASKERS as f64 / load.requests.max(1) as f64));
-        lookers.spawn(async move {
-            for path in QUESTIONS.iter().cycle().skip(asker as usize) {
+        let mut turns = tokio::time::interval(Duration::from_secs_f64(CLIENTS as f64 / load.requests.max(1) as f64));
+        clients.spawn(async move {
+            for path in PATHS.iter().cycle().skip(number as usize) {
                 turns.tick().await;
                 let answer =
                     async { http.get(format!("{base}{path}")).send().await?.error_for_status()?.bytes().await };
@@ -183,7 +183,7 @@ fn look(
     }
     for _ in 0..load.pages {
         let (http, base, refused) = (client()?, base.to_owned(), refused.clone());
-        lookers.spawn(async move {
+        clients.spawn(async move {
             // As a browser does: the page, then what changes of it, for as long as it is open.
             let page = async {
                 http.get(&base).send().await?.error_for_status()?.bytes().await?;
@@ -205,7 +205,7 @@ fn client() -> anyhow::Result<reqwest::Client> {
 }
 
 /// Waits until an address answers with success.
-async fn answers(http: &reqwest::Client, url: &str) -> anyhow::Result<()> {
+async fn wait_until_up(http: &reqwest::Client, url: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
         if http.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {

@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
         runtime.block_on(latency(seconds))?;
     }
     if outage > 0 {
-        runtime.block_on(away(outage))?;
+        runtime.block_on(measure_outage(outage))?;
     }
     Ok(())
 }
@@ -87,7 +87,7 @@ fn frame(n: u64) -> Frame {
 }
 
 /// Servers of their own and a recorder on them.
-struct House {
+struct Setup {
     kafka: Kafka,
     clickhouse: Clickhouse,
     _redis: Redis,
@@ -96,7 +96,7 @@ struct House {
     admin: u16,
 }
 
-impl House {
+impl Setup {
     async fn new() -> anyhow::Result<Self> {
         let none = "a server cannot be had here";
         let kafka = Kafka::start().context(none)?;
@@ -141,17 +141,12 @@ impl House {
     }
 
     /// Gives frames to Kafka at `RATE` until `until`; returns the number of the next one.
-    async fn produce(
-        &self,
-        mut next: u64,
-        until: Instant,
-        given: &mut VecDeque<(u64, Instant)>,
-    ) -> anyhow::Result<u64> {
+    async fn produce(&self, mut next: u64, until: Instant, sent: &mut VecDeque<(u64, Instant)>) -> anyhow::Result<u64> {
         let (began, first) = (Instant::now(), next);
         while Instant::now() < until {
             let due = first + began.elapsed().as_millis() as u64 * RATE / 1_000;
             if due > next {
-                given.push_back((due - 1, Instant::now()));
+                sent.push_back((due - 1, Instant::now()));
                 self.log.append((next..due).map(frame).collect()).await?;
                 next = due;
             }
@@ -177,7 +172,7 @@ impl Recorder {
         Ok(line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) as u64)
     }
 
-    async fn until_rows(&self, rows: u64) -> anyhow::Result<u64> {
+    async fn wait_for_rows(&self, rows: u64) -> anyhow::Result<u64> {
         let began = Instant::now();
         loop {
             let found = self.rows().await?;
@@ -220,38 +215,38 @@ fn client() -> anyhow::Result<reqwest::Client> {
 
 /// Rows a second, CPU-seconds per million rows, resident memory in MiB at the end.
 async fn throughput(frames: u64) -> anyhow::Result<(f64, f64, u64)> {
-    let house = House::new().await?;
+    let setup = Setup::new().await?;
     let mut next = 0;
     while next < frames {
         let end = (next + 5_000).min(frames);
-        house.log.append((next..end).map(frame).collect()).await?;
+        setup.log.append((next..end).map(frame).collect()).await?;
         next = end;
     }
-    let recorder = house.recorder()?;
-    let first = recorder.until_rows(1).await?;
+    let recorder = setup.recorder()?;
+    let first = recorder.wait_for_rows(1).await?;
     let (began, cpu) = (Instant::now(), recorder.cpu()?);
-    recorder.until_rows(frames).await?;
+    recorder.wait_for_rows(frames).await?;
     let (wall, cpu) = (began.elapsed().as_secs_f64(), recorder.cpu()? - cpu);
     let rows = (frames - first) as f64;
     let rss = recorder.rss_mib()?;
-    let stored = house.ask("SELECT count() FROM trades FINAL").await?;
+    let stored = setup.ask("SELECT count() FROM trades FINAL").await?;
     anyhow::ensure!(stored.trim() == frames.to_string(), "{} rows of {frames}", stored.trim());
     Ok((rows / wall, cpu * 1e6 / rows, rss))
 }
 
 /// From just before a frame is given to Kafka until a query finds its row.
 async fn latency(seconds: u64) -> anyhow::Result<()> {
-    let house = House::new().await?;
-    house.log.append(vec![frame(0)]).await?;
-    let recorder = house.recorder()?;
-    recorder.until_rows(1).await?;
+    let setup = Setup::new().await?;
+    setup.log.append(vec![frame(0)]).await?;
+    let recorder = setup.recorder()?;
+    recorder.wait_for_rows(1).await?;
     let until = Instant::now() + Duration::from_secs(seconds);
-    let mut given = VecDeque::new();
+    let mut sent = VecDeque::new();
     let (sender, mut seen) = tokio::sync::mpsc::channel(100_000);
     let looking = async {
         while Instant::now() < until + Duration::from_secs(2) {
             // Batches span partitions: a row is visible when the symbol's own newest is.
-            let newest = house.ask("SELECT symbol, max(trade_id) FROM trades GROUP BY symbol").await?;
+            let newest = setup.ask("SELECT symbol, max(trade_id) FROM trades GROUP BY symbol").await?;
             let now = Instant::now();
             for line in newest.lines() {
                 let (symbol, id) = line.split_once('\t').context("two columns")?;
@@ -263,7 +258,7 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    let (last, looked) = tokio::join!(house.produce(1, until, &mut given), looking);
+    let (last, looked) = tokio::join!(setup.produce(1, until, &mut sent), looking);
     looked?;
     drop(sender);
     let mut newest = vec![VecDeque::new(); SYMBOLS];
@@ -271,7 +266,7 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
         newest[number as usize % SYMBOLS].push_back((number, at));
     }
     let mut waits: Vec<f64> = Vec::new();
-    for (number, at) in &given {
+    for (number, at) in &sent {
         let found = newest[*number as usize % SYMBOLS].iter().find(|(newest, _)| newest >= number);
         waits.extend(found.map(|(_, seen)| seen.duration_since(*at).as_secs_f64() * 1e3));
     }
@@ -285,37 +280,37 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
         at(0.99),
         at(1.0),
         waits.len(),
-        given.len()
+        sent.len()
     );
     Ok(())
 }
 
 /// The recorder's memory while ClickHouse is away.
-async fn away(seconds: u64) -> anyhow::Result<()> {
-    let house = House::new().await?;
-    house.log.append(vec![frame(0)]).await?;
-    let recorder = house.recorder()?;
-    recorder.until_rows(1).await?;
-    let mut given = VecDeque::new();
-    let next = house.produce(1, Instant::now() + Duration::from_secs(5), &mut given).await?;
+async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
+    let setup = Setup::new().await?;
+    setup.log.append(vec![frame(0)]).await?;
+    let recorder = setup.recorder()?;
+    recorder.wait_for_rows(1).await?;
+    let mut sent = VecDeque::new();
+    let next = setup.produce(1, Instant::now() + Duration::from_secs(5), &mut sent).await?;
     let before = recorder.rss_mib()?;
-    house.clickhouse.server.kill();
+    setup.clickhouse.server.kill();
     let (mut most, mut next) = (before, next);
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
-        next = house.produce(next, Instant::now() + Duration::from_secs(1), &mut given).await?;
-        given.clear();
+        next = setup.produce(next, Instant::now() + Duration::from_secs(1), &mut sent).await?;
+        sent.clear();
         most = most.max(recorder.rss_mib()?);
     }
-    house.clickhouse.server.restart();
+    setup.clickhouse.server.restart();
     let began = Instant::now();
-    recorder.until_rows(next).await?;
+    recorder.wait_for_rows(next).await?;
     println!(
         "ClickHouse away {seconds} s at {RATE}/s: {before} MiB before, {most} MiB at most meanwhile, {} MiB after; \
          {next} rows were there {:.1} s after it was back (port {})",
         recorder.rss_mib()?,
         began.elapsed().as_secs_f64(),
-        house.kafka.server.port
+        setup.kafka.server.port
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ import socket
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from service import PATIENCE, Exchange, Failed, Recorder, get, wait_for
+from service import WAIT_SECONDS_MAX, Exchange, Failed, Recorder, get, wait_for
 
 SIZES = {"1440": {"width": 1440, "height": 900}, "390": {"width": 390, "height": 844}}
 SCHEMES = ("light", "dark")
@@ -41,7 +41,7 @@ class Test:
         self.browser = playwright.chromium.launch(executable_path=self.executable, args=arguments)
         self.open.callback(self.browser.close)
         try:
-            self.break_things()
+            self.inject_faults()
         except Exception:
             print(self.logs())
             self.open.close()
@@ -54,7 +54,7 @@ class Test:
     def logs(self):
         return "\n".join(f"{path}:\n{path.read_text()[-4000:]}" for path in self.directory.rglob("*.log"))
 
-    def break_things(self):
+    def inject_faults(self):
         """A gap that heals, a gap that stays open while REST fails, and a job that fails."""
         gaps = lambda state: [gap for gap in self.recorder.ask("/api/v1/gaps") if gap["state"] == state]
         wait_for("trades come", lambda: self.recorder.ask("/api/v1/status")["rows"] > 50)
@@ -70,7 +70,7 @@ class Test:
         """An open page; what its console complains of is a failure."""
         options = {"viewport": SIZES[size], "color_scheme": scheme, "java_script_enabled": script}
         context = self.browser.new_context(**options, reduced_motion="reduce")
-        context.set_default_timeout(PATIENCE * 1000)
+        context.set_default_timeout(WAIT_SECONDS_MAX * 1000)
         page, complaints = context.new_page(), []
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -90,7 +90,7 @@ def every_size_and_scheme(test):
                 yield size, scheme, script
 
 
-def it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script(test):
+def it_renders_at_every_size_in_light_and_dark_with_and_without_a_script(test):
     for size, scheme, script in every_size_and_scheme(test):
         with test.page(size, scheme, script) as page:
             name = f"{size}-{scheme}{'' if script else '-plain'}"
@@ -113,7 +113,7 @@ def no_width_makes_the_body_scroll_sideways(test):
             expect(needed <= room, f"the body is {needed} pixels wide and has {room}")
 
 
-def nothing_is_wrong_with_contrast_names_and_landmarks(test):
+def axe_finds_no_fault_in_contrast_names_and_landmarks(test):
     axe = Axe()
     for size in SIZES:
         for scheme in SCHEMES:
@@ -123,7 +123,7 @@ def nothing_is_wrong_with_contrast_names_and_landmarks(test):
                 expect(not found, f"{size} {scheme}: {words}")
 
 
-def everything_that_can_be_used_has_a_name_of_its_own(test):
+def every_control_has_a_name_of_its_own(test):
     with test.page() as page:
         names = page.evaluate(
             """() => [...document.querySelectorAll('a, button, input, [tabindex]')].map((element) =>
@@ -148,7 +148,7 @@ def it_stays_fresh_without_being_loaded_again(test):
                              "new URL(entry.name).pathname === '/events')"), "it asked for more than events")
 
 
-def buttons_work_with_a_script_and_keep_the_place(test):
+def buttons_work_with_a_script_and_keep_the_focus(test):
     with test.page() as page:
         page.evaluate("() => { window.stayed = true; }")
         page.get_by_role("button", name="Pause: retention").click()
@@ -203,7 +203,7 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
         expect(page.evaluate("() => document.activeElement.id") == "run-retention", "the focus was lost in a renewal")
 
 
-def a_selection_stays_and_is_brought_up_when_it_is_let_go(test):
+def a_selection_stays_and_its_part_is_updated_when_it_is_cleared(test):
     with test.page() as page:
         page.evaluate("() => getSelection().selectAllChildren(document.querySelector('#head h1'))")
         before = page.evaluate(AS_OF)
@@ -244,7 +244,7 @@ def beyond_loopback_the_form_asks_for_the_token(test):
         recorder.stop()
 
 
-def a_page_of_another_site_can_press_nothing_and_nothing_runs_that_got_in(test):
+def another_site_can_submit_nothing_and_an_injected_script_does_not_run(test):
     with test.page(may_complain=True) as page:
         page.goto("data:text/html,<h1>elsewhere</h1>")
         page.set_content(
@@ -264,11 +264,11 @@ def a_page_of_another_site_can_press_nothing_and_nothing_runs_that_got_in(test):
         expect(style == "static", "a style that got in was used")
 
 
-def more_pages_than_there_are_places_stay_fresh_too(test):
+def more_pages_than_event_streams_stay_fresh_too(test):
     listeners = []
     try:
         for _ in range(40):
-            listener = socket.create_connection(("127.0.0.1", test.recorder.port), timeout=PATIENCE)
+            listener = socket.create_connection(("127.0.0.1", test.recorder.port), timeout=WAIT_SECONDS_MAX)
             listeners.append(listener)
             listener.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             if b" 503 " in listener.recv(64):
@@ -282,7 +282,7 @@ def more_pages_than_there_are_places_stay_fresh_too(test):
             listener.close()
 
 
-def it_says_when_the_service_is_away_and_goes_on_when_it_is_back(test):
+def it_shows_that_the_service_is_down_and_resumes_when_it_is_back(test):
     with test.page("390", may_complain=True) as page:
         page.evaluate("() => { window.stayed = true; }")
         page.wait_for_function(AS_OF)
@@ -297,17 +297,17 @@ def it_says_when_the_service_is_away_and_goes_on_when_it_is_back(test):
 
 
 ALL = [
-    it_is_whole_at_every_size_in_light_and_dark_with_and_without_a_script,
+    it_renders_at_every_size_in_light_and_dark_with_and_without_a_script,
     no_width_makes_the_body_scroll_sideways,
-    nothing_is_wrong_with_contrast_names_and_landmarks,
-    everything_that_can_be_used_has_a_name_of_its_own,
+    axe_finds_no_fault_in_contrast_names_and_landmarks,
+    every_control_has_a_name_of_its_own,
     it_stays_fresh_without_being_loaded_again,
-    buttons_work_with_a_script_and_keep_the_place,
+    buttons_work_with_a_script_and_keep_the_focus,
     buttons_work_without_a_script,
     the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays,
-    a_selection_stays_and_is_brought_up_when_it_is_let_go,
+    a_selection_stays_and_its_part_is_updated_when_it_is_cleared,
     beyond_loopback_the_form_asks_for_the_token,
-    a_page_of_another_site_can_press_nothing_and_nothing_runs_that_got_in,
-    more_pages_than_there_are_places_stay_fresh_too,
-    it_says_when_the_service_is_away_and_goes_on_when_it_is_back,
+    another_site_can_submit_nothing_and_an_injected_script_does_not_run,
+    more_pages_than_event_streams_stay_fresh_too,
+    it_shows_that_the_service_is_down_and_resumes_when_it_is_back,
 ]

@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 
-PATIENCE = 60
+WAIT_SECONDS_MAX = 60
 JOBS = """
 schema = 1
 [job.state-snapshot]
@@ -31,15 +31,15 @@ class Failed(Exception):
     """A check found what it must not find."""
 
 
-def wait_for(what, condition, patience=PATIENCE):
+def wait_for(what, condition, seconds=WAIT_SECONDS_MAX):
     """Asks again and again until the answer is true."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + seconds
     while True:
         answer = condition()
         if answer:
             return answer
         if time.monotonic() > until:
-            raise Failed(f"waited {patience} s in vain until {what}: {answer!r}")
+            raise Failed(f"waited {seconds} s in vain until {what}: {answer!r}")
         time.sleep(0.05)
 
 
@@ -77,7 +77,7 @@ class Exchange:
             raise Failed(f"the exchange does not take {faults}: {status} {body}")
 
     def stop(self):
-        end(self.process)
+        stop_process(self.process)
 
 
 class Recorder:
@@ -108,7 +108,7 @@ class Recorder:
         wait_for("the recorder is ready", lambda: get(f"{self.url}/readyz")[0] == 200)
 
     def stop(self):
-        end(self.process)
+        stop_process(self.process)
 
     def ask(self, path):
         status, body = get(f"{self.url}{path}")
@@ -120,13 +120,13 @@ class Recorder:
         return next(job for job in self.ask("/api/v1/jobs") if job["name"] == name)
 
 
-def end(process):
+def stop_process(process):
     """Ends a process of ours in order, or at once when it does not end."""
     if process is None or process.poll() is not None:
         return
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=PATIENCE)
+        process.wait(timeout=WAIT_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -45,7 +45,7 @@ use exchange::Exchange;
 /// Ids of one symbol in one campaign.
 const IDS: i64 = 2_000;
 /// Time runs faster than the wall, so that graces pass quickly.
-const FASTER: i64 = 40;
+const TIME_SCALE: i64 = 40;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn stream() -> Stream {
@@ -60,7 +60,7 @@ fn frame(id: i64) -> Bytes {
 
 fn fast_clock() -> Clock {
     let began = Instant::now();
-    Clock::from_fn(move || Timestamp(1_700_000_000_000_000 + began.elapsed().as_micros() as i64 * FASTER))
+    Clock::from_fn(move || Timestamp(1_700_000_000_000_000 + began.elapsed().as_micros() as i64 * TIME_SCALE))
 }
 
 /// The running flow: what a process is between two crashes.
@@ -108,7 +108,7 @@ impl Flow {
         let writer = Writer::new(store, Arc::new(Latest::default()), health.clone());
         let ledger = SharedLedger::new(Ledger::restore(rows));
         let backfill = exchange.map(|exchange| {
-            let parts = exchange.repairs(writer.clone(), ledger.clone(), clock);
+            let parts = exchange.backfill_deps(writer.clone(), ledger.clone(), clock);
             tokio::spawn(backfill::run(parts, heartbeats.watch("backfill"), never.clone()))
         });
         let parts = consume::Parts {
@@ -138,7 +138,7 @@ impl Flow {
     }
 
     /// Waits until what was sent is consumed and what was missing is back.
-    async fn wait_until_whole(&self, seed: u64) {
+    async fn wait_until_complete(&self, seed: u64) {
         let until = Instant::now() + DEADLINE;
         loop {
             let standing = self.board.standing(&stream());
@@ -178,14 +178,14 @@ impl Flow {
 }
 
 /// What the stores say by themselves, faults aside.
-struct Found {
+struct StoredState {
     stored: BTreeSet<i64>,
     missing: BTreeSet<i64>,
 }
 
-impl Found {
+impl StoredState {
     /// From the first stored id on: what a process lost that died before its first row is not known here.
-    fn assert_the_ledger_knows_every_hole(&self, seed: u64, last: Option<i64>) {
+    fn assert_the_ledger_has_every_missing_id(&self, seed: u64, last: Option<i64>) {
         let (Some(first), Some(last)) = (self.stored.first().copied(), last) else { return };
         for id in first..=last {
             let (stored, missing) = (self.stored.contains(&id), self.missing.contains(&id));
@@ -196,7 +196,7 @@ impl Found {
     }
 }
 
-async fn look(directory: &Path) -> Found {
+async fn read_stores(directory: &Path) -> StoredState {
     let history = EmbeddedHistory::open(&directory.join("history.db")).unwrap();
     let log = EmbeddedLog::open(&directory.join("log.db"), Options::default()).unwrap();
     let rows = history.trades(&stream(), Range { first: 0, last: i64::MAX }, usize::MAX >> 1).await.unwrap();
@@ -219,7 +219,7 @@ async fn look(directory: &Path) -> Found {
     }
     history.close().await.unwrap();
     log.close().await.unwrap();
-    Found { stored, missing }
+    StoredState { stored, missing }
 }
 
 /// One campaign; everything random comes from the seed. Returns how many calls went wrong.
@@ -247,8 +247,8 @@ async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
         rest = later;
         if random.random_bool(0.04) {
             flow.crash().await;
-            let found = look(directory.path()).await;
-            found.assert_the_ledger_knows_every_hole(seed, found.stored.last().copied());
+            let found = read_stores(directory.path()).await;
+            found.assert_the_ledger_has_every_missing_id(seed, found.stored.last().copied());
             flow = Flow::start(directory.path(), &faults, &clock, exchange).await;
         }
     }
@@ -256,11 +256,11 @@ async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
     let last: Vec<i64> = (IDS + 1..=IDS + 5).collect();
     flow.send(&last, &clock).await;
     if exchange.is_some() {
-        flow.wait_until_whole(seed).await;
+        flow.wait_until_complete(seed).await;
     }
     flow.stop().await;
-    let found = look(directory.path()).await;
-    found.assert_the_ledger_knows_every_hole(seed, Some(IDS + 5));
+    let found = read_stores(directory.path()).await;
+    found.assert_the_ledger_has_every_missing_id(seed, Some(IDS + 5));
     if exchange.is_some() {
         assert_eq!(found.missing, BTreeSet::new(), "seed {seed}: the exchange has all of it");
         let (first, last) = (found.stored.first(), found.stored.last());
@@ -285,14 +285,14 @@ async fn nothing_is_lost_on_stores_that_fail_and_processes_that_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_lost_comes_back_from_an_exchange_that_fails_too_and_the_ledger_ends_empty() {
+async fn lost_trades_are_backfilled_from_an_exchange_that_fails_too_and_no_gap_stays_open() {
     let exchange = Exchange::start(IDS + 5).await;
     campaigns(Some(&exchange)).await;
     assert!(exchange.refused() > 0, "the exchange never failed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_history_refuses_is_set_aside_alone_and_nothing_waits_for_it() {
+async fn a_row_that_history_refuses_becomes_a_dead_letter_alone_and_blocks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let clock = fast_clock();
     let flow = Flow::start(directory.path(), &Faults::none(), &clock, None).await;
@@ -306,16 +306,16 @@ async fn a_row_that_history_refuses_is_set_aside_alone_and_nothing_waits_for_it(
     flow.stop().await;
     let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
     let letters = history.dead_letters(10).await.unwrap();
-    let mut set_aside: Vec<Bytes> = letters.into_iter().map(|letter| letter.payload).collect();
-    set_aside.sort();
+    let mut dead_letters: Vec<Bytes> = letters.into_iter().map(|letter| letter.payload).collect();
+    dead_letters.sort();
     let mut expected: Vec<Bytes> = refused.iter().map(|id| frame(*id)).collect();
     expected.sort();
-    assert_eq!(set_aside, expected);
+    assert_eq!(dead_letters, expected);
     assert_eq!(history.count(&stream(), Range { first: 1, last: 200 }).await.unwrap().present, 197);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_history_that_is_away_holds_the_offset_and_shows_it() {
+async fn while_history_is_down_no_offset_is_committed_and_health_shows_it() {
     let directory = tempfile::tempdir().unwrap();
     let (clock, faults) = (fast_clock(), Faults::none());
     let flow = Flow::start(directory.path(), &Faults::none(), &clock, None).await;

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod config_files;
 mod contracts;
 mod flows;
-mod lookup;
 mod program;
 mod servers;
 mod tidy;

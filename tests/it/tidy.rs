@@ -1,4 +1,4 @@
-//! House rules as tests: the direction between rooms, what no file may do, and that what we ship parses.
+//! House rules as tests: the direction between modules, what no file may do, and that what we ship parses.
 //!
 //! Each rule has a test on a text made up to break it, so that the rule itself is seen to fail.
 
@@ -20,12 +20,12 @@ pub struct File {
 impl File {
     /// A file made up for a test.
     #[cfg(test)]
-    pub fn made_up(path: &str, text: &str) -> Self {
+    pub fn example(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// The room that it belongs to: the first name below `src`.
-    pub fn room(&self) -> &str {
+    /// The module that it belongs to: the first name below `src`.
+    pub fn module(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
         below.split('/').next().unwrap_or(below).trim_end_matches(".rs")
     }

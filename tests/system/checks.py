@@ -12,7 +12,7 @@ from service import API, SYMBOLS, UNIT, feed
 
 CATALOG_WORDS = {"ready": "The recorder has restored its state"}
 # How late the fault comes, WatchdogSec, and RestartSec with the start of a busy machine.
-WEDGE_SECONDS_MAX = 5 + 20 + 10
+STUCK_SECONDS_MAX = 5 + 20 + 10
 
 
 def the_package_installs_and_is_not_started(test):
@@ -57,7 +57,7 @@ def systemd_finds_nothing_wrong_with_the_units(test):
     expect(level <= 1.2, said)
 
 
-def it_starts_and_says_ready_when_it_is(test):
+def it_starts_and_systemctl_returns_when_it_is_ready(test):
     service, machine = test.service, test.machine
     service.start_exchange(rate=700)
     service.configure(feed(SYMBOLS))
@@ -94,7 +94,7 @@ def the_journal_has_fields_and_explanations_and_no_warning(test):
     expect(not warnings.strip(), f"a healthy service warns: {warnings}")
 
 
-def a_member_of_the_group_uses_the_commands_and_a_stranger_is_told_how_to_join(test):
+def a_member_of_the_group_uses_the_commands_and_others_read_how_to_join(test):
     machine = test.machine
     machine.sh("id member >/dev/null 2>&1 || useradd --groups tapekeeper member")
     machine.sh("id stranger >/dev/null 2>&1 || useradd stranger")
@@ -173,7 +173,7 @@ def a_restart_under_load_loses_nothing_and_is_short(test):
     expect(sorted(blackouts)[1] < limit, f"blackouts {blackouts}")
 
 
-def with_the_socket_unit_a_restart_refuses_nobody(test):
+def with_the_socket_unit_a_restart_refuses_no_request(test):
     service, machine = test.service, test.machine
     service.stop()
     machine.sh("systemctl start tapekeeper.socket")
@@ -231,7 +231,7 @@ def a_stuck_loop_is_restarted_by_the_watchdog_and_named(test, loop):
     service.start()
     restarts = service.restarts()
     expect("TAPEKEEPER_FAULTS is set" in service.journal("--lines=60 --priority=warning"), "the fault is not warned of")
-    machine.wait_for("the watchdog acts", lambda: service.restarts() > restarts, WEDGE_SECONDS_MAX)
+    machine.wait_for("the watchdog acts", lambda: service.restarts() > restarts, STUCK_SECONDS_MAX)
     test.measured(f"{loop}: restarted {time.monotonic() - began:.1f} s after the start, stuck from 5 s on")
     # The next process lives for some seconds before it gets stuck too.
     words = machine.wait_for(
@@ -260,7 +260,7 @@ def a_stuck_scheduler_is_named(test):
     a_stuck_loop_is_restarted_by_the_watchdog_and_named(test, "scheduler")
 
 
-def a_bad_configuration_is_not_tried_again_and_somebody_is_told(test):
+def a_bad_configuration_is_not_retried_and_raises_an_alert(test):
     service, machine = test.service, test.machine
     service.stop()
     service.configure(feed(SYMBOLS) + "[log]\nretention = 7\n")
@@ -291,7 +291,7 @@ def a_newer_schema_is_refused_with_both_versions(test):
     service.assert_complete()
 
 
-def a_start_that_always_fails_is_given_up_and_somebody_is_told(test):
+def a_start_that_always_fails_is_given_up_and_raises_an_alert(test):
     service, machine = test.service, test.machine
     service.stop()
     since = machine.sh("date '+%F %T'").strip()
@@ -306,7 +306,7 @@ def a_start_that_always_fails_is_given_up_and_somebody_is_told(test):
     service.start()
 
 
-def an_upgrade_keeps_edited_files_and_goes_on_recording(test):
+def an_upgrade_keeps_edited_files_and_keeps_recording(test):
     service, machine = test.service, test.machine
     edited = machine.read("/etc/tapekeeper/tapekeeper.toml")
     process = service.show("MainPID")
@@ -316,7 +316,7 @@ def an_upgrade_keeps_edited_files_and_goes_on_recording(test):
     service.assert_complete()
 
 
-def an_upgrade_leaves_stopped_what_was_stopped(test):
+def an_upgrade_does_not_start_a_stopped_service(test):
     service, machine = test.service, test.machine
     service.stop()
     machine.sh(f"systemctl disable {UNIT}")
@@ -326,7 +326,7 @@ def an_upgrade_leaves_stopped_what_was_stopped(test):
     machine.sh(f"systemctl enable --now {UNIT}")
 
 
-def an_upgrade_after_which_it_does_not_start_is_not_hidden(test):
+def an_upgrade_after_which_the_service_does_not_start_fails(test):
     service, machine = test.service, test.machine
     good = machine.read("/etc/tapekeeper/tapekeeper.toml")
     service.configure("nonsense")
@@ -365,7 +365,7 @@ def the_readme_installs_it(test):
     machine.sh("apt-get -qq purge tapekeeper")
 
 
-def the_package_has_nothing_for_lintian_to_say(test):
+def lintian_finds_nothing_in_the_package(test):
     said = subprocess.run(
         ["lintian", "--allow-root", "--fail-on", "error,warning", str(test.deb)], capture_output=True, text=True, check=False
     )
@@ -374,31 +374,31 @@ def the_package_has_nothing_for_lintian_to_say(test):
 
 
 ALL = [
-    the_package_has_nothing_for_lintian_to_say,
+    lintian_finds_nothing_in_the_package,
     the_package_installs_and_is_not_started,
     systemd_finds_nothing_wrong_with_the_units,
-    it_starts_and_says_ready_when_it_is,
+    it_starts_and_systemctl_returns_when_it_is_ready,
     the_journal_has_fields_and_explanations_and_no_warning,
-    a_member_of_the_group_uses_the_commands_and_a_stranger_is_told_how_to_join,
+    a_member_of_the_group_uses_the_commands_and_others_read_how_to_join,
     credentials_are_optional_and_read,
     a_good_reload_applies_and_a_bad_one_fails_and_changes_nothing,
     a_restart_under_load_loses_nothing_and_is_short,
-    with_the_socket_unit_a_restart_refuses_nobody,
+    with_the_socket_unit_a_restart_refuses_no_request,
     a_stop_is_in_order,
     a_kill_is_recovered_from_without_loss,
     a_stuck_ingest_is_named,
     a_stuck_consumer_is_named,
     a_stuck_scheduler_is_named,
     outages.a_journal_that_stalls_stops_nothing,
-    outages.an_exchange_that_is_away_restarts_nothing,
+    outages.an_exchange_that_is_down_restarts_nothing,
     outages.a_silent_exchange_restarts_nothing,
-    outages.a_broker_that_is_away_restarts_nothing,
-    a_bad_configuration_is_not_tried_again_and_somebody_is_told,
+    outages.a_broker_that_is_down_restarts_nothing,
+    a_bad_configuration_is_not_retried_and_raises_an_alert,
     a_newer_schema_is_refused_with_both_versions,
-    a_start_that_always_fails_is_given_up_and_somebody_is_told,
-    an_upgrade_keeps_edited_files_and_goes_on_recording,
-    an_upgrade_leaves_stopped_what_was_stopped,
-    an_upgrade_after_which_it_does_not_start_is_not_hidden,
+    a_start_that_always_fails_is_given_up_and_raises_an_alert,
+    an_upgrade_keeps_edited_files_and_keeps_recording,
+    an_upgrade_does_not_start_a_stopped_service,
+    an_upgrade_after_which_the_service_does_not_start_fails,
     a_removal_keeps_the_data_and_a_purge_removes_it,
     the_readme_installs_it,
 ]

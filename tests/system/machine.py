@@ -35,7 +35,7 @@ def expect(condition, what):
         raise Failed(what)
 
 
-class Ran:
+class Finished:
     """What a command said, and how it ended."""
 
     def __init__(self, code, out, err):
@@ -127,7 +127,7 @@ class Machine:
             words, capture_output=True, text=True, errors="replace", timeout=timeout, env=environment,
             stdin=subprocess.DEVNULL, check=False,
         )
-        return Ran(ran.returncode, ran.stdout, ran.stderr)
+        return Finished(ran.returncode, ran.stdout, ran.stderr)
 
     def sh(self, command, timeout=COMMAND_SECONDS_MAX):
         """Runs a command line that must succeed; gives what it printed."""

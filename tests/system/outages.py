@@ -43,7 +43,7 @@ def degraded_for(test, seconds):
     return words, status
 
 
-def an_exchange_that_is_away_restarts_nothing(test):
+def an_exchange_that_is_down_restarts_nothing(test):
     service, machine = test.service, test.machine
     restarts, away = service.restarts(), test.outage(300)
     service.inject(f"outage:{away:.0f}s")
@@ -71,7 +71,7 @@ def a_silent_exchange_restarts_nothing(test):
     service.assert_complete(120 + 2 * silent)
 
 
-def a_broker_that_is_away_restarts_nothing(test):
+def a_broker_that_is_down_restarts_nothing(test):
     service, machine, away = test.service, test.machine, test.outage(300)
     with Broker(machine, test.servers) as broker:
         # Another log: each stream goes on behind its rows in history.

@@ -15,7 +15,7 @@ use tapekeeper::cache::{Cache, Update};
 use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::market::{Book, Interval, Kline, Side, Tick};
 
-use super::patient::Patient;
+use super::retry::Retrying;
 use super::{BINANCE, NOON, run, runtime, symbol};
 
 /// An empty cache each time; opened again it may be empty too (promise 4).
@@ -255,7 +255,7 @@ impl CacheStore for Embedded {
         let cache: Arc<dyn Cache> = Arc::new(EmbeddedCache::new());
         match &self.faults {
             None => cache,
-            Some(faults) => Arc::new(Patient::<dyn Cache>(Arc::new(FaultyCache::new(cache, faults.clone())))),
+            Some(faults) => Arc::new(Retrying::<dyn Cache>(Arc::new(FaultyCache::new(cache, faults.clone())))),
         }
     }
 }
@@ -266,7 +266,7 @@ fn the_embedded_cache_keeps_every_promise() {
 }
 
 #[test]
-fn a_cache_that_fails_tears_and_is_late_keeps_every_promise_to_a_patient_caller() {
+fn a_cache_that_fails_tears_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
     let delay_max = Duration::from_millis(1);
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max };
     let seed = rand::random();

@@ -2,10 +2,10 @@
 
 mod clickhouse;
 mod days;
+mod embedded;
 mod per_minute;
 mod retention;
 mod rows;
-mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("1: inserting again", new_store, |s| Box::pin(inserting_again_changes_nothing(s)));
     run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
     run("2: gaps", new_store, |s| Box::pin(a_gap_is_its_highest_version(s)));
-    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_its_place_in_the_log(s)));
+    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_position_in_the_log(s)));
     run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
     run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
     run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
@@ -44,7 +44,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
     run("runs that are kept", new_store, |s| Box::pin(retention::the_newest_runs_of_each_job_are_kept(s)));
-    run("retention", new_store, |s| Box::pin(retention::what_is_old_is_removed_and_nothing_else(s)));
+    run("retention", new_store, |s| Box::pin(retention::old_rows_are_removed_and_no_others(s)));
     behaves_like_a_map(new_store);
 }
 
@@ -173,7 +173,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     assert_eq!(open_of_eth, [third]);
 }
 
-async fn a_dead_letter_is_its_place_in_the_log(store: &dyn HistoryStore) {
+async fn a_dead_letter_is_identified_by_its_position_in_the_log(store: &dyn HistoryStore) {
     let history = store.open();
     let letters: Vec<_> = (0..5).map(dead_letter).collect();
     for _ in 0..2 {

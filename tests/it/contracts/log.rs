@@ -15,15 +15,15 @@ use tapekeeper::log::faulty::FaultyLog;
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, Partition, Positions, Record};
 use tapekeeper::market::{Frame, Origin, Timestamp};
 
-use super::patient::Patient;
+use super::retry::Retrying;
 use super::{NOON, run, runtime};
 
 /// Everything happens within it, or the test fails.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// "Older than this" for frames of any age.
-const EVER: Timestamp = Timestamp(i64::MAX);
+const ANY_AGE: Timestamp = Timestamp(i64::MAX);
 /// "Older than this" for no frame at all.
-const NEVER: Timestamp = Timestamp(i64::MIN);
+const NO_AGE: Timestamp = Timestamp(i64::MIN);
 
 /// A log that can be opened again; the caller drops what it opened before.
 pub trait LogStore: Send + Sync {
@@ -45,7 +45,7 @@ pub fn keeps_every_promise(cases: u32, new_store: &dyn Fn() -> Box<dyn LogStore>
     run("4: a cancelled wait", new_store, |s| Box::pin(a_cancelled_wait_loses_nothing(s)));
     run("4: a backlog", new_store, |s| Box::pin(a_backlog_is_delivered_whole(s)));
     run("5: a commit never moves back", new_store, |s| Box::pin(a_commit_never_moves_back(s)));
-    run("next returns within a second", new_store, |s| Box::pin(an_idle_or_paused_consumer_comes_round(s)));
+    run("next returns within a second", new_store, |s| Box::pin(an_idle_or_paused_consumer_returns(s)));
     run("read", new_store, |s| Box::pin(a_replay_reads_from_any_offset(s)));
     run("close", new_store, |s| Box::pin(a_closed_log_refuses(s)));
     if new_store().retains() {
@@ -163,7 +163,7 @@ async fn offsets_are_dense_and_never_used_again(store: &dyn LogStore) {
         seen.extend(records.iter().map(|record| record.offset));
         consumer.commit(&after(&records)).await.unwrap();
         // Everything is consumed: the log may become empty.
-        log.retain(EVER, 0).await.unwrap();
+        log.retain(ANY_AGE, 0).await.unwrap();
     }
     drop((consumer, log));
     let log = store.open();
@@ -237,14 +237,14 @@ async fn a_backlog_is_delivered_whole(store: &dyn LogStore) {
     let mut consumer = log.consumer().await.unwrap();
     log.append(frames(20_000..22_000)).await.unwrap();
     let mut taken = Vec::new();
-    let mut more_was_said = false;
+    let mut announced = false;
     while taken.len() < 22_000 {
         if let Delivery::Records { records, more } = consumer.next().await.unwrap() {
-            more_was_said |= more;
+            announced |= more;
             taken.extend(records);
         }
     }
-    assert!(more_was_said, "a backlog is announced");
+    assert!(announced, "a backlog is announced");
     assert_eq!(frames_of(taken), frames(0..22_000));
 }
 
@@ -264,7 +264,7 @@ async fn a_commit_never_moves_back(store: &dyn LogStore) {
     assert_eq!(log.usage().await.unwrap().committed, after(&records[..30]));
 }
 
-async fn an_idle_or_paused_consumer_comes_round(store: &dyn LogStore) {
+async fn an_idle_or_paused_consumer_returns(store: &dyn LogStore) {
     let log = store.open();
     let mut consumer = log.consumer().await.unwrap();
     log.append(frames(0..5)).await.unwrap();
@@ -283,15 +283,15 @@ async fn an_idle_or_paused_consumer_comes_round(store: &dyn LogStore) {
 async fn retention_never_drops_what_was_not_consumed(store: &dyn LogStore) {
     let log = store.open();
     log.append(frames(0..1_000)).await.unwrap();
-    assert_eq!(log.retain(EVER, 0).await.unwrap(), 0, "nothing is committed");
+    assert_eq!(log.retain(ANY_AGE, 0).await.unwrap(), 0, "nothing is committed");
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 1_000).await;
     consumer.commit(&after(&records[..600])).await.unwrap();
     // Frames of before the 250th are old; of these all are consumed.
     assert_eq!(log.retain(NOON.plus_micros(250), u64::MAX).await.unwrap(), 250);
-    assert_eq!(log.retain(NEVER, u64::MAX).await.unwrap(), 0);
-    assert_eq!(log.retain(EVER, u64::MAX).await.unwrap(), 350);
-    assert_eq!(log.retain(EVER, 0).await.unwrap(), 0);
+    assert_eq!(log.retain(NO_AGE, u64::MAX).await.unwrap(), 0);
+    assert_eq!(log.retain(ANY_AGE, u64::MAX).await.unwrap(), 350);
+    assert_eq!(log.retain(ANY_AGE, 0).await.unwrap(), 0);
     drop((consumer, log));
     let log = store.open();
     assert_eq!(log.usage().await.unwrap().first, after(&records[..600]));
@@ -309,12 +309,12 @@ async fn retention_by_size_keeps_the_newest(store: &dyn LogStore) {
     let records = take(&mut *consumer, COUNT as usize).await;
     consumer.commit(&after(&records)).await.unwrap();
     let limit = 1 << 20;
-    let removed = log.retain(NEVER, limit).await.unwrap() as i64;
+    let removed = log.retain(NO_AGE, limit).await.unwrap() as i64;
     // About 100 bytes a frame: a MiB holds some 10,000 of them.
     assert!((10_000..COUNT - 2_000).contains(&removed), "{removed} frames went");
     let kept = log.read(records[0].partition, 0, usize::MAX).await.unwrap();
     assert_eq!(frames_of(kept), frames(removed..COUNT));
-    assert_eq!(log.retain(NEVER, limit).await.unwrap(), 0, "it fits now");
+    assert_eq!(log.retain(NO_AGE, limit).await.unwrap(), 0, "it fits now");
 }
 
 async fn a_replay_reads_from_any_offset(store: &dyn LogStore) {
@@ -355,7 +355,7 @@ enum Step {
     Reopen,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (0_i64..40).prop_map(Step::Append),
         3 => Just(Step::Take),
@@ -369,17 +369,18 @@ fn step() -> impl Strategy<Value = Step> {
 fn behaves_like_a_vector(new_store: &dyn Fn() -> Box<dyn LogStore>, cases: u32) {
     eprintln!("promise: all, against a naive model");
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = proptest::test_runner::TestRunner::new(config).run(&prop::collection::vec(step(), 1..30), |steps| {
-        let store = new_store();
-        runtime().block_on(follow(&*store, &steps));
-        Ok(())
-    });
+    let outcome =
+        proptest::test_runner::TestRunner::new(config).run(&prop::collection::vec(any_step(), 1..30), |steps| {
+            let store = new_store();
+            runtime().block_on(run_steps(&*store, &steps));
+            Ok(())
+        });
     if let Err(error) = outcome {
         panic!("{error}");
     }
 }
 
-async fn follow(store: &dyn LogStore, steps: &[Step]) {
+async fn run_steps(store: &dyn LogStore, steps: &[Step]) {
     let mut log = store.open();
     let mut consumer = log.consumer().await.unwrap();
     // Of the model: frames ever appended, the first kept, the next to deliver, the committed position.
@@ -436,7 +437,7 @@ impl LogStore for Embedded {
             Arc::new(EmbeddedLog::open(&self.directory.path().join("log.db"), self.options).unwrap());
         match &self.faults {
             None => log,
-            Some(faults) => Arc::new(Patient::<dyn Log>(Arc::new(FaultyLog::new(log, faults.clone())))),
+            Some(faults) => Arc::new(Retrying::<dyn Log>(Arc::new(FaultyLog::new(log, faults.clone())))),
         }
     }
 }
@@ -453,7 +454,7 @@ fn the_embedded_log_keeps_every_promise_without_memory_and_in_small_deliveries()
 }
 
 #[test]
-fn a_log_that_fails_and_is_late_keeps_every_promise_to_a_patient_caller() {
+fn a_log_that_fails_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
     // No torn and no unanswered appends here: their copies would be in the way of exact checks.
     let odds = Odds { fail: 200, delay: 100, delay_max: Duration::from_millis(2), ..Odds::default() };
     let seed = rand::random();

@@ -7,7 +7,7 @@
 mod cache;
 mod history;
 mod log;
-mod patient;
+mod retry;
 
 use std::future::Future;
 use std::pin::Pin;

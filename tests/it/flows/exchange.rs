@@ -14,41 +14,41 @@ use tapekeeper::consume::SharedLedger;
 use tapekeeper::exchange::Dialect;
 use tapekeeper::exchange::binance::Binance;
 use tapekeeper::exchange::rest::{Rest, RestOptions};
-use tapekeeper::market::Exchange as Name;
+use tapekeeper::market::Exchange as ExchangeName;
 use tapekeeper::writer::Writer;
 
 #[derive(Default)]
-struct Market {
+struct ServerState {
     newest: AtomicI64,
-    asked: AtomicU64,
+    requests: AtomicU64,
     refused: AtomicU64,
 }
 
 /// A server on loopback; ends with the test's runtime.
 pub(super) struct Exchange {
     base: String,
-    market: Arc<Market>,
+    state: Arc<ServerState>,
 }
 
 impl Exchange {
     /// Serves the trades 1 to `newest`.
     pub(super) async fn start(newest: i64) -> Self {
-        let market = Arc::new(Market { newest: AtomicI64::new(newest), ..Market::default() });
-        let routes = axum::Router::new().route("/api/v3/historicalTrades", get(trades)).with_state(market.clone());
+        let state = Arc::new(ServerState { newest: AtomicI64::new(newest), ..ServerState::default() });
+        let routes = axum::Router::new().route("/api/v3/historicalTrades", get(trades)).with_state(state.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        Self { base, market }
+        Self { base, state }
     }
 
     /// What a recorder repairs with.
-    pub(super) fn repairs(&self, writer: Writer, ledger: SharedLedger, clock: &Clock) -> backfill::Parts {
+    pub(super) fn backfill_deps(&self, writer: Writer, ledger: SharedLedger, clock: &Clock) -> backfill::Parts {
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let options = RestOptions { base: Some(self.base.clone()), ..RestOptions::default() };
         let rest = Arc::new(Rest::new(dialect.clone(), options, clock.clone(), None).unwrap());
         backfill::Parts {
-            rest: HashMap::from([(Name::Binance, rest)]),
-            dialects: HashMap::from([(Name::Binance, dialect)]),
+            rest: HashMap::from([(ExchangeName::Binance, rest)]),
+            dialects: HashMap::from([(ExchangeName::Binance, dialect)]),
             writer,
             ledger,
             clock: clock.clone(),
@@ -58,20 +58,20 @@ impl Exchange {
 
     /// Requests that were refused.
     pub(super) fn refused(&self) -> u64 {
-        self.market.refused.load(Ordering::Relaxed)
+        self.state.refused.load(Ordering::Relaxed)
     }
 }
 
 async fn trades(
-    State(market): State<Arc<Market>>,
-    Query(asked): Query<HashMap<String, String>>,
+    State(state): State<Arc<ServerState>>,
+    Query(parameters): Query<HashMap<String, String>>,
 ) -> Result<String, StatusCode> {
-    if market.asked.fetch_add(1, Ordering::Relaxed) % 3 == 1 {
-        market.refused.fetch_add(1, Ordering::Relaxed);
+    if state.requests.fetch_add(1, Ordering::Relaxed) % 3 == 1 {
+        state.refused.fetch_add(1, Ordering::Relaxed);
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
-    let number = |name: &str| asked.get(name).and_then(|text| text.parse::<i64>().ok());
-    let (newest, limit) = (market.newest.load(Ordering::Relaxed), number("limit").unwrap_or(500));
+    let number = |name: &str| parameters.get(name).and_then(|text| text.parse::<i64>().ok());
+    let (newest, limit) = (state.newest.load(Ordering::Relaxed), number("limit").unwrap_or(500));
     let from = number("fromId").unwrap_or(newest + 1 - limit).max(1);
     let row = |id: i64| {
         json!({"id": id, "price": "1.50000000", "qty": "2.00000000", "quoteQty": "3.00000000", "time": id,

@@ -4,12 +4,12 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use serde_json::json;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_come_through_the_socket_that_outlives_a_kill_and_ends_with_a_stop() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn commands_use_the_socket_which_survives_a_kill_and_is_removed_by_a_stop() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
     let mut app = TestApp::new(&feeds);
     let socket = app.directory().join("admin.sock");
@@ -31,7 +31,7 @@ async fn commands_come_through_the_socket_that_outlives_a_kill_and_ends_with_a_s
     other.start().await;
     let degraded = other.get("/healthz").await["degraded"]["admin"].as_str().unwrap_or_default().to_owned();
     assert!(degraded.contains("another process serves"), "{degraded}");
-    other.stop_well().await;
+    other.stop_cleanly().await;
     assert!(socket.exists(), "one that did not serve it has removed it");
 
     app.kill().await;
@@ -40,14 +40,14 @@ async fn commands_come_through_the_socket_that_outlives_a_kill_and_ends_with_a_s
     assert!(output.err.contains("not running") && output.err.contains("admin.sock"), "{}", output.err);
     app.start().await;
     assert_eq!(app.command(&["jobs", "resume", "gap-sweep"]).await.code, Some(0));
-    app.stop_well().await;
+    app.stop_cleanly().await;
     assert!(!socket.exists(), "the socket stays behind");
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_beyond_loopback_is_said_and_asks_for_the_token() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn a_port_beyond_loopback_is_logged_and_needs_the_token() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
     let mut app = TestApp::new(&feeds);
     app.listen_everywhere();
@@ -59,13 +59,13 @@ async fn a_port_beyond_loopback_is_said_and_asks_for_the_token() {
     let output = app.command(&["jobs", "pause", "gap-sweep"]).await;
     assert_eq!(output.code, Some(77), "{output:?}");
     assert!(output.err.contains("token"), "{}", output.err);
-    app.stop_well().await;
+    app.stop_cleanly().await;
 
-    app.set("TAPEKEEPER_ADMIN_TOKEN", "open sesame");
+    app.set_env("TAPEKEEPER_ADMIN_TOKEN", "open sesame");
     app.start().await;
     let line = said(&app, "need the bearer token").expect("the start says it");
     assert!(line.contains("INFO"), "{line}");
-    let url = format!("{}/api/v1/jobs/gap-sweep/pause", app.base());
+    let url = format!("{}/api/v1/jobs/gap-sweep/pause", app.base_url());
     assert_eq!(app.http().post(&url).bearer_auth("open").send().await.unwrap().status(), 401);
     assert_eq!(app.http().post(&url).bearer_auth("open sesame").send().await.unwrap().status(), 200);
     let paused = async || {
@@ -73,7 +73,7 @@ async fn a_port_beyond_loopback_is_said_and_asks_for_the_token() {
         let job = jobs.as_array().into_iter().flatten().find(|job| job["name"] == "gap-sweep").cloned();
         job.filter(|job| job["paused"] == json!(true))
     };
-    eventually("the job is paused", PATIENCE, paused).await;
-    app.stop_well().await;
+    wait_for("the job is paused", WAIT_MAX, paused).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

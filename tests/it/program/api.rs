@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::History;
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::HistoryFile;
 
 fn has_keys(document: &Value, keys: &[&str]) {
     for key in keys {
@@ -13,18 +13,18 @@ fn has_keys(document: &Value, keys: &[&str]) {
 }
 
 async fn recorder() -> (tapekeeper::simulator::Simulator, TestApp) {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "drop:BTCUSDT:5@1s").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "drop:BTCUSDT:5@1s").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
     app.start().await;
-    let filled = || History::open(&app).number("SELECT count(*) FROM gaps WHERE state = 'filled'") > 0;
-    eventually("a gap is filled", PATIENCE, async || filled().then_some(())).await;
-    let klines = || History::open(&app).number("SELECT count(*) FROM klines") > 1;
-    eventually("a kline is closed", PATIENCE, async || klines().then_some(())).await;
+    let filled = || HistoryFile::open(&app).number("SELECT count(*) FROM gaps WHERE state = 'filled'") > 0;
+    wait_for("a gap is filled", WAIT_MAX, async || filled().then_some(())).await;
+    let klines = || HistoryFile::open(&app).number("SELECT count(*) FROM klines") > 1;
+    wait_for("a kline is closed", WAIT_MAX, async || klines().then_some(())).await;
     (simulator, app)
 }
 
 /// Pauses all jobs but one, and lets them run again.
-async fn only_what_is_not_paused_runs_next(app: &TestApp, names: &[&str]) {
+async fn assert_the_next_run_skips_paused_jobs(app: &TestApp, names: &[&str]) {
     let others = || names.iter().filter(|name| **name != "state-snapshot");
     for name in others() {
         let paused = json!({"job": name, "paused": true, "reason": "by hand"});
@@ -100,35 +100,35 @@ async fn every_document_has_its_shape() {
         assert!(names.contains(&name), "no job {name} in {names:?}");
     }
     assert_eq!(app.post("/api/v1/jobs/gap-sweep/run?wait=true").await.1["outcome"], "succeeded");
-    only_what_is_not_paused_runs_next(&app, &names).await;
+    assert_the_next_run_skips_paused_jobs(&app, &names).await;
     has_keys(&app.post("/api/v1/reload").await.1, &["changed"]);
     has_keys(&app.get("/api/v1/admin/consistency-check").await, &["checked", "issues"]);
     has_keys(&app.post("/api/v1/admin/repair-data").await.1, &["repaired", "sent_to_backfill", "unrepaired"]);
 
     let runs = app.get("/api/v1/jobs/history?job=gap-sweep").await;
     assert_eq!(runs[0]["outcome"], "succeeded");
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_and_the_metrics_are_served() {
     let (simulator, mut app) = recorder().await;
-    let page = app.http().get(app.base()).send().await.unwrap();
+    let page = app.http().get(app.base_url()).send().await.unwrap();
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
     assert!(page.text().await.unwrap().contains("BTCUSDT"));
-    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap();
+    let metrics = app.http().get(format!("{}/metrics", app.base_url())).send().await.unwrap();
     assert_eq!(metrics.status(), 200);
     assert!(metrics.text().await.unwrap().contains("# TYPE tapekeeper_"));
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_answered_is_refused_with_its_code() {
+async fn invalid_requests_are_refused_with_their_code() {
     let (simulator, mut app) = recorder().await;
     let http = app.http().clone();
-    let url = |path: &str| format!("{}{path}", app.base());
+    let url = |path: &str| format!("{}{path}", app.base_url());
     let get = |path: &str| http.get(url(path));
     let post = |path: &str| http.post(url(path));
     let backfill = |body: &'static str| post("/api/v1/admin/backfill").body(body);
@@ -158,6 +158,6 @@ async fn what_cannot_be_answered_is_refused_with_its_code() {
         assert_eq!((got, &document["error"]["code"]), (status, &json!(code)), "{asked}: {document}");
         assert!(document["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{document}");
     }
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 /// How long anything may take that takes a second on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tapekeeper");
 
@@ -47,7 +47,7 @@ impl TestApp {
     /// A recorder of these feeds, not started yet.
     pub fn new(feeds: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        let http = reqwest::Client::builder().no_proxy().timeout(WAIT_MAX);
         let http = http.tls_backend_preconfigured((*tapekeeper::exchange::tls_config()).clone()).build().unwrap();
         let app = Self {
             data_dir: directory.path().join("data"),
@@ -71,7 +71,7 @@ impl TestApp {
             self.listen,
             self.admin
         );
-        fs::write(self.config(), text).unwrap();
+        fs::write(self.config_path(), text).unwrap();
     }
 
     /// Puts more lines into `[admin]`; [`Self::configure`] writes them.
@@ -85,7 +85,7 @@ impl TestApp {
     }
 
     /// Sets a variable of the next process.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
@@ -94,7 +94,7 @@ impl TestApp {
         self.arguments.extend(["--log-format", "json"]);
     }
 
-    pub fn config(&self) -> PathBuf {
+    pub fn config_path(&self) -> PathBuf {
         self.directory.path().join("tapekeeper.toml")
     }
 
@@ -102,7 +102,7 @@ impl TestApp {
         self.directory.path()
     }
 
-    pub fn base(&self) -> String {
+    pub fn base_url(&self) -> String {
         format!("http://{}", self.listen)
     }
 
@@ -113,25 +113,25 @@ impl TestApp {
     /// Starts it and waits until it is ready.
     pub async fn start(&mut self) {
         self.spawn();
-        self.ready().await;
+        self.wait_until_ready().await;
     }
 
     /// Starts it.
     pub fn spawn(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(BINARY);
-        command.arg("run").arg("--config").arg(self.config()).args(&self.arguments);
-        clean(&mut command);
+        command.arg("run").arg("--config").arg(self.config_path()).args(&self.arguments);
+        clear_environment(&mut command);
         let child = command.envs(self.environment.iter().cloned()).stderr(log).kill_on_drop(true).spawn().unwrap();
         self.child = Some(child);
     }
 
     /// Waits until `/readyz` says 200.
-    pub async fn ready(&mut self) {
-        let until = Instant::now() + PATIENCE;
+    pub async fn wait_until_ready(&mut self) {
+        let until = Instant::now() + WAIT_MAX;
         while self.status("/readyz").await != Some(200) {
             assert!(self.is_alive(), "the recorder ended before it was ready");
-            assert!(Instant::now() < until, "the recorder is not ready after {} s", PATIENCE.as_secs());
+            assert!(Instant::now() < until, "the recorder is not ready after {} s", WAIT_MAX.as_secs());
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
@@ -140,7 +140,7 @@ impl TestApp {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
-    pub fn process(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().unwrap().id().unwrap()).unwrap()
     }
 
@@ -152,42 +152,42 @@ impl TestApp {
     /// SIGTERM; returns how it ended and how long that took.
     pub async fn stop(&mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
-        tapekeeper::signals::terminate(self.process()).unwrap();
-        (self.ended().await, began.elapsed())
+        tapekeeper::signals::terminate(self.pid()).unwrap();
+        (self.wait_for_exit().await, began.elapsed())
     }
 
     /// SIGTERM, and an exit with 0.
-    pub async fn stop_well(&mut self) {
+    pub async fn stop_cleanly(&mut self) {
         let (status, _) = self.stop().await;
         assert_eq!(status.code(), Some(0), "the recorder did not stop in order: {status}");
     }
 
     /// Waits until it has ended.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        tokio::time::timeout(PATIENCE, child.wait()).await.expect("the recorder does not end").unwrap()
+        tokio::time::timeout(WAIT_MAX, child.wait()).await.expect("the recorder does not end").unwrap()
     }
 
     /// Runs a command of the program with this configuration.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let config = self.config().display().to_string();
+        let config = self.config_path().display().to_string();
         run(&[arguments, &["--config", &config]].concat()).await
     }
 
     /// The status code of a page, when it answers.
     pub async fn status(&self, path: &str) -> Option<u16> {
-        let answer = self.http.get(format!("{}{path}", self.base())).send().await.ok()?;
+        let answer = self.http.get(format!("{}{path}", self.base_url())).send().await.ok()?;
         Some(answer.status().as_u16())
     }
 
     /// A document.
     pub async fn get(&self, path: &str) -> Value {
-        self.http.get(format!("{}{path}", self.base())).send().await.unwrap().json().await.unwrap()
+        self.http.get(format!("{}{path}", self.base_url())).send().await.unwrap().json().await.unwrap()
     }
 
     /// Asks for a change; status and document.
     pub async fn post(&self, path: &str) -> (u16, Value) {
-        let answer = self.http.post(format!("{}{path}", self.base())).send().await.unwrap();
+        let answer = self.http.post(format!("{}{path}", self.base_url())).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -226,15 +226,15 @@ pub struct Output {
 pub async fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments);
-    clean(&mut command);
+    clear_environment(&mut command);
     let ended = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).output();
-    let ended = tokio::time::timeout(PATIENCE * 3, ended).await.expect("the command does not end").unwrap();
+    let ended = tokio::time::timeout(WAIT_MAX * 3, ended).await.expect("the command does not end").unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Output { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
 }
 
 /// A user's own settings are not the test's.
-fn clean(command: &mut Command) {
+fn clear_environment(command: &mut Command) {
     for name in [
         "TAPEKEEPER_CONFIG",
         "TAPEKEEPER_JOBS",
@@ -266,7 +266,7 @@ fn free_address() -> SocketAddr {
 }
 
 /// Waits until `check` gives something.
-pub async fn eventually<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn wait_for<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + limit;
     loop {
         if let Some(found) = check().await {

@@ -7,9 +7,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed, soak};
-use super::market::{generated, market, open};
-use super::truth::{History, assert_complete, assert_klines_complete};
+use super::app::{TestApp, WAIT_MAX, feed, seed, soak, wait_for};
+use super::simulated_exchange::{generated_options, start, start_market};
+use super::truth::{HistoryFile, assert_complete, assert_klines_complete};
 
 /// Every fault but those that only a test of their own can judge (a lost tail, a ban).
 const FAULTS: [&str; 12] = [
@@ -28,12 +28,12 @@ const FAULTS: [&str; 12] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_market_with_every_fault_is_whole_in_the_end() {
+async fn a_market_with_every_fault_is_complete_in_the_end() {
     every_fault(seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_markets_with_every_fault_are_whole_in_the_end() {
+async fn twenty_markets_with_every_fault_are_complete_in_the_end() {
     if !soak() {
         return;
     }
@@ -55,7 +55,7 @@ async fn every_fault(seed: u64) {
     schedule.push("garbage:BTCUSDT:2@21s".to_owned());
     let schedule = schedule.join(",");
     eprintln!("schedule {schedule}");
-    let simulator = market(seed, &["BTCUSDT", "ETHUSDT", "TUSDUSDT:quiet"], 300.0, &schedule).await;
+    let simulator = start_market(seed, &["BTCUSDT", "ETHUSDT", "TUSDUSDT:quiet"], 300.0, &schedule).await;
     let symbols = ["BTCUSDT", "ETHUSDT", "TUSDUSDT"];
     let mut app = TestApp::new(&feed(&simulator, &symbols, &["trade", "kline_1m", "book_ticker"]));
     app.start().await;
@@ -64,10 +64,10 @@ async fn every_fault(seed: u64) {
     tokio::time::timeout(until, simulator.control.finished().cancelled_owned()).await.unwrap_err();
     assert!(app.is_alive());
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE * 2).await;
-    assert_klines_complete(&app, &simulator, PATIENCE).await;
+    assert_complete(&app, &simulator, WAIT_MAX * 2).await;
+    assert_klines_complete(&app, &simulator, WAIT_MAX).await;
     let counters = simulator.control.counters();
-    let history = History::open(&app);
+    let history = HistoryFile::open(&app);
     let letters = history.dead_letters();
     assert_eq!(letters.len() as u64, counters.frames_garbage, "what is no frame is a dead letter: {counters:?}");
     for (payload, reason) in &letters {
@@ -76,7 +76,7 @@ async fn every_fault(seed: u64) {
         assert!(!reason.is_empty());
     }
     assert!(history.number("SELECT count(*) FROM gaps WHERE channel = 'trade' AND state = 'filled'") > 0);
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
@@ -84,17 +84,17 @@ async fn every_fault(seed: u64) {
 async fn a_quiet_symbol_raises_no_gap() {
     for channels in [&["trade", "kline_1m"][..], &["trade"][..]] {
         // A quiet symbol of ten times as fast a market trades every fifteen seconds or so.
-        let simulator = open(generated(seed(), &["TUSDUSDT:quiet"], 10.0, "")).await;
+        let simulator = start(generated_options(seed(), &["TUSDUSDT:quiet"], 10.0, "")).await;
         let mut app = TestApp::new(&feed(&simulator, &["TUSDUSDT"], channels));
         app.start().await;
         let trades = || simulator.control.summary()[0].count;
-        eventually("the quiet symbol trades", PATIENCE * 2, async || (trades() >= 2).then_some(())).await;
+        wait_for("the quiet symbol trades", WAIT_MAX * 2, async || (trades() >= 2).then_some(())).await;
         // The tail asks after 5 s of silence.
         tokio::time::timeout(Duration::from_secs(7), simulator.control.finished().cancelled_owned()).await.unwrap_err();
         simulator.stop_publishing().await;
-        assert_complete(&app, &simulator, PATIENCE).await;
-        app.stop_well().await;
-        let history = History::open(&app);
+        assert_complete(&app, &simulator, WAIT_MAX).await;
+        app.stop_cleanly().await;
+        let history = HistoryFile::open(&app);
         assert_eq!(history.gaps(), Vec::<String>::new(), "a quiet market misses nothing");
         assert_eq!(history.number("SELECT count(*) FROM trades WHERE is_backfilled = 1"), 0);
         simulator.stop().await;
@@ -104,23 +104,23 @@ async fn a_quiet_symbol_raises_no_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicates_and_reorderings_raise_no_gap() {
     let faults = "duplicate:50@500ms,reorder:8@1s,reorder:BTCUSDT:12@2s,duplicate:30@2500ms,reorder:6@3s";
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 400.0, faults).await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 400.0, faults).await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
     app.start().await;
     let done = || {
         let counters = simulator.control.counters();
         counters.frames_reordered >= 26 && counters.frames_duplicated >= 80
     };
-    eventually("the faults are used up", PATIENCE, async || done().then_some(())).await;
+    wait_for("the faults are used up", WAIT_MAX, async || done().then_some(())).await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
-    assert_eq!(History::open(&app).gaps(), Vec::<String>::new(), "nothing was lost");
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    assert_eq!(HistoryFile::open(&app).gaps(), Vec::<String>::new(), "nothing was lost");
     simulator.stop().await;
 }
 
 /// Faults that a random schedule draws from; what they need of time passes within it.
-const RANDOM: [&str; 14] = [
+const RANDOM_FAULTS: [&str; 14] = [
     "cut",
     "close",
     "drop:BTCUSDT:30",
@@ -137,7 +137,7 @@ const RANDOM: [&str; 14] = [
     "stall:1s",
 ];
 /// Recorders at a time: more would only be slower on two processors.
-const TOGETHER: usize = 6;
+const CONCURRENT_MAX: usize = 6;
 
 /// A tenth of them always, a thousand with TAPEKEEPER_SOAK=1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +145,7 @@ async fn random_fault_schedules_leave_nothing_missing_and_no_gap_open() {
     let schedules = if std::env::var_os("TAPEKEEPER_SOAK").is_some() { 1_000 } else { 100 };
     let first = seed();
     let runs = (first..first + schedules).map(random_schedule);
-    let outcomes: Vec<i64> = futures_util::stream::iter(runs).buffer_unordered(TOGETHER).collect().await;
+    let outcomes: Vec<i64> = futures_util::stream::iter(runs).buffer_unordered(CONCURRENT_MAX).collect().await;
     let gaps: i64 = outcomes.iter().sum();
     eprintln!("{schedules} schedules: {gaps} gaps found and filled, 0 missing, 0 open");
     assert!(gaps > 0, "faults that lose nothing prove nothing");
@@ -155,11 +155,17 @@ async fn random_fault_schedules_leave_nothing_missing_and_no_gap_open() {
 async fn random_schedule(seed: u64) -> i64 {
     let mut random = StdRng::seed_from_u64(seed);
     let faults: Vec<String> = (0..random.random_range(1..6))
-        .map(|_| format!("{}@{}ms", RANDOM[random.random_range(0..RANDOM.len())], random.random_range(1_000..4_000)))
+        .map(|_| {
+            format!(
+                "{}@{}ms",
+                RANDOM_FAULTS[random.random_range(0..RANDOM_FAULTS.len())],
+                random.random_range(1_000..4_000)
+            )
+        })
         .collect();
     let schedule = faults.join(",");
     eprintln!("seed {seed}: {schedule}");
-    let simulator = market(seed, &["BTCUSDT", "ETHUSDT"], 120.0, &schedule).await;
+    let simulator = start_market(seed, &["BTCUSDT", "ETHUSDT"], 120.0, &schedule).await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
     app.start().await;
     // The first fault begins when every stream has had a frame: before that nothing says where a recording begins. The
@@ -168,15 +174,15 @@ async fn random_schedule(seed: u64) -> i64 {
     tokio::time::timeout(Duration::from_millis(7_500), over).await.unwrap_err();
     assert!(app.is_alive(), "seed {seed}: {schedule}");
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE * 2).await;
-    let history = History::open(&app);
+    assert_complete(&app, &simulator, WAIT_MAX * 2).await;
+    let history = HistoryFile::open(&app);
     let lost = "SELECT count(*) FROM gaps WHERE channel = 'trade' AND state IN ('never_existed', 'unrecoverable')";
     assert_eq!(history.number(lost), 0, "seed {seed}: {schedule}: {:?}", history.gaps());
     let filled = "SELECT count(*) FROM gaps WHERE channel = 'trade' AND state = 'filled'";
     let came_late = format!("{filled} AND filled_by != 'rest'");
     assert_eq!(history.number(&came_late), 0, "seed {seed}: {schedule}: a false gap: {:?}", history.gaps());
     let gaps = history.number(filled);
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
     gaps
 }

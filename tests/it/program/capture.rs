@@ -11,32 +11,32 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::app::{PATIENCE, TestApp, feed, seed, soak};
-use super::market::{capture, playback};
-use super::truth::{History, TradeTruth, assert_complete, assert_same};
+use super::app::{TestApp, WAIT_MAX, feed, seed, soak};
+use super::simulated_exchange::{capture_path, playback};
+use super::truth::{HistoryFile, TradeTruth, assert_complete, assert_same};
 
 const CAPTURE: &str = "binance/ethusdt_20240808.gz";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_is_whole_after_cuts_and_three_kills() {
-    killed(seed(), 30.0, 3, "").await;
+async fn a_capture_is_complete_after_cuts_and_three_kills() {
+    play_with_kills(seed(), 30.0, 3, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_tail_is_found_and_filled() {
-    killed(seed(), 60.0, 1, "losetail:ETHUSDT:-50").await;
+    play_with_kills(seed(), 60.0, 1, "losetail:ETHUSDT:-50").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_is_whole_after_twenty_kills() {
+async fn a_capture_is_complete_after_twenty_kills() {
     if soak() {
-        killed(seed(), 4.0, 20, "").await;
+        play_with_kills(seed(), 4.0, 20, "").await;
     }
 }
 
 /// Plays the capture with cuts, kills the recorder so many times, and compares with the file itself.
-async fn killed(seed: u64, speed: f64, kills: u32, more_faults: &str) {
-    let Some(path) = capture(CAPTURE) else { return };
+async fn play_with_kills(seed: u64, speed: f64, kills: u32, more_faults: &str) {
+    let Some(path) = capture_path(CAPTURE) else { return };
     let truth = trades_of(&path);
     assert_eq!(truth.len(), 6_106);
     assert!(truth.windows(2).all(|pair| pair[0].id + 1 == pair[1].id));
@@ -60,12 +60,12 @@ async fn killed(seed: u64, speed: f64, kills: u32, more_faults: &str) {
         app.spawn();
     }
     let over =
-        tokio::time::timeout(Duration::from_millis(wall_ms) + PATIENCE, simulator.control.finished().cancelled_owned());
+        tokio::time::timeout(Duration::from_millis(wall_ms) + WAIT_MAX, simulator.control.finished().cancelled_owned());
     over.await.expect("the capture does not end");
-    app.ready().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
-    let history = History::open(&app);
+    app.wait_until_ready().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    let history = HistoryFile::open(&app);
     assert_same("ETHUSDT", &history.trades("ETHUSDT"), &truth);
     assert_eq!(history.number("SELECT count(*) FROM trades"), 6_106);
     assert_eq!(history.number("SELECT count(*) FROM dead_letters"), 0);

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::{History, assert_complete};
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::{HistoryFile, assert_complete};
 
 /// A mounted tmpfs, unmounted at the end.
 struct SmallDisk(PathBuf);
@@ -38,13 +38,13 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_said_and_heals_when_space_returns() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 400.0, "").await;
+async fn a_full_disk_is_reported_and_recording_resumes_when_space_returns() {
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 400.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
     let Some(_disk) = SmallDisk::mount(&app.data_dir.clone()) else { return };
     app.start().await;
-    let count = || History::open(&app).number("SELECT count(*) FROM trades");
-    eventually("trades are stored", PATIENCE, async || (count() >= 200).then_some(())).await;
+    let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades");
+    wait_for("trades are stored", WAIT_MAX, async || (count() >= 200).then_some(())).await;
     let ballast = app.data_dir.join("ballast");
     let fill = || {
         let mut file = fs::File::options().create(true).append(true).open(&ballast).unwrap();
@@ -55,18 +55,16 @@ async fn a_full_disk_is_said_and_heals_when_space_returns() {
         fill();
         (app.status("/readyz").await == Some(503)).then_some(())
     };
-    eventually("the log refuses frames", PATIENCE * 2, refused).await;
+    wait_for("the log refuses frames", WAIT_MAX * 2, refused).await;
     let health = app.get("/healthz").await;
     assert!(health["degraded"]["ingest"].as_str().unwrap().contains("the log refuses"), "{health}");
     assert_eq!(app.status("/healthz").await, Some(200), "a full disk never restarts us");
     assert!(app.is_alive());
     fs::remove_file(&ballast).unwrap();
-    eventually("the log takes frames again", PATIENCE, async || {
-        (app.status("/readyz").await == Some(200)).then_some(())
-    })
-    .await;
+    wait_for("the log takes frames again", WAIT_MAX, async || (app.status("/readyz").await == Some(200)).then_some(()))
+        .await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE * 2).await;
-    app.stop_well().await;
+    assert_complete(&app, &simulator, WAIT_MAX * 2).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

@@ -3,32 +3,32 @@
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::archive::{self, FIRST, LOST, NEVER};
-use super::market::market;
-use super::truth::{History, assert_complete};
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::sample_history::{self, FIRST_ID, MISSING, NEVER_EXISTED};
+use super::simulated_exchange::start_market;
+use super::truth::{HistoryFile, assert_complete};
 
 /// A recorder that has stopped with at least so many trades and klines, complete.
-async fn recorded(trades: i64, klines: i64, channels: &[&str]) -> TestApp {
-    let simulator = market(seed(), &["BTCUSDT"], 300.0, "").await;
+async fn record(trades: i64, klines: i64, channels: &[&str]) -> TestApp {
+    let simulator = start_market(seed(), &["BTCUSDT"], 300.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], channels));
     app.start().await;
-    let count = |table: &str| History::open(&app).number(&format!("SELECT count(*) FROM {table}"));
+    let count = |table: &str| HistoryFile::open(&app).number(&format!("SELECT count(*) FROM {table}"));
     let enough = || count("trades") >= trades && count("klines") >= klines;
-    eventually("rows are stored", PATIENCE, async || enough().then_some(())).await;
+    wait_for("rows are stored", WAIT_MAX, async || enough().then_some(())).await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
     app
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_is_what_history_holds() {
-    let app = recorded(200, 2, &["trade", "kline_1m"]).await;
+async fn an_export_has_exactly_the_rows_of_history() {
+    let app = record(200, 2, &["trade", "kline_1m"]).await;
     let sql = "SELECT trade_id || ',' || ts || ',' || price || ',' || quantity || ',' || side FROM trades
                ORDER BY trade_id";
-    let stored = History::open(&app).texts(sql);
+    let stored = HistoryFile::open(&app).strings(sql);
     let file = app.directory().join("trades.csv");
     let output = app.command(&["export", "--symbol", "BTCUSDT", "-o", file.to_str().unwrap()]).await;
     assert_eq!((output.code, &*output.out), (Some(0), ""), "{output:?}");
@@ -50,13 +50,13 @@ async fn an_export_is_what_history_holds() {
         format!("{},{},{}", row["open_time_us"], row["close"].as_str().unwrap(), row["trade_count"])
     });
     let sql = "SELECT open_time || ',' || close || ',' || trade_count FROM klines ORDER BY open_time";
-    assert_eq!(rows.collect::<Vec<_>>(), History::open(&app).texts(sql));
+    assert_eq!(rows.collect::<Vec<_>>(), HistoryFile::open(&app).strings(sql));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_incomplete_range_says_so_and_is_written_all_the_same() {
-    let app = recorded(100, 0, &["trade"]).await;
-    let first = History::open(&app).number("SELECT min(trade_id) FROM trades");
+async fn an_incomplete_range_is_exported_and_reported_as_incomplete() {
+    let app = record(100, 0, &["trade"]).await;
+    let first = HistoryFile::open(&app).number("SELECT min(trade_id) FROM trades");
     let connection = Connection::open(app.data_dir.join("history.db")).unwrap();
     let gone = format!("DELETE FROM trades WHERE trade_id BETWEEN {} AND {}", first + 10, first + 12);
     assert_eq!(connection.execute(&gone, []).unwrap(), 3);
@@ -80,7 +80,7 @@ async fn an_incomplete_range_says_so_and_is_written_all_the_same() {
 }
 
 /// A Parquet file's rows as the objects that `jsonl` writes, and its notes.
-pub(super) fn parquet(path: &std::path::Path) -> (Vec<Value>, Vec<(String, String)>) {
+pub(super) fn read_parquet(path: &std::path::Path) -> (Vec<Value>, Vec<(String, String)>) {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
     let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
@@ -108,16 +108,16 @@ pub(super) fn parquet(path: &std::path::Path) -> (Vec<Value>, Vec<(String, Strin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_parquet_file_holds_the_rows_of_the_lines_and_says_what_it_lacks() {
-    let app = TestApp::new(archive::FEED);
-    archive::make(&app.data_dir, 1_000, 5).await;
+async fn a_parquet_file_has_the_rows_of_jsonl_and_names_the_missing_ids() {
+    let app = TestApp::new(sample_history::FEED);
+    sample_history::write(&app.data_dir, 1_000, 5).await;
     let file = app.directory().join("rows.parquet");
     let path = file.to_str().unwrap();
     for (channel, code, complete) in [("trade", 1, "false"), ("kline_1m", 0, "true")] {
         let export = ["export", "--symbol", "BTCUSDT", "--channel", channel, "--format"];
         let output = app.command(&[&export[..], &["parquet", "-o", path]].concat()).await;
         assert_eq!((output.code, &*output.out), (Some(code), ""), "{output:?}");
-        let (rows, notes) = parquet(&file);
+        let (rows, notes) = read_parquet(&file);
         let note = |name: &str| {
             let note = notes.iter().find(|(key, _)| *key == format!("tapekeeper.{name}"));
             note.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("no {name} in {notes:?}"))
@@ -138,19 +138,19 @@ async fn a_parquet_file_holds_the_rows_of_the_lines_and_says_what_it_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ids_that_never_existed_are_missing_to_nobody() {
-    let app = TestApp::new(archive::FEED);
-    archive::make(&app.data_dir, 1_000, 5).await;
+async fn ids_that_never_existed_are_not_missing() {
+    let app = TestApp::new(sample_history::FEED);
+    sample_history::write(&app.data_dir, 1_000, 5).await;
     let asked = async |command: &[&str], from: i64, to: i64| {
         let (from, to) = (from.to_string(), to.to_string());
         app.command(&[command, &["--symbol", "BTCUSDT", "--from", &from, "--to", &to]].concat()).await
     };
     for command in [&["audit"][..], &["export"]] {
-        let output = asked(command, NEVER.first - 5, NEVER.last + 5).await;
+        let output = asked(command, NEVER_EXISTED.first - 5, NEVER_EXISTED.last + 5).await;
         let is_kline = |line: &&str| line.contains("kline");
         assert_eq!(output.out.lines().filter(is_kline).count(), usize::from(command == ["audit"]), "{output:?}");
         assert_eq!(output.code, Some(0), "{output:?}");
-        let output = asked(command, NEVER.first, LOST.last).await;
+        let output = asked(command, NEVER_EXISTED.first, MISSING.last).await;
         assert_eq!(output.code, Some(1), "{output:?}");
         let said = [&*output.out, &*output.err].concat();
         assert!(said.contains("3 missing") && said.contains("missing 1300..1302"), "{output:?}");
@@ -158,7 +158,7 @@ async fn ids_that_never_existed_are_missing_to_nobody() {
     let output = app.command(&["audit", "--format", "json"]).await;
     let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((output.code, &rows[0]["missing_count"], &rows[1]["complete"]), (Some(1), &3.into(), &true.into()));
-    assert_eq!((&rows[0]["first"], &rows[0]["last"]), (&FIRST.into(), &(FIRST + 999).into()));
+    assert_eq!((&rows[0]["first"], &rows[0]["last"]), (&FIRST_ID.into(), &(FIRST_ID + 999).into()));
     let output = app.command(&["audit", "--from", "2026-11-24", "--to", "2026-11-24", "--format", "json"]).await;
     let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     // A minute of a day: the trades and the kline of it, not those of the next day.

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::app::{Output, PATIENCE, TestApp, eventually, feed, run, seed};
-use super::market::market;
-use super::truth::History;
+use super::app::{Output, TestApp, WAIT_MAX, feed, run, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::HistoryFile;
 
 /// The objects of a command that prints one a line.
 fn objects(output: &Output) -> Vec<Value> {
@@ -52,7 +52,7 @@ async fn a_firing_table_needs_no_service_and_knows_summer_time() {
 }
 
 #[tokio::test]
-async fn a_jobs_next_runs_are_told_from_the_file_in_any_timezone() {
+async fn a_jobs_next_runs_are_computed_from_the_file_in_any_timezone() {
     let app = TestApp::new("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n");
     let jobs = "schema = 1\n[job.leap]\ntask = \"retention\"\ncron = \"0 12 29 2 *\"\n";
     fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
@@ -77,12 +77,12 @@ async fn runs(app: &TestApp, job: &str, outcome: &str) -> Vec<Value> {
 async fn has_run(app: &TestApp, job: &str, more_than: usize) {
     let what = format!("{job} runs more than {more_than} times");
     let check = async || (runs(app, job, "succeeded").await.len() > more_than).then_some(());
-    eventually(&what, PATIENCE, check).await;
+    wait_for(&what, WAIT_MAX, check).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_edits_the_schedule_of_a_running_service() {
-    let simulator = market(seed(), &["BTCUSDT"], 20.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT"], 20.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let file = app.directory().join("jobs.toml");
     let job = |name: &str, when: &str| format!("[job.{name}]\ntask = \"state-snapshot\"\n{when}\n");
@@ -136,15 +136,15 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     assert_eq!((text(new, "paused_reason"), &new["next_run"]), ("a move", &Value::Null), "{new}");
     assert_eq!(app.command(&["jobs", "resume", "new"]).await.code, Some(0));
     let passed = async || runs(&app, "new", "skipped").await.into_iter().next();
-    let skipped = eventually("what passed during the pause is told", PATIENCE, passed).await;
+    let skipped = wait_for("what passed during the pause is told", WAIT_MAX, passed).await;
     assert!(text(&skipped, "reason").ends_with("paused: a move"), "{skipped}");
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn jobs_run_on_reconnects_and_gaps_and_a_commands_output_carries_its_run_id() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let jobs = "schema = 1\n\
         [job.back]\ntask = \"state-snapshot\"\non = [\"reconnect\"]\n\
@@ -155,8 +155,8 @@ async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id
     fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
     app.log_objects();
     app.start().await;
-    let trades = async || (History::open(&app).number("SELECT count(*) FROM trades") > 0).then_some(());
-    eventually("trades are stored", PATIENCE, trades).await;
+    let trades = async || (HistoryFile::open(&app).number("SELECT count(*) FROM trades") > 0).then_some(());
+    wait_for("trades are stored", WAIT_MAX, trades).await;
     assert!(runs(&app, "back", "succeeded").await.is_empty(), "a first connection is no reconnect");
     simulator.control.inject(&"cut".parse().unwrap());
     has_run(&app, "back", 0).await;
@@ -174,7 +174,7 @@ async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id
     assert!(text(&deferred, "reason").contains("it requires disk.free: "), "{deferred}");
     let refused = app.command(&["jobs", "run", "full"]).await;
     assert!(refused.code == Some(75) && refused.err.contains("disk.free"), "{refused:?}");
-    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
+    let metrics = app.http().get(format!("{}/metrics", app.base_url())).send().await.unwrap().text().await.unwrap();
     for sample in [
         "tapekeeper_job_outcomes_total{job=\"full\",outcome=\"deferred\"} 1",
         "tapekeeper_job_outcomes_total{job=\"wired\",outcome=\"succeeded\"}",
@@ -183,13 +183,13 @@ async fn jobs_hear_of_reconnects_and_gaps_and_programs_speak_under_their_runs_id
     ] {
         assert!(metrics.contains(sample), "{sample} is not in\n{metrics}");
     }
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_are_kept_through_kills_and_none_is_left_running() {
-    let simulator = market(seed(), &["BTCUSDT"], 20.0, "").await;
+async fn runs_survive_kills_and_none_stays_running() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 20.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let jobs = "schema = 1\n[job.fast]\ntask = \"state-snapshot\"\nevery = \"100ms\"\n\
         [job.long]\ntask = \"command\"\non = [\"startup\"]\nargs = { argv = [\"sleep\", \"100\"] }\n";
@@ -199,22 +199,22 @@ async fn runs_are_kept_through_kills_and_none_is_left_running() {
         app.start().await;
         has_run(&app, "fast", 5).await;
         let running = async || (runs(&app, "long", "running").await.len() == 1).then_some(());
-        eventually("the long run is recorded", PATIENCE, running).await;
+        wait_for("the long run is recorded", WAIT_MAX, running).await;
         let before: Vec<String> =
             runs(&app, "fast", "succeeded").await.iter().map(|run| text(run, "run_id").to_owned()).collect();
         app.kill().await;
-        let history = History::open(&app);
-        assert_eq!(history.texts("PRAGMA integrity_check"), ["ok"]);
-        let found = history.texts("SELECT run_id FROM job_runs WHERE outcome = 'succeeded'");
+        let history = HistoryFile::open(&app);
+        assert_eq!(history.strings("PRAGMA integrity_check"), ["ok"]);
+        let found = history.strings("SELECT run_id FROM job_runs WHERE outcome = 'succeeded'");
         kept.extend(before);
         let lost = kept.iter().filter(|run_id| !found.contains(run_id)).count();
         assert_eq!(lost, 0, "after kill {kill}");
     }
     app.start().await;
     let failed = async || (runs(&app, "long", "failed").await.len() == 3).then_some(());
-    eventually("what a kill cut off is a failed run", PATIENCE, failed).await;
+    wait_for("what a kill cut off is a failed run", WAIT_MAX, failed).await;
     let reason = runs(&app, "long", "failed").await.remove(0)["reason"].clone();
     assert_eq!(reason, "the process ended during the run");
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

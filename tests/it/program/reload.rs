@@ -4,33 +4,33 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::History;
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::HistoryFile;
 
-async fn recorded(app: &TestApp, symbol: &str) -> bool {
+async fn is_recorded(app: &TestApp, symbol: &str) -> bool {
     let streams = app.get("/api/v1/streams").await;
     streams.as_array().unwrap().iter().any(|stream| stream["symbol"] == symbol)
 }
 
 async fn has_trades(app: &TestApp, symbol: &str) {
     let sql = format!("SELECT count(*) FROM trades WHERE symbol = '{symbol}'");
-    let count = || History::open(app).number(&sql);
-    eventually("trades of a symbol are stored", PATIENCE, async || (count() > 0).then_some(())).await;
+    let count = || HistoryFile::open(app).number(&sql);
+    wait_for("trades of a symbol are stored", WAIT_MAX, async || (count() > 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_adds_and_removes_symbols_live() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT", "SOLUSDT"], 100.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT", "SOLUSDT"], 100.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     app.start().await;
     has_trades(&app, "BTCUSDT").await;
-    let process = app.process();
+    let process = app.pid();
 
     app.configure(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
     let dry = app.command(&["reload", "--dry-run"]).await;
     assert_eq!(dry.code, Some(0), "{dry:?}");
-    assert!(!recorded(&app, "ETHUSDT").await, "a dry run changes nothing");
+    assert!(!is_recorded(&app, "ETHUSDT").await, "a dry run changes nothing");
     let output = app.command(&["reload"]).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.out.contains("1 streams added, 0 removed"), "{output:?}");
@@ -46,26 +46,26 @@ async fn a_reload_adds_and_removes_symbols_live() {
     simulator.control.inject(&"rest:503:60s".parse().unwrap());
     simulator.control.inject(&"drop:BTCUSDT:20".parse().unwrap());
     let open = "SELECT count(*) FROM gaps WHERE symbol = 'BTCUSDT' AND closed_at IS NULL";
-    let found = || History::open(&app).number(open) > 0;
-    eventually("the gap is found", PATIENCE, async || found().then_some(())).await;
+    let found = || HistoryFile::open(&app).number(open) > 0;
+    wait_for("the gap is found", WAIT_MAX, async || found().then_some(())).await;
     app.configure(&feed(&simulator, &["ETHUSDT", "SOLUSDT"], &["trade"]));
     let (status, answer) = app.post("/api/v1/reload").await;
     assert_eq!(status, 200, "{answer}");
-    assert!(!recorded(&app, "BTCUSDT").await);
+    assert!(!is_recorded(&app, "BTCUSDT").await);
     let superseded = "SELECT count(*) FROM gaps WHERE symbol = 'BTCUSDT' AND state = 'superseded'";
     let done = || {
-        let history = History::open(&app);
+        let history = HistoryFile::open(&app);
         history.number(superseded) > 0 && history.number(open) == 0
     };
-    eventually("no alarm of the removed feed is left", PATIENCE, async || done().then_some(())).await;
-    assert_eq!(app.process(), process, "the process is the same");
-    app.stop_well().await;
+    wait_for("no alarm of the removed feed is left", WAIT_MAX, async || done().then_some(())).await;
+    assert_eq!(app.pid(), process, "the process is the same");
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_reload_changes_nothing_and_says_why() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 100.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 100.0, "").await;
     let good = feed(&simulator, &["BTCUSDT"], &["trade"]);
     let mut app = TestApp::new(&good);
     app.start().await;
@@ -85,14 +85,14 @@ async fn a_bad_reload_changes_nothing_and_says_why() {
     assert_eq!(status, 422, "{answer}");
     assert!(message.contains("retention") && message.contains("restart"), "{message}");
 
-    assert!(!recorded(&app, "ETHUSDT").await);
+    assert!(!is_recorded(&app, "ETHUSDT").await);
     assert!(app.is_alive());
     // Still recording.
-    let count = || History::open(&app).number("SELECT count(*) FROM trades");
+    let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades");
     let before = count();
-    eventually("trades go on", Duration::from_secs(30), async || (count() > before).then_some(())).await;
+    wait_for("trades go on", Duration::from_secs(30), async || (count() > before).then_some(())).await;
     app.configure(&good);
     assert_eq!(app.post("/api/v1/reload").await.0, 200);
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::{History, assert_complete};
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::{HistoryFile, assert_complete};
 
 const STATE: &str = "service_state.json";
 const PREVIOUS: &str = "service_state.previous.json";
@@ -18,17 +18,17 @@ fn state(app: &TestApp) -> Value {
 }
 
 /// Waits until so many trades are in history.
-async fn stored(app: &TestApp, trades: i64) {
-    let count = || History::open(app).number("SELECT count(*) FROM trades");
-    eventually("trades are stored", PATIENCE, async || (count() >= trades).then_some(())).await;
+async fn wait_for_stored(app: &TestApp, trades: i64) {
+    let count = || HistoryFile::open(app).number("SELECT count(*) FROM trades");
+    wait_for("trades are stored", WAIT_MAX, async || (count() >= trades).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_acknowledges_everything() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 5_000.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 5_000.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
     app.start().await;
-    stored(&app, 10_000).await;
+    wait_for_stored(&app, 10_000).await;
     let (status, took) = app.stop().await;
     eprintln!("stopped in {} ms", took.as_millis());
     assert_eq!(status.code(), Some(0));
@@ -41,7 +41,7 @@ async fn a_stop_under_load_acknowledges_everything() {
     let committed = number("SELECT next FROM committed");
     assert_eq!(state["consumer_offsets"]["0"], committed);
     assert_eq!(number("SELECT max(offset) + 1 FROM frames"), committed, "everything in the log is acknowledged");
-    let history = History::open(&app);
+    let history = HistoryFile::open(&app);
     assert_eq!(history.open_gaps(), 0);
     for symbol in ["BTCUSDT", "ETHUSDT"] {
         let of = |what: &str| history.number(&format!("SELECT {what} FROM trades WHERE symbol = '{symbol}'"));
@@ -52,17 +52,17 @@ async fn a_stop_under_load_acknowledges_everything() {
     // And what was missed while it was away comes back.
     app.start().await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE * 2).await;
+    assert_complete(&app, &simulator, WAIT_MAX * 2).await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torn_state_file_loses_nothing() {
-    let simulator = market(seed(), &["BTCUSDT"], 200.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT"], 200.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     app.start().await;
-    stored(&app, 100).await;
-    app.stop_well().await;
+    wait_for_stored(&app, 100).await;
+    app.stop_cleanly().await;
     let current = app.data_dir.join(STATE);
     let text = fs::read(&current).unwrap();
     fs::write(&current, &text[..text.len() / 2]).unwrap();
@@ -71,26 +71,26 @@ async fn a_torn_state_file_loses_nothing() {
     assert!(app.log().contains("service_state.json is corrupt"), "a torn file is warned of");
     // The previous generation was taken up: the next one follows it.
     assert!(state(&app)["generation"].as_u64() > before["generation"].as_u64());
-    stored(&app, 200).await;
-    app.stop_well().await;
+    wait_for_stored(&app, 200).await;
+    app.stop_cleanly().await;
     for name in [STATE, PREVIOUS] {
         fs::write(app.data_dir.join(name), "{ torn").unwrap();
     }
     app.start().await;
     assert!(app.log().contains("service_state.previous.json is corrupt"), "both are warned of");
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_history_goes_on_from_its_own_rows() {
-    let simulator = market(seed(), &["BTCUSDT"], 200.0, "").await;
+async fn a_new_history_starts_from_its_own_rows() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 200.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     app.start().await;
-    stored(&app, 200).await;
-    app.stop_well().await;
+    wait_for_stored(&app, 200).await;
+    app.stop_cleanly().await;
     for suffix in ["", "-wal", "-shm"] {
         let path = app.data_dir.join(format!("history.db{suffix}"));
         if path.exists() {
@@ -101,62 +101,62 @@ async fn another_history_goes_on_from_its_own_rows() {
     app.start().await;
     assert!(app.log().contains("written against another history"), "another history is noticed");
     assert_ne!(state(&app)["history_identity"], before);
-    stored(&app, 100).await;
+    wait_for_stored(&app, 100).await;
     simulator.stop_publishing().await;
     let last = simulator.control.summary()[0].last;
-    let max = || History::open(&app).number("SELECT coalesce(max(trade_id), -1) FROM trades");
-    eventually("the newest trade is stored", PATIENCE, async || (max() == last).then_some(())).await;
-    let history = History::open(&app);
+    let max = || HistoryFile::open(&app).number("SELECT coalesce(max(trade_id), -1) FROM trades");
+    wait_for("the newest trade is stored", WAIT_MAX, async || (max() == last).then_some(())).await;
+    let history = HistoryFile::open(&app);
     assert_eq!(
         history.number("SELECT count(*) FROM trades"),
         history.number("SELECT max(trade_id) - min(trade_id) + 1 FROM trades"),
     );
     assert_eq!(history.open_gaps(), 0);
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_offsets_of_one_log_are_not_taken_for_anothers() {
-    let simulator = market(seed(), &["BTCUSDT"], 200.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT"], 200.0, "").await;
     let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
     let mut app = TestApp::new(&feeds);
     app.start().await;
-    stored(&app, 100).await;
-    app.stop_well().await;
+    wait_for_stored(&app, 100).await;
+    app.stop_cleanly().await;
     assert!(state(&app)["consumer_offsets"]["0"].as_i64() > Some(0));
     // What is committed at a broker that is away, nobody can say.
     app.configure(&format!("{feeds}[log]\nbackend = \"kafka\"\n[log.kafka]\nbrokers = \"127.0.0.1:1\"\n"));
     app.spawn();
     let is_ready = || app.log().matches("  INFO ready: ").count() == 2;
-    eventually("it says READY", PATIENCE, async || is_ready().then_some(())).await;
+    wait_for("it says READY", WAIT_MAX, async || is_ready().then_some(())).await;
     assert_eq!(state(&app)["consumer_offsets"], json!({}), "the embedded log's offsets are said to be Kafka's");
     app.kill().await;
     app.configure(&feeds);
     app.start().await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_recorder_missed_that_was_killed_before_its_first_row_comes_back() {
+async fn trades_missed_by_a_recorder_killed_before_its_first_row_are_backfilled() {
     // Subscriptions are taken, and for a while nothing of them is sent.
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "silent:20s@0s").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "silent:20s@0s").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
     app.start().await;
     let published = || simulator.control.summary().iter().map(|symbol| symbol.count).min().unwrap();
-    eventually("trades are published", PATIENCE, async || (published() >= 50).then_some(())).await;
+    wait_for("trades are published", WAIT_MAX, async || (published() >= 50).then_some(())).await;
     app.kill().await;
-    assert_eq!(History::open(&app).number("SELECT count(*) FROM trades"), 0, "it left no row behind");
+    assert_eq!(HistoryFile::open(&app).number("SELECT count(*) FROM trades"), 0, "it left no row behind");
     app.start().await;
-    let stored = || History::open(&app).number("SELECT count(DISTINCT symbol) FROM trades WHERE is_backfilled = 0");
-    eventually("frames come again", PATIENCE, async || (stored() == 2).then_some(())).await;
+    let stored = || HistoryFile::open(&app).number("SELECT count(DISTINCT symbol) FROM trades WHERE is_backfilled = 0");
+    wait_for("frames come again", WAIT_MAX, async || (stored() == 2).then_some(())).await;
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
     let found = "SELECT count(*) FROM gaps WHERE detected_by = 'restart' AND state = 'filled'";
-    assert!(History::open(&app).number(found) >= 2, "{:?}", History::open(&app).gaps());
-    app.stop_well().await;
+    assert!(HistoryFile::open(&app).number(found) >= 2, "{:?}", HistoryFile::open(&app).gaps());
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

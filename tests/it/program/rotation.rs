@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::{History, assert_complete, assert_klines_complete};
+use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::{HistoryFile, assert_complete, assert_klines_complete};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_under_load_leaves_no_gap_and_no_reconnect() {
     // Three times in a row the connections of that moment are announced to end 6 s later.
     let faults = "shutdown:6s@1s,shutdown:6s@8s,shutdown:6s@15s";
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT", "TUSDUSDT:quiet"], 600.0, faults).await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT", "TUSDUSDT:quiet"], 600.0, faults).await;
     let symbols = ["BTCUSDT", "ETHUSDT", "TUSDUSDT"];
     let mut app = TestApp::new(&feed(&simulator, &symbols, &["trade", "kline_1m", "book_ticker"]));
     app.start().await;
@@ -20,14 +20,14 @@ async fn a_rotation_under_load_leaves_no_gap_and_no_reconnect() {
         let status = app.get("/api/v1/status").await;
         (status["connections"][0]["rotations"].as_u64()? >= 3).then_some(status)
     };
-    let status = eventually("three rotations", PATIENCE * 2, rotations).await;
+    let status = wait_for("three rotations", WAIT_MAX * 2, rotations).await;
     assert_eq!(status["connections"].as_array().map(Vec::len), Some(1), "{status}");
     assert_eq!((&status["connections"][0]["reconnects"], &status["reconnects"]), (&json!(0), &json!(0)), "{status}");
     simulator.stop_publishing().await;
-    assert_complete(&app, &simulator, PATIENCE).await;
-    assert_klines_complete(&app, &simulator, PATIENCE).await;
-    app.stop_well().await;
-    let history = History::open(&app);
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    assert_klines_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    let history = HistoryFile::open(&app);
     assert_eq!(history.gaps(), Vec::<String>::new(), "nothing was missed");
     assert_eq!(history.number("SELECT count(*) FROM trades WHERE is_backfilled = 1"), 0);
     simulator.stop().await;
@@ -35,7 +35,7 @@ async fn a_rotation_under_load_leaves_no_gap_and_no_reconnect() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_symbol_that_is_not_listed_is_named_and_the_others_are_recorded() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "GONEUSDT", "ETHUSDT"], &["trade", "kline_1m"]));
     app.start().await;
     let named = async || {
@@ -45,18 +45,18 @@ async fn a_symbol_that_is_not_listed_is_named_and_the_others_are_recorded() {
         assert!(degraded["binance:BTCUSDT"].is_null(), "{degraded}");
         Some(())
     };
-    eventually("the symbol is named", PATIENCE, named).await;
+    wait_for("the symbol is named", WAIT_MAX, named).await;
     tokio::time::timeout(Duration::from_secs(3), simulator.control.finished().cancelled_owned()).await.unwrap_err();
     simulator.stop_publishing().await;
     // Streams of one request are taken on one after the other: what came before is not theirs to record.
     for symbol in ["BTCUSDT", "ETHUSDT"] {
         let last = simulator.control.published(symbol).last().unwrap().id;
         let stored =
-            || History::open(&app).number(&format!("SELECT max(trade_id) FROM trades WHERE symbol = '{symbol}'"));
-        eventually("the last trade is stored", PATIENCE, async || (stored() == last).then_some(())).await;
+            || HistoryFile::open(&app).number(&format!("SELECT max(trade_id) FROM trades WHERE symbol = '{symbol}'"));
+        wait_for("the last trade is stored", WAIT_MAX, async || (stored() == last).then_some(())).await;
     }
-    assert_eq!(History::open(&app).gaps(), Vec::<String>::new());
+    assert_eq!(HistoryFile::open(&app).gaps(), Vec::<String>::new());
     assert_eq!(app.get("/api/v1/status").await["reconnects"], 0, "it poisons no connection");
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

@@ -29,14 +29,14 @@ impl From<&Trade> for TradeTruth {
 }
 
 /// `history.db`, read only, as any other program would open it.
-pub struct History(Connection);
+pub struct HistoryFile(Connection);
 
-impl History {
+impl HistoryFile {
     pub fn open(app: &TestApp) -> Self {
-        Self::of(&app.data_dir)
+        Self::open_in(&app.data_dir)
     }
 
-    pub fn of(data_dir: &Path) -> Self {
+    pub fn open_in(data_dir: &Path) -> Self {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(data_dir.join("history.db"), flags).unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -49,7 +49,7 @@ impl History {
     }
 
     /// One text of every row.
-    pub fn texts(&self, sql: &str) -> Vec<String> {
+    pub fn strings(&self, sql: &str) -> Vec<String> {
         let mut select = self.0.prepare(sql).unwrap();
         let rows = select.query_map([], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
@@ -101,7 +101,7 @@ impl History {
 
     /// Every gap row in words, for messages.
     pub fn gaps(&self) -> Vec<String> {
-        self.texts(
+        self.strings(
             "SELECT symbol || ' ' || channel || ' ' || first_missing || '..' || last_missing || ' ' || state || ' '
              || reason || ' ' || evidence FROM gaps ORDER BY gap_id",
         )
@@ -140,7 +140,7 @@ pub fn assert_same(symbol: &str, stored: &[TradeTruth], published: &[TradeTruth]
 pub async fn assert_complete(app: &TestApp, simulator: &Simulator, limit: Duration) {
     let until = Instant::now() + limit;
     loop {
-        let history = History::open(app);
+        let history = HistoryFile::open(app);
         let whole = simulator.control.summary().iter().all(|published| {
             let sql = format!("SELECT count(*) FROM trades WHERE symbol = '{}'", published.symbol);
             history.number(&sql) == published.count as i64
@@ -150,7 +150,7 @@ pub async fn assert_complete(app: &TestApp, simulator: &Simulator, limit: Durati
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let history = History::open(app);
+    let history = HistoryFile::open(app);
     for symbol in simulator.control.symbols() {
         let published: Vec<TradeTruth> = simulator.control.published(symbol.as_str()).iter().map(Into::into).collect();
         assert_same(symbol.as_str(), &history.trades(symbol.as_str()), &published);
@@ -167,7 +167,7 @@ pub async fn assert_klines_complete(app: &TestApp, simulator: &Simulator, limit:
         let published: Vec<(i64, String)> = published.iter().map(kline_text).collect();
         let until = Instant::now() + limit;
         let stored = loop {
-            let stored = History::open(app).klines(symbol.as_str());
+            let stored = HistoryFile::open(app).klines(symbol.as_str());
             if stored.len() >= published.len() || Instant::now() > until {
                 break stored;
             }

@@ -1,17 +1,17 @@
 //! Wrong configuration, wrong usage, a directory that is taken: the exit code and the words.
 
 use super::app::{TestApp, feed, run, seed};
-use super::market::market;
+use super::simulated_exchange::start_market;
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_whole_and_exits_78() {
+async fn a_bad_configuration_is_reported_completely_and_exits_78() {
     let app = TestApp::new(
         "[[feed]]\nexchange = \"binanze\"\nsymbols = [\"btcusdt\"]\nchanels = [\"trade\"]\n[log]\nretention = 7\n",
     );
     for command in ["run", "check"] {
         let output = app.command(&[command]).await;
         assert_eq!(output.code, Some(78), "{output:?}");
-        let config = app.config().display().to_string();
+        let config = app.config_path().display().to_string();
         for (words, place) in [("binanze", "4:12"), ("btcusdt", "5:12"), ("chanels", "6:1"), ("retention", "8:13")] {
             assert!(output.err.contains(words), "{command} does not speak of {words}: {}", output.err);
             let place = format!("{config}:{place}");
@@ -32,14 +32,14 @@ async fn wrong_usage_exits_64() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_recorder_on_the_same_directory_exits_75() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     app.start().await;
     let output = app.command(&["run"]).await;
     assert_eq!(output.code, Some(75), "{output:?}");
     assert!(output.err.contains("another recorder"), "{}", output.err);
     assert!(app.is_alive());
-    app.stop_well().await;
+    app.stop_cleanly().await;
     let output = app.command(&["status"]).await;
     assert_eq!(output.code, Some(69), "a service that does not run is unavailable: {output:?}");
     simulator.stop().await;
@@ -47,14 +47,14 @@ async fn a_second_recorder_on_the_same_directory_exits_75() {
 
 /// As `| head` does when it has seen enough; `println!` would panic.
 #[test]
-fn a_reader_who_went_away_is_no_fault() {
+fn a_closed_pipe_is_no_error() {
     let app = TestApp::new("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n");
     let schedule = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs.toml");
     for arguments in [&["check"][..], &["check", "--format", "json"], &["jobs", "test", schedule], &["--help"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tapekeeper"));
-        command.arg("--config").arg(app.config()).args(arguments).stdout(writer);
+        command.arg("--config").arg(app.config_path()).args(arguments).stdout(writer);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a server may take to answer.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often we look whether it does.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Where the scripts are.
 pub fn scripts() -> PathBuf {
@@ -127,7 +127,7 @@ impl Server {
         while !condition() {
             let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
             assert!(Instant::now() < deadline, "{} did not {what} in time:\n{}", self.name, log());
-            std::thread::park_timeout(LOOK_EVERY);
+            std::thread::park_timeout(POLL_EVERY);
         }
     }
 }

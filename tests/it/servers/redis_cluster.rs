@@ -7,7 +7,7 @@ use redis::{ConnectionLike, FromRedisValue};
 use tapekeeper::cache::RedisOptions;
 
 use super::redis::{program, settings};
-use super::{LOOK_EVERY, READY_MAX, Server, free_port, listens};
+use super::{POLL_EVERY, READY_MAX, Server, free_port, listens};
 
 /// Primaries.
 const PRIMARIES: usize = 3;
@@ -35,30 +35,33 @@ impl RedisCluster {
         for (at, (node, bus)) in cluster.nodes.iter().zip(&buses).enumerate() {
             if at < PRIMARIES {
                 let (first, last) = (at * SLOTS / PRIMARIES, (at + 1) * SLOTS / PRIMARIES - 1);
-                ask::<String>(node.port, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+                run_command::<String>(node.port, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             }
-            ask::<String>(node.port, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+            run_command::<String>(node.port, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
             if at > 0 {
-                ask::<String>(port, &["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus.to_string()]);
+                run_command::<String>(
+                    port,
+                    &["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus.to_string()],
+                );
             }
         }
-        cluster.until("all know each other", || cluster.all_say("cluster_known_nodes:6"));
+        cluster.wait_for("all know each other", || cluster.all_report("cluster_known_nodes:6"));
         for at in PRIMARIES..2 * PRIMARIES {
-            let primary: String = ask(cluster.nodes[at - PRIMARIES].port, &["CLUSTER", "MYID"]);
-            cluster.until("a replica knows its primary", || {
-                try_ask::<String>(cluster.nodes[at].port, &["CLUSTER", "REPLICATE", &primary]).is_ok()
+            let primary: String = run_command(cluster.nodes[at - PRIMARIES].port, &["CLUSTER", "MYID"]);
+            cluster.wait_for("a replica knows its primary", || {
+                try_command::<String>(cluster.nodes[at].port, &["CLUSTER", "REPLICATE", &primary]).is_ok()
             });
         }
-        cluster.settled();
+        cluster.wait_until_ready();
         Some(cluster)
     }
 
     /// Waits until all slots are served and every replica follows.
-    pub fn settled(&self) {
-        self.until("the cluster is whole", || self.all_say("cluster_state:ok"));
-        self.until("the replicas follow", || {
+    pub fn wait_until_ready(&self) {
+        self.wait_for("the cluster is whole", || self.all_report("cluster_state:ok"));
+        self.wait_for("the replicas follow", || {
             self.nodes.iter().all(|node| {
-                let info = try_ask::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
+                let info = try_command::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
                 info.contains("role:master") || info.contains("master_link_status:up")
             })
         });
@@ -73,8 +76,8 @@ impl RedisCluster {
     /// The primary that serves a key.
     pub fn primary_of(&self, key: &str) -> &Server {
         let asked = |node: &&Server| {
-            let answer = try_ask::<Vec<String>>(node.port, &["HKEYS", key]);
-            let role = try_ask::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
+            let answer = try_command::<Vec<String>>(node.port, &["HKEYS", key]);
+            let role = try_command::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
             answer.is_ok() && role.contains("role:master")
         };
         self.nodes.iter().find(asked).expect("a served key has a primary")
@@ -84,29 +87,29 @@ impl RedisCluster {
     pub fn clear(&self) {
         for node in &self.nodes {
             // A replica refuses, and follows.
-            if let Err(error) = try_ask::<String>(node.port, &["FLUSHALL"]) {
+            if let Err(error) = try_command::<String>(node.port, &["FLUSHALL"]) {
                 assert!(error.to_string().contains("read only"), "{error}");
             }
         }
     }
 
-    fn all_say(&self, word: &str) -> bool {
-        let told = |node: &Server| try_ask::<String>(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
+    fn all_report(&self, word: &str) -> bool {
+        let told = |node: &Server| try_command::<String>(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
         self.nodes.iter().all(|node| told(node).contains(word))
     }
 
     /// Waits for a condition.
-    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+    pub fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
         let deadline = Instant::now() + READY_MAX;
         while !condition() {
             assert!(Instant::now() < deadline, "not in time: {what}");
-            std::thread::park_timeout(LOOK_EVERY);
+            std::thread::park_timeout(POLL_EVERY);
         }
     }
 }
 
 /// The answer of one node to one command; follows nothing.
-pub fn try_ask<T: FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisResult<T> {
+pub fn try_command<T: FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisResult<T> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
     let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -117,6 +120,6 @@ pub fn try_ask<T: FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisRe
 }
 
 /// The same of a node that must answer.
-pub fn ask<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
-    try_ask(port, command).unwrap_or_else(|error| panic!("{command:?} at {port}: {error}"))
+pub fn run_command<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
+    try_command(port, command).unwrap_or_else(|error| panic!("{command:?} at {port}: {error}"))
 }

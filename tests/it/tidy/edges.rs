@@ -1,11 +1,11 @@
-//! Which room may know which: DESIGN.md's direction as a table.
+//! Which module may know which: DESIGN.md's direction as a table.
 
 use super::source::{code, paths, without_tests};
 use super::{File, assert_none, rust_files};
 
-/// A room, the rooms it knows, and why where that is not plain. From the bottom up: a room knows only rooms that
+/// A module, the modules it knows, and why where that is not plain. From the bottom up: a module knows only modules that
 /// stand above it in this table, so there is no cycle. A new edge is a change of the design: say why in the commit.
-const ROOMS: &[(&str, &[&str], &str)] = &[
+const MODULES: &[(&str, &[&str], &str)] = &[
     ("market", &[], "the vocabulary"),
     ("histogram", &[], "numbers only"),
     ("gap", &["histogram", "market"], "the ledger measures how long filling takes"),
@@ -101,9 +101,9 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
             "heartbeat",
             "telemetry",
         ],
-        "shows every room; of telemetry the lines that were dropped",
+        "shows every module; of telemetry the lines that were dropped",
     ),
-    ("config", &["admin", "cache", "exchange", "history", "jobs", "log", "market"], "knows every room's options"),
+    ("config", &["admin", "cache", "exchange", "history", "jobs", "log", "market"], "knows every module's options"),
     (
         "app",
         &[
@@ -190,7 +190,7 @@ const IMPURE: &[&str] = &[
 const PORTS: [&str; 3] = ["log", "history", "cache"];
 const BACKENDS: [&str; 4] = ["embedded", "kafka", "clickhouse", "redis"];
 
-/// The rooms that a file's code knows, as paths from the crate's root.
+/// The modules that a file's code knows, as paths from the crate's root.
 fn known_paths(file: &File) -> Vec<String> {
     let code = without_tests(&code(&file.text));
     let mut known = paths(&code, "crate");
@@ -202,31 +202,31 @@ fn known_paths(file: &File) -> Vec<String> {
 }
 
 fn edges(file: &File) -> Vec<String> {
-    let is_room = |name: &&str| ROOMS.iter().any(|(room, ..)| room == name);
-    let mut rooms: Vec<String> = known_paths(file)
+    let is_module = |name: &&str| MODULES.iter().any(|(module, ..)| module == name);
+    let mut modules: Vec<String> = known_paths(file)
         .iter()
         .filter_map(|path| path.split("::").next())
-        .filter(|name| is_room(name) && *name != file.room())
+        .filter(|name| is_module(name) && *name != file.module())
         .map(str::to_owned)
         .collect();
-    rooms.sort();
-    rooms.dedup();
-    rooms
+    modules.sort();
+    modules.dedup();
+    modules
 }
 
 fn forbidden_edges(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files.iter().filter(|file| !file.is_test()) {
-        let Some((_, allowed, _)) = ROOMS.iter().find(|(room, ..)| *room == file.room()) else {
+        let Some((_, allowed, _)) = MODULES.iter().find(|(module, ..)| *module == file.module()) else {
             found.push(format!(
-                "{}: `{}` is not in the table of rooms (tests/it/tidy/edges.rs)",
+                "{}: `{}` is not in the table of modules (tests/it/tidy/edges.rs)",
                 file.path,
-                file.room()
+                file.module()
             ));
             continue;
         };
-        for room in edges(file).iter().filter(|room| !allowed.contains(&room.as_str())) {
-            found.push(format!("{}: `{}` must not know `{room}`", file.path, file.room()));
+        for module in edges(file).iter().filter(|module| !allowed.contains(&module.as_str())) {
+            found.push(format!("{}: `{}` must not know `{module}`", file.path, file.module()));
         }
     }
     found
@@ -234,9 +234,9 @@ fn forbidden_edges(files: &[File]) -> Vec<String> {
 
 fn named_backends(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
-    for file in files.iter().filter(|file| !file.is_test() && file.room() != "app") {
+    for file in files.iter().filter(|file| !file.is_test() && file.module() != "app") {
         let code = without_tests(&code(&file.text));
-        for port in PORTS.iter().filter(|port| **port != file.room()) {
+        for port in PORTS.iter().filter(|port| **port != file.module()) {
             let named = known_paths(file)
                 .into_iter()
                 .filter_map(|path| path.strip_prefix(port)?.strip_prefix("::").map(str::to_owned));
@@ -263,27 +263,28 @@ fn impure(files: &[File]) -> Vec<String> {
 }
 
 #[test]
-fn rooms_know_only_the_rooms_of_the_table() {
+fn modules_use_only_the_modules_of_the_table() {
     assert_none(&forbidden_edges(&rust_files(&["src"])));
 }
 
 #[test]
-fn the_table_of_rooms_has_a_direction_and_no_edge_that_nobody_uses() {
+fn the_table_of_modules_has_no_cycle_and_no_unused_edge() {
     let files = rust_files(&["src"]);
     let mut found = Vec::new();
-    for (at, (room, allowed, _)) in ROOMS.iter().enumerate() {
+    for (at, (module, allowed, _)) in MODULES.iter().enumerate() {
         for other in *allowed {
-            if !ROOMS[..at].iter().any(|(above, ..)| above == other) {
-                found.push(format!("`{room}` knows `{other}`, which does not stand above it"));
+            if !MODULES[..at].iter().any(|(above, ..)| above == other) {
+                found.push(format!("`{module}` knows `{other}`, which does not stand above it"));
             }
-            let used =
-                |file: &File| !file.is_test() && file.room() == *room && edges(file).iter().any(|edge| edge == other);
+            let used = |file: &File| {
+                !file.is_test() && file.module() == *module && edges(file).iter().any(|edge| edge == other)
+            };
             if !files.iter().any(used) {
-                found.push(format!("`{room}` may know `{other}` and does not"));
+                found.push(format!("`{module}` may know `{other}` and does not"));
             }
         }
-        if !files.iter().any(|file| file.room() == *room) {
-            found.push(format!("there is no room `{room}`"));
+        if !files.iter().any(|file| file.module() == *module) {
+            found.push(format!("there is no module `{module}`"));
         }
     }
     assert_none(&found);
@@ -295,13 +296,13 @@ fn only_app_names_backends() {
 }
 
 #[test]
-fn what_decides_touches_nothing() {
+fn pure_modules_do_no_io() {
     assert_none(&impure(&rust_files(&["src"])));
 }
 
 #[test]
-fn the_rules_see_forbidden_edges_however_they_are_written() {
-    let see = |path: &str, text: &str| forbidden_edges(&[File::made_up(path, text)]).len();
+fn the_rules_find_forbidden_edges_however_they_are_written() {
+    let see = |path: &str, text: &str| forbidden_edges(&[File::example(path, text)]).len();
     assert_eq!(see("src/history/rows.rs", "use crate::config::Config;"), 1);
     assert_eq!(see("src/history/rows.rs", "use crate::{market::Trade, config};"), 1);
     assert_eq!(see("src/history/rows.rs", "fn f() { crate::app::run(); }"), 1);
@@ -318,13 +319,13 @@ fn the_rules_see_forbidden_edges_however_they_are_written() {
 }
 
 #[test]
-fn the_rules_see_backends_and_what_is_not_pure() {
-    let backends = |path: &str, text: &str| named_backends(&[File::made_up(path, text)]).len();
+fn the_rules_find_backends_and_impure_code() {
+    let backends = |path: &str, text: &str| named_backends(&[File::example(path, text)]).len();
     assert_eq!(backends("src/consume/mod.rs", "use crate::history::embedded::EmbeddedHistory;"), 1);
     assert_eq!(backends("src/admin/api.rs", "use crate::{log};\nlet log = log::kafka::open();"), 1);
     assert_eq!(backends("src/config/service.rs", "let b = log::Backend::Kafka; c.history.clickhouse"), 0);
     assert_eq!(backends("src/app/stores.rs", "use crate::history::embedded::EmbeddedHistory;"), 0);
-    let seen = |path: &str, text: &str| impure(&[File::made_up(path, text)]).len();
+    let seen = |path: &str, text: &str| impure(&[File::example(path, text)]).len();
     assert_eq!(seen("src/gap/plan.rs", "use tokio::time::sleep;"), 1);
     assert_eq!(seen("src/exchange/binance/rest.rs", "async fn ask() {}"), 1);
     assert_eq!(seen("src/exchange/rest.rs", "use tokio::time::sleep;"), 0);

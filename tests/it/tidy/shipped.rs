@@ -14,7 +14,7 @@ use super::{assert_none, root, rust_files};
 const UNIT: &str = "systemd/tapekeeper.service";
 
 /// What a check of these two files complains of.
-fn complaints(configuration: &Path, jobs: &Path) -> Vec<String> {
+fn problems_of(configuration: &Path, jobs: &Path) -> Vec<String> {
     match config::load_all(Some(configuration), Some(jobs), &|_| None) {
         Ok(loaded) => loaded.warnings.0.iter().map(ToString::to_string).collect(),
         Err(problems) => vec![problems.to_string()],
@@ -94,7 +94,7 @@ fn units() -> Vec<PathBuf> {
 
 #[test]
 fn the_shipped_configuration_and_schedule_read_without_a_warning() {
-    assert_none(&complaints(&root().join("packaging/tapekeeper.toml"), &root().join("jobs.toml")));
+    assert_none(&problems_of(&root().join("packaging/tapekeeper.toml"), &root().join("jobs.toml")));
 }
 
 #[test]
@@ -202,14 +202,14 @@ fn the_catalog_is_one_that_journald_takes() {
 }
 
 #[test]
-fn the_rules_see_a_configuration_or_a_schedule_that_does_not_read() {
+fn the_rules_find_a_configuration_or_a_schedule_that_does_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let (configuration, jobs) = (directory.path().join("tapekeeper.toml"), directory.path().join("jobs.toml"));
     let text = config::DEFAULT_CONFIG;
     let check = |text: &str, schedule: &str| {
         std::fs::write(&configuration, text).unwrap();
         std::fs::write(&jobs, schedule).unwrap();
-        complaints(&configuration, &jobs).len()
+        problems_of(&configuration, &jobs).len()
     };
     assert_eq!(check(text, config::DEFAULT_JOBS), 0);
     assert_eq!(check(&text.replace("retention = \"7d\"", "retention = 7"), config::DEFAULT_JOBS), 1);
@@ -218,7 +218,7 @@ fn the_rules_see_a_configuration_or_a_schedule_that_does_not_read() {
 }
 
 #[test]
-fn the_rules_see_a_bad_unit() {
+fn the_rules_find_a_bad_unit() {
     let unit = std::fs::read_to_string(root().join(UNIT)).unwrap();
     let replaced = |name: &str, value: &str| {
         let line = format!("{name}={}", setting(&unit, name).unwrap());

@@ -7,7 +7,7 @@ use super::{File, assert_none, rust_files};
 const LINES_MAX: usize = 500;
 
 /// Names that hold everything and therefore say nothing.
-const EMPTY_NAMES: &[&str] = &[
+const VAGUE_NAMES: &[&str] = &[
     "core",
     "common",
     "util",
@@ -56,7 +56,7 @@ fn banned(files: &[File]) -> Vec<String> {
     found
 }
 
-fn misshapen(files: &[File]) -> Vec<String> {
+fn without_purpose_or_too_long(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
         if !file.text.starts_with("//!") {
@@ -64,38 +64,38 @@ fn misshapen(files: &[File]) -> Vec<String> {
         }
         let lines = file.text.lines().count();
         if lines > LINES_MAX {
-            found.push(format!("{}: {lines} lines; over {LINES_MAX} it is two rooms", file.path));
+            found.push(format!("{}: {lines} lines; over {LINES_MAX} it is two modules", file.path));
         }
     }
     found
 }
 
-fn misnamed(files: &[File]) -> Vec<String> {
-    let says_nothing = |file: &&File| {
+fn vague_names(files: &[File]) -> Vec<String> {
+    let is_vague = |file: &&File| {
         let path = file.path.trim_end_matches(".rs");
-        path.split('/').any(|name| EMPTY_NAMES.contains(&name))
+        path.split('/').any(|name| VAGUE_NAMES.contains(&name))
     };
-    files.iter().filter(says_nothing).map(|file| format!("{}: a name that says nothing", file.path)).collect()
+    files.iter().filter(is_vague).map(|file| format!("{}: a name that says nothing", file.path)).collect()
 }
 
 #[test]
-fn no_file_does_what_the_house_forbids() {
+fn no_file_uses_a_banned_call() {
     assert_none(&banned(&rust_files(&["src", "tests", "benches"])));
 }
 
 #[test]
-fn files_say_what_they_are_for_and_are_not_two_rooms() {
-    assert_none(&misshapen(&rust_files(&["src", "tests", "benches"])));
+fn files_state_their_purpose_and_stay_within_the_limit_of_lines() {
+    assert_none(&without_purpose_or_too_long(&rust_files(&["src", "tests", "benches"])));
 }
 
 #[test]
-fn names_say_something() {
-    assert_none(&misnamed(&rust_files(&["src", "tests", "benches"])));
+fn no_name_is_vague() {
+    assert_none(&vague_names(&rust_files(&["src", "tests", "benches"])));
 }
 
 #[test]
-fn the_rules_see_what_is_forbidden() {
-    let see = |path: &str, text: &str| banned(&[File::made_up(path, text)]).len();
+fn the_rules_find_what_is_forbidden() {
+    let see = |path: &str, text: &str| banned(&[File::example(path, text)]).len();
     assert_eq!(see("src/ingest.rs", "let now = std::time::SystemTime::now();"), 1);
     assert_eq!(see("src/ingest.rs", "let now = chrono::Utc::now();"), 1);
     assert_eq!(see("src/clock.rs", "let now = chrono::Utc::now();"), 0);
@@ -111,11 +111,11 @@ fn the_rules_see_what_is_forbidden() {
 }
 
 #[test]
-fn the_rules_see_shapes_and_names() {
-    assert_eq!(misshapen(&[File::made_up("src/a.rs", "use b;")]).len(), 1);
+fn the_rules_find_shapes_and_names() {
+    assert_eq!(without_purpose_or_too_long(&[File::example("src/a.rs", "use b;")]).len(), 1);
     let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(LINES_MAX));
-    assert_eq!(misshapen(&[File::made_up("src/a.rs", &long)]).len(), 1);
-    assert_eq!(misshapen(&[File::made_up("src/a.rs", "//! Short.\n")]).len(), 0);
-    assert_eq!(misnamed(&[File::made_up("src/utils/x.rs", ""), File::made_up("src/log/helpers.rs", "")]).len(), 2);
-    assert_eq!(misnamed(&[File::made_up("src/log/embedded.rs", "")]).len(), 0);
+    assert_eq!(without_purpose_or_too_long(&[File::example("src/a.rs", &long)]).len(), 1);
+    assert_eq!(without_purpose_or_too_long(&[File::example("src/a.rs", "//! Short.\n")]).len(), 0);
+    assert_eq!(vague_names(&[File::example("src/utils/x.rs", ""), File::example("src/log/helpers.rs", "")]).len(), 2);
+    assert_eq!(vague_names(&[File::example("src/log/embedded.rs", "")]).len(), 0);
 }

@@ -10,31 +10,31 @@ use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::market::Interval;
 
 use super::{CacheStore, book, books, keeps_every_promise, kline, klines, latest_tick, tick, ticks};
-use crate::contracts::patient::Patient;
+use crate::contracts::retry::Retrying;
 use crate::contracts::{BINANCE, symbol};
 use crate::servers::redis::Redis;
 
 /// One server or a cluster, behind faults or not.
-pub(super) struct InRedis {
+pub(super) struct RedisStore {
     pub(super) options: RedisOptions,
     pub(super) faults: Option<Faults>,
 }
 
-impl CacheStore for InRedis {
+impl CacheStore for RedisStore {
     fn open(&self) -> Arc<dyn Cache> {
         let cache: Arc<dyn Cache> = Arc::new(RedisCache::connect(&self.options).unwrap());
         match &self.faults {
             None => cache,
             Some(faults) => {
                 let faulty = tapekeeper::cache::faulty::FaultyCache::new(cache, faults.clone());
-                Arc::new(Patient::<dyn Cache>(Arc::new(faulty)))
+                Arc::new(Retrying::<dyn Cache>(Arc::new(faulty)))
             }
         }
     }
 }
 
 /// What a person would type: the answer of one command.
-async fn ask<T: redis::FromRedisValue>(options: &RedisOptions, command: &[&str]) -> T {
+async fn run_command<T: redis::FromRedisValue>(options: &RedisOptions, command: &[&str]) -> T {
     let client = redis::Client::open(options.url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut asked = redis::cmd(command[0]);
@@ -45,17 +45,17 @@ async fn ask<T: redis::FromRedisValue>(options: &RedisOptions, command: &[&str])
 #[test]
 fn redis_keeps_every_promise() {
     let Some(redis) = Redis::shared() else { return };
-    keeps_every_promise(&|| Box::new(InRedis { options: redis.database(), faults: None }));
+    keeps_every_promise(&|| Box::new(RedisStore { options: redis.database(), faults: None }));
 }
 
 #[test]
-fn redis_behind_faults_keeps_every_promise_to_a_patient_caller() {
+fn redis_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
     let Some(redis) = Redis::shared() else { return };
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max: Duration::from_millis(1) };
     let seed = rand::random();
     eprintln!("seed {seed}");
     let faults = Faults::seeded(seed, odds);
-    keeps_every_promise(&|| Box::new(InRedis { options: redis.database(), faults: Some(faults.clone()) }));
+    keeps_every_promise(&|| Box::new(RedisStore { options: redis.database(), faults: Some(faults.clone()) }));
     assert!(faults.injected() > 0);
 }
 
@@ -74,19 +74,22 @@ async fn keys_are_readable_by_others_in_the_documented_encoding() {
     update.books = books(&[book(4)]).books;
     assert_eq!(cache.apply(&update).await.unwrap(), 3);
     let held: Vec<String> =
-        ask(&options, &["HMGET", "tick:{binance:BTCUSDT}", "trade_id", "ts", "price", "quantity", "side"]).await;
+        run_command(&options, &["HMGET", "tick:{binance:BTCUSDT}", "trade_id", "ts", "price", "quantity", "side"])
+            .await;
     assert_eq!(held, ["7", &sent.ts.micros().to_string(), "61234.56", "0", "buy"]);
     let held: Vec<String> =
-        ask(&options, &["HMGET", "kline:{binance:BTCUSDT}:1m", "interval", "trade_count", "closed"]).await;
+        run_command(&options, &["HMGET", "kline:{binance:BTCUSDT}:1m", "interval", "trade_count", "closed"]).await;
     assert_eq!(held, [Interval::M1.as_str(), "3", "1"]);
-    let held: Vec<String> =
-        ask(&options, &["HMGET", "book:{binance:BTCUSDT}", "update_id", "bid", "bid_quantity", "ask", "ask_quantity"])
-            .await;
+    let held: Vec<String> = run_command(
+        &options,
+        &["HMGET", "book:{binance:BTCUSDT}", "update_id", "bid", "bid_quantity", "ask", "ask_quantity"],
+    )
+    .await;
     assert_eq!(held, ["4", "4", "1", "5", "2"]);
     cache.put_state("b", "{}").await.unwrap();
-    assert_eq!(ask::<String>(&options, &["GET", "service_state:market_data:b"]).await, "{}");
+    assert_eq!(run_command::<String>(&options, &["GET", "service_state:market_data:b"]).await, "{}");
     // No value is lost to a time-out.
-    assert_eq!(ask::<i64>(&options, &["TTL", "service_state:market_data:b"]).await, -1);
+    assert_eq!(run_command::<i64>(&options, &["TTL", "service_state:market_data:b"]).await, -1);
 }
 
 #[tokio::test]
@@ -107,13 +110,13 @@ async fn a_redis_that_was_killed_and_lost_everything_is_used_again() {
     // The first call after a restart succeeds: it connects again and loads the function.
     assert_eq!(cache.apply(&ticks(&[tick(9, 4)])).await.unwrap(), 1);
     assert_eq!(latest_tick(&cache).await, Some(tick(9, 4)));
-    let _: String = ask(&options, &["FUNCTION", "FLUSH"]).await;
+    let _: String = run_command(&options, &["FUNCTION", "FLUSH"]).await;
     assert_eq!(cache.apply(&ticks(&[tick(8, 3), tick(12, 7)])).await.unwrap(), 1);
     assert_eq!(latest_tick(&cache).await, Some(tick(12, 7)));
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_fails_calls_and_a_url_that_is_none_fails_at_once() {
+async fn an_unreachable_redis_fails_calls_and_an_invalid_url_fails_at_once() {
     let nowhere =
         RedisOptions { url: format!("redis://127.0.0.1:{}", crate::servers::free_port()), ..RedisOptions::default() };
     let cache = RedisCache::connect(&nowhere).unwrap();
@@ -124,13 +127,13 @@ async fn a_redis_that_is_not_there_fails_calls_and_a_url_that_is_none_fails_at_o
 }
 
 #[tokio::test]
-async fn a_key_of_another_kind_fails_alone_and_a_spoilt_hash_heals() {
+async fn a_key_of_another_type_fails_alone_and_an_invalid_hash_is_overwritten() {
     let Some(redis) = Redis::shared() else { return };
     let options = redis.database();
     let cache = RedisCache::connect(&options).unwrap();
-    let _: i64 = ask(&options, &["HSET", "tick:{binance:BTCUSDT}", "ts", "soon", "trade_id", "x"]).await;
+    let _: i64 = run_command(&options, &["HSET", "tick:{binance:BTCUSDT}", "ts", "soon", "trade_id", "x"]).await;
     assert_eq!(latest_tick(&cache).await, None);
-    let _: String = ask(&options, &["SET", "tick:{binance:ETHUSDT}", "mine"]).await;
+    let _: String = run_command(&options, &["SET", "tick:{binance:ETHUSDT}", "mine"]).await;
     let mut update = ticks(&[tick(1, 1)]);
     update.ticks.insert(0, (BINANCE, symbol("ETHUSDT"), tick(1, 1)));
     let failure = cache.apply(&update).await.unwrap_err().to_string();

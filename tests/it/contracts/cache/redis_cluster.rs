@@ -6,11 +6,11 @@ use tapekeeper::cache::redis::RedisCache;
 use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::faults::{Faults, Odds};
 
-use super::redis::InRedis;
+use super::redis::RedisStore;
 use super::{keeps_every_promise, latest_tick, tick, ticks};
 use crate::contracts::{BINANCE, symbol};
 use crate::servers::redis::Redis;
-use crate::servers::redis_cluster::{RedisCluster, ask, try_ask};
+use crate::servers::redis_cluster::{RedisCluster, run_command, try_command};
 
 const KEY: &str = "tick:{binance:BTCUSDT}";
 /// How long a replica may take until it is the primary, on a busy machine.
@@ -32,7 +32,7 @@ fn a_redis_cluster_keeps_every_promise() {
         // There are no databases in a cluster: each check gets an emptied one.
         keeps_every_promise(&|| {
             cluster.clear();
-            Box::new(InRedis { options: cluster.options(), faults: faults.clone() })
+            Box::new(RedisStore { options: cluster.options(), faults: faults.clone() })
         });
     }
 }
@@ -61,7 +61,7 @@ async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
     eprintln!("5,000 keys in {:?}", began.elapsed());
     assert!(cache.ticks(BINANCE, &symbols).await.unwrap().iter().all(|held| *held == Some(tick(5, 7))));
     for node in &cluster.nodes[..3] {
-        assert!(ask::<i64>(node.port, &["DBSIZE"]) > 500);
+        assert!(run_command::<i64>(node.port, &["DBSIZE"]) > 500);
     }
     assert_eq!(RedisCache::look_at(&options).await.unwrap().1, Vec::<String>::new());
     cache.put_state("b", "{}").await.unwrap();
@@ -75,28 +75,32 @@ async fn a_slot_that_moves_is_followed_before_while_and_after() {
     assert_eq!(cache.apply(&ticks(&[tick(1, 1)])).await.unwrap(), 1);
     let old = cluster.primary_of(KEY);
     let new = cluster.nodes[..3].iter().find(|node| node.port != old.port).unwrap();
-    let slot: i64 = ask(old.port, &["CLUSTER", "KEYSLOT", KEY]);
+    let slot: i64 = run_command(old.port, &["CLUSTER", "KEYSLOT", KEY]);
     let slot = slot.to_string();
-    let (old_id, new_id): (String, String) = (ask(old.port, &["CLUSTER", "MYID"]), ask(new.port, &["CLUSTER", "MYID"]));
-    ask::<String>(new.port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &old_id]);
-    ask::<String>(old.port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &new_id]);
+    let (old_id, new_id): (String, String) =
+        (run_command(old.port, &["CLUSTER", "MYID"]), run_command(new.port, &["CLUSTER", "MYID"]));
+    run_command::<String>(new.port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &old_id]);
+    run_command::<String>(old.port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &new_id]);
     // The tick is still at the old node; the book is nowhere yet: ASK sends it to the new one.
     assert_eq!(cache.apply(&ticks(&[tick(2, 2)])).await.unwrap(), 1);
     let mut update = super::books(&[super::book(4)]);
     update.ticks = ticks(&[tick(3, 3)]).ticks;
     assert_eq!(cache.apply(&update).await.unwrap(), 2);
     assert_eq!(latest_tick(&cache).await, Some(tick(3, 3)));
-    assert!(try_ask::<Vec<String>>(new.port, &["HKEYS", "book:{binance:BTCUSDT}"]).is_err(), "only who asks is served");
+    assert!(
+        try_command::<Vec<String>>(new.port, &["HKEYS", "book:{binance:BTCUSDT}"]).is_err(),
+        "only who asks is served"
+    );
     assert_eq!(cache.books(BINANCE, &[symbol("BTCUSDT")]).await.unwrap(), [Some(super::book(4))]);
-    ask::<String>(old.port, &["MIGRATE", "127.0.0.1", &new.port.to_string(), KEY, "0", "5000"]);
+    run_command::<String>(old.port, &["MIGRATE", "127.0.0.1", &new.port.to_string(), KEY, "0", "5000"]);
     assert_eq!(cache.apply(&ticks(&[tick(4, 4), tick(2, 2)])).await.unwrap(), 1);
     for node in [new, old] {
-        ask::<String>(node.port, &["CLUSTER", "SETSLOT", &slot, "NODE", &new_id]);
+        run_command::<String>(node.port, &["CLUSTER", "SETSLOT", &slot, "NODE", &new_id]);
     }
     // MOVED: the client learns it by the way.
     assert_eq!(cache.apply(&ticks(&[tick(5, 5)])).await.unwrap(), 1);
     assert_eq!(latest_tick(&cache).await, Some(tick(5, 5)));
-    assert_eq!(ask::<String>(new.port, &["HGET", KEY, "trade_id"]), "5");
+    assert_eq!(run_command::<String>(new.port, &["HGET", KEY, "trade_id"]), "5");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,8 +108,8 @@ async fn a_primary_that_dies_is_followed_by_its_replica_and_nothing_goes_back() 
     let Some(cluster) = start().await else { return };
     let cache = RedisCache::connect(&cluster.options()).unwrap();
     assert_eq!(cache.apply(&ticks(&[tick(10, 10)])).await.unwrap(), 1);
-    let replicas = || try_ask::<i64>(cluster.primary_of(KEY).port, &["WAIT", "1", "1000"]).unwrap_or(0);
-    tokio::task::block_in_place(|| cluster.until("the replica has it", || replicas() == 1));
+    let replicas = || try_command::<i64>(cluster.primary_of(KEY).port, &["WAIT", "1", "1000"]).unwrap_or(0);
+    tokio::task::block_in_place(|| cluster.wait_for("the replica has it", || replicas() == 1));
     cluster.primary_of(KEY).kill();
     let began = Instant::now();
     let mut failures = Vec::new();
@@ -125,7 +129,7 @@ async fn a_primary_that_dies_is_followed_by_its_replica_and_nothing_goes_back() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_is_away_fails_calls_soon_and_is_used_again() {
+async fn a_cluster_that_is_down_fails_calls_soon_and_is_used_again() {
     let Some(cluster) = start().await else { return };
     let cache = RedisCache::connect(&cluster.options()).unwrap();
     cache.apply(&ticks(&[tick(1, 1)])).await.unwrap();
@@ -140,7 +144,7 @@ async fn a_cluster_that_is_away_fails_calls_soon_and_is_used_again() {
     }
     tokio::task::block_in_place(|| {
         cluster.nodes.iter().for_each(|node| node.restart());
-        cluster.settled();
+        cluster.wait_until_ready();
     });
     // Everything is lost, the function too.
     let began = Instant::now();
@@ -152,7 +156,7 @@ async fn a_cluster_that_is_away_fails_calls_soon_and_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_is_none_and_a_server_that_is_a_part_are_named() {
+async fn a_server_without_a_cluster_and_a_single_node_of_one_are_named() {
     let Some(cluster) = start().await else { return };
     let part = RedisOptions { url: cluster.options().nodes[0].clone(), ..RedisOptions::default() };
     let failure = RedisCache::look_at(&part).await.unwrap_err().to_string();

@@ -13,26 +13,26 @@ use tapekeeper::history::{Batch, ClickhouseOptions, Count, History, HistoryError
 
 use super::rows::{everything, stream, trade, trades};
 use super::{HistoryStore, all_trades, keeps_every_promise};
-use crate::contracts::patient::Patient;
+use crate::contracts::retry::Retrying;
 use crate::servers::clickhouse::Clickhouse;
 
-struct InClickhouse {
+struct ClickhouseStore {
     options: ClickhouseOptions,
     faults: Option<Faults>,
 }
 
-impl HistoryStore for InClickhouse {
+impl HistoryStore for ClickhouseStore {
     fn open(&self) -> Arc<dyn History> {
         let history: Arc<dyn History> = Arc::new(ClickhouseHistory::new(&self.options));
         match &self.faults {
             None => history,
-            Some(faults) => Arc::new(Patient::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
+            Some(faults) => Arc::new(Retrying::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
         }
     }
 }
 
 /// What a person would type: the answer of one statement. `{db}` is the database.
-fn ask(options: &ClickhouseOptions, sql: &str) -> String {
+fn query(options: &ClickhouseOptions, sql: &str) -> String {
     let sql = sql.replace("{db}", &format!("`{}`", options.database));
     let mut connection = TcpStream::connect(options.url.trim_start_matches("http://")).unwrap();
     let length = sql.len();
@@ -47,17 +47,17 @@ fn ask(options: &ClickhouseOptions, sql: &str) -> String {
 #[test]
 fn clickhouse_keeps_every_promise() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
-    keeps_every_promise(&|| Box::new(InClickhouse { options: clickhouse.database(), faults: None }));
+    keeps_every_promise(&|| Box::new(ClickhouseStore { options: clickhouse.database(), faults: None }));
 }
 
 #[test]
-fn clickhouse_behind_faults_keeps_every_promise_to_a_patient_caller() {
+fn clickhouse_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max: Duration::from_millis(1) };
     let seed = rand::random();
     eprintln!("seed {seed}");
     let faults = Faults::seeded(seed, odds);
-    keeps_every_promise(&|| Box::new(InClickhouse { options: clickhouse.database(), faults: Some(faults.clone()) }));
+    keeps_every_promise(&|| Box::new(ClickhouseStore { options: clickhouse.database(), faults: Some(faults.clone()) }));
     assert!(faults.injected() > 0);
 }
 
@@ -74,7 +74,7 @@ async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
     let columns = "exchange, symbol, trade_id, toUnixTimestamp64Micro(ts) - toUnixTimestamp64Micro(received_at),
         price, quantity, side, is_backfilled, version";
     assert_eq!(
-        ask(&options, &format!("SELECT {columns} FROM {{db}}.trades FINAL")),
+        query(&options, &format!("SELECT {columns} FROM {{db}}.trades FINAL")),
         "binance\tBTCUSDT\t1\t-80000\t61234.56\t12000000000000.5\tsell\t0\t3"
     );
     assert!(history.bytes().await.unwrap().unwrap() > 0);
@@ -89,15 +89,15 @@ async fn the_same_batch_with_the_same_token_is_stored_once_and_other_rows_under_
         history.insert(&everything()).await.unwrap();
     }
     let parts_rows = "SELECT count() FROM {db}.trades";
-    assert_eq!(ask(&options, parts_rows), "500", "without FINAL: the server dropped the copies");
+    assert_eq!(query(&options, parts_rows), "500", "without FINAL: the server dropped the copies");
     // A log that was made anew repeats its positions.
     let other = Batch { token: everything().token, ..trades(vec![trade("BTCUSDT", 1_000)]) };
     history.insert(&other).await.unwrap();
-    assert_eq!(ask(&options, parts_rows), "501");
+    assert_eq!(query(&options, parts_rows), "501");
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_a_kill_and_the_recorder_goes_on() {
+async fn acknowledged_rows_survive_a_kill_and_the_recorder_resumes() {
     let Some(clickhouse) = Clickhouse::start() else { return };
     let options = clickhouse.database();
     let history = ClickhouseHistory::new(&options);
@@ -123,7 +123,7 @@ async fn a_newer_schema_is_refused_naming_both_versions() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let options = clickhouse.database();
     ClickhouseHistory::new(&options).identity().await.unwrap();
-    ask(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (41)");
+    query(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (41)");
     let refusal = ClickhouseHistory::new(&options).identity().await.unwrap_err();
     assert!(
         matches!(&refusal, HistoryError::Schema(text) if text.contains("41") && text.contains("up to 2")),
@@ -132,18 +132,18 @@ async fn a_newer_schema_is_refused_naming_both_versions() {
 }
 
 #[tokio::test]
-async fn a_history_of_the_first_schema_is_brought_up_with_its_gaps() {
+async fn a_history_of_the_first_schema_is_migrated_with_its_gaps() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let options = clickhouse.database();
     ClickhouseHistory::new(&options).identity().await.unwrap();
     for column in
         ["detected_by", "previous_id", "next_id", "log_partition", "log_offset", "connection", "filled_by", "filled_at"]
     {
-        ask(&options, &format!("ALTER TABLE {{db}}.gaps DROP COLUMN {column}"));
+        query(&options, &format!("ALTER TABLE {{db}}.gaps DROP COLUMN {column}"));
     }
-    ask(&options, "TRUNCATE TABLE {db}.schema_migrations");
-    ask(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (1)");
-    ask(
+    query(&options, "TRUNCATE TABLE {db}.schema_migrations");
+    query(&options, "INSERT INTO {db}.schema_migrations (version) VALUES (1)");
+    query(
         &options,
         r#"INSERT INTO {db}.gaps (gap_id, exchange, symbol, channel, first_missing, last_missing, state, detected_at,
            filled, attempts, reason, version, evidence)
@@ -154,12 +154,12 @@ async fn a_history_of_the_first_schema_is_brought_up_with_its_gaps() {
     let gaps = history.gaps(&tapekeeper::history::GapFilter::default()).await.unwrap();
     assert_eq!((gaps.len(), gaps[0].evidence.previous, gaps[0].filled_at), (1, Some(4), None));
     let columns = "detected_by, previous_id, next_id, log_partition, log_offset, connection, filled_by, filled_at";
-    let row = ask(&options, &format!("SELECT {columns} FROM {{db}}.gaps FINAL"));
+    let row = query(&options, &format!("SELECT {columns} FROM {{db}}.gaps FINAL"));
     assert_eq!(row, "neighbour\t4\t\\N\t0\t77\t8\t\t\\N");
 }
 
 #[tokio::test]
-async fn a_schema_that_changed_under_us_is_no_fault_of_the_rows() {
+async fn a_schema_that_changed_is_a_schema_error_and_not_a_row_error() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     for change in [
         "ALTER TABLE {db}.trades MODIFY COLUMN price String",
@@ -169,7 +169,7 @@ async fn a_schema_that_changed_under_us_is_no_fault_of_the_rows() {
         let options = clickhouse.database();
         let history = ClickhouseHistory::new(&options);
         history.insert(&trades(vec![trade("BTCUSDT", 1)])).await.unwrap();
-        ask(&options, change);
+        query(&options, change);
         let refused = history.insert(&trades(vec![trade("BTCUSDT", 2)])).await;
         assert!(matches!(refused, Err(HistoryError::Schema(_))), "{change}: {refused:?}");
     }
@@ -187,7 +187,7 @@ async fn a_row_that_the_columns_cannot_hold_is_refused_alone() {
         let refused = history.insert(&trades(vec![row])).await;
         assert!(matches!(refused, Err(HistoryError::Data(_))), "{refused:?}");
     }
-    ask(&options, "ALTER TABLE {db}.trades ADD CONSTRAINT dear CHECK price > 1000000");
+    query(&options, "ALTER TABLE {db}.trades ADD CONSTRAINT dear CHECK price > 1000000");
     let refused = history.insert(&trades(vec![trade("BTCUSDT", 3)])).await;
     assert!(matches!(refused, Err(HistoryError::Data(_))), "{refused:?}");
     assert!(all_trades(&history, "BTCUSDT").await.is_empty());
@@ -205,7 +205,7 @@ async fn a_symbol_is_never_sql() {
 }
 
 /// Answers every request with the same bytes and closes, for as long as the test runs.
-fn fake(answer: &'static str) -> ClickhouseOptions {
+fn fake_server(answer: &'static str) -> ClickhouseOptions {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -224,7 +224,7 @@ fn fake(answer: &'static str) -> ClickhouseOptions {
 #[tokio::test]
 async fn a_server_that_is_too_old_is_refused_naming_both_versions() {
     // RowBinaryWithNamesAndTypes: one column `v` of type String with one value.
-    let old = fake("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n\x01\x01v\x06String\x0923.8.16.1\n");
+    let old = fake_server("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n\x01\x01v\x06String\x0923.8.16.1\n");
     let refusal = ClickhouseHistory::new(&old).identity().await.unwrap_err();
     assert!(
         matches!(&refusal, HistoryError::Schema(text) if text.contains("23.8.16") && text.contains("24.8")),
@@ -233,7 +233,7 @@ async fn a_server_that_is_too_old_is_refused_naming_both_versions() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_server_or_a_cut_answer_may_pass() {
+async fn a_server_error_or_a_cut_answer_is_retryable() {
     for answer in [
         "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops",
         "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
@@ -241,7 +241,7 @@ async fn an_error_of_the_server_or_a_cut_answer_may_pass() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x01\x01v",
         "",
     ] {
-        let failure = ClickhouseHistory::new(&fake(answer)).identity().await;
+        let failure = ClickhouseHistory::new(&fake_server(answer)).identity().await;
         assert!(matches!(failure, Err(HistoryError::Unavailable(_))), "{answer:?}: {failure:?}");
     }
 }

@@ -48,7 +48,7 @@ pub async fn the_newest_runs_of_each_job_are_kept(store: &dyn HistoryStore) {
 }
 
 /// Every bound that is an instant.
-pub async fn what_is_old_is_removed_and_nothing_else(store: &dyn HistoryStore) {
+pub async fn old_rows_are_removed_and_no_others(store: &dyn HistoryStore) {
     let history = store.open();
     let mut batch = Batch { dead_letters: (0..10).map(dead_letter).collect(), ..Batch::default() };
     for name in ["BTCUSDT", "ETHUSDT"] {

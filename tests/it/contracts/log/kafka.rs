@@ -12,12 +12,12 @@ use super::{DEADLINE, LogStore, after, frame, frames, frames_of, keeps_every_pro
 use crate::servers::kafka::Kafka;
 
 /// A broker, however it is spoken to.
-pub(super) struct InKafka {
+pub(super) struct KafkaStore {
     pub(super) options: Options,
     pub(super) runtime: tokio::runtime::Runtime,
 }
 
-impl LogStore for InKafka {
+impl LogStore for KafkaStore {
     fn open(&self) -> Arc<dyn Log> {
         // The check runs on a runtime of its own, and opening is its only blocking step.
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -41,7 +41,7 @@ fn spread(numbers: std::ops::Range<i64>) -> Vec<Frame> {
 }
 
 /// Appends as ingest does: again and again while the log is unavailable.
-async fn insist(log: &dyn Log, frames: &[Frame]) -> usize {
+async fn append_with_retry(log: &dyn Log, frames: &[Frame]) -> usize {
     let mut refused = 0;
     loop {
         match log.append(frames.to_vec()).await {
@@ -55,7 +55,7 @@ async fn insist(log: &dyn Log, frames: &[Frame]) -> usize {
 }
 
 /// What the topic holds, of all partitions.
-async fn everything(log: &dyn Log) -> Vec<Record> {
+async fn all_records(log: &dyn Log) -> Vec<Record> {
     let mut records = Vec::new();
     for partition in log.usage().await.unwrap().end.into_keys() {
         records.extend(log.read(partition, 0, usize::MAX).await.unwrap());
@@ -64,7 +64,7 @@ async fn everything(log: &dyn Log) -> Vec<Record> {
 }
 
 /// Each stream's frames once and in order, in one partition.
-fn assert_whole(records: &[Record], all: &[Frame]) {
+fn assert_complete(records: &[Record], all: &[Frame]) {
     let mut streams: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records {
         streams.entry(&record.frame.key).or_default().push(record);
@@ -91,7 +91,7 @@ impl Worker {
     }
 
     /// Takes one delivery; commits what it took.
-    async fn turn(&mut self) {
+    async fn poll(&mut self) {
         match self.consumer.next().await {
             Ok(Delivery::Records { records, .. }) if records.is_empty() => {}
             Ok(Delivery::Records { records, .. }) => {
@@ -116,11 +116,11 @@ impl Worker {
 }
 
 /// Turns all workers until a condition holds.
-async fn turn_until(workers: &mut [&mut Worker], what: &str, condition: impl Fn(&[&mut Worker]) -> bool) {
+async fn poll_until(workers: &mut [&mut Worker], what: &str, condition: impl Fn(&[&mut Worker]) -> bool) {
     let began = Instant::now();
     while !condition(workers) {
         assert!(began.elapsed() < DEADLINE, "{what}: not in time");
-        let turns = workers.iter_mut().map(|worker| worker.turn());
+        let turns = workers.iter_mut().map(|worker| worker.poll());
         futures_util::future::join_all(turns).await;
     }
 }
@@ -133,7 +133,7 @@ fn resident_bytes() -> usize {
 #[test]
 fn kafka_keeps_every_promise() {
     let Some(kafka) = Kafka::shared() else { return };
-    keeps_every_promise(8, &|| Box::new(InKafka { options: kafka.topic(1), runtime: super::runtime() }));
+    keeps_every_promise(8, &|| Box::new(KafkaStore { options: kafka.topic(1), runtime: super::runtime() }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,13 +147,13 @@ async fn streams_spread_over_the_partitions_and_stay_whole() {
     assert_eq!(usage.end.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(usage.end.values().sum::<i64>(), 3_000);
     assert_eq!(usage.lag(), 3_000);
-    for record in everything(&log).await {
+    for record in all_records(&log).await {
         assert_eq!(log.partition(&record.frame.key), Some(record.partition), "{}", record.frame.key);
     }
-    assert_whole(&everything(&log).await, &spread(0..3_000));
+    assert_complete(&all_records(&log).await, &spread(0..3_000));
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 3_000).await;
-    assert_whole(&records, &spread(0..3_000));
+    assert_complete(&records, &spread(0..3_000));
     consumer.commit(&after(&records)).await.unwrap();
     assert_eq!(log.usage().await.unwrap().lag(), 0);
 }
@@ -164,7 +164,7 @@ async fn a_broker_killed_during_appends_fails_no_frame_and_repeats_none() {
     let kafka = Arc::new(kafka);
     let log = open(&kafka.topic(3), "one").await;
     let mut reader = Worker::new(&log).await;
-    let murderer = {
+    let killer = {
         let kafka = kafka.clone();
         tokio::task::spawn_blocking(move || {
             for pause in [300, 700, 150] {
@@ -174,24 +174,24 @@ async fn a_broker_killed_during_appends_fails_no_frame_and_repeats_none() {
         })
     };
     let mut end = 0;
-    while !murderer.is_finished() || end < 20_000 {
-        insist(&log, &spread(end..end + 100)).await;
+    while !killer.is_finished() || end < 20_000 {
+        append_with_retry(&log, &spread(end..end + 100)).await;
         end += 100;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    murderer.await.unwrap();
+    killer.await.unwrap();
     eprintln!("{end} frames");
     let began = Instant::now();
-    assert_whole(&everything(&log).await, &spread(0..end));
-    turn_until(&mut [&mut reader], "all are consumed", |w| w[0].taken.len() >= end as usize).await;
+    assert_complete(&all_records(&log).await, &spread(0..end));
+    poll_until(&mut [&mut reader], "all are consumed", |w| w[0].taken.len() >= end as usize).await;
     eprintln!("consumed {:?} after the last restart", began.elapsed());
     let once: BTreeMap<(Partition, i64), Record> =
         reader.taken.drain(..).map(|record| ((record.partition, record.offset), record)).collect();
-    assert_whole(&once.into_values().collect::<Vec<_>>(), &spread(0..end));
+    assert_complete(&once.into_values().collect::<Vec<_>>(), &spread(0..end));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_append_that_is_repeated_while_the_broker_is_away_is_in_the_log_once() {
+async fn an_append_that_is_repeated_while_the_broker_is_down_is_in_the_log_once() {
     let Some(kafka) = Kafka::start() else { return };
     let log = open(&kafka.topic(1), "one").await;
     log.append(frames(0..10)).await.unwrap();
@@ -201,7 +201,7 @@ async fn an_append_that_is_repeated_while_the_broker_is_away_is_in_the_log_once(
         assert!(matches!(&refused, Err(LogError::Unavailable(_))), "{refused:?}");
     }
     tokio::task::block_in_place(|| kafka.server.restart());
-    insist(&log, &frames(10..2_000)).await;
+    append_with_retry(&log, &frames(10..2_000)).await;
     assert_eq!(frames_of(log.read(0, 0, usize::MAX).await.unwrap()), frames(0..2_000));
 }
 
@@ -212,33 +212,33 @@ async fn two_recorders_share_the_partitions_and_one_takes_over() {
     let log = open(&options, "one").await;
     log.append(spread(0..1_000)).await.unwrap();
     let mut one = Worker::new(&log).await;
-    turn_until(&mut [&mut one], "one has everything", |w| w[0].taken.len() == 1_000).await;
+    poll_until(&mut [&mut one], "one has everything", |w| w[0].taken.len() == 1_000).await;
     assert_eq!(one.assigned.len(), 3);
     let other = open(&options, "two").await;
     let mut two = Worker::new(&other).await;
     let began = Instant::now();
-    turn_until(&mut [&mut one, &mut two], "they share", |w| {
+    poll_until(&mut [&mut one, &mut two], "they share", |w| {
         w.iter().all(|worker| !worker.assigned.is_empty()) && w[0].assigned.len() + w[1].assigned.len() == 3
     })
     .await;
     eprintln!("shared after {:?}", began.elapsed());
     log.append(spread(1_000..3_000)).await.unwrap();
-    turn_until(&mut [&mut one, &mut two], "both consume", |w| w[0].taken.len() + w[1].taken.len() == 3_000).await;
+    poll_until(&mut [&mut one, &mut two], "both consume", |w| w[0].taken.len() + w[1].taken.len() == 3_000).await;
     assert!(one.taken.len() > 1_000 && !two.taken.is_empty());
     // Gone without a word: a static member keeps its partitions until its session lapses.
     let mut taken = std::mem::take(&mut two.taken);
     drop((two, other));
     log.append(spread(3_000..4_000)).await.unwrap();
     let began = Instant::now();
-    turn_until(&mut [&mut one], "one takes over", |w| w[0].taken.len() + taken.len() == 4_000).await;
+    poll_until(&mut [&mut one], "one takes over", |w| w[0].taken.len() + taken.len() == 4_000).await;
     eprintln!("taken over after {:?}", began.elapsed());
     taken.append(&mut one.taken);
     taken.sort_by_key(|record| (record.partition, record.offset));
-    assert_whole(&taken, &spread(0..4_000));
+    assert_complete(&taken, &spread(0..4_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_left_while_it_was_paused_and_comes_back_is_consumed() {
+async fn a_partition_that_was_revoked_while_paused_and_comes_back_is_consumed() {
     let Some(kafka) = Kafka::shared() else { return };
     let options = kafka.topic(3);
     let log = open(&options, "one").await;
@@ -246,12 +246,12 @@ async fn a_partition_that_left_while_it_was_paused_and_comes_back_is_consumed() 
         log.append(spread(start..start + 1_000)).await.unwrap();
     }
     let mut one = Worker::new(&log).await;
-    turn_until(&mut [&mut one], "one begins", |w| !w[0].taken.is_empty()).await;
+    poll_until(&mut [&mut one], "one begins", |w| !w[0].taken.is_empty()).await;
     // One is busy: what it was read ahead fills up, and its partitions are paused.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let other = open(&options, "two").await;
     let mut two = Worker::new(&other).await;
-    turn_until(&mut [&mut two], "two gets a share", |w| !w[0].assigned.is_empty()).await;
+    poll_until(&mut [&mut two], "two gets a share", |w| !w[0].assigned.is_empty()).await;
     let mut taken = std::mem::take(&mut two.taken);
     drop((two, other));
     let place = |record: &Record| (record.partition, record.offset);
@@ -259,35 +259,35 @@ async fn a_partition_that_left_while_it_was_paused_and_comes_back_is_consumed() 
     let began = Instant::now();
     while came.len() < 40_000 {
         assert!(began.elapsed() < DEADLINE, "{} of 40000 came", came.len());
-        one.turn().await;
+        one.poll().await;
         came.extend(one.taken.iter().map(place));
         taken.append(&mut one.taken);
     }
     let once: BTreeMap<_, Record> = taken.into_iter().map(|record| (place(&record), record)).collect();
-    assert_whole(&once.into_values().collect::<Vec<_>>(), &spread(0..40_000));
+    assert_complete(&once.into_values().collect::<Vec<_>>(), &spread(0..40_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recorder_that_comes_back_consumes_at_once() {
+async fn a_restarted_recorder_consumes_at_once() {
     let Some(kafka) = Kafka::shared() else { return };
     let mut options = kafka.topic(3);
     options.kafka.session_timeout = Duration::from_secs(30);
     let log = open(&options, "one").await;
     log.append(spread(0..100)).await.unwrap();
     let mut worker = Worker::new(&log).await;
-    turn_until(&mut [&mut worker], "all are consumed", |w| w[0].taken.len() == 100).await;
+    poll_until(&mut [&mut worker], "all are consumed", |w| w[0].taken.len() == 100).await;
     drop((worker, log));
     let log = open(&options, "one").await;
     log.append(spread(100..200)).await.unwrap();
     let began = Instant::now();
     let mut worker = Worker::new(&log).await;
-    turn_until(&mut [&mut worker], "it goes on", |w| w[0].taken.len() == 100).await;
+    poll_until(&mut [&mut worker], "it goes on", |w| w[0].taken.len() == 100).await;
     eprintln!("consumed again after {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(10), "it waited for its own session to lapse");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_takes_stays_in_the_broker() {
+async fn records_that_nobody_consumes_stay_in_the_broker() {
     const FRAME: usize = 64 << 10;
     const COUNT: i64 = 3_000;
     let Some(kafka) = Kafka::shared() else { return };
@@ -306,7 +306,7 @@ async fn what_nobody_takes_stays_in_the_broker() {
     }
     let before = resident_bytes();
     let mut worker = Worker::new(&log).await;
-    turn_until(&mut [&mut worker], "it begins", |w| !w[0].taken.is_empty()).await;
+    poll_until(&mut [&mut worker], "it begins", |w| !w[0].taken.is_empty()).await;
     // A caller that is busy for longer than the session.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let grown = resident_bytes().saturating_sub(before);
@@ -317,7 +317,7 @@ async fn what_nobody_takes_stays_in_the_broker() {
     let began = Instant::now();
     while count < COUNT as usize {
         assert!(began.elapsed() < DEADLINE, "{count} of {COUNT} came");
-        worker.turn().await;
+        worker.poll().await;
         count += worker.taken.drain(..).count();
     }
     assert_eq!(count, COUNT as usize, "nothing twice: the member stayed in the group");
@@ -339,7 +339,7 @@ async fn a_setting_that_cannot_work_is_fatal_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_opens_the_broker_and_a_wrong_one_is_for_a_person() {
+async fn a_password_opens_the_broker_and_a_wrong_one_is_fatal() {
     let Some(kafka) = Kafka::shared() else { return };
     let mut options = kafka.topic(1);
     options.kafka.brokers = format!("127.0.0.1:{}", kafka.sasl_port);
@@ -362,12 +362,12 @@ async fn a_password_opens_the_broker_and_a_wrong_one_is_for_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_away_at_the_start_is_waited_for() {
+async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     let mut options = Options::default();
     options.kafka.brokers = format!("127.0.0.1:{}", crate::servers::free_port());
     let log = open(&options, "one").await;
     assert!(matches!(log.append(frames(0..1)).await, Err(LogError::Unavailable(_))));
     assert!(matches!(log.usage().await, Err(LogError::Unavailable(_))));
     assert!(matches!(log.consumer().await.map(|_| ()), Err(LogError::Unavailable(_))));
-    assert_eq!(log.retain(super::EVER, 0).await.unwrap(), 0);
+    assert_eq!(log.retain(super::ANY_AGE, 0).await.unwrap(), 0);
 }

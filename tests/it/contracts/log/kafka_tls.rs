@@ -5,7 +5,7 @@
 use tapekeeper::log::kafka::KafkaLog;
 use tapekeeper::log::{Log, LogError, Options};
 
-use super::kafka::InKafka;
+use super::kafka::KafkaStore;
 use super::{frames, frames_of, keeps_every_promise, take};
 use crate::program::app::TestApp;
 use crate::servers::kafka::Kafka;
@@ -30,11 +30,11 @@ fn behind_tls(kafka: &Kafka, partitions: i32) -> Options {
 #[test]
 fn kafka_behind_tls_keeps_every_promise() {
     let Some(kafka) = Kafka::start_with_tls() else { return };
-    keeps_every_promise(8, &|| Box::new(InKafka { options: behind_tls(&kafka, 1), runtime: super::runtime() }));
+    keeps_every_promise(8, &|| Box::new(KafkaStore { options: behind_tls(&kafka, 1), runtime: super::runtime() }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_behind_tls_is_named_and_who_is_refused_reads_why() {
+async fn a_broker_behind_tls_takes_frames_and_a_refusal_gives_its_reason() {
     let Some(kafka) = tokio::task::spawn_blocking(Kafka::start_with_tls).await.unwrap() else { return };
     let options = behind_tls(&kafka, 1);
     let log = KafkaLog::open(&options, "one").await.unwrap();
@@ -74,7 +74,7 @@ async fn a_broker_behind_tls_is_named_and_who_is_refused_reads_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_whose_certificate_and_password_are_wrong() {
+async fn check_names_a_wrong_certificate_and_a_wrong_password() {
     let Some(kafka) = tokio::task::spawn_blocking(Kafka::start_with_tls).await.unwrap() else { return };
     let app = TestApp::new("");
     let configure = |authority: &str, password: &str| {

@@ -3,9 +3,9 @@
 use tapekeeper::history::{ClickhouseOptions, History};
 
 use super::super::app::TestApp;
-use super::super::archive;
-use super::super::export::parquet;
-use super::super::watching::Watcher;
+use super::super::export::read_parquet;
+use super::super::sample_history;
+use super::super::watch::RunningCommand;
 use crate::servers::clickhouse::Clickhouse;
 
 /// A database of its own, by a name that a configuration may hold.
@@ -19,7 +19,7 @@ fn in_clickhouse(options: &ClickhouseOptions) -> TestApp {
     let ClickhouseOptions { url, database, .. } = options;
     TestApp::new(&format!(
         "{}[history]\nbackend = \"clickhouse\"\n[history.clickhouse]\nurl = {url:?}\ndatabase = {database:?}\n",
-        archive::FEED
+        sample_history::FEED
     ))
 }
 
@@ -27,11 +27,11 @@ fn in_clickhouse(options: &ClickhouseOptions) -> TestApp {
 async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_history() {
     let Some(clickhouse) = tokio::task::spawn_blocking(Clickhouse::shared).await.unwrap() else { return };
     let options = database(clickhouse);
-    let embedded = TestApp::new(archive::FEED);
+    let embedded = TestApp::new(sample_history::FEED);
     // More than a page, and over midnight.
-    archive::make(&embedded.data_dir, 25_000, 300).await;
+    sample_history::write(&embedded.data_dir, 25_000, 300).await;
     let there = in_clickhouse(&options);
-    let (from, to) = (embedded.config().display().to_string(), there.config().display().to_string());
+    let (from, to) = (embedded.config_path().display().to_string(), there.config_path().display().to_string());
     let output = super::super::app::run(&["copy", "--from", &from, "--to", &to]).await;
     assert_eq!(output.code, Some(0), "{output:?}");
 
@@ -53,17 +53,17 @@ async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_histor
             let path = file(app).display().to_string();
             app.command(&[&export[..], asked, &["--format", "parquet", "-o", &path]].concat()).await;
         }
-        assert_eq!(parquet(&file(&embedded)), parquet(&file(&there)), "{asked:?}");
+        assert_eq!(read_parquet(&file(&embedded)), read_parquet(&file(&there)), "{asked:?}");
     }
     for asked in [&["audit"][..], &["audit", "--from", "1050", "--to", "1310", "--format", "json"]] {
         let (here, there) = (embedded.command(asked).await, there.command(asked).await);
         assert_eq!((here.code, &here.out), (Some(1), &there.out), "{there:?}");
     }
     let tail = async |app: &TestApp| {
-        let mut tail = Watcher::start(app, &["tail", "-n", "500", "--format", "json"]);
+        let mut tail = RunningCommand::start(app, &["tail", "-n", "500", "--format", "json"]);
         let mut lines = Vec::new();
         for _line in 0..500 {
-            lines.push(tail.line().await);
+            lines.push(tail.next_line().await);
         }
         tail.stop().await;
         lines
@@ -72,7 +72,7 @@ async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_histor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_not_there_is_said_and_not_made() {
+async fn a_missing_database_is_reported_and_not_created() {
     let Some(clickhouse) = tokio::task::spawn_blocking(Clickhouse::shared).await.unwrap() else { return };
     let options = database(clickhouse);
     let app = in_clickhouse(&options);

@@ -18,9 +18,9 @@ use tapekeeper::market::{Frame, Origin, Timestamp};
 use tapekeeper::simulator::Simulator;
 use tokio::time::Instant;
 
-use super::app::{PATIENCE, TestApp, eventually, feed, seed, soak};
+use super::app::{TestApp, WAIT_MAX, feed, seed, soak, wait_for};
 use super::capture::trades_of;
-use super::market::{capture, market, playback};
+use super::simulated_exchange::{capture_path, playback, start_market};
 use super::truth::{TradeTruth, assert_same};
 use stores::Stores;
 
@@ -66,7 +66,7 @@ async fn kill(plan: Vec<(u64, Victim)>, app: &mut TestApp, stores: &Stores) {
 
 /// A capture with cuts and kills; compared with the file itself.
 async fn capture_with_kills(speed: f64, recorder: usize, each_server: usize) {
-    let Some(path) = capture(CAPTURE) else { return };
+    let Some(path) = capture_path(CAPTURE) else { return };
     let Some(stores) = Stores::start().await else { return };
     let truth = trades_of(&path);
     assert_eq!(truth.len(), 6_106);
@@ -81,11 +81,11 @@ async fn capture_with_kills(speed: f64, recorder: usize, each_server: usize) {
     app.start().await;
     kill(plan, &mut app, &stores).await;
     let over = simulator.control.finished();
-    let limit = Duration::from_millis(span_ms) + PATIENCE;
+    let limit = Duration::from_millis(span_ms) + WAIT_MAX;
     tokio::time::timeout(limit, over.cancelled_owned()).await.expect("the capture does not end");
-    app.ready().await;
-    stores.assert_complete(&simulator, PATIENCE * 3).await;
-    app.stop_well().await;
+    app.wait_until_ready().await;
+    stores.assert_complete(&simulator, WAIT_MAX * 3).await;
+    app.stop_cleanly().await;
     assert_same("ETHUSDT", &stores.trades("ETHUSDT").await, &truth);
     assert_eq!(stores.number("SELECT count() FROM trades FINAL").await, 6_106);
     assert_eq!(stores.number("SELECT count() FROM dead_letters").await, 0);
@@ -93,31 +93,31 @@ async fn capture_with_kills(speed: f64, recorder: usize, each_server: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_is_whole_after_everything_was_killed() {
+async fn a_capture_is_complete_after_everything_was_killed() {
     capture_with_kills(15.0, 2, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_is_whole_after_thirty_five_kills() {
+async fn a_capture_is_complete_after_thirty_five_kills() {
     if soak() {
         capture_with_kills(2.0, 20, 5).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_market_is_whole_after_everything_was_killed() {
+async fn a_market_is_complete_after_everything_was_killed() {
     let Some(stores) = Stores::start().await else { return };
     let seed = seed();
     let symbols = ["AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT"];
-    let simulator = market(seed, &symbols, 400.0, "cut@3s,drop:AAAUSDT:30@5s,duplicate:20@6s").await;
+    let simulator = start_market(seed, &symbols, 400.0, "cut@3s,drop:AAAUSDT:30@5s,duplicate:20@6s").await;
     let mut app = stores.recorder("", &feed(&simulator, &symbols, &["trade", "kline_1m"]));
     app.start().await;
     let plan = plan(&mut StdRng::seed_from_u64(seed), 15_000, 2, 1);
     kill(plan, &mut app, &stores).await;
-    app.ready().await;
+    app.wait_until_ready().await;
     simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, PATIENCE * 3).await;
-    app.stop_well().await;
+    stores.assert_complete(&simulator, WAIT_MAX * 3).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
@@ -125,36 +125,34 @@ async fn a_market_is_whole_after_everything_was_killed() {
 async fn two_recorders_share_a_group_and_one_takes_over() {
     let Some(stores) = Stores::start().await else { return };
     let symbols = ["AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT", "EEEUSDT", "FFFUSDT"];
-    let simulator = market(seed(), &symbols, 200.0, "").await;
+    let simulator = start_market(seed(), &symbols, 200.0, "").await;
     let feeds = feed(&simulator, &symbols, &["trade"]);
     let (mut east, mut west) = (stores.recorder("east", &feeds), stores.recorder("west", &feeds));
     east.start().await;
     west.start().await;
     let frames = async |app: &TestApp| metric(app, "tapekeeper_frames_consumed_total").await;
-    eventually("both consume", PATIENCE, async || {
-        (frames(&east).await > 100 && frames(&west).await > 100).then_some(())
-    })
-    .await;
+    wait_for("both consume", WAIT_MAX, async || (frames(&east).await > 100 && frames(&west).await > 100).then_some(()))
+        .await;
     // Longer than a stream may be silent before the exchange is asked about it, twice.
     tokio::time::sleep(Duration::from_secs(12)).await;
     east.kill().await;
     let before = frames(&west).await;
-    eventually("west goes on", PATIENCE, async || (frames(&west).await > before + 500).then_some(())).await;
+    wait_for("west goes on", WAIT_MAX, async || (frames(&west).await > before + 500).then_some(())).await;
     simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, PATIENCE * 2).await;
+    stores.assert_complete(&simulator, WAIT_MAX * 2).await;
     for app in [&east, &west] {
         assert!(!app.log().contains("silent although it trades"), "another's streams are not silent");
     }
     assert_eq!(metric(&west, "tapekeeper_connects_total").await, 1, "nobody connected again");
     let gaps = stores.gaps().await;
     assert!(gaps.is_empty(), "nothing was missing:\n{gaps}");
-    west.stop_well().await;
+    west.stop_cleanly().await;
     simulator.stop().await;
 }
 
 /// A counter of a recorder; 0 while it does not answer.
 async fn metric(app: &TestApp, name: &str) -> u64 {
-    let Ok(answer) = app.http().get(format!("{}/metrics", app.base())).send().await else { return 0 };
+    let Ok(answer) = app.http().get(format!("{}/metrics", app.base_url())).send().await else { return 0 };
     let text = answer.text().await.unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
@@ -170,43 +168,43 @@ fn offsets(app: &TestApp) -> BTreeMap<String, i64> {
 /// Starts with a server down, records, starts the server; everything is there in the end.
 async fn down_at_the_start(part: &str, server: impl Fn(&Stores) -> &crate::servers::Server) {
     let Some(stores) = Stores::start().await else { return };
-    let simulator = market(seed(), &["AAAUSDT", "BBBUSDT"], 200.0, "").await;
+    let simulator = start_market(seed(), &["AAAUSDT", "BBBUSDT"], 200.0, "").await;
     let feeds = feed(&simulator, &["AAAUSDT", "BBBUSDT"], &["trade", "kline_1m"]);
     let mut app = stores.recorder("", &feeds);
     // What is there before: a first run, whose watermarks the second must not forget.
     app.start().await;
     wait_for_trades(&simulator, 500).await;
-    app.stop_well().await;
+    app.stop_cleanly().await;
     let before = offsets(&app);
     assert!(!before.is_empty());
     tokio::task::block_in_place(|| server(&stores).kill());
     app.spawn();
     // `/readyz` waits for a log that takes frames.
-    eventually("it says READY", PATIENCE, async || (app.log().matches("  INFO ready: ").count() == 2).then_some(()))
+    wait_for("it says READY", WAIT_MAX, async || (app.log().matches("  INFO ready: ").count() == 2).then_some(()))
         .await;
     let after = offsets(&app);
     assert!(before.iter().all(|(id, next)| after.get(id) >= Some(next)), "{before:?} were committed, then {after:?}");
     let names_it = async || app.get("/healthz").await.to_string().contains(part);
-    eventually("what is away is named", PATIENCE, async || names_it().await.then_some(())).await;
+    wait_for("what is away is named", WAIT_MAX, async || names_it().await.then_some(())).await;
     wait_for_trades(&simulator, 2_000).await;
     assert!(app.is_alive());
     Stores::restart(server(&stores));
     let whole = async || !app.get("/healthz").await.to_string().contains(part);
-    eventually("it is well again", PATIENCE, async || whole().await.then_some(())).await;
+    wait_for("it is well again", WAIT_MAX, async || whole().await.then_some(())).await;
     wait_for_trades(&simulator, 3_000).await;
     simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, PATIENCE * 2).await;
-    app.stop_well().await;
+    stores.assert_complete(&simulator, WAIT_MAX * 2).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 async fn wait_for_trades(simulator: &Simulator, count: u64) {
     let published = || simulator.control.summary().iter().map(|symbol| symbol.count).sum::<u64>();
-    eventually("the market trades", PATIENCE, async || (published() >= count).then_some(())).await;
+    wait_for("the market trades", WAIT_MAX, async || (published() >= count).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_history_that_is_down_at_the_start_is_waited_for_beside_recording() {
+async fn recording_starts_while_history_is_down_and_history_is_waited_for() {
     down_at_the_start("history", |stores| &stores.clickhouse.server).await;
 }
 
@@ -216,49 +214,49 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cache_that_is_down_at_the_start_holds_nothing_up() {
+async fn a_cache_that_is_down_at_the_start_delays_nothing() {
     down_at_the_start("cache", |stores| &stores.redis.server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_insert_that_is_refused_or_whose_answer_is_cut_loses_nothing() {
     let Some(stores) = Stores::start().await else { return };
-    let simulator = market(seed(), &["AAAUSDT"], 500.0, "").await;
+    let simulator = start_market(seed(), &["AAAUSDT"], 500.0, "").await;
     let mut app = stores.recorder("", &feed(&simulator, &["AAAUSDT"], &["trade"]));
     app.start().await;
     wait_for_trades(&simulator, 500).await;
     for turn in 0..3 {
         stores.proxy.refuse(2);
         stores.proxy.cut(1);
-        eventually("the faults happen", PATIENCE, async || (stores.proxy.left() == 0).then_some(())).await;
+        wait_for("the faults happen", WAIT_MAX, async || (stores.proxy.remaining() == 0).then_some(())).await;
         if turn == 1 {
             app.kill().await;
             app.start().await;
         }
     }
     simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, PATIENCE).await;
-    app.stop_well().await;
+    stores.assert_complete(&simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_that_changes_under_us_stops_the_recorder_and_loses_nothing() {
+async fn a_schema_that_changes_stops_the_recorder_and_loses_nothing() {
     let Some(stores) = Stores::start().await else { return };
-    let simulator = market(seed(), &["AAAUSDT"], 300.0, "").await;
+    let simulator = start_market(seed(), &["AAAUSDT"], 300.0, "").await;
     let mut app = stores.recorder("", &feed(&simulator, &["AAAUSDT"], &["trade"]));
     app.start().await;
     wait_for_trades(&simulator, 500).await;
-    stores.ask("ALTER TABLE trades RENAME COLUMN quantity TO amount").await;
-    let ended = app.ended().await;
+    stores.query("ALTER TABLE trades RENAME COLUMN quantity TO amount").await;
+    let ended = app.wait_for_exit().await;
     assert!(!ended.success(), "{ended}");
     assert!(app.log().contains("quantity"), "what is wrong is said");
-    stores.ask("ALTER TABLE trades RENAME COLUMN amount TO quantity").await;
+    stores.query("ALTER TABLE trades RENAME COLUMN amount TO quantity").await;
     app.start().await;
     wait_for_trades(&simulator, 2_000).await;
     simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, PATIENCE).await;
-    app.stop_well().await;
+    stores.assert_complete(&simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
@@ -274,7 +272,7 @@ async fn check_names_every_server_its_version_and_what_is_missing() {
         assert!(before.out.contains(part), "{part} is not in:\n{}", before.out);
     }
     app.start().await;
-    app.stop_well().await;
+    app.stop_cleanly().await;
     let after = app.command(&["check", "--connect", "--format", "json"]).await;
     let lines: Vec<serde_json::Value> = after.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
@@ -289,7 +287,7 @@ async fn check_names_every_server_its_version_and_what_is_missing() {
 }
 
 /// Rows in the topic before the recorder starts; the exchange is away.
-async fn killed_amid_a_backlog(frames: u64) {
+async fn kill_during_a_backlog(frames: u64) {
     let Some(stores) = Stores::start().await else { return };
     let options = tapekeeper::log::KafkaOptions {
         brokers: format!("127.0.0.1:{}", stores.kafka.server.port),
@@ -306,14 +304,14 @@ async fn killed_amid_a_backlog(frames: u64) {
     let mut app = stores.recorder("", feed);
     app.start().await;
     let count = async || stores.number("SELECT count() FROM trades FINAL").await;
-    eventually("it is in the middle", PATIENCE, async || (count().await > frames as i64 / 4).then_some(())).await;
+    wait_for("it is in the middle", WAIT_MAX, async || (count().await > frames as i64 / 4).then_some(())).await;
     app.kill().await;
     let (before, killed) = (count().await, Instant::now());
     assert!(before < frames as i64, "it was killed too late");
     app.spawn();
-    eventually("it consumes again", PATIENCE, async || (count().await > before).then_some(())).await;
+    wait_for("it consumes again", WAIT_MAX, async || (count().await > before).then_some(())).await;
     eprintln!("consuming again after {:?}, at {before} rows of {frames}", killed.elapsed());
-    eventually("all of it", PATIENCE * 5, async || (count().await >= frames as i64).then_some(())).await;
+    wait_for("all of it", WAIT_MAX * 5, async || (count().await >= frames as i64).then_some(())).await;
     assert_eq!(count().await, frames as i64, "no row twice");
     let mut expected: BTreeMap<&str, Vec<TradeTruth>> = BTreeMap::new();
     for n in 0..frames {
@@ -324,7 +322,7 @@ async fn killed_amid_a_backlog(frames: u64) {
         assert_same(symbol, &stores.trades(symbol).await, &expected);
     }
     assert_eq!(stores.open_gaps().await, 0, "{}", stores.gaps().await);
-    app.stop_well().await;
+    app.stop_cleanly().await;
 }
 
 /// The frame's text, and what it says: from tiny to huge numbers, every millisecond of a second.
@@ -351,13 +349,13 @@ fn backlog_frame(n: u64) -> Frame {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorder_killed_amid_a_backlog_goes_on_and_stores_every_number_as_sent() {
-    killed_amid_a_backlog(100_000).await;
+async fn a_recorder_killed_during_a_backlog_resumes_and_stores_every_number_as_sent() {
+    kill_during_a_backlog(100_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorder_killed_amid_a_million_rows_goes_on_and_stores_every_number_as_sent() {
+async fn a_recorder_killed_during_a_million_rows_resumes_and_stores_every_number_as_sent() {
     if soak() {
-        killed_amid_a_backlog(1_000_000).await;
+        kill_during_a_backlog(1_000_000).await;
     }
 }

@@ -33,7 +33,7 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 let faults = shared.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = carry(client, server, &faults).await {
+                    if let Err(error) = forward(client, server, &faults).await {
                         eprintln!("the proxy: {error}");
                     }
                 });
@@ -53,17 +53,17 @@ impl Proxy {
     }
 
     /// Faults that have not happened yet.
-    pub fn left(&self) -> u32 {
+    pub fn remaining(&self) -> u32 {
         self.faults.refuse.load(Ordering::Relaxed) + self.faults.cut.load(Ordering::Relaxed)
     }
 }
 
 /// Takes one from a counter, when there is one.
-fn take(counter: &AtomicU32) -> bool {
+fn take_one(counter: &AtomicU32) -> bool {
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
-async fn carry(mut client: TcpStream, server: u16, faults: &Faults) -> std::io::Result<()> {
+async fn forward(mut client: TcpStream, server: u16, faults: &Faults) -> std::io::Result<()> {
     let mut upstream = TcpStream::connect(("127.0.0.1", server)).await?;
     let (mut from_client, mut from_server) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut cuts = false;
@@ -75,10 +75,10 @@ async fn carry(mut client: TcpStream, server: u16, faults: &Faults) -> std::io::
                     return Ok(());
                 }
                 if is_insert(&from_client[..count]) {
-                    if take(&faults.refuse) {
+                    if take_one(&faults.refuse) {
                         return refuse(client).await;
                     }
-                    cuts = take(&faults.cut);
+                    cuts = take_one(&faults.cut);
                 }
                 upstream.write_all(&from_client[..count]).await?;
             }

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use tapekeeper::simulator::Simulator;
 use tokio::time::Instant;
 
-use super::super::app::{PATIENCE, TestApp};
+use super::super::app::{TestApp, WAIT_MAX};
 use super::super::truth::{TradeTruth, assert_same};
 use super::proxy::Proxy;
 use crate::servers::clickhouse::Clickhouse;
@@ -30,7 +30,7 @@ impl Stores {
         let start = || Some((Kafka::start()?, Clickhouse::start()?, Redis::start()?));
         let (kafka, clickhouse, redis) = tokio::task::spawn_blocking(start).await.unwrap()?;
         let proxy = Proxy::start(clickhouse.server.port).await;
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        let http = reqwest::Client::builder().no_proxy().timeout(WAIT_MAX);
         let http = http.tls_backend_preconfigured((*tapekeeper::exchange::tls_config()).clone()).build().unwrap();
         Some(Self { kafka, clickhouse, redis, proxy, http })
     }
@@ -59,7 +59,7 @@ impl Stores {
     }
 
     /// What ClickHouse answers, without the recorder's code and not by way of the proxy; empty while it is away.
-    pub async fn ask(&self, sql: &str) -> String {
+    pub async fn query(&self, sql: &str) -> String {
         let url = format!("http://127.0.0.1:{}/?database=tapekeeper", self.clickhouse.server.port);
         match self.http.post(url).body(sql.to_owned()).send().await {
             Ok(answer) if answer.status().is_success() => answer.text().await.unwrap(),
@@ -76,13 +76,13 @@ impl Stores {
 
     /// One number; -1 while it is away.
     pub async fn number(&self, sql: &str) -> i64 {
-        self.ask(sql).await.trim().parse().unwrap_or(-1)
+        self.query(sql).await.trim().parse().unwrap_or(-1)
     }
 
     /// Every trade of a symbol, by id.
     pub async fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
         let rows = self
-            .ask(&format!(
+            .query(&format!(
                 "SELECT trade_id, toUnixTimestamp64Micro(ts), toString(price), toString(quantity), side FROM trades FINAL
                  WHERE exchange = 'binance' AND symbol = '{symbol}' ORDER BY trade_id"
             ))
@@ -108,7 +108,7 @@ impl Stores {
 
     /// Every gap in words, for messages.
     pub async fn gaps(&self) -> String {
-        self.ask("SELECT symbol, channel, first_missing, last_missing, state, reason, evidence FROM gaps FINAL ORDER BY gap_id")
+        self.query("SELECT symbol, channel, first_missing, last_missing, state, reason, evidence FROM gaps FINAL ORDER BY gap_id")
             .await
     }
 
@@ -145,7 +145,7 @@ impl Stores {
                     assert_eq!(tick["side"], last.side);
                     break;
                 }
-                assert!(Instant::now() < until + PATIENCE, "{symbol}: {} is not in Redis, but {tick:?}", last.id);
+                assert!(Instant::now() < until + WAIT_MAX, "{symbol}: {} is not in Redis, but {tick:?}", last.id);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }

@@ -6,27 +6,27 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::app::{BINARY, PATIENCE, TestApp, eventually, feed, seed};
-use super::market::market;
-use super::truth::History;
+use super::app::{BINARY, TestApp, WAIT_MAX, feed, seed, wait_for};
+use super::simulated_exchange::start_market;
+use super::truth::HistoryFile;
 
 /// A command that runs on, and its lines.
-pub(super) struct Watcher {
+pub(super) struct RunningCommand {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Watcher {
+impl RunningCommand {
     pub(super) fn start(app: &TestApp, arguments: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
-        command.args(arguments).arg("--config").arg(app.config()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(arguments).arg("--config").arg(app.config_path()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
 
-    pub(super) async fn line(&mut self) -> String {
-        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("no line comes");
+    pub(super) async fn next_line(&mut self) -> String {
+        let line = tokio::time::timeout(WAIT_MAX, self.lines.next_line()).await.expect("no line comes");
         line.unwrap().expect("the command has ended")
     }
 
@@ -36,27 +36,27 @@ impl Watcher {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watched_status_comes_again_and_outlives_a_restart() {
-    let simulator = market(seed(), &["BTCUSDT"], 100.0, "").await;
+async fn a_watched_status_repeats_and_survives_a_restart_of_the_service() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 100.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     app.start().await;
-    let mut watcher = Watcher::start(&app, &["status", "--watch", "1", "--format", "json"]);
-    let started_at = async |watcher: &mut Watcher| {
-        let status: Value = serde_json::from_str(&watcher.line().await).unwrap();
+    let mut watcher = RunningCommand::start(&app, &["status", "--watch", "1", "--format", "json"]);
+    let started_at = async |watcher: &mut RunningCommand| {
+        let status: Value = serde_json::from_str(&watcher.next_line().await).unwrap();
         status["started_at"].clone()
     };
     let first = started_at(&mut watcher).await;
     assert_eq!(started_at(&mut watcher).await, first);
-    app.stop_well().await;
+    app.stop_cleanly().await;
     app.start().await;
     while started_at(&mut watcher).await == first {}
     watcher.stop().await;
-    let mut watcher = Watcher::start(&app, &["status", "--watch", "1"]);
+    let mut watcher = RunningCommand::start(&app, &["status", "--watch", "1"]);
     for _screen in 0..2 {
-        while !watcher.line().await.starts_with("tapekeeper ") {}
+        while !watcher.next_line().await.starts_with("tapekeeper ") {}
     }
     watcher.stop().await;
-    app.stop_well().await;
+    app.stop_cleanly().await;
     let output = app.command(&["status", "--watch"]).await;
     assert_eq!(output.code, Some(69), "a service that never was there is no screen: {output:?}");
     simulator.stop().await;
@@ -64,26 +64,26 @@ async fn a_watched_status_comes_again_and_outlives_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_shows_every_trade_as_it_is_recorded() {
-    let simulator = market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
     app.start().await;
-    let count = || History::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'ETHUSDT'");
-    eventually("trades are stored", PATIENCE, async || (count() >= 20).then_some(())).await;
-    let mut tail = Watcher::start(&app, &["tail", "--symbol", "ETHUSDT", "-n", "3", "--format", "json"]);
+    let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'ETHUSDT'");
+    wait_for("trades are stored", WAIT_MAX, async || (count() >= 20).then_some(())).await;
+    let mut tail = RunningCommand::start(&app, &["tail", "--symbol", "ETHUSDT", "-n", "3", "--format", "json"]);
     let mut shown = Vec::new();
     while shown.len() < 300 {
-        let row: Value = serde_json::from_str(&tail.line().await).unwrap();
+        let row: Value = serde_json::from_str(&tail.next_line().await).unwrap();
         assert_eq!(row["symbol"], "ETHUSDT");
         shown.push(row["trade_id"].as_i64().unwrap());
     }
     tail.stop().await;
     let expected: Vec<i64> = (shown[0]..shown[0] + 300).collect();
     assert_eq!(shown, expected, "each once and in order");
-    let mut tail = Watcher::start(&app, &["tail"]);
-    let line = tail.line().await;
+    let mut tail = RunningCommand::start(&app, &["tail"]);
+    let line = tail.next_line().await;
     assert!(line.contains("USDT") && line.contains(" at ") && line.contains("  id "), "{line}");
     tail.stop().await;
-    app.stop_well().await;
+    app.stop_cleanly().await;
     let output = app.command(&["tail", "--symbol", "NOSUCH"]).await;
     assert_eq!(output.code, Some(64), "{output:?}");
     simulator.stop().await;

@@ -12,11 +12,11 @@ use tapekeeper::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbo
 pub const FEED: &str =
     "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\", \"kline_1m\"]\n\n";
 /// The first trade.
-pub const FIRST: i64 = 1_000;
+pub const FIRST_ID: i64 = 1_000;
 /// Trades that the exchange skipped, behind so many.
-pub const NEVER: Range = Range { first: FIRST + 100, last: FIRST + 104 };
+pub const NEVER_EXISTED: Range = Range { first: FIRST_ID + 100, last: FIRST_ID + 104 };
 /// Trades that are missing.
-pub const LOST: Range = Range { first: FIRST + 300, last: FIRST + 302 };
+pub const MISSING: Range = Range { first: FIRST_ID + 300, last: FIRST_ID + 302 };
 /// A minute before midnight: the rows lie in two days.
 const BEGIN: i64 = 1_795_564_740_000_000;
 const MINUTE: i64 = 60_000_000;
@@ -25,7 +25,7 @@ fn trade(id: i64) -> TradeRow {
     let price = Decimal::new(6_123_456 + id * 31 % 1_000, 2);
     let trade = Trade {
         id,
-        ts: Timestamp(BEGIN + (id - FIRST) * 100_000 + id % 7),
+        ts: Timestamp(BEGIN + (id - FIRST_ID) * 100_000 + id % 7),
         price,
         quantity: Decimal::new(1 + id * 7_919 % 100_000_000, 8),
         side: if id % 3 == 0 { Side::Buy } else { Side::Sell },
@@ -61,14 +61,14 @@ fn kline(minute: i64) -> KlineRow {
     KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: minute % 2 == 0 }
 }
 
-/// Writes so many trades and klines; of the trades [`LOST`] are missing and [`NEVER`] never were.
-pub async fn make(data_dir: &Path, trades: i64, klines: i64) {
+/// Writes so many trades and klines; of the trades [`MISSING`] are missing and [`NEVER_EXISTED`] never were.
+pub async fn write(data_dir: &Path, trades: i64, klines: i64) {
     std::fs::create_dir_all(data_dir).unwrap();
     let history = EmbeddedHistory::open(&data_dir.join("history.db")).unwrap();
     let stream = Stream::new(Exchange::Binance, Symbol::new("BTCUSDT"), Channel::Trade);
-    let mut gap = Gap::open(stream, NEVER, Evidence::default(), Timestamp(BEGIN));
+    let mut gap = Gap::open(stream, NEVER_EXISTED, Evidence::default(), Timestamp(BEGIN));
     assert!(gap.advance(GapState::NeverExisted, "the exchange skips it", Timestamp(BEGIN + 1)));
-    let ids = (FIRST..FIRST + trades).filter(|id| !NEVER.contains(*id) && !LOST.contains(*id));
+    let ids = (FIRST_ID..FIRST_ID + trades).filter(|id| !NEVER_EXISTED.contains(*id) && !MISSING.contains(*id));
     let batch = Batch {
         gaps: vec![gap],
         trades: ids.map(trade).collect(),

@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A market that opens at its first subscription, its clock ten times as fast as ours: a minute's kline
 /// closes every six seconds. A symbol may be `TUSDUSDT:quiet`.
-pub async fn market(seed: u64, symbols: &[&str], rate: f64, faults: &str) -> Simulator {
-    open(generated(seed, symbols, rate, faults)).await
+pub async fn start_market(seed: u64, symbols: &[&str], rate: f64, faults: &str) -> Simulator {
+    start(generated_options(seed, symbols, rate, faults)).await
 }
 
 /// The same, to be changed before it opens.
-pub fn generated(seed: u64, symbols: &[&str], rate: f64, faults: &str) -> Options {
+pub fn generated_options(seed: u64, symbols: &[&str], rate: f64, faults: &str) -> Options {
     let mut options = Options::new(Source::Generated(Generated {
         listings: symbols.iter().map(|symbol| symbol.parse::<Listing>().unwrap()).collect(),
         seed,
@@ -29,16 +29,16 @@ pub fn generated(seed: u64, symbols: &[&str], rate: f64, faults: &str) -> Option
 pub async fn playback(path: PathBuf, speed: f64, faults: &str) -> Simulator {
     let mut options = Options::new(Source::Capture { paths: vec![path], speed });
     options.faults = parse_schedule(faults).unwrap();
-    open(options).await
+    start(options).await
 }
 
 /// Opens it.
-pub async fn open(options: Options) -> Simulator {
+pub async fn start(options: Options) -> Simulator {
     simulator::start(options, CancellationToken::new()).await.unwrap()
 }
 
 /// Where the captures are, or a loud word that there are none.
-pub fn capture(name: &str) -> Option<PathBuf> {
+pub fn capture_path(name: &str) -> Option<PathBuf> {
     let named = std::env::var_os("TAPEKEEPER_CAPTURES").map(PathBuf::from);
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/captures");
     let path = named.into_iter().chain([beside]).map(|directory| directory.join(name)).find(|path| path.exists());

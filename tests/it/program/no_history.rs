@@ -1,11 +1,11 @@
 //! Commands that read, pointed at a place where nothing was recorded: they say so and make nothing.
 
 use super::app::TestApp;
-use super::archive;
+use super::sample_history;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_directory_is_said_and_not_filled() {
-    let app = TestApp::new(archive::FEED);
+async fn commands_that_read_report_a_missing_history_and_create_nothing() {
+    let app = TestApp::new(sample_history::FEED);
     let reads: [&[&str]; 3] = [&["audit"], &["tail"], &["export", "--symbol", "BTCUSDT", "--format", "parquet"]];
     for made in [false, true] {
         if made {
@@ -23,8 +23,8 @@ async fn a_wrong_directory_is_said_and_not_filled() {
         assert!(output.code == Some(69) && output.err.contains("there is no log at "), "{output:?}");
         let target = app.directory().join("target.toml");
         let elsewhere = app.directory().join("elsewhere").display().to_string();
-        std::fs::write(&target, format!("data_dir = {elsewhere:?}\n{}", archive::FEED)).unwrap();
-        let (from, to) = (app.config().display().to_string(), target.display().to_string());
+        std::fs::write(&target, format!("data_dir = {elsewhere:?}\n{}", sample_history::FEED)).unwrap();
+        let (from, to) = (app.config_path().display().to_string(), target.display().to_string());
         let output = super::app::run(&["copy", "--from", &from, "--to", &to]).await;
         assert!(output.code == Some(69) && output.err.contains("there is no history at "), "{output:?}");
         assert!(!std::path::Path::new(&elsewhere).exists(), "nothing is made of nothing");

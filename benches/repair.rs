@@ -1,7 +1,7 @@
 //! How long until everything is back after the exchange was out of reach: 50 symbols, the exchange's own request
 //! weight limits, one `run` process on the embedded stores.
 //!
-//! `cargo bench --bench heal [-- --rounds 5 --outage 30 --rate 500]`; takes a minute a round.
+//! `cargo bench --bench repair [-- --rounds 5 --outage 30 --rate 500]`; takes a minute a round.
 //!
 //! The clock of a symbol starts when the exchange can be reached again, so the back-off of the sockets is part of the
 //! figure, and ends when its last gap of the outage is closed: what came back was counted in history.
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 const SYMBOLS: usize = 50;
 /// Recording between the end of one outage and the begin of the next: the minute's request weight is whole again.
-const CALM: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> anyhow::Result<()> {
@@ -49,9 +49,9 @@ fn main() -> anyhow::Result<()> {
 async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec<f64>> {
     let (stop, clock) = (CancellationToken::new(), Clock::system());
     let simulator = exchange(rate, stop.clone()).await?;
-    let house = House::new(&simulator)?;
-    let recorder = house.start()?;
-    tokio::time::sleep(CALM).await;
+    let setup = Setup::new(&simulator)?;
+    let recorder = setup.start()?;
+    tokio::time::sleep(PAUSE).await;
     let mut all = Vec::new();
     println!("{:>5} {:>8} {:>9} {:>8} {:>8}", "round", "gaps", "trades", "p50 s", "last s");
     for round in 1..=rounds {
@@ -59,21 +59,21 @@ async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec
         simulator.control.inject(&Fault::Outage(outage));
         tokio::time::sleep(outage).await;
         let ended = clock.now();
-        tokio::time::sleep(CALM).await;
-        let gaps = house.closed_gaps(began).await?;
-        let mut healed = Vec::new();
+        tokio::time::sleep(PAUSE).await;
+        let gaps = setup.closed_gaps(began).await?;
+        let mut recovered = Vec::new();
         for symbol in simulator.control.symbols() {
             let of = gaps.iter().filter(|gap| gap["symbol"] == symbol.as_str());
             let closed = of.filter_map(|gap| Timestamp::parse(gap["closed_at"].as_str()?)).max();
             // A symbol that did not trade meanwhile has nothing to heal.
-            healed.extend(closed.map(|closed| (closed.micros() - ended.micros()) as f64 / 1e6));
+            recovered.extend(closed.map(|closed| (closed.micros() - ended.micros()) as f64 / 1e6));
         }
-        healed.sort_by(f64::total_cmp);
+        recovered.sort_by(f64::total_cmp);
         let trades: i64 = gaps.iter().filter_map(|gap| gap["filled"].as_i64()).sum();
-        let (middle, last) = (healed.get(healed.len() / 2), healed.last());
+        let (middle, last) = (recovered.get(recovered.len() / 2), recovered.last());
         let (middle, last) = (middle.context("nothing was lost")?, last.context("nothing was lost")?);
         println!("{round:>5} {:>8} {trades:>9} {middle:>8.2} {last:>8.2}", gaps.len());
-        all.extend(healed);
+        all.extend(recovered);
     }
     drop(recorder);
     stop.cancel();
@@ -95,12 +95,12 @@ async fn exchange(rate: f64, stop: CancellationToken) -> anyhow::Result<Simulato
 }
 
 /// A recorder's directory.
-struct House {
+struct Setup {
     directory: tempfile::TempDir,
     admin: u16,
 }
 
-impl House {
+impl Setup {
     fn new(simulator: &Simulator) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

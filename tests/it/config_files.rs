@@ -61,7 +61,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_directory() {
 }
 
 #[test]
-fn without_any_file_the_built_in_ones_serve() {
+fn without_any_file_the_built_in_ones_are_used() {
     if Path::new("/etc/tapekeeper/tapekeeper.toml").exists() {
         println!("SKIPPED: tapekeeper is installed here, and its configuration would be read");
         return;
@@ -87,7 +87,7 @@ fn drop_ins_are_read_by_name_and_only_toml_files() {
 }
 
 #[test]
-fn errors_of_all_files_are_told_at_once_in_the_order_of_the_files() {
+fn errors_of_all_files_are_reported_at_once_in_the_order_of_the_files() {
     let files = [
         ("tapekeeper.toml", "data_dri = \"x\"\n[[feed]]\nexchange = \"binanse\"\n[log]\nretention = 7\n"),
         ("jobs.toml", "schema = 1\n[job.sweep]\ntask = \"gap-sweep\"\nevery = 30\n"),
@@ -98,7 +98,7 @@ fn errors_of_all_files_are_told_at_once_in_the_order_of_the_files() {
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     let said = String::from_utf8(output.stderr).unwrap();
-    let places: Vec<&str> = said.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect();
+    let positions: Vec<&str> = said.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect();
     let expected = [
         "tapekeeper.toml:1:1",
         "tapekeeper.toml:2:1",
@@ -108,12 +108,12 @@ fn errors_of_all_files_are_told_at_once_in_the_order_of_the_files() {
         "jobs.toml:4:9",
         "jobs.d/a.toml:1:10",
     ];
-    assert_eq!(places, expected, "{said}");
+    assert_eq!(positions, expected, "{said}");
     assert!(said.trim_end().ends_with("7 errors in 3 files"), "{said}");
 }
 
 #[test]
-fn a_file_that_is_named_and_not_there_is_an_error_not_a_default() {
+fn a_named_file_that_does_not_exist_is_an_error() {
     let directory = directory(&[("tapekeeper.toml", &configuration(1))]);
     let output = check(directory.path(), &[("TAPEKEEPER_JOBS", "gone.toml")], &["--config", "missing.toml"]);
     assert_eq!(output.status.code(), Some(78));

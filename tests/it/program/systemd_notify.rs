@@ -5,47 +5,47 @@ use std::path::Path;
 
 use tokio::net::UnixDatagram;
 
-use super::app::{PATIENCE, TestApp, feed, seed};
-use super::market::market;
+use super::app::{TestApp, WAIT_MAX, feed, seed};
+use super::simulated_exchange::start_market;
 
 /// systemd's end of the socket.
 struct Systemd {
     socket: UnixDatagram,
-    seen: VecDeque<String>,
+    messages: VecDeque<String>,
 }
 
 impl Systemd {
     fn listen(path: &Path) -> Self {
-        Self { socket: UnixDatagram::bind(path).unwrap(), seen: VecDeque::new() }
+        Self { socket: UnixDatagram::bind(path).unwrap(), messages: VecDeque::new() }
     }
 
     /// Waits for a message with this assignment, and gives the whole message; those before it are dropped.
     async fn expect(&mut self, assignment: &str) -> String {
         let found = async {
             loop {
-                while let Some(message) = self.seen.pop_front() {
+                while let Some(message) = self.messages.pop_front() {
                     if message.lines().any(|line| line.starts_with(assignment)) {
                         return message;
                     }
                 }
                 let mut buffer = [0; 8_192];
                 let length = self.socket.recv(&mut buffer).await.unwrap();
-                self.seen.push_back(String::from_utf8(buffer[..length].to_vec()).unwrap());
+                self.messages.push_back(String::from_utf8(buffer[..length].to_vec()).unwrap());
             }
         };
-        let found = tokio::time::timeout(PATIENCE, found).await;
+        let found = tokio::time::timeout(WAIT_MAX, found).await;
         found.unwrap_or_else(|_| panic!("{assignment} does not come"))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn systemd_is_told_of_start_reload_watchdog_and_stop() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn systemd_is_notified_of_start_reload_watchdog_and_stop() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let path = app.directory().join("notify");
     let mut systemd = Systemd::listen(&path);
-    app.set("NOTIFY_SOCKET", &path.display().to_string());
-    app.set("WATCHDOG_USEC", "4000000");
+    app.set_env("NOTIFY_SOCKET", &path.display().to_string());
+    app.set_env("WATCHDOG_USEC", "4000000");
     app.spawn();
     systemd.expect("STATUS=restoring").await;
     systemd.expect("EXTEND_TIMEOUT_USEC=").await;
@@ -56,47 +56,47 @@ async fn systemd_is_told_of_start_reload_watchdog_and_stop() {
     let status = systemd.expect("STATUS=1/1 streams, lag ").await;
     assert!(status.contains(" 0 gaps") && status.contains(", next snapshot "), "{status:?}");
     systemd.expect("WATCHDOG=1").await;
-    let process = app.process().to_string();
+    let process = app.pid().to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
     let reloading = systemd.expect("RELOADING=1").await;
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading:?}");
     systemd.expect("READY=1").await;
-    tapekeeper::signals::terminate(app.process()).unwrap();
+    tapekeeper::signals::terminate(app.pid()).unwrap();
     systemd.expect("STOPPING=1").await;
     systemd.expect("EXTEND_TIMEOUT_USEC=").await;
     assert_eq!(systemd.expect("BARRIER=1").await, "BARRIER=1\n");
-    assert_eq!(app.ended().await.code(), Some(0));
+    assert_eq!(app.wait_for_exit().await.code(), Some(0));
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_reload_is_over_for_systemd_too_and_the_status_says_why() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn a_refused_reload_ends_for_systemd_too_and_the_status_says_why() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let path = app.directory().join("notify");
     let mut systemd = Systemd::listen(&path);
-    app.set("NOTIFY_SOCKET", &path.display().to_string());
+    app.set_env("NOTIFY_SOCKET", &path.display().to_string());
     app.start().await;
     systemd.expect("READY=1").await;
     app.configure(&feed(&simulator, &["BTCUSDT"], &["trades"]));
-    let process = app.process().to_string();
+    let process = app.pid().to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
     systemd.expect("RELOADING=1").await;
     let ready = systemd.expect("READY=1").await;
     assert!(ready.contains("changed nothing") && ready.contains("unknown channel `trades`"), "{ready:?}");
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_that_is_stuck_is_named_and_the_next_process_repeats_it() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+async fn a_stuck_loop_is_named_and_the_next_process_names_it_again() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let path = app.directory().join("notify");
     let mut systemd = Systemd::listen(&path);
-    app.set("NOTIFY_SOCKET", &path.display().to_string());
-    app.set("WATCHDOG_USEC", "20000000");
-    app.set("TAPEKEEPER_FAULTS", "wedge:consume@2s");
+    app.set_env("NOTIFY_SOCKET", &path.display().to_string());
+    app.set_env("WATCHDOG_USEC", "20000000");
+    app.set_env("TAPEKEEPER_FAULTS", "wedge:consume@2s");
     app.spawn();
     systemd.expect("READY=1").await;
     let wedged = systemd.expect("WATCHDOG=trigger").await;
@@ -104,21 +104,21 @@ async fn a_loop_that_is_stuck_is_named_and_the_next_process_repeats_it() {
     assert!(app.log().contains("TAPEKEEPER_FAULTS is set"), "faults are warned of");
     app.kill().await;
 
-    app.set("TAPEKEEPER_FAULTS", "");
+    app.set_env("TAPEKEEPER_FAULTS", "");
     app.start().await;
     systemd.expect("STATUS=restarted by the watchdog: consume had not come round").await;
     let ready = systemd.expect("READY=1").await;
     assert!(ready.contains("; restarted by the watchdog: consume"), "{ready:?}");
-    let metrics = app.http().get(format!("{}/metrics", app.base())).send().await.unwrap().text().await.unwrap();
+    let metrics = app.http().get(format!("{}/metrics", app.base_url())).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("tapekeeper_watchdog_restart_timestamp_seconds{loop=\"consume\"} "), "{metrics}");
     assert!(app.log().contains("restarted by the watchdog: consume"));
-    app.stop_well().await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_during_the_start_does_not_wait_for_it() {
-    let simulator = market(seed(), &["BTCUSDT"], 50.0, "").await;
+    let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
     // A history that takes connections and never answers.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let history = format!(
@@ -128,7 +128,7 @@ async fn a_stop_during_the_start_does_not_wait_for_it() {
     let mut app = TestApp::new(&(feed(&simulator, &["BTCUSDT"], &["trade"]) + &history));
     let path = app.directory().join("notify");
     let mut systemd = Systemd::listen(&path);
-    app.set("NOTIFY_SOCKET", &path.display().to_string());
+    app.set_env("NOTIFY_SOCKET", &path.display().to_string());
     app.spawn();
     systemd.expect("STATUS=connected, opening the stores").await;
     let (status, _) = app.stop().await;
@@ -139,12 +139,12 @@ async fn a_stop_during_the_start_does_not_wait_for_it() {
 }
 
 #[tokio::test]
-async fn faults_that_are_none_are_refused() {
+async fn invalid_faults_are_refused() {
     let nobody = "ws_url = \"ws://127.0.0.1:9\"\nrest_url = \"http://127.0.0.1:9\"";
     let feed = format!("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n{nobody}\n");
     let mut app = TestApp::new(&feed);
-    app.set("TAPEKEEPER_FAULTS", "wedge:admin@2s");
+    app.set_env("TAPEKEEPER_FAULTS", "wedge:admin@2s");
     app.spawn();
-    assert_eq!(app.ended().await.code(), Some(64));
+    assert_eq!(app.wait_for_exit().await.code(), Some(64));
     assert!(app.log().contains("TAPEKEEPER_FAULTS: `wedge:admin@2s` is not wedge:LOOP@DURATION"), "{}", app.log());
 }

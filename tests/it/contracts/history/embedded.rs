@@ -12,7 +12,7 @@ use tapekeeper::history::{Batch, History, HistoryError};
 
 use super::rows::{everything, kline, klines, stream, trade, trades};
 use super::{HistoryStore, keeps_every_promise};
-use crate::contracts::patient::Patient;
+use crate::contracts::retry::Retrying;
 use crate::contracts::{NOON, symbol};
 
 struct Embedded {
@@ -35,7 +35,7 @@ impl HistoryStore for Embedded {
         let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&self.path()).unwrap());
         match &self.faults {
             None => history,
-            Some(faults) => Arc::new(Patient::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
+            Some(faults) => Arc::new(Retrying::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
         }
     }
 }
@@ -46,7 +46,7 @@ fn the_embedded_history_keeps_every_promise() {
 }
 
 #[test]
-fn a_history_that_fails_tears_and_is_late_keeps_every_promise_to_a_patient_caller() {
+fn a_history_that_fails_tears_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
     let delay_max = Duration::from_millis(1);
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max };
     let seed = rand::random();
@@ -70,7 +70,7 @@ fn a_newer_schema_is_refused_naming_both_versions() {
 }
 
 #[test]
-fn a_file_that_is_no_history_is_refused() {
+fn a_file_that_is_not_a_history_is_refused() {
     let store = Embedded::new(None);
     std::fs::write(store.path(), "not a database, and long enough not to be taken for an empty one".repeat(200))
         .unwrap();
@@ -111,7 +111,7 @@ async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
 }
 
 #[tokio::test]
-async fn a_row_that_breaks_a_rule_of_the_table_is_refused_and_spoils_no_other_batch() {
+async fn a_row_that_violates_a_constraint_is_refused_and_no_other_batch_is() {
     let store = Embedded::new(None);
     let history = store.open();
     let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, Evidence::default(), NOON);

@@ -14,53 +14,53 @@ use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Po
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
 
 /// More failures in a row than any plan of faults makes.
-const TRIES_MAX: usize = 200;
+const ATTEMPTS_MAX: usize = 200;
 
 /// Retries what is unavailable; hands everything else on.
-pub struct Patient<T: ?Sized>(pub Arc<T>);
+pub struct Retrying<T: ?Sized>(pub Arc<T>);
 
 /// Whether another try may help.
-trait MayPass {
-    fn may_pass(&self) -> bool;
+trait Retryable {
+    fn is_retryable(&self) -> bool;
 }
 
-impl MayPass for LogError {
-    fn may_pass(&self) -> bool {
+impl Retryable for LogError {
+    fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
 }
 
-impl MayPass for HistoryError {
-    fn may_pass(&self) -> bool {
+impl Retryable for HistoryError {
+    fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(text) if text.contains("injected"))
     }
 }
 
-impl MayPass for CacheError {
-    fn may_pass(&self) -> bool {
+impl Retryable for CacheError {
+    fn is_retryable(&self) -> bool {
         true
     }
 }
 
-async fn retry<T, E: MayPass, F: Future<Output = Result<T, E>> + Send>(call: impl Fn() -> F + Send) -> Result<T, E> {
-    for _ in 1..TRIES_MAX {
+async fn retry<T, E: Retryable, F: Future<Output = Result<T, E>> + Send>(call: impl Fn() -> F + Send) -> Result<T, E> {
+    for _ in 1..ATTEMPTS_MAX {
         match call().await {
-            Err(error) if error.may_pass() => tokio::task::yield_now().await,
+            Err(error) if error.is_retryable() => tokio::task::yield_now().await,
             answer => return answer,
         }
     }
     call().await
 }
 
-struct PatientConsumer(Box<dyn Consumer>);
+struct RetryingConsumer(Box<dyn Consumer>);
 
 #[async_trait]
-impl Consumer for PatientConsumer {
+impl Consumer for RetryingConsumer {
     async fn next(&mut self) -> Result<Delivery, LogError> {
         // Written out: the retried call borrows the consumer.
-        for _ in 1..TRIES_MAX {
+        for _ in 1..ATTEMPTS_MAX {
             match self.0.next().await {
-                Err(error) if error.may_pass() => tokio::task::yield_now().await,
+                Err(error) if error.is_retryable() => tokio::task::yield_now().await,
                 answer => return answer,
             }
         }
@@ -68,9 +68,9 @@ impl Consumer for PatientConsumer {
     }
 
     async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
-        for _ in 1..TRIES_MAX {
+        for _ in 1..ATTEMPTS_MAX {
             match self.0.commit(positions).await {
-                Err(error) if error.may_pass() => tokio::task::yield_now().await,
+                Err(error) if error.is_retryable() => tokio::task::yield_now().await,
                 answer => return answer,
             }
         }
@@ -83,12 +83,12 @@ impl Consumer for PatientConsumer {
 }
 
 #[async_trait]
-impl Log for Patient<dyn Log> {
+impl Log for Retrying<dyn Log> {
     async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError> {
         retry(|| self.0.append(frames.clone())).await
     }
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
-        Ok(Box::new(PatientConsumer(retry(|| self.0.consumer()).await?)))
+        Ok(Box::new(RetryingConsumer(retry(|| self.0.consumer()).await?)))
     }
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
         retry(|| self.0.read(partition, offset, limit)).await
@@ -109,7 +109,7 @@ impl Log for Patient<dyn Log> {
 }
 
 #[async_trait]
-impl Cache for Patient<dyn Cache> {
+impl Cache for Retrying<dyn Cache> {
     async fn apply(&self, update: &Update) -> Result<u64, CacheError> {
         retry(|| self.0.apply(update)).await
     }
@@ -134,7 +134,7 @@ impl Cache for Patient<dyn Cache> {
 }
 
 #[async_trait]
-impl History for Patient<dyn History> {
+impl History for Retrying<dyn History> {
     async fn identity(&self) -> Result<String, HistoryError> {
         retry(|| self.0.identity()).await
     }
