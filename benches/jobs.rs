@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tapekeeper::backfill;
-use tapekeeper::cache::Latest;
+use tapekeeper::cache::PendingUpdates;
 use tapekeeper::cache::embedded::EmbeddedCache;
 use tapekeeper::clock::Clock;
 use tapekeeper::consume::SharedLedger;
@@ -84,7 +84,7 @@ async fn lateness() {
         backfill: backfill::Parts {
             rest: HashMap::new(),
             dialects: HashMap::new(),
-            writer: Writer::new(history.clone(), Arc::new(Latest::default()), Health::default()),
+            writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tapekeeper::cache::embedded::EmbeddedCache;
-use tapekeeper::cache::{self, Latest};
+use tapekeeper::cache::{self, PendingUpdates};
 use tapekeeper::clock::Clock;
 use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
 use tapekeeper::exchange::Dialect;
@@ -116,7 +116,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let (health, heartbeats, stop) = (Health::default(), Heartbeats::default(), CancellationToken::new());
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), Options::default())?);
     let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db"))?);
-    let latest = Arc::new(Latest::default());
+    let pending_updates = Arc::new(PendingUpdates::default());
     let board = Arc::new(Board::default());
     let dialect: Arc<dyn Dialect> = Arc::new(Binance);
     let streams: Vec<Stream> =
@@ -149,7 +149,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), CancellationToken::new()));
     let parts = consume::Parts {
         log,
-        writer: Writer::new(history.clone(), latest.clone(), health.clone()),
+        writer: Writer::new(history.clone(), pending_updates.clone(), health.clone()),
         ledger: SharedLedger::default(),
         board: board.clone(),
         health: health.clone(),
@@ -164,9 +164,15 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let heartbeat = heartbeats.watch("consume");
     let consume =
         tokio::spawn(consume::run(parts, sorter, asked, options, heartbeat, drain.clone(), CancellationToken::new()));
-    let carrier_stop = CancellationToken::new();
+    let cache_stop = CancellationToken::new();
     let cache = Arc::new(EmbeddedCache::new());
-    let carrier = tokio::spawn(cache::carry(cache, latest, health, heartbeats.watch("cache"), carrier_stop.clone()));
+    let cache_writer = tokio::spawn(cache::run_write_behind(
+        cache,
+        pending_updates,
+        health,
+        heartbeats.watch("cache"),
+        cache_stop.clone(),
+    ));
     while board.rows.load(Ordering::Relaxed) < frames {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -175,8 +181,8 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     ingest.await??;
     drain.cancel();
     consume.await??;
-    carrier_stop.cancel();
-    carrier.await?;
+    cache_stop.cancel();
+    cache_writer.await?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use tapekeeper::gap::Range;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::{Batch, History, TradeRow};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
-use tapekeeper::log::{Delivery, Log, Positions};
+use tapekeeper::log::{Delivery, Log, Offsets};
 use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Timestamp, Trade};
 
 /// Rows of one round.
@@ -128,7 +128,7 @@ async fn bench_log(batch: usize) {
         let watch = Stopwatch::start();
         consume_to(&mut *consumer, end).await;
         tails.push(watch.stop());
-        consumer.commit(&Positions::from([(0, end)])).await.unwrap();
+        consumer.commit(&Offsets::from([(0, end)])).await.unwrap();
         let watch = Stopwatch::start();
         let cold = EmbeddedLog::open(&path, Options::default()).unwrap();
         let read = cold.read(0, end - rows as i64, rows).await.unwrap();

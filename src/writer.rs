@@ -12,7 +12,7 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::cache::Latest;
+use crate::cache::PendingUpdates;
 use crate::health::Health;
 use crate::heartbeat::{BEAT_INTERVAL_MAX, Heartbeat};
 use crate::history::{Batch, DeadLetter, History, HistoryError};
@@ -67,14 +67,14 @@ pub enum WriteError {
 #[derive(Clone)]
 pub struct Writer {
     history: Arc<dyn History>,
-    latest: Arc<Latest>,
+    pending_updates: Arc<PendingUpdates>,
     health: Health,
 }
 
 impl Writer {
     /// A writer to these stores.
-    pub fn new(history: Arc<dyn History>, latest: Arc<Latest>, health: Health) -> Self {
-        Self { history, latest, health }
+    pub fn new(history: Arc<dyn History>, pending_updates: Arc<PendingUpdates>, health: Health) -> Self {
+        Self { history, pending_updates, health }
     }
 
     /// The history it writes to.
@@ -83,8 +83,8 @@ impl Writer {
     }
 
     /// What is on its way to the cache.
-    pub fn latest(&self) -> &Arc<Latest> {
-        &self.latest
+    pub fn pending_updates(&self) -> &Arc<PendingUpdates> {
+        &self.pending_updates
     }
 
     /// Stores all rows durably, however long it takes, and then offers them to the cache. Returns how many
@@ -95,7 +95,7 @@ impl Writer {
             warn!(rows = rows.batch.rows(), error = %refusal, "history refused a batch, bisecting it: {refusal}");
             set_aside = self.bisect(rows, heartbeat, stop).await?;
         }
-        self.latest.offer_rows(&rows.batch);
+        self.pending_updates.offer_rows(&rows.batch);
         Ok(set_aside)
     }
 

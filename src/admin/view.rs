@@ -175,7 +175,7 @@ pub async fn standing(desk: &Desk) -> Status {
             usage,
         }),
         history: Told::of(bytes, |bytes| HistoryStanding { bytes }),
-        cache: CacheStanding { waiting: desk.backfill.writer.latest().len() },
+        cache: CacheStanding { waiting: desk.backfill.writer.pending_updates().len() },
         disk: disk(desk),
         gaps: GapCount {
             open,

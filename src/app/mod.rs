@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{ReloadCount, ReloadRequest};
 use crate::backfill;
-use crate::cache::{Cache, Latest};
+use crate::cache::{Cache, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::{Board, SharedLedger};
@@ -45,7 +45,7 @@ use crate::heartbeat::Heartbeats;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
-use crate::log::{Log, LogError, Positions};
+use crate::log::{Log, LogError, Offsets};
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::signals::Request;
@@ -268,9 +268,9 @@ async fn start(
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
-    let (board, latest) = (Arc::new(Board::default()), Arc::new(Latest::default()));
+    let (board, pending_updates) = (Arc::new(Board::default()), Arc::new(PendingUpdates::default()));
     recording::seed_progress(&board, pending_resume.best_known(), &committed);
-    let writer = Writer::new(history.clone(), latest.clone(), health.clone());
+    let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone());
     let backfill = backfill::Parts {
         rest: rest.clone(),
         dialects: runtimes.iter().map(|runtime| (runtime.exchange, runtime.dialect.clone())).collect(),
@@ -314,7 +314,7 @@ async fn start(
         reloaded: Arc::default(),
     };
     let resumed = pending_resume.resumed();
-    recording::start(&service, &mut runtimes, writer, latest, pending_resume, groups);
+    recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
     Ok((service, main_loop::Reloadable { runtimes, streams: streams_sender, jobs }))
 }
@@ -325,7 +325,7 @@ async fn committed(
     config: &Config,
     snapshot: Option<&Snapshot>,
     health: &Health,
-) -> Result<Positions, Failure> {
+) -> Result<Offsets, Failure> {
     match log.usage().await {
         Ok(usage) => Ok(usage.committed),
         Err(LogError::Unavailable(why)) => {

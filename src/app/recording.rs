@@ -7,14 +7,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::backfill::{self, Tail, TailOptions};
-use crate::cache::{self, Latest};
+use crate::cache::{self, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::{self, Board, Question, Sorter, Standing};
 use crate::exit::Failure;
 use crate::health::Health;
 use crate::history::{History, HistoryError};
-use crate::log::Positions;
+use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
 use crate::state::Snapshot;
 use crate::writer::Writer;
@@ -91,7 +91,7 @@ impl PendingResume {
         let found = restore::resume_when_available(history, self.snapshot.as_ref(), &self.streams, wait).await?;
         if let Some(resume) = &found {
             saver.set_identity(resume.identity.clone());
-            seed_progress(board, resume, &Positions::new());
+            seed_progress(board, resume, &Offsets::new());
             self.resumed.cancel();
         }
         Ok(found)
@@ -99,7 +99,7 @@ impl PendingResume {
 }
 
 /// Shows every stream where it goes on.
-pub(super) fn seed_progress(board: &Board, resume: &ResumeState, committed: &Positions) {
+pub(super) fn seed_progress(board: &Board, resume: &ResumeState, committed: &Offsets) {
     let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
         let next = stream.channel.step().map(|step| position + step);
         (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
@@ -112,7 +112,7 @@ pub(super) fn start(
     service: &Service,
     runtimes: &mut [ExchangeRuntime],
     writer: Writer,
-    latest: Arc<Latest>,
+    pending_updates: Arc<PendingUpdates>,
     pending_resume: PendingResume,
     groups: &mut Groups,
 ) {
@@ -147,15 +147,15 @@ pub(super) fn start(
         let restore::HistoryWait { heartbeat, stop: drain, .. } = wait;
         Ok(consume::run(parts, sorter, asked, batches, heartbeat, drain, never).await?)
     });
-    let carrier = cache::carry(
+    let cache_writer = cache::run_write_behind(
         service.cache.clone(),
-        latest,
+        pending_updates,
         service.health.clone(),
         service.heartbeats.watch("cache"),
         groups.cache.stop.clone(),
     );
     groups.cache.spawn("cache", async move {
-        carrier.await;
+        cache_writer.await;
         Ok(())
     });
     repair(service, runtimes, &questions, &our_streams, groups);

@@ -209,14 +209,14 @@ pub async fn ping(config: &Config) -> Vec<StorePing> {
     let file = |name: &str| (format!("{}", config.data_dir.join(name).display()), Ok(("embedded".to_owned(), vec![])));
     let (place, log) = match config.log.backend {
         log::Backend::Embedded => file("log.db"),
-        log::Backend::Kafka => (config.log.kafka.brokers.clone(), with_timeout(KafkaLog::look_at(&config.log)).await),
+        log::Backend::Kafka => (config.log.kafka.brokers.clone(), with_timeout(KafkaLog::inspect(&config.log)).await),
     };
     let log = answer("log", place, log);
     let (place, history) = match config.history.backend {
         history::Backend::Embedded => file("history.db"),
         history::Backend::Clickhouse => {
             let options = &config.history.clickhouse;
-            (options.url.clone(), with_timeout(ClickhouseHistory::look_at(options)).await)
+            (options.url.clone(), with_timeout(ClickhouseHistory::inspect(options)).await)
         }
     };
     let history = answer("history", place, history);
@@ -228,7 +228,7 @@ pub async fn ping(config: &Config) -> Vec<StorePing> {
                 [] => without_password(&options.url),
                 nodes => nodes.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(", "),
             };
-            (place, with_timeout(RedisCache::look_at(options)).await)
+            (place, with_timeout(RedisCache::inspect(options)).await)
         }
     };
     vec![log, history, answer("cache", place, cache)]

@@ -11,7 +11,7 @@ use super::*;
 use crate::backfill::Parts;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::faulty::FaultyCache;
-use crate::cache::{Cache, Latest, Update};
+use crate::cache::{Cache, PendingUpdates, Update};
 use crate::clock::Clock;
 use crate::consume::SharedLedger;
 use crate::faults::Faults;
@@ -41,7 +41,7 @@ impl Stores {
         let backfill = Parts {
             rest: HashMap::new(),
             dialects: HashMap::new(),
-            writer: Writer::new(history.clone(), Arc::new(Latest::default()), Health::default()),
+            writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),
             ledger: SharedLedger::default(),
             clock: Clock::from_fn(|| Timestamp(OPEN)),
             rows: Arc::default(),

@@ -57,7 +57,7 @@ pub async fn preload(
                 .filter(|(_, of)| !of.is_empty())
                 .map(|(symbol, _)| symbol.clone())
                 .collect();
-            for row in history.minutes(exchange, &some, since).await.context("read closed minutes")? {
+            for row in history.minute_klines(exchange, &some, since).await.context("read closed minutes")? {
                 minutes.entry(row.symbol).or_default().push(row.kline);
             }
         }

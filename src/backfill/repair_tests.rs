@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::repair::repair;
 use super::*;
-use crate::cache::Latest;
+use crate::cache::PendingUpdates;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::RestOptions;
 use crate::gap::RangeSet;
@@ -134,7 +134,7 @@ impl Bench {
         let parts = Parts {
             rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
             dialects: HashMap::from([(Exchange::Binance, dialect)]),
-            writer: Writer::new(history, Arc::new(Latest::default()), Health::default()),
+            writer: Writer::new(history, Arc::new(PendingUpdates::default()), Health::default()),
             ledger: SharedLedger::default(),
             clock,
             rows: Arc::default(),

@@ -7,7 +7,7 @@ use crate::backfill::tests::{BEGIN_MS, Bench, NEWEST, stream, whole};
 use crate::consume::Standing;
 use crate::heartbeat::Heartbeats;
 use crate::history::Batch;
-use crate::log::Positions;
+use crate::log::Offsets;
 use crate::market::{Exchange, Side, Trade};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -27,7 +27,7 @@ async fn first_row_is(bench: &Bench, board: &Board, id: i64) {
 }
 
 fn stands_at(board: &Board, next: i64) {
-    board.publish([(stream(), Standing { next: Some(next), ..Standing::default() })], &Positions::new());
+    board.publish([(stream(), Standing { next: Some(next), ..Standing::default() })], &Offsets::new());
 }
 
 fn open_ranges(bench: &Bench) -> Vec<(i64, i64)> {

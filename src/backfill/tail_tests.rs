@@ -60,7 +60,7 @@ impl Bench {
         let (kept_streams, streams) = watch::channel(vec![stream()]);
         let board = Arc::new(Board::default());
         let standing = Standing { next: Some(11), last_received: Some(SECOND), ..Standing::default() };
-        board.publish([(stream(), standing)], &crate::log::Positions::default());
+        board.publish([(stream(), standing)], &crate::log::Offsets::default());
         let tail = Tail {
             rest: Arc::new(Rest::new(dialect, RestOptions::default(), clock.clone(), None).unwrap()),
             exchange: Exchange::Binance,

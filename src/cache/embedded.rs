@@ -12,10 +12,10 @@ use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
 /// The latest value of everything, in this process. One lock: an update is microseconds.
 #[derive(Debug, Default)]
-pub struct EmbeddedCache(Mutex<Latest>);
+pub struct EmbeddedCache(Mutex<Values>);
 
 #[derive(Debug, Default)]
-struct Latest {
+struct Values {
     ticks: HashMap<(Exchange, Symbol), Tick>,
     klines: HashMap<(Exchange, Symbol, Interval), Kline>,
     books: HashMap<(Exchange, Symbol), Book>,
@@ -28,7 +28,7 @@ impl EmbeddedCache {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Latest> {
+    fn lock(&self) -> MutexGuard<'_, Values> {
         // Every value is written whole: a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,40 +37,41 @@ impl EmbeddedCache {
 #[async_trait]
 impl Cache for EmbeddedCache {
     async fn apply(&self, update: &Update) -> Result<u64, CacheError> {
-        let mut latest = self.lock();
+        let mut values = self.lock();
         let mut moved = 0;
         for (exchange, symbol, tick) in &update.ticks {
-            moved += put(&mut latest.ticks, (*exchange, symbol.clone()), *tick, |held| {
-                (tick.ts, tick.id) > (held.ts, held.id)
+            moved += put(&mut values.ticks, (*exchange, symbol.clone()), *tick, |stored| {
+                (tick.ts, tick.id) > (stored.ts, stored.id)
             });
         }
         for (exchange, symbol, kline) in &update.klines {
-            moved += put(&mut latest.klines, (*exchange, symbol.clone(), kline.interval), *kline, |held| {
-                is_newer_kline(kline, held)
+            moved += put(&mut values.klines, (*exchange, symbol.clone(), kline.interval), *kline, |stored| {
+                is_newer_kline(kline, stored)
             });
         }
         for (exchange, symbol, book) in &update.books {
-            moved += put(&mut latest.books, (*exchange, symbol.clone()), *book, |held| book.update_id > held.update_id);
+            moved +=
+                put(&mut values.books, (*exchange, symbol.clone()), *book, |stored| book.update_id > stored.update_id);
         }
         Ok(moved)
     }
 
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
-        let latest = self.lock();
-        Ok(symbols.iter().map(|symbol| latest.ticks.get(&(exchange, symbol.clone())).copied()).collect())
+        let values = self.lock();
+        Ok(symbols.iter().map(|symbol| values.ticks.get(&(exchange, symbol.clone())).copied()).collect())
     }
 
     async fn klines(&self, exchange: Exchange, keys: &[(Symbol, Interval)]) -> Result<Vec<Option<Kline>>, CacheError> {
-        let latest = self.lock();
+        let values = self.lock();
         let get = |(symbol, interval): &(Symbol, Interval)| {
-            latest.klines.get(&(exchange, symbol.clone(), *interval)).copied()
+            values.klines.get(&(exchange, symbol.clone(), *interval)).copied()
         };
         Ok(keys.iter().map(get).collect())
     }
 
     async fn books(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Book>>, CacheError> {
-        let latest = self.lock();
-        Ok(symbols.iter().map(|symbol| latest.books.get(&(exchange, symbol.clone())).copied()).collect())
+        let values = self.lock();
+        Ok(symbols.iter().map(|symbol| values.books.get(&(exchange, symbol.clone())).copied()).collect())
     }
 
     async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError> {
@@ -88,12 +89,12 @@ impl Cache for EmbeddedCache {
 }
 
 /// Later open time first; within one interval a closed kline is final and more trades are later.
-fn is_newer_kline(kline: &Kline, held: &Kline) -> bool {
-    (kline.open_time, kline.closed, kline.trade_count) > (held.open_time, held.closed, held.trade_count)
+fn is_newer_kline(kline: &Kline, stored: &Kline) -> bool {
+    (kline.open_time, kline.closed, kline.trade_count) > (stored.open_time, stored.closed, stored.trade_count)
 }
 
-fn put<K: Eq + Hash, V>(values: &mut HashMap<K, V>, key: K, value: V, is_newer: impl FnOnce(&V) -> bool) -> u64 {
-    match values.entry(key) {
+fn put<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, is_newer: impl FnOnce(&V) -> bool) -> u64 {
+    match map.entry(key) {
         Entry::Vacant(vacant) => {
             vacant.insert(value);
             1

@@ -9,19 +9,19 @@
 //! 3. **What was applied is read back** exactly: decimals and times as given.
 //! 4. **Losing it loses nothing**: everything here is rebuilt from history.
 
-mod carrier;
 pub mod embedded;
 pub mod faulty;
-mod latest;
 mod options;
+mod pending;
 pub mod redis;
+mod write_behind;
 
 use async_trait::async_trait;
 
 pub use options::{Backend, Options, RedisOptions};
 
-pub use carrier::carry;
-pub use latest::{Latest, kline_is_newer, tick_is_newer};
+pub use pending::{PendingUpdates, kline_is_newer, tick_is_newer};
+pub use write_behind::run_write_behind;
 
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 

@@ -4,9 +4,9 @@
 //! One FCALL names one key, so every call stays in one hash slot. The function is loaded, on every primary, when a server
 //! answers that it does not have it: at first use, and after a restart that lost it.
 
+mod connection;
 mod hashes;
-mod link;
-mod look;
+mod inspect;
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult};
@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{Cache, CacheError, RedisOptions, Update};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
-use hashes::{Hash, Held};
-use link::Link;
+use connection::Connection;
+use hashes::{HashFields, HashWrite};
 
 /// Decides in Redis what is newer.
 const LIBRARY: &str = include_str!("redis/forward.lua");
@@ -27,37 +27,37 @@ const COMMANDS_MAX: usize = 1_000;
 /// The latest value of everything, in Redis.
 #[derive(Clone, Debug)]
 pub struct RedisCache {
-    link: Link,
+    connection: Connection,
 }
 
 impl RedisCache {
     /// Who answers, and what it lacks, without changing anything: a line, and further ones of what is missing.
-    pub async fn look_at(options: &RedisOptions) -> Result<(String, Vec<String>), CacheError> {
-        look::look_at(&Self::connect(options)?.link).await
+    pub async fn inspect(options: &RedisOptions) -> Result<(String, Vec<String>), CacheError> {
+        inspect::inspect(&Self::connect(options)?.connection).await
     }
 
     /// A cache at `options.url`, or in the cluster of `options.nodes`. Connects at first use and again whenever the
     /// connection is lost, so a server that is down fails calls (within seconds), not this. Needs a tokio runtime; fails
     /// on a bad URL.
     pub fn connect(options: &RedisOptions) -> Result<Self, CacheError> {
-        let link = Link::new(options).map_err(|error| refused("set up the connection", &error))?;
-        Ok(Self { link })
+        let connection = Connection::new(options).map_err(|error| redis_error("set up the connection", &error))?;
+        Ok(Self { connection })
     }
 
     /// One command and its answer.
     async fn one<T: FromRedisValue>(&self, what: &str, command: Cmd) -> Result<T, CacheError> {
-        let answer = self.link.ask(&[command]).await.map(|mut answers| answers.pop());
+        let answer = self.connection.send(&[command]).await.map(|mut answers| answers.pop());
         let nothing = || CacheError(format!("{what} in Redis: no answer"));
         match answer {
             Ok(Some(Ok(answer))) => Ok(answer),
-            Ok(Some(Err(error))) | Err(error) => Err(refused(what, &error)),
+            Ok(Some(Err(error))) | Err(error) => Err(redis_error(what, &error)),
             Ok(None) => Err(nothing()),
         }
     }
 
     /// Sends forward calls and loads the function first if a server lacks it.
-    async fn forward(&self, hashes: &[Hash]) -> Result<u64, CacheError> {
-        let call = |hash: &Hash| {
+    async fn forward(&self, hashes: &[HashWrite]) -> Result<u64, CacheError> {
+        let call = |hash: &HashWrite| {
             let mut call = redis::cmd("FCALL");
             call.arg(FORWARD).arg(1).arg(&hash.key).arg(hash.order);
             for (name, value) in &hash.fields {
@@ -67,14 +67,15 @@ impl RedisCache {
         };
         let calls: Vec<Cmd> = hashes.iter().map(call).collect();
         let what = "move keys forward";
-        let mut answers: Vec<RedisResult<u64>> = self.link.ask(&calls).await.map_err(|error| refused(what, &error))?;
+        let mut answers: Vec<RedisResult<u64>> =
+            self.connection.send(&calls).await.map_err(|error| redis_error(what, &error))?;
         if answers.iter().any(|answer| answer.as_ref().is_err_and(lacks_function)) {
             self.load().await?;
-            answers = self.link.ask(&calls).await.map_err(|error| refused(what, &error))?;
+            answers = self.connection.send(&calls).await.map_err(|error| redis_error(what, &error))?;
         }
         let mut moved = 0;
         for (answer, hash) in answers.into_iter().zip(hashes) {
-            moved += answer.map_err(|error| refused(&format!("move {} forward", hash.key), &error))?;
+            moved += answer.map_err(|error| redis_error(&format!("move {} forward", hash.key), &error))?;
         }
         Ok(moved)
     }
@@ -83,25 +84,25 @@ impl RedisCache {
         let mut command = redis::cmd("FUNCTION");
         // What is replaced is the same, see the library: so a primary that has it already is no error.
         command.arg("LOAD").arg("REPLACE").arg(LIBRARY);
-        match self.link.ask_all(&command).await {
+        match self.connection.send_to_all(&command).await {
             Ok(_names) => Ok(()),
             Err(error) if error.to_string().contains("unknown command") => {
                 Err(CacheError(format!("load the function: {error}; Redis 7.0 or newer is needed")))
             }
-            Err(error) => Err(refused("load the function", &error)),
+            Err(error) => Err(redis_error("load the function", &error)),
         }
     }
 
     /// Reads a hash per key, in order.
-    async fn read<T>(&self, keys: &[String], read: fn(&Held) -> Option<T>) -> Result<Vec<Option<T>>, CacheError> {
+    async fn read<T>(&self, keys: &[String], read: fn(&HashFields) -> Option<T>) -> Result<Vec<Option<T>>, CacheError> {
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(COMMANDS_MAX) {
             let commands: Vec<Cmd> = keys.iter().map(|key| with_arg("HGETALL", key)).collect();
-            let answers = self.link.ask(&commands).await.map_err(|error| refused("read keys", &error))?;
-            for (held, key) in answers.into_iter().zip(keys) {
-                let held: Held = held.map_err(|error| refused("read keys", &error))?;
-                let value = read(&held);
-                if value.is_none() && !held.is_empty() {
+            let answers = self.connection.send(&commands).await.map_err(|error| redis_error("read keys", &error))?;
+            for (stored, key) in answers.into_iter().zip(keys) {
+                let stored: HashFields = stored.map_err(|error| redis_error("read keys", &error))?;
+                let value = read(&stored);
+                if value.is_none() && !stored.is_empty() {
                     warn!(key, "{key} in Redis is not as we write it, taken for missing");
                 }
                 values.push(value);
@@ -117,7 +118,7 @@ impl Cache for RedisCache {
         let ticks = update.ticks.iter().map(|(exchange, symbol, tick)| hashes::tick(*exchange, symbol, tick));
         let klines = update.klines.iter().map(|(exchange, symbol, kline)| hashes::kline(*exchange, symbol, kline));
         let books = update.books.iter().map(|(exchange, symbol, book)| hashes::book(*exchange, symbol, book));
-        let all: Vec<Hash> = ticks.chain(klines).chain(books).collect();
+        let all: Vec<HashWrite> = ticks.chain(klines).chain(books).collect();
         let mut moved = 0;
         for hashes in all.chunks(COMMANDS_MAX) {
             moved += self.forward(hashes).await?;
@@ -151,7 +152,7 @@ impl Cache for RedisCache {
     }
 
     async fn ping(&self) -> Result<String, CacheError> {
-        look::version(&self.link).await
+        inspect::version(&self.connection).await
     }
 }
 
@@ -165,6 +166,6 @@ fn lacks_function(error: &RedisError) -> bool {
     error.to_string().contains("Function not found")
 }
 
-fn refused(what: &str, error: &RedisError) -> CacheError {
+fn redis_error(what: &str, error: &RedisError) -> CacheError {
     CacheError(format!("{what} in Redis: {error}"))
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::histogram::Histogram;
-use crate::log::Positions;
+use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
 
 /// One stream's standing.
@@ -30,7 +30,7 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Board {
     streams: Mutex<HashMap<Stream, Standing>>,
-    committed: Mutex<Positions>,
+    committed: Mutex<Offsets>,
     /// Rows made durable since this process began.
     pub rows: AtomicU64,
     /// Frames consumed since this process began.
@@ -62,13 +62,13 @@ impl Default for BatchTimes {
 
 impl Board {
     /// Takes over what the consumer made durable.
-    pub fn publish(&self, changed: impl IntoIterator<Item = (Stream, Standing)>, committed: &Positions) {
+    pub fn publish(&self, changed: impl IntoIterator<Item = (Stream, Standing)>, committed: &Offsets) {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
         self.set_committed(committed);
     }
 
     /// Takes over the committed positions.
-    pub fn set_committed(&self, committed: &Positions) {
+    pub fn set_committed(&self, committed: &Offsets) {
         let mut kept = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(committed.iter().map(|(partition, next)| (*partition, *next)));
     }
@@ -80,7 +80,7 @@ impl Board {
     }
 
     /// For each partition the next offset to consume.
-    pub fn committed(&self) -> Positions {
+    pub fn committed(&self) -> Offsets {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::cache::Update;
 use crate::exchange::{DecodedFrame, Dialect, Event};
 use crate::history::DeadLetter;
-use crate::log::{Partition, Positions, Record};
+use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
@@ -43,7 +43,7 @@ pub struct Sorter {
     holes: Vec<FoundHole>,
     /// A stream began without a row: its standing is news.
     has_begun: bool,
-    next_offsets: Positions,
+    next_offsets: Offsets,
 }
 
 /// One exchange's symbols.
@@ -79,7 +79,7 @@ pub struct Sealed {
     /// Holes for the ledger.
     pub holes: Vec<FoundHole>,
     /// What may be committed once all of it is durable.
-    pub positions: Positions,
+    pub positions: Offsets,
     /// Standings that changed.
     pub standings: Vec<(Stream, Standing)>,
 }
@@ -103,7 +103,7 @@ impl Sorter {
             update: Update::default(),
             holes: Vec::new(),
             has_begun: false,
-            next_offsets: Positions::new(),
+            next_offsets: Offsets::new(),
         }
     }
 
@@ -136,7 +136,7 @@ impl Sorter {
     }
 
     /// The next offset of each partition, whether durable or not.
-    pub fn next_offsets(&self) -> &Positions {
+    pub fn next_offsets(&self) -> &Offsets {
         &self.next_offsets
     }
 

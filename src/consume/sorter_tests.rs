@@ -79,11 +79,11 @@ fn nothing_behind_a_held_frame_may_be_committed() {
     }
     sorter.settle(Timestamp(40_000), false);
     let sealed = sorter.seal();
-    assert_eq!((ids(&sealed), sealed.positions), (vec![5, 6], Positions::from([(0, 2)])));
+    assert_eq!((ids(&sealed), sealed.positions), (vec![5, 6], Offsets::from([(0, 2)])));
     sorter.settle(Timestamp(10_000_000), false);
     let sealed = sorter.seal();
     assert_eq!((ids(&sealed), holes(&sealed)), (vec![9, 10], vec![(7, 8)]));
-    assert_eq!(sealed.positions, Positions::from([(0, 4)]));
+    assert_eq!(sealed.positions, Offsets::from([(0, 4)]));
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_frame_that_waits_behind_what_an_expectation_declares_missing_is_used() {
     sorter.settle(Timestamp(EXPECT_GRACE_US + 10_000), false);
     let sealed = sorter.seal();
     assert_eq!((ids(&sealed), holes(&sealed)), (vec![5, 8], vec![(6, 7)]));
-    assert_eq!(sealed.positions, Positions::from([(0, 201)]));
+    assert_eq!(sealed.positions, Offsets::from([(0, 201)]));
     // What is expected behind it is a hole as well, and the stream goes on.
     sorter.take(record(210, trade(10)));
     sorter.settle(Timestamp(EXPECT_GRACE_US + 110_000), false);

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::gap::{Evidence, Gap};
 use crate::heartbeat::Heartbeat;
-use crate::log::{Consumer, Delivery, LogError, Partition, Positions};
+use crate::log::{Consumer, Delivery, LogError, Offsets, Partition};
 use crate::market::Timestamp;
 use crate::messages;
 use crate::writer::WriteError;
@@ -133,7 +133,7 @@ impl Worker {
     }
 
     /// Makes everything that was sorted durable; returns what may be committed, `None` when told to stop meanwhile.
-    async fn write_all(&mut self, sorter: &mut Sorter) -> Result<Option<Positions>, ConsumeError> {
+    async fn write_all(&mut self, sorter: &mut Sorter) -> Result<Option<Offsets>, ConsumeError> {
         if self.unwritten.is_some() && self.write(sorter).await?.is_none() {
             return Ok(None);
         }
@@ -142,7 +142,7 @@ impl Worker {
 
     /// Makes durable what an earlier call had to leave, or else what was sorted since. When it is dropped on its
     /// way, everything is left to the next call.
-    async fn write(&mut self, sorter: &mut Sorter) -> Result<Option<Positions>, ConsumeError> {
+    async fn write(&mut self, sorter: &mut Sorter) -> Result<Option<Offsets>, ConsumeError> {
         let began = Instant::now();
         let sealed = match self.unwritten.take() {
             Some(sealed) => sealed,
@@ -170,8 +170,8 @@ impl Worker {
             }
         }
         let Some(sealed) = self.unwritten.take() else { return Ok(None) };
-        self.parts.writer.latest().offer(sealed.update);
-        self.parts.board.publish(sealed.standings, &Positions::new());
+        self.parts.writer.pending_updates().offer(sealed.update);
+        self.parts.board.publish(sealed.standings, &Offsets::new());
         if !sealed.rows.batch.gaps.is_empty() {
             self.parts.ledger.news.notify_one();
         }

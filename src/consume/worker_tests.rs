@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::cache::Latest;
+use crate::cache::PendingUpdates;
 use crate::exchange::binance::Binance;
 use crate::faults::Faults;
 use crate::gap::Range;
@@ -16,7 +16,7 @@ use crate::heartbeat::Heartbeats;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, GapFilter, History, TradeRow};
-use crate::log::{Delivery, LogUsage, Partition, Positions, Record};
+use crate::log::{Delivery, LogUsage, Offsets, Partition, Record};
 use crate::market::{Frame, Origin, Side, Symbol, Timestamp, Trade};
 
 const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
@@ -25,7 +25,7 @@ const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
 #[derive(Clone, Default)]
 struct Script {
     deliveries: Arc<Mutex<VecDeque<Delivery>>>,
-    committed: Arc<Mutex<Positions>>,
+    committed: Arc<Mutex<Offsets>>,
 }
 
 #[async_trait::async_trait]
@@ -38,7 +38,7 @@ impl Consumer for Script {
         Ok(Delivery::Records { records: Vec::new(), more: false })
     }
 
-    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+    async fn commit(&mut self, positions: &Offsets) -> Result<(), LogError> {
         self.committed.lock().unwrap().extend(positions.clone());
         Ok(())
     }
@@ -99,7 +99,7 @@ impl House {
         let (ours_sender, ours) = watch::channel(Vec::new());
         let parts = Parts {
             log: Arc::new(script.clone()),
-            writer: Writer::new(faulty, Arc::new(Latest::default()), health.clone()),
+            writer: Writer::new(faulty, Arc::new(PendingUpdates::default()), health.clone()),
             ledger: ledger.clone(),
             board: Arc::default(),
             health,
@@ -138,7 +138,7 @@ impl House {
         self.deliver(Delivery::Records { records: ids.map(record).collect(), more: false });
     }
 
-    fn revoke(&self, partition: Partition, deadline: Duration) -> oneshot::Receiver<Positions> {
+    fn revoke(&self, partition: Partition, deadline: Duration) -> oneshot::Receiver<Offsets> {
         let (done, answer) = oneshot::channel();
         self.deliver(Delivery::Revoked { partitions: vec![partition], deadline, done });
         answer
@@ -180,7 +180,7 @@ async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays()
     house.trades("AAA", 4..=6);
     house.trades("BBB", 4..=6);
     let answer = house.revoke(0, Duration::from_millis(100));
-    assert_eq!(answer.await.unwrap_or_default(), Positions::new(), "nothing of it is durable, so nothing is committed");
+    assert_eq!(answer.await.unwrap_or_default(), Offsets::new(), "nothing of it is durable, so nothing is committed");
     house.trades("BBB", 7..=9);
     house.faults.set_outage(false);
     house.until_committed(1, 10).await;
@@ -197,7 +197,7 @@ async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
     house.until_committed(0, 4).await;
     assert_eq!(*house.ours.borrow(), SYMBOLS.map(stream).to_vec());
     let answer = house.revoke(0, Duration::from_secs(10));
-    assert_eq!(answer.await.unwrap(), Positions::from([(0, 4)]));
+    assert_eq!(answer.await.unwrap(), Offsets::from([(0, 4)]));
     house.until("it is not ours", || *house.ours.borrow() == [stream("BBB")]).await;
     let row = |id: i64| TradeRow {
         exchange: crate::market::Exchange::Binance,

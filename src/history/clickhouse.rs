@@ -52,8 +52,8 @@ impl ClickhouseHistory {
     }
 
     /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
-    pub async fn look_at(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
-        schema::look_at(&Server::new(options)).await
+    pub async fn inspect(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
+        schema::inspect(&Server::new(options)).await
     }
 
     /// Whether there is a history, without making one.
@@ -161,13 +161,13 @@ impl History for ClickhouseHistory {
         coverage::missing(self.server().await?, stream, range, limit).await
     }
 
-    async fn minutes(
+    async fn minute_klines(
         &self,
         exchange: Exchange,
         symbols: &[Symbol],
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
-        lookup::minutes(self.server().await?, exchange, symbols, since).await
+        lookup::minute_klines(self.server().await?, exchange, symbols, since).await
     }
 
     async fn days(

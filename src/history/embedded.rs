@@ -162,14 +162,14 @@ impl History for EmbeddedHistory {
         self.read(move |connection| coverage::missing(connection, &stream, range, limit)).await
     }
 
-    async fn minutes(
+    async fn minute_klines(
         &self,
         exchange: Exchange,
         symbols: &[Symbol],
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
         let symbols = symbols.to_vec();
-        self.read(move |connection| lookup::minutes(connection, exchange, &symbols, since)).await
+        self.read(move |connection| lookup::minute_klines(connection, exchange, &symbols, since)).await
     }
 
     async fn days(
@@ -213,17 +213,17 @@ impl History for EmbeddedHistory {
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
-        let mut removed = self.write(Work::Forget(*retention)).await?;
+        let mut removed = self.write(Work::RemoveExpired(*retention)).await?;
         let Some(before) = retention.rows_before else { return Ok(removed) };
-        let mut place = retention::Place::default();
-        // The readers look for what is old; the writer is only given bounded portions that hold some.
+        let mut cursor = retention::Cursor::default();
+        // The readers look for what is old; the writer is only given bounded chunks that hold some.
         loop {
-            let from = place.clone();
-            let portion = self.read(move |connection| retention::next_portion(connection, from, before)).await?;
-            let Some(portion) = portion else { return Ok(removed) };
-            place = portion.next_place();
-            if portion.has_old {
-                removed += self.write(Work::Remove { portion, before }).await?;
+            let from = cursor.clone();
+            let chunk = self.read(move |connection| retention::next_chunk(connection, from, before)).await?;
+            let Some(chunk) = chunk else { return Ok(removed) };
+            cursor = chunk.next_cursor();
+            if chunk.has_old {
+                removed += self.write(Work::RemoveRows { chunk, before }).await?;
             }
         }
     }

@@ -175,14 +175,14 @@ impl History for FaultyHistory {
         self.inner.missing(stream, range, limit).await
     }
 
-    async fn minutes(
+    async fn minute_klines(
         &self,
         exchange: Exchange,
         symbols: &[Symbol],
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
         self.before_read().await?;
-        self.inner.minutes(exchange, symbols, since).await
+        self.inner.minute_klines(exchange, symbols, since).await
     }
 
     async fn days(

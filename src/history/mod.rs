@@ -130,7 +130,7 @@ pub trait History: Send + Sync {
 
     /// Stored one-minute klines of these symbols that opened at `since` or later, ascending within a symbol; one query
     /// for all.
-    async fn minutes(
+    async fn minute_klines(
         &self,
         exchange: Exchange,
         symbols: &[Symbol],

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::backfill;
-use crate::cache::Latest;
+use crate::cache::PendingUpdates;
 use crate::cache::embedded::EmbeddedCache;
 use crate::consume::SharedLedger;
 use crate::faults::Faults;
@@ -74,7 +74,7 @@ impl Fixture {
         let backfill = backfill::Parts {
             rest: HashMap::new(),
             dialects: HashMap::new(),
-            writer: Writer::new(history.clone(), Arc::new(Latest::default()), Health::default()),
+            writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Consumer, Log, LogError, LogUsage, Partition, Positions, Record};
+use super::{Consumer, Log, LogError, LogUsage, Offsets, Partition, Record};
 use crate::market::{Frame, Timestamp};
 use crate::sqlite::{Failure, Readers};
 use consumer::EmbeddedConsumer;
@@ -108,7 +108,7 @@ impl Shared {
 
     /// Hands a request to the writer and waits for its answer. Once the writer has the request it carries
     /// it out, whether or not the caller still waits.
-    async fn ask<T>(
+    async fn request<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
     ) -> Result<T, LogError> {
@@ -120,12 +120,12 @@ impl Shared {
         answer.await.map_err(|_| closed())?
     }
 
-    async fn commit(&self, positions: &Positions) -> Result<(), LogError> {
-        if let Some(partition) = positions.keys().find(|partition| **partition != PARTITION) {
+    async fn commit(&self, offsets: &Offsets) -> Result<(), LogError> {
+        if let Some(partition) = offsets.keys().find(|partition| **partition != PARTITION) {
             return Err(LogError::Fatal(format!("commit partition {partition}: the embedded log has only 0")));
         }
-        let Some(next) = positions.get(&PARTITION).copied() else { return Ok(()) };
-        self.ask(|done| Request::Commit { next, done }).await
+        let Some(next) = offsets.get(&PARTITION).copied() else { return Ok(()) };
+        self.request(|done| Request::Commit { next, done }).await
     }
 
     /// At most `records` records from `offset` on, from memory when it has them; ends with the record
@@ -145,7 +145,7 @@ impl Log for EmbeddedLog {
         if frames.is_empty() {
             return Ok(());
         }
-        self.shared.ask(|done| Request::Append { frames, done }).await
+        self.shared.request(|done| Request::Append { frames, done }).await
     }
 
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
@@ -172,8 +172,8 @@ impl Log for EmbeddedLog {
         let end = *self.shared.end.borrow();
         let committed = *self.shared.committed.borrow();
         Ok(LogUsage {
-            first: Positions::from([(PARTITION, first.unwrap_or(end))]),
-            end: Positions::from([(PARTITION, end)]),
+            first: Offsets::from([(PARTITION, first.unwrap_or(end))]),
+            end: Offsets::from([(PARTITION, end)]),
             committed: committed.map(|next| (PARTITION, next)).into_iter().collect(),
             bytes: Some(self.shared.readers.bytes_on_disk()),
         })
@@ -183,7 +183,7 @@ impl Log for EmbeddedLog {
         let mut removed = 0;
         // One bounded step a turn, so that appends are never kept waiting for long.
         loop {
-            let step = self.shared.ask(|done| Request::Retain { older_than, bytes, done }).await?;
+            let step = self.shared.request(|done| Request::Retain { older_than, bytes, done }).await?;
             removed += step.removed;
             if !step.more {
                 return Ok(removed);

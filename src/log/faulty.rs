@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
+use super::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use crate::faults::{Fault, Faults};
 use crate::market::{Frame, Timestamp};
 
@@ -100,17 +100,17 @@ impl Consumer for FaultyConsumer {
         self.inner.next().await
     }
 
-    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), LogError> {
         match self.faults.for_write() {
-            Fault::None => self.inner.commit(positions).await,
+            Fault::None => self.inner.commit(offsets).await,
             Fault::Delay(delay) => {
                 tokio::time::sleep(delay).await;
-                self.inner.commit(positions).await
+                self.inner.commit(offsets).await
             }
             Fault::Fail => Err(injected()),
             // A commit is one value: it is there or it is not.
             Fault::LoseAnswer | Fault::Tear => {
-                self.inner.commit(positions).await?;
+                self.inner.commit(offsets).await?;
                 Err(injected())
             }
         }

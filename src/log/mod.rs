@@ -38,7 +38,7 @@ use crate::market::Frame;
 pub type Partition = i32;
 
 /// For each partition the next offset to read.
-pub type Positions = BTreeMap<Partition, i64>;
+pub type Offsets = BTreeMap<Partition, i64>;
 
 /// Why the log did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ pub enum Delivery {
         /// How long the log waits.
         deadline: Duration,
         /// Answer with the positions to commit; dropping it commits nothing.
-        done: tokio::sync::oneshot::Sender<Positions>,
+        done: tokio::sync::oneshot::Sender<Offsets>,
     },
 }
 
@@ -96,7 +96,7 @@ pub trait Consumer: Send {
 
     /// Records that everything below these positions is durable elsewhere. Positions of partitions that have
     /// left are passed over: they are their new owner's to commit.
-    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError>;
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), LogError>;
 
     /// Stops delivering records of all partitions (`true`) or resumes (`false`), for
     /// back-pressure; [`Consumer::next`] must still be called.
@@ -108,13 +108,13 @@ pub trait Consumer: Send {
 pub struct LogUsage {
     /// First offset kept, per partition.
     #[schema(value_type = BTreeMap<String, i64>)]
-    pub first: Positions,
+    pub first: Offsets,
     /// Next offset to be written, per partition.
     #[schema(value_type = BTreeMap<String, i64>)]
-    pub end: Positions,
+    pub end: Offsets,
     /// Next offset to be consumed, per partition.
     #[schema(value_type = BTreeMap<String, i64>)]
-    pub committed: Positions,
+    pub committed: Offsets,
     /// Bytes on disk, when the backend knows.
     pub bytes: Option<u64>,
 }

@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tapekeeper::backfill;
-use tapekeeper::cache::Latest;
+use tapekeeper::cache::PendingUpdates;
 use tapekeeper::clock::Clock;
 use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
 use tapekeeper::exchange::Dialect;
@@ -105,7 +105,7 @@ impl Flow {
         let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), never.clone()));
         let board = Arc::new(Board::default());
         let store: Arc<dyn History> = history.clone();
-        let writer = Writer::new(store, Arc::new(Latest::default()), health.clone());
+        let writer = Writer::new(store, Arc::new(PendingUpdates::default()), health.clone());
         let ledger = SharedLedger::new(Ledger::restore(rows));
         let backfill = exchange.map(|exchange| {
             let parts = exchange.backfill_deps(writer.clone(), ledger.clone(), clock);

@@ -120,7 +120,7 @@ async fn stores(page: &mut Page, desk: &Desk) {
     if let Ok(Some(bytes)) = view::soon(desk.history.bytes()).await {
         page.one("tapekeeper_history_bytes", "gauge", "Bytes of history on disk.", &[], bytes as f64);
     }
-    let waiting = desk.backfill.writer.latest().len() as f64;
+    let waiting = desk.backfill.writer.pending_updates().len() as f64;
     page.one("tapekeeper_cache_waiting_keys", "gauge", "Keys of the cache that wait to be written.", &[], waiting);
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AdminOptions, AdminSocket, Desk, Listeners, ReloadRequest, serve};
 use crate::backfill;
-use crate::cache::Latest;
+use crate::cache::PendingUpdates;
 use crate::cache::embedded::EmbeddedCache;
 use crate::clock::Clock;
 use crate::consume::{SharedLedger, Standing};
@@ -82,7 +82,7 @@ impl Served {
         let parts = backfill::Parts {
             rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
             dialects: HashMap::new(),
-            writer: Writer::new(breakable.clone(), Arc::new(Latest::default()), health.clone()),
+            writer: Writer::new(breakable.clone(), Arc::new(PendingUpdates::default()), health.clone()),
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),
@@ -161,7 +161,7 @@ impl Served {
             frames: 3,
             ..Standing::default()
         };
-        self.desk.board.publish([(stream, standing)], &crate::log::Positions::new());
+        self.desk.board.publish([(stream, standing)], &crate::log::Offsets::new());
     }
 }
 

@@ -9,7 +9,7 @@ use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick, Timestamp, pa
 
 /// The fields of a hash in the order written; the first `order` decide what is newer.
 #[derive(Debug)]
-pub(super) struct Hash {
+pub(super) struct HashWrite {
     pub(super) key: String,
     pub(super) order: usize,
     pub(super) fields: Vec<(&'static str, String)>,
@@ -59,7 +59,7 @@ pub(super) fn state_key(instance: &str) -> String {
 }
 
 /// A tick's hash: later, or as late with a higher id, is newer.
-pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> Hash {
+pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> HashWrite {
     let values = [
         tick.ts.micros().to_string(),
         tick.id.to_string(),
@@ -67,11 +67,11 @@ pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> Hash {
         plain(tick.quantity),
         tick.side.to_string(),
     ];
-    Hash { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
+    HashWrite { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
 }
 
 /// A kline's hash: a later interval, then closed over open, then more trades is newer.
-pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> Hash {
+pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> HashWrite {
     let values = [
         kline.open_time.micros().to_string(),
         i32::from(kline.closed).to_string(),
@@ -88,11 +88,11 @@ pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> Hash 
         kline.last_trade_id.to_string(),
     ];
     let key = kline_key(exchange, symbol, kline.interval);
-    Hash { key, order: 3, fields: KLINE.into_iter().zip(values).collect() }
+    HashWrite { key, order: 3, fields: KLINE.into_iter().zip(values).collect() }
 }
 
 /// A book's hash: a higher update id is newer.
-pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> Hash {
+pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> HashWrite {
     let values = [
         book.update_id.to_string(),
         plain(book.bid),
@@ -100,62 +100,62 @@ pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> Hash {
         plain(book.ask),
         plain(book.ask_quantity),
     ];
-    Hash { key: book_key(exchange, symbol), order: 1, fields: BOOK.into_iter().zip(values).collect() }
+    HashWrite { key: book_key(exchange, symbol), order: 1, fields: BOOK.into_iter().zip(values).collect() }
 }
 
 /// What HGETALL answers.
-pub(super) type Held = HashMap<String, String>;
+pub(super) type HashFields = HashMap<String, String>;
 
-fn field<T: FromStr>(held: &Held, name: &str) -> Option<T> {
-    held.get(name)?.parse().ok()
+fn field<T: FromStr>(stored: &HashFields, name: &str) -> Option<T> {
+    stored.get(name)?.parse().ok()
 }
 
-fn decimal(held: &Held, name: &str) -> Option<rust_decimal::Decimal> {
-    parse_decimal(held.get(name)?)
+fn decimal(stored: &HashFields, name: &str) -> Option<rust_decimal::Decimal> {
+    parse_decimal(stored.get(name)?)
 }
 
-fn time(held: &Held, name: &str) -> Option<Timestamp> {
-    field(held, name).map(Timestamp)
+fn time(stored: &HashFields, name: &str) -> Option<Timestamp> {
+    field(stored, name).map(Timestamp)
 }
 
 /// Reads a tick's hash; `None` when a field is missing or has no meaning.
-pub(super) fn read_tick(held: &Held) -> Option<Tick> {
+pub(super) fn read_tick(stored: &HashFields) -> Option<Tick> {
     Some(Tick {
-        id: field(held, "trade_id")?,
-        ts: time(held, "ts")?,
-        price: decimal(held, "price")?,
-        quantity: decimal(held, "quantity")?,
-        side: field(held, "side")?,
+        id: field(stored, "trade_id")?,
+        ts: time(stored, "ts")?,
+        price: decimal(stored, "price")?,
+        quantity: decimal(stored, "quantity")?,
+        side: field(stored, "side")?,
     })
 }
 
 /// Reads a kline's hash; `None` when a field is missing or has no meaning.
-pub(super) fn read_kline(held: &Held) -> Option<Kline> {
+pub(super) fn read_kline(stored: &HashFields) -> Option<Kline> {
     Some(Kline {
-        interval: field(held, "interval")?,
-        open_time: time(held, "open_time")?,
-        close_time: time(held, "close_time")?,
-        open: decimal(held, "open")?,
-        high: decimal(held, "high")?,
-        low: decimal(held, "low")?,
-        close: decimal(held, "close")?,
-        volume: decimal(held, "volume")?,
-        quote_volume: decimal(held, "quote_volume")?,
-        trade_count: field(held, "trade_count")?,
-        first_trade_id: field(held, "first_trade_id")?,
-        last_trade_id: field(held, "last_trade_id")?,
-        closed: field::<u8>(held, "closed")? == 1,
+        interval: field(stored, "interval")?,
+        open_time: time(stored, "open_time")?,
+        close_time: time(stored, "close_time")?,
+        open: decimal(stored, "open")?,
+        high: decimal(stored, "high")?,
+        low: decimal(stored, "low")?,
+        close: decimal(stored, "close")?,
+        volume: decimal(stored, "volume")?,
+        quote_volume: decimal(stored, "quote_volume")?,
+        trade_count: field(stored, "trade_count")?,
+        first_trade_id: field(stored, "first_trade_id")?,
+        last_trade_id: field(stored, "last_trade_id")?,
+        closed: field::<u8>(stored, "closed")? == 1,
     })
 }
 
 /// Reads a book's hash; `None` when a field is missing or has no meaning.
-pub(super) fn read_book(held: &Held) -> Option<Book> {
+pub(super) fn read_book(stored: &HashFields) -> Option<Book> {
     Some(Book {
-        update_id: field(held, "update_id")?,
-        bid: decimal(held, "bid")?,
-        bid_quantity: decimal(held, "bid_quantity")?,
-        ask: decimal(held, "ask")?,
-        ask_quantity: decimal(held, "ask_quantity")?,
+        update_id: field(stored, "update_id")?,
+        bid: decimal(stored, "bid")?,
+        bid_quantity: decimal(stored, "bid_quantity")?,
+        ask: decimal(stored, "ask")?,
+        ask_quantity: decimal(stored, "ask_quantity")?,
     })
 }
 
@@ -181,8 +181,8 @@ mod tests {
         let hash = tick(Exchange::Binance, &Symbol::new("BTCUSDT"), &value);
         let fields = [("ts", "9"), ("trade_id", "7"), ("price", "61234.56"), ("quantity", "0"), ("side", "sell")];
         assert_eq!(hash.fields, fields.map(|(name, text)| (name, text.to_owned())));
-        let held = fields.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-        assert_eq!(read_tick(&held), Some(value));
-        assert_eq!(read_tick(&Held::new()), None);
+        let stored = fields.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        assert_eq!(read_tick(&stored), Some(value));
+        assert_eq!(read_tick(&HashFields::new()), None);
     }
 }

@@ -19,20 +19,20 @@ struct Series {
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Counted {
+struct CountRecord {
     present: i64,
     backfilled: i64,
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Ends {
+struct ExtentRecord {
     first: i64,
     last: i64,
     present: i64,
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Day {
+struct DayRecord {
     exchange: String,
     symbol: String,
     channel: String,
@@ -88,7 +88,7 @@ pub(super) async fn count(server: &Server, stream: &Stream, range: Range) -> Res
         series.table,
         series.within(range)
     );
-    let Counted { present, backfilled } = server.one(&sql).await?;
+    let CountRecord { present, backfilled } = server.one(&sql).await?;
     Ok(Count { present, backfilled })
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn extent(server: &Server, stream: &Stream) -> Result<Option<Ra
          WHERE {key}",
         server.database
     );
-    let Ends { first, last, present } = server.one(&sql).await?;
+    let ExtentRecord { first, last, present } = server.one(&sql).await?;
     Ok((present > 0).then_some(Range { first, last }))
 }
 
@@ -131,12 +131,12 @@ pub(super) async fn missing(
         series.within(range),
         super::limit(limit)
     );
-    let holes: Vec<Hole> = server.rows(&sql).await?;
-    Ok(holes.into_iter().filter_map(|hole| Range::new(hole.first, hole.last)).collect())
+    let ranges: Vec<MissingRange> = server.rows(&sql).await?;
+    Ok(ranges.into_iter().filter_map(|range| Range::new(range.first, range.last)).collect())
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Hole {
+struct MissingRange {
     first: i64,
     last: i64,
 }
@@ -163,7 +163,7 @@ pub(super) async fn days(
             trades.join(","),
             not_before("ts")
         );
-        all.append(&mut server.rows::<Day>(&sql).await?);
+        all.append(&mut server.rows::<DayRecord>(&sql).await?);
     }
     let klines: Vec<String> = of_kind(false).filter_map(kline_key).collect();
     if !klines.is_empty() {
@@ -178,7 +178,7 @@ pub(super) async fn days(
             klines.join(","),
             not_before("open_time")
         );
-        all.append(&mut server.rows::<Day>(&sql).await?);
+        all.append(&mut server.rows::<DayRecord>(&sql).await?);
     }
     all.into_iter().map(day).collect()
 }
@@ -192,11 +192,11 @@ fn kline_key(stream: &Stream) -> Option<String> {
     Some(format!("({},{},'{interval}')", quote(stream.exchange.as_str()), quote(stream.symbol.as_str())))
 }
 
-fn day(record: Day) -> Result<(Stream, CoverageDay), HistoryError> {
-    let Day { exchange, symbol, channel, day, first, last, present, backfilled } = record;
-    let meaningless = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
-    let exchange = exchange.parse().map_err(|_| meaningless("exchange"))?;
-    let channel = channel.parse().map_err(|()| meaningless("interval"))?;
+fn day(record: DayRecord) -> Result<(Stream, CoverageDay), HistoryError> {
+    let DayRecord { exchange, symbol, channel, day, first, last, present, backfilled } = record;
+    let invalid = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let exchange = exchange.parse().map_err(|_| invalid("exchange"))?;
+    let channel = channel.parse().map_err(|()| invalid("interval"))?;
     let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
     Ok((stream, CoverageDay { day, first, last, present, backfilled }))
 }

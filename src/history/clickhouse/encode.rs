@@ -11,14 +11,14 @@ use crate::market::{DAY_US, Side, Timestamp, scaled};
 pub(super) type Columns = &'static [(&'static str, &'static str)];
 
 const TEXT: &str = "String";
-const WORD: &str = "LowCardinality(String)";
+const LOW_CARDINALITY: &str = "LowCardinality(String)";
 const TIME: &str = "DateTime64(6, 'UTC')";
 const TIME_OR_NULL: &str = "Nullable(DateTime64(6, 'UTC'))";
 const DECIMAL: &str = "Decimal(38, 18)";
 
 pub(super) const TRADES: Columns = &[
-    ("exchange", WORD),
-    ("symbol", WORD),
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
     ("trade_id", "UInt64"),
     ("ts", TIME),
     ("received_at", TIME),
@@ -29,9 +29,9 @@ pub(super) const TRADES: Columns = &[
     ("version", "UInt64"),
 ];
 pub(super) const KLINES: Columns = &[
-    ("exchange", WORD),
-    ("symbol", WORD),
-    ("interval", WORD),
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("interval", LOW_CARDINALITY),
     ("open_time", TIME),
     ("close_time", TIME),
     ("open", DECIMAL),
@@ -48,14 +48,14 @@ pub(super) const KLINES: Columns = &[
 ];
 pub(super) const GAPS: Columns = &[
     ("gap_id", TEXT),
-    ("exchange", WORD),
-    ("symbol", WORD),
-    ("channel", WORD),
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("channel", LOW_CARDINALITY),
     ("first_missing", "Int64"),
     ("last_missing", "Int64"),
     ("from_ts", TIME_OR_NULL),
     ("to_ts", TIME_OR_NULL),
-    ("state", WORD),
+    ("state", LOW_CARDINALITY),
     ("detected_at", TIME),
     ("closed_at", TIME_OR_NULL),
     ("filled", "Int64"),
@@ -70,19 +70,19 @@ pub(super) const DEAD_LETTERS: Columns = &[
     ("log_partition", "Int32"),
     ("log_offset", "Int64"),
     ("received_at", TIME),
-    ("stream", WORD),
+    ("stream", LOW_CARDINALITY),
     ("reason", TEXT),
     ("payload", TEXT),
 ];
 pub(super) const JOB_RUNS: Columns = &[
     ("run_id", TEXT),
-    ("job", WORD),
-    ("trigger", WORD),
+    ("job", LOW_CARDINALITY),
+    ("trigger", LOW_CARDINALITY),
     ("scheduled_at", TIME),
     ("started_at", TIME_OR_NULL),
     ("finished_at", TIME_OR_NULL),
     ("attempt", "Int64"),
-    ("outcome", WORD),
+    ("outcome", LOW_CARDINALITY),
     ("reason", TEXT),
     ("window_from", TIME_OR_NULL),
     ("window_to", TIME_OR_NULL),
@@ -142,7 +142,7 @@ impl Encoded {
     }
 
     /// A number that the column cannot hold below zero.
-    fn natural(&mut self, value: i64, what: &str) -> Result<(), HistoryError> {
+    fn unsigned(&mut self, value: i64, what: &str) -> Result<(), HistoryError> {
         if value < 0 {
             return Err(HistoryError::Data(format!("{what} {value} is negative")));
         }
@@ -188,7 +188,7 @@ pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
     for row in rows {
         to.text(row.exchange.as_str());
         to.text(row.symbol.as_str());
-        to.natural(row.trade.id, "trade id")?;
+        to.unsigned(row.trade.id, "trade id")?;
         to.day_time(row.trade.ts)?;
         to.time(row.received_at);
         to.decimal(row.trade.price)?;
@@ -216,7 +216,7 @@ pub(super) fn klines(rows: &[KlineRow]) -> Result<Encoded, HistoryError> {
         for value in [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume] {
             to.decimal(value)?;
         }
-        to.natural(kline.trade_count, "trade count")?;
+        to.unsigned(kline.trade_count, "trade count")?;
         to.int(kline.first_trade_id);
         to.int(kline.last_trade_id);
         to.0.push(u8::from(row.is_backfilled));
@@ -245,7 +245,7 @@ pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
         to.int(gap.filled);
         to.int(gap.attempts);
         to.text(&gap.reason);
-        to.natural(gap.version, "gap version")?;
+        to.unsigned(gap.version, "gap version")?;
         to.text(&evidence);
         to.text(&gap.filled_by);
         to.time_or_null(gap.filled_at);

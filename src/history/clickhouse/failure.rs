@@ -40,16 +40,16 @@ const ABOUT_SCHEMA: [u32; 12] = [
 ];
 
 /// Sorts an answer of the crate.
-pub(super) fn sort(error: Error) -> HistoryError {
+pub(super) fn classify(error: Error) -> HistoryError {
     match error {
-        Error::BadResponse(text) => sort_answer(text),
+        Error::BadResponse(text) => classify_response(text),
         Error::SchemaMismatch(_) | Error::InvalidColumnsHeader(_) => HistoryError::Schema(error.to_string()),
         Error::Unsupported(_) | Error::InvalidParams(_) => HistoryError::Schema(error.to_string()),
         other => HistoryError::Unavailable(with_sources(&other)),
     }
 }
 
-fn sort_answer(text: String) -> HistoryError {
+fn classify_response(text: String) -> HistoryError {
     let Some(code) = code(&text) else { return HistoryError::Unavailable(text) };
     // The server compares the types that an insert names with the table's: the columns changed, not the rows.
     let is_type = code == 117 && text.contains("Type of '");
@@ -88,8 +88,8 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &str) {
-        let sorted = sort(Error::BadResponse(text.to_owned()));
-        let kind = match &sorted {
+        let error = classify(Error::BadResponse(text.to_owned()));
+        let kind = match &error {
             HistoryError::Unavailable(_) => "unavailable",
             HistoryError::Data(_) => "data",
             HistoryError::Schema(_) => "schema",

@@ -45,7 +45,7 @@ struct KlineRecord {
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Position {
+struct WatermarkRecord {
     symbol: String,
     interval: String,
     position: i64,
@@ -53,12 +53,12 @@ struct Position {
 }
 
 /// A value that no column of ours should hold.
-fn meaningless(what: &str) -> HistoryError {
+fn invalid(what: &str) -> HistoryError {
     HistoryError::Data(format!("a stored {what} has no meaning here"))
 }
 
 fn decimal(value: i128) -> Result<Decimal, HistoryError> {
-    unscaled(value).ok_or_else(|| meaningless("decimal of more than 28 digits"))
+    unscaled(value).ok_or_else(|| invalid("decimal of more than 28 digits"))
 }
 
 fn trade_rows(records: Vec<TradeRecord>, exchange: Exchange) -> Result<Vec<TradeRow>, HistoryError> {
@@ -68,7 +68,7 @@ fn trade_rows(records: Vec<TradeRecord>, exchange: Exchange) -> Result<Vec<Trade
             ts: Timestamp(record.ts),
             price: decimal(record.price)?,
             quantity: decimal(record.quantity)?,
-            side: record.taker.parse().map_err(|()| meaningless("side"))?,
+            side: record.taker.parse().map_err(|()| invalid("side"))?,
         };
         Ok(TradeRow {
             exchange,
@@ -84,7 +84,7 @@ fn trade_rows(records: Vec<TradeRecord>, exchange: Exchange) -> Result<Vec<Trade
 fn kline_rows(records: Vec<KlineRecord>, exchange: Exchange) -> Result<Vec<KlineRow>, HistoryError> {
     let row = |record: KlineRecord| {
         let kline = Kline {
-            interval: record.interval.parse().map_err(|()| meaningless("interval"))?,
+            interval: record.interval.parse().map_err(|()| invalid("interval"))?,
             open_time: Timestamp(record.open_time),
             close_time: Timestamp(record.close_time),
             open: decimal(record.open)?,
@@ -123,30 +123,30 @@ pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Ve
             quote_all(symbols)
         };
         let (name, trades, klines) = (quote(exchange.as_str()), of(false), of(true));
-        let mut positions: Vec<Position> = Vec::new();
+        let mut records: Vec<WatermarkRecord> = Vec::new();
         if !trades.is_empty() {
             let sql = format!(
                 "SELECT symbol, '' AS interval, toInt64(max(trade_id)) AS position, argMax(ts, (trade_id, version)) AS at
                  FROM {db}.trades WHERE exchange = {name} AND symbol IN ({trades}) GROUP BY symbol"
             );
-            positions.extend(server.rows::<Position>(&sql).await?);
+            records.extend(server.rows::<WatermarkRecord>(&sql).await?);
         }
         if !klines.is_empty() {
             let sql = format!(
                 "SELECT symbol, interval, toUnixTimestamp64Micro(max(open_time)) AS position, max(open_time) AS at
                  FROM {db}.klines WHERE exchange = {name} AND symbol IN ({klines}) GROUP BY symbol, interval"
             );
-            positions.extend(server.rows::<Position>(&sql).await?);
+            records.extend(server.rows::<WatermarkRecord>(&sql).await?);
         }
-        for Position { symbol, interval, position, at } in positions {
+        for WatermarkRecord { symbol, interval, position, at } in records {
             let channel = interval.parse().map_or(Channel::Trade, Channel::Kline);
             let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
             found.push(Watermark { stream, position, ts: Timestamp(at) });
         }
     }
     // A query asks for symbols: of a symbol's streams only some may have been asked for.
-    let asked: std::collections::HashSet<&Stream> = streams.iter().collect();
-    found.retain(|watermark| asked.contains(&watermark.stream));
+    let wanted: std::collections::HashSet<&Stream> = streams.iter().collect();
+    found.retain(|watermark| wanted.contains(&watermark.stream));
     Ok(found)
 }
 
@@ -270,7 +270,7 @@ pub(super) async fn klines(
 }
 
 /// One-minute klines of these symbols from `since` on.
-pub(super) async fn minutes(
+pub(super) async fn minute_klines(
     server: &Server,
     exchange: Exchange,
     symbols: &[Symbol],

@@ -8,7 +8,7 @@ use crate::history::{HistoryError, MinuteCount};
 use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
 
 #[derive(Debug, Row, Deserialize)]
-struct Counted {
+struct MinuteRecord {
     exchange: String,
     symbol: String,
     channel: String,
@@ -52,16 +52,16 @@ pub(super) async fn per_minute(
             keys.join(","),
             time(since)
         );
-        all.append(&mut server.rows::<Counted>(&sql).await?);
+        all.append(&mut server.rows::<MinuteRecord>(&sql).await?);
     }
     all.into_iter().map(minute).collect()
 }
 
-fn minute(record: Counted) -> Result<(Stream, MinuteCount), HistoryError> {
-    let Counted { exchange, symbol, channel, minute, present, backfilled } = record;
-    let meaningless = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
-    let exchange = exchange.parse().map_err(|_| meaningless("exchange"))?;
-    let channel = channel.parse().map_err(|()| meaningless("interval"))?;
+fn minute(record: MinuteRecord) -> Result<(Stream, MinuteCount), HistoryError> {
+    let MinuteRecord { exchange, symbol, channel, minute, present, backfilled } = record;
+    let invalid = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let exchange = exchange.parse().map_err(|_| invalid("exchange"))?;
+    let channel = channel.parse().map_err(|()| invalid("interval"))?;
     let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
     Ok((stream, MinuteCount { minute, present, backfilled }))
 }

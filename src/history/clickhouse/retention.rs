@@ -8,7 +8,7 @@ use crate::history::{ClickhouseOptions, HistoryError};
 use crate::market::Timestamp;
 
 #[derive(Debug, Row, Deserialize)]
-struct Partition {
+struct PartitionRecord {
     id: String,
 }
 
@@ -29,7 +29,7 @@ async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Beyond {
+struct ExcessRun {
     job: String,
     scheduled_at: i64,
     run_id: String,
@@ -43,11 +43,11 @@ pub(super) async fn remove_runs(server: &Server, kept: u32) -> Result<u64, Histo
          ORDER BY job, scheduled_at DESC, run_id DESC LIMIT {kept}, 1 BY job",
         server.database
     );
-    let beyond = |Beyond { job, scheduled_at, run_id }: Beyond| {
+    let condition = |ExcessRun { job, scheduled_at, run_id }: ExcessRun| {
         let (job, at, run_id) = (quote(&job), time(Timestamp(scheduled_at)), quote(&run_id));
         format!("(job = {job} AND (scheduled_at, run_id) <= ({at}, {run_id}))")
     };
-    let conditions: Vec<String> = server.rows(&sql).await?.into_iter().map(beyond).collect();
+    let conditions: Vec<String> = server.rows(&sql).await?.into_iter().map(condition).collect();
     if conditions.is_empty() {
         return Ok(0);
     }
@@ -73,7 +73,7 @@ pub(super) async fn remove_days(
            AND partition_id < formatDateTime(toDate({cut}), '%Y%m%d') ORDER BY id",
         quote(&options.database)
     );
-    let whole: Vec<Partition> = server.rows(&sql).await?;
+    let whole: Vec<PartitionRecord> = server.rows(&sql).await?;
     if !whole.is_empty() {
         let drops: Vec<String> =
             whole.iter().map(|partition| format!("DROP PARTITION ID '{}'", partition.id)).collect();

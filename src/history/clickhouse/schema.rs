@@ -11,7 +11,7 @@ const DURABLE: &str = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 /// Retried inserts that the server recognises: more than are on their way at any time.
 const WINDOW: &str = "non_replicated_deduplication_window = 1000";
 /// The oldest server whose tables and settings are these.
-const OLDEST: (u32, u32) = (24, 8);
+const OLDEST_SERVER: (u32, u32) = (24, 8);
 /// The schema this program knows.
 pub(super) const VERSION: u32 = 2;
 
@@ -110,7 +110,7 @@ const FIRST: &[&str] = &[
 ];
 
 /// The server's version, and what [`prepare`] would make there.
-pub(super) async fn look_at(server: &Server) -> Result<(String, Vec<String>), HistoryError> {
+pub(super) async fn inspect(server: &Server) -> Result<(String, Vec<String>), HistoryError> {
     let text: String = server.one("SELECT version()").await?;
     refuse_older(&text)?;
     let database = quote(server.plain_database());
@@ -205,8 +205,8 @@ fn refuse_older(version: &str) -> Result<(), HistoryError> {
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return Err(HistoryError::Schema(format!("the server's version {version:?} cannot be read")));
     };
-    if (major, minor) < OLDEST {
-        let (major, minor) = OLDEST;
+    if (major, minor) < OLDEST_SERVER {
+        let (major, minor) = OLDEST_SERVER;
         return Err(HistoryError::Schema(format!(
             "the server is ClickHouse {version}, {major}.{minor} or newer is needed"
         )));

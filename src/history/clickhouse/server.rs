@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clickhouse::{Client, RowOwned, RowRead};
 
-use super::failure::sort;
+use super::failure::classify;
 use crate::history::{ClickhouseOptions, HistoryError};
 
 /// How long a question may take: the longest counts a stream of years.
@@ -62,17 +62,17 @@ impl Server {
     pub(super) async fn rows<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
         // Raw: a question mark in a symbol is no placeholder.
         let query = self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX);
-        limited(QUERY_MAX, query.fetch_all::<T>()).await
+        with_timeout(QUERY_MAX, query.fetch_all::<T>()).await
     }
 
     /// The one row that a query answers.
     pub(super) async fn one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, HistoryError> {
-        limited(QUERY_MAX, self.client.query_raw(sql).fetch_one::<T>()).await
+        with_timeout(QUERY_MAX, self.client.query_raw(sql).fetch_one::<T>()).await
     }
 
     /// Carries out what answers nothing.
     pub(super) async fn command(&self, sql: &str) -> Result<(), HistoryError> {
-        limited(COMMAND_MAX, self.client.query_raw(sql).execute()).await
+        with_timeout(COMMAND_MAX, self.client.query_raw(sql).execute()).await
     }
 
     /// Inserts rows in RowBinaryWithNamesAndTypes; they are on the disk when it returns (a setting of the tables). The same rows under
@@ -102,7 +102,7 @@ impl Server {
                 .with_setting("insert_deduplicate", "1")
                 .with_setting("insert_deduplication_token", format!("{table} {token} {:016x}", hasher.finish()))
         };
-        limited(INSERT_MAX, async move {
+        with_timeout(INSERT_MAX, async move {
             let mut rest = Bytes::from(rows);
             while !rest.is_empty() {
                 insert.send(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
@@ -113,12 +113,12 @@ impl Server {
     }
 }
 
-async fn limited<T>(
+async fn with_timeout<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, clickhouse::error::Error>>,
 ) -> Result<T, HistoryError> {
     match tokio::time::timeout(limit, request).await {
-        Ok(answer) => answer.map_err(sort),
+        Ok(answer) => answer.map_err(classify),
         Err(_elapsed) => Err(HistoryError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
     }
 }

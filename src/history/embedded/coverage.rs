@@ -73,26 +73,26 @@ pub(super) fn missing(
     let mut select = connection.prepare_cached(&query)?;
     bind(&mut select, &series.key)?;
     let mut rows = select.raw_query();
-    let mut holes = Vec::new();
+    let mut ranges = Vec::new();
     // The next position that should be there; `None` when the last one that can be named was.
     let mut expected = Some(range.first);
-    while holes.len() < limit
+    while ranges.len() < limit
         && let Some(row) = rows.next()?
     {
         let position: i64 = row.get(0)?;
         if let Some(first) = expected
             && first < position
         {
-            holes.push(Range { first, last: position - step });
+            ranges.push(Range { first, last: position - step });
         }
         expected = position.checked_add(step);
     }
-    if holes.len() < limit
+    if ranges.len() < limit
         && let Some(first) = expected
     {
-        holes.extend(Range::new(first, range.last));
+        ranges.extend(Range::new(first, range.last));
     }
-    Ok(holes)
+    Ok(ranges)
 }
 
 /// Rows per stream and UTC day: reads the keys once, in order, those of `first_day` and later.

@@ -178,7 +178,7 @@ pub(super) fn klines(
 }
 
 /// One-minute klines of these symbols from `since` on; no symbol is a question of its own to another process.
-pub(super) fn minutes(
+pub(super) fn minute_klines(
     connection: &Connection,
     exchange: Exchange,
     symbols: &[Symbol],

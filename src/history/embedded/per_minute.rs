@@ -29,7 +29,7 @@ fn trades(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlit
                  WHERE exchange = ?1 AND symbol = ?2 AND trade_id >= ?3 AND ts >= ?4";
     let mut select = connection.prepare_cached(query)?;
     let rows = select.query(params![stream.exchange.as_str(), stream.symbol.as_str(), first, since.micros()])?;
-    counted(rows)
+    count_by_minute(rows)
 }
 
 fn klines(
@@ -43,7 +43,7 @@ fn klines(
     let mut select = connection.prepare_cached(query)?;
     let (exchange, symbol) = (stream.exchange.as_str(), stream.symbol.as_str());
     let rows = select.query(params![exchange, symbol, interval.as_str(), since.micros()])?;
-    counted(rows)
+    count_by_minute(rows)
 }
 
 /// A place in the ids from which on every trade of `since` or later is found, by halving: a day of a busy market is
@@ -73,7 +73,7 @@ pub(super) fn first_since(connection: &Connection, stream: &Stream, since: Times
 }
 
 /// Rows of a time and a flag, nearly in the order of time, counted by minute.
-fn counted(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<Vec<MinuteCount>> {
+fn count_by_minute(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<Vec<MinuteCount>> {
     let mut minutes: Vec<MinuteCount> = Vec::new();
     while let Some(row) = rows.next()? {
         let minute = row.get::<_, i64>(0)?.div_euclid(Interval::M1.micros());

@@ -1,15 +1,15 @@
-//! What history forgets: old dead letters and runs, and, when asked, old rows, a bounded portion at a time.
+//! What history forgets: old dead letters and runs, and, when asked, old rows, a bounded chunk at a time.
 //!
-//! Rows have no index by time (it would cost every insert): readers walk the key in portions and the
-//! writer removes only from portions that hold something old.
+//! Rows have no index by time (it would cost every insert): readers walk the key in chunks and the
+//! writer removes only from chunks that hold something old.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::history::Retention;
 use crate::market::Timestamp;
 
-/// Rows of one portion: some ten milliseconds of the writer.
-const PORTION_ROWS: i64 = 10_000;
+/// Rows of one chunk: some ten milliseconds of the writer.
+const CHUNK_ROWS: i64 = 10_000;
 
 /// The tables that hold rows of the exchange's time: the key but for the position, the position, the time.
 const TABLES: [Table; 2] = [
@@ -44,7 +44,7 @@ struct Table {
 
 /// How far the walk has come: everything up to here was looked at.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct Cursor {
     table: usize,
     /// Exchange, symbol, and the interval or nothing.
     series: [String; 3],
@@ -54,7 +54,7 @@ pub(super) struct Place {
 
 /// Neighbouring rows of one series.
 #[derive(Clone, Debug)]
-pub(super) struct Portion {
+pub(super) struct Chunk {
     table: usize,
     series: [String; 3],
     first: i64,
@@ -63,15 +63,15 @@ pub(super) struct Portion {
     pub(super) has_old: bool,
 }
 
-impl Portion {
+impl Chunk {
     /// Where to go on.
-    pub(super) fn next_place(&self) -> Place {
-        Place { table: self.table, series: self.series.clone(), position: Some(self.last) }
+    pub(super) fn next_cursor(&self) -> Cursor {
+        Cursor { table: self.table, series: self.series.clone(), position: Some(self.last) }
     }
 }
 
 /// Removes the dead letters and the runs that are not kept; returns how many went.
-pub(super) fn forget(connection: &Connection, retention: &Retention) -> rusqlite::Result<u64> {
+pub(super) fn remove_expired(connection: &Connection, retention: &Retention) -> rusqlite::Result<u64> {
     let mut removed = 0;
     if let Some(before) = retention.dead_letters_before {
         removed += connection.execute("DELETE FROM dead_letters WHERE received_at < ?1", [before.micros()])?;
@@ -80,14 +80,14 @@ pub(super) fn forget(connection: &Connection, retention: &Retention) -> rusqlite
         removed += connection.execute("DELETE FROM job_runs WHERE scheduled_at < ?1", [before.micros()])?;
     }
     if let Some(kept) = retention.runs_per_job {
-        removed += forget_beyond(connection, kept)?;
+        removed += remove_excess_runs(connection, kept)?;
     }
     Ok(removed as u64)
 }
 
 /// Removes all runs of each job but the newest so many; returns how many went. Walks the index from each job's newest run
 /// on: to number all of them would sort the table, every few minutes, on the one thread that writes.
-fn forget_beyond(connection: &Connection, kept: u32) -> rusqlite::Result<usize> {
+fn remove_excess_runs(connection: &Connection, kept: u32) -> rusqlite::Result<usize> {
     let mut next_job = connection.prepare_cached("SELECT min(job) FROM job_runs WHERE job > ?1")?;
     // In the order in which runs are listed.
     let mut first_to_go = connection.prepare_cached(
@@ -106,46 +106,46 @@ fn forget_beyond(connection: &Connection, kept: u32) -> rusqlite::Result<usize> 
     Ok(removed)
 }
 
-/// The next portion after `place`; `None` at the end of the last table.
-pub(super) fn next_portion(
+/// The next chunk after `cursor`; `None` at the end of the last table.
+pub(super) fn next_chunk(
     connection: &Connection,
-    mut place: Place,
+    mut cursor: Cursor,
     before: Timestamp,
-) -> rusqlite::Result<Option<Portion>> {
-    while let Some(table) = TABLES.get(place.table) {
-        if let Some(portion) = portion_of(connection, table, &place, before)? {
-            return Ok(Some(portion));
+) -> rusqlite::Result<Option<Chunk>> {
+    while let Some(table) = TABLES.get(cursor.table) {
+        if let Some(chunk) = chunk_of(connection, table, &cursor, before)? {
+            return Ok(Some(chunk));
         }
-        place = match next_series(connection, table, &place.series)? {
-            Some(series) => Place { table: place.table, series, position: None },
-            None => Place { table: place.table + 1, ..Place::default() },
+        cursor = match next_series(connection, table, &cursor.series)? {
+            Some(series) => Cursor { table: cursor.table, series, position: None },
+            None => Cursor { table: cursor.table + 1, ..Cursor::default() },
         };
     }
     Ok(None)
 }
 
-fn portion_of(
+fn chunk_of(
     connection: &Connection,
     table: &Table,
-    place: &Place,
+    cursor: &Cursor,
     before: Timestamp,
-) -> rusqlite::Result<Option<Portion>> {
+) -> rusqlite::Result<Option<Chunk>> {
     let Table { name, key, series, position, time, .. } = table;
-    let beyond = if place.position.is_some() { "> ?4" } else { "IS NOT ?4" };
+    let beyond = if cursor.position.is_some() { "> ?4" } else { "IS NOT ?4" };
     let query = format!(
         "SELECT min(position), max(position), min(time) FROM
            (SELECT {position} AS position, {time} AS time FROM {name}
-            WHERE {key} = {series} AND {position} {beyond} ORDER BY {position} LIMIT {PORTION_ROWS})"
+            WHERE {key} = {series} AND {position} {beyond} ORDER BY {position} LIMIT {CHUNK_ROWS})"
     );
-    let [exchange, symbol, interval] = &place.series;
+    let [exchange, symbol, interval] = &cursor.series;
     let mut select = connection.prepare_cached(&query)?;
     let found: (Option<i64>, Option<i64>, Option<i64>) = select
-        .query_row(params![exchange, symbol, interval, place.position], |row| {
+        .query_row(params![exchange, symbol, interval, cursor.position], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     let (Some(first), Some(last), Some(oldest)) = found else { return Ok(None) };
     let has_old = oldest < before.micros();
-    Ok(Some(Portion { table: place.table, series: place.series.clone(), first, last, has_old }))
+    Ok(Some(Chunk { table: cursor.table, series: cursor.series.clone(), first, last, has_old }))
 }
 
 fn next_series(connection: &Connection, table: &Table, after: &[String; 3]) -> rusqlite::Result<Option<[String; 3]>> {
@@ -160,12 +160,12 @@ fn next_series(connection: &Connection, table: &Table, after: &[String; 3]) -> r
     Ok(Some([row.get(0)?, row.get(1)?, row.get(2)?]))
 }
 
-/// Removes what is older than `before` in a portion; returns how many rows went.
-pub(super) fn remove(connection: &Connection, portion: &Portion, before: Timestamp) -> rusqlite::Result<u64> {
-    let Table { name, key, series, position, time, .. } = &TABLES[portion.table];
+/// Removes what is older than `before` in a chunk; returns how many rows went.
+pub(super) fn remove(connection: &Connection, chunk: &Chunk, before: Timestamp) -> rusqlite::Result<u64> {
+    let Table { name, key, series, position, time, .. } = &TABLES[chunk.table];
     let query = format!("DELETE FROM {name} WHERE {key} = {series} AND {position} BETWEEN ?4 AND ?5 AND {time} < ?6");
-    let [exchange, symbol, interval] = &portion.series;
+    let [exchange, symbol, interval] = &chunk.series;
     let mut delete = connection.prepare_cached(&query)?;
-    let removed = delete.execute(params![exchange, symbol, interval, portion.first, portion.last, before.micros()])?;
+    let removed = delete.execute(params![exchange, symbol, interval, chunk.first, chunk.last, before.micros()])?;
     Ok(removed as u64)
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::retention::{self, Portion};
+use super::retention::{self, Chunk};
 use super::tables;
 use crate::history::{Batch, HistoryError, JobRun, Retention};
 use crate::market::Timestamp;
@@ -11,7 +11,7 @@ use crate::sqlite::Failure;
 
 /// A transaction is closed to further work at so many rows: a sync is paid for long before, and the
 /// first caller does not wait for all the others.
-const TURN_ROWS_MAX: usize = 20_000;
+const GROUP_ROWS_MAX: usize = 20_000;
 
 /// Something to write; all of it is idempotent.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub(super) enum Work {
     /// A job's run.
     PutRun(JobRun),
     /// Remove dead letters and runs that are not kept.
-    Forget(Retention),
-    /// Remove what is older than `before` in a portion of a table.
-    Remove { portion: Portion, before: Timestamp },
+    RemoveExpired(Retention),
+    /// Remove what is older than `before` in a chunk of a table.
+    RemoveRows { chunk: Chunk, before: Timestamp },
 }
 
 /// Work, and who waits for it.
@@ -49,26 +49,26 @@ impl Writer {
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
         while let Some(first) = waiting.blocking_recv() {
             let mut rows = first.work.rows();
-            let mut turn = vec![first];
-            while rows < TURN_ROWS_MAX
+            let mut group = vec![first];
+            while rows < GROUP_ROWS_MAX
                 && let Ok(request) = waiting.try_recv()
             {
                 rows += request.work.rows();
-                turn.push(request);
+                group.push(request);
             }
-            self.take_turn(turn);
+            self.process_group(group);
         }
     }
 
     /// Carries out work together; when that fails each alone, so that one cannot spoil the others.
-    fn take_turn(&mut self, turn: Vec<Request>) {
-        let works: Vec<&Work> = turn.iter().map(|request| &request.work).collect();
+    fn process_group(&mut self, group: Vec<Request>) {
+        let works: Vec<&Work> = group.iter().map(|request| &request.work).collect();
         let answers = match self.write(&works) {
             Ok(removed) => removed.into_iter().map(Ok).collect(),
-            Err(failure) if turn.len() == 1 => vec![Err(failure)],
+            Err(failure) if group.len() == 1 => vec![Err(failure)],
             Err(_) => works.into_iter().map(|work| self.write(&[work]).map(|removed| removed.iter().sum())).collect(),
         };
-        for (request, answer) in turn.into_iter().zip::<Vec<Result<u64, Failure>>>(answers) {
+        for (request, answer) in group.into_iter().zip::<Vec<Result<u64, Failure>>>(answers) {
             if request.done.send(answer.map_err(HistoryError::from)).is_err() {
                 tracing::debug!("a caller of history went away before its answer");
             }
@@ -83,8 +83,8 @@ impl Writer {
             removed.push(match work {
                 Work::Insert(batch) => tables::insert(&transaction, batch).map(|()| 0)?,
                 Work::PutRun(run) => tables::put_run(&transaction, run).map(|()| 0)?,
-                Work::Forget(retention) => retention::forget(&transaction, retention)?,
-                Work::Remove { portion, before } => retention::remove(&transaction, portion, *before)?,
+                Work::RemoveExpired(retention) => retention::remove_expired(&transaction, retention)?,
+                Work::RemoveRows { chunk, before } => retention::remove(&transaction, chunk, *before)?,
             });
         }
         transaction.commit()?;
@@ -97,7 +97,7 @@ impl Work {
         match self {
             Self::Insert(batch) => batch.rows(),
             Self::PutRun(_) => 1,
-            Self::Forget(_) | Self::Remove { .. } => TURN_ROWS_MAX,
+            Self::RemoveExpired(_) | Self::RemoveRows { .. } => GROUP_ROWS_MAX,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Options, PARTITION, Shared};
-use crate::log::{Consumer, Delivery, LogError, Positions};
+use crate::log::{Consumer, Delivery, LogError, Offsets};
 
 /// The longest that [`Consumer::next`] waits: the caller's loop must come round at least once a second.
 const WAIT: Duration = Duration::from_millis(500);
@@ -53,8 +53,8 @@ impl Consumer for EmbeddedConsumer {
         Ok(Delivery::Records { records, more: *self.end.borrow() > self.next })
     }
 
-    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
-        self.shared.commit(positions).await
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), LogError> {
+        self.shared.commit(offsets).await
     }
 
     fn pause(&mut self, paused: bool) {

@@ -35,15 +35,15 @@ pub(super) fn step(
         // The average size is an estimate: what is left may still be too big.
         step.more = keep_from < committed && (keep_from == limit || frames_beyond(&transaction, keep_from, bytes)? > 0);
     }
-    if step.removed == 0 && mostly_free(&transaction)? {
+    if step.removed == 0 && is_mostly_free(&transaction)? {
         let mut vacuum = transaction.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES_MAX})"))?;
         let mut freed = vacuum.query([])?;
         while freed.next()?.is_some() {}
         drop(freed);
         drop(vacuum);
-        step.more = mostly_free(&transaction)?;
+        step.more = is_mostly_free(&transaction)?;
     } else if !step.more {
-        step.more = mostly_free(&transaction)?;
+        step.more = is_mostly_free(&transaction)?;
     }
     transaction.commit()?;
     Ok(step)
@@ -62,7 +62,7 @@ fn frames_beyond(connection: &Connection, first: i64, bytes: u64) -> rusqlite::R
 }
 
 /// Whether more than half of a file that is worth shrinking (64 MiB) is free.
-fn mostly_free(connection: &Connection) -> rusqlite::Result<bool> {
+fn is_mostly_free(connection: &Connection) -> rusqlite::Result<bool> {
     let pages = pragma(connection, "page_count")?;
     let free = pragma(connection, "freelist_count")?;
     Ok(free > pages / 2 && pages * pragma(connection, "page_size")? > 64 << 20)

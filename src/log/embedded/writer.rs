@@ -14,7 +14,7 @@ use crate::sqlite::Failure;
 
 /// A transaction is closed to further requests at so many frames: a sync is paid for long before, and
 /// the first caller does not wait for all the others.
-const TURN_FRAMES_MAX: usize = 20_000;
+const GROUP_FRAMES_MAX: usize = 20_000;
 
 /// What the writer is asked to do; `done` gets the answer when it is durable.
 #[derive(Debug)]
@@ -66,34 +66,34 @@ impl Writer {
 
     /// Works until nobody can ask any more.
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
-        let mut held = None;
-        while let Some(first) = held.take().or_else(|| waiting.blocking_recv()) {
-            let mut turn = vec![first];
-            let mut frames = turn[0].frames();
-            while frames < TURN_FRAMES_MAX
+        let mut deferred = None;
+        while let Some(first) = deferred.take().or_else(|| waiting.blocking_recv()) {
+            let mut group = vec![first];
+            let mut frames = group[0].frames();
+            while frames < GROUP_FRAMES_MAX
                 && let Ok(request) = waiting.try_recv()
             {
-                // Retention has its own transaction, in its own turn.
+                // Retention has its own transaction, in its own group.
                 if matches!(request, Request::Retain { .. }) {
-                    held = Some(request);
+                    deferred = Some(request);
                     break;
                 }
                 frames += request.frames();
-                turn.push(request);
+                group.push(request);
             }
-            self.take_turn(turn);
+            self.process_group(group);
         }
     }
 
     /// Carries out requests together; when that fails each alone, so that one cannot spoil the others.
-    fn take_turn(&mut self, turn: Vec<Request>) {
-        if turn.len() > 1
-            && let Ok(end) = self.write(&turn)
+    fn process_group(&mut self, group: Vec<Request>) {
+        if group.len() > 1
+            && let Ok(end) = self.write(&group)
         {
-            self.answer(turn, &Ok(end));
+            self.answer(group, &Ok(end));
             return;
         }
-        for request in turn {
+        for request in group {
             if let Request::Retain { older_than, bytes, done } = request {
                 let step = retention::step(&mut self.connection, *self.committed.borrow(), older_than, bytes);
                 if let Ok(step) = &step {
@@ -109,11 +109,11 @@ impl Writer {
     }
 
     /// One transaction; returns the committed position that it wrote.
-    fn write(&mut self, turn: &[Request]) -> Result<Option<i64>, Failure> {
+    fn write(&mut self, group: &[Request]) -> Result<Option<i64>, Failure> {
         let mut end = *self.end.borrow();
         let mut committed = *self.committed.borrow();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for request in turn {
+        for request in group {
             match request {
                 Request::Append { frames, .. } => {
                     rows::append(&transaction, end, frames)?;
@@ -134,11 +134,11 @@ impl Writer {
     }
 
     /// Tells everyone: the ring and the end first, so that who is answered finds the frames readable.
-    fn answer(&mut self, turn: Vec<Request>, written: &Result<Option<i64>, Failure>) {
-        let mut answers = Vec::with_capacity(turn.len());
+    fn answer(&mut self, group: Vec<Request>, written: &Result<Option<i64>, Failure>) {
+        let mut answers = Vec::with_capacity(group.len());
         let mut end = *self.end.borrow();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        for request in turn {
+        for request in group {
             match request {
                 Request::Append { frames, done } => {
                     answers.push(done);
@@ -155,9 +155,9 @@ impl Writer {
             }
         }
         drop(recent);
-        self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
+        self.end.send_if_modified(|current| std::mem::replace(current, end) != end);
         if let Ok(committed) = written {
-            self.committed.send_if_modified(|known| std::mem::replace(known, *committed) != *committed);
+            self.committed.send_if_modified(|current| std::mem::replace(current, *committed) != *committed);
         }
         for done in answers {
             answer(done, written.clone().map(|_| ()).map_err(LogError::from));
@@ -206,14 +206,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = writer(directory.path());
         let (before, stored) = append(10);
-        writer.take_turn(vec![before]);
+        writer.process_group(vec![before]);
         stored.blocking_recv().unwrap().unwrap();
         // As a full disk answers: SQLITE_FULL.
         writer.connection.pragma_update_and_check(None, "max_page_count", 20, |_| Ok(())).unwrap();
         let (big, refused) = append(1 << 20);
         let (small, stored) = append(10);
         let (done, committed) = oneshot::channel();
-        writer.take_turn(vec![big, small, Request::Commit { next: 1, done }]);
+        writer.process_group(vec![big, small, Request::Commit { next: 1, done }]);
         assert!(matches!(refused.blocking_recv().unwrap(), Err(LogError::Unavailable(_))));
         stored.blocking_recv().unwrap().unwrap();
         committed.blocking_recv().unwrap().unwrap();
@@ -223,7 +223,7 @@ mod tests {
         // Space returns: the same frame fits and takes the next offset.
         writer.connection.pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(())).unwrap();
         let (big, stored) = append(1 << 20);
-        writer.take_turn(vec![big]);
+        writer.process_group(vec![big]);
         stored.blocking_recv().unwrap().unwrap();
         assert_eq!(rows::last(&writer.connection), Ok(Some(2)));
     }
@@ -233,7 +233,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = writer(directory.path());
         let (done, answer) = oneshot::channel();
-        writer.take_turn(vec![append(1).0, Request::Commit { next: 99, done }]);
+        writer.process_group(vec![append(1).0, Request::Commit { next: 99, done }]);
         answer.blocking_recv().unwrap().unwrap();
         assert_eq!(*writer.committed.borrow(), Some(1));
     }

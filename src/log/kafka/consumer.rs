@@ -12,52 +12,52 @@ use rdkafka::consumer::{CommitMode, Consumer as _};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::handover::Handover;
-use super::poller::{self, Group, Member};
+use super::delivery_queue::DeliveryQueue;
+use super::error_tracker::ErrorTracker;
+use super::poller::{self, GroupContext, Member};
 use super::settings;
-use super::topic::{list, positions};
-use super::watch::Watch;
-use crate::log::{Consumer, Delivery, KafkaOptions, LogError, Partition, Positions};
+use super::topic::{list, offsets};
+use crate::log::{Consumer, Delivery, KafkaOptions, LogError, Offsets, Partition};
 
 /// The longest that [`Consumer::next`] waits: the caller's loop must come round at least once a second.
 const WAIT: Duration = Duration::from_millis(500);
 /// How long a commit is waited for; it goes on by itself, and the next one waits for it.
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
 /// How long the question what is committed may take.
-const ASK: Duration = Duration::from_secs(5);
+const REQUEST_MAX: Duration = Duration::from_secs(5);
 
 /// Numbers of members of one process: static membership needs the same names after a restart.
 #[derive(Clone, Default)]
-pub(super) struct Numbers {
-    taken: Arc<Mutex<BTreeSet<usize>>>,
+pub(super) struct MemberIds {
+    in_use: Arc<Mutex<BTreeSet<usize>>>,
 }
 
-impl Numbers {
+impl MemberIds {
     fn take(&self) -> usize {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (0..).find(|number| !taken.contains(number)).unwrap_or_default();
-        taken.insert(free);
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (0..).find(|member_id| !in_use.contains(member_id)).unwrap_or_default();
+        in_use.insert(free);
         free
     }
 
-    fn give_back(&self, number: usize) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    fn release(&self, member_id: usize) {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&member_id);
     }
 }
 
 /// One member of the group.
 pub(super) struct KafkaConsumer {
-    handover: Arc<Handover>,
+    deliveries: Arc<DeliveryQueue>,
     /// The thread owns the client: dropping it is polling until the group has let it go.
     client: Weak<Member>,
     topic: String,
     /// Partitions that the caller was told of, with what is known to be committed.
     assigned: std::collections::BTreeMap<Partition, Option<i64>>,
-    committing: Option<JoinHandle<Result<Positions, LogError>>>,
+    committing: Option<JoinHandle<Result<Offsets, LogError>>>,
     paused: bool,
     closed: Arc<AtomicBool>,
-    numbers: Numbers,
-    number: usize,
+    member_ids: MemberIds,
+    member_id: usize,
 }
 
 impl KafkaConsumer {
@@ -65,42 +65,42 @@ impl KafkaConsumer {
     pub(super) fn join(
         options: &KafkaOptions,
         instance_id: &str,
-        watch: &Watch,
-        numbers: &Numbers,
+        errors: &ErrorTracker,
+        member_ids: &MemberIds,
         closed: &Arc<AtomicBool>,
     ) -> Result<Self, LogError> {
-        let number = numbers.take();
+        let member_id = member_ids.take();
         let mut consumer = Self {
-            handover: Arc::default(),
+            deliveries: Arc::default(),
             client: Weak::new(),
             topic: options.topic.clone(),
             assigned: Default::default(),
             committing: None,
             paused: false,
             closed: closed.clone(),
-            numbers: numbers.clone(),
-            number,
+            member_ids: member_ids.clone(),
+            member_id,
         };
-        let group = Group {
-            watch: watch.clone(),
+        let group = GroupContext {
+            errors: errors.clone(),
             topic: options.topic.clone(),
-            handover: consumer.handover.clone(),
+            deliveries: consumer.deliveries.clone(),
             revoke_deadline: settings::revoke_deadline(options),
         };
-        let config = settings::member(options, &format!("{instance_id}-{number}"))?;
+        let config = settings::member(options, &format!("{instance_id}-{member_id}"))?;
         let client = Member::from_config_and_context(&config, group);
-        let client = Arc::new(client.map_err(|error| watch.sort("join the group", &error))?);
-        client.subscribe(&[&options.topic]).map_err(|error| watch.sort("join the group", &error))?;
+        let client = Arc::new(client.map_err(|error| errors.classify("join the group", &error))?);
+        client.subscribe(&[&options.topic]).map_err(|error| errors.classify("join the group", &error))?;
         consumer.client = Arc::downgrade(&client);
-        let (handover, batch_records) = (consumer.handover.clone(), options.batch_records.max(1));
+        let (deliveries, batch_records) = (consumer.deliveries.clone(), options.batch_records.max(1));
         std::thread::Builder::new()
-            .name(format!("log-kafka-{number}"))
-            .spawn(move || poller::run(client, &handover, batch_records))
+            .name(format!("log-kafka-{member_id}"))
+            .spawn(move || poller::run(client, &deliveries, batch_records))
             .map_err(|error| LogError::Unavailable(format!("start the consumer's thread: {error}")))?;
         Ok(consumer)
     }
 
-    fn learn(&mut self, delivery: &Delivery) {
+    fn track_assignment(&mut self, delivery: &Delivery) {
         match delivery {
             Delivery::Assigned(partitions) => self.assigned.extend(partitions.iter().map(|id| (*id, None))),
             Delivery::Revoked { partitions, .. } => self.assigned.retain(|id, _| !partitions.contains(id)),
@@ -109,15 +109,15 @@ impl KafkaConsumer {
     }
 
     /// Waits for the commit that is under way.
-    async fn settle(&mut self) -> Result<(), LogError> {
+    async fn await_commit(&mut self) -> Result<(), LogError> {
         let Some(commit) = &mut self.committing else { return Ok(()) };
         let late = || LogError::Unavailable("the broker does not acknowledge a commit".to_owned());
         let outcome = tokio::time::timeout(COMMIT_WAIT, commit).await.map_err(|_elapsed| late())?;
         self.committing = None;
         let committed = outcome.map_err(|error| LogError::Fatal(format!("commit: {error}")))??;
         for (partition, next) in committed {
-            if let Some(known) = self.assigned.get_mut(&partition) {
-                *known = Some(next);
+            if let Some(committed) = self.assigned.get_mut(&partition) {
+                *committed = Some(next);
             }
         }
         Ok(())
@@ -130,18 +130,18 @@ impl Consumer for KafkaConsumer {
         if self.closed.load(Ordering::Acquire) {
             return Err(LogError::Fatal("the log is closed".to_owned()));
         }
-        match self.handover.next(self.paused, WAIT).await? {
+        match self.deliveries.next(self.paused, WAIT).await? {
             Some(delivery) => {
-                self.learn(&delivery);
+                self.track_assignment(&delivery);
                 Ok(delivery)
             }
             None => Ok(Delivery::Records { records: Vec::new(), more: false }),
         }
     }
 
-    async fn commit(&mut self, wanted: &Positions) -> Result<(), LogError> {
+    async fn commit(&mut self, wanted: &Offsets) -> Result<(), LogError> {
         // One that came too late before tells nothing of this one.
-        if let Err(LogError::Unavailable(why)) = self.settle().await {
+        if let Err(LogError::Unavailable(why)) = self.await_commit().await {
             debug!("the commit before this one: {why}");
             if self.committing.is_some() {
                 return Err(LogError::Unavailable(why));
@@ -150,7 +150,7 @@ impl Consumer for KafkaConsumer {
         let forward: Vec<(Partition, i64, Option<i64>)> = wanted
             .iter()
             .filter_map(|(id, next)| Some((*id, *next, *self.assigned.get(id)?)))
-            .filter(|(_, next, known)| known.is_none_or(|known| known < *next))
+            .filter(|(_, next, committed)| committed.is_none_or(|committed| committed < *next))
             .collect();
         if forward.len() < wanted.len() {
             debug!("of the positions {wanted:?} some are committed already, or another's");
@@ -160,7 +160,7 @@ impl Consumer for KafkaConsumer {
         }
         let (client, topic) = (self.client.clone(), self.topic.clone());
         self.committing = Some(tokio::task::spawn_blocking(move || commit(&client, &topic, &forward)));
-        self.settle().await
+        self.await_commit().await
     }
 
     fn pause(&mut self, paused: bool) {
@@ -170,36 +170,32 @@ impl Consumer for KafkaConsumer {
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        self.handover.close();
-        self.numbers.give_back(self.number);
+        self.deliveries.close();
+        self.member_ids.release(self.member_id);
     }
 }
 
 /// Commits what moves forward, and returns what is committed then. Blocks.
-fn commit(
-    client: &Weak<Member>,
-    topic: &str,
-    forward: &[(Partition, i64, Option<i64>)],
-) -> Result<Positions, LogError> {
+fn commit(client: &Weak<Member>, topic: &str, forward: &[(Partition, i64, Option<i64>)]) -> Result<Offsets, LogError> {
     let Some(client) = client.upgrade() else {
         return Err(LogError::Fatal("the consumer's thread has ended".to_owned()));
     };
-    let watch = &client.context().watch;
-    let unknown = forward.iter().filter(|(_, _, known)| known.is_none());
+    let errors = &client.context().errors;
+    let unknown = forward.iter().filter(|(_, _, committed)| committed.is_none());
     let unknown = list(topic, unknown.map(|(id, _, _)| (*id, Offset::Invalid)));
-    let mut committed = Positions::new();
+    let mut committed = Offsets::new();
     if unknown.count() > 0 {
-        let answer = client.committed_offsets(unknown, ASK);
-        committed = positions(&answer.map_err(|error| watch.sort("read the committed positions", &error))?);
+        let answer = client.committed_offsets(unknown, REQUEST_MAX);
+        committed = offsets(&answer.map_err(|error| errors.classify("read the committed positions", &error))?);
     }
-    let ahead: Positions = forward
+    let ahead: Offsets = forward
         .iter()
-        .filter(|(id, next, _)| committed.get(id).is_none_or(|known| known < next))
+        .filter(|(id, next, _)| committed.get(id).is_none_or(|committed| committed < next))
         .map(|(id, next, _)| (*id, *next))
         .collect();
     if !ahead.is_empty() {
-        let offsets = list(topic, ahead.iter().map(|(id, next)| (*id, Offset::Offset(*next))));
-        client.commit(&offsets, CommitMode::Sync).map_err(|error| watch.sort("commit", &error))?;
+        let list = list(topic, ahead.iter().map(|(id, next)| (*id, Offset::Offset(*next))));
+        client.commit(&list, CommitMode::Sync).map_err(|error| errors.classify("commit", &error))?;
         committed.extend(ahead);
     }
     Ok(committed)

@@ -13,7 +13,8 @@
 //!   way all the same, and the same append again waits for them instead of sending them twice.
 
 mod consumer;
-mod handover;
+mod delivery_queue;
+mod error_tracker;
 mod poller;
 mod producer;
 mod reader;
@@ -21,7 +22,6 @@ mod record;
 mod settings;
 mod topic;
 mod version;
-mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +32,10 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::BaseConsumer;
 use tracing::warn;
 
-use consumer::{KafkaConsumer, Numbers};
+use consumer::{KafkaConsumer, MemberIds};
+use error_tracker::ErrorTracker;
 use producer::Producer;
 use reader::Reader;
-use watch::Watch;
 
 use super::{Consumer, KafkaOptions, Log, LogError, LogUsage, Options, Partition, Record};
 use crate::market::{Frame, Timestamp};
@@ -50,16 +50,16 @@ const REASON_WAIT: Duration = Duration::from_secs(1);
 pub struct KafkaLog {
     shared: Arc<Shared>,
     producer: Producer,
-    numbers: Numbers,
+    member_ids: MemberIds,
     instance_id: String,
 }
 
 /// What the blocking calls need.
 struct Shared {
     options: Options,
-    watch: Watch,
+    errors: ErrorTracker,
     /// Asks for positions; never a member of the group.
-    asker: Arc<BaseConsumer<Watch>>,
+    metadata_client: Arc<BaseConsumer<ErrorTracker>>,
     reader_config: ClientConfig,
     reader: Mutex<Option<Reader>>,
     /// Whether the topic was seen with all its partitions.
@@ -71,10 +71,10 @@ struct Shared {
 
 impl KafkaLog {
     /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
-    pub async fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
+    pub async fn inspect(options: &Options) -> Result<(String, Vec<String>), LogError> {
         let options = options.clone();
-        let looked = tokio::task::spawn_blocking(move || look_at(&options)).await;
-        looked.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
+        let inspected = tokio::task::spawn_blocking(move || inspect(&options)).await;
+        inspected.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
     }
 
     /// Connects and makes the topic when it is missing. `instance_id` must be the same after a restart and
@@ -84,18 +84,18 @@ impl KafkaLog {
     /// or refused is, and so is a cluster that does not let us in.
     pub async fn open(options: &Options, instance_id: &str) -> Result<Self, LogError> {
         let kafka = &options.kafka;
-        let watch = Watch::default();
+        let errors = ErrorTracker::default();
         let reader_config = settings::reader(kafka)?;
-        let asker = BaseConsumer::from_config_and_context(&reader_config, watch.clone());
-        let asker = Arc::new(asker.map_err(|error| watch.sort("make a client", &error))?);
-        let polled = asker.clone();
+        let metadata_client = BaseConsumer::from_config_and_context(&reader_config, errors.clone());
+        let metadata_client = Arc::new(metadata_client.map_err(|error| errors.classify("make a client", &error))?);
+        let polled_client = metadata_client.clone();
         // Nothing is consumed through it, but what it has to say would pile up.
-        let turn = move || while polled.poll(Duration::ZERO).is_some() {};
-        let producer = Producer::start(&settings::producer(kafka)?, &kafka.topic, watch.clone(), turn)?;
+        let poll_client = move || while polled_client.poll(Duration::ZERO).is_some() {};
+        let producer = Producer::start(&settings::producer(kafka)?, &kafka.topic, errors.clone(), poll_client)?;
         let shared = Shared {
             options: options.clone(),
-            watch,
-            asker,
+            errors,
+            metadata_client,
             reader_config,
             reader: Mutex::default(),
             is_ready: AtomicBool::new(false),
@@ -105,7 +105,7 @@ impl KafkaLog {
         let log = Self {
             shared: Arc::new(shared),
             producer,
-            numbers: Numbers::default(),
+            member_ids: MemberIds::default(),
             instance_id: instance_id.to_owned(),
         };
         match log.blocking(|shared| shared.ensure_topic()).await {
@@ -124,11 +124,11 @@ impl KafkaLog {
     async fn refusal(&self) -> Option<String> {
         if self.shared.options.kafka.client.contains_key("security.protocol") {
             let until = tokio::time::Instant::now() + REASON_WAIT;
-            while self.shared.watch.refusal().is_none() && tokio::time::Instant::now() < until {
+            while self.shared.errors.refusal().is_none() && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        self.shared.watch.refusal()
+        self.shared.errors.refusal()
     }
 
     /// Runs what waits for the broker off the runtime's threads.
@@ -145,20 +145,23 @@ impl KafkaLog {
     }
 }
 
-fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
+fn inspect(options: &Options) -> Result<(String, Vec<String>), LogError> {
     let kafka = &options.kafka;
-    let watch = Watch::default();
-    let client: BaseConsumer<Watch> = BaseConsumer::from_config_and_context(&settings::reader(kafka)?, watch.clone())
-        .map_err(|error| watch.sort("make a client", &error))?;
-    let seen = topic::look(&client, &kafka.topic).map_err(|error| {
+    let errors = ErrorTracker::default();
+    let client: BaseConsumer<ErrorTracker> =
+        BaseConsumer::from_config_and_context(&settings::reader(kafka)?, errors.clone())
+            .map_err(|error| errors.classify("make a client", &error))?;
+    let topic = topic::describe(&client, &kafka.topic).map_err(|error| {
         // Its reasons come with polls, one at a time.
         let until = std::time::Instant::now() + REASON_WAIT;
-        while watch.refusal().is_none() && std::time::Instant::now() < until {
+        while errors.refusal().is_none() && std::time::Instant::now() < until {
             client.poll(Duration::from_millis(20));
         }
-        match (watch.refusal(), error) {
+        match (errors.refusal(), error) {
             (Some(refusal), _) => LogError::Fatal(format!("Kafka does not let us in: {refusal}")),
-            (None, LogError::Unavailable(why)) => LogError::Unavailable(format!("{why}: {}", silence(&watch, kafka))),
+            (None, LogError::Unavailable(why)) => {
+                LogError::Unavailable(format!("{why}: {}", unanswered_reason(&errors, kafka)))
+            }
             (None, error) => error,
         }
     })?;
@@ -167,8 +170,8 @@ fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
     let brokers = kafka.brokers.split(',').filter(|_| is_plain);
     let release = brokers.map(str::trim).find_map(version::release);
     let release = release.map_or_else(|| "of a release that it does not name".to_owned(), |text| format!("{text}.x"));
-    let line = format!("Kafka {release}, {} brokers", seen.brokers);
-    let missing = match seen.partitions.len() {
+    let line = format!("Kafka {release}, {} brokers", topic.brokers);
+    let missing = match topic.partitions.len() {
         0 => vec![format!("the topic {}: made at the first start, with {} partitions", kafka.topic, kafka.partitions)],
         found if found as i32 != kafka.partitions => {
             vec![format!("the topic {} has {found} partitions, not {}: used as it is", kafka.topic, kafka.partitions)]
@@ -180,9 +183,9 @@ fn look_at(options: &Options) -> Result<(String, Vec<String>), LogError> {
 
 /// Why a broker does not answer, as far as is known. Of one that hangs up on us, because we speak plainly to TLS or the
 /// other way round, librdkafka says no more than of one that is away.
-fn silence(watch: &Watch, kafka: &KafkaOptions) -> String {
+fn unanswered_reason(errors: &ErrorTracker, kafka: &KafkaOptions) -> String {
     match kafka.brokers.split(',').map(str::trim).find(|broker| version::listens(broker)) {
-        None => watch.reason(),
+        None => errors.reason(),
         Some(broker) => format!(
             "{broker} takes connections and gives no answer: it starts, or \"security.protocol\" under \
              [log.kafka.client] is not that of its listener"
@@ -193,7 +196,7 @@ fn silence(watch: &Watch, kafka: &KafkaOptions) -> String {
 impl Shared {
     fn ensure_topic(&self) -> Result<(), LogError> {
         if !self.is_ready.load(Ordering::Acquire) {
-            let partitions = topic::ensure(&self.asker, &self.reader_config, &self.options)?;
+            let partitions = topic::ensure(&self.metadata_client, &self.reader_config, &self.options)?;
             self.partitions.store(partitions as u32, Ordering::Release);
             self.is_ready.store(true, Ordering::Release);
         }
@@ -204,7 +207,7 @@ impl Shared {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut open = match reader.take() {
             Some(open) => open,
-            None => Reader::new(&self.reader_config, &self.watch)?,
+            None => Reader::new(&self.reader_config, &self.errors)?,
         };
         let records = open.read(&self.options.kafka.topic, partition, offset, limit)?;
         // At the end it would only read ahead what nobody asks for.
@@ -229,10 +232,10 @@ impl Log for KafkaLog {
     }
 
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
-        let (instance_id, numbers) = (self.instance_id.clone(), self.numbers.clone());
+        let (instance_id, member_ids) = (self.instance_id.clone(), self.member_ids.clone());
         let join = move |shared: &Shared| {
             shared.ensure_topic()?;
-            KafkaConsumer::join(&shared.options.kafka, &instance_id, &shared.watch, &numbers, &shared.closed)
+            KafkaConsumer::join(&shared.options.kafka, &instance_id, &shared.errors, &member_ids, &shared.closed)
         };
         Ok(Box::new(self.blocking(join).await?))
     }
@@ -248,7 +251,7 @@ impl Log for KafkaLog {
     }
 
     async fn usage(&self) -> Result<LogUsage, LogError> {
-        self.blocking(|shared| topic::usage(&shared.asker, &shared.options.kafka.topic)).await
+        self.blocking(|shared| topic::usage(&shared.metadata_client, &shared.options.kafka.topic)).await
     }
 
     /// The broker drops frames, by `retention.ms` and `retention.bytes` of the topic.

@@ -18,15 +18,15 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::error_tracker::ErrorTracker;
 use super::record;
-use super::watch::Watch;
 use crate::log::LogError;
 use crate::market::Frame;
 
 /// How long an append waits for its acknowledgements before it says that the log is unavailable.
 const APPEND_WAIT: Duration = Duration::from_secs(5);
 /// How often a full queue is tried again.
-const ROOM_EVERY: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long one poll for acknowledgements takes at most: the thread looks whether to stop in between.
 const POLL: Duration = Duration::from_millis(100);
 /// Appends that returned before they were acknowledged and are remembered; there is one caller, or a few.
@@ -34,36 +34,36 @@ const UNFINISHED_MAX: usize = 8;
 
 /// Appends to one topic.
 pub(super) struct Producer {
-    client: Arc<BaseProducer<Reports>>,
+    client: Arc<BaseProducer<DeliveryReports>>,
     topic: Arc<str>,
-    watch: Watch,
+    errors: ErrorTracker,
     unfinished: Mutex<VecDeque<Attempt>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Producer {
-    /// Makes the client, and the thread that hears its acknowledgements and calls `turn` ten times a second.
+    /// Makes the client, and the thread that hears its acknowledgements and calls `on_poll` ten times a second.
     pub(super) fn start(
         config: &ClientConfig,
         topic: &str,
-        watch: Watch,
-        mut turn: impl FnMut() + Send + 'static,
+        errors: ErrorTracker,
+        mut on_poll: impl FnMut() + Send + 'static,
     ) -> Result<Self, LogError> {
-        let client = BaseProducer::from_config_and_context(config, Reports(watch.clone()));
-        let client = Arc::new(client.map_err(|error| watch.sort("make a producer", &error))?);
+        let client = BaseProducer::from_config_and_context(config, DeliveryReports(errors.clone()));
+        let client = Arc::new(client.map_err(|error| errors.classify("make a producer", &error))?);
         let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (client.clone(), stop.clone());
+        let (polled_client, is_stopped) = (client.clone(), stop.clone());
         let thread = move || {
-            while !stopped.load(Ordering::Relaxed) {
-                theirs.poll(POLL);
-                turn();
+            while !is_stopped.load(Ordering::Relaxed) {
+                polled_client.poll(POLL);
+                on_poll();
             }
         };
         std::thread::Builder::new()
             .name("log-kafka".to_owned())
             .spawn(thread)
             .map_err(|error| LogError::Unavailable(format!("start the producer's thread: {error}")))?;
-        Ok(Self { client, topic: topic.into(), watch, unfinished: Mutex::default(), stop })
+        Ok(Self { client, topic: topic.into(), errors, unfinished: Mutex::default(), stop })
     }
 
     /// Appends frames; durable when it returns.
@@ -74,13 +74,13 @@ impl Producer {
             if !attempt.is_sent() {
                 attempt = self.send(attempt).await?;
             }
-            let patience = if attempt.is_sent() { until } else { until.min(Instant::now() + ROOM_EVERY) };
-            if attempt.acks.settled(patience).await? {
-                self.watch.clear();
+            let wait_limit = if attempt.is_sent() { until } else { until.min(Instant::now() + RETRY_INTERVAL) };
+            if attempt.acks.wait_until(wait_limit).await? {
+                self.errors.clear();
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(self.put_off(attempt));
+                return Err(self.defer(attempt));
             }
         }
     }
@@ -90,10 +90,10 @@ impl Producer {
         let until = Instant::now() + limit;
         while self.client.in_flight_count() > 0 {
             if Instant::now() >= until {
-                let left = self.client.in_flight_count();
-                return Err(LogError::Unavailable(format!("{left} frames were not acknowledged")));
+                let pending = self.client.in_flight_count();
+                return Err(LogError::Unavailable(format!("{pending} frames were not acknowledged")));
             }
-            tokio::time::sleep(ROOM_EVERY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
         Ok(())
     }
@@ -106,9 +106,9 @@ impl Producer {
     }
 
     /// Remembers an attempt that takes too long, when there is anything of it on its way.
-    fn put_off(&self, attempt: Attempt) -> LogError {
-        let waits = attempt.acks.left.load(Ordering::Acquire);
-        let why = LogError::Unavailable(format!("{waits} frames wait for the broker: {}", self.watch.reason()));
+    fn defer(&self, attempt: Attempt) -> LogError {
+        let waits = attempt.acks.pending.load(Ordering::Acquire);
+        let why = LogError::Unavailable(format!("{waits} frames wait for the broker: {}", self.errors.reason()));
         if attempt.sent > 0 {
             let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
             if unfinished.len() == UNFINISHED_MAX {
@@ -121,7 +121,7 @@ impl Producer {
 
     /// Gives frames to librdkafka until its queue is full; off the runtime's threads, for it copies them all.
     async fn send(&self, mut attempt: Attempt) -> Result<Attempt, LogError> {
-        let (client, topic, watch) = (self.client.clone(), self.topic.clone(), self.watch.clone());
+        let (client, topic, errors) = (self.client.clone(), self.topic.clone(), self.errors.clone());
         let work = move || {
             for frame in &attempt.frames[attempt.sent..] {
                 let record = BaseRecord::with_opaque_to(&topic, attempt.acks.clone())
@@ -131,7 +131,7 @@ impl Producer {
                 match client.send(record) {
                     Ok(()) => attempt.sent += 1,
                     Err((KafkaError::MessageProduction(Code::QueueFull), _)) => break,
-                    Err((error, _)) => return Err(sort(&watch, &error)),
+                    Err((error, _)) => return Err(classify(&errors, &error)),
                 }
             }
             Ok(attempt)
@@ -159,8 +159,8 @@ struct Attempt {
 
 impl Attempt {
     fn new(frames: Vec<Frame>) -> Self {
-        let left = AtomicUsize::new(frames.len());
-        Self { frames, sent: 0, acks: Arc::new(Acks { left, failure: Mutex::default(), news: Notify::new() }) }
+        let pending = AtomicUsize::new(frames.len());
+        Self { frames, sent: 0, acks: Arc::new(Acks { pending, failure: Mutex::default(), changed: Notify::new() }) }
     }
 
     fn is_sent(&self) -> bool {
@@ -170,33 +170,33 @@ impl Attempt {
 
 /// What is known of an attempt's frames.
 struct Acks {
-    left: AtomicUsize,
+    pending: AtomicUsize,
     failure: Mutex<Option<LogError>>,
-    news: Notify,
+    changed: Notify,
 }
 
 impl Acks {
     /// Waits until all are acknowledged, or for one that failed; false when neither happens in time.
-    async fn settled(&self, until: Instant) -> Result<bool, LogError> {
+    async fn wait_until(&self, until: Instant) -> Result<bool, LogError> {
         loop {
-            let news = self.news.notified();
+            let changed = self.changed.notified();
             if let Some(failure) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return Err(failure);
             }
-            if self.left.load(Ordering::Acquire) == 0 {
+            if self.pending.load(Ordering::Acquire) == 0 {
                 return Ok(true);
             }
-            if tokio::time::timeout_at(until, news).await.is_err() {
-                return Ok(self.left.load(Ordering::Acquire) == 0);
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Ok(self.pending.load(Ordering::Acquire) == 0);
             }
         }
     }
 }
 
 /// Hears of every frame what became of it.
-struct Reports(Watch);
+struct DeliveryReports(ErrorTracker);
 
-impl ClientContext for Reports {
+impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.0.log(level, facility, line);
     }
@@ -206,30 +206,30 @@ impl ClientContext for Reports {
     }
 }
 
-impl ProducerContext for Reports {
+impl ProducerContext for DeliveryReports {
     type DeliveryOpaque = Arc<Acks>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, acks: Arc<Acks>) {
         let failed = match result {
             Ok(_) => false,
             Err((error, _)) => {
-                let failure = sort(&self.0, error);
+                let failure = classify(&self.0, error);
                 *acks.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
                 true
             }
         };
-        if failed || acks.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            acks.news.notify_one();
+        if failed || acks.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            acks.changed.notify_one();
         }
     }
 }
 
-fn sort(watch: &Watch, error: &KafkaError) -> LogError {
+fn classify(errors: &ErrorTracker, error: &KafkaError) -> LogError {
     match error.rdkafka_error_code() {
         Some(Code::MessageSizeTooLarge) => {
             LogError::Fatal("the topic refuses a frame for its size: raise its max.message.bytes".to_owned())
         }
-        Some(Code::Fatal) => LogError::Fatal(format!("append: {}", watch.reason())),
-        _ => watch.sort("append", error),
+        Some(Code::Fatal) => LogError::Fatal(format!("append: {}", errors.reason())),
+        _ => errors.classify("append", error),
     }
 }

@@ -34,13 +34,13 @@ pub(super) fn headers(frame: &Frame) -> OwnedHeaders {
 /// Gathers records of one delivery. Their payloads lie in one piece of memory: an allocation for each would cost
 /// more than the copy.
 #[derive(Default)]
-pub(super) struct Gatherer {
+pub(super) struct RecordBatchBuilder {
     keys: HashMap<Box<[u8]>, Arc<str>>,
     payloads: Vec<u8>,
     records: Vec<(Record, Range<usize>)>,
 }
 
-impl Gatherer {
+impl RecordBatchBuilder {
     /// Adds a record as it came.
     pub(super) fn add(&mut self, message: &BorrowedMessage<'_>) {
         let payload = message.payload().unwrap_or_default();
@@ -84,13 +84,12 @@ impl Gatherer {
     /// What was gathered but for some partitions' records; empties this.
     pub(super) fn take(&mut self, without: &dyn Fn(Partition) -> bool) -> Vec<Record> {
         let payloads = Bytes::from(std::mem::take(&mut self.payloads));
-        let whole = self.records.drain(..).filter(|(record, _)| !without(record.partition));
-        whole
-            .map(|(mut record, span)| {
-                record.frame.payload = payloads.slice(span);
-                record
-            })
-            .collect()
+        let kept = self.records.drain(..).filter(|(record, _)| !without(record.partition));
+        kept.map(|(mut record, span)| {
+            record.frame.payload = payloads.slice(span);
+            record
+        })
+        .collect()
     }
 
     fn key(&mut self, bytes: &[u8]) -> Arc<str> {

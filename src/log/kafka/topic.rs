@@ -9,19 +9,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
+use super::error_tracker::ErrorTracker;
 use super::settings::FRAME_BYTES_MAX;
-use super::watch::Watch;
-use crate::log::{LogError, LogUsage, Options, Partition, Positions};
+use crate::log::{LogError, LogUsage, Offsets, Options, Partition};
 
 /// How long one question to the broker may take.
-const ASK: Duration = Duration::from_secs(5);
+const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// How long a new topic may take until it has a leader for every partition.
-const NEW_TOPIC: Duration = Duration::from_secs(15);
+const NEW_TOPIC_MAX: Duration = Duration::from_secs(15);
 /// How often a new topic is looked at meanwhile.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the cluster says of a topic.
-pub(super) struct Seen {
+pub(super) struct TopicDescription {
     /// Its partitions; none when it does not exist.
     pub(super) partitions: Vec<Partition>,
     /// Whether each has a leader.
@@ -31,29 +31,36 @@ pub(super) struct Seen {
 }
 
 /// Asks the cluster about a topic. Blocks.
-pub(super) fn look(client: &BaseConsumer<Watch>, topic: &str) -> Result<Seen, LogError> {
-    let watch = client.context();
-    let metadata = client.fetch_metadata(Some(topic), ASK).map_err(|error| watch.sort("look at the topic", &error))?;
-    watch.clear();
+pub(super) fn describe(client: &BaseConsumer<ErrorTracker>, topic: &str) -> Result<TopicDescription, LogError> {
+    let errors = client.context();
+    let metadata = client
+        .fetch_metadata(Some(topic), REQUEST_MAX)
+        .map_err(|error| errors.classify("look at the topic", &error))?;
+    errors.clear();
     let brokers = metadata.brokers().len();
     let Some(found) = metadata.topics().first() else {
-        return Ok(Seen { partitions: Vec::new(), is_ready: false, brokers });
+        return Ok(TopicDescription { partitions: Vec::new(), is_ready: false, brokers });
     };
     match found.error().map(Code::from) {
         None | Some(Code::LeaderNotAvailable | Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
-        Some(code) => return Err(watch.sort("look at the topic", &KafkaError::MetadataFetch(code))),
+        Some(code) => return Err(errors.classify("look at the topic", &KafkaError::MetadataFetch(code))),
     }
     let partitions: Vec<Partition> = found.partitions().iter().map(|partition| partition.id()).collect();
     let is_ready = !partitions.is_empty()
         && found.partitions().iter().all(|partition| partition.error().is_none() && partition.leader() >= 0);
-    Ok(Seen { partitions, is_ready, brokers })
+    Ok(TopicDescription { partitions, is_ready, brokers })
 }
 
 /// Makes the topic. Blocks, with the runtime at hand.
-pub(super) fn create(config: &ClientConfig, watch: &Watch, options: &Options, brokers: usize) -> Result<(), LogError> {
+pub(super) fn create(
+    config: &ClientConfig,
+    errors: &ErrorTracker,
+    options: &Options,
+    brokers: usize,
+) -> Result<(), LogError> {
     let kafka = &options.kafka;
-    let client = AdminClient::from_config_and_context(config, watch.clone());
-    let client = client.map_err(|error| watch.sort("make the topic", &error))?;
+    let client = AdminClient::from_config_and_context(config, errors.clone());
+    let client = client.map_err(|error| errors.classify("make the topic", &error))?;
     let retention_ms = options.retention.as_millis().to_string();
     // Kafka counts a partition's bytes; the user means the log's.
     let retention_bytes = (options.retention_bytes / kafka.partitions.max(1) as u64).to_string();
@@ -66,15 +73,15 @@ pub(super) fn create(config: &ClientConfig, watch: &Watch, options: &Options, br
         // Kafka relies on its replicas for what is not on the disk yet; here there are none.
         topic = topic.set("flush.messages", "1");
     }
-    let asked = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
-    let made = tokio::runtime::Handle::current().block_on(client.create_topics([&topic], &asked));
-    for result in made.map_err(|error| watch.sort("make the topic", &error))? {
+    let request = AdminOptions::new().request_timeout(Some(REQUEST_MAX)).operation_timeout(Some(REQUEST_MAX));
+    let made = tokio::runtime::Handle::current().block_on(client.create_topics([&topic], &request));
+    for result in made.map_err(|error| errors.classify("make the topic", &error))? {
         match result {
             Ok(name) => info!("made the topic {name} with {} partitions", kafka.partitions),
             Err((_, Code::TopicAlreadyExists)) => {}
             Err((name, code)) => {
                 let doing = format!("make the topic {name}");
-                return Err(watch.sort(&doing, &KafkaError::Global(code)));
+                return Err(errors.classify(&doing, &KafkaError::Global(code)));
             }
         }
     }
@@ -84,49 +91,52 @@ pub(super) fn create(config: &ClientConfig, watch: &Watch, options: &Options, br
 /// Makes the topic when it is missing and waits until it can be used; returns how many partitions it has. Blocks, with
 /// the runtime at hand.
 pub(super) fn ensure(
-    client: &BaseConsumer<Watch>,
+    client: &BaseConsumer<ErrorTracker>,
     config: &ClientConfig,
     options: &Options,
 ) -> Result<usize, LogError> {
     let kafka = &options.kafka;
-    let mut seen = look(client, &kafka.topic)?;
-    if seen.partitions.is_empty() {
-        create(config, client.context(), options, seen.brokers)?;
+    let mut topic = describe(client, &kafka.topic)?;
+    if topic.partitions.is_empty() {
+        create(config, client.context(), options, topic.brokers)?;
     }
     let began = std::time::Instant::now();
-    while !seen.is_ready {
-        if began.elapsed() > NEW_TOPIC {
+    while !topic.is_ready {
+        if began.elapsed() > NEW_TOPIC_MAX {
             return Err(LogError::Unavailable(format!("the topic {} has partitions without a leader", kafka.topic)));
         }
-        std::thread::park_timeout(LOOK_EVERY);
-        seen = look(client, &kafka.topic)?;
+        std::thread::park_timeout(CHECK_INTERVAL);
+        topic = describe(client, &kafka.topic)?;
     }
-    if seen.partitions.len() as i32 != kafka.partitions {
+    if topic.partitions.len() as i32 != kafka.partitions {
         warn!(
             "the topic {} has {} partitions, not the {} that [log.kafka] partitions says: it is used as it is",
             kafka.topic,
-            seen.partitions.len(),
+            topic.partitions.len(),
             kafka.partitions
         );
     }
-    Ok(seen.partitions.len())
+    Ok(topic.partitions.len())
 }
 
 /// Where the topic begins and ends, and what the group has committed. Blocks.
-pub(super) fn usage(client: &BaseConsumer<Watch>, topic: &str) -> Result<LogUsage, LogError> {
-    let watch = client.context();
-    let partitions = look(client, topic)?.partitions;
-    let committed = client.committed_offsets(list(topic, partitions.iter().map(|id| (*id, Offset::Invalid))), ASK);
-    let committed = committed.map_err(|error| watch.sort("read the committed positions", &error))?;
-    let mut usage = LogUsage { committed: positions(&committed), ..LogUsage::default() };
+pub(super) fn usage(client: &BaseConsumer<ErrorTracker>, topic: &str) -> Result<LogUsage, LogError> {
+    let errors = client.context();
+    let partitions = describe(client, topic)?.partitions;
+    let committed =
+        client.committed_offsets(list(topic, partitions.iter().map(|id| (*id, Offset::Invalid))), REQUEST_MAX);
+    let committed = committed.map_err(|error| errors.classify("read the committed positions", &error))?;
+    let mut usage = LogUsage { committed: offsets(&committed), ..LogUsage::default() };
     for (at, into) in [(Offset::Beginning, &mut usage.first), (Offset::End, &mut usage.end)] {
         // One request for all partitions of a broker; the watermarks' own call asks for one partition at a time.
-        let asked = list(topic, partitions.iter().map(|id| (*id, at)));
-        let found = client.offsets_for_times(asked, ASK).map_err(|error| watch.sort("read the positions", &error))?;
+        let request = list(topic, partitions.iter().map(|id| (*id, at)));
+        let found = client
+            .offsets_for_times(request, REQUEST_MAX)
+            .map_err(|error| errors.classify("read the positions", &error))?;
         for element in found.elements() {
-            element.error().map_err(|error| watch.sort("read the positions", &error))?;
+            element.error().map_err(|error| errors.classify("read the positions", &error))?;
         }
-        *into = positions(&found);
+        *into = offsets(&found);
         if into.len() != partitions.len() {
             return Err(LogError::Unavailable("a partition does not say where it begins and ends".to_owned()));
         }
@@ -135,20 +145,20 @@ pub(super) fn usage(client: &BaseConsumer<Watch>, topic: &str) -> Result<LogUsag
 }
 
 /// Some partitions of the topic with positions.
-pub(super) fn list(topic: &str, positions: impl Iterator<Item = (Partition, Offset)>) -> TopicPartitionList {
+pub(super) fn list(topic: &str, offsets: impl Iterator<Item = (Partition, Offset)>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
-    for (partition, offset) in positions {
+    for (partition, offset) in offsets {
         list.add_partition_offset(topic, partition, offset).expect("every offset here can be written as a number");
     }
     list
 }
 
 /// The partitions that have a position.
-pub(super) fn positions(list: &TopicPartitionList) -> Positions {
-    let known = list.elements();
-    let known = known.iter().filter_map(|element| match element.offset() {
+pub(super) fn offsets(list: &TopicPartitionList) -> Offsets {
+    let elements = list.elements();
+    let elements = elements.iter().filter_map(|element| match element.offset() {
         Offset::Offset(offset) => Some((element.partition(), offset)),
         _ => None,
     });
-    known.collect()
+    elements.collect()
 }

@@ -31,7 +31,7 @@ const RELEASES: [(i16, &str); 13] = [
 
 /// The release of the broker at `address` (`host:port`); `None` when it does not say. Blocks.
 pub(super) fn release(address: &str) -> Option<&'static str> {
-    let answer = ask(address).ok()?;
+    let answer = request_api_versions(address).ok()?;
     let newest = metadata_version(&answer)?;
     RELEASES.iter().rev().find(|(first, _)| newest >= *first).map(|(_, release)| *release)
 }
@@ -47,7 +47,7 @@ fn connect(address: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address, ANSWER_MAX)
 }
 
-fn ask(address: &str) -> std::io::Result<Vec<u8>> {
+fn request_api_versions(address: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
@@ -111,9 +111,9 @@ impl<'a> Bytes<'a> {
     /// An unsigned number of seven bits a byte, the lowest first.
     fn number(&mut self) -> Option<usize> {
         let mut number = 0;
-        for place in 0..5 {
+        for index in 0..5 {
             let byte = self.take(1)?[0];
-            number |= usize::from(byte & 0x7f) << (7 * place);
+            number |= usize::from(byte & 0x7f) << (7 * index);
             if byte & 0x80 == 0 {
                 return Some(number);
             }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::faulty::FaultyLog;
-use tapekeeper::log::{Consumer, Delivery, Log, LogError, Partition, Positions, Record};
+use tapekeeper::log::{Consumer, Delivery, Log, LogError, Offsets, Partition, Record};
 use tapekeeper::market::{Frame, Origin, Timestamp};
 
 use super::retry::Retrying;
@@ -88,7 +88,7 @@ async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<Record> {
     taken
 }
 
-fn after(records: &[Record]) -> Positions {
+fn after(records: &[Record]) -> Offsets {
     records.iter().map(|record| (record.partition, record.offset + 1)).collect()
 }
 
@@ -254,7 +254,7 @@ async fn a_commit_never_moves_back(store: &dyn LogStore) {
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 50).await;
     assert!(log.usage().await.unwrap().committed.is_empty(), "nothing is committed but by commit");
-    consumer.commit(&Positions::new()).await.unwrap();
+    consumer.commit(&Offsets::new()).await.unwrap();
     assert!(log.usage().await.unwrap().committed.is_empty());
     consumer.commit(&after(&records[..30])).await.unwrap();
     consumer.commit(&after(&records[..10])).await.unwrap();
@@ -398,7 +398,7 @@ async fn run_steps(store: &dyn LogStore, steps: &[Step]) {
             }
             Step::Commit(percent) => {
                 let position = first + (next - first).max(0) * *percent as i64 / 100;
-                consumer.commit(&Positions::from([(0, position)])).await.unwrap();
+                consumer.commit(&Offsets::from([(0, position)])).await.unwrap();
                 committed = committed.max(position);
             }
             Step::RetainOlderThan(number) => {

@@ -10,7 +10,7 @@ use tapekeeper::history::{
     Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
     TradeRow, Watermark,
 };
-use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Partition, Positions, Record};
+use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
 
 /// More failures in a row than any plan of faults makes.
@@ -67,7 +67,7 @@ impl Consumer for RetryingConsumer {
         self.0.next().await
     }
 
-    async fn commit(&mut self, positions: &Positions) -> Result<(), LogError> {
+    async fn commit(&mut self, positions: &Offsets) -> Result<(), LogError> {
         for _ in 1..ATTEMPTS_MAX {
             match self.0.commit(positions).await {
                 Err(error) if error.is_retryable() => tokio::task::yield_now().await,
@@ -180,13 +180,13 @@ impl History for Retrying<dyn History> {
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
         retry(|| self.0.missing(stream, range, limit)).await
     }
-    async fn minutes(
+    async fn minute_klines(
         &self,
         exchange: Exchange,
         symbols: &[Symbol],
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
-        retry(|| self.0.minutes(exchange, symbols, since)).await
+        retry(|| self.0.minute_klines(exchange, symbols, since)).await
     }
     async fn days(
         &self,

@@ -41,7 +41,7 @@ fn a_redis_cluster_keeps_every_promise() {
 async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
     let Some(cluster) = start().await else { return };
     let options = cluster.options();
-    let (line, missing) = RedisCache::look_at(&options).await.unwrap();
+    let (line, missing) = RedisCache::inspect(&options).await.unwrap();
     assert!(line.starts_with("redis ") && line.contains("a cluster of 3 primaries: 127.0.0.1:"), "{line}");
     for node in &cluster.nodes[..3] {
         let place = format!("127.0.0.1:{}", node.port);
@@ -63,7 +63,7 @@ async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
     for node in &cluster.nodes[..3] {
         assert!(run_command::<i64>(node.port, &["DBSIZE"]) > 500);
     }
-    assert_eq!(RedisCache::look_at(&options).await.unwrap().1, Vec::<String>::new());
+    assert_eq!(RedisCache::inspect(&options).await.unwrap().1, Vec::<String>::new());
     cache.put_state("b", "{}").await.unwrap();
     assert_eq!(cache.get_state("b").await.unwrap().as_deref(), Some("{}"));
 }
@@ -159,12 +159,12 @@ async fn a_cluster_that_is_down_fails_calls_soon_and_is_used_again() {
 async fn a_server_without_a_cluster_and_a_single_node_of_one_are_named() {
     let Some(cluster) = start().await else { return };
     let part = RedisOptions { url: cluster.options().nodes[0].clone(), ..RedisOptions::default() };
-    let failure = RedisCache::look_at(&part).await.unwrap_err().to_string();
+    let failure = RedisCache::inspect(&part).await.unwrap_err().to_string();
     assert!(failure.contains("part of a cluster: write `nodes"), "{failure}");
     let Some(redis) = tokio::task::spawn_blocking(Redis::shared).await.unwrap() else { return };
     let alone = format!("redis://127.0.0.1:{}", redis.server.port);
     let alone = RedisOptions { nodes: vec![alone], ..RedisOptions::default() };
-    let failure = RedisCache::look_at(&alone).await.unwrap_err().to_string();
+    let failure = RedisCache::inspect(&alone).await.unwrap_err().to_string();
     assert!(failure.contains("cluster support disabled"), "{failure}");
     let bad = RedisOptions { nodes: vec!["http://127.0.0.1".to_owned()], ..RedisOptions::default() };
     RedisCache::connect(&bad).unwrap_err();

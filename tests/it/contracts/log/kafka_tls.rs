@@ -63,13 +63,13 @@ async fn a_broker_behind_tls_takes_frames_and_a_refusal_gives_its_reason() {
             panic!("to wait is no help: {said}")
         };
         assert!(why.contains(said), "{why}");
-        let Err(LogError::Fatal(why)) = KafkaLog::look_at(&options).await.map(|_| ()) else {
+        let Err(LogError::Fatal(why)) = KafkaLog::inspect(&options).await.map(|_| ()) else {
             panic!("to wait is no help: {said}")
         };
         assert!(why.contains(said), "{why}");
     }
     // Who speaks plainly to a listener behind TLS may as well have met a broker that starts.
-    let why = KafkaLog::look_at(&changed("security.protocol", "SASL_PLAINTEXT")).await.map(|_| ()).unwrap_err();
+    let why = KafkaLog::inspect(&changed("security.protocol", "SASL_PLAINTEXT")).await.map(|_| ()).unwrap_err();
     assert!(matches!(&why, LogError::Unavailable(why) if why.contains("security.protocol")), "{why}");
 }
 

@@ -81,7 +81,7 @@ async fn a_missing_database_is_reported_and_not_created() {
         let words = format!("there is no history at database {} of http://", options.database);
         assert!(output.code == Some(69) && output.err.contains(&words), "{arguments:?}: {output:?}");
     }
-    let (_version, missing) = tapekeeper::history::clickhouse::ClickhouseHistory::look_at(&options).await.unwrap();
+    let (_version, missing) = tapekeeper::history::clickhouse::ClickhouseHistory::inspect(&options).await.unwrap();
     assert!(missing[0].contains("has no tables"), "{missing:?}");
     // One that is made is found, with nothing in it.
     let history = tapekeeper::history::clickhouse::ClickhouseHistory::new(&options);

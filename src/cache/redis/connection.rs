@@ -27,7 +27,7 @@ const REDIRECTS_MAX: u32 = 4;
 
 /// A connection that comes back.
 #[derive(Clone)]
-pub(super) enum Link {
+pub(super) enum Connection {
     /// To one server.
     Server(ConnectionManager),
     /// To every primary of a cluster.
@@ -42,13 +42,13 @@ pub(super) struct Cluster {
     connection: Arc<Mutex<Option<ClusterConnection>>>,
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if matches!(self, Self::Server(_)) { "Server" } else { "Cluster" })
     }
 }
 
-impl Link {
+impl Connection {
     /// Connects nothing yet; fails on a bad URL.
     pub(super) fn new(options: &RedisOptions) -> RedisResult<Self> {
         if options.nodes.is_empty() {
@@ -57,10 +57,11 @@ impl Link {
                 .set_number_of_retries(0)
                 .set_connection_timeout(Some(CONNECT_MAX))
                 .set_response_timeout(Some(RESPONSE_MAX));
-            let client = redis::Client::open(info(&options.url, options)?)?;
+            let client = redis::Client::open(connection_info(&options.url, options)?)?;
             return Ok(Self::Server(ConnectionManager::new_lazy_with_config(client, config)?));
         }
-        let nodes: RedisResult<Vec<ConnectionInfo>> = options.nodes.iter().map(|url| info(url, options)).collect();
+        let nodes: RedisResult<Vec<ConnectionInfo>> =
+            options.nodes.iter().map(|url| connection_info(url, options)).collect();
         let client = ClusterClient::builder(nodes?)
             .retries(REDIRECTS_MAX)
             .connection_timeout(CONNECT_MAX)
@@ -71,7 +72,7 @@ impl Link {
     }
 
     /// Answers in the commands' order. The outer error: no command may have been carried out.
-    pub(super) async fn ask<T: FromRedisValue>(&self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<T>>> {
+    pub(super) async fn send<T: FromRedisValue>(&self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<T>>> {
         match self {
             Self::Server(connection) => {
                 let mut pipeline = redis::pipe();
@@ -90,13 +91,13 @@ impl Link {
             }
             Self::Cluster(cluster) => {
                 let connection = cluster.connection().await?;
-                let asked = commands.iter().map(|command| {
+                let futures = commands.iter().map(|command| {
                     let mut connection = connection.clone();
                     async move { command.query_async(&mut connection).await }
                 });
-                let answers: Vec<RedisResult<T>> = join_all(asked).await;
-                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_lost)) {
-                    cluster.give_up().await;
+                let answers: Vec<RedisResult<T>> = join_all(futures).await;
+                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_connection_lost)) {
+                    cluster.disconnect().await;
                 }
                 Ok(answers)
             }
@@ -104,10 +105,10 @@ impl Link {
     }
 
     /// The answer of every primary, by its address.
-    pub(super) async fn ask_all(&self, command: &Cmd) -> RedisResult<Vec<(String, Value)>> {
+    pub(super) async fn send_to_all(&self, command: &Cmd) -> RedisResult<Vec<(String, Value)>> {
         match self {
             Self::Server(_) => {
-                let answer = self.ask(std::slice::from_ref(command)).await?.pop();
+                let answer = self.send(std::slice::from_ref(command)).await?.pop();
                 let answer = answer.unwrap_or_else(|| Ok(Value::Nil))?;
                 Ok(vec![(String::new(), answer)])
             }
@@ -115,8 +116,8 @@ impl Link {
                 let mut connection = cluster.connection().await?;
                 let routing = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
                 let answer = connection.route_command(command.clone(), routing).await;
-                if answer.as_ref().is_err_and(is_lost) {
-                    cluster.give_up().await;
+                if answer.as_ref().is_err_and(is_connection_lost) {
+                    cluster.disconnect().await;
                 }
                 let Value::Map(answers) = answer? else {
                     return Err((ErrorKind::UnexpectedReturnType, "not an answer of each node").into());
@@ -130,28 +131,28 @@ impl Link {
 
 impl Cluster {
     async fn connection(&self) -> RedisResult<ClusterConnection> {
-        let mut held = self.connection.lock().await;
-        if let Some(connection) = &*held {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = &*current {
             return Ok(connection.clone());
         }
         let connecting = tokio::time::timeout(RESPONSE_MAX, self.client.get_async_connection());
         let late = |_elapsed| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         let connection = connecting.await.map_err(late)??;
-        *held = Some(connection.clone());
+        *current = Some(connection.clone());
         Ok(connection)
     }
 
-    async fn give_up(&self) {
+    async fn disconnect(&self) {
         self.connection.lock().await.take();
     }
 }
 
 /// Whether the client may have lost its way to the cluster.
-fn is_lost(error: &RedisError) -> bool {
+fn is_connection_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound
 }
 
-fn info(url: &str, options: &RedisOptions) -> RedisResult<ConnectionInfo> {
+fn connection_info(url: &str, options: &RedisOptions) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
     let Some(password) = &options.password else { return Ok(info) };
     let settings = info.redis_settings().clone().set_password(password);

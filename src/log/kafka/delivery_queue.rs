@@ -10,45 +10,45 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::log::{Delivery, LogError, Partition, Positions, Record};
+use crate::log::{Delivery, LogError, Offsets, Partition, Record};
 
 /// Deliveries that wait to be taken, at most; each is bounded by the poll thread.
 const BATCHES_MAX: usize = 4;
 
 enum Item {
     Assigned(Vec<Partition>),
-    Revoked { partitions: Vec<Partition>, deadline: Duration, done: oneshot::Sender<Positions> },
+    Revoked { partitions: Vec<Partition>, deadline: Duration, done: oneshot::Sender<Offsets> },
     Records { records: Vec<Record>, more: bool },
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,
-    trouble: Option<LogError>,
+    error: Option<LogError>,
     /// Left since the last batch was pushed: what was gathered of them meanwhile is not ours any more.
-    left: BTreeSet<Partition>,
+    revoked: BTreeSet<Partition>,
     closed: bool,
 }
 
 /// The queue between the poll thread and the caller.
 #[derive(Default)]
-pub(super) struct Handover {
+pub(super) struct DeliveryQueue {
     state: Mutex<State>,
-    roomy: Condvar,
-    filled: Notify,
+    space_freed: Condvar,
+    item_added: Notify,
 }
 
-impl Handover {
-    /// Adds records, however full it is: the poll thread stops gathering when there is no room. `gathered` is told which
+impl DeliveryQueue {
+    /// Adds records, however full it is: the poll thread stops gathering when there is no room. `take_records` is told which
     /// partitions' records are not ours any more.
-    pub(super) fn push(&self, more: bool, gathered: impl FnOnce(&dyn Fn(Partition) -> bool) -> Vec<Record>) {
+    pub(super) fn push(&self, more: bool, take_records: impl FnOnce(&dyn Fn(Partition) -> bool) -> Vec<Record>) {
         let mut state = self.lock();
-        let left = std::mem::take(&mut state.left);
-        let records = gathered(&|partition| left.contains(&partition));
+        let revoked = std::mem::take(&mut state.revoked);
+        let records = take_records(&|partition| revoked.contains(&partition));
         if !state.closed && !records.is_empty() {
             state.queue.push_back(Item::Records { records, more });
             drop(state);
-            self.filled.notify_one();
+            self.item_added.notify_one();
         }
     }
 
@@ -56,7 +56,8 @@ impl Handover {
     pub(super) fn wait_for_room(&self, limit: Duration) -> bool {
         let state = self.lock();
         let full = |state: &mut State| !state.closed && state.batches() >= BATCHES_MAX;
-        let (mut state, _) = self.roomy.wait_timeout_while(state, limit, full).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) =
+            self.space_freed.wait_timeout_while(state, limit, full).unwrap_or_else(PoisonError::into_inner);
         !full(&mut state)
     }
 
@@ -68,26 +69,26 @@ impl Handover {
         let mut state = self.lock();
         // What comes of them from now on is ours. What was gathered before they left was pushed when they left: the poll
         // ends with every rebalance.
-        state.left.retain(|partition| !partitions.contains(partition));
+        state.revoked.retain(|partition| !partitions.contains(partition));
         state.queue.push_back(Item::Assigned(partitions));
         drop(state);
-        self.filled.notify_one();
+        self.item_added.notify_one();
     }
 
     /// These partitions leave: what waits of them is dropped, and the caller is told before anything else. The answer comes
     /// within `deadline` or not at all; `None` when nothing of them was ever handed over.
-    pub(super) fn revoke(&self, partitions: &[Partition], deadline: Duration) -> Option<oneshot::Receiver<Positions>> {
+    pub(super) fn revoke(&self, partitions: &[Partition], deadline: Duration) -> Option<oneshot::Receiver<Offsets>> {
         let mut state = self.lock();
         if state.closed {
             return None;
         }
-        state.left.extend(partitions);
-        let mut known: Vec<Partition> = partitions.to_vec();
+        state.revoked.extend(partitions);
+        let mut delivered: Vec<Partition> = partitions.to_vec();
         for item in &mut state.queue {
             match item {
                 Item::Records { records, .. } => records.retain(|record| !partitions.contains(&record.partition)),
                 Item::Assigned(assigned) => {
-                    known.retain(|partition| !assigned.contains(partition));
+                    delivered.retain(|partition| !assigned.contains(partition));
                     assigned.retain(|partition| !partitions.contains(partition));
                 }
                 Item::Revoked { .. } => {}
@@ -98,36 +99,36 @@ impl Handover {
             Item::Assigned(partitions) => !partitions.is_empty(),
             Item::Revoked { .. } => true,
         });
-        if known.is_empty() {
+        if delivered.is_empty() {
             return None;
         }
         let (done, answer) = oneshot::channel();
-        state.queue.push_front(Item::Revoked { partitions: known, deadline, done });
+        state.queue.push_front(Item::Revoked { partitions: delivered, deadline, done });
         drop(state);
-        self.filled.notify_one();
+        self.item_added.notify_one();
         Some(answer)
     }
 
     /// The next call of the caller fails with this.
-    pub(super) fn trouble(&self, error: LogError) {
+    pub(super) fn fail(&self, error: LogError) {
         let mut state = self.lock();
-        if !matches!(state.trouble, Some(LogError::Fatal(_))) {
-            state.trouble = Some(error);
+        if !matches!(state.error, Some(LogError::Fatal(_))) {
+            state.error = Some(error);
         }
         drop(state);
-        self.filled.notify_one();
+        self.item_added.notify_one();
     }
 
     /// Waits up to `limit` for a delivery; without records while `paused`.
     pub(super) async fn next(&self, paused: bool, limit: Duration) -> Result<Option<Delivery>, LogError> {
         let until = tokio::time::Instant::now() + limit;
         loop {
-            let filled = self.filled.notified();
+            let item_added = self.item_added.notified();
             // Taken without an await: a caller that gives up waiting loses nothing.
             if let Some(delivery) = self.take(paused)? {
                 return Ok(Some(delivery));
             }
-            if tokio::time::timeout_at(until, filled).await.is_err() {
+            if tokio::time::timeout_at(until, item_added).await.is_err() {
                 return Ok(None);
             }
         }
@@ -135,7 +136,7 @@ impl Handover {
 
     fn take(&self, paused: bool) -> Result<Option<Delivery>, LogError> {
         let mut state = self.lock();
-        if let Some(error) = state.trouble.take() {
+        if let Some(error) = state.error.take() {
             return Err(error);
         }
         let wanted = |item: &Item| !paused || !matches!(item, Item::Records { .. });
@@ -147,7 +148,7 @@ impl Handover {
             Item::Assigned(partitions) => Delivery::Assigned(partitions),
             Item::Revoked { partitions, deadline, done } => Delivery::Revoked { partitions, deadline, done },
             Item::Records { records, more } => {
-                self.roomy.notify_one();
+                self.space_freed.notify_one();
                 Delivery::Records { records, more: more || waits }
             }
         }))
@@ -159,7 +160,7 @@ impl Handover {
         state.closed = true;
         state.queue.clear();
         drop(state);
-        self.roomy.notify_one();
+        self.space_freed.notify_one();
     }
 
     /// Whether the caller is gone.
@@ -180,7 +181,7 @@ impl State {
 
 /// Waits on this thread for an answer of the async side; empty when it does not come in time. A runtime is not asked
 /// for its timer: it may be shutting down.
-pub(super) fn wait_for_answer(mut answer: oneshot::Receiver<Positions>, deadline: Duration) -> Positions {
+pub(super) fn wait_for_answer(mut answer: oneshot::Receiver<Offsets>, deadline: Duration) -> Offsets {
     let until = Instant::now() + deadline;
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -189,11 +190,11 @@ pub(super) fn wait_for_answer(mut answer: oneshot::Receiver<Positions>, deadline
             Poll::Ready(answer) => return answer.unwrap_or_default(),
             Poll::Pending => {}
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Positions::new();
+        let remaining = until.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Offsets::new();
         }
-        std::thread::park_timeout(left);
+        std::thread::park_timeout(remaining);
     }
 }
 
@@ -224,12 +225,13 @@ mod tests {
         Record { partition, offset, frame }
     }
 
-    fn push(handover: &Handover, records: Vec<Record>) {
-        handover.push(false, |left| records.into_iter().filter(|record| !left(record.partition)).collect());
+    fn push(deliveries: &DeliveryQueue, records: Vec<Record>) {
+        deliveries
+            .push(false, |is_revoked| records.into_iter().filter(|record| !is_revoked(record.partition)).collect());
     }
 
-    async fn next(handover: &Handover) -> Option<Delivery> {
-        handover.next(false, SOON).await.unwrap()
+    async fn next(deliveries: &DeliveryQueue) -> Option<Delivery> {
+        deliveries.next(false, SOON).await.unwrap()
     }
 
     fn offsets(delivery: Option<Delivery>) -> Vec<(Partition, i64)> {
@@ -239,77 +241,77 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_of_a_partition_that_leaves_is_dropped_and_the_caller_is_told_first() {
-        let handover = Handover::default();
-        handover.assigned(vec![0, 1]);
-        assert!(matches!(next(&handover).await, Some(Delivery::Assigned(partitions)) if partitions == [0, 1]));
-        push(&handover, vec![record(0, 1), record(1, 1)]);
-        push(&handover, vec![record(1, 2)]);
-        let answer = handover.revoke(&[1], LONG).unwrap();
+        let deliveries = DeliveryQueue::default();
+        deliveries.assigned(vec![0, 1]);
+        assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [0, 1]));
+        push(&deliveries, vec![record(0, 1), record(1, 1)]);
+        push(&deliveries, vec![record(1, 2)]);
+        let answer = deliveries.revoke(&[1], LONG).unwrap();
         // Gathered before the partition left, pushed after it.
-        push(&handover, vec![record(1, 3), record(0, 2)]);
-        let Some(Delivery::Revoked { partitions, done, .. }) = next(&handover).await else { panic!("not told") };
+        push(&deliveries, vec![record(1, 3), record(0, 2)]);
+        let Some(Delivery::Revoked { partitions, done, .. }) = next(&deliveries).await else { panic!("not told") };
         assert_eq!(partitions, [1]);
-        done.send(Positions::from([(1, 1)])).unwrap();
-        assert_eq!(wait_for_answer(answer, LONG), Positions::from([(1, 1)]));
-        assert_eq!(offsets(next(&handover).await), [(0, 1)]);
-        assert_eq!(offsets(next(&handover).await), [(0, 2)]);
+        done.send(Offsets::from([(1, 1)])).unwrap();
+        assert_eq!(wait_for_answer(answer, LONG), Offsets::from([(1, 1)]));
+        assert_eq!(offsets(next(&deliveries).await), [(0, 1)]);
+        assert_eq!(offsets(next(&deliveries).await), [(0, 2)]);
         // It comes back: its records are ours again.
-        handover.assigned(vec![1]);
-        push(&handover, vec![record(1, 1)]);
-        assert!(matches!(next(&handover).await, Some(Delivery::Assigned(partitions)) if partitions == [1]));
-        assert_eq!(offsets(next(&handover).await), [(1, 1)]);
+        deliveries.assigned(vec![1]);
+        push(&deliveries, vec![record(1, 1)]);
+        assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [1]));
+        assert_eq!(offsets(next(&deliveries).await), [(1, 1)]);
     }
 
     #[tokio::test]
     async fn nothing_is_dropped_of_a_partition_that_left_and_came_back_while_nothing_was_gathered() {
-        let handover = Handover::default();
-        handover.assigned(vec![0]);
-        assert!(handover.revoke(&[0], LONG).is_none());
-        handover.assigned(vec![0]);
-        push(&handover, vec![record(0, 1)]);
-        assert!(matches!(next(&handover).await, Some(Delivery::Assigned(partitions)) if partitions == [0]));
-        assert_eq!(offsets(next(&handover).await), [(0, 1)]);
+        let deliveries = DeliveryQueue::default();
+        deliveries.assigned(vec![0]);
+        assert!(deliveries.revoke(&[0], LONG).is_none());
+        deliveries.assigned(vec![0]);
+        push(&deliveries, vec![record(0, 1)]);
+        assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [0]));
+        assert_eq!(offsets(next(&deliveries).await), [(0, 1)]);
     }
 
     #[tokio::test]
     async fn a_partition_that_comes_and_leaves_untold_is_never_told_of() {
-        let handover = Handover::default();
-        handover.assigned(vec![0, 1]);
-        assert!(handover.revoke(&[1], LONG).is_none());
-        assert!(matches!(next(&handover).await, Some(Delivery::Assigned(partitions)) if partitions == [0]));
-        assert!(next(&handover).await.is_none());
+        let deliveries = DeliveryQueue::default();
+        deliveries.assigned(vec![0, 1]);
+        assert!(deliveries.revoke(&[1], LONG).is_none());
+        assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [0]));
+        assert!(next(&deliveries).await.is_none());
     }
 
     #[tokio::test]
     async fn a_paused_caller_hears_of_partitions_but_gets_no_records() {
-        let handover = Handover::default();
-        push(&handover, vec![record(0, 1)]);
-        handover.assigned(vec![1]);
-        assert!(matches!(handover.next(true, SOON).await.unwrap(), Some(Delivery::Assigned(_))));
-        assert!(handover.next(true, SOON).await.unwrap().is_none());
-        assert_eq!(offsets(next(&handover).await), [(0, 1)]);
+        let deliveries = DeliveryQueue::default();
+        push(&deliveries, vec![record(0, 1)]);
+        deliveries.assigned(vec![1]);
+        assert!(matches!(deliveries.next(true, SOON).await.unwrap(), Some(Delivery::Assigned(_))));
+        assert!(deliveries.next(true, SOON).await.unwrap().is_none());
+        assert_eq!(offsets(next(&deliveries).await), [(0, 1)]);
     }
 
     #[tokio::test]
     async fn there_is_room_again_when_a_batch_was_taken() {
-        let handover = Handover::default();
+        let deliveries = DeliveryQueue::default();
         for offset in 0..BATCHES_MAX as i64 {
-            assert!(handover.wait_for_room(LONG));
-            push(&handover, vec![record(0, offset)]);
+            assert!(deliveries.wait_for_room(LONG));
+            push(&deliveries, vec![record(0, offset)]);
         }
-        assert!(!handover.wait_for_room(SOON));
-        assert_eq!(offsets(next(&handover).await), [(0, 0)]);
-        assert!(handover.wait_for_room(LONG));
+        assert!(!deliveries.wait_for_room(SOON));
+        assert_eq!(offsets(next(&deliveries).await), [(0, 0)]);
+        assert!(deliveries.wait_for_room(LONG));
     }
 
     #[test]
     fn an_answer_that_does_not_come_is_not_waited_for() {
         let (done, answer) = oneshot::channel();
         assert!(wait_for_answer(answer, SOON).is_empty());
-        assert!(done.send(Positions::new()).is_err());
-        let handover = Handover::default();
-        let answer = handover.revoke(&[0], LONG).unwrap();
-        handover.close();
+        assert!(done.send(Offsets::new()).is_err());
+        let deliveries = DeliveryQueue::default();
+        let answer = deliveries.revoke(&[0], LONG).unwrap();
+        deliveries.close();
         assert!(wait_for_answer(answer, LONG).is_empty());
     }
 }

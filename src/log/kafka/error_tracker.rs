@@ -12,13 +12,13 @@ use crate::log::LogError;
 
 /// Remembers the last error of the clients that share it, for messages: a call that timed out does not say why.
 #[derive(Clone, Default)]
-pub(super) struct Watch {
+pub(super) struct ErrorTracker {
     last: Arc<Mutex<Option<(Code, String)>>>,
     /// Why we were not let in: "all brokers are down" follows it at once, and says less.
     refusal: Arc<Mutex<Option<String>>>,
 }
 
-impl ClientContext for Watch {
+impl ClientContext for ErrorTracker {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         // A broker that is away is an error to librdkafka; to us it is a reason to wait.
         match level {
@@ -34,7 +34,7 @@ impl ClientContext for Watch {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(target: "librdkafka", "{error}: {reason}");
         if let Some(code) = error.rdkafka_error_code() {
-            if needs_a_person(code) || is_untrusted(code, reason) {
+            if needs_operator(code) || is_untrusted(code, reason) {
                 *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
             }
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,11 +46,11 @@ impl ClientContext for Watch {
     }
 }
 
-impl ConsumerContext for Watch {}
+impl ConsumerContext for ErrorTracker {}
 
-impl Watch {
+impl ErrorTracker {
     /// Sorts an error of `doing`. The broker may come back; a setting does not change by itself.
-    pub(super) fn sort(&self, doing: &str, error: &KafkaError) -> LogError {
+    pub(super) fn classify(&self, doing: &str, error: &KafkaError) -> LogError {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let because = last.as_ref().map(|(_, reason)| format!(" ({reason})")).unwrap_or_default();
         let code = error.rdkafka_error_code();
@@ -58,7 +58,7 @@ impl Watch {
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => true,
             KafkaError::MessageConsumptionFatal(_) => true,
             // What timed out may have timed out because it was not let in.
-            _ => code.is_some_and(needs_a_person) || last.is_some_and(|(code, _)| needs_a_person(code)),
+            _ => code.is_some_and(needs_operator) || last.is_some_and(|(code, _)| needs_operator(code)),
         };
         if !is_fatal {
             return LogError::Unavailable(format!("{doing}: {error}{because}"));
@@ -100,7 +100,7 @@ fn is_untrusted(code: Code, reason: &str) -> bool {
 }
 
 /// Whether waiting does not help.
-fn needs_a_person(code: Code) -> bool {
+fn needs_operator(code: Code) -> bool {
     matches!(
         code,
         Code::Authentication
@@ -121,37 +121,37 @@ mod tests {
 
     #[test]
     fn a_broker_away_is_waited_for_and_the_reason_is_told() {
-        let watch = Watch::default();
-        watch.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
-        let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
+        let errors = ErrorTracker::default();
+        errors.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
         assert!(matches!(&error, LogError::Unavailable(why) if why.contains("1/1 brokers are down")), "{error}");
     }
 
     #[test]
     fn why_a_broker_is_down_says_more_than_that_all_are() {
-        let watch = Watch::default();
-        watch.error(KafkaError::Global(Code::BrokerTransportFailure), "connecting to a SSL listener?");
-        watch.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
-        assert_eq!(watch.reason(), "connecting to a SSL listener?");
+        let errors = ErrorTracker::default();
+        errors.error(KafkaError::Global(Code::BrokerTransportFailure), "connecting to a SSL listener?");
+        errors.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(errors.reason(), "connecting to a SSL listener?");
     }
 
     #[test]
     fn a_certificate_that_is_not_trusted_is_a_refusal_at_start_and_waited_for_later() {
-        let watch = Watch::default();
-        watch.error(KafkaError::Global(Code::SSL), "SSL handshake failed: certificate verify failed");
-        assert!(watch.refusal().is_some());
-        let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
+        let errors = ErrorTracker::default();
+        errors.error(KafkaError::Global(Code::SSL), "SSL handshake failed: certificate verify failed");
+        assert!(errors.refusal().is_some());
+        let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
         assert!(matches!(&error, LogError::Unavailable(why) if why.contains("verify failed")), "{error}");
     }
 
     #[test]
     fn a_wrong_password_is_for_a_person() {
-        let watch = Watch::default();
-        watch.error(KafkaError::Global(Code::Authentication), "SASL authentication failed");
-        let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
+        let errors = ErrorTracker::default();
+        errors.error(KafkaError::Global(Code::Authentication), "SASL authentication failed");
+        let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
         assert!(matches!(&error, LogError::Fatal(why) if why.contains("SASL authentication failed")), "{error}");
-        watch.clear();
-        let error = watch.sort("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
+        errors.clear();
+        let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
         assert!(matches!(error, LogError::Unavailable(_)));
     }
 }

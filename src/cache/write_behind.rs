@@ -10,17 +10,17 @@ use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::messages;
 
-use super::{Cache, Latest};
+use super::{Cache, PendingUpdates};
 
 /// How long one write may take before its keys go back to wait.
 const APPLY_MAX: Duration = Duration::from_secs(5);
 /// How soon a cache that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Carries until `stop`, and then once more, so that what was consumed last is there.
-pub async fn carry(
+pub async fn run_write_behind(
     cache: Arc<dyn Cache>,
-    latest: Arc<Latest>,
+    pending: Arc<PendingUpdates>,
     health: Health,
     heartbeat: Heartbeat,
     stop: CancellationToken,
@@ -29,7 +29,7 @@ pub async fn carry(
     loop {
         heartbeat.beat();
         let last = stop.is_cancelled();
-        let update = latest.take();
+        let update = pending.take();
         if !update.is_empty() {
             let applied = tokio::time::timeout(APPLY_MAX, cache.apply(&update)).await;
             heartbeat.beat();
@@ -44,7 +44,7 @@ pub async fn carry(
                 }
                 failing = true;
                 health.degraded("cache", &why);
-                latest.offer(update);
+                pending.offer(update);
                 if !last {
                     wait(&stop).await;
                 }
@@ -60,7 +60,7 @@ pub async fn carry(
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = latest.offered() => {}
+            () = pending.offered() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
@@ -69,6 +69,6 @@ pub async fn carry(
 async fn wait(stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(AGAIN) => {}
+        () = tokio::time::sleep(RETRY_INTERVAL) => {}
     }
 }

@@ -2,8 +2,8 @@
 
 use redis::{Cmd, RedisResult, Value, from_redis_value};
 
-use super::link::Link;
-use super::refused;
+use super::connection::Connection;
+use super::redis_error;
 use crate::cache::CacheError;
 
 /// The name in the first line of the library.
@@ -12,26 +12,28 @@ const LIBRARY_NAME: &str = "tapekeeper_1";
 const SLOTS: &str = "16384";
 
 /// A line, and further ones of what is missing.
-pub(super) async fn look_at(link: &Link) -> Result<(String, Vec<String>), CacheError> {
-    let infos = infos(link).await?;
+pub(super) async fn inspect(connection: &Connection) -> Result<(String, Vec<String>), CacheError> {
+    let infos = infos(connection).await?;
     let version = version_of(&infos);
     let is_cluster = infos.first().is_some_and(|(_, info)| field(info, "redis_mode") == Some("cluster"));
-    let (line, mut missing) = match link {
-        Link::Server(_) if is_cluster => {
+    let (line, mut missing) = match connection {
+        Connection::Server(_) if is_cluster => {
             let why = "this server is part of a cluster: write `nodes = [...]` under [cache.redis] in place of `url`";
             return Err(CacheError(format!("{version}: {why}")));
         }
-        Link::Server(_) => (version.clone(), Vec::new()),
-        Link::Cluster(_) => cluster(link, &version, infos.iter().map(|(node, _)| node.as_str()).collect()).await?,
+        Connection::Server(_) => (version.clone(), Vec::new()),
+        Connection::Cluster(_) => {
+            cluster(connection, &version, infos.iter().map(|(node, _)| node.as_str()).collect()).await?
+        }
     };
     let mut command = redis::cmd("FUNCTION");
     command.arg("LIST").arg("LIBRARYNAME").arg(LIBRARY_NAME);
-    let libraries = match link.ask_all(&command).await {
+    let libraries = match connection.send_to_all(&command).await {
         Ok(libraries) => libraries,
         Err(error) if error.to_string().contains("unknown command") => {
             return Err(CacheError(format!("{version} knows no functions: Redis 7.0 or newer is needed")));
         }
-        Err(error) => return Err(refused("ask for the function", &error)),
+        Err(error) => return Err(redis_error("ask for the function", &error)),
     };
     for (node, found) in libraries {
         if !matches!(found, Value::Array(found) if !found.is_empty()) {
@@ -43,8 +45,8 @@ pub(super) async fn look_at(link: &Link) -> Result<(String, Vec<String>), CacheE
 }
 
 /// `redis 7.0.15`; of a cluster, one of its nodes.
-pub(super) async fn version(link: &Link) -> Result<String, CacheError> {
-    Ok(version_of(&infos(link).await?))
+pub(super) async fn version(connection: &Connection) -> Result<String, CacheError> {
+    Ok(version_of(&infos(connection).await?))
 }
 
 fn version_of(infos: &[(String, String)]) -> String {
@@ -52,18 +54,22 @@ fn version_of(infos: &[(String, String)]) -> String {
     format!("redis {}", version.unwrap_or("of unknown version"))
 }
 
-async fn infos(link: &Link) -> Result<Vec<(String, String)>, CacheError> {
-    texts(link, "ask for the version", super::with_arg("INFO", "server")).await
+async fn infos(connection: &Connection) -> Result<Vec<(String, String)>, CacheError> {
+    texts(connection, "ask for the version", super::with_arg("INFO", "server")).await
 }
 
 /// The primaries by name, and the slots that nobody serves.
-async fn cluster(link: &Link, version: &str, mut primaries: Vec<&str>) -> Result<(String, Vec<String>), CacheError> {
+async fn cluster(
+    connection: &Connection,
+    version: &str,
+    mut primaries: Vec<&str>,
+) -> Result<(String, Vec<String>), CacheError> {
     primaries.sort_unstable();
     let line = format!("{version}, a cluster of {} primaries: {}", primaries.len(), primaries.join(", "));
     let mut command = redis::cmd("CLUSTER");
     command.arg("INFO");
-    let told = texts(link, "ask for the cluster's state", command).await?;
-    for (node, info) in &told {
+    let states = texts(connection, "ask for the cluster's state", command).await?;
+    for (node, info) in &states {
         if field(info, "cluster_state") != Some("ok") {
             let slots = field(info, "cluster_slots_ok").unwrap_or("0");
             return Err(CacheError(format!(
@@ -74,11 +80,11 @@ async fn cluster(link: &Link, version: &str, mut primaries: Vec<&str>) -> Result
     Ok((line, Vec::new()))
 }
 
-async fn texts(link: &Link, what: &str, command: Cmd) -> Result<Vec<(String, String)>, CacheError> {
-    let answers = link.ask_all(&command).await.map_err(|error| refused(what, &error))?;
+async fn texts(connection: &Connection, what: &str, command: Cmd) -> Result<Vec<(String, String)>, CacheError> {
+    let answers = connection.send_to_all(&command).await.map_err(|error| redis_error(what, &error))?;
     let text = |(node, answer)| Ok((node, from_redis_value(answer)?));
     let texts: RedisResult<Vec<(String, String)>> = answers.into_iter().map(text).collect();
-    texts.map_err(|error| refused(what, &error))
+    texts.map_err(|error| redis_error(what, &error))
 }
 
 /// A field of INFO's answer.

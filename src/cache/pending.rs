@@ -15,13 +15,13 @@ use super::Update;
 
 /// Values waiting for the cache, the newest per key.
 #[derive(Debug, Default)]
-pub struct Latest {
-    waiting: Mutex<Waiting>,
-    news: Notify,
+pub struct PendingUpdates {
+    values: Mutex<Pending>,
+    offered: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     ticks: HashMap<(Exchange, Symbol), Tick>,
     klines: HashMap<(Exchange, Symbol, Interval), Kline>,
     books: HashMap<(Exchange, Symbol), Book>,
@@ -37,7 +37,7 @@ pub fn kline_is_newer(new: &Kline, old: &Kline) -> bool {
     (new.open_time, new.closed, new.trade_count) > (old.open_time, old.closed, old.trade_count)
 }
 
-impl Latest {
+impl PendingUpdates {
     /// Offers the last trade and kline of each stream of a batch.
     pub fn offer_rows(&self, batch: &Batch) {
         let mut ticks: HashMap<(Exchange, &Symbol), &Tick> = HashMap::new();
@@ -54,15 +54,15 @@ impl Latest {
         if ticks.is_empty() && batch.klines.is_empty() {
             return;
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         for ((exchange, symbol), tick) in ticks {
-            waiting.offer_tick(exchange, symbol, *tick);
+            values.offer_tick(exchange, symbol, *tick);
         }
         for row in &batch.klines {
-            waiting.offer_kline(row.exchange, &row.symbol, row.kline);
+            values.offer_kline(row.exchange, &row.symbol, row.kline);
         }
-        drop(waiting);
-        self.news.notify_one();
+        drop(values);
+        self.offered.notify_one();
     }
 
     /// Offers values that are in no batch: open klines, books, repairs, or what could not be applied.
@@ -70,41 +70,37 @@ impl Latest {
         if update.is_empty() {
             return;
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         for (exchange, symbol, tick) in update.ticks {
-            waiting.offer_tick(exchange, &symbol, tick);
+            values.offer_tick(exchange, &symbol, tick);
         }
         for (exchange, symbol, kline) in update.klines {
-            waiting.offer_kline(exchange, &symbol, kline);
+            values.offer_kline(exchange, &symbol, kline);
         }
         for (exchange, symbol, book) in update.books {
-            let kept = waiting.books.entry((exchange, symbol)).or_insert(book);
+            let kept = values.books.entry((exchange, symbol)).or_insert(book);
             if book.update_id > kept.update_id {
                 *kept = book;
             }
         }
-        drop(waiting);
-        self.news.notify_one();
+        drop(values);
+        self.offered.notify_one();
     }
 
     /// Takes everything that waits.
     pub fn take(&self) -> Update {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let values = std::mem::take(&mut *self.values.lock().unwrap_or_else(PoisonError::into_inner));
         Update {
-            ticks: waiting.ticks.into_iter().map(|((exchange, symbol), tick)| (exchange, symbol, tick)).collect(),
-            klines: waiting
-                .klines
-                .into_iter()
-                .map(|((exchange, symbol, _), kline)| (exchange, symbol, kline))
-                .collect(),
-            books: waiting.books.into_iter().map(|((exchange, symbol), book)| (exchange, symbol, book)).collect(),
+            ticks: values.ticks.into_iter().map(|((exchange, symbol), tick)| (exchange, symbol, tick)).collect(),
+            klines: values.klines.into_iter().map(|((exchange, symbol, _), kline)| (exchange, symbol, kline)).collect(),
+            books: values.books.into_iter().map(|((exchange, symbol), book)| (exchange, symbol, book)).collect(),
         }
     }
 
     /// How many keys wait.
     pub fn len(&self) -> usize {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.ticks.len() + waiting.klines.len() + waiting.books.len()
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.ticks.len() + values.klines.len() + values.books.len()
     }
 
     /// Whether nothing waits.
@@ -114,11 +110,11 @@ impl Latest {
 
     /// Returns once something was offered since the last call.
     pub async fn offered(&self) {
-        self.news.notified().await;
+        self.offered.notified().await;
     }
 }
 
-impl Waiting {
+impl Pending {
     fn offer_tick(&mut self, exchange: Exchange, symbol: &Symbol, tick: Tick) {
         let kept = self.ticks.entry((exchange, symbol.clone())).or_insert(tick);
         if tick_is_newer(&tick, kept) {
@@ -147,13 +143,13 @@ mod tests {
 
     #[test]
     fn a_key_waits_once_with_its_newest_value() {
-        let latest = Latest::default();
+        let pending = PendingUpdates::default();
         for (id, ts) in [(2, 20), (3, 20), (1, 10), (9, 5)] {
             let symbol = Symbol::new("BTCUSDT");
-            latest.offer(Update { ticks: vec![(Exchange::Binance, symbol, tick(id, ts))], ..Update::default() });
+            pending.offer(Update { ticks: vec![(Exchange::Binance, symbol, tick(id, ts))], ..Update::default() });
         }
-        assert_eq!(latest.len(), 1);
-        assert_eq!(latest.take().ticks[0].2, tick(3, 20));
-        assert!(latest.is_empty());
+        assert_eq!(pending.len(), 1);
+        assert_eq!(pending.take().ticks[0].2, tick(3, 20));
+        assert!(pending.is_empty());
     }
 }
