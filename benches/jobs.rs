@@ -13,7 +13,6 @@ use tapekeeper::backfill;
 use tapekeeper::cache::PendingUpdates;
 use tapekeeper::cache::embedded::EmbeddedCache;
 use tapekeeper::clock::Clock;
-use tapekeeper::consume::SharedLedger;
 use tapekeeper::health::Health;
 use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::History;
@@ -22,6 +21,7 @@ use tapekeeper::jobs::planner::simulate;
 use tapekeeper::jobs::spec::{JobSpec, Schedule, TaskKind, When};
 use tapekeeper::jobs::tasks::{LogRetention, Services};
 use tapekeeper::jobs::{Runner, RunnerDeps};
+use tapekeeper::ledger::SharedLedger;
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::market::Timestamp;
 use tapekeeper::writer::Writer;
@@ -81,7 +81,7 @@ async fn lateness() {
         log_retention: LogRetention { age: Duration::from_secs(60), bytes: 1 << 30 },
         history: history.clone(),
         cache: Arc::new(EmbeddedCache::new()),
-        backfill: backfill::Parts {
+        backfill: backfill::Deps {
             rest: HashMap::new(),
             dialects: HashMap::new(),
             writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),

@@ -16,7 +16,7 @@ use futures_util::{SinkExt, StreamExt};
 use tapekeeper::cache::embedded::EmbeddedCache;
 use tapekeeper::cache::{self, PendingUpdates};
 use tapekeeper::clock::Clock;
-use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
+use tapekeeper::consume::{self, ReorderBuffer};
 use tapekeeper::exchange::Dialect;
 use tapekeeper::exchange::binance::Binance;
 use tapekeeper::exchange::socket::{Connections, Socket, SocketOptions};
@@ -25,9 +25,11 @@ use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::History;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::ingest::{self, Counters};
+use tapekeeper::ledger::SharedLedger;
 use tapekeeper::log::Log;
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::market::Stream;
+use tapekeeper::progress::Progress;
 use tapekeeper::writer::Writer;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
@@ -117,7 +119,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), Options::default())?);
     let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db"))?);
     let pending_updates = Arc::new(PendingUpdates::default());
-    let board = Arc::new(Board::default());
+    let progress = Arc::new(Progress::default());
     let dialect: Arc<dyn Dialect> = Arc::new(Binance);
     let streams: Vec<Stream> =
         SYMBOLS.iter().map(|symbol| format!("binance:{symbol}:trade").parse().expect("a stream")).collect();
@@ -134,36 +136,43 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         stop: stop.clone(),
     };
     let socket = tokio::spawn(socket.run(streams.clone()));
-    let (news, _heard) = mpsc::channel(16);
+    let (connection_events, _received) = mpsc::channel(16);
     let (_streams, streams) = watch::channel(streams);
     let counters = Arc::new(Counters::default());
-    let parts = ingest::Parts {
+    let deps = ingest::Deps {
         log: log.clone(),
         dialect: dialect.clone(),
         health: health.clone(),
         clock: clock.clone(),
         counters,
         streams: streams.clone(),
-        news,
+        connection_events,
     };
-    let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), CancellationToken::new()));
-    let parts = consume::Parts {
+    let ingest = tokio::spawn(ingest::run(deps, received, heartbeats.watch("ingest"), CancellationToken::new()));
+    let deps = consume::Deps {
         log,
         writer: Writer::new(history.clone(), pending_updates.clone(), health.clone()),
         ledger: SharedLedger::default(),
-        board: board.clone(),
+        progress: progress.clone(),
         health: health.clone(),
         clock,
         streams,
-        ours: watch::channel(Vec::new()).0,
+        assigned: watch::channel(Vec::new()).0,
     };
-    let (_questions, asked) = mpsc::channel(1);
+    let (_probes, received_probes) = mpsc::channel(1);
     let drain = CancellationToken::new();
-    let sorter = Sorter::new([dialect]);
+    let buffer = ReorderBuffer::new([dialect]);
     let options = consume::Options::default();
     let heartbeat = heartbeats.watch("consume");
-    let consume =
-        tokio::spawn(consume::run(parts, sorter, asked, options, heartbeat, drain.clone(), CancellationToken::new()));
+    let consume = tokio::spawn(consume::run(
+        deps,
+        buffer,
+        received_probes,
+        options,
+        heartbeat,
+        drain.clone(),
+        CancellationToken::new(),
+    ));
     let cache_stop = CancellationToken::new();
     let cache = Arc::new(EmbeddedCache::new());
     let cache_writer = tokio::spawn(cache::run_write_behind(
@@ -173,7 +182,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         heartbeats.watch("cache"),
         cache_stop.clone(),
     ));
-    while board.rows.load(Ordering::Relaxed) < frames {
+    while progress.rows.load(Ordering::Relaxed) < frames {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     stop.cancel();

@@ -50,21 +50,21 @@ pub struct Counters {
     /// Times a connection ended.
     pub disconnects: AtomicU64,
     /// What came over the sockets, whether or not it is consumed.
-    pub heard: Heard,
+    pub last_seen: LastSeen,
 }
 
 /// When streams were last heard at the socket. The consumer's board says the same later: as much later as log and
 /// consumer need, and a stream that is late there is not silent.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct LastSeen {
     streams: Mutex<HashMap<Stream, Arc<AtomicI64>>>,
     /// When the oldest frame that the log has not taken yet was received; 0 when there is none.
-    in_hand: AtomicI64,
+    oldest_pending: AtomicI64,
 }
 
-impl Heard {
+impl LastSeen {
     /// When the newest frame of a stream was received; `None` when none was.
-    pub fn last(&self, stream: &Stream) -> Option<Timestamp> {
+    pub fn get(&self, stream: &Stream) -> Option<Timestamp> {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let at = streams.get(stream)?.load(Ordering::Relaxed);
         (at != 0).then_some(Timestamp(at))
@@ -72,8 +72,8 @@ impl Heard {
 
     /// How long the log has been taking over the frames that it is given now: beyond some seconds the sockets are not
     /// read, and no silence means anything.
-    pub fn waiting(&self, now: Timestamp) -> Duration {
-        match self.in_hand.load(Ordering::Relaxed) {
+    pub fn append_delay(&self, now: Timestamp) -> Duration {
+        match self.oldest_pending.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => Duration::from_micros(u64::try_from(now.micros() - since).unwrap_or(0)),
         }
@@ -88,7 +88,7 @@ impl Heard {
 
 /// Tells others that something happened to streams' connection.
 #[derive(Clone, Debug)]
-pub enum ConnectionNews {
+pub enum ConnectionEvent {
     /// These streams are subscribed, over this connection.
     Up(i64, Vec<Stream>),
     /// These streams have no connection.
@@ -98,7 +98,7 @@ pub enum ConnectionNews {
 }
 
 /// What ingest works with.
-pub struct Parts {
+pub struct Deps {
     /// Where frames go.
     pub log: Arc<dyn Log>,
     /// Tells what a frame is about.
@@ -112,25 +112,25 @@ pub struct Parts {
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Who wants to know of connections. When it is full, news is dropped: the tail asks by itself, later.
-    pub news: mpsc::Sender<ConnectionNews>,
+    pub connection_events: mpsc::Sender<ConnectionEvent>,
 }
 
 /// Runs until every sender of `events` is gone and the last frame is in the log; or until `stop`: then what
 /// the log did not take is lost here, and a gap.
 pub async fn run(
-    parts: Parts,
+    deps: Deps,
     mut events: mpsc::Receiver<SocketEvent>,
     heartbeat: Heartbeat,
     stop: CancellationToken,
 ) -> Result<(), LogError> {
-    let mut keys = Keys::new(&parts);
+    let mut keys = Keys::new(&deps);
     let mut frames = Vec::new();
     loop {
         heartbeat.beat();
-        let ended = collect(&mut events, &mut frames, &mut keys, &parts).await;
+        let ended = collect(&mut events, &mut frames, &mut keys, &deps).await;
         let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
-        parts.counters.heard.in_hand.store(oldest, Ordering::Relaxed);
-        if !frames.is_empty() && !append(&parts, std::mem::take(&mut frames), &heartbeat, &stop).await? {
+        deps.counters.last_seen.oldest_pending.store(oldest, Ordering::Relaxed);
+        if !frames.is_empty() && !append(&deps, std::mem::take(&mut frames), &heartbeat, &stop).await? {
             return Ok(());
         }
         if ended {
@@ -146,19 +146,19 @@ async fn collect(
     events: &mut mpsc::Receiver<SocketEvent>,
     frames: &mut Vec<Frame>,
     keys: &mut Keys,
-    parts: &Parts,
+    deps: &Deps,
 ) -> bool {
     match tokio::time::timeout(Duration::from_secs(1), events.recv()).await {
         Err(_elapsed) => return false,
         Ok(None) => return true,
-        Ok(Some(event)) => keys.take(event, frames, parts),
+        Ok(Some(event)) => keys.take(event, frames, deps),
     }
     let until = tokio::time::Instant::now() + LINGER;
     while frames.len() < APPEND_FRAMES_MAX {
         match tokio::time::timeout_at(until, events.recv()).await {
             Err(_elapsed) => return false,
             Ok(None) => return true,
-            Ok(Some(event)) => keys.take(event, frames, parts),
+            Ok(Some(event)) => keys.take(event, frames, deps),
         }
     }
     false
@@ -166,7 +166,7 @@ async fn collect(
 
 /// Appends, however long it takes; false when told to stop meanwhile.
 async fn append(
-    parts: &Parts,
+    deps: &Deps,
     frames: Vec<Frame>,
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
@@ -177,20 +177,20 @@ async fn append(
     loop {
         heartbeat.beat();
         // A frame is some reference counts and a time: cloning the batch is cheaper than getting it back on errors.
-        match heartbeat.beat_while(APPEND_MAX, parts.log.append(frames.clone())).await {
+        match heartbeat.beat_while(APPEND_MAX, deps.log.append(frames.clone())).await {
             Ok(()) => {
-                parts.counters.frames.fetch_add(count, Ordering::Relaxed);
-                parts.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-                parts.counters.appends.fetch_add(1, Ordering::Relaxed);
+                deps.counters.frames.fetch_add(count, Ordering::Relaxed);
+                deps.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+                deps.counters.appends.fetch_add(1, Ordering::Relaxed);
                 if failed {
-                    parts.health.restored("ingest");
+                    deps.health.restored("ingest");
                     info!("the log takes frames again");
                 }
                 return Ok(true);
             }
             Err(LogError::Fatal(why)) => return Err(LogError::Fatal(why)),
             Err(LogError::Unavailable(why)) => {
-                parts.counters.refused.fetch_add(1, Ordering::Relaxed);
+                deps.counters.refused.fetch_add(1, Ordering::Relaxed);
                 if !failed {
                     warn!(
                         MESSAGE_ID = messages::LOG_REFUSES,
@@ -199,7 +199,7 @@ async fn append(
                     );
                 }
                 failed = true;
-                parts.health.degraded("ingest", &format!("the log refuses frames: {why}"));
+                deps.health.degraded("ingest", &format!("the log refuses frames: {why}"));
             }
         }
         let jitter = rand::rng().random_range(0.5..1.0);
@@ -221,28 +221,28 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(parts: &Parts) -> Self {
-        let (dialect, streams) = (parts.dialect.clone(), parts.streams.clone());
+    fn new(deps: &Deps) -> Self {
+        let (dialect, streams) = (deps.dialect.clone(), deps.streams.clone());
         let exchange = Arc::from(dialect.exchange().as_str());
         let mut keys = Self { dialect, by_stream: HashMap::new(), exchange, streams };
-        keys.learn(&parts.counters.heard);
+        keys.refresh(&deps.counters.last_seen);
         keys
     }
 
     /// Takes over the streams of now.
-    fn learn(&mut self, heard: &Heard) {
+    fn refresh(&mut self, last_seen: &LastSeen) {
         let streams = self.streams.borrow_and_update().clone();
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
-            let known = (Arc::from(stream.log_key()), heard.stamp(stream));
+            let known = (Arc::from(stream.log_key()), last_seen.stamp(stream));
             self.by_stream.insert(self.dialect.stream_name(stream).into(), known);
         }
     }
 
-    fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, parts: &Parts) {
+    fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, deps: &Deps) {
         match event {
             SocketEvent::Frames { connection, frames: arrived } => {
                 if self.streams.has_changed().unwrap_or(false) {
-                    self.learn(&parts.counters.heard);
+                    self.refresh(&deps.counters.last_seen);
                 }
                 frames.reserve(arrived.len());
                 for (received_at, payload) in arrived {
@@ -251,24 +251,24 @@ impl Keys {
                 }
             }
             SocketEvent::Connected { connection, streams } => {
-                parts.counters.connects.fetch_add(1, Ordering::Relaxed);
+                deps.counters.connects.fetch_add(1, Ordering::Relaxed);
                 info!("connection {connection} carries {} streams", streams.len());
-                frames.push(self.marker(connection, Origin::Connected, &streams, "", parts.clock.now()));
-                tell(parts, ConnectionNews::Up(connection, streams));
+                frames.push(self.marker(connection, Origin::Connected, &streams, "", deps.clock.now()));
+                send_event(deps, ConnectionEvent::Up(connection, streams));
             }
             SocketEvent::Disconnected { connection, streams, reason } => {
-                parts.counters.disconnects.fetch_add(1, Ordering::Relaxed);
+                deps.counters.disconnects.fetch_add(1, Ordering::Relaxed);
                 info!("connection {connection} ended: {reason}");
-                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
-                tell(parts, ConnectionNews::Down(connection, streams));
+                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
+                send_event(deps, ConnectionEvent::Down(connection, streams));
             }
             SocketEvent::Replaced { connection, by, streams } => {
                 let reason = format!("replaced by connection {by}");
-                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, parts.clock.now()));
+                frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
             }
             SocketEvent::Refused { stream, reason } => {
                 warn!(EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, "the exchange refuses {stream}: {reason}");
-                tell(parts, ConnectionNews::Refused(stream, reason));
+                send_event(deps, ConnectionEvent::Refused(stream, reason));
             }
         }
     }
@@ -278,8 +278,8 @@ impl Keys {
             Route::Stream(name) => self.by_stream.get(name),
             _ => None,
         };
-        let Some((key, heard)) = known else { return self.exchange.clone() };
-        heard.fetch_max(received_at.micros(), Ordering::Relaxed);
+        let Some((key, last_seen)) = known else { return self.exchange.clone() };
+        last_seen.fetch_max(received_at.micros(), Ordering::Relaxed);
         key.clone()
     }
 
@@ -290,8 +290,8 @@ impl Keys {
     }
 }
 
-fn tell(parts: &Parts, news: ConnectionNews) {
-    if parts.news.try_send(news).is_err() {
+fn send_event(deps: &Deps, event: ConnectionEvent) {
+    if deps.connection_events.try_send(event).is_err() {
         tracing::debug!("news of a connection was dropped, the tail asks by itself");
     }
 }

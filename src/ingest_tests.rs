@@ -16,21 +16,21 @@ async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
     let log = EmbeddedLog::open(&directory.path().join("log.db"), Options::default()).unwrap();
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     let (events, received) = mpsc::channel(4);
-    let (news, _heard) = mpsc::channel(4);
+    let (connection_events, _received) = mpsc::channel(4);
     let (_streams, streams) = watch::channel(vec![stream.clone()]);
     let counters = Arc::new(Counters::default());
-    let parts = Parts {
+    let deps = Deps {
         log: Arc::new(FaultyLog::new(Arc::new(log), faults.clone())),
         dialect: Arc::new(Binance),
         health: Health::default(),
         clock: Clock::system(),
         counters: counters.clone(),
         streams,
-        news,
+        connection_events,
     };
-    let ingest = tokio::spawn(run(parts, received, Heartbeats::default().watch("ingest"), CancellationToken::new()));
-    let heard = &counters.heard;
-    assert_eq!((heard.last(&stream), heard.waiting(Timestamp(SECOND))), (None, Duration::ZERO));
+    let ingest = tokio::spawn(run(deps, received, Heartbeats::default().watch("ingest"), CancellationToken::new()));
+    let last_seen = &counters.last_seen;
+    assert_eq!((last_seen.get(&stream), last_seen.append_delay(Timestamp(SECOND))), (None, Duration::ZERO));
     faults.set_outage(true);
     let payload = Bytes::from_static(br#"{"stream":"btcusdt@trade","data":{}}"#);
     let frames = vec![(Timestamp(5 * SECOND), payload.clone()), (Timestamp(7 * SECOND), payload)];
@@ -38,11 +38,11 @@ async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
     while counters.refused.load(Ordering::Relaxed) < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(heard.last(&stream), Some(Timestamp(7 * SECOND)));
-    assert_eq!(heard.waiting(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest of them came");
+    assert_eq!(last_seen.get(&stream), Some(Timestamp(7 * SECOND)));
+    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest of them came");
     faults.set_outage(false);
     drop(events);
     ingest.await.unwrap().unwrap();
     assert_eq!(counters.frames.load(Ordering::Relaxed), 2);
-    assert_eq!(heard.waiting(Timestamp(9 * SECOND)), Duration::ZERO, "nothing waits any more");
+    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::ZERO, "nothing waits any more");
 }

@@ -15,7 +15,8 @@
 //! |---|---|
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
 //! | [histogram] | measurements counted in buckets. Pure |
-//! | [gap] | what is missing: the [`Tracker`](gap::Tracker) notices, the [`Ledger`](gap::Ledger) remembers, the [plan](gap::next_page) repairs. Pure |
+//! | [gap] | what is missing: the [`Tracker`](gap::Tracker) notices, the [plan](gap::next_page) repairs. Pure |
+//! | [ledger] | the open gaps in memory: who finds one opens a row, who repairs one closes it |
 //! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
 //! | [faults] | decides how a call to a store goes wrong; the test wrappers of all three stores ask it |
@@ -29,6 +30,7 @@
 //! | [clock] | the only reader of the wall clock |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its dialects (pure), THE [socket](exchange::socket) loop, THE [REST](exchange::rest) client |
 //! | [log] | port: the durable event log between the socket and everything else |
+//! | [progress] | how far each stream is consumed and durable |
 //! | [history] | port: everything that happened |
 //! | [cache] | port: the latest value of everything |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
@@ -53,13 +55,13 @@
 //! # The invariants, and where they are kept
 //!
 //! 1. **Durable before acknowledged.** [`consume::run`] commits an offset only when rows and gaps up to it are
-//!    durable; [`consume::Sorter`] holds back everything behind a held frame; [sqlite] syncs every commit.
+//!    durable; [`consume::ReorderBuffer`] holds back everything behind a held frame; [sqlite] syncs every commit.
 //! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::History::insert`] keeps one
 //!    row a key by its version, [`history::VERSION_LIVE`] over [`history::VERSION_BACKFILLED`].
 //! 3. **Raw first.** [`market::Frame`] is the bytes as received, and [`ingest`] does not decode them. What cannot be
 //!    decoded is a [`history::DeadLetter`].
 //! 4. **A gap is a row, not an error.** [`gap::Tracker`] finds it by id, [`gap::Gap`] is the row,
-//!    [`gap::absence`] says what did not come back, a count in history closes it, [`gap::GapState`] says how it ended.
+//!    [`gap::classify_absence`] says what did not come back, a count in history closes it, [`gap::GapState`] says how it ended.
 //! 5. **Backfill never enters the log.** [`backfill`] writes through [`writer::Writer`], flagged.
 //! 6. **The cache only moves forward**: [`cache::tick_is_newer`] and [`cache::kline_is_newer`], decided in the store
 //!    ([`cache::Cache::apply`]).
@@ -122,9 +124,11 @@ pub mod histogram;
 pub mod history;
 pub mod ingest;
 pub mod jobs;
+pub mod ledger;
 pub mod log;
 pub mod market;
 pub mod messages;
+pub mod progress;
 pub mod replay;
 pub mod signals;
 pub mod simulator;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::{Sealed, Sorter};
+use crate::consume::{ReadyBatch, ReorderBuffer};
 use crate::exchange::Dialect;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -61,7 +61,7 @@ pub struct Replay {
 
 /// What a replay did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Replayed {
+pub struct ReplayReport {
     /// Frames decoded again.
     pub frames: u64,
     /// Trades and closed klines they made.
@@ -84,18 +84,18 @@ impl Replay {
     }
 
     /// Replays every partition; `progress` is told how many frames were read.
-    pub async fn run(&self, progress: &dyn Fn(u64), stop: &CancellationToken) -> anyhow::Result<Replayed> {
+    pub async fn run(&self, progress: &dyn Fn(u64), stop: &CancellationToken) -> anyhow::Result<ReplayReport> {
         let usage = self.log.usage().await.context("read the log's positions")?;
-        let mut replayed = Replayed::default();
+        let mut report = ReplayReport::default();
         for (&partition, &end) in &usage.end {
             let first = usage.first.get(&partition).copied().unwrap_or(0);
             let from = match self.from {
                 Some(Bound::Offset(offset)) => offset.max(first),
                 _ => first,
             };
-            self.partition(partition, from, end, progress, stop, &mut replayed).await?;
+            self.partition(partition, from, end, progress, stop, &mut report).await?;
         }
-        Ok(replayed)
+        Ok(report)
     }
 
     async fn partition(
@@ -105,9 +105,9 @@ impl Replay {
         end: i64,
         progress: &dyn Fn(u64),
         stop: &CancellationToken,
-        replayed: &mut Replayed,
+        report: &mut ReplayReport,
     ) -> anyhow::Result<()> {
-        let mut sorter = Sorter::new(self.dialects.iter().cloned());
+        let mut buffer = ReorderBuffer::new(self.dialects.iter().cloned());
         let writer = Writer::new(self.history.clone(), Arc::default(), Health::default());
         let heartbeat = Heartbeats::default().watch("replay");
         while offset < end && !stop.is_cancelled() {
@@ -120,14 +120,14 @@ impl Replay {
                 let early = self.from.is_some_and(|from| from.is_after(&record));
                 let late = self.to.is_some_and(|to| !to.is_after(&record));
                 if !early && !late {
-                    replayed.frames += 1;
-                    sorter.take(record);
+                    report.frames += 1;
+                    buffer.push(record);
                 }
             }
-            sorter.settle(Timestamp(0), true);
-            let Sealed { rows, .. } = sorter.seal();
-            replayed.rows += (rows.batch.trades.len() + rows.batch.klines.len()) as u64;
-            replayed.dead_letters += rows.batch.dead_letters.len() as u64;
+            buffer.declare_gaps(Timestamp(0), true);
+            let ReadyBatch { rows, .. } = buffer.take_ready();
+            report.rows += (rows.batch.trades.len() + rows.batch.klines.len()) as u64;
+            report.dead_letters += rows.batch.dead_letters.len() as u64;
             writer.write(&rows, &heartbeat, stop).await.context("write to history")?;
             if over {
                 return Ok(());

@@ -90,17 +90,17 @@ impl Writer {
     /// Stores all rows durably, however long it takes, and then offers them to the cache. Returns how many
     /// rows were set aside as dead letters.
     pub async fn write(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
-        let mut set_aside = 0;
-        if let Err(refusal) = self.insist(&rows.batch, heartbeat, stop).await? {
+        let mut dead_letters = 0;
+        if let Err(refusal) = self.insert_with_retry(&rows.batch, heartbeat, stop).await? {
             warn!(rows = rows.batch.rows(), error = %refusal, "history refused a batch, bisecting it: {refusal}");
-            set_aside = self.bisect(rows, heartbeat, stop).await?;
+            dead_letters = self.bisect(rows, heartbeat, stop).await?;
         }
         self.pending_updates.offer_rows(&rows.batch);
-        Ok(set_aside)
+        Ok(dead_letters)
     }
 
     /// Inserts until it is durable, refused as data (inner error), or hopeless.
-    async fn insist(
+    async fn insert_with_retry(
         &self,
         batch: &Batch,
         heartbeat: &Heartbeat,
@@ -150,20 +150,22 @@ impl Writer {
             token: format!("{}:rest", rows.batch.token),
             ..Batch::default()
         };
-        if let Err(why) = self.insist(&rest, heartbeat, stop).await? {
+        if let Err(why) = self.insert_with_retry(&rest, heartbeat, stop).await? {
             return Err(WriteError::Fatal(format!("history refuses ledger rows: {why}")));
         }
-        let mut set_aside = 0;
-        for (kind, len) in [(Kind::Trades, rows.batch.trades.len()), (Kind::Klines, rows.batch.klines.len())] {
+        let mut dead_letters = 0;
+        for (kind, len) in [(RowKind::Trades, rows.batch.trades.len()), (RowKind::Klines, rows.batch.klines.len())] {
             let mut todo = vec![Span { start: 0, end: len }];
             while let Some(span) = todo.pop() {
                 if span.is_empty() {
                     continue;
                 }
-                let Err(why) = self.insist(&kind.part(rows, &span), heartbeat, stop).await? else { continue };
+                let Err(why) = self.insert_with_retry(&kind.part(rows, &span), heartbeat, stop).await? else {
+                    continue;
+                };
                 if span.len() == 1 {
-                    set_aside += 1;
-                    self.set_aside(kind.letter(rows, span.start, why), heartbeat, stop).await?;
+                    dead_letters += 1;
+                    self.dead_letter(kind.letter(rows, span.start, why), heartbeat, stop).await?;
                     continue;
                 }
                 let middle = span.start + span.len() / 2;
@@ -171,10 +173,10 @@ impl Writer {
                 todo.push(span.start..middle);
             }
         }
-        Ok(set_aside)
+        Ok(dead_letters)
     }
 
-    async fn set_aside(
+    async fn dead_letter(
         &self,
         letter: DeadLetter,
         heartbeat: &Heartbeat,
@@ -182,7 +184,7 @@ impl Writer {
     ) -> Result<(), WriteError> {
         let token = format!("letter:{}:{}", letter.partition, letter.offset);
         let batch = Batch { dead_letters: vec![letter], token, ..Batch::default() };
-        match self.insist(&batch, heartbeat, stop).await? {
+        match self.insert_with_retry(&batch, heartbeat, stop).await? {
             Ok(()) => Ok(()),
             Err(why) => Err(WriteError::Fatal(format!("history refuses a dead letter: {why}"))),
         }
@@ -191,12 +193,12 @@ impl Writer {
 
 /// Which of a batch's lists is bisected.
 #[derive(Clone, Copy)]
-enum Kind {
+enum RowKind {
     Trades,
     Klines,
 }
 
-impl Kind {
+impl RowKind {
     fn part(self, rows: &Rows, span: &Span<usize>) -> Batch {
         let batch = &rows.batch;
         // The kind is part of the token: the same span of trades and of klines are not the same rows.

@@ -43,7 +43,6 @@ pub use socket::AdminSocket;
 use crate::backfill;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::consume::{Board, SharedLedger};
 use crate::exchange::socket::Connections;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -51,8 +50,10 @@ use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::JobsHandle;
 use crate::jobs::planner::Changes;
+use crate::ledger::SharedLedger;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
+use crate::progress::Progress;
 use trend::Trend;
 
 /// Largest request body.
@@ -111,11 +112,11 @@ pub struct Desk {
     /// The cache.
     pub cache: Arc<dyn Cache>,
     /// Where every stream stands.
-    pub board: Arc<Board>,
+    pub progress: Arc<Progress>,
     /// The gaps.
     pub ledger: SharedLedger,
     /// How gaps are opened.
-    pub backfill: backfill::Parts,
+    pub backfill: backfill::Deps,
     /// Every connection's state.
     pub connections: Connections,
     /// What ingest has seen.

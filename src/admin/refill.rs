@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::backfill::Place;
+use crate::backfill::RangeBound;
 use crate::gap::Range;
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
@@ -90,7 +90,7 @@ fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
 
 /// The ids that are meant, none of them beyond what the exchange has numbered so far.
 async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Result<Range, Refusal> {
-    let Some(newest) = desk.board.standing(stream).next.map(|next| next - 1) else {
+    let Some(newest) = desk.progress.stream(stream).next.map(|next| next - 1) else {
         let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
         return Err(Refusal::new(StatusCode::CONFLICT, "nothing_recorded", message));
     };
@@ -103,8 +103,8 @@ async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Resu
 }
 
 /// An id or a time.
-fn place(value: &Value) -> Result<Place, Refusal> {
-    let id = value.as_i64().filter(|id| *id >= 0).map(Place::Id);
-    let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(Place::At));
+fn place(value: &Value) -> Result<RangeBound, Refusal> {
+    let id = value.as_i64().filter(|id| *id >= 0).map(RangeBound::Id);
+    let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(RangeBound::At));
     place.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))
 }

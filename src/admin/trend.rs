@@ -96,7 +96,7 @@ async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
 }
 
 fn lag(desk: &Desk, at: Timestamp, waiting: i64, frames: f64) -> f64 {
-    let age = desk.board.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
+    let age = desk.progress.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
     wait(waiting, frames, age)
 }
 

@@ -32,24 +32,24 @@ const RECEIVING_US: i64 = 60_000_000;
 /// Every recorded stream.
 pub fn streams(desk: &Desk) -> Vec<StreamView> {
     let now = desk.clock.now();
-    let standings = desk.board.standings();
+    let progress_by_stream = desk.progress.streams();
     let streams = desk.streams.borrow().clone();
     let view = |stream: Stream| {
-        let standing = standings.get(&stream).copied().unwrap_or_default();
+        let progress = progress_by_stream.get(&stream).copied().unwrap_or_default();
         let step = stream.channel.step().unwrap_or(1);
-        let age = standing.last_received.map(|at| now.micros() - at);
+        let age = progress.last_received.map(|at| now.micros() - at);
         StreamView {
             exchange: stream.exchange.to_string(),
             symbol: stream.symbol.to_string(),
             channel: stream.channel.to_string(),
-            last: standing.next.map(|next| next - step),
-            last_ts: standing.last_ts.map(|at| Timestamp(at).rfc3339()),
-            last_received: standing.last_received.map(|at| Timestamp(at).rfc3339()),
+            last: progress.next.map(|next| next - step),
+            last_ts: progress.last_ts.map(|at| Timestamp(at).rfc3339()),
+            last_received: progress.last_received.map(|at| Timestamp(at).rfc3339()),
             age_s: age.map(|age| (age.max(0) / 1_000) as f64 / 1e3),
-            connection: standing.connection,
-            frames: standing.frames,
-            behind: standing.behind,
-            open_gaps: desk.ledger.with(|ledger| ledger.of(&stream).count()),
+            connection: progress.connection,
+            frames: progress.frames,
+            behind: progress.behind,
+            open_gaps: desk.ledger.with(|ledger| ledger.of_stream(&stream).count()),
             receiving: age.is_some_and(|age| age < RECEIVING_US),
         }
     };
@@ -184,8 +184,11 @@ pub async fn standing(desk: &Desk) -> Status {
             filled: totals.filled,
             closed_otherwise: totals.closed_otherwise,
         },
-        frames: FrameCount { received: desk.counters.frames.load(Relaxed), consumed: desk.board.frames.load(Relaxed) },
-        rows: desk.board.rows.load(Relaxed),
+        frames: FrameCount {
+            received: desk.counters.frames.load(Relaxed),
+            consumed: desk.progress.frames.load(Relaxed),
+        },
+        rows: desk.progress.rows.load(Relaxed),
         backfilled: desk.backfill.rows.load(Relaxed),
         dead_letters: dead_letters.ok(),
         last_errors: last_errors(&connections, &rest, jobs.as_deref().unwrap_or_default()),

@@ -13,7 +13,7 @@ use crate::exchange::socket::Connections;
 use crate::exchange::{Dialect, Feed};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
-use crate::ingest::{self, ConnectionNews, Counters};
+use crate::ingest::{self, ConnectionEvent, Counters};
 use crate::log::Log;
 use crate::market::{Exchange, Stream, Timestamp};
 
@@ -34,7 +34,7 @@ pub struct ExchangeRuntime {
     /// Its connections.
     pub sockets: Sockets,
     /// What they bring, to be handed to the tail once.
-    pub connection_events: Option<mpsc::Receiver<ConnectionNews>>,
+    pub connection_events: Option<mpsc::Receiver<ConnectionEvent>>,
 }
 
 /// What every exchange shares.
@@ -87,19 +87,19 @@ pub(super) async fn start(
 ) -> ExchangeRuntime {
     let dialect = dialect(exchange);
     let (events, received) = mpsc::channel(EVENTS_MAX);
-    let (news, received_events) = mpsc::channel(CONNECTION_EVENTS_MAX);
-    let parts = ingest::Parts {
+    let (connection_events, received_events) = mpsc::channel(CONNECTION_EVENTS_MAX);
+    let deps = ingest::Deps {
         log: shared.log.clone(),
         dialect: dialect.clone(),
         health: shared.health.clone(),
         clock: shared.clock.clone(),
         counters: shared.counters.clone(),
         streams: shared.streams.clone(),
-        news,
+        connection_events,
     };
     let heartbeat = shared.heartbeats.watch("ingest");
     let stop = groups.ingest.stop.clone();
-    groups.ingest.spawn("ingest", async move { Ok(ingest::run(parts, received, heartbeat, stop).await?) });
+    groups.ingest.spawn("ingest", async move { Ok(ingest::run(deps, received, heartbeat, stop).await?) });
     let mut sockets = Sockets::new(
         dialect.clone(),
         events,

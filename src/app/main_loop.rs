@@ -142,7 +142,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         log: service.log.clone(),
         history: service.history.clone(),
         cache: service.cache.clone(),
-        board: service.board.clone(),
+        progress: service.progress.clone(),
         ledger: service.ledger.clone(),
         backfill: service.backfill.clone(),
         connections: service.connections.clone(),

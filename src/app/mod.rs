@@ -35,7 +35,6 @@ use crate::backfill;
 use crate::cache::{Cache, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::consume::{Board, SharedLedger};
 use crate::exchange::Feed;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
@@ -45,9 +44,11 @@ use crate::heartbeat::Heartbeats;
 use crate::history::History;
 use crate::ingest::Counters;
 use crate::jobs::spec::Schedule;
+use crate::ledger::SharedLedger;
 use crate::log::{Log, LogError, Offsets};
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::messages;
+use crate::progress::Progress;
 use crate::signals::Request;
 use crate::state::{Snapshot, StateFile};
 use crate::supervisor::{self, Group, TaskFailure};
@@ -153,11 +154,11 @@ pub struct Service {
     /// The cache.
     pub cache: Arc<dyn Cache>,
     /// Where every stream stands.
-    pub board: Arc<Board>,
+    pub progress: Arc<Progress>,
     /// The gaps.
     pub ledger: SharedLedger,
     /// How gaps are opened and repaired.
-    pub backfill: backfill::Parts,
+    pub backfill: backfill::Deps,
     /// Every connection's state.
     pub connections: Connections,
     /// What ingest has seen.
@@ -256,7 +257,7 @@ async fn start(
     let cache = stores::cache(config)?;
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
-    let (anchors, snapshot) = restore::anchors(&file, snapshot, &streams, clock);
+    let (recording_starts, snapshot) = restore::recording_starts(&file, snapshot, &streams, clock);
     let shared = shared(log.clone(), &streams_watch, clock, health, heartbeats);
     let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
@@ -268,10 +269,10 @@ async fn start(
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
-    let (board, pending_updates) = (Arc::new(Board::default()), Arc::new(PendingUpdates::default()));
-    recording::seed_progress(&board, pending_resume.best_known(), &committed);
+    let (progress, pending_updates) = (Arc::new(Progress::default()), Arc::new(PendingUpdates::default()));
+    recording::seed_progress(&progress, pending_resume.best_known(), &committed);
     let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone());
-    let backfill = backfill::Parts {
+    let backfill = backfill::Deps {
         rest: rest.clone(),
         dialects: runtimes.iter().map(|runtime| (runtime.exchange, runtime.dialect.clone())).collect(),
         writer: writer.clone(),
@@ -283,11 +284,11 @@ async fn start(
         file,
         cache: cache.clone(),
         instance: config.instance.clone(),
-        board: board.clone(),
+        progress: progress.clone(),
         streams: streams_watch.clone(),
         log: stores::log_name(config),
         rest,
-        anchors: Arc::new(anchors),
+        recording_starts: Arc::new(recording_starts),
         identity: std::sync::Mutex::new(pending_resume.best_known().identity.clone()),
         startup: clock.now(),
         clock: clock.clone(),
@@ -300,7 +301,7 @@ async fn start(
         log,
         history,
         cache,
-        board,
+        progress,
         ledger: backfill.ledger.clone(),
         backfill,
         connections: shared.connections.clone(),

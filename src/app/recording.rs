@@ -10,12 +10,13 @@ use crate::backfill::{self, Tail, TailOptions};
 use crate::cache::{self, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::consume::{self, Board, Question, Sorter, Standing};
+use crate::consume::{self, Probe, ReorderBuffer};
 use crate::exit::Failure;
 use crate::health::Health;
 use crate::history::{History, HistoryError};
 use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
+use crate::progress::{Progress, StreamProgress};
 use crate::state::Snapshot;
 use crate::writer::Writer;
 
@@ -25,7 +26,7 @@ use super::snapshot_saver::SnapshotSaver;
 use super::{Groups, Service, stores};
 
 /// A fault elsewhere must not leave the consumer's questions without a limit.
-const QUESTIONS_MAX: usize = 1_024;
+const PROBES_MAX: usize = 1_024;
 
 /// Where consuming begins.
 pub(super) struct PendingResume {
@@ -81,7 +82,7 @@ impl PendingResume {
     async fn resume(
         self,
         history: &Arc<dyn History>,
-        board: &Board,
+        progress: &Progress,
         saver: &SnapshotSaver,
         wait: &restore::HistoryWait,
     ) -> anyhow::Result<Option<ResumeState>> {
@@ -91,7 +92,7 @@ impl PendingResume {
         let found = restore::resume_when_available(history, self.snapshot.as_ref(), &self.streams, wait).await?;
         if let Some(resume) = &found {
             saver.set_identity(resume.identity.clone());
-            seed_progress(board, resume, &Offsets::new());
+            seed_progress(progress, resume, &Offsets::new());
             self.resumed.cancel();
         }
         Ok(found)
@@ -99,12 +100,12 @@ impl PendingResume {
 }
 
 /// Shows every stream where it goes on.
-pub(super) fn seed_progress(board: &Board, resume: &ResumeState, committed: &Offsets) {
-    let standings = resume.watermarks.iter().map(|(stream, (position, ts))| {
+pub(super) fn seed_progress(progress: &Progress, resume: &ResumeState, committed: &Offsets) {
+    let streams = resume.watermarks.iter().map(|(stream, (position, ts))| {
         let next = stream.channel.step().map(|step| position + step);
-        (stream.clone(), Standing { next, last_ts: ts.map(Timestamp::micros), ..Standing::default() })
+        (stream.clone(), StreamProgress { next, last_ts: ts.map(Timestamp::micros), ..StreamProgress::default() })
     });
-    board.publish(standings.collect::<Vec<_>>(), committed);
+    progress.publish(streams.collect::<Vec<_>>(), committed);
 }
 
 /// Starts what carries frames from the log to the stores, and what repairs.
@@ -116,18 +117,18 @@ pub(super) fn start(
     pending_resume: PendingResume,
     groups: &mut Groups,
 ) {
-    let mut sorter = Sorter::new(runtimes.iter().map(|runtime| runtime.dialect.clone()));
-    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let (ours, our_streams) = watch::channel(Vec::new());
-    let parts = consume::Parts {
+    let mut buffer = ReorderBuffer::new(runtimes.iter().map(|runtime| runtime.dialect.clone()));
+    let (probes, received_probes) = mpsc::channel(PROBES_MAX);
+    let (assigned, assigned_streams) = watch::channel(Vec::new());
+    let deps = consume::Deps {
         log: service.log.clone(),
         writer,
         ledger: service.ledger.clone(),
-        board: service.board.clone(),
+        progress: service.progress.clone(),
         health: service.health.clone(),
         clock: service.clock.clone(),
         streams: service.streams.clone(),
-        ours,
+        assigned,
     };
     let wait = restore::HistoryWait {
         clock: service.clock.clone(),
@@ -138,14 +139,14 @@ pub(super) fn start(
     // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
     let never = CancellationToken::new();
     let batches = stores::batch_options(&service.config);
-    let (board, saver, history) = (service.board.clone(), service.saver.clone(), service.history.clone());
+    let (progress, saver, history) = (service.progress.clone(), service.saver.clone(), service.history.clone());
     groups.consume.spawn("consume", async move {
-        let Some(resume) = pending_resume.resume(&history, &board, &saver, &wait).await? else { return Ok(()) };
-        sorter.seed(resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)));
-        parts.ledger.with(|ledger| ledger.absorb(resume.ledger));
-        parts.ledger.news.notify_one();
+        let Some(resume) = pending_resume.resume(&history, &progress, &saver, &wait).await? else { return Ok(()) };
+        buffer.seed(resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)));
+        deps.ledger.with(|ledger| ledger.absorb(resume.ledger));
+        deps.ledger.gap_opened.notify_one();
         let restore::HistoryWait { heartbeat, stop: drain, .. } = wait;
-        Ok(consume::run(parts, sorter, asked, batches, heartbeat, drain, never).await?)
+        Ok(consume::run(deps, buffer, received_probes, batches, heartbeat, drain, never).await?)
     });
     let cache_writer = cache::run_write_behind(
         service.cache.clone(),
@@ -158,15 +159,15 @@ pub(super) fn start(
         cache_writer.await;
         Ok(())
     });
-    repair(service, runtimes, &questions, &our_streams, groups);
+    repair(service, runtimes, &probes, &assigned_streams, groups);
 }
 
 /// Starts what finds holes that no frame reveals, and what fills them.
 fn repair(
     service: &Service,
     runtimes: &mut [ExchangeRuntime],
-    questions: &mpsc::Sender<Question>,
-    ours: &watch::Receiver<Vec<Stream>>,
+    probes: &mpsc::Sender<Probe>,
+    assigned: &watch::Receiver<Vec<Stream>>,
     groups: &mut Groups,
 ) {
     let repair =
@@ -177,9 +178,9 @@ fn repair(
     });
     let since = backfill::since::run(
         service.backfill.clone(),
-        service.board.clone(),
+        service.progress.clone(),
         service.feeds.subscribe(),
-        service.saver.anchors.clone(),
+        service.saver.recording_starts.clone(),
         service.heartbeats.watch("since"),
         groups.backfill.stop.clone(),
     );
@@ -188,23 +189,23 @@ fn repair(
         Ok(())
     });
     for runtime in runtimes {
-        let Some(news) = runtime.connection_events.take() else { continue };
+        let Some(events) = runtime.connection_events.take() else { continue };
         let tail = Tail {
             rest: runtime.rest.clone(),
             exchange: runtime.exchange,
-            board: service.board.clone(),
-            questions: questions.clone(),
-            carriers: runtime.sockets.carriers(),
+            progress: service.progress.clone(),
+            probes: probes.clone(),
+            connections: runtime.sockets.connection_handles(),
             counters: service.counters.clone(),
-            streams: ours.clone(),
-            anchors: service.saver.anchors.clone(),
+            streams: assigned.clone(),
+            recording_starts: service.saver.recording_starts.clone(),
             health: service.health.clone(),
             clock: service.clock.clone(),
             options: TailOptions::default(),
         };
         let (heartbeat, stop) = (service.heartbeats.watch("tail"), groups.backfill.stop.clone());
         groups.backfill.spawn("tail", async move {
-            tail.run(news, heartbeat, stop).await;
+            tail.run(events, heartbeat, stop).await;
             Ok(())
         });
     }

@@ -62,8 +62,8 @@ pub async fn apply(
             runtime.sockets.assign(&config.feeds).await;
         }
         for stream in &removed {
-            service.board.forget(stream);
-            service.saver.anchors.settle(stream);
+            service.progress.forget(stream);
+            service.saver.recording_starts.settle(stream);
         }
         reloadable.streams.send_replace(after.clone());
         service

@@ -8,13 +8,14 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backfill::Anchors;
+use crate::backfill::RecordingStarts;
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
-use crate::gap::{Evidence, Gap, Ledger, Range};
+use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, GapFilter, History, HistoryError};
+use crate::ledger::Ledger;
 use crate::market::{Stream, Timestamp};
 use crate::state::{Snapshot, StateFile};
 
@@ -79,27 +80,27 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
 
 /// Since when streams are recorded whose beginning is not settled: in the state before the exchange is connected, so that a
 /// kill at any time after it is known to the next process. Returns the snapshot as it is saved now.
-pub fn anchors(
+pub fn recording_starts(
     file: &StateFile,
     snapshot: Option<Snapshot>,
     streams: &[Stream],
     clock: &Clock,
-) -> (Anchors, Option<Snapshot>) {
+) -> (RecordingStarts, Option<Snapshot>) {
     let saved = snapshot.as_ref().map(|snapshot| snapshot.anchors.clone()).unwrap_or_default();
     let has_watermark = |name: &str| snapshot.as_ref().is_some_and(|snapshot| snapshot.watermarks.contains_key(name));
-    let anchors = Anchors::begin(&saved, streams, has_watermark, clock.now());
-    let begun = anchors.to_save();
-    if begun == saved {
-        return (anchors, snapshot);
+    let starts = RecordingStarts::restore(&saved, streams, has_watermark, clock.now());
+    let to_save = starts.to_save();
+    if to_save == saved {
+        return (starts, snapshot);
     }
     let mut first = snapshot.unwrap_or_default();
-    first.anchors = begun;
+    first.anchors = to_save;
     first.generation += 1;
     // Not to record for want of this file would lose more than it can tell.
     if let Err(error) = first.encode().and_then(|document| file.save(&document)) {
         warn!("cannot save since when the streams are recorded: {error:#}");
     }
-    (anchors, Some(first))
+    (starts, Some(first))
 }
 
 /// What the snapshot alone says, while history is away: what was saved must not be forgotten meanwhile.

@@ -8,12 +8,12 @@ use anyhow::Context;
 use tokio::sync::{Mutex, watch};
 use tracing::warn;
 
-use crate::backfill::Anchors;
+use crate::backfill::RecordingStarts;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::consume::Board;
 use crate::exchange::rest::Rest;
 use crate::market::{Exchange, Stream, Timestamp};
+use crate::progress::Progress;
 use crate::state::{Snapshot, StateFile};
 
 /// Everything a snapshot is made of.
@@ -25,7 +25,7 @@ pub struct SnapshotSaver {
     /// Names the backup.
     pub instance: String,
     /// What is durable.
-    pub board: Arc<Board>,
+    pub progress: Arc<Progress>,
     /// What is recorded.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Names the log whose offsets are saved.
@@ -33,7 +33,7 @@ pub struct SnapshotSaver {
     /// Who may have banned us.
     pub rest: HashMap<Exchange, Arc<Rest>>,
     /// Streams of which nothing is durable yet.
-    pub anchors: Arc<Anchors>,
+    pub recording_starts: Arc<RecordingStarts>,
     /// History's identity, when it is known.
     pub identity: std::sync::Mutex<Option<String>>,
     /// When the process started.
@@ -78,19 +78,19 @@ impl SnapshotSaver {
             generation,
             ..Snapshot::default()
         };
-        for (partition, next) in self.board.committed() {
+        for (partition, next) in self.progress.committed() {
             snapshot.consumer_offsets.insert(partition.to_string(), next);
         }
-        for (stream, standing) in self.board.standings() {
+        for (stream, progress) in self.progress.streams() {
             let name = stream.to_string();
-            if let Some(ts) = standing.last_ts {
+            if let Some(ts) = progress.last_ts {
                 snapshot.last_processed_timestamps.insert(name.clone(), Timestamp(ts).millis());
             }
-            if let (Some(next), Some(step)) = (standing.next, stream.channel.step()) {
+            if let (Some(next), Some(step)) = (progress.next, stream.channel.step()) {
                 snapshot.watermarks.insert(name, next - step);
             }
         }
-        snapshot.anchors = self.anchors.to_save();
+        snapshot.anchors = self.recording_starts.to_save();
         snapshot.ban_until = self.bans();
         snapshot
     }

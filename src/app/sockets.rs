@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::backfill::Carrier;
+use crate::backfill::ConnectionHandle;
 use crate::clock::Clock;
 use crate::exchange::socket::{Connections, Socket, SocketCommand, SocketEvent, SocketOptions};
 use crate::exchange::{Dialect, Feed};
@@ -23,7 +23,7 @@ pub struct Sockets {
     events: mpsc::Sender<SocketEvent>,
     next_connection: Arc<AtomicI64>,
     connections: Connections,
-    carriers: watch::Sender<Vec<Carrier>>,
+    handles: watch::Sender<Vec<ConnectionHandle>>,
     clock: Clock,
     stop: CancellationToken,
 }
@@ -45,13 +45,13 @@ impl Sockets {
         clock: Clock,
         stop: CancellationToken,
     ) -> Self {
-        let (carriers, _) = watch::channel(Vec::new());
-        Self { dialect, open: Vec::new(), events, next_connection, connections, carriers, clock, stop }
+        let (handles, _) = watch::channel(Vec::new());
+        Self { dialect, open: Vec::new(), events, next_connection, connections, handles, clock, stop }
     }
 
     /// The connections of now.
-    pub fn carriers(&self) -> watch::Receiver<Vec<Carrier>> {
-        self.carriers.subscribe()
+    pub fn connection_handles(&self) -> watch::Receiver<Vec<ConnectionHandle>> {
+        self.handles.subscribe()
     }
 
     /// Makes the connections carry exactly the streams of `feeds`: what stays is not touched, what is new goes
@@ -89,9 +89,9 @@ impl Sockets {
                 self.connect(ws_url.clone(), part.to_vec());
             }
         }
-        let carrier =
-            |open: &OpenConnection| Carrier { streams: open.streams.clone(), commands: open.commands.clone() };
-        self.carriers.send_replace(self.open.iter().map(carrier).collect());
+        let handle =
+            |open: &OpenConnection| ConnectionHandle { streams: open.streams.clone(), commands: open.commands.clone() };
+        self.handles.send_replace(self.open.iter().map(handle).collect());
     }
 
     fn connect(&mut self, ws_url: Option<String>, streams: Vec<Stream>) {

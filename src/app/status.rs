@@ -21,7 +21,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
     let streams = service.streams.borrow().clone();
     let now = service.clock.now();
-    let received = |stream: &Stream| service.board.standing(stream).last_received;
+    let received = |stream: &Stream| service.progress.stream(stream).last_received;
     let receiving = streams.iter().filter(|stream| received(stream).is_some_and(|at| now.micros() - at < RECEIVING_US));
     let mut line = format!("{}/{} streams", receiving.count(), streams.len());
     if let Some(lag) = lag(service, now).await {
@@ -67,7 +67,7 @@ async fn silent_exchange(service: &Service) -> Option<String> {
     let exchanges: BTreeSet<Exchange> = streams.iter().map(|stream| stream.exchange).collect();
     for exchange in exchanges {
         let mine = streams.iter().filter(|stream| stream.exchange == exchange);
-        let newest = mine.filter_map(|stream| service.board.standing(stream).last_received).max();
+        let newest = mine.filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
         // While frames wait in the log, it is the consumer that is late.
         if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
@@ -83,7 +83,7 @@ async fn lag(service: &Service, now: Timestamp) -> Option<f64> {
     if usage.lag() == 0 {
         return Some(0.0);
     }
-    let age = now.since(service.board.last_received()?).max(0);
+    let age = now.since(service.progress.last_received()?).max(0);
     // What waits in a silent market are the markers of connections that were replaced for their silence.
     let nobody_is_late = usage.lag() < WAITING_FRAMES_MAX && age > RECEIVING_US;
     Some(if nobody_is_late { 0.0 } else { age as f64 / 1e6 })

@@ -8,18 +8,18 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::backfill::Parts;
+use crate::backfill::Deps;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::faulty::FaultyCache;
 use crate::cache::{Cache, PendingUpdates, Update};
 use crate::clock::Clock;
-use crate::consume::SharedLedger;
 use crate::faults::Faults;
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::health::Health;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::history::{Batch, History, KlineRow, TradeRow};
+use crate::ledger::SharedLedger;
 use crate::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 use crate::writer::Writer;
 
@@ -30,7 +30,7 @@ const OPEN: i64 = 1_767_311_820_000_000;
 struct Stores {
     history: Arc<dyn History>,
     cache: Arc<dyn Cache>,
-    backfill: Parts,
+    backfill: Deps,
     _directory: TempDir,
 }
 
@@ -38,7 +38,7 @@ impl Stores {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
-        let backfill = Parts {
+        let backfill = Deps {
             rest: HashMap::new(),
             dialects: HashMap::new(),
             writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),
@@ -79,7 +79,7 @@ impl Stores {
         self.cache.apply(&Update { klines, ..Update::default() }).await.unwrap();
     }
 
-    async fn kinds(&self, streams: &[Stream]) -> Vec<(String, Kind)> {
+    async fn kinds(&self, streams: &[Stream]) -> Vec<(String, IssueKind)> {
         let report = check(&self.history, &self.cache, streams).await.unwrap();
         assert_eq!(report.checked, streams.len());
         report.issues.into_iter().map(|issue| (issue.symbol, issue.kind)).collect()
@@ -152,10 +152,10 @@ async fn equal_ids_are_equal_in_everything_or_an_issue() {
     stores.cache_tick("BTCUSDT", trade(5)).await;
     assert_eq!(stores.kinds(&trades()).await, []);
     for (changed, kind) in [
-        (Trade { price: trade(5).price + Decimal::new(1, 4), ..trade(5) }, Kind::PriceMismatch),
-        (Trade { quantity: Decimal::ONE, ..trade(5) }, Kind::PriceMismatch),
-        (Trade { side: Side::Sell, ..trade(5) }, Kind::PriceMismatch),
-        (Trade { ts: trade(5).ts.plus_micros(1), ..trade(5) }, Kind::TimestampMismatch),
+        (Trade { price: trade(5).price + Decimal::new(1, 4), ..trade(5) }, IssueKind::PriceMismatch),
+        (Trade { quantity: Decimal::ONE, ..trade(5) }, IssueKind::PriceMismatch),
+        (Trade { side: Side::Sell, ..trade(5) }, IssueKind::PriceMismatch),
+        (Trade { ts: trade(5).ts.plus_micros(1), ..trade(5) }, IssueKind::TimestampMismatch),
     ] {
         let stores = Stores::new();
         stores.store("BTCUSDT", 1..=5).await;
@@ -177,11 +177,11 @@ async fn a_cache_that_lags_or_is_cold_moves_forward_and_never_back() {
     stores.store("ETHUSDT", 1..=5).await;
     stores.cache_tick("BTCUSDT", trade(3)).await;
     let (btc, eth, xrp) = ("BTCUSDT".to_owned(), "ETHUSDT".to_owned(), "XRPUSDT".to_owned());
-    let missing = Kind::MissingInCache;
-    assert_eq!(stores.kinds(&both).await, [(btc, missing), (eth, missing), (xrp.clone(), Kind::NoData)]);
+    let missing = IssueKind::MissingInCache;
+    assert_eq!(stores.kinds(&both).await, [(btc, missing), (eth, missing), (xrp.clone(), IssueKind::NoData)]);
     let outcome = stores.repair(&both).await;
     assert_eq!((outcome.repaired, outcome.sent_to_backfill, outcome.unrepaired.len()), (2, 0, 0));
-    assert_eq!(stores.kinds(&both).await, [(xrp, Kind::NoData)]);
+    assert_eq!(stores.kinds(&both).await, [(xrp, IssueKind::NoData)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +283,7 @@ async fn an_open_kline_is_no_issue_until_history_is_past_it() {
     stores.cache_kline(kline(Interval::M1, OPEN + MINUTE, 7, false)).await;
     assert_eq!(stores.kinds(&all).await, []);
     stores.store_klines([minute(1)]).await;
-    assert_eq!(stores.kinds(&all).await, [("BTCUSDT".to_owned(), Kind::MissingInCache)], "closed over open");
+    assert_eq!(stores.kinds(&all).await, [("BTCUSDT".to_owned(), IssueKind::MissingInCache)], "closed over open");
     assert_eq!(stores.repair(&all).await.repaired, 1);
     assert_eq!(stores.kinds(&all).await, []);
 }

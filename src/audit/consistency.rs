@@ -15,19 +15,19 @@ use crate::gap::Range;
 use crate::history::{History, KlineRow, TradeRow};
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp};
 
-use super::seen::Seen;
+use super::latest_row::LatestRow;
 
 /// Symbols of one query.
 const BATCH_MAX: usize = 500;
 /// How long rows may be on their way from the log to history before they are missing there.
 const IN_FLIGHT: Duration = Duration::from_millis(500);
 /// How often what is missing in history is looked up again.
-const LOOKS: usize = 4;
+const LOOKUPS_MAX: usize = 4;
 
 /// What is wrong with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum IssueKind {
     /// The cache names a row that history does not have.
     MissingInHistory,
     /// History has rows, the cache has none or an older one.
@@ -50,11 +50,11 @@ pub struct Issue {
     /// `trade` or `kline_1m`...
     pub channel: String,
     /// What is wrong.
-    pub kind: Kind,
+    pub kind: IssueKind,
     /// What the cache says.
-    pub cache: Option<Seen>,
+    pub cache: Option<LatestRow>,
     /// What history says.
-    pub history: Option<Seen>,
+    pub history: Option<LatestRow>,
     #[serde(skip)]
     pub(super) stream: Stream,
     /// What moves the cache's key forward, when history has something newer.
@@ -88,7 +88,7 @@ pub async fn check(
         let trades: Vec<Symbol> = of(streams, exchange, |channel| channel == Channel::Trade);
         for symbols in trades.chunks(BATCH_MAX) {
             report.checked += symbols.len();
-            report.issues.append(&mut ticks(history, cache, exchange, symbols).await?);
+            report.issues.append(&mut check_trades(history, cache, exchange, symbols).await?);
         }
         let klines: Vec<(Symbol, Interval)> = streams
             .iter()
@@ -100,7 +100,7 @@ pub async fn check(
             .collect();
         for keys in klines.chunks(BATCH_MAX) {
             report.checked += keys.len();
-            report.issues.append(&mut candles(history, cache, exchange, keys).await?);
+            report.issues.append(&mut check_klines(history, cache, exchange, keys).await?);
         }
     }
     Ok(report)
@@ -111,7 +111,7 @@ fn of(streams: &[Stream], exchange: Exchange, wanted: impl Fn(Channel) -> bool) 
     mine.map(|stream| stream.symbol.clone()).collect()
 }
 
-async fn ticks(
+async fn check_trades(
     history: &Arc<dyn History>,
     cache: &Arc<dyn Cache>,
     exchange: Exchange,
@@ -123,11 +123,11 @@ async fn ticks(
     let mut keys: Vec<(Symbol, i64)> =
         symbols.iter().zip(&cached).filter_map(|(symbol, tick)| Some((symbol.clone(), tick.as_ref()?.id))).collect();
     let mut stored: HashMap<Symbol, TradeRow> = HashMap::new();
-    for look in 0..LOOKS {
+    for lookup in 0..LOOKUPS_MAX {
         let rows = history.trades_by_id(exchange, &keys).await.context("read history's trades")?;
         stored.extend(rows.into_iter().map(|row| (row.symbol.clone(), row)));
         keys.retain(|(symbol, _)| !stored.contains_key(symbol));
-        if keys.is_empty() || look + 1 == LOOKS {
+        if keys.is_empty() || lookup + 1 == LOOKUPS_MAX {
             break;
         }
         tokio::time::sleep(IN_FLIGHT).await;
@@ -139,32 +139,32 @@ async fn ticks(
         let (latest, row) = (latest.get(symbol), stored.get(symbol));
         let newer = latest.filter(|latest| tick.as_ref().is_none_or(|tick| tick_is_newer(&latest.trade, tick)));
         let kind = match (&tick, row) {
-            (None, _) if latest.is_none() => Kind::NoData,
-            (None, _) => Kind::MissingInCache,
-            (Some(_), None) => Kind::MissingInHistory,
-            (Some(tick), Some(row)) if tick.ts != row.trade.ts => Kind::TimestampMismatch,
-            (Some(tick), Some(row)) if *tick != row.trade => Kind::PriceMismatch,
-            _ if newer.is_some() => Kind::MissingInCache,
+            (None, _) if latest.is_none() => IssueKind::NoData,
+            (None, _) => IssueKind::MissingInCache,
+            (Some(_), None) => IssueKind::MissingInHistory,
+            (Some(tick), Some(row)) if tick.ts != row.trade.ts => IssueKind::TimestampMismatch,
+            (Some(tick), Some(row)) if *tick != row.trade => IssueKind::PriceMismatch,
+            _ if newer.is_some() => IssueKind::MissingInCache,
             _ => continue,
         };
-        let shown = if kind == Kind::MissingInCache { latest } else { row.or(latest) };
+        let shown = if kind == IssueKind::MissingInCache { latest } else { row.or(latest) };
         let before = newest.get(symbol).map(|row| row.trade.id);
         issues.push(Issue {
             exchange: exchange.to_string(),
             symbol: symbol.to_string(),
             channel: Channel::Trade.to_string(),
             kind,
-            cache: tick.as_ref().map(Seen::tick),
-            history: shown.map(|row| Seen::tick(&row.trade)),
+            cache: tick.as_ref().map(LatestRow::tick),
+            history: shown.map(|row| LatestRow::tick(&row.trade)),
             stream: Stream::new(exchange, symbol.clone(), Channel::Trade),
             forward: Update {
                 ticks: newer.map(|row| (exchange, symbol.clone(), row.trade)).into_iter().collect(),
                 ..Update::default()
             },
-            missing: tick.filter(|_| kind == Kind::MissingInHistory).map(|tick| up_to(tick.id, before, 1)),
+            missing: tick.filter(|_| kind == IssueKind::MissingInHistory).map(|tick| up_to(tick.id, before, 1)),
             cached: Update {
                 ticks: tick
-                    .filter(|_| kind == Kind::MissingInHistory)
+                    .filter(|_| kind == IssueKind::MissingInHistory)
                     .map(|tick| (exchange, symbol.clone(), tick))
                     .into_iter()
                     .collect(),
@@ -209,7 +209,7 @@ async fn latest_klines(
     Ok(by_key(rows))
 }
 
-async fn candles(
+async fn check_klines(
     history: &Arc<dyn History>,
     cache: &Arc<dyn Cache>,
     exchange: Exchange,
@@ -221,37 +221,43 @@ async fn candles(
     // An open kline is in no history yet.
     let closed = keys.iter().zip(&cached).filter_map(|(key, kline)| Some((key, kline.as_ref()?)));
     let closed = closed.filter(|(_, kline)| kline.closed);
-    let mut wanted: Vec<(Symbol, Interval, Timestamp)> =
+    let mut pending: Vec<(Symbol, Interval, Timestamp)> =
         closed.map(|((symbol, interval), kline)| (symbol.clone(), *interval, kline.open_time)).collect();
     let mut stored = KlineRows::new();
-    for look in 0..LOOKS {
-        stored.extend(by_key(history.klines_by_time(exchange, &wanted).await.context("read history's klines")?));
-        wanted.retain(|(symbol, interval, _)| !stored.contains_key(&(symbol.clone(), *interval)));
-        if wanted.is_empty() || look + 1 == LOOKS {
+    for lookup in 0..LOOKUPS_MAX {
+        stored.extend(by_key(history.klines_by_time(exchange, &pending).await.context("read history's klines")?));
+        pending.retain(|(symbol, interval, _)| !stored.contains_key(&(symbol.clone(), *interval)));
+        if pending.is_empty() || lookup + 1 == LOOKUPS_MAX {
             break;
         }
         tokio::time::sleep(IN_FLIGHT).await;
     }
-    let newest = if wanted.is_empty() { KlineRows::new() } else { latest_klines(history, exchange, keys).await? };
+    let newest = if pending.is_empty() { KlineRows::new() } else { latest_klines(history, exchange, keys).await? };
     let mut issues = Vec::new();
     for (key, kline) in keys.iter().zip(cached) {
         let (latest, row) = (latest.get(key), stored.get(key));
         let newer = latest.filter(|latest| kline.as_ref().is_none_or(|kline| kline_is_newer(&latest.kline, kline)));
         let kind = match (&kline, row) {
-            (None, _) if latest.is_none() => Kind::NoData,
-            (None, _) => Kind::MissingInCache,
-            (Some(kline), None) if kline.closed => Kind::MissingInHistory,
-            (Some(kline), Some(row)) if !same_values(&row.kline, kline) => Kind::PriceMismatch,
-            _ if newer.is_some() => Kind::MissingInCache,
+            (None, _) if latest.is_none() => IssueKind::NoData,
+            (None, _) => IssueKind::MissingInCache,
+            (Some(kline), None) if kline.closed => IssueKind::MissingInHistory,
+            (Some(kline), Some(row)) if !same_values(&row.kline, kline) => IssueKind::PriceMismatch,
+            _ if newer.is_some() => IssueKind::MissingInCache,
             _ => continue,
         };
-        issues.push(kline_issue(exchange, key, kind, kline, Found { latest, newer, row, newest: newest.get(key) }));
+        issues.push(kline_issue(
+            exchange,
+            key,
+            kind,
+            kline,
+            HistoryRows { latest, newer, row, newest: newest.get(key) },
+        ));
     }
     Ok(issues)
 }
 
 /// What history has of a kline's key.
-struct Found<'a> {
+struct HistoryRows<'a> {
     latest: Option<&'a KlineRow>,
     newer: Option<&'a KlineRow>,
     row: Option<&'a KlineRow>,
@@ -261,31 +267,31 @@ struct Found<'a> {
 fn kline_issue(
     exchange: Exchange,
     (symbol, interval): &(Symbol, Interval),
-    kind: Kind,
+    kind: IssueKind,
     kline: Option<Kline>,
-    found: Found<'_>,
+    found: HistoryRows<'_>,
 ) -> Issue {
     let channel = Channel::Kline(*interval);
     let before = found.newest.map(|row| row.kline.open_time.micros());
-    let shown = if kind == Kind::MissingInCache { found.latest } else { found.row.or(found.latest) };
+    let shown = if kind == IssueKind::MissingInCache { found.latest } else { found.row.or(found.latest) };
     Issue {
         exchange: exchange.to_string(),
         symbol: symbol.to_string(),
         channel: channel.to_string(),
         kind,
-        cache: kline.as_ref().map(Seen::kline),
-        history: shown.map(|row| Seen::kline(&row.kline)),
+        cache: kline.as_ref().map(LatestRow::kline),
+        history: shown.map(|row| LatestRow::kline(&row.kline)),
         stream: Stream::new(exchange, symbol.clone(), channel),
         forward: Update {
             klines: found.newer.map(|row| (exchange, symbol.clone(), row.kline)).into_iter().collect(),
             ..Update::default()
         },
         missing: kline
-            .filter(|_| kind == Kind::MissingInHistory)
+            .filter(|_| kind == IssueKind::MissingInHistory)
             .map(|kline| up_to(kline.open_time.micros(), before, interval.micros())),
         cached: Update {
             klines: kline
-                .filter(|_| kind == Kind::MissingInHistory)
+                .filter(|_| kind == IssueKind::MissingInHistory)
                 .map(|kline| (exchange, symbol.clone(), kline))
                 .into_iter()
                 .collect(),

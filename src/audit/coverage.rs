@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::absent::{each_absent, never_of};
+use super::missing::{each_missing, never_existed_in};
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History};
 use crate::market::{DAY_US, Stream, Timestamp};
@@ -116,13 +116,13 @@ pub(super) fn extent(days: &[CoverageDay]) -> Option<Range> {
 
 /// What is missing of a stretch, and what became of it.
 #[derive(Default)]
-struct Hole {
+struct MissingCount {
     count: i64,
     ranges: Vec<(i64, i64)>,
     state: CoverageState,
 }
 
-impl Hole {
+impl MissingCount {
     fn add(&mut self, range: Range, step: i64, state: CoverageState) {
         self.count += range.len(step);
         self.state = self.state.max(state);
@@ -143,21 +143,21 @@ impl Hole {
 }
 
 /// What the ledger says of a stream.
-struct Said {
+struct LedgerView {
     step: i64,
     never: RangeSet,
     lost: RangeSet,
     open: Vec<Range>,
 }
 
-impl Said {
+impl LedgerView {
     fn of(gaps: &[&Gap], step: i64) -> Self {
         let mut lost = RangeSet::new(step);
         for gap in gaps.iter().filter(|gap| gap.state == GapState::Unrecoverable) {
             lost.insert(gap.range);
         }
         let open = gaps.iter().filter(|gap| !gap.state.is_closed()).map(|gap| gap.range).collect();
-        Self { step, never: never_of(gaps.iter().copied(), step), lost, open }
+        Self { step, never: never_existed_in(gaps.iter().copied(), step), lost, open }
     }
 
     /// Of a range that is missing.
@@ -177,8 +177,8 @@ async fn of_stream(
     days: &[CoverageDay],
 ) -> anyhow::Result<Coverage> {
     let step = stream.channel.step().context("books are not counted")?;
-    let said = Said::of(gaps, step);
-    let open_gaps = said.open.len();
+    let ledger = LedgerView::of(gaps, step);
+    let open_gaps = ledger.open.len();
     let mut coverage = Coverage {
         exchange: stream.exchange.to_string(),
         symbol: stream.symbol.to_string(),
@@ -195,11 +195,12 @@ async fn of_stream(
         days: Vec::new(),
     };
     let Some(extent) = extent(days) else { return Ok(coverage) };
-    let never: i64 = said.never.iter().filter_map(|never| never.intersect(extent)).map(|range| range.len(step)).sum();
+    let never: i64 = ledger.never.iter().filter_map(|never| never.intersect(extent)).map(|range| range.len(step)).sum();
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
     coverage.expected = extent.len(step) - never;
-    let (all, of_days) = holes(history, stream, extent, &said, days, coverage.present < coverage.expected).await?;
+    let (all, of_days) =
+        missing_by_day(history, stream, extent, &ledger, days, coverage.present < coverage.expected).await?;
     coverage.complete = all.count == 0 && open_gaps == 0 && coverage.present >= coverage.expected;
     coverage.state = all.state(coverage.present, coverage.backfilled).max(coverage.state);
     coverage.missing = all.ranges;
@@ -208,14 +209,14 @@ async fn of_stream(
 }
 
 /// What is missing of a stream, and its days; a store that `may_miss` nothing is not asked for holes.
-async fn holes(
+async fn missing_by_day(
     history: &Arc<dyn History>,
     stream: &Stream,
     extent: Range,
-    said: &Said,
+    ledger: &LedgerView,
     days: &[CoverageDay],
     may_miss: bool,
-) -> anyhow::Result<(Hole, Vec<Day>)> {
+) -> anyhow::Result<(MissingCount, Vec<Day>)> {
     let mut sorted: Vec<&CoverageDay> = days.iter().collect();
     sorted.sort_by_key(|day| day.day);
     // Where each day ends. Trades around midnight need not be numbered in the order of their times.
@@ -226,37 +227,37 @@ async fn holes(
             Some(*end)
         })
         .collect();
-    let mut all = Hole::default();
-    let mut of_days: Vec<Hole> = sorted.iter().map(|_| Hole::default()).collect();
+    let mut all = MissingCount::default();
+    let mut of_days: Vec<MissingCount> = sorted.iter().map(|_| MissingCount::default()).collect();
     if may_miss {
-        each_absent(history, stream, extent, &said.never, |range| {
-            let state = said.state(range);
-            all.add(range, said.step, state);
+        each_missing(history, stream, extent, &ledger.never, |range| {
+            let state = ledger.state(range);
+            all.add(range, ledger.step, state);
             let at = ends.partition_point(|end| *end < range.last);
             if let Some(day) = of_days.get_mut(at) {
-                day.add(range, said.step, state);
+                day.add(range, ledger.step, state);
             }
         })
         .await?;
     }
     let mut shown = Vec::new();
     let mut first = extent.first;
-    for ((counted, end), mut hole) in sorted.into_iter().zip(ends).zip(of_days) {
+    for ((counted, end), mut missing) in sorted.into_iter().zip(ends).zip(of_days) {
         // A gap behind the last row is of the last day, as far as anybody knows.
         let upto = if end == extent.last { i64::MAX } else { end };
-        if Range::new(first, upto).is_some_and(|range| said.is_open_in(range)) {
-            hole.state = CoverageState::Open;
+        if Range::new(first, upto).is_some_and(|range| ledger.is_open_in(range)) {
+            missing.state = CoverageState::Open;
         }
-        first = end.saturating_add(said.step);
+        first = end.saturating_add(ledger.step);
         shown.push(Day {
             date: Timestamp(counted.day * DAY_US).rfc3339()[..10].to_owned(),
             first: counted.first,
             last: counted.last,
-            expected: counted.present + hole.count,
+            expected: counted.present + missing.count,
             present: counted.present,
             backfilled: counted.backfilled,
-            state: hole.state(counted.present, counted.backfilled),
-            missing: hole.ranges,
+            state: missing.state(counted.present, counted.backfilled),
+            missing: missing.ranges,
         });
     }
     Ok((all, shown))

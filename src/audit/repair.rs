@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use tracing::warn;
 
-use crate::backfill::Parts;
+use crate::backfill::Deps;
 use crate::cache::{Cache, Update};
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::history::{Batch, KlineRow, TradeRow};
 
-use super::consistency::{ConsistencyReport, Issue, Kind};
+use super::consistency::{ConsistencyReport, Issue, IssueKind};
 
 /// The outcome of a repair.
 #[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
@@ -29,7 +29,7 @@ pub struct RepairReport {
 /// Repairs every issue that can be.
 pub async fn repair(
     cache: &Arc<dyn Cache>,
-    backfill: &Parts,
+    backfill: &Deps,
     report: ConsistencyReport,
 ) -> anyhow::Result<RepairReport> {
     let mut outcome = RepairReport::default();
@@ -37,14 +37,14 @@ pub async fn repair(
     for issue in report.issues {
         match (issue.kind, issue.missing) {
             // Nothing was traded yet, or nothing was recorded: there is nothing to repair from.
-            (Kind::NoData, _) => {}
-            (Kind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range) => {
-                write(backfill, &issue, range).await?;
+            (IssueKind::NoData, _) => {}
+            (IssueKind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range) => {
+                write_from_cache(backfill, &issue, range).await?;
                 outcome.written_from_cache += 1;
                 outcome.repaired += 1;
             }
-            (Kind::MissingInHistory, Some(range)) => {
-                send(backfill, &issue, range).await?;
+            (IssueKind::MissingInHistory, Some(range)) => {
+                send_to_backfill(backfill, &issue, range).await?;
                 outcome.sent_to_backfill += 1;
             }
             // The same id twice with different values: which one is right only a person can say. But when history
@@ -63,24 +63,24 @@ pub async fn repair(
     Ok(outcome)
 }
 
-async fn send(backfill: &Parts, issue: &Issue, range: Range) -> anyhow::Result<()> {
+async fn send_to_backfill(backfill: &Deps, issue: &Issue, range: Range) -> anyhow::Result<()> {
     let evidence = Evidence { by: "audit".to_owned(), next: Some(range.last), ..Evidence::default() };
     backfill.open(&issue.stream, range, &evidence).await.context("record the gap").map(|_rows| ())
 }
 
 /// Backfill was asked before, and the exchange does not serve the row any more.
-fn is_settled(backfill: &Parts, issue: &Issue, range: Range) -> bool {
+fn is_settled(backfill: &Deps, issue: &Issue, range: Range) -> bool {
     backfill.ledger.with(|ledger| ledger.is_settled(&issue.stream, range.last))
 }
 
 /// Writes the cached row itself, flagged, and a row of the ledger that says where it came from. What lies before it is
 /// not known to the cache, and stays declared.
-async fn write(backfill: &Parts, issue: &Issue, range: Range) -> anyhow::Result<()> {
+async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyhow::Result<()> {
     let now = backfill.clock.now();
     let range = Range { first: range.last, last: range.last };
     let evidence = Evidence { by: "audit".to_owned(), ..Evidence::default() };
     let mut gap = Gap::open(issue.stream.clone(), range, evidence, now);
-    gap.count(1, "cache", now);
+    gap.count_filled(1, "cache", now);
     gap.advance(GapState::Filled, "the exchange no longer serves it: written as the cache had it", now);
     let trades = issue.cached.ticks.iter().map(|(exchange, symbol, trade)| TradeRow {
         exchange: *exchange,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use tokio_util::sync::CancellationToken;
 
-use crate::backfill::Parts;
+use crate::backfill::Deps;
 use crate::gap::{Evidence, Range};
 use crate::history::{CoverageDay, History};
 use crate::market::{Stream, Timestamp};
@@ -34,7 +34,7 @@ pub struct SweepReport {
 /// early, in error, when `cancel` says so; what it opened until then stays.
 pub async fn sweep(
     history: &Arc<dyn History>,
-    backfill: &Parts,
+    backfill: &Deps,
     streams: &[Stream],
     window: Option<(Timestamp, Timestamp)>,
     cancel: &CancellationToken,
@@ -52,7 +52,7 @@ pub async fn sweep(
         ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
         let counted = match window {
-            None => days.get(stream).and_then(|days| whole(days)),
+            None => days.get(stream).and_then(|days| totals(days)),
             Some(window) => count_within(history, stream, window).await?,
         };
         let Some((extent, present)) = counted else { continue };
@@ -65,7 +65,7 @@ pub async fn sweep(
             ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
             let ranges = history.missing(stream, part, RANGES_MAX).await.context("look for missing rows")?;
             for range in &ranges {
-                report.opened += open(backfill, stream, step, *range).await?;
+                report.opened += open_gap(backfill, stream, step, *range).await?;
             }
             let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
             rest = last.and_then(|range| Range::new(range.last + step, part.last));
@@ -75,7 +75,7 @@ pub async fn sweep(
 }
 
 /// First to last row, and how many there are.
-fn whole(days: &[CoverageDay]) -> Option<(Range, i64)> {
+fn totals(days: &[CoverageDay]) -> Option<(Range, i64)> {
     Some((super::coverage::extent(days)?, days.iter().map(|day| day.present).sum()))
 }
 
@@ -92,7 +92,7 @@ async fn count_within(
     Ok(Some((range, counted.present)))
 }
 
-async fn open(backfill: &Parts, stream: &Stream, step: i64, range: Range) -> anyhow::Result<usize> {
+async fn open_gap(backfill: &Deps, stream: &Stream, step: i64, range: Range) -> anyhow::Result<usize> {
     let evidence = Evidence {
         by: "sweep".to_owned(),
         previous: Some(range.first - step),

@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::backfill::Parts;
+use crate::backfill::Deps;
 use crate::gap::Range;
 use crate::history::{History, KlineRow};
 use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
@@ -67,7 +67,7 @@ pub struct VerifyReport {
 /// Verifies the klines of these streams that closed in `from..to` (the end of the one before `to` included).
 pub async fn verify_klines(
     history: &Arc<dyn History>,
-    backfill: &Parts,
+    backfill: &Deps,
     streams: &[Stream],
     (from, to): (Timestamp, Timestamp),
     cancel: &CancellationToken,
@@ -97,7 +97,7 @@ pub async fn verify_klines(
 }
 
 async fn against_rest(
-    backfill: &Parts,
+    backfill: &Deps,
     stream: &Stream,
     interval: Interval,
     rows: &[KlineRow],
@@ -140,14 +140,14 @@ async fn against_trades(
         return Ok(());
     }
     let range = Range::new(kline.first_trade_id, kline.last_trade_id).filter(|range| range.first >= 0);
-    let made = match (trades, range) {
-        (Some(trades), Some(range)) => make(history, trades, range, kline).await?,
+    let rebuilt = match (trades, range) {
+        (Some(trades), Some(range)) => rebuild(history, trades, range, kline).await?,
         _ => None,
     };
-    match made {
-        Some(made) => {
+    match rebuilt {
+        Some(rebuilt) => {
             report.against_trades += 1;
-            compare(stream, kline, &made, "trades", report);
+            compare(stream, kline, &rebuilt, "trades", report);
         }
         None => report.without_trades += 1,
     }
@@ -155,7 +155,7 @@ async fn against_trades(
 }
 
 /// The kline again, of its trades; `None` when one of them is not stored.
-async fn make(
+async fn rebuild(
     history: &Arc<dyn History>,
     trades: &Stream,
     range: Range,
@@ -165,21 +165,21 @@ async fn make(
     if counted.present != range.len(1) {
         return Ok(None);
     }
-    let mut made: Option<Kline> = None;
+    let mut rebuilt: Option<Kline> = None;
     let mut rest = Some(range);
     while let Some(part) = rest {
         let rows = history.trades(trades, part, TRADES_MAX).await.context("read a kline's trades")?;
         for row in &rows {
-            add(&mut made, &row.trade, kline);
+            add_trade(&mut rebuilt, &row.trade, kline);
         }
         rest = rows.last().and_then(|row| Range::new(row.trade.id + 1, range.last));
     }
     // Not what trades tell.
-    Ok(made.map(|made| Kline { quote_volume: kline.quote_volume, ..made }))
+    Ok(rebuilt.map(|rebuilt| Kline { quote_volume: kline.quote_volume, ..rebuilt }))
 }
 
-fn add(made: &mut Option<Kline>, trade: &Trade, like: &Kline) {
-    let begun = Kline {
+fn add_trade(rebuilt: &mut Option<Kline>, trade: &Trade, like: &Kline) {
+    let first = Kline {
         open: trade.price,
         high: trade.price,
         low: trade.price,
@@ -187,12 +187,12 @@ fn add(made: &mut Option<Kline>, trade: &Trade, like: &Kline) {
         trade_count: 0,
         ..*like
     };
-    let made = made.get_or_insert(begun);
-    made.high = made.high.max(trade.price);
-    made.low = made.low.min(trade.price);
-    made.close = trade.price;
-    made.volume += trade.quantity;
-    made.trade_count += 1;
+    let rebuilt = rebuilt.get_or_insert(first);
+    rebuilt.high = rebuilt.high.max(trade.price);
+    rebuilt.low = rebuilt.low.min(trade.price);
+    rebuilt.close = trade.price;
+    rebuilt.volume += trade.quantity;
+    rebuilt.trade_count += 1;
 }
 
 fn compare(stream: &Stream, stored: &Kline, found: &Kline, against: &'static str, report: &mut VerifyReport) {

@@ -19,7 +19,10 @@ pub(super) async fn within(
 ) -> Result<Option<Range>, HistoryError> {
     let from = from.plus_micros(-LATE_US);
     let (first, beyond) = match stream.channel {
-        Channel::Trade => (after(history, stream, extent, from).await?, after(history, stream, extent, to).await?),
+        Channel::Trade => (
+            first_position_at(history, stream, extent, from).await?,
+            first_position_at(history, stream, extent, to).await?,
+        ),
         // A kline's position is its time.
         _ => (from.micros(), to.micros()),
     };
@@ -32,7 +35,7 @@ pub(super) async fn within(
 }
 
 /// The position behind the last stored trade of `extent` before `at`: trades are numbered in their order of time.
-pub async fn after(
+pub async fn first_position_at(
     history: &Arc<dyn History>,
     stream: &Stream,
     extent: Range,

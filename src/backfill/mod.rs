@@ -4,13 +4,13 @@
 //! Several gaps are repaired at a time, newest and smallest first, within the exchange's budget, which the
 //! REST client keeps. What a repair could not do is a reason in the gap's row, and is tried again.
 
-mod absent;
-mod anchors;
 mod pages;
+mod recording_starts;
 mod repair;
+mod requested_range;
 pub mod since;
 mod tail;
-mod wanted;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use anchors::Anchors;
-pub use tail::{Carrier, Tail, TailOptions};
-pub use wanted::{Opened, Place};
+pub use recording_starts::RecordingStarts;
+pub use requested_range::{MissingReport, RangeBound};
+pub use tail::{ConnectionHandle, Tail, TailOptions};
 
 use crate::clock::Clock;
-use crate::consume::SharedLedger;
 use crate::exchange::Dialect;
 use crate::exchange::rest::Rest;
 use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
 use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, History, HistoryError};
+use crate::ledger::SharedLedger;
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::writer::Writer;
@@ -41,7 +41,7 @@ const REPAIRS_MAX: usize = 6;
 
 /// What backfill works with.
 #[derive(Clone)]
-pub struct Parts {
+pub struct Deps {
     /// One REST client per exchange.
     pub rest: HashMap<Exchange, Arc<Rest>>,
     /// One dialect per exchange.
@@ -57,40 +57,40 @@ pub struct Parts {
 }
 
 /// Repairs open gaps until `stop`.
-pub async fn run(parts: Parts, heartbeat: Heartbeat, stop: CancellationToken) {
+pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
     let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
     // When a gap that could not be repaired is tried again; a new one has no entry.
     let mut due: HashMap<String, Timestamp> = HashMap::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
-        let now = parts.clock.now();
-        for gap in choose(&parts, &due, now, REPAIRS_MAX - running.len()) {
-            let (parts, stop) = (parts.clone(), stop.clone());
+        let now = deps.clock.now();
+        for gap in claim_next(&deps, &due, now, REPAIRS_MAX - running.len()) {
+            let (deps, stop) = (deps.clone(), stop.clone());
             // A repair is not a spine loop: its heartbeat proves nothing and is not watched.
             running.spawn(async move {
                 let gap_id = gap.gap_id.clone();
-                let again = repair::repair(&parts, gap, &stop).await;
+                let again = repair::repair(&deps, gap, &stop).await;
                 (gap_id, again)
             });
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = parts.ledger.news.notified() => {}
+            () = deps.ledger.gap_opened.notified() => {}
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
             Some(ended) = running.join_next() => match ended {
                 Ok((gap_id, again)) => {
-                    parts.ledger.with(|ledger| ledger.unclaim(&gap_id));
+                    deps.ledger.with(|ledger| ledger.unclaim(&gap_id));
                     due.insert(gap_id, again);
                 }
                 Err(error) => {
                     // Which gap it was is not told; all that are busy are looked at again.
                     warn!("a repair ended in a panic: {error}");
                     running.shutdown().await;
-                    parts.ledger.with(|ledger| ledger.unclaim_all());
+                    deps.ledger.with(|ledger| ledger.unclaim_all());
                 }
             },
         }
-        due.retain(|gap_id, _| parts.ledger.with(|ledger| ledger.get(gap_id).is_some()));
+        due.retain(|gap_id, _| deps.ledger.with(|ledger| ledger.get(gap_id).is_some()));
     }
     // Repairs see `stop` themselves; a page in flight is written or dropped, and asked again next time.
     let _ended = tokio::time::timeout(Duration::from_secs(2), running.join_all()).await;
@@ -98,29 +98,29 @@ pub async fn run(parts: Parts, heartbeat: Heartbeat, stop: CancellationToken) {
 }
 
 /// The gaps to repair next; they are claimed.
-fn choose(parts: &Parts, due: &HashMap<String, Timestamp>, now: Timestamp, room: usize) -> Vec<Gap> {
-    if room == 0 {
+fn claim_next(deps: &Deps, due: &HashMap<String, Timestamp>, now: Timestamp, slots: usize) -> Vec<Gap> {
+    if slots == 0 {
         return Vec::new();
     }
-    parts.ledger.with(|ledger| {
+    deps.ledger.with(|ledger| {
         let is_due = |gap: &&Gap| due.get(&gap.gap_id).is_none_or(|at| *at <= now);
         let mut gaps: Vec<Gap> = ledger.rows().filter(is_due).cloned().collect();
         gaps.sort_by(repair_order);
         gaps.retain(|gap| !ledger.is_claimed(&gap.gap_id));
-        gaps.truncate(room);
+        gaps.truncate(slots);
         gaps.retain(|gap| ledger.claim(&gap.gap_id));
         gaps
     })
 }
 
-impl Parts {
+impl Deps {
     /// Opens a gap that nobody's frames revealed: a sweep's, an operator's, an audit's. Durable when it
     /// returns; returns the new rows, none when all of it is known already.
     pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
         let mut found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
         // Most finders come again and again with what is known.
-        if self.ledger.with(|ledger| ledger.has_news(&found)) {
-            self.bound(&mut found).await;
+        if self.ledger.with(|ledger| ledger.would_open(&found)) {
+            self.add_time_bounds(&mut found).await;
         }
         let opened = self.ledger.with(|ledger| ledger.open(&found));
         if opened.is_empty() {
@@ -136,13 +136,13 @@ impl Parts {
         }
         let token = format!("open:{}", opened.rows[0].gap_id);
         self.writer.history().insert(&Batch { gaps: opened.changed(), token, ..Batch::default() }).await?;
-        self.ledger.news.notify_one();
+        self.ledger.gap_opened.notify_one();
         Ok(opened.rows)
     }
 
     /// Says when what a gap misses happened: between the rows on both sides of it, where history has them. A kline's
     /// position is its time.
-    async fn bound(&self, gap: &mut Gap) {
+    async fn add_time_bounds(&self, gap: &mut Gap) {
         let Range { first, last } = gap.range;
         if let Channel::Kline(interval) = gap.stream.channel {
             gap.from_ts = Some(Timestamp(first));
@@ -163,7 +163,7 @@ impl Parts {
 
     /// Ends the gaps of streams that are no longer recorded.
     pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
-        let _turn = self.ledger.turn.lock().await;
+        let _turn = self.ledger.write_lock.lock().await;
         let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
         if !rows.is_empty() {
             let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
@@ -178,19 +178,19 @@ impl Parts {
 
     /// Moves a gap forward, here and in the store, with the rows that were split off it. `false`: it was superseded
     /// meanwhile, and nothing was written.
-    async fn record(&self, gap: &Gap, parts: &[Gap]) -> Result<bool, HistoryError> {
-        let _turn = self.ledger.turn.lock().await;
+    async fn record(&self, gap: &Gap, split_off: &[Gap]) -> Result<bool, HistoryError> {
+        let _turn = self.ledger.write_lock.lock().await;
         if self.ledger.with(|ledger| ledger.get(&gap.gap_id).is_none()) {
             return Ok(false);
         }
         let token = format!("gap:{}:{}", gap.gap_id, gap.version);
-        let gaps = parts.iter().chain([gap]).cloned().collect();
+        let gaps = split_off.iter().chain([gap]).cloned().collect();
         self.history().insert(&Batch { gaps, token, ..Batch::default() }).await?;
-        self.ledger.with(|ledger| parts.iter().chain([gap]).for_each(|row| ledger.update(row)));
+        self.ledger.with(|ledger| split_off.iter().chain([gap]).for_each(|row| ledger.update(row)));
         Ok(true)
     }
 
-    fn again(&self, attempts: i64) -> Timestamp {
+    fn next_retry(&self, attempts: i64) -> Timestamp {
         retry_at(self.clock.now(), attempts)
     }
 
@@ -225,4 +225,4 @@ fn report(gap: &Gap) {
 mod tests;
 
 #[cfg(test)]
-mod wanted_tests;
+mod requested_range_tests;

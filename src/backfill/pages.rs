@@ -9,12 +9,12 @@ use crate::history::{Batch, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline, Timestamp};
 use crate::writer::Rows;
 
-use super::Parts;
-use super::repair::Trouble;
+use super::Deps;
+use super::repair::RepairError;
 
 /// Most rows one page of this gap has.
-pub(super) fn page_max(parts: &Parts, gap: &Gap) -> i64 {
-    let dialect = &parts.dialects[&gap.stream.exchange];
+pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
+    let dialect = &deps.dialects[&gap.stream.exchange];
     match gap.stream.channel {
         Channel::Trade => dialect.trades_page_max(),
         _ => dialect.klines_page_max(),
@@ -22,53 +22,53 @@ pub(super) fn page_max(parts: &Parts, gap: &Gap) -> i64 {
 }
 
 /// A position and the exchange's time of it.
-pub(super) type Place = (i64, Timestamp);
+pub(super) type ServedPosition = (i64, Timestamp);
 
 /// Asks for one page and stores what of it is missing; returns the places that were served.
 pub(super) async fn fetch(
-    parts: &Parts,
+    deps: &Deps,
     gap: &mut Gap,
     page: Range,
     missing: &RangeSet,
     stop: &CancellationToken,
-) -> Result<Vec<Place>, Trouble> {
+) -> Result<Vec<ServedPosition>, RepairError> {
     let rows = match gap.stream.channel {
-        Channel::Trade => trades(parts, gap, page, stop).await,
-        Channel::Kline(interval) => klines(parts, gap, interval, page, stop).await,
+        Channel::Trade => trades(deps, gap, page, stop).await,
+        Channel::Kline(interval) => klines(deps, gap, interval, page, stop).await,
         Channel::BookTicker => unreachable!("books are not numbered"),
     };
-    let (mut batch, served) = rows.map_err(|error| Trouble::of(parts, error))?;
+    let (mut batch, served) = rows.map_err(|error| RepairError::of(deps, error))?;
     batch.trades.retain(|row| missing.contains(row.trade.id));
     batch.klines.retain(|row| missing.contains(row.kline.open_time.micros()));
     if batch.is_empty() {
         return Ok(served);
     }
     if gap.state == GapState::Open {
-        gap.advance(GapState::Filling, "", parts.clock.now());
-        let recorded = parts.record(gap, &[]).await;
-        if !recorded.map_err(|error| Trouble::Wait(parts.clock.now(), error.to_string()))? {
-            return Err(Trouble::Superseded);
+        gap.advance(GapState::Filling, "", deps.clock.now());
+        let recorded = deps.record(gap, &[]).await;
+        if !recorded.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))? {
+            return Err(RepairError::Superseded);
         }
     }
     let count = batch.rows();
     let rows = Rows { batch, ..Rows::default() };
     let heartbeat = Heartbeats::default().watch("repair");
-    match parts.writer.write(&rows, &heartbeat, stop).await {
-        Ok(_set_aside) => parts.count_rows(count),
-        Err(error) => return Err(Trouble::Wait(parts.clock.now(), error.to_string())),
+    match deps.writer.write(&rows, &heartbeat, stop).await {
+        Ok(_set_aside) => deps.count_rows(count),
+        Err(error) => return Err(RepairError::Wait(deps.clock.now(), error.to_string())),
     }
     Ok(served)
 }
 
 async fn trades(
-    parts: &Parts,
+    deps: &Deps,
     gap: &Gap,
     page: Range,
     stop: &CancellationToken,
-) -> Result<(Batch, Vec<Place>), RestError> {
-    let trades = rest(parts, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
+) -> Result<(Batch, Vec<ServedPosition>), RestError> {
+    let trades = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
     let served = trades.iter().map(|trade| (trade.id, trade.ts)).collect();
-    let received_at = parts.clock.now();
+    let received_at = deps.clock.now();
     let rows = trades.into_iter().filter(|trade| page.contains(trade.id)).map(|trade| TradeRow {
         exchange: gap.stream.exchange,
         symbol: gap.stream.symbol.clone(),
@@ -80,13 +80,13 @@ async fn trades(
 }
 
 async fn klines(
-    parts: &Parts,
+    deps: &Deps,
     gap: &Gap,
     interval: Interval,
     page: Range,
     stop: &CancellationToken,
-) -> Result<(Batch, Vec<Place>), RestError> {
-    let rest = rest(parts, gap);
+) -> Result<(Batch, Vec<ServedPosition>), RestError> {
+    let rest = rest(deps, gap);
     // Which klines are closed is a matter of the exchange's clock, not ours: ask it (1 of weight). When it does
     // not say, its offset as last measured has to do.
     if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
@@ -94,7 +94,7 @@ async fn klines(
     }
     let mut klines = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
     klines.retain(|kline| kline.closed && page.contains(kline.open_time.micros()));
-    number(parts, gap, &mut klines, stop).await?;
+    assign_trade_ids(deps, gap, &mut klines, stop).await?;
     let served = klines.iter().map(|kline| (kline.open_time.micros(), kline.open_time)).collect();
     let rows = klines.into_iter().map(|kline| KlineRow {
         exchange: gap.stream.exchange,
@@ -108,9 +108,14 @@ async fn klines(
 /// Gives klines over REST the first and last trade id they come without. Ids are contiguous, and a kline
 /// has n of them: n = L - f + 1, and the next kline with trades begins at L + 1. So one question for the
 /// first id numbers the whole run.
-async fn number(parts: &Parts, gap: &Gap, klines: &mut [Kline], stop: &CancellationToken) -> Result<(), RestError> {
+async fn assign_trade_ids(
+    deps: &Deps,
+    gap: &Gap,
+    klines: &mut [Kline],
+    stop: &CancellationToken,
+) -> Result<(), RestError> {
     let Some(first) = klines.iter().find(|kline| kline.trade_count > 0) else { return Ok(()) };
-    let asked = rest(parts, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
+    let asked = rest(deps, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
     let Some(mut next) = asked else { return Ok(()) };
     let step = gap.stream.channel.step().unwrap_or(1);
     let mut expected = None;
@@ -130,17 +135,17 @@ async fn number(parts: &Parts, gap: &Gap, klines: &mut [Kline], stop: &Cancellat
 }
 
 /// The lowest place from `position` up that the exchange serves; `None` when it serves none, or cannot be believed.
-pub(super) async fn lowest_from(
-    parts: &Parts,
+pub(super) async fn lowest_served_from(
+    deps: &Deps,
     gap: &Gap,
     position: i64,
     stop: &CancellationToken,
-) -> Result<Option<Place>, RestError> {
-    let (rest, symbol) = (rest(parts, gap), gap.stream.symbol.as_str());
+) -> Result<Option<ServedPosition>, RestError> {
+    let (rest, symbol) = (rest(deps, gap), gap.stream.symbol.as_str());
     let Channel::Kline(interval) = gap.stream.channel else {
         return Ok(rest.trade_from(symbol, position, stop).await?.map(|trade| (trade.id, trade.ts)));
     };
-    let reach = (page_max(parts, gap) - 1) * interval.micros();
+    let reach = (page_max(deps, gap) - 1) * interval.micros();
     let newest = rest.exchange_now().micros().div_euclid(interval.micros()) * interval.micros();
     // What follows at once, else the first of all that follows: a symbol may have been listed long after `position`.
     for last in [position.saturating_add(reach), newest.max(position)] {
@@ -154,15 +159,15 @@ pub(super) async fn lowest_from(
 
 /// Whether the exchange serves something in the page below `position`.
 pub(super) async fn serves_below(
-    parts: &Parts,
+    deps: &Deps,
     gap: &Gap,
     position: i64,
     stop: &CancellationToken,
 ) -> Result<bool, RestError> {
     let step = gap.stream.channel.step().expect("only numbered streams have gaps");
-    let first = position.saturating_sub(page_max(parts, gap) * step).max(0);
+    let first = position.saturating_sub(page_max(deps, gap) * step).max(0);
     let Some(range) = Range::new(first, position - step) else { return Ok(false) };
-    let (rest, symbol) = (rest(parts, gap), gap.stream.symbol.as_str());
+    let (rest, symbol) = (rest(deps, gap), gap.stream.symbol.as_str());
     Ok(match gap.stream.channel {
         Channel::Kline(interval) => !rest.klines(symbol, interval, range, stop).await?.is_empty(),
         _ => !rest.trades(symbol, range, stop).await?.is_empty(),
@@ -173,6 +178,6 @@ fn token(gap: &Gap, page: Range) -> String {
     format!("fill:{}:{}-{}:{}", gap.stream, page.first, page.last, gap.attempts)
 }
 
-fn rest<'a>(parts: &'a Parts, gap: &Gap) -> &'a Rest {
-    &parts.rest[&gap.stream.exchange]
+fn rest<'a>(deps: &'a Deps, gap: &Gap) -> &'a Rest {
+    &deps.rest[&gap.stream.exchange]
 }

@@ -51,7 +51,7 @@ pub struct Args {
 struct StreamCount {
     range: Option<Range>,
     backfilled: i64,
-    missing: audit::Absent,
+    missing: audit::MissingPositions,
     open_gaps: usize,
     /// What the ledger calls unrecoverable, also in front of the first row.
     lost: Vec<Gap>,
@@ -141,7 +141,7 @@ async fn count(
         stream_count.backfilled += stored.backfilled;
         if stored.present < part.len(step) {
             let ranges_left = RANGES_MAX - stream_count.missing.ranges.len();
-            let mut absent = audit::absent(history, stream, part, &never_existed, ranges_left).await?;
+            let mut absent = audit::missing_positions(history, stream, part, &never_existed, ranges_left).await?;
             stream_count.missing.count += absent.count;
             stream_count.missing.ranges.append(&mut absent.ranges);
         }

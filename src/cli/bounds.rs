@@ -70,7 +70,7 @@ pub async fn resolve(
             }
             match stream.channel {
                 Channel::Trade => {
-                    audit::after(history, stream, extent, at).await.context("look for the first trade")?
+                    audit::first_position_at(history, stream, extent, at).await.context("look for the first trade")?
                 }
                 _ => ceil(at.micros()).max(extent.first),
             }
@@ -88,7 +88,10 @@ pub async fn resolve(
             }
             match stream.channel {
                 Channel::Trade => {
-                    audit::after(history, stream, extent, before).await.context("look for the last trade")? - 1
+                    audit::first_position_at(history, stream, extent, before)
+                        .await
+                        .context("look for the last trade")?
+                        - 1
                 }
                 _ => (ceil(before.micros()) - step).min(extent.last),
             }

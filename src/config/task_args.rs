@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::jobs::spec::{BackfillArgs, CommandArgs, Place};
+use crate::jobs::spec::{BackfillArgs, CommandArgs, RangeBound};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
 use super::problem::did_you_mean;
@@ -55,14 +55,14 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
 }
 
 /// A trade id, or a time as text or as TOML writes it.
-fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Option<Place> {
+fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Option<RangeBound> {
     let value = table.value(key)?;
     let place = match value.get_ref() {
         DeValue::Integer(number) if channel == Some(Channel::Trade) => {
-            i64::from_str_radix(number.as_str(), number.radix()).ok().filter(|id| *id >= 0).map(Place::Id)
+            i64::from_str_radix(number.as_str(), number.radix()).ok().filter(|id| *id >= 0).map(RangeBound::Id)
         }
-        DeValue::String(text) => Timestamp::parse(text).map(Place::At),
-        DeValue::Datetime(time) => Timestamp::parse(&time.to_string()).map(Place::At),
+        DeValue::String(text) => Timestamp::parse(text).map(RangeBound::At),
+        DeValue::Datetime(time) => Timestamp::parse(&time.to_string()).map(RangeBound::At),
         _ => None,
     };
     if place.is_none() {

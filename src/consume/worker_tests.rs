@@ -1,6 +1,7 @@
 //! A consumer whose partitions come and go, on a log that says what the test tells it to.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -72,12 +73,12 @@ impl Log for Script {
 }
 
 /// A member of the group at work.
-struct House {
+struct Harness {
     script: Script,
     history: Arc<dyn History>,
     faults: Faults,
     ledger: SharedLedger,
-    ours: watch::Receiver<Vec<Stream>>,
+    assigned: watch::Receiver<Vec<Stream>>,
     drain: CancellationToken,
     consume: JoinHandle<Result<(), ConsumeError>>,
     _directory: TempDir,
@@ -88,7 +89,7 @@ fn stream(symbol: &str) -> Stream {
     format!("binance:{symbol}:trade").parse().unwrap()
 }
 
-impl House {
+impl Harness {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("h.db")).unwrap());
@@ -96,26 +97,33 @@ impl House {
         let faulty = Arc::new(FaultyHistory::new(history.clone(), faults.clone()));
         let (script, ledger, health) = (Script::default(), SharedLedger::default(), Health::default());
         let (streams_sender, streams) = watch::channel(SYMBOLS.map(stream).to_vec());
-        let (ours_sender, ours) = watch::channel(Vec::new());
-        let parts = Parts {
+        let (assigned_sender, assigned) = watch::channel(Vec::new());
+        let deps = Deps {
             log: Arc::new(script.clone()),
             writer: Writer::new(faulty, Arc::new(PendingUpdates::default()), health.clone()),
             ledger: ledger.clone(),
-            board: Arc::default(),
+            progress: Arc::default(),
             health,
             clock: Clock::system(),
             streams,
-            ours: ours_sender,
+            assigned: assigned_sender,
         };
         let options = Options { batch_time: Duration::from_millis(5), ..Options::default() };
         let drain = CancellationToken::new();
-        let (_questions, asked) = mpsc::channel(1);
+        let (_probes, received_probes) = mpsc::channel(1);
         let heartbeat = Heartbeats::default().watch("consume");
-        let sorter = Sorter::new([Arc::new(Binance) as Arc<dyn crate::exchange::Dialect>]);
-        let consume =
-            tokio::spawn(run(parts, sorter, asked, options, heartbeat, drain.clone(), CancellationToken::new()));
+        let buffer = ReorderBuffer::new([Arc::new(Binance) as Arc<dyn crate::exchange::Dialect>]);
+        let consume = tokio::spawn(run(
+            deps,
+            buffer,
+            received_probes,
+            options,
+            heartbeat,
+            drain.clone(),
+            CancellationToken::new(),
+        ));
         let (_directory, _streams) = (directory, streams_sender);
-        Self { script, history, faults, ledger, ours, drain, consume, _directory, _streams }
+        Self { script, history, faults, ledger, assigned, drain, consume, _directory, _streams }
     }
 
     fn deliver(&self, delivery: Delivery) {
@@ -171,34 +179,34 @@ impl House {
 
 #[tokio::test]
 async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays() {
-    let house = House::new();
-    house.deliver(Delivery::Assigned(vec![0, 1]));
-    house.trades("AAA", 1..=3);
-    house.trades("BBB", 1..=3);
-    house.until_committed(1, 4).await;
-    house.faults.set_outage(true);
-    house.trades("AAA", 4..=6);
-    house.trades("BBB", 4..=6);
-    let answer = house.revoke(0, Duration::from_millis(100));
+    let harness = Harness::new();
+    harness.deliver(Delivery::Assigned(vec![0, 1]));
+    harness.trades("AAA", 1..=3);
+    harness.trades("BBB", 1..=3);
+    harness.until_committed(1, 4).await;
+    harness.faults.set_outage(true);
+    harness.trades("AAA", 4..=6);
+    harness.trades("BBB", 4..=6);
+    let answer = harness.revoke(0, Duration::from_millis(100));
     assert_eq!(answer.await.unwrap_or_default(), Offsets::new(), "nothing of it is durable, so nothing is committed");
-    house.trades("BBB", 7..=9);
-    house.faults.set_outage(false);
-    house.until_committed(1, 10).await;
-    assert_eq!(house.stored("BBB").await, (1..=9).collect::<Vec<_>>());
-    assert_eq!(*house.script.committed.lock().unwrap(), BTreeMap::from([(0, 4), (1, 10)]));
-    house.end().await;
+    harness.trades("BBB", 7..=9);
+    harness.faults.set_outage(false);
+    harness.until_committed(1, 10).await;
+    assert_eq!(harness.stored("BBB").await, (1..=9).collect::<Vec<_>>());
+    assert_eq!(*harness.script.committed.lock().unwrap(), BTreeMap::from([(0, 4), (1, 10)]));
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
-    let house = House::new();
-    house.deliver(Delivery::Assigned(vec![0, 1]));
-    house.trades("AAA", 1..=3);
-    house.until_committed(0, 4).await;
-    assert_eq!(*house.ours.borrow(), SYMBOLS.map(stream).to_vec());
-    let answer = house.revoke(0, Duration::from_secs(10));
+    let harness = Harness::new();
+    harness.deliver(Delivery::Assigned(vec![0, 1]));
+    harness.trades("AAA", 1..=3);
+    harness.until_committed(0, 4).await;
+    assert_eq!(*harness.assigned.borrow(), SYMBOLS.map(stream).to_vec());
+    let answer = harness.revoke(0, Duration::from_secs(10));
     assert_eq!(answer.await.unwrap(), Offsets::from([(0, 4)]));
-    house.until("it is not ours", || *house.ours.borrow() == [stream("BBB")]).await;
+    harness.until("it is not ours", || *harness.assigned.borrow() == [stream("BBB")]).await;
     let row = |id: i64| TradeRow {
         exchange: crate::market::Exchange::Binance,
         symbol: Symbol::new("AAA"),
@@ -210,32 +218,32 @@ async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
     let lost = Range { first: 6, last: 7 };
     let gap = crate::gap::Gap::open(stream("AAA"), lost, Default::default(), Timestamp(1));
     let trades = [4, 5, 8, 9].map(row).to_vec();
-    house.history.insert(&Batch { trades, gaps: vec![gap], ..Batch::default() }).await.unwrap();
-    house.deliver(Delivery::Assigned(vec![0]));
-    house.trades("AAA", 10..=12);
-    house.until_committed(0, 13).await;
-    let gaps = house.history.gaps(&GapFilter::default()).await.unwrap();
+    harness.history.insert(&Batch { trades, gaps: vec![gap], ..Batch::default() }).await.unwrap();
+    harness.deliver(Delivery::Assigned(vec![0]));
+    harness.trades("AAA", 10..=12);
+    harness.until_committed(0, 13).await;
+    let gaps = harness.history.gaps(&GapFilter::default()).await.unwrap();
     assert_eq!(gaps.iter().map(|gap| gap.range).collect::<Vec<_>>(), [lost]);
-    assert_eq!(house.ledger.with(|ledger| ledger.open_count()), (1, 2), "its gap is ours to fill");
-    house.end().await;
+    assert_eq!(harness.ledger.with(|ledger| ledger.open_count()), (1, 2), "its gap is ours to fill");
+    harness.end().await;
 }
 
 #[tokio::test]
 async fn a_history_that_is_away_when_partitions_come_is_waited_for() {
-    let house = House::new();
-    house.deliver(Delivery::Assigned(vec![0]));
-    house.trades("AAA", 1..=3);
-    house.until_committed(0, 4).await;
-    let answer = house.revoke(0, Duration::from_secs(10));
+    let harness = Harness::new();
+    harness.deliver(Delivery::Assigned(vec![0]));
+    harness.trades("AAA", 1..=3);
+    harness.until_committed(0, 4).await;
+    let answer = harness.revoke(0, Duration::from_secs(10));
     answer.await.unwrap();
-    house.faults.set_outage(true);
-    let before = house.faults.injected();
-    house.deliver(Delivery::Assigned(vec![0]));
-    house.trades("AAA", 4..=6);
-    house.until("history is asked", || house.faults.injected() > before).await;
-    house.faults.set_outage(false);
-    house.until_committed(0, 7).await;
-    assert_eq!(house.stored("AAA").await, (1..=6).collect::<Vec<_>>());
-    assert!(house.history.gaps(&GapFilter::default()).await.unwrap().is_empty());
-    house.end().await;
+    harness.faults.set_outage(true);
+    let before = harness.faults.injected();
+    harness.deliver(Delivery::Assigned(vec![0]));
+    harness.trades("AAA", 4..=6);
+    harness.until("history is asked", || harness.faults.injected() > before).await;
+    harness.faults.set_outage(false);
+    harness.until_committed(0, 7).await;
+    assert_eq!(harness.stored("AAA").await, (1..=6).collect::<Vec<_>>());
+    assert!(harness.history.gaps(&GapFilter::default()).await.unwrap().is_empty());
+    harness.end().await;
 }

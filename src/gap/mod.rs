@@ -4,14 +4,14 @@
 //! Pure: no I/O, no clock, no runtime. Positions are trade ids (step 1) or kline open times in
 //! microseconds (step = the interval); see [`crate::market::Channel::step`].
 
-mod ledger;
 mod plan;
 mod range;
 mod row;
 mod tracker;
 
-pub use ledger::{Ledger, Opened, Totals};
-pub use plan::{ABSENT_ATTEMPTS, Absence, Around, Page, absence, next_page, repair_order, retry_at, served_until};
+pub use plan::{
+    ABSENT_ATTEMPTS, Absence, Neighbours, Page, classify_absence, next_page, repair_order, retry_at, served_until,
+};
 pub use range::{Range, RangeSet};
 pub use row::{Evidence, Gap, GapState};
-pub use tracker::{Hole, Observation, Tracker};
+pub use tracker::{MissingRange, Observation, Tracker};

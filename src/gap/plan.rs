@@ -16,7 +16,7 @@ const LAG_MAX_US: i64 = 60_000_000;
 /// because a `since` or a request of an operator can wait and a fresh hole may be about to leave
 /// what the exchange still serves.
 pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
-    (a.evidence.is_old().cmp(&b.evidence.is_old()))
+    (a.evidence.is_requested().cmp(&b.evidence.is_requested()))
         .then_with(|| b.detected_at.cmp(&a.detected_at))
         .then_with(|| a.len().cmp(&b.len()))
         .then_with(|| a.gap_id.cmp(&b.gap_id))
@@ -39,7 +39,7 @@ pub fn next_page(missing: &RangeSet, step: i64, page_max: i64) -> Option<Page> {
 
 /// What the exchange showed of the positions around a range that did not come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Around {
+pub struct Neighbours {
     /// Whether it serves a position below the range.
     pub below: bool,
     /// The lowest position above the range that it serves, and its time.
@@ -59,12 +59,12 @@ pub enum Absence {
 
 /// Reads what lies around a range that `attempts` questions did not bring. `now` is the exchange's time: a database
 /// that shows a row of so long ago is not behind for what came before it.
-pub fn absence(around: Around, attempts: i64, now: Timestamp) -> Absence {
-    let Some((_, ts)) = around.above else { return Absence::NotYet };
+pub fn classify_absence(neighbours: Neighbours, attempts: i64, now: Timestamp) -> Absence {
+    let Some((_, ts)) = neighbours.above else { return Absence::NotYet };
     if attempts < ABSENT_ATTEMPTS {
         return Absence::NotYet;
     }
-    if around.below {
+    if neighbours.below {
         return Absence::NeverExisted;
     }
     if now.since(ts) < LAG_MAX_US { Absence::NotYet } else { Absence::Gone }
@@ -116,18 +116,18 @@ mod tests {
     #[test]
     fn what_is_skipped_never_existed_and_what_is_older_than_all_is_gone() {
         let (old, minute) = (Timestamp(0), 60_000_000);
-        let around = |below, above| Around { below, above };
+        let neighbours = |below, above| Neighbours { below, above };
         let later = Timestamp(minute);
-        for (around, attempts, now, expected) in [
-            (around(true, None), 9, later, Absence::NotYet),
-            (around(false, None), 9, later, Absence::NotYet),
-            (around(true, Some((7, old))), 2, later, Absence::NotYet),
-            (around(true, Some((7, old))), 3, old, Absence::NeverExisted),
-            (around(false, Some((7, old))), 2, later, Absence::NotYet),
-            (around(false, Some((7, old))), 3, Timestamp(minute - 1), Absence::NotYet),
-            (around(false, Some((7, old))), 3, later, Absence::Gone),
+        for (neighbours, attempts, now, expected) in [
+            (neighbours(true, None), 9, later, Absence::NotYet),
+            (neighbours(false, None), 9, later, Absence::NotYet),
+            (neighbours(true, Some((7, old))), 2, later, Absence::NotYet),
+            (neighbours(true, Some((7, old))), 3, old, Absence::NeverExisted),
+            (neighbours(false, Some((7, old))), 2, later, Absence::NotYet),
+            (neighbours(false, Some((7, old))), 3, Timestamp(minute - 1), Absence::NotYet),
+            (neighbours(false, Some((7, old))), 3, later, Absence::Gone),
         ] {
-            assert_eq!(absence(around, attempts, now), expected, "{around:?}, {attempts} attempts");
+            assert_eq!(classify_absence(neighbours, attempts, now), expected, "{neighbours:?}, {attempts} attempts");
         }
     }
 

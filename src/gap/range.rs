@@ -91,16 +91,16 @@ impl RangeSet {
     }
 
     /// The parts of `range` that are not in the set.
-    pub fn absent(&self, range: Range) -> Vec<Range> {
-        let mut absent = Vec::new();
+    pub fn uncovered(&self, range: Range) -> Vec<Range> {
+        let mut uncovered = Vec::new();
         let mut next = range.first;
         let before = self.ranges.range(..range.first).next_back();
         for (&first, &last) in before.into_iter().chain(self.ranges.range(range.first..=range.last)) {
-            absent.extend(Range::new(next, first - self.step));
+            uncovered.extend(Range::new(next, first - self.step));
             next = next.max(last + self.step);
         }
-        absent.extend(Range::new(next, range.last));
-        absent
+        uncovered.extend(Range::new(next, range.last));
+        uncovered
     }
 
     /// The ranges, ascending.
@@ -166,11 +166,11 @@ mod tests {
                 set.insert(Range { first, last: first + len });
             }
             let asked = Range { first, last: first + len };
-            let absent = set.absent(asked);
+            let uncovered = set.uncovered(asked);
             for position in asked.first..=asked.last {
-                prop_assert_eq!(absent.iter().any(|r| r.contains(position)), !set.contains(position));
+                prop_assert_eq!(uncovered.iter().any(|r| r.contains(position)), !set.contains(position));
             }
-            prop_assert_eq!(set.covers(asked), absent.is_empty());
+            prop_assert_eq!(set.covers(asked), uncovered.is_empty());
         }
     }
 

@@ -93,7 +93,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// Whether a person or a `since` asked for it: it waits behind what the market has just lost.
-    pub fn is_old(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         matches!(self.by.as_str(), "since" | "manual")
     }
 }
@@ -137,7 +137,7 @@ impl Gap {
     /// A new open gap.
     pub fn open(stream: Stream, range: Range, evidence: Evidence, now: Timestamp) -> Self {
         Self {
-            gap_id: Self::fresh_id(),
+            gap_id: Self::new_id(),
             stream,
             range,
             from_ts: None,
@@ -155,12 +155,12 @@ impl Gap {
         }
     }
 
-    pub(super) fn fresh_id() -> String {
+    pub(crate) fn new_id() -> String {
         uuid::Uuid::now_v7().to_string()
     }
 
     /// Speaks for `other` too, which lies inside its range: the outermost evidence and the first finding are kept.
-    pub(super) fn take_over(&mut self, other: &Self) {
+    pub(crate) fn absorb(&mut self, other: &Self) {
         if other.range.first == self.range.first {
             (self.evidence.previous, self.from_ts) = (other.evidence.previous, other.from_ts);
         }
@@ -192,8 +192,8 @@ impl Gap {
     }
 
     /// A closed row that speaks for a part of this one.
-    pub fn part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
-        let mut part = Self { gap_id: Self::fresh_id(), range, filled: 0, ..self.clone() };
+    pub fn closed_part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
+        let mut part = Self { gap_id: Self::new_id(), range, filled: 0, ..self.clone() };
         part.evidence.replaces = vec![self.gap_id.clone()];
         if range.first != self.range.first {
             (part.evidence.previous, part.from_ts) = (None, None);
@@ -213,7 +213,7 @@ impl Gap {
 
     /// Takes over how many rows are in history now; what is new of them came `by` that way, unless an earlier part
     /// came another way.
-    pub fn count(&mut self, present: i64, by: &str, now: Timestamp) {
+    pub fn count_filled(&mut self, present: i64, by: &str, now: Timestamp) {
         if present > self.filled {
             self.filled_at = Some(now);
             if self.filled_by.is_empty() || by == "rest" {

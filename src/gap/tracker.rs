@@ -27,11 +27,11 @@ pub struct Tracker<T> {
     step: i64,
     /// The next position expected; `None` before the first.
     next: Option<i64>,
-    held: BTreeMap<i64, Held<T>>,
+    held: BTreeMap<i64, HeldItem<T>>,
 }
 
 #[derive(Debug)]
-struct Held<T> {
+struct HeldItem<T> {
     item: T,
     since: Timestamp,
     offset: i64,
@@ -41,7 +41,7 @@ struct Held<T> {
 
 /// A hole that was waited for long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
+pub struct MissingRange {
     /// What is missing.
     pub range: Range,
     /// The position that reveals it.
@@ -88,7 +88,7 @@ impl<T> Tracker<T> {
         {
             return;
         }
-        self.held.insert(position, Held { item, since: now, offset, announces });
+        self.held.insert(position, HeldItem { item, since: now, offset, announces });
     }
 
     /// The held item whose turn has come; call until it returns `None`.
@@ -108,7 +108,7 @@ impl<T> Tracker<T> {
 
     /// Declares the lowest hole a gap when its revealing item is held since `deadline` or before, or
     /// when more than `held_max` items are held; the caller opens the gap, then calls [`Tracker::release`].
-    pub fn expire(&mut self, deadline: Timestamp, held_max: usize) -> Option<Hole> {
+    pub fn expire(&mut self, deadline: Timestamp, held_max: usize) -> Option<MissingRange> {
         let next = self.next?;
         let (&position, held) = self.held.first_key_value()?;
         if position <= next || (held.since > deadline && self.held.len() <= held_max) {
@@ -116,7 +116,7 @@ impl<T> Tracker<T> {
         }
         let range = Range::new(next, position - self.step)?;
         self.next = Some(position);
-        Some(Hole { range, next: position, offset: held.offset })
+        Some(MissingRange { range, next: position, offset: held.offset })
     }
 
     /// Positions up to `last` are known to exist: what has not come of them is a gap, and is returned.
@@ -167,13 +167,13 @@ mod tests {
                 Observation::Ahead => tracker.hold(position, position, false, now, Timestamp(now)),
             }
             used.extend(std::iter::from_fn(|| tracker.release()));
-            while let Some(hole) = tracker.expire(Timestamp(now - grace), 100) {
-                gaps.push(hole.range);
+            while let Some(missing) = tracker.expire(Timestamp(now - grace), 100) {
+                gaps.push(missing.range);
                 used.extend(std::iter::from_fn(|| tracker.release()));
             }
         }
-        while let Some(hole) = tracker.expire(Timestamp(i64::MAX), 100) {
-            gaps.push(hole.range);
+        while let Some(missing) = tracker.expire(Timestamp(i64::MAX), 100) {
+            gaps.push(missing.range);
             used.extend(std::iter::from_fn(|| tracker.release()));
         }
         assert!(!tracker.is_holding());
@@ -214,8 +214,8 @@ mod tests {
     fn an_announcement_reveals_what_came_before_it_but_not_itself() {
         let mut tracker = Tracker::new(60, Some(0));
         tracker.hold(180, "open kline", true, 5, Timestamp(0));
-        let hole = tracker.expire(Timestamp(0), 9).unwrap();
-        assert_eq!(hole.range, Range { first: 60, last: 120 });
+        let missing = tracker.expire(Timestamp(0), 9).unwrap();
+        assert_eq!(missing.range, Range { first: 60, last: 120 });
         assert_eq!(tracker.release(), Some("open kline"));
         assert_eq!((tracker.next(), tracker.release()), (Some(180), None));
     }

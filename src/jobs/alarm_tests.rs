@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 use super::*;
 use crate::gap::Gap;
 use crate::history::{Batch, GapFilter, KlineRow};
-use crate::jobs::spec::{BackfillArgs, CommandArgs, Place, Requirement, RunsKept, TaskArgs};
+use crate::jobs::spec::{BackfillArgs, CommandArgs, RangeBound, Requirement, RunsKept, TaskArgs};
 use crate::jobs::tasks::{self, Context, Identity};
 use crate::market::{Channel, Interval, Kline};
 
@@ -132,21 +132,21 @@ async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing
     let stream = with_two_klines(&mut fixture).await;
     let services = fixture.services(&clock(), saves());
     let at = |minute: i64| Timestamp(START + minute * MINUTE);
-    let ran = async |from: Option<Place>, to: Option<Place>, window: Option<(Timestamp, Timestamp)>| {
+    let ran = async |from: Option<RangeBound>, to: Option<RangeBound>, window: Option<(Timestamp, Timestamp)>| {
         let args =
             TaskArgs { backfill: Some(BackfillArgs { stream: stream.clone(), from, to }), ..TaskArgs::default() };
         let run = Identity { job: "job".to_owned(), run_id: "0192".to_owned(), window };
         let context = Context { services: services.clone(), args, run, cancel: CancellationToken::new() };
         tasks::run(TaskKind::Backfill, &context).await.unwrap().data
     };
-    let report = ran(Some(Place::At(at(50))), Some(Place::At(at(55))), None).await;
+    let report = ran(Some(RangeBound::At(at(50))), Some(RangeBound::At(at(55))), None).await;
     assert_eq!((&report["missing"], &report["gaps_opened"]), (&5.into(), &1.into()), "{report}");
     // A window that begins within a kline leaves it to the one before.
     let half = at(20).plus_micros(MINUTE / 2);
     for window in [(at(0), half), (half, at(40)), (at(40), at(600))] {
         ran(None, None, Some(window)).await;
     }
-    let nothing = ran(Some(Place::At(at(100))), None, None).await;
+    let nothing = ran(Some(RangeBound::At(at(100))), None, None).await;
     assert_eq!(nothing["gaps_opened"], 0, "what does not exist yet is no gap");
     let gaps = fixture.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
     let minutes = |gap: &Gap| ((gap.range.first - START) / MINUTE, (gap.range.last - START) / MINUTE);

@@ -10,7 +10,6 @@ use super::*;
 use crate::backfill;
 use crate::cache::PendingUpdates;
 use crate::cache::embedded::EmbeddedCache;
-use crate::consume::SharedLedger;
 use crate::faults::Faults;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -18,6 +17,7 @@ use crate::history::embedded::EmbeddedHistory;
 use crate::history::faulty::FaultyHistory;
 use crate::jobs::spec::{MissedPolicy, Overlap, Retry, TaskKind};
 use crate::jobs::tasks::{LogRetention, Save};
+use crate::ledger::SharedLedger;
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::market::{Stream, Timestamp};
 use crate::writer::Writer;
@@ -71,7 +71,7 @@ impl Fixture {
     fn services(&self, clock: &Clock, save: Save) -> Services {
         let log = self.directory.path().join("log.db");
         let history: Arc<dyn History> = Arc::new(FaultyHistory::new(self.history.clone(), self.faults.clone()));
-        let backfill = backfill::Parts {
+        let backfill = backfill::Deps {
             rest: HashMap::new(),
             dialects: HashMap::new(),
             writer: Writer::new(history.clone(), Arc::new(PendingUpdates::default()), Health::default()),

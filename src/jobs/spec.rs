@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::market::Stream;
 
-pub use crate::backfill::Place;
+pub use crate::backfill::RangeBound;
 
 /// How long most things are kept that nobody said otherwise of.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -383,10 +383,10 @@ pub struct BackfillArgs {
     /// Whose rows.
     pub stream: Stream,
     /// Where it begins; the run's window when nobody said.
-    pub from: Option<Place>,
+    pub from: Option<RangeBound>,
     /// Where it ends: a trade id or kline that is the last one, or the time before which rows are wanted; the newest
     /// row when nobody said.
-    pub to: Option<Place>,
+    pub to: Option<RangeBound>,
 }
 
 /// What the command task runs.

@@ -19,22 +19,24 @@ use rand::{RngExt, SeedableRng};
 use tapekeeper::backfill;
 use tapekeeper::cache::PendingUpdates;
 use tapekeeper::clock::Clock;
-use tapekeeper::consume::{self, Board, SharedLedger, Sorter};
+use tapekeeper::consume::{self, ReorderBuffer};
 use tapekeeper::exchange::Dialect;
 use tapekeeper::exchange::binance::Binance;
 use tapekeeper::exchange::socket::SocketEvent;
 use tapekeeper::faults::{Faults, Odds};
-use tapekeeper::gap::{Ledger, Range};
+use tapekeeper::gap::Range;
 use tapekeeper::health::Health;
 use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::faulty::FaultyHistory;
 use tapekeeper::history::{GapFilter, History};
 use tapekeeper::ingest::{self, Counters};
+use tapekeeper::ledger::{Ledger, SharedLedger};
 use tapekeeper::log::Log;
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::faulty::FaultyLog;
 use tapekeeper::market::{Stream, Symbol, Timestamp};
+use tapekeeper::progress::Progress;
 use tapekeeper::writer::Writer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -72,7 +74,7 @@ struct Flow {
     stop: CancellationToken,
     ledger: SharedLedger,
     drain: CancellationToken,
-    board: Arc<Board>,
+    progress: Arc<Progress>,
     health: Health,
     log: Arc<dyn Log>,
     history: Arc<FaultyHistory>,
@@ -90,46 +92,46 @@ impl Flow {
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let (health, heartbeats) = (Health::default(), Heartbeats::default());
         let (events, received) = mpsc::channel(4);
-        let (news, _heard) = mpsc::channel(16);
+        let (connection_events, _received) = mpsc::channel(16);
         let (_streams, streams) = watch::channel(vec![stream()]);
-        let parts = ingest::Parts {
+        let deps = ingest::Deps {
             log: log.clone(),
             dialect: dialect.clone(),
             health: health.clone(),
             clock: clock.clone(),
             counters: Arc::new(Counters::default()),
             streams: streams.clone(),
-            news,
+            connection_events,
         };
         let never = CancellationToken::new();
-        let ingest = tokio::spawn(ingest::run(parts, received, heartbeats.watch("ingest"), never.clone()));
-        let board = Arc::new(Board::default());
+        let ingest = tokio::spawn(ingest::run(deps, received, heartbeats.watch("ingest"), never.clone()));
+        let progress = Arc::new(Progress::default());
         let store: Arc<dyn History> = history.clone();
         let writer = Writer::new(store, Arc::new(PendingUpdates::default()), health.clone());
         let ledger = SharedLedger::new(Ledger::restore(rows));
         let backfill = exchange.map(|exchange| {
-            let parts = exchange.backfill_deps(writer.clone(), ledger.clone(), clock);
-            tokio::spawn(backfill::run(parts, heartbeats.watch("backfill"), never.clone()))
+            let deps = exchange.backfill_deps(writer.clone(), ledger.clone(), clock);
+            tokio::spawn(backfill::run(deps, heartbeats.watch("backfill"), never.clone()))
         });
-        let parts = consume::Parts {
+        let deps = consume::Deps {
             log: log.clone(),
             writer,
             ledger: ledger.clone(),
-            board: board.clone(),
+            progress: progress.clone(),
             health: health.clone(),
             clock: clock.clone(),
             streams,
-            ours: watch::channel(Vec::new()).0,
+            assigned: watch::channel(Vec::new()).0,
         };
-        let mut sorter = Sorter::new([dialect]);
-        sorter.seed(watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)));
-        let (_questions, asked) = mpsc::channel(1);
+        let mut buffer = ReorderBuffer::new([dialect]);
+        buffer.seed(watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)));
+        let (_probes, received_probes) = mpsc::channel(1);
         let drain = CancellationToken::new();
         let options = consume::Options { batch_time: Duration::from_millis(5), ..consume::Options::default() };
         let heartbeat = heartbeats.watch("consume");
         let consume =
-            tokio::spawn(consume::run(parts, sorter, asked, options, heartbeat, drain.clone(), never.clone()));
-        Self { events, ingest, consume, backfill, stop: never, ledger, drain, board, health, log, history }
+            tokio::spawn(consume::run(deps, buffer, received_probes, options, heartbeat, drain.clone(), never.clone()));
+        Self { events, ingest, consume, backfill, stop: never, ledger, drain, progress, health, log, history }
     }
 
     async fn send(&self, ids: &[i64], clock: &Clock) {
@@ -141,13 +143,13 @@ impl Flow {
     async fn wait_until_complete(&self, seed: u64) {
         let until = Instant::now() + DEADLINE;
         loop {
-            let standing = self.board.standing(&stream());
-            let consumed = standing.next == Some(IDS + 6);
+            let progress = self.progress.stream(&stream());
+            let consumed = progress.next == Some(IDS + 6);
             let open = self.ledger.with(|ledger| ledger.rows().count());
             if consumed && open == 0 {
                 return;
             }
-            assert!(Instant::now() < until, "seed {seed}: {open} gaps are open, {standing:?}");
+            assert!(Instant::now() < until, "seed {seed}: {open} gaps are open, {progress:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -329,7 +331,7 @@ async fn while_history_is_down_no_offset_is_committed_and_health_shows_it() {
         assert!(Instant::now() < until, "the outage is not shown");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(flow.board.rows.load(Ordering::Relaxed), 0);
+    assert_eq!(flow.progress.rows.load(Ordering::Relaxed), 0);
     faults.set_outage(false);
     while flow.log.usage().await.unwrap().committed.get(&0) != Some(&3) {
         assert!(Instant::now() < until, "what waited is not committed after the outage");

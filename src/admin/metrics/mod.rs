@@ -34,8 +34,8 @@ pub async fn metrics(State(desk): State<Arc<Desk>>) -> impl IntoResponse {
     page.one("tapekeeper_ready", "gauge", "1 after READY until STOPPING.", &[], ready);
     exchanges(&mut page, &desk);
     page.head("tapekeeper_stream_last_received_timestamp_seconds", "gauge", "When a stream's newest frame arrived.");
-    for (stream, standing) in desk.board.standings() {
-        let Some(at) = standing.last_received else { continue };
+    for (stream, progress) in desk.progress.streams() {
+        let Some(at) = progress.last_received else { continue };
         let (symbol, channel) = (stream.symbol.as_str(), stream.channel.as_str());
         let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
         page.sample("tapekeeper_stream_last_received_timestamp_seconds", &labels, at as f64 / 1e6);
@@ -67,10 +67,10 @@ fn counters(page: &mut Page, desk: &Desk) {
         ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.refused.load(Relaxed)),
         ("tapekeeper_connects_total", "Connections opened.", ingest.connects.load(Relaxed)),
         ("tapekeeper_disconnects_total", "Connections ended.", ingest.disconnects.load(Relaxed)),
-        ("tapekeeper_frames_consumed_total", "Frames consumed.", desk.board.frames.load(Relaxed)),
-        ("tapekeeper_rows_total", "Rows made durable in history.", desk.board.rows.load(Relaxed)),
-        ("tapekeeper_batches_total", "Batches made durable in history.", desk.board.batches.load(Relaxed)),
-        ("tapekeeper_dead_letters_total", "Frames set aside.", desk.board.dead_letters.load(Relaxed)),
+        ("tapekeeper_frames_consumed_total", "Frames consumed.", desk.progress.frames.load(Relaxed)),
+        ("tapekeeper_rows_total", "Rows made durable in history.", desk.progress.rows.load(Relaxed)),
+        ("tapekeeper_batches_total", "Batches made durable in history.", desk.progress.batches.load(Relaxed)),
+        ("tapekeeper_dead_letters_total", "Frames set aside.", desk.progress.dead_letters.load(Relaxed)),
         ("tapekeeper_backfilled_rows_total", "Rows that came back over REST.", desk.backfill.rows.load(Relaxed)),
     ];
     for (name, help, value) in totals {
@@ -78,7 +78,7 @@ fn counters(page: &mut Page, desk: &Desk) {
     }
     let dropped = crate::telemetry::lines_dropped() as f64;
     page.one("tapekeeper_log_lines_dropped_total", "counter", "Log lines that the journal did not take.", &[], dropped);
-    let batches = desk.board.batch_times();
+    let batches = desk.progress.batch_times();
     page.histogram("tapekeeper_insert_duration_seconds", "How long batches took to become durable.", &batches.insert);
     let help = "From the arrival of a batch's newest frame until it was durable.";
     page.histogram("tapekeeper_batch_delay_seconds", help, &batches.delay);
@@ -87,7 +87,7 @@ fn counters(page: &mut Page, desk: &Desk) {
 fn gaps(page: &mut Page, desk: &Desk) {
     let (states, (open, missing), totals, heal) = desk
         .ledger
-        .with(|ledger| (ledger.open_states(), ledger.open_count(), ledger.totals(), ledger.heal_times().clone()));
+        .with(|ledger| (ledger.open_states(), ledger.open_count(), ledger.totals(), ledger.repair_times().clone()));
     let kind = ("tapekeeper_gaps", "gauge", "Gaps that are not closed, by state.");
     page.each(kind, "state", states.map(|(state, count)| (state.as_str(), count as f64)));
     page.one("tapekeeper_gaps_open", "gauge", "Gaps that are not closed.", &[], open as f64);
@@ -109,7 +109,7 @@ async fn stores(page: &mut Page, desk: &Desk) {
     if let Ok(usage) = view::soon(desk.log.usage()).await {
         let lag = usage.lag();
         page.one("tapekeeper_log_lag_frames", "gauge", "Frames logged and not consumed.", &[], lag as f64);
-        let newest = desk.board.last_received().filter(|_| lag > 0);
+        let newest = desk.progress.last_received().filter(|_| lag > 0);
         let seconds = newest.map_or(0.0, |at| desk.clock.now().since(at).max(0) as f64 / 1e6);
         let help = "Age of the newest consumed frame while others wait; 0 when none does.";
         page.one("tapekeeper_log_lag_seconds", "gauge", help, &[], seconds);

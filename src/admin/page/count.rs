@@ -34,7 +34,7 @@ pub async fn today(desk: &Desk, streams: Vec<Stream>, before: &Today) -> anyhow:
     let now = desk.clock.now();
     // Told before the rows are read: what comes in between is counted now and again next time.
     let backfilled = desk.backfill.rows.load(Relaxed);
-    let mut basis = Basis { day: now.day(), streams, backfilled, reached: desk.board.last_received(), whole: now };
+    let mut basis = Basis { day: now.day(), streams, backfilled, reached: desk.progress.last_received(), whole: now };
     let mut minutes = std::collections::HashMap::new();
     let mut since = Timestamp(now.day() * DAY_US);
     if let Some(kept) = kept_until(&before.basis, &basis).filter(|kept| *kept > since) {
@@ -97,7 +97,7 @@ mod tests {
     async fn only_the_newest_minutes_are_counted_again_until_something_comes_back() {
         let served = Served::start().await;
         let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
-        // Leaves the board at a frame of a moment ago.
+        // Leaves the progress at a frame of a moment ago.
         served.store(&stream.to_string(), [1_000]).await;
         store(&served, &stream, 100, 60).await;
         store(&served, &stream, 300, 1).await;

@@ -124,7 +124,7 @@ fn of_gaps(facts: &Facts) -> Vec<Need> {
 
 /// Whether a gap should have been filled by now; what a person asked for may take its time.
 fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
-    now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_old()
+    now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_requested()
 }
 
 fn of_disk(facts: &Facts) -> Option<Need> {

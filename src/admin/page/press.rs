@@ -188,7 +188,7 @@ fn drawn(desk: &Desk) -> Vec<Stream> {
     let mut streams = desk.streams.borrow().clone();
     streams.retain(|stream| stream.channel.step().is_some());
     if streams.len() > STREAMS_MAX {
-        streams.sort_by_cached_key(|stream| desk.ledger.with(|ledger| ledger.of(stream).next().is_none()));
+        streams.sort_by_cached_key(|stream| desk.ledger.with(|ledger| ledger.of_stream(stream).next().is_none()));
         streams.truncate(STREAMS_MAX);
     }
     streams

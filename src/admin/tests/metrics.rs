@@ -26,7 +26,7 @@ async fn seasoned() -> Served {
     });
     served.desk.reloaded.count(false);
     let second = std::time::Duration::from_secs(1);
-    served.desk.board.count_batch(5, second / 50, Some(second / 10));
+    served.desk.progress.count_batch(5, second / 50, Some(second / 10));
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     let found = Gap::open(stream, Range { first: 10, last: 19 }, Evidence::default(), Timestamp(1_000_000));
     let mut gap = served.desk.ledger.with(|ledger| ledger.open(&found)).rows.remove(0);

@@ -24,7 +24,6 @@ use crate::backfill;
 use crate::cache::PendingUpdates;
 use crate::cache::embedded::EmbeddedCache;
 use crate::clock::Clock;
-use crate::consume::{SharedLedger, Standing};
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions};
 use crate::faults::Faults;
@@ -35,8 +34,10 @@ use crate::history::{Batch, History, TradeRow};
 use crate::jobs::spec::{JobSpec, Schedule, TaskKind, When};
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerDeps};
+use crate::ledger::SharedLedger;
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::market::{Exchange, Side, Stream, Symbol, Timestamp, Trade};
+use crate::progress::StreamProgress;
 use crate::writer::Writer;
 
 /// Noon of a day in 2026.
@@ -79,7 +80,7 @@ impl Served {
         health.set_ready();
         let rest = RestOptions { base: Some("http://127.0.0.1:1".to_owned()), ..RestOptions::default() };
         let rest = Rest::new(Arc::new(Binance), rest, clock.clone(), None).unwrap();
-        let parts = backfill::Parts {
+        let deps = backfill::Deps {
             rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
             dialects: HashMap::new(),
             writer: Writer::new(breakable.clone(), Arc::new(PendingUpdates::default()), health.clone()),
@@ -95,7 +96,7 @@ impl Served {
             log_retention: LogRetention { age: Duration::from_secs(60), bytes: 1 << 30 },
             history: breakable.clone(),
             cache: cache.clone(),
-            backfill: parts.clone(),
+            backfill: deps.clone(),
             streams: streams.clone(),
             save: Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) })),
             clock: clock.clone(),
@@ -107,9 +108,9 @@ impl Served {
             log,
             history: breakable,
             cache,
-            board: Arc::default(),
-            ledger: parts.ledger.clone(),
-            backfill: parts,
+            progress: Arc::default(),
+            ledger: deps.ledger.clone(),
+            backfill: deps,
             connections: crate::exchange::socket::Connections::default(),
             counters: Arc::default(),
             health,
@@ -147,21 +148,21 @@ impl Served {
         self.http.get(self.url(path)).send().await.unwrap().text().await.unwrap()
     }
 
-    /// Trades with these ids in history, and the board as the consumer would leave it.
+    /// Trades with these ids in history, and the progress as the consumer would leave it.
     pub(super) async fn store(&self, stream: &str, ids: impl IntoIterator<Item = i64>) {
         let stream: Stream = stream.parse().unwrap();
         let trades: Vec<TradeRow> = ids.into_iter().map(|id| trade(&stream.symbol, id)).collect();
         let last = trades.last().unwrap().trade;
         let batch = Batch { trades, token: format!("test:{}", last.id), ..Batch::default() };
         self.history.insert(&batch).await.unwrap();
-        let standing = Standing {
+        let progress = StreamProgress {
             next: Some(last.id + 1),
             last_ts: Some(last.ts.micros()),
             last_received: Some(NOW.micros() - 1_500_000),
             frames: 3,
-            ..Standing::default()
+            ..StreamProgress::default()
         };
-        self.desk.board.publish([(stream, standing)], &crate::log::Offsets::new());
+        self.desk.progress.publish([(stream, progress)], &crate::log::Offsets::new());
     }
 }
 

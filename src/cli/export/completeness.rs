@@ -44,7 +44,7 @@ impl Completeness {
 
     fn count_missing_before(&mut self, position: i64) {
         let Some(skipped) = Range::new(self.next, position - self.step) else { return };
-        for absent in self.never_existed.absent(skipped) {
+        for absent in self.never_existed.uncovered(skipped) {
             self.missing += absent.len(self.step);
             self.range_count += 1;
             if self.ranges.len() < RANGES_MAX {

@@ -5,7 +5,7 @@
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 
-use super::super::spec::{BackfillArgs, Place};
+use super::super::spec::{BackfillArgs, RangeBound};
 use super::{Context, Report};
 use crate::gap::Range;
 
@@ -40,10 +40,10 @@ pub(super) async fn run(context: &Context) -> anyhow::Result<Report> {
 }
 
 /// From where to where: as the job says, else its window.
-fn range(context: &Context, args: &BackfillArgs) -> anyhow::Result<(Place, Option<Place>)> {
+fn range(context: &Context, args: &BackfillArgs) -> anyhow::Result<(RangeBound, Option<RangeBound>)> {
     match (args.from, context.run.window) {
         (Some(from), _) => Ok((from, args.to)),
-        (None, Some((from, to))) => Ok((Place::At(from), Some(Place::At(to)))),
+        (None, Some((from, to))) => Ok((RangeBound::At(from), Some(RangeBound::At(to)))),
         (None, None) => bail!("it has neither `from` nor a window"),
     }
 }

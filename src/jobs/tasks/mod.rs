@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::backfill::Parts;
+use crate::backfill::Deps;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::history::History;
@@ -48,7 +48,7 @@ pub struct Services {
     /// The cache.
     pub cache: Arc<dyn Cache>,
     /// How gaps are opened.
-    pub backfill: Parts,
+    pub backfill: Deps,
     /// What is recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Saves the service's state.

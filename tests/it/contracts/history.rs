@@ -149,7 +149,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     // An old version that arrives late changes nothing.
     put(&found).await;
     assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
-    gap.count(5, "rest", NOON.plus_micros(2));
+    gap.count_filled(5, "rest", NOON.plus_micros(2));
     gap.to_ts = Some(NOON);
     assert!(gap.advance(GapState::Filled, "", NOON.plus_micros(2)));
     put(&gap).await;

@@ -10,10 +10,10 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tapekeeper::backfill;
 use tapekeeper::clock::Clock;
-use tapekeeper::consume::SharedLedger;
 use tapekeeper::exchange::Dialect;
 use tapekeeper::exchange::binance::Binance;
 use tapekeeper::exchange::rest::{Rest, RestOptions};
+use tapekeeper::ledger::SharedLedger;
 use tapekeeper::market::Exchange as ExchangeName;
 use tapekeeper::writer::Writer;
 
@@ -42,11 +42,11 @@ impl Exchange {
     }
 
     /// What a recorder repairs with.
-    pub(super) fn backfill_deps(&self, writer: Writer, ledger: SharedLedger, clock: &Clock) -> backfill::Parts {
+    pub(super) fn backfill_deps(&self, writer: Writer, ledger: SharedLedger, clock: &Clock) -> backfill::Deps {
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let options = RestOptions { base: Some(self.base.clone()), ..RestOptions::default() };
         let rest = Arc::new(Rest::new(dialect.clone(), options, clock.clone(), None).unwrap());
-        backfill::Parts {
+        backfill::Deps {
             rest: HashMap::from([(ExchangeName::Binance, rest)]),
             dialects: HashMap::from([(ExchangeName::Binance, dialect)]),
             writer,

@@ -1,19 +1,19 @@
-//! One numbered stream as it is consumed: its tracker, its standing, and what is known to exist of it.
+//! One numbered stream as it is consumed: its tracker, its progress, and what is known to exist of it.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::gap::{Hole, Range, Tracker};
+use crate::gap::{MissingRange, Range, Tracker};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use crate::writer::Source;
 
-use super::board::Standing;
+use crate::progress::StreamProgress;
 
 /// Most expectations kept of one stream; more than a few only pile up while a market is not consumed.
 const EXPECTED_MAX: usize = 16;
 
 /// A hole of a stream, with the times around it.
 #[derive(Clone, Debug)]
-pub struct FoundHole {
+pub struct DetectedGap {
     /// Whose.
     pub stream: Stream,
     /// What is missing.
@@ -36,34 +36,34 @@ pub struct FoundHole {
 
 /// One numbered stream.
 #[derive(Debug)]
-pub struct Line<T> {
+pub struct StreamState<T> {
     pub tracker: Tracker<(T, Source)>,
-    pub standing: Standing,
+    pub progress: StreamProgress,
     /// The exchange's time of the last row that was in order.
-    pub reached: Option<Timestamp>,
+    pub in_order_ts: Option<Timestamp>,
     pub changed: bool,
     /// Positions that exist, when they are due, what says so; all three ascending.
     expected: VecDeque<(i64, Timestamp, &'static str)>,
 }
 
-impl<T> Line<T> {
+impl<T> StreamState<T> {
     pub fn new(channel: Channel, exchange: Exchange, symbol: &Symbol, watermarks: &HashMap<Stream, i64>) -> Self {
         let watermark = watermarks.get(&Stream::new(exchange, symbol.clone(), channel)).copied();
-        let step = channel.step().expect("only numbered channels have a line");
+        let step = channel.step().expect("only numbered channels have a state");
         Self {
             tracker: Tracker::new(step, watermark),
-            standing: Standing::default(),
-            reached: None,
+            progress: StreamProgress::default(),
+            in_order_ts: None,
             changed: true,
             expected: VecDeque::new(),
         }
     }
 
-    pub fn note(&mut self, ts: Timestamp, received_at: Timestamp, connection: i64) {
-        self.standing.frames += 1;
-        self.standing.last_ts = self.standing.last_ts.max(Some(ts.micros()));
-        self.standing.last_received = Some(received_at.micros());
-        self.standing.connection = Some(connection);
+    pub fn record_frame(&mut self, ts: Timestamp, received_at: Timestamp, connection: i64) {
+        self.progress.frames += 1;
+        self.progress.last_ts = self.progress.last_ts.max(Some(ts.micros()));
+        self.progress.last_received = Some(received_at.micros());
+        self.progress.connection = Some(connection);
         self.changed = true;
     }
 
@@ -80,7 +80,7 @@ impl<T> Line<T> {
     }
 
     /// Declares a gap what was due and has not come.
-    pub fn check_expected(&mut self, now: Timestamp, holes: &mut Vec<FoundHole>, stream: impl Fn() -> Stream) {
+    pub fn check_expected(&mut self, now: Timestamp, detected: &mut Vec<DetectedGap>, stream: impl Fn() -> Stream) {
         while let Some(&(last, deadline, by)) = self.expected.front() {
             if self.tracker.next().is_some_and(|next| next > last) {
                 self.expected.pop_front();
@@ -91,16 +91,16 @@ impl<T> Line<T> {
             }
             if let Some(range) = self.tracker.expect_until(last) {
                 self.changed = true;
-                holes.push(FoundHole {
+                detected.push(DetectedGap {
                     stream: stream(),
                     range,
                     by,
                     next: None,
                     partition: None,
                     offset: None,
-                    from_ts: self.reached,
+                    from_ts: self.in_order_ts,
                     to_ts: None,
-                    connection: self.standing.connection,
+                    connection: self.progress.connection,
                 });
             }
             if self.tracker.next().is_some_and(|next| next <= last) {
@@ -111,18 +111,18 @@ impl<T> Line<T> {
         }
     }
 
-    pub fn found(&self, hole: Hole, stream: Stream) -> FoundHole {
-        FoundHole {
+    pub fn found(&self, missing: MissingRange, stream: Stream) -> DetectedGap {
+        DetectedGap {
             stream,
-            range: hole.range,
+            range: missing.range,
             by: "neighbour",
-            next: Some(hole.next),
+            next: Some(missing.next),
             // The frame that reveals it is the first one held, and a symbol's frames are of one partition.
             partition: self.tracker.first_held().map(|(_, source)| source.partition),
-            offset: Some(hole.offset),
-            from_ts: self.reached,
+            offset: Some(missing.offset),
+            from_ts: self.in_order_ts,
             to_ts: None,
-            connection: self.standing.connection,
+            connection: self.progress.connection,
         }
     }
 }

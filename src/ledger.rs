@@ -3,11 +3,14 @@
 //! Whoever finds a hole asks [`Ledger::open`] which part of it is news, and stores the rows it gets.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::histogram::Histogram;
 use crate::market::{Stream, Timestamp};
 
-use super::{Gap, GapState, RangeSet};
+use crate::gap::{Gap, GapState, RangeSet};
 
 /// Gaps that are open, and ranges that will never be filled.
 #[derive(Debug, Default)]
@@ -18,32 +21,32 @@ pub struct Ledger {
     /// Rows that a repair holds a copy of: they are not merged under its hands.
     claimed: HashSet<String>,
     totals: Totals,
-    heal_times: HealTimes,
+    repair_times: RepairTimes,
 }
 
 /// Seconds from finding to filling.
 #[derive(Debug)]
-struct HealTimes(Histogram);
+struct RepairTimes(Histogram);
 
 /// A page of trades is back within a second; a day of them takes as long as the exchange's weight makes it.
-const HEAL_SECONDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
+const REPAIR_SECONDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
 
-impl Default for HealTimes {
+impl Default for RepairTimes {
     fn default() -> Self {
-        Self(Histogram::new(HEAL_SECONDS))
+        Self(Histogram::new(REPAIR_SECONDS))
     }
 }
 
 /// What a finding did to the ledger; all of it is to be stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedGaps {
     /// New rows; each speaks for the rows that it was merged with, too.
     pub rows: Vec<Gap>,
     /// Rows that were merged into one of them.
     pub superseded: Vec<Gap>,
 }
 
-impl Opened {
+impl OpenedGaps {
     /// Whether it was no news.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -77,54 +80,54 @@ impl Ledger {
     pub fn restore(rows: impl IntoIterator<Item = Gap>) -> Self {
         let mut ledger = Self::default();
         for gap in rows {
-            ledger.place(gap);
+            ledger.insert_row(gap);
         }
         ledger
     }
 
     /// Whether [`Ledger::open`] would open something.
-    pub fn has_news(&self, found: &Gap) -> bool {
+    pub fn would_open(&self, found: &Gap) -> bool {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return false };
-        !self.known(stream, step).absent(found.range).is_empty()
+        !self.covered(stream, step).uncovered(found.range).is_empty()
     }
 
     /// What open rows of a stream speak for, and what is settled of it.
-    fn known(&self, stream: &Stream, step: i64) -> RangeSet {
-        let mut known = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
-        for gap in self.of(stream) {
-            known.insert(gap.range);
+    fn covered(&self, stream: &Stream, step: i64) -> RangeSet {
+        let mut covered = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
+        for gap in self.of_stream(stream) {
+            covered.insert(gap.range);
         }
-        known
+        covered
     }
 
     /// Opens what of `found`'s range no open row speaks for and is not settled. What touches an open row of the same
-    /// kind (see [`super::Evidence::is_old`]) becomes one row with it.
-    pub fn open(&mut self, found: &Gap) -> Opened {
+    /// kind (see [`crate::gap::Evidence::is_requested`]) becomes one row with it.
+    pub fn open(&mut self, found: &Gap) -> OpenedGaps {
         let stream = &found.stream;
-        let Some(step) = stream.channel.step() else { return Opened::default() };
+        let Some(step) = stream.channel.step() else { return OpenedGaps::default() };
         let mut mergeable = RangeSet::new(step);
-        for gap in self.of(stream) {
-            if !self.claimed.contains(&gap.gap_id) && gap.evidence.is_old() == found.evidence.is_old() {
+        for gap in self.of_stream(stream) {
+            if !self.claimed.contains(&gap.gap_id) && gap.evidence.is_requested() == found.evidence.is_requested() {
                 mergeable.insert(gap.range);
             }
         }
-        let news = self.known(stream, step).absent(found.range);
-        for range in &news {
+        let uncovered = self.covered(stream, step).uncovered(found.range);
+        for range in &uncovered {
             mergeable.insert(*range);
         }
-        let mut opened = Opened::default();
-        for range in mergeable.iter().filter(|range| news.iter().any(|part| range.contains(part.first))) {
+        let mut opened = OpenedGaps::default();
+        for range in mergeable.iter().filter(|range| uncovered.iter().any(|part| range.contains(part.first))) {
             let mut row = Gap { range, ..found.clone() };
-            row.gap_id = Gap::fresh_id();
+            row.gap_id = Gap::new_id();
             let inside: Vec<Gap> = self
-                .of(stream)
+                .of_stream(stream)
                 .filter(|gap| range.intersect(gap.range).is_some() && !self.claimed.contains(&gap.gap_id))
-                .filter(|gap| gap.evidence.is_old() == found.evidence.is_old())
+                .filter(|gap| gap.evidence.is_requested() == found.evidence.is_requested())
                 .cloned()
                 .collect();
             for mut gap in inside {
-                row.take_over(&gap);
+                row.absorb(&gap);
                 gap.advance(GapState::Superseded, &format!("merged into {}", row.gap_id), found.detected_at);
                 self.open.remove(&gap.gap_id);
                 opened.superseded.push(gap);
@@ -164,7 +167,7 @@ impl Ledger {
                 GapState::Filled => {
                     totals.filled += 1;
                     let took = gap.closed_at.map_or(0, |at| at.since(gap.detected_at).max(0));
-                    self.heal_times.0.observe(took as f64 / 1e6);
+                    self.repair_times.0.observe(took as f64 / 1e6);
                 }
                 GapState::NeverExisted => totals.never_existed += 1,
                 GapState::Unrecoverable => totals.unrecoverable += 1,
@@ -172,12 +175,12 @@ impl Ledger {
             }
             totals.closed_otherwise = totals.never_existed + totals.unrecoverable + totals.superseded;
         }
-        self.place(gap.clone());
+        self.insert_row(gap.clone());
     }
 
     /// How long the filled ones took.
-    pub fn heal_times(&self) -> &Histogram {
-        &self.heal_times.0
+    pub fn repair_times(&self) -> &Histogram {
+        &self.repair_times.0
     }
 
     /// Rows that are not closed, by state.
@@ -203,14 +206,14 @@ impl Ledger {
     }
 
     /// Takes over the rows of a store for streams that were another recorder's until now.
-    pub fn adopt(&mut self, rows: impl IntoIterator<Item = Gap>) {
+    pub fn load(&mut self, rows: impl IntoIterator<Item = Gap>) {
         for gap in rows {
-            self.place(gap);
+            self.insert_row(gap);
         }
     }
 
     /// Forgets the rows of streams that `keep` does not name, as another recorder sees to them from now on.
-    pub fn release(&mut self, keep: impl Fn(&Stream) -> bool) {
+    pub fn retain_streams(&mut self, keep: impl Fn(&Stream) -> bool) {
         self.open.retain(|_, gap| keep(&gap.stream));
         self.settled.retain(|stream, _| keep(stream));
     }
@@ -236,7 +239,7 @@ impl Ledger {
     }
 
     /// Open rows of one stream.
-    pub fn of<'a>(&'a self, stream: &'a Stream) -> impl Iterator<Item = &'a Gap> {
+    pub fn of_stream<'a>(&'a self, stream: &'a Stream) -> impl Iterator<Item = &'a Gap> {
         self.open.values().filter(move |gap| &gap.stream == stream)
     }
 
@@ -245,7 +248,7 @@ impl Ledger {
         self.totals
     }
 
-    fn place(&mut self, gap: Gap) {
+    fn insert_row(&mut self, gap: Gap) {
         if !gap.state.is_closed() {
             self.open.insert(gap.gap_id.clone(), gap);
             return;
@@ -260,14 +263,37 @@ impl Ledger {
     }
 }
 
+/// The ledger in memory, shared by all who find or close gaps.
+#[derive(Clone, Default)]
+pub struct SharedLedger {
+    ledger: Arc<Mutex<Ledger>>,
+    /// Notified when a gap was opened.
+    pub gap_opened: Arc<Notify>,
+    /// Held while a repair's row or the end of a feed's rows goes to the store, so that a row that was superseded is not
+    /// written over by the repair that it was taken from.
+    pub write_lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl SharedLedger {
+    /// Shares a ledger.
+    pub fn new(ledger: Ledger) -> Self {
+        Self { ledger: Arc::new(Mutex::new(ledger)), ..Self::default() }
+    }
+
+    /// Uses the ledger for a moment; never across an await.
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut Ledger) -> T) -> T {
+        use_it(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
 
-    use super::super::{Evidence, Range};
     use super::*;
+    use crate::gap::{Evidence, Range};
 
     fn stream() -> Stream {
         "binance:BTCUSDT:trade".parse().unwrap()
@@ -384,7 +410,7 @@ mod tests {
             ledger.totals(),
             Totals { found: 3, filled: 2, closed_otherwise: 1, never_existed: 1, ..Totals::default() }
         );
-        assert_eq!(ledger.heal_times().count(), 2);
+        assert_eq!(ledger.repair_times().count(), 2);
     }
 
     #[test]

@@ -5,13 +5,13 @@
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::Parts;
+use super::Deps;
 use crate::gap::{Evidence, Range};
 use crate::market::{Channel, Stream, Timestamp};
 
 /// A place in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RangeBound {
     /// A trade id.
     Id(i64),
     /// An instant.
@@ -20,7 +20,7 @@ pub enum Place {
 
 /// The gaps that were opened for a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct MissingReport {
     /// Positions that history lacks.
     pub missing: i64,
     /// New rows of the ledger; none for what it knows already.
@@ -29,13 +29,13 @@ pub struct Opened {
     pub rest: Option<Range>,
 }
 
-impl Parts {
+impl Deps {
     /// The positions from `from` to `to`: an id that is the last one, or the instant before which rows are wanted; none
     /// of them beyond `newest`, because what does not exist yet is no gap. `None` when nothing exists there.
     pub async fn positions(
         &self,
         stream: &Stream,
-        (from, to): (Place, Option<Place>),
+        (from, to): (RangeBound, Option<RangeBound>),
         newest: i64,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Range>> {
@@ -43,7 +43,7 @@ impl Parts {
         let Some(first) = self.first_from(stream, step, from, stop).await? else { return Ok(None) };
         let last = match to {
             None => newest,
-            Some(Place::Id(id)) => id,
+            Some(RangeBound::Id(id)) => id,
             // The first position at or after `to` is the first one that is not wanted.
             Some(to) => self.first_from(stream, step, to, stop).await?.map_or(newest, |beyond| beyond - step),
         };
@@ -55,40 +55,40 @@ impl Parts {
         &self,
         stream: &Stream,
         step: i64,
-        place: Place,
+        bound: RangeBound,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<i64>> {
-        match (place, stream.channel) {
-            (Place::Id(id), _) => Ok(Some(id)),
-            (Place::At(at), Channel::Trade) => {
+        match (bound, stream.channel) {
+            (RangeBound::Id(id), _) => Ok(Some(id)),
+            (RangeBound::At(at), Channel::Trade) => {
                 let rest = self.rest.get(&stream.exchange).context("no client speaks to this exchange")?;
                 let found = rest.trade_at(stream.symbol.as_str(), at, stop).await;
                 found.with_context(|| format!("ask {} for its first trade after {at}", stream.exchange))
             }
-            (Place::At(Timestamp(at)), _) => {
+            (RangeBound::At(Timestamp(at)), _) => {
                 Ok(Some(at.div_euclid(step) * step + if at.rem_euclid(step) == 0 { 0 } else { step }))
             }
         }
     }
 
-    /// Opens a gap for each of the first `holes_max` holes that history has in `range`; what it has costs nothing.
+    /// Opens a gap for each of the first `ranges_max` holes that history has in `range`; what it has costs nothing.
     pub async fn open_missing(
         &self,
         stream: &Stream,
         range: Range,
         by: &str,
-        holes_max: usize,
-    ) -> anyhow::Result<Opened> {
+        ranges_max: usize,
+    ) -> anyhow::Result<MissingReport> {
         let step = stream.channel.step().context("books have no positions")?;
-        let holes = self.history().missing(stream, range, holes_max).await.context("look for missing rows")?;
-        let mut opened = Opened { missing: 0, gaps: 0, rest: None };
-        for hole in &holes {
-            opened.missing += hole.len(step);
+        let ranges = self.history().missing(stream, range, ranges_max).await.context("look for missing rows")?;
+        let mut opened = MissingReport { missing: 0, gaps: 0, rest: None };
+        for found in &ranges {
+            opened.missing += found.len(step);
             let evidence = Evidence { by: by.to_owned(), ..Evidence::default() };
-            opened.gaps += self.open(stream, *hole, &evidence).await.context("record the gap")?.len();
+            opened.gaps += self.open(stream, *found, &evidence).await.context("record the gap")?.len();
         }
-        let last = holes.last().filter(|_| holes.len() == holes_max);
-        opened.rest = last.and_then(|hole| Range::new(hole.last + step, range.last));
+        let last = ranges.last().filter(|_| ranges.len() == ranges_max);
+        opened.rest = last.and_then(|found| Range::new(found.last + step, range.last));
         Ok(opened)
     }
 }

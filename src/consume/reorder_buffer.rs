@@ -1,4 +1,4 @@
-//! What a record of the log becomes: rows, latest values, holes, or a dead letter. No I/O, no clock.
+//! What a record of the log becomes: rows, latest values, gaps, or a dead letter. No I/O, no clock.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,9 +9,9 @@ use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
-use super::board::Standing;
-use super::desk::{Desk, Lines, kline_line, stream, trade_line};
-use super::line::{FoundHole, Line};
+use super::router::{StreamRouter, SymbolStreams, kline_state, stream, trade_state};
+use super::stream_state::{DetectedGap, StreamState};
+use crate::progress::StreamProgress;
 
 /// How long a hole may close by itself before it is a gap: two sockets, or two frames of one socket,
 /// may deliver neighbours in either order. Microseconds.
@@ -34,36 +34,36 @@ pub struct Expectation {
 }
 
 /// Sorts records into what they become. One per worker.
-pub struct Sorter {
-    exchanges: HashMap<Exchange, Place>,
+pub struct ReorderBuffer {
+    exchanges: HashMap<Exchange, ExchangeState>,
     watermarks: HashMap<Stream, i64>,
     rows: Rows,
     bytes: usize,
     update: Update,
-    holes: Vec<FoundHole>,
-    /// A stream began without a row: its standing is news.
-    has_begun: bool,
+    detected: Vec<DetectedGap>,
+    /// A stream began without a row: its progress is news.
+    has_started: bool,
     next_offsets: Offsets,
 }
 
 /// One exchange's symbols.
-struct Place {
+struct ExchangeState {
     dialect: std::sync::Arc<dyn Dialect>,
     index: HashMap<Symbol, usize>,
-    symbols: Vec<Lines>,
+    symbols: Vec<SymbolStreams>,
     /// The latest time the exchange itself has named.
     time: Timestamp,
     /// Symbols of which something is held.
     holding: BTreeSet<usize>,
 }
 
-impl Place {
+impl ExchangeState {
     fn index_of(&mut self, symbol: &str) -> usize {
         if let Some(&index) = self.index.get(symbol) {
             return index;
         }
         let symbol = Symbol::new(symbol);
-        self.symbols.push(Lines::new(symbol.clone()));
+        self.symbols.push(SymbolStreams::new(symbol.clone()));
         self.index.insert(symbol, self.symbols.len() - 1);
         self.symbols.len() - 1
     }
@@ -71,20 +71,20 @@ impl Place {
 
 /// What is ready to be made durable.
 #[derive(Debug, Default)]
-pub struct Sealed {
+pub struct ReadyBatch {
     /// Rows and dead letters; the ledger's rows are still to be put in.
     pub rows: Rows,
     /// Latest values that history does not keep.
     pub update: Update,
     /// Holes for the ledger.
-    pub holes: Vec<FoundHole>,
+    pub detected: Vec<DetectedGap>,
     /// What may be committed once all of it is durable.
     pub positions: Offsets,
     /// Standings that changed.
-    pub standings: Vec<(Stream, Standing)>,
+    pub progress: Vec<(Stream, StreamProgress)>,
 }
 
-impl Sorter {
+impl ReorderBuffer {
     /// Sorts frames of these exchanges.
     pub fn new(dialects: impl IntoIterator<Item = std::sync::Arc<dyn Dialect>>) -> Self {
         let exchanges = dialects
@@ -92,7 +92,7 @@ impl Sorter {
             .map(|dialect| {
                 let exchange = dialect.exchange();
                 let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
-                (exchange, Place { dialect, index, symbols, time: Timestamp(0), holding })
+                (exchange, ExchangeState { dialect, index, symbols, time: Timestamp(0), holding })
             })
             .collect();
         Self {
@@ -101,19 +101,19 @@ impl Sorter {
             rows: Rows::default(),
             bytes: 0,
             update: Update::default(),
-            holes: Vec::new(),
-            has_begun: false,
+            detected: Vec::new(),
+            has_started: false,
             next_offsets: Offsets::new(),
         }
     }
 
-    /// Streams continue behind these positions; a stream that is already followed keeps its place.
+    /// Streams continue behind these positions; a stream that is already followed keeps its position.
     pub fn seed(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
         self.watermarks.extend(watermarks);
     }
 
     /// The same when history was asked again: a stream goes on behind the higher of both.
-    pub fn adopt(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
+    pub fn raise_watermarks(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
         for (stream, position) in watermarks {
             let known = self.watermarks.entry(stream).or_insert(position);
             *known = position.max(*known);
@@ -122,7 +122,7 @@ impl Sorter {
 
     /// Rows and dead letters waiting to be sealed.
     pub fn pending_rows(&self) -> usize {
-        self.rows.batch.rows() + self.holes.len()
+        self.rows.batch.rows() + self.detected.len()
     }
 
     /// Bytes of the frames consumed since the last seal.
@@ -132,7 +132,7 @@ impl Sorter {
 
     /// Whether there is anything to seal or to commit.
     pub fn is_idle(&self) -> bool {
-        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty() && !self.has_begun
+        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty() && !self.has_started
     }
 
     /// The next offset of each partition, whether durable or not.
@@ -143,18 +143,18 @@ impl Sorter {
     /// Forgets a partition that is no longer ours, what is held of it and where its streams stand.
     pub fn forget(&mut self, partition: Partition) {
         self.next_offsets.remove(&partition);
-        for place in self.exchanges.values_mut() {
-            for (index, lines) in place.symbols.iter_mut().enumerate() {
-                if lines.partition == Some(partition) {
-                    *lines = Lines::new(lines.symbol.clone());
-                    place.holding.remove(&index);
+        for exchange_state in self.exchanges.values_mut() {
+            for (index, streams) in exchange_state.symbols.iter_mut().enumerate() {
+                if streams.partition == Some(partition) {
+                    *streams = SymbolStreams::new(streams.symbol.clone());
+                    exchange_state.holding.remove(&index);
                 }
             }
         }
     }
 
     /// Takes one record.
-    pub fn take(&mut self, record: Record) {
+    pub fn push(&mut self, record: Record) {
         self.next_offsets.insert(record.partition, record.offset + 1);
         self.bytes += record.frame.payload.len() + 64;
         if record.frame.origin != Origin::Socket {
@@ -167,11 +167,11 @@ impl Sorter {
             payload: record.frame.payload.clone(),
         };
         let exchange = record.frame.key.split(':').next().and_then(|name| name.parse::<Exchange>().ok());
-        let Some(place) = exchange.and_then(|exchange| self.exchanges.get_mut(&exchange)) else {
+        let Some(exchange_state) = exchange.and_then(|exchange| self.exchanges.get_mut(&exchange)) else {
             self.dead_letter(source, &record.frame.key, "no dialect for the log's key".to_owned());
             return;
         };
-        let decoded = match place.dialect.decode(&record.frame.payload) {
+        let decoded = match exchange_state.dialect.decode(&record.frame.payload) {
             Ok(DecodedFrame::Ignored) => return,
             Ok(DecodedFrame::Market { symbol, event_time, event }) => (symbol, event_time, event),
             Err(error) => {
@@ -181,68 +181,69 @@ impl Sorter {
         };
         let (symbol, event_time, event) = decoded;
         if let Some(time) = event_time {
-            place.time = place.time.max(time);
+            exchange_state.time = exchange_state.time.max(time);
         }
-        let exchange = place.dialect.exchange();
-        let index = place.index_of(symbol);
-        let lines = &mut place.symbols[index];
-        lines.partition = Some(record.partition);
-        let mut desk = Desk {
+        let exchange = exchange_state.dialect.exchange();
+        let index = exchange_state.index_of(symbol);
+        let streams = &mut exchange_state.symbols[index];
+        streams.partition = Some(record.partition);
+        let mut router = StreamRouter {
             exchange,
-            symbol: &lines.symbol.clone(),
+            symbol: &streams.symbol.clone(),
             watermarks: &self.watermarks,
             rows: &mut self.rows,
             update: &mut self.update,
         };
         let connection = record.frame.connection;
         let holding = match event {
-            Event::Trade(trade) => desk.trade(lines, trade, source, connection),
-            Event::Kline(kline) => desk.kline(lines, kline, source, connection),
-            Event::Book(book) => desk.book(lines, book, source.received_at, connection),
+            Event::Trade(trade) => router.trade(streams, trade, source, connection),
+            Event::Kline(kline) => router.kline(streams, kline, source, connection),
+            Event::Book(book) => router.book(streams, book, source.received_at, connection),
         };
         if holding {
-            place.holding.insert(index);
+            exchange_state.holding.insert(index);
         }
     }
 
     /// Whether something is held, or expected and not here.
     pub fn is_waiting(&self) -> bool {
-        self.exchanges.values().any(|place| {
-            let expecting = |lines: &Lines| {
-                lines.trade.as_ref().is_some_and(Line::is_expecting) || lines.klines.values().any(Line::is_expecting)
+        self.exchanges.values().any(|exchange_state| {
+            let expecting = |streams: &SymbolStreams| {
+                streams.trade.as_ref().is_some_and(StreamState::is_expecting)
+                    || streams.klines.values().any(StreamState::is_expecting)
             };
-            !place.holding.is_empty() || place.symbols.iter().any(expecting)
+            !exchange_state.holding.is_empty() || exchange_state.symbols.iter().any(expecting)
         })
     }
 
     /// Declares what was waited for long enough: holes whose grace is over, expected positions that did not
     /// come. Only to be called at the log's end, with the clock's time: in a backlog what is missing may lie
     /// ahead, unread. `force` waits for nothing (a stop, a revoked partition).
-    pub fn settle(&mut self, now: Timestamp, force: bool) {
+    pub fn declare_gaps(&mut self, now: Timestamp, force: bool) {
         let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
         // First, because what an expectation declares a gap may be all that something held has waited for.
         self.check_expectations(now);
-        self.expire(deadline);
+        self.expire_held(deadline);
     }
 
     /// Declares holes behind which too much is held, wherever in the log we are.
-    pub fn settle_by_count(&mut self) {
-        self.expire(Timestamp(i64::MIN));
+    pub fn declare_gaps_over_limit(&mut self) {
+        self.expire_held(Timestamp(i64::MIN));
     }
 
-    fn expire(&mut self, deadline: Timestamp) {
-        for (&exchange, place) in &mut self.exchanges {
-            for index in std::mem::take(&mut place.holding) {
-                let lines = &mut place.symbols[index];
-                let mut desk = Desk {
+    fn expire_held(&mut self, deadline: Timestamp) {
+        for (&exchange, exchange_state) in &mut self.exchanges {
+            for index in std::mem::take(&mut exchange_state.holding) {
+                let streams = &mut exchange_state.symbols[index];
+                let mut router = StreamRouter {
                     exchange,
-                    symbol: &lines.symbol.clone(),
+                    symbol: &streams.symbol.clone(),
                     watermarks: &self.watermarks,
                     rows: &mut self.rows,
                     update: &mut self.update,
                 };
-                if desk.expire(lines, deadline, &mut self.holes) {
-                    place.holding.insert(index);
+                if router.expire(streams, deadline, &mut self.detected) {
+                    exchange_state.holding.insert(index);
                 }
             }
         }
@@ -251,19 +252,19 @@ impl Sorter {
     /// Notes that positions exist; they are a gap when they have not come within the grace.
     pub fn expect(&mut self, expectation: &Expectation, now: Timestamp) {
         let stream = &expectation.stream;
-        let Some(place) = self.exchanges.get_mut(&stream.exchange) else { return };
-        let index = place.index_of(stream.symbol.as_str());
-        let lines = &mut place.symbols[index];
-        let symbol = lines.symbol.clone();
+        let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
+        let index = exchange_state.index_of(stream.symbol.as_str());
+        let streams = &mut exchange_state.symbols[index];
+        let symbol = streams.symbol.clone();
         let deadline = now.plus_micros(EXPECT_GRACE_US);
         match stream.channel {
             Channel::Trade => {
-                let line = trade_line(lines, stream.exchange, &symbol, &self.watermarks);
-                line.expect(expectation.last, deadline, expectation.by);
+                let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks);
+                state.expect(expectation.last, deadline, expectation.by);
             }
             Channel::Kline(interval) => {
-                let line = kline_line(lines, stream.exchange, &symbol, interval, &self.watermarks);
-                line.expect(expectation.last, deadline, expectation.by);
+                let state = kline_state(streams, stream.exchange, &symbol, interval, &self.watermarks);
+                state.expect(expectation.last, deadline, expectation.by);
             }
             Channel::BookTicker => {}
         }
@@ -271,62 +272,63 @@ impl Sorter {
 
     /// A stream of which nothing has come yet begins at `position`, should nothing have come by now.
     pub fn begin(&mut self, stream: &Stream, position: i64) {
-        let Some(place) = self.exchanges.get_mut(&stream.exchange) else { return };
-        let index = place.index_of(stream.symbol.as_str());
-        let lines = &mut place.symbols[index];
-        let symbol = lines.symbol.clone();
+        let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
+        let index = exchange_state.index_of(stream.symbol.as_str());
+        let streams = &mut exchange_state.symbols[index];
+        let symbol = streams.symbol.clone();
         if stream.channel == Channel::Trade {
-            let line = trade_line(lines, stream.exchange, &symbol, &self.watermarks);
-            line.tracker.begin_at(position);
-            line.changed = true;
-            self.has_begun = true;
+            let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks);
+            state.tracker.begin_at(position);
+            state.changed = true;
+            self.has_started = true;
         }
     }
 
     /// Hands out what is ready; what is held stays, and so do its offsets.
-    pub fn seal(&mut self) -> Sealed {
+    pub fn take_ready(&mut self) -> ReadyBatch {
         let mut positions = self.next_offsets.clone();
-        let mut standings = Vec::new();
-        for (&exchange, place) in &mut self.exchanges {
+        let mut progress = Vec::new();
+        for (&exchange, exchange_state) in &mut self.exchanges {
             // A held item keeps its whole partition from being committed behind it.
-            for &index in &place.holding {
-                for (partition, offset) in place.symbols[index].held() {
+            for &index in &exchange_state.holding {
+                for (partition, offset) in exchange_state.symbols[index].held_offsets() {
                     positions.entry(partition).and_modify(|next| *next = (*next).min(offset));
                 }
             }
-            for lines in &mut place.symbols {
-                lines.drain_changed(exchange, &mut standings);
+            for streams in &mut exchange_state.symbols {
+                streams.drain_changed(exchange, &mut progress);
             }
         }
         self.bytes = 0;
-        self.has_begun = false;
+        self.has_started = false;
         let mut rows = std::mem::take(&mut self.rows);
         rows.batch.token = positions.iter().map(|(partition, next)| format!("{partition}:{next};")).collect();
-        Sealed {
+        ReadyBatch {
             rows,
             update: std::mem::take(&mut self.update),
-            holes: std::mem::take(&mut self.holes),
+            detected: std::mem::take(&mut self.detected),
             positions,
-            standings,
+            progress,
         }
     }
 
     fn check_expectations(&mut self, now: Timestamp) {
-        for (&exchange, place) in &mut self.exchanges {
-            let time = place.time;
-            for lines in &mut place.symbols {
-                let symbol = &lines.symbol;
-                if let Some(line) = &mut lines.trade {
-                    line.check_expected(now, &mut self.holes, || stream(exchange, symbol, Channel::Trade));
+        for (&exchange, exchange_state) in &mut self.exchanges {
+            let time = exchange_state.time;
+            for streams in &mut exchange_state.symbols {
+                let symbol = &streams.symbol;
+                if let Some(state) = &mut streams.trade {
+                    state.check_expected(now, &mut self.detected, || stream(exchange, symbol, Channel::Trade));
                 }
-                for (&interval, line) in &mut lines.klines {
-                    if let Some(next) = line.tracker.next()
-                        && !line.is_expecting()
+                for (&interval, state) in &mut streams.klines {
+                    if let Some(next) = state.tracker.next()
+                        && !state.is_expecting()
                         && time.micros() > next + interval.micros() + KLINE_LATE_US
                     {
-                        line.expect(next, now.plus_micros(EXPECT_GRACE_US), "tail");
+                        state.expect(next, now.plus_micros(EXPECT_GRACE_US), "tail");
                     }
-                    line.check_expected(now, &mut self.holes, || stream(exchange, symbol, Channel::Kline(interval)));
+                    state
+                        .check_expected(now, &mut self.detected, || stream(exchange, symbol, Channel::Kline(interval)));
                 }
             }
         }
@@ -345,5 +347,5 @@ impl Sorter {
 }
 
 #[cfg(test)]
-#[path = "sorter_tests.rs"]
+#[path = "reorder_buffer_tests.rs"]
 mod tests;

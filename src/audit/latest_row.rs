@@ -8,16 +8,16 @@ use crate::market::{Kline, Tick, plain};
 /// A trade or a kline.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum Seen {
+pub enum LatestRow {
     /// A trade.
-    Tick(TickSeen),
+    Tick(LatestTick),
     /// A kline.
-    Kline(KlineSeen),
+    Kline(LatestKline),
 }
 
 /// A trade; decimals in plain notation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct TickSeen {
+pub struct LatestTick {
     /// The exchange's number.
     pub trade_id: i64,
     /// The exchange's time, microseconds since 1970.
@@ -32,7 +32,7 @@ pub struct TickSeen {
 
 /// A kline; decimals in plain notation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct KlineSeen {
+pub struct LatestKline {
     /// Microseconds since 1970.
     pub open_time: i64,
     /// Decimal.
@@ -51,9 +51,9 @@ pub struct KlineSeen {
     pub closed: bool,
 }
 
-impl Seen {
+impl LatestRow {
     pub(super) fn tick(tick: &Tick) -> Self {
-        Self::Tick(TickSeen {
+        Self::Tick(LatestTick {
             trade_id: tick.id,
             ts: tick.ts.micros(),
             price: plain(tick.price),
@@ -63,7 +63,7 @@ impl Seen {
     }
 
     pub(super) fn kline(kline: &Kline) -> Self {
-        Self::Kline(KlineSeen {
+        Self::Kline(LatestKline {
             open_time: kline.open_time.micros(),
             open: plain(kline.open),
             high: plain(kline.high),

@@ -6,15 +6,15 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::rest::RestError;
-use crate::gap::{ABSENT_ATTEMPTS, Absence, Around, Gap, GapState, Range, absence, served_until};
+use crate::gap::{ABSENT_ATTEMPTS, Absence, Gap, GapState, Neighbours, Range, classify_absence, served_until};
 use crate::market::{Channel, Timestamp};
 
-use super::Parts;
-use super::pages::{lowest_from, serves_below};
-use super::repair::{RANGES_PER_TURN, Trouble, Turn};
+use super::Deps;
+use super::pages::{lowest_served_from, serves_below};
+use super::repair::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 
 /// Absent ranges of one gap whose surroundings are asked for in one turn; each costs up to three pages.
-const PROBES_MAX: usize = 8;
+const LOOKUPS_MAX: usize = 8;
 
 /// What the absent part of a gap amounts to.
 pub(super) enum Verdict {
@@ -25,70 +25,75 @@ pub(super) enum Verdict {
 }
 
 /// Judges what is absent after a whole turn; asks the exchange what it serves around it, when the turn did not tell.
-pub(super) async fn judge(parts: &Parts, gap: &Gap, turn: &Turn, stop: &CancellationToken) -> Result<Verdict, Trouble> {
-    let absent = parts.history().missing(&gap.stream, gap.range, RANGES_PER_TURN).await;
-    let absent = absent.map_err(|error| Trouble::Wait(parts.clock.now(), error.to_string()))?;
-    let rest = &parts.rest[&gap.stream.exchange];
+pub(super) async fn judge(
+    deps: &Deps,
+    gap: &Gap,
+    attempt: &Attempt,
+    stop: &CancellationToken,
+) -> Result<Verdict, RepairError> {
+    let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
+    let absent = absent.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))?;
+    let rest = &deps.rest[&gap.stream.exchange];
     // How old what is served is, is a matter of the exchange's clock (1 of weight); when it does not say, its offset as
     // last measured has to do.
     if gap.attempts >= ABSENT_ATTEMPTS
         && let Err(RestError::Stopped) = rest.measure_clock(stop).await
     {
-        return Err(Trouble::Stopped);
+        return Err(RepairError::Stopped);
     }
     let now = rest.exchange_now();
-    let mut probes = 0;
+    let mut lookups = 0;
     let mut ranges = Vec::new();
     for range in absent {
-        let mut around = Around {
-            below: turn.served.is_some_and(|(lowest, _)| lowest < range.first),
-            above: turn.served.map(|(_, highest)| highest).filter(|_| turn.skipped.covers(range)),
+        let mut neighbours = Neighbours {
+            below: attempt.served.is_some_and(|(lowest, _)| lowest < range.first),
+            above: attempt.served.map(|(_, highest)| highest).filter(|_| attempt.skipped.covers(range)),
         };
-        let known = around.below && around.above.is_some();
+        let known = neighbours.below && neighbours.above.is_some();
         if !known && gap.attempts >= ABSENT_ATTEMPTS {
-            if probes == PROBES_MAX {
+            if lookups == LOOKUPS_MAX {
                 return Ok(Verdict::NotYet("more ranges are absent than are asked about at a time".to_owned()));
             }
-            probes += 1;
-            around = probe(parts, gap, range, around, stop).await?;
+            lookups += 1;
+            neighbours = look_around(deps, gap, range, neighbours, stop).await?;
         }
-        match (absence(around, gap.attempts, now), around.above) {
+        match (classify_absence(neighbours, gap.attempts, now), neighbours.above) {
             (Absence::NeverExisted, _) => {
                 let reason = "skipped by the exchange between ids that it serves".to_owned();
                 ranges.push((range, GapState::NeverExisted, reason));
             }
             (Absence::Gone, Some(oldest)) => {
-                ranges.push((range, GapState::Unrecoverable, gone(parts, gap, range, oldest, now)));
+                ranges.push((range, GapState::Unrecoverable, gone(deps, gap, range, oldest, now)));
             }
             (_, above) => return Ok(Verdict::NotYet(not_yet(gap.stream.channel, range, above))),
         }
     }
-    // Counted as missing, and there a moment later: it is counted again at the next turn.
+    // Counted as missing, and there a moment later: it is counted again at the next attempt.
     if ranges.is_empty() {
         return Ok(Verdict::NotYet("its last rows have just arrived".to_owned()));
     }
-    if ranges.len() == RANGES_PER_TURN {
+    if ranges.len() == RANGES_PER_ATTEMPT {
         return Ok(Verdict::NotYet("more ranges are absent than one turn reads".to_owned()));
     }
     Ok(Verdict::Final(ranges))
 }
 
-async fn probe(
-    parts: &Parts,
+async fn look_around(
+    deps: &Deps,
     gap: &Gap,
     range: Range,
-    mut around: Around,
+    mut neighbours: Neighbours,
     stop: &CancellationToken,
-) -> Result<Around, Trouble> {
-    let troubled = |error| Trouble::of(parts, error);
+) -> Result<Neighbours, RepairError> {
+    let failed = |error| RepairError::of(deps, error);
     // One answer that begins with the range and shows what is served behind it: were the range passed over in two, the
     // database might have caught up between them.
-    let above = lowest_from(parts, gap, range.first, stop).await.map_err(troubled)?;
-    around.above = above.filter(|(position, _)| *position > range.last);
-    if around.above.is_some() && !around.below {
-        around.below = serves_below(parts, gap, range.first, stop).await.map_err(troubled)?;
+    let above = lowest_served_from(deps, gap, range.first, stop).await.map_err(failed)?;
+    neighbours.above = above.filter(|(position, _)| *position > range.last);
+    if neighbours.above.is_some() && !neighbours.below {
+        neighbours.below = serves_below(deps, gap, range.first, stop).await.map_err(failed)?;
     }
-    Ok(around)
+    Ok(neighbours)
 }
 
 fn not_yet(channel: Channel, range: Range, above: Option<(i64, Timestamp)>) -> String {
@@ -102,14 +107,14 @@ fn not_yet(channel: Channel, range: Range, above: Option<(i64, Timestamp)>) -> S
 }
 
 /// Why a range is unrecoverable, and until when it would not have been.
-fn gone(parts: &Parts, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Timestamp) -> String {
+fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Timestamp) -> String {
     let (position, ts) = oldest;
     // When it happened is known of the range's end at best; else no later than the oldest that is left.
     let happened = match gap.stream.channel {
         Channel::Kline(_) => Timestamp(range.last),
         _ => gap.to_ts.filter(|_| range.last == gap.range.last).unwrap_or(ts).min(ts),
     };
-    let kept = parts.dialects[&gap.stream.exchange].rest_retention(gap.stream.channel);
+    let kept = deps.dialects[&gap.stream.exchange].rest_retention(gap.stream.channel);
     let until = served_until(happened, ts, now, kept);
     let oldest = match gap.stream.channel {
         Channel::Kline(_) => ts.rfc3339(),
@@ -128,19 +133,20 @@ pub(super) fn split(gap: &mut Gap, absent: Vec<(Range, GapState, String)>, now: 
         return Vec::new();
     }
     let step = gap.stream.channel.step().unwrap_or(1);
-    let mut fates = Vec::new();
+    let mut parts = Vec::new();
     let mut next = Some(gap.range.first);
     for (range, state, reason) in absent {
         if let Some(filled) = next.and_then(|first| Range::new(first, range.first - step)) {
-            fates.push((filled, GapState::Filled, String::new()));
+            parts.push((filled, GapState::Filled, String::new()));
         }
         next = range.last.checked_add(step);
-        fates.push((range, state, reason));
+        parts.push((range, state, reason));
     }
     if let Some(filled) = next.and_then(|first| Range::new(first, gap.range.last)) {
-        fates.push((filled, GapState::Filled, String::new()));
+        parts.push((filled, GapState::Filled, String::new()));
     }
-    let rows: Vec<Gap> = fates.into_iter().map(|(range, state, reason)| gap.part(range, state, &reason, now)).collect();
+    let rows: Vec<Gap> =
+        parts.into_iter().map(|(range, state, reason)| gap.closed_part(range, state, &reason, now)).collect();
     let left: i64 = gap.len() - gap.filled;
     gap.advance(GapState::Superseded, &format!("{} came back, {left} will not: see its parts", gap.filled), now);
     rows

@@ -9,9 +9,9 @@ use crate::histogram::Histogram;
 use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
 
-/// One stream's standing.
+/// One stream's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Standing {
+pub struct StreamProgress {
     /// The next position expected: everything below is in history or in the ledger.
     pub next: Option<i64>,
     /// The exchange's time of the newest row, microseconds since 1970.
@@ -26,10 +26,10 @@ pub struct Standing {
     pub behind: u64,
 }
 
-/// Every stream's standing, and the consumer's.
+/// Every stream's progress, and the consumer's.
 #[derive(Debug, Default)]
-pub struct Board {
-    streams: Mutex<HashMap<Stream, Standing>>,
+pub struct Progress {
+    streams: Mutex<HashMap<Stream, StreamProgress>>,
     committed: Mutex<Offsets>,
     /// Rows made durable since this process began.
     pub rows: AtomicU64,
@@ -60,9 +60,9 @@ impl Default for BatchTimes {
     }
 }
 
-impl Board {
+impl Progress {
     /// Takes over what the consumer made durable.
-    pub fn publish(&self, changed: impl IntoIterator<Item = (Stream, Standing)>, committed: &Offsets) {
+    pub fn publish(&self, changed: impl IntoIterator<Item = (Stream, StreamProgress)>, committed: &Offsets) {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
         self.set_committed(committed);
     }
@@ -84,13 +84,13 @@ impl Board {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// One stream's standing.
-    pub fn standing(&self, stream: &Stream) -> Standing {
+    /// One stream's progress.
+    pub fn stream(&self, stream: &Stream) -> StreamProgress {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).get(stream).copied().unwrap_or_default()
     }
 
-    /// Every stream's standing.
-    pub fn standings(&self) -> HashMap<Stream, Standing> {
+    /// Every stream's progress.
+    pub fn streams(&self) -> HashMap<Stream, StreamProgress> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -102,7 +102,7 @@ impl Board {
     /// When the newest frame of all arrived.
     pub fn last_received(&self) -> Option<Timestamp> {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.values().filter_map(|standing| standing.last_received).max().map(Timestamp)
+        streams.values().filter_map(|progress| progress.last_received).max().map(Timestamp)
     }
 
     /// Counts a durable batch: how long it took, and how long after its newest frame's arrival that was.

@@ -11,10 +11,10 @@ use crate::market::{Channel, Stream, Timestamp};
 
 /// Every stream whose beginning is not settled; shared by the state and by backfill.
 #[derive(Debug, Default)]
-pub struct Anchors(Mutex<BTreeMap<String, Anchor>>);
+pub struct RecordingStarts(Mutex<BTreeMap<String, RecordingStart>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Anchor {
+struct RecordingStart {
     /// By our clock.
     since: Timestamp,
     stage: Stage,
@@ -31,7 +31,7 @@ enum Stage {
 
 /// A beginning to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Begun {
+pub(super) struct PendingStart {
     pub(super) stream: Stream,
     /// By our clock.
     pub(super) since: Timestamp,
@@ -39,35 +39,35 @@ pub(super) struct Begun {
     pub(super) by: &'static str,
 }
 
-impl Anchors {
+impl RecordingStarts {
     /// Takes over what `saved` says, and begins now what has neither that nor a `watermark`.
-    pub fn begin(
+    pub fn restore(
         saved: &BTreeMap<String, i64>,
         streams: &[Stream],
         has_watermark: impl Fn(&str) -> bool,
         now: Timestamp,
     ) -> Self {
         let names = streams.iter().filter(|stream| stream.channel == Channel::Trade).map(Stream::to_string);
-        let anchors = names.filter_map(|name| {
-            let anchor = match saved.get(&name) {
-                Some(ms) => Anchor { since: Timestamp::from_millis(*ms), stage: Stage::Inherited },
+        let starts = names.filter_map(|name| {
+            let start = match saved.get(&name) {
+                Some(ms) => RecordingStart { since: Timestamp::from_millis(*ms), stage: Stage::Inherited },
                 None if has_watermark(&name) => return None,
-                None => Anchor { since: now, stage: Stage::NotSubscribed },
+                None => RecordingStart { since: now, stage: Stage::NotSubscribed },
             };
-            Some((name, anchor))
+            Some((name, start))
         });
-        Self(Mutex::new(anchors.collect()))
+        Self(Mutex::new(starts.collect()))
     }
 
     /// A stream is subscribed; `is_new` when nothing of it was ever seen.
-    pub fn subscribed(&self, stream: &Stream, now: Timestamp, is_new: bool) {
-        let mut anchors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let subscribed = Anchor { since: now, stage: Stage::Subscribed };
-        match anchors.get_mut(&stream.to_string()) {
-            Some(anchor) if anchor.stage == Stage::NotSubscribed => *anchor = subscribed,
+    pub fn mark_subscribed(&self, stream: &Stream, now: Timestamp, is_new: bool) {
+        let mut starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let subscribed = RecordingStart { since: now, stage: Stage::Subscribed };
+        match starts.get_mut(&stream.to_string()) {
+            Some(start) if start.stage == Stage::NotSubscribed => *start = subscribed,
             Some(_) => {}
             None if is_new => {
-                anchors.insert(stream.to_string(), subscribed);
+                starts.insert(stream.to_string(), subscribed);
             }
             None => {}
         }
@@ -75,22 +75,22 @@ impl Anchors {
 
     /// What the state is to keep, in milliseconds.
     pub fn to_save(&self) -> BTreeMap<String, i64> {
-        let anchors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        anchors.iter().map(|(name, anchor)| (name.clone(), anchor.since.millis())).collect()
+        let starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        starts.iter().map(|(name, start)| (name.clone(), start.since.millis())).collect()
     }
 
     /// Streams of which the exchange is to be asked what came first.
-    pub(super) fn begun(&self) -> Vec<Begun> {
-        let anchors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = anchors.iter().filter_map(|(name, anchor)| {
-            let by = match anchor.stage {
+    pub(super) fn pending(&self) -> Vec<PendingStart> {
+        let starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = starts.iter().filter_map(|(name, start)| {
+            let by = match start.stage {
                 Stage::NotSubscribed => return None,
                 Stage::Subscribed => "begin",
                 Stage::Inherited => "restart",
             };
-            Some(Begun { stream: name.parse().ok()?, since: anchor.since, by })
+            Some(PendingStart { stream: name.parse().ok()?, since: start.since, by })
         });
-        begun.collect()
+        pending.collect()
     }
 
     /// A stream's beginning is in history or in the ledger, or nobody wants it any more.
@@ -110,22 +110,22 @@ mod tests {
             .into();
         let [a, b, c] = [0, 1, 2].map(|n| streams[n].clone());
         let ms = Timestamp::from_millis;
-        let begun = |stream: &Stream, since, by| Begun { stream: stream.clone(), since: ms(since), by };
+        let pending = |stream: &Stream, since, by| PendingStart { stream: stream.clone(), since: ms(since), by };
         let saved = BTreeMap::from([(a.to_string(), 7)]);
-        let anchors = Anchors::begin(&saved, &streams, |name| name == "binance:C:trade", ms(9));
-        assert_eq!(anchors.to_save(), BTreeMap::from([(a.to_string(), 7), (b.to_string(), 9)]));
-        assert_eq!(anchors.begun(), [begun(&a, 7, "restart")]);
-        anchors.subscribed(&a, ms(10), false);
-        anchors.subscribed(&b, ms(11), false);
-        anchors.subscribed(&b, ms(12), false);
-        anchors.subscribed(&c, ms(13), false);
-        assert_eq!(anchors.begun(), [begun(&a, 7, "restart"), begun(&b, 11, "begin")]);
+        let starts = RecordingStarts::restore(&saved, &streams, |name| name == "binance:C:trade", ms(9));
+        assert_eq!(starts.to_save(), BTreeMap::from([(a.to_string(), 7), (b.to_string(), 9)]));
+        assert_eq!(starts.pending(), [pending(&a, 7, "restart")]);
+        starts.mark_subscribed(&a, ms(10), false);
+        starts.mark_subscribed(&b, ms(11), false);
+        starts.mark_subscribed(&b, ms(12), false);
+        starts.mark_subscribed(&c, ms(13), false);
+        assert_eq!(starts.pending(), [pending(&a, 7, "restart"), pending(&b, 11, "begin")]);
         for stream in [&a, &b] {
-            anchors.settle(stream);
+            starts.settle(stream);
         }
-        assert_eq!((anchors.to_save(), anchors.begun()), (BTreeMap::new(), vec![]));
+        assert_eq!((starts.to_save(), starts.pending()), (BTreeMap::new(), vec![]));
         // One that a reload adds.
-        anchors.subscribed(&c, ms(14), true);
-        assert_eq!(anchors.begun(), [begun(&c, 14, "begin")]);
+        starts.mark_subscribed(&c, ms(14), true);
+        assert_eq!(starts.pending(), [pending(&c, 14, "begin")]);
     }
 }

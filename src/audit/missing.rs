@@ -9,11 +9,11 @@ use crate::history::{GapFilter, History};
 use crate::market::Stream;
 
 /// Holes asked for at a time.
-const HOLES_MAX: usize = 10_000;
+const RANGES_MAX: usize = 10_000;
 
 /// Positions that should be stored and are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Absent {
+pub struct MissingPositions {
     /// How many.
     pub count: i64,
     /// Where they are, ascending; not all of them when there are many.
@@ -25,11 +25,11 @@ pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyho
     let step = stream.channel.step().context("only numbered streams are in history")?;
     let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
     let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
-    Ok(never_of(gaps.iter().filter(|gap| gap.stream == *stream), step))
+    Ok(never_existed_in(gaps.iter().filter(|gap| gap.stream == *stream), step))
 }
 
 /// The same of ledger rows of one stream.
-pub(super) fn never_of<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -> RangeSet {
+pub(super) fn never_existed_in<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -> RangeSet {
     let mut never = RangeSet::new(step);
     for gap in gaps {
         if gap.state == GapState::NeverExisted {
@@ -40,28 +40,28 @@ pub(super) fn never_of<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -
 }
 
 /// What of `range` should be stored and is not, with at most `ranges_max` ranges.
-pub async fn absent(
+pub async fn missing_positions(
     history: &Arc<dyn History>,
     stream: &Stream,
     range: Range,
     never: &RangeSet,
     ranges_max: usize,
-) -> anyhow::Result<Absent> {
+) -> anyhow::Result<MissingPositions> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
-    let mut absent = Absent::default();
-    each_absent(history, stream, range, never, |range| {
-        absent.count += range.len(step);
-        if absent.ranges.len() < ranges_max {
-            absent.ranges.push(range);
+    let mut missing = MissingPositions::default();
+    each_missing(history, stream, range, never, |range| {
+        missing.count += range.len(step);
+        if missing.ranges.len() < ranges_max {
+            missing.ranges.push(range);
         }
     })
     .await?;
-    Ok(absent)
+    Ok(missing)
 }
 
 /// Shows `visit` each range of `range` that should be stored and is not, ascending: however many there are, only so many
 /// are held at a time.
-pub(super) async fn each_absent(
+pub(super) async fn each_missing(
     history: &Arc<dyn History>,
     stream: &Stream,
     range: Range,
@@ -71,10 +71,10 @@ pub(super) async fn each_absent(
     let step = stream.channel.step().context("only numbered streams are in history")?;
     let mut rest = Some(range);
     while let Some(part) = rest {
-        let holes = history.missing(stream, part, HOLES_MAX).await.context("look for missing rows")?;
-        holes.iter().flat_map(|hole| never.absent(*hole)).for_each(&mut visit);
-        let last = holes.last().filter(|_| holes.len() == HOLES_MAX);
-        rest = last.and_then(|hole| Range::new(hole.last + step, part.last));
+        let ranges = history.missing(stream, part, RANGES_MAX).await.context("look for missing rows")?;
+        ranges.iter().flat_map(|range| never.uncovered(*range)).for_each(&mut visit);
+        let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
+        rest = last.and_then(|range| Range::new(range.last + step, part.last));
     }
     Ok(())
 }

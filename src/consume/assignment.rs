@@ -1,0 +1,104 @@
+//! Which streams are this recorder's: those of the partitions that the log has assigned to it. The others' are another
+//! recorder's, whose rows and gaps reach the same history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::gap::Gap;
+use crate::history::{GapFilter, History, HistoryError, Watermark};
+use crate::log::Partition;
+use crate::market::Stream;
+
+use super::worker::Worker;
+use super::{ConsumeError, ReorderBuffer};
+
+/// How long one look into history may take before it is tried again.
+const LOAD_MAX: Duration = Duration::from_secs(30);
+/// How soon a history that does not answer is asked again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// Takes over what is recorded now, when that has changed.
+    pub(super) fn refresh_streams(&mut self) {
+        if self.deps.streams.has_changed().unwrap_or(false) {
+            self.publish_assigned();
+        }
+    }
+
+    /// Tells everybody which streams are ours, when that has changed.
+    fn publish_assigned(&mut self) {
+        let mut assigned = self.deps.streams.borrow_and_update().clone();
+        assigned.retain(|stream| self.is_assigned(stream));
+        self.deps.assigned.send_if_modified(|known| {
+            let changed = *known != assigned;
+            *known = assigned;
+            changed
+        });
+    }
+
+    fn is_assigned(&self, stream: &Stream) -> bool {
+        self.deps.log.partition(&stream.log_key()).is_some_and(|partition| self.partitions.contains(&partition))
+    }
+
+    /// Takes over partitions: their streams go on where history is, for another recorder may have written since we
+    /// looked last, and its gaps are ours. Waits for a history that is away: without it every first frame would
+    /// look like a hole.
+    pub(super) async fn accept_partitions(
+        &mut self,
+        buffer: &mut ReorderBuffer,
+        partitions: &[Partition],
+    ) -> Result<(), ConsumeError> {
+        self.partitions.extend(partitions);
+        self.publish_assigned();
+        let streams = self.deps.assigned.borrow().clone();
+        let history = self.deps.writer.history().clone();
+        loop {
+            self.heartbeat.beat();
+            let why = match self
+                .heartbeat
+                .beat_while(LOAD_MAX * 2, tokio::time::timeout(LOAD_MAX, load(&history, &streams)))
+                .await
+            {
+                Ok(Ok((watermarks, gaps))) => {
+                    self.deps.health.restored("history");
+                    buffer.raise_watermarks(
+                        watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)),
+                    );
+                    self.deps.ledger.with(|ledger| ledger.load(gaps));
+                    self.deps.ledger.gap_opened.notify_one();
+                    return Ok(());
+                }
+                Ok(Err(HistoryError::Schema(why))) => return Err(ConsumeError::History(why)),
+                Ok(Err(error)) => error.to_string(),
+                Err(_elapsed) => format!("no answer within {} s", LOAD_MAX.as_secs()),
+            };
+            warn!("cannot look up where the streams of partitions {partitions:?} stand: {why}");
+            self.deps.health.degraded("history", &why);
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+
+    /// Lets partitions go.
+    pub(super) fn release_partitions(&mut self, buffer: &mut ReorderBuffer, partitions: &[Partition]) {
+        for partition in partitions {
+            self.partitions.remove(partition);
+            buffer.forget(*partition);
+        }
+        self.deps.progress.release(partitions);
+        self.publish_assigned();
+        let assigned = self.deps.assigned.borrow().clone();
+        self.deps.ledger.with(|ledger| ledger.retain_streams(|stream| assigned.contains(stream)));
+    }
+}
+
+async fn load(history: &Arc<dyn History>, streams: &[Stream]) -> Result<(Vec<Watermark>, Vec<Gap>), HistoryError> {
+    let watermarks = history.watermarks(streams).await?;
+    let mut gaps = history.gaps(&GapFilter::default()).await?;
+    gaps.retain(|gap| streams.contains(&gap.stream));
+    Ok((watermarks, gaps))
+}
