@@ -18,22 +18,22 @@ use crate::log::LogUsage;
 /// What a part says, or why it says nothing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum Told<T> {
+pub enum PartStatus<T> {
     /// It answered.
-    Answer(T),
+    Available(T),
     /// It did not.
-    Silence {
+    Unavailable {
         /// Why.
         error: String,
     },
 }
 
-impl<T> Told<T> {
+impl<T> PartStatus<T> {
     /// An answer as it is, made of what a part said.
-    pub fn of<S>(said: Result<S, String>, answer: impl FnOnce(S) -> T) -> Self {
-        match said {
-            Ok(said) => Self::Answer(answer(said)),
-            Err(error) => Self::Silence { error },
+    pub fn from_result<S>(result: Result<S, String>, available: impl FnOnce(S) -> T) -> Self {
+        match result {
+            Ok(value) => Self::Available(available(value)),
+            Err(error) => Self::Unavailable { error },
         }
     }
 }
@@ -60,13 +60,13 @@ pub struct Status {
     /// How many streams there are.
     pub streams: StreamCount,
     /// The log.
-    pub log: Told<LogStanding>,
+    pub log: PartStatus<LogStatus>,
     /// The history.
-    pub history: Told<HistoryStanding>,
+    pub history: PartStatus<HistoryStatus>,
     /// The cache.
-    pub cache: CacheStanding,
+    pub cache: CacheStatus,
     /// The disk.
-    pub disk: DiskStanding,
+    pub disk: DiskStatus,
     /// The ledger in numbers.
     pub gaps: GapCount,
     /// Frames since the start.
@@ -86,7 +86,7 @@ pub struct Status {
     /// Every exchange's REST client.
     pub rest: BTreeMap<String, RestStatus>,
     /// The schedule in numbers.
-    pub jobs: Told<JobCount>,
+    pub jobs: PartStatus<JobCount>,
     /// The loops that the watchdog watches.
     pub beats: Vec<LoopStatus>,
 }
@@ -102,7 +102,7 @@ pub struct StreamCount {
 
 /// Where the log stands.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LogStanding {
+pub struct LogStatus {
     /// Frames written and not consumed.
     pub lag_frames: i64,
     /// How long a frame waits before it is a row, seconds, by what comes in; null when the log cannot tell.
@@ -114,7 +114,7 @@ pub struct LogStanding {
 
 /// Where history stands.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct HistoryStanding {
+pub struct HistoryStatus {
     /// Bytes on disk; null when the store does not know.
     #[schema(required = true)]
     pub bytes: Option<u64>,
@@ -122,7 +122,7 @@ pub struct HistoryStanding {
 
 /// The disk of the data directory, and when it is full if everything goes on as in the last hour.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-pub struct DiskStanding {
+pub struct DiskStatus {
     /// Bytes that are free to us; null when it cannot be asked.
     #[schema(required = true)]
     pub free_bytes: Option<u64>,
@@ -139,7 +139,7 @@ pub struct DiskStanding {
 
 /// Where the cache stands.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct CacheStanding {
+pub struct CacheStatus {
     /// Keys that wait to be written.
     pub waiting: usize,
 }
@@ -270,12 +270,12 @@ pub struct CoverageView {
     #[serde(flatten)]
     pub counted: Coverage,
     /// What comes back over REST, by the exchange's documents; null when nobody speaks to the exchange.
-    pub recoverable: Option<Recoverable>,
+    pub recoverable: Option<RestRecovery>,
 }
 
 /// How what is missing of a stream comes back.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Recoverable {
+pub struct RestRecovery {
     /// How it is asked for, exactly: `trade_id` or `open_time`.
     pub by: &'static str,
     /// Most rows one request gives.
@@ -318,24 +318,24 @@ pub struct RunView {
 /// A run that was asked for: that it has begun, or, with `wait=true`, how it ended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum RunAnswer {
+pub enum RunResponse {
     /// How it ended.
-    Ended(Box<RunView>),
+    Finished(Box<RunView>),
     /// It has begun.
-    Started(Started),
+    Started(RunStarted),
 }
 
 /// A run that has begun.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Started {
+pub struct RunStarted {
     /// The run's UUIDv7.
     pub run_id: String,
 }
 
 /// Whether a job runs by itself.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Paused {
+pub struct PauseState {
     /// Its name.
     pub job: String,
     /// It does not.

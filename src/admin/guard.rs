@@ -11,85 +11,85 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::Desk;
-use super::answer::Refusal;
+use super::AppState;
 use super::listener::Caller;
+use super::response::ApiError;
 
 /// Longest request; a coverage of everything is the slowest.
-pub const REQUEST_MAX: Duration = Duration::from_secs(60);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Ends what takes too long.
-pub async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+pub async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => {
             let message = format!("not done within {} s", limit.as_secs_f64());
-            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
+            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
         }
     }
 }
 
 /// Requests at work at a time: each may hold a reader of a store, and the recorder comes first.
-pub const REQUESTS_MAX: usize = 32;
+pub const CONCURRENT_REQUESTS_MAX: usize = 32;
 /// Of these, how many may come through the unix socket beside all that come over TCP: the operator's come first.
-const NEAR_MAX: usize = 8;
+const UNIX_REQUESTS_MAX: usize = 8;
 /// How long a request waits for its turn.
-const TURN_MAX: Duration = Duration::from_secs(5);
+const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Whose turn it is.
-pub struct Turns {
+pub struct RequestLimits {
     tcp: Semaphore,
-    near: Semaphore,
+    unix: Semaphore,
     wait: Duration,
 }
 
-impl Turns {
+impl RequestLimits {
     /// So many at a time over TCP, and how long others wait.
     pub fn new(tcp: usize, wait: Duration) -> Self {
-        Self { tcp: Semaphore::new(tcp), near: Semaphore::new(NEAR_MAX), wait }
+        Self { tcp: Semaphore::new(tcp), unix: Semaphore::new(UNIX_REQUESTS_MAX), wait }
     }
 }
 
-impl Default for Turns {
+impl Default for RequestLimits {
     fn default() -> Self {
-        Self::new(REQUESTS_MAX, TURN_MAX)
+        Self::new(CONCURRENT_REQUESTS_MAX, QUEUE_WAIT_MAX)
     }
 }
 
-/// Lets [`REQUESTS_MAX`] requests work at a time; others wait a little, then are told to come back.
-pub async fn in_turn(
-    State(turns): State<Arc<Turns>>,
+/// Lets [`CONCURRENT_REQUESTS_MAX`] requests work at a time; others wait a little, then are told to come back.
+pub async fn limit_concurrency(
+    State(limits): State<Arc<RequestLimits>>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
-    let places = if caller == Caller::Near { &turns.near } else { &turns.tcp };
-    match tokio::time::timeout(turns.wait, places.acquire()).await {
-        Ok(Ok(_turn)) => next.run(request).await,
+    let permits = if caller == Caller::Unix { &limits.unix } else { &limits.tcp };
+    match tokio::time::timeout(limits.wait, permits.acquire()).await {
+        Ok(Ok(_permit)) => next.run(request).await,
         Ok(Err(_)) | Err(_) => {
             let message = "as many requests as there may be are at work already: ask again later";
-            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
-            ([(header::RETRY_AFTER, "5")], refusal).into_response()
+            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+            ([(header::RETRY_AFTER, "5")], error).into_response()
         }
     }
 }
 
 /// Longest address of a request, with its parameters.
-pub const ADDRESS_BYTES_MAX: usize = 4 << 10;
+pub const URI_BYTES_MAX: usize = 4 << 10;
 
 /// Refuses addresses that no request of ours has.
-pub async fn short_address(request: Request, next: Next) -> Response {
+pub async fn limit_uri_length(request: Request, next: Next) -> Response {
     let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
-    if length <= ADDRESS_BYTES_MAX {
+    if length <= URI_BYTES_MAX {
         return next.run(request).await;
     }
-    let message = format!("an address has {ADDRESS_BYTES_MAX} bytes at most");
-    Refusal::new(StatusCode::URI_TOO_LONG, "address_too_long", message).into_response()
+    let message = format!("an address has {URI_BYTES_MAX} bytes at most");
+    ApiError::new(StatusCode::URI_TOO_LONG, "address_too_long", message).into_response()
 }
 
 /// A page elsewhere can point a name of its own at this address (DNS rebinding); its requests carry that name.
-pub async fn known_host(
-    State(desk): State<Arc<Desk>>,
+pub async fn check_host(
+    State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
@@ -97,45 +97,45 @@ pub async fn known_host(
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A token proves who asks, whatever the name; without one a name must not be a stranger's.
     // No page reaches a unix socket.
-    if caller == Caller::Near || is_known(host) || is_token(bearer(request.headers()), &desk) {
+    if caller == Caller::Unix || is_own_host(host) || is_token(bearer(request.headers()), &state) {
         return next.run(request).await;
     }
     let message = format!("`{host}` is not a name of this service: ask by its address, or with its token");
-    Refusal::new(StatusCode::FORBIDDEN, "unknown_host", message).into_response()
+    ApiError::new(StatusCode::FORBIDDEN, "unknown_host", message).into_response()
 }
 
 /// What changes something comes from no foreign page, and through the unix socket, from loopback or with the token.
-pub async fn may_change(
-    State(desk): State<Arc<Desk>>,
+pub async fn authorize_change(
+    State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
-    if let Some(refusal) = foreign(headers) {
-        return refusal.into_response();
+    if let Some(error) = cross_site_error(headers) {
+        return error.into_response();
     }
-    if is_trusted(&desk, caller, bearer(headers)) {
+    if is_trusted(&state, caller, bearer(headers)) {
         return next.run(request).await;
     }
     let message = "this needs the admin token: Authorization: Bearer ...";
-    Refusal::new(StatusCode::UNAUTHORIZED, "token_needed", message).into_response()
+    ApiError::new(StatusCode::UNAUTHORIZED, "token_needed", message).into_response()
 }
 
-/// The refusal of a page of another site, when it is one that asks.
-pub fn foreign(headers: &HeaderMap) -> Option<Refusal> {
+/// The error of a page of another site, when it is one that asks.
+pub fn cross_site_error(headers: &HeaderMap) -> Option<ApiError> {
     let message = "a page of another site must not change anything here";
-    is_foreign(headers).then(|| Refusal::new(StatusCode::FORBIDDEN, "cross_site", message))
+    is_cross_site(headers).then(|| ApiError::new(StatusCode::FORBIDDEN, "cross_site", message))
 }
 
 /// Whether whoever asks may change something: through the unix socket, from loopback, or with the token, wherever that
 /// stood.
-pub fn is_trusted(desk: &Desk, caller: Caller, given: &str) -> bool {
+pub fn is_trusted(state: &AppState, caller: Caller, given: &str) -> bool {
     let is_local = match caller {
-        Caller::Near => true,
-        Caller::Tcp(peer) => desk.options.listen.ip().is_loopback() && peer.ip().is_loopback(),
+        Caller::Unix => true,
+        Caller::Tcp(peer) => state.options.listen.ip().is_loopback() && peer.ip().is_loopback(),
     };
-    is_local || is_token(given, desk)
+    is_local || is_token(given, state)
 }
 
 fn bearer(headers: &HeaderMap) -> &str {
@@ -143,13 +143,13 @@ fn bearer(headers: &HeaderMap) -> &str {
     given.strip_prefix("Bearer ").unwrap_or_default()
 }
 
-fn is_token(given: &str, desk: &Desk) -> bool {
-    let Some(token) = desk.options.token.as_deref() else { return false };
+fn is_token(given: &str, state: &AppState) -> bool {
+    let Some(token) = state.options.token.as_deref() else { return false };
     // Every byte is compared, so that the time taken does not tell how much was right.
     given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn is_known(host: &str) -> bool {
+fn is_own_host(host: &str) -> bool {
     let name = match host.parse::<SocketAddr>() {
         Ok(_) => return true,
         Err(_) => {
@@ -161,7 +161,7 @@ fn is_known(host: &str) -> bool {
 }
 
 /// Browsers say where a request comes from; curl does not, and is nobody's page.
-fn is_foreign(headers: &HeaderMap) -> bool {
+fn is_cross_site(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
         return true;
@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn addresses_and_localhost_are_names_of_this_service() {
         for known in ["127.0.0.1:8081", "[::1]:8081", "localhost:8081", "localhost", "10.0.0.7"] {
-            assert!(is_known(known), "{known}");
+            assert!(is_own_host(known), "{known}");
         }
         for foreign in ["evil.example:8081", "127.0.0.1.evil.example", "localhost.evil.example:80"] {
-            assert!(!is_known(foreign), "{foreign}");
+            assert!(!is_own_host(foreign), "{foreign}");
         }
     }
 
@@ -194,10 +194,10 @@ mod tests {
             }
             headers
         };
-        assert!(!is_foreign(&headers(&[("host", "127.0.0.1:8081")])));
-        assert!(!is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://127.0.0.1:8081")])));
-        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://evil.example")])));
-        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("origin", "null")])));
-        assert!(is_foreign(&headers(&[("host", "127.0.0.1:8081"), ("sec-fetch-site", "cross-site")])));
+        assert!(!is_cross_site(&headers(&[("host", "127.0.0.1:8081")])));
+        assert!(!is_cross_site(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://127.0.0.1:8081")])));
+        assert!(is_cross_site(&headers(&[("host", "127.0.0.1:8081"), ("origin", "http://evil.example")])));
+        assert!(is_cross_site(&headers(&[("host", "127.0.0.1:8081"), ("origin", "null")])));
+        assert!(is_cross_site(&headers(&[("host", "127.0.0.1:8081"), ("sec-fetch-site", "cross-site")])));
     }
 }

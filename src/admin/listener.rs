@@ -1,7 +1,7 @@
 //! Listeners that keep their connections few, and connections that do not wait for ever for whoever does not read.
 //!
 //! Every connection costs a file descriptor, and the recorder needs its own for sockets and stores: whoever opens
-//! connections without end waits in the kernel's queue, and recording goes on. The unix socket has places of its own: a
+//! connections without end waits in the kernel's queue, and recording goes on. The unix socket has permits of its own: a
 //! crowd on TCP does not keep the operator out.
 
 use std::io;
@@ -23,47 +23,47 @@ use super::socket::AdminSocket;
 /// Most TCP connections at a time: ten open pages and a scraper need a tenth of it.
 pub const CONNECTIONS_MAX: usize = 128;
 /// Most connections of the unix socket: a command makes one.
-const NEAR_MAX: usize = 16;
-/// How long a client may keep us from writing: one that reads nothing would hold its place for ever.
-const UNREAD_MAX: Duration = Duration::from_secs(30);
+const UNIX_CONNECTIONS_MAX: usize = 16;
+/// How long a client may keep us from writing: one that reads nothing would hold its permit for ever.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Who asks, in every request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// Came through the unix socket: the file's permission has let them in.
-    Near,
+    Unix,
     /// Came over TCP, from this address.
     Tcp(SocketAddr),
 }
 
 /// Where connections come from, few at a time.
-pub struct Door {
-    listener: Kind,
-    places: Arc<Semaphore>,
+pub struct LimitedListener {
+    listener: Socket,
+    permits: Arc<Semaphore>,
 }
 
-enum Kind {
+enum Socket {
     Tcp(TcpListener),
     Unix(AdminSocket),
 }
 
-impl Door {
+impl LimitedListener {
     /// The port.
     pub fn tcp(listener: TcpListener) -> Self {
-        Self { listener: Kind::Tcp(listener), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { listener: Socket::Tcp(listener), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     /// The file.
     pub fn unix(socket: AdminSocket) -> Self {
-        Self { listener: Kind::Unix(socket), places: Arc::new(Semaphore::new(NEAR_MAX)) }
+        Self { listener: Socket::Unix(socket), permits: Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX)) }
     }
 
-    /// The next connection, once there is a place for it.
+    /// The next connection, once there is a permit for it.
     pub async fn accept(&mut self) -> (Connection, Caller) {
-        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         // Axum's own accept waits and tries again when descriptors run out.
         let (stream, caller) = match &mut self.listener {
-            Kind::Tcp(listener) => {
+            Socket::Tcp(listener) => {
                 let (stream, peer) = Listener::accept(listener).await;
                 // An answer is small and whole: there is nothing to wait for to send along with it.
                 if let Err(error) = stream.set_nodelay(true) {
@@ -71,9 +71,9 @@ impl Door {
                 }
                 (Stream::Tcp(stream), Caller::Tcp(peer))
             }
-            Kind::Unix(socket) => (Stream::Unix(Listener::accept(&mut socket.listener).await.0), Caller::Near),
+            Socket::Unix(socket) => (Stream::Unix(Listener::accept(&mut socket.listener).await.0), Caller::Unix),
         };
-        (Connection { stream, unread: None, _place: place }, caller)
+        (Connection { stream, write_deadline: None, _permit: permit }, caller)
     }
 }
 
@@ -82,23 +82,23 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// A connection that gives its place back when it ends, and ends when nobody reads it.
+/// A connection that gives its permit back when it ends, and ends when nobody reads it.
 pub struct Connection {
     stream: Stream,
     /// Runs while the client's and our buffers are full.
-    unread: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// What a write came to, or an error when the client has been in its way for [`UNREAD_MAX`].
-    fn limited<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// What a write came to, or an error when the client has been in its way for [`WRITE_STALL_MAX`].
+    fn or_write_timeout<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
-            self.unread = None;
+            self.write_deadline = None;
             return wrote;
         }
-        let unread = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNREAD_MAX)));
-        ready!(unread.as_mut().poll(cx));
+        let write_deadline = self.write_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+        ready!(write_deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
@@ -118,7 +118,7 @@ impl AsyncWrite for Connection {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        self.limited(cx, wrote)
+        self.or_write_timeout(cx, wrote)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,7 +126,7 @@ impl AsyncWrite for Connection {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
         };
-        self.limited(cx, flushed)
+        self.or_write_timeout(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -146,11 +146,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_reads_nothing_is_left_after_a_while() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let mut connection = Connection { stream: Stream::Unix(ours), unread: None, _place: place };
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, _permit: permit };
         let began = tokio::time::Instant::now();
         let error = connection.write_all(&vec![0; 8 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed().as_secs(), UNREAD_MAX.as_secs());
+        assert_eq!(began.elapsed().as_secs(), WRITE_STALL_MAX.as_secs());
     }
 }

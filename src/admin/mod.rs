@@ -3,8 +3,9 @@
 //! It shows what the other rooms know and asks them to act; it decides nothing itself. Errors are
 //! `{"error": {"code", "message"}}` with the right status.
 
-mod answer;
 mod api;
+mod backfill_api;
+mod background_count;
 mod documents;
 mod guard;
 mod jobs;
@@ -13,14 +14,13 @@ mod metrics;
 mod openapi;
 mod options;
 mod page;
-mod recount;
-mod refill;
+mod response;
 mod server;
 mod socket;
+mod status_model;
 #[cfg(test)]
 mod tests;
-pub mod trend;
-mod view;
+pub mod time_series;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ use crate::ledger::SharedLedger;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
 use crate::progress::Progress;
-use trend::Trend;
+use time_series::TimeSeries;
 
 /// Largest request body.
 const BODY_MAX: usize = 64 << 10;
@@ -63,9 +63,9 @@ const BEAT_MAX: Duration = Duration::from_secs(10);
 
 /// What a reload changed, or would change.
 #[derive(Clone, Debug, Default)]
-pub struct Reloaded {
+pub struct ReloadReport {
     /// In words.
-    pub said: String,
+    pub summary: String,
     /// The schedule's part of it.
     pub jobs: Changes,
 }
@@ -75,7 +75,7 @@ pub struct ReloadRequest {
     /// Only say what would change.
     pub dry_run: bool,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Result<Reloaded, String>>,
+    pub answer: oneshot::Sender<Result<ReloadReport, String>>,
 }
 
 /// What became of reloads since the process began.
@@ -100,7 +100,7 @@ impl ReloadCount {
 
 /// What is shown and who is asked.
 #[derive(Clone)]
-pub struct Desk {
+pub struct AppState {
     /// The recorder's name among several.
     pub instance: String,
     /// What is recorded now.
@@ -134,11 +134,11 @@ pub struct Desk {
     /// Asks for a reload.
     pub reloads: mpsc::Sender<ReloadRequest>,
     /// What became of them.
-    pub reloaded: Arc<ReloadCount>,
+    pub reload_count: Arc<ReloadCount>,
     /// Where the stores are whose disk may fill up.
     pub data_dir: PathBuf,
     /// The last hour.
-    pub trend: Arc<Trend>,
+    pub time_series: Arc<TimeSeries>,
     /// What the stores are, in words: log, history, cache.
     pub backends: watch::Receiver<[String; 3]>,
     /// Who may change something.
@@ -155,29 +155,29 @@ pub struct Listeners {
 }
 
 /// Serves until `stop`.
-pub async fn serve(listeners: Listeners, desk: Desk, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(listeners: Listeners, state: AppState, stop: CancellationToken) -> anyhow::Result<()> {
     // The unix socket first: whoever crowds the port does not keep the operator waiting.
-    let unix = listeners.unix.map(listener::Door::unix).into_iter();
-    let doors = unix.chain(listeners.tcp.map(listener::Door::tcp)).collect();
-    let (desk, page) = (Arc::new(desk), Arc::new(page::Page::new(stop.clone())));
-    let router = router(desk.clone(), page.clone());
-    tokio::join!(server::serve(doors, router, stop), page.run(&desk));
+    let unix = listeners.unix.map(listener::LimitedListener::unix).into_iter();
+    let limited = unix.chain(listeners.tcp.map(listener::LimitedListener::tcp)).collect();
+    let (state, page) = (Arc::new(state), Arc::new(page::Page::new(stop.clone())));
+    let router = router(state.clone(), page.clone());
+    tokio::join!(server::serve(limited, router, stop), page.run(&state));
     Ok(())
 }
 
 /// Every endpoint, and the document of them all.
-fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) {
+fn endpoints(state: &Arc<AppState>) -> (Router<Arc<AppState>>, utoipa::openapi::OpenApi) {
     let changing = OpenApiRouter::new()
         .routes(routes!(jobs::run_job))
         .routes(routes!(jobs::pause_job))
         .routes(routes!(jobs::resume_job))
         .routes(routes!(api::reload))
         .routes(routes!(api::repair_data))
-        .routes(routes!(refill::backfill))
-        .layer(from_fn_with_state(desk.clone(), guard::may_change));
+        .routes(routes!(backfill_api::backfill))
+        .layer(from_fn_with_state(state.clone(), guard::authorize_change));
     let asking = OpenApiRouter::new()
         .routes(routes!(page::page))
-        .routes(routes!(page::act::act))
+        .routes(routes!(page::forms::submit))
         .routes(routes!(metrics::metrics))
         .routes(routes!(api::status))
         .routes(routes!(api::streams))
@@ -188,10 +188,10 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
         .routes(routes!(api::consistency_check))
         .routes(routes!(openapi::openapi))
         .merge(changing)
-        .layer(from_fn_with_state(Arc::new(guard::Turns::default()), guard::in_turn));
+        .layer(from_fn_with_state(Arc::new(guard::RequestLimits::default()), guard::limit_concurrency));
     // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
     // their own, and the limit of time ends no stream that has begun.
-    OpenApiRouter::with_openapi(openapi::Head::openapi())
+    OpenApiRouter::with_openapi(openapi::ApiInfo::openapi())
         .routes(routes!(api::healthz))
         .routes(routes!(api::readyz))
         .routes(routes!(page::events::events))
@@ -199,16 +199,16 @@ fn endpoints(desk: &Arc<Desk>) -> (Router<Arc<Desk>>, utoipa::openapi::OpenApi) 
         .split_for_parts()
 }
 
-fn router(desk: Arc<Desk>, page: Arc<page::Page>) -> Router {
-    let (endpoints, document) = endpoints(&desk);
+fn router(state: Arc<AppState>, page: Arc<page::Page>) -> Router {
+    let (endpoints, document) = endpoints(&state);
     endpoints
-        .fallback(answer::not_found)
-        .method_not_allowed_fallback(answer::method_not_allowed)
-        .layer(from_fn_with_state(desk.clone(), guard::known_host))
-        .layer(from_fn(guard::short_address))
-        .layer(from_fn_with_state(guard::REQUEST_MAX, guard::in_time))
+        .fallback(response::not_found)
+        .method_not_allowed_fallback(response::method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), guard::check_host))
+        .layer(from_fn(guard::limit_uri_length))
+        .layer(from_fn_with_state(guard::REQUEST_TIMEOUT, guard::limit_time))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(Extension(openapi::Written::new(&document)))
+        .layer(Extension(openapi::OpenApiDocument::new(&document)))
         .layer(Extension(page))
-        .with_state(desk)
+        .with_state(state)
 }

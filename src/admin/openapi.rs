@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
-use super::answer::{Always, Busy};
+use super::response::{CommonErrors, UnavailableErrors};
 
 /// What the document says beside its endpoints.
 #[derive(OpenApi)]
@@ -31,7 +31,7 @@ use super::answer::{Always, Busy};
     ),
     modifiers(&Token),
 )]
-pub struct Head;
+pub struct ApiInfo;
 
 struct Token;
 
@@ -45,9 +45,9 @@ impl utoipa::Modify for Token {
 
 /// The document, written once.
 #[derive(Clone)]
-pub struct Written(Arc<Bytes>);
+pub struct OpenApiDocument(Arc<Bytes>);
 
-impl Written {
+impl OpenApiDocument {
     /// Writes it.
     pub fn new(document: &utoipa::openapi::OpenApi) -> Self {
         let text = document.to_pretty_json().expect("the document is made of names and texts");
@@ -57,8 +57,8 @@ impl Written {
 
 /// This document
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "status", responses(
-    (status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Always, Busy,
+    (status = 200, description = "OpenAPI 3.1", body = serde_json::Value), CommonErrors, UnavailableErrors,
 ))]
-pub async fn openapi(Extension(written): Extension<Written>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], Bytes::clone(&written.0))
+pub async fn openapi(Extension(document): Extension<OpenApiDocument>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], Bytes::clone(&document.0))
 }

@@ -26,9 +26,9 @@ pub struct AdminSocket {
 impl AdminSocket {
     /// Listens at `path`. The file of a process that is gone is replaced, one that somebody serves is not.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let directory = locked(path)?;
+        let directory = lock_directory(path)?;
         if let Ok(found) = fs::symlink_metadata(path) {
-            is_left_over(path, &found)?;
+            check_stale(path, &found)?;
         }
         // Made under another name: at no time does anybody find it with more permissions than meant, or not listening.
         let fresh = path.with_extension(format!("{}.new", std::process::id()));
@@ -47,7 +47,7 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        let removed = locked(&self.path).and_then(|_directory| match fs::symlink_metadata(&self.path) {
+        let removed = lock_directory(&self.path).and_then(|_directory| match fs::symlink_metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) == self.identity => Ok(remove(&self.path)?),
             _ => Ok(()),
         });
@@ -59,7 +59,7 @@ impl Drop for AdminSocket {
 
 /// Holds the directory while this lives: of two processes that find the same left-over file, the second one must not
 /// remove what the first one has put there. Never waited for: whoever may read the directory may hold it.
-fn locked(path: &Path) -> anyhow::Result<File> {
+fn lock_directory(path: &Path) -> anyhow::Result<File> {
     let directory = path.parent().with_context(|| format!("{} is in no directory", path.display()))?;
     let held = File::open(directory).with_context(|| format!("open the directory {}", directory.display()))?;
     let lock = flock(&held, FlockOperation::NonBlockingLockExclusive);
@@ -68,7 +68,7 @@ fn locked(path: &Path) -> anyhow::Result<File> {
 }
 
 /// An error unless it is a socket that nobody serves.
-fn is_left_over(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
+fn check_stale(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     if !found.file_type().is_socket() {
         bail!("{} is there and is no socket: remove it, or name another path", path.display());
@@ -110,7 +110,7 @@ mod tests {
     async fn who_holds_the_directory_makes_nobody_wait() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
-        let held = locked(&path).unwrap();
+        let held = lock_directory(&path).unwrap();
         let refused = AdminSocket::bind(&path).err().unwrap();
         assert!(format!("{refused:#}").contains("hold"), "{refused:#}");
         drop(held);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminSocket, Desk, Listeners, Reloaded};
+use crate::admin::{self, AdminSocket, AppState, Listeners, ReloadReport};
 use crate::exit::Failure;
 use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
@@ -136,7 +136,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
     if listeners.tcp.is_none() && listeners.unix.is_none() {
         return Ok(());
     }
-    let desk = Desk {
+    let app_state = AppState {
         instance: service.config.instance.clone(),
         streams: service.streams.clone(),
         log: service.log.clone(),
@@ -153,14 +153,14 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         startup: service.startup,
         jobs,
         reloads: service.reloads.clone(),
-        reloaded: service.reloaded.clone(),
+        reload_count: service.reloaded.clone(),
         data_dir: service.config.data_dir.clone(),
-        trend: Arc::default(),
+        time_series: Arc::default(),
         backends: backends::descriptions(&service.config, groups),
         options,
     };
     let stop = groups.admin.stop.clone();
-    groups.admin.spawn("admin", admin::serve(listeners, desk, stop));
+    groups.admin.spawn("admin", admin::serve(listeners, app_state, stop));
     Ok(())
 }
 
@@ -267,7 +267,7 @@ async fn reload(
     reloadable: &mut Reloadable,
     run_options: &RunOptions,
     dry_run: bool,
-) -> Result<Reloaded, String> {
+) -> Result<ReloadReport, String> {
     if dry_run {
         let (config, schedule) = run_options.config_paths.load()?;
         return reload::apply(service, reloadable, &config, &schedule, true)
@@ -283,7 +283,7 @@ async fn reload(
     service.reloaded.count(applied.is_ok());
     let line = status_line(service, &reloadable.jobs).await;
     match &applied {
-        Ok(_said) => systemd::ready(&line),
+        Ok(_report) => systemd::ready(&line),
         Err(error) => {
             error!(MESSAGE_ID = messages::RELOAD_REFUSED, "the reload changed nothing:\n{error:#}");
             systemd::ready(&format!("the last reload changed nothing: {error:#}"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow};
 use tracing::info;
 
-use crate::admin::Reloaded;
+use crate::admin::ReloadReport;
 use crate::config::{self, Config};
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
@@ -39,7 +39,7 @@ pub async fn apply(
     config: &Config,
     schedule: &Schedule,
     dry_run: bool,
-) -> anyhow::Result<Reloaded> {
+) -> anyhow::Result<ReloadReport> {
     let fixed: Vec<String> = service.config.diff(config).into_iter().filter(|key| !key.starts_with("feed")).collect();
     if !fixed.is_empty() {
         return Err(anyhow!("{} cannot change while running: this needs a restart", fixed.join(", ")));
@@ -48,7 +48,7 @@ pub async fn apply(
     let after: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let added = after.iter().filter(|stream| !before.contains(stream)).count();
     let removed: Vec<&Stream> = before.iter().filter(|stream| !after.contains(stream)).collect();
-    let mut said = format!("{added} streams added, {} removed", removed.len());
+    let mut summary = format!("{added} streams added, {} removed", removed.len());
     if let Some(exchange) = config
         .feeds
         .iter()
@@ -74,11 +74,11 @@ pub async fn apply(
         service.feeds.send_replace(config.feeds.clone());
     }
     let jobs = reloadable.jobs.replace(schedule.clone(), dry_run).await?;
-    said.push_str(&format!("; {jobs}"));
+    summary.push_str(&format!("; {jobs}"));
     if dry_run {
-        info!("a reload would change: {said}");
+        info!("a reload would change: {summary}");
     } else {
-        info!(MESSAGE_ID = messages::RELOADED, "reloaded: {said}");
+        info!(MESSAGE_ID = messages::RELOADED, "reloaded: {summary}");
     }
-    Ok(Reloaded { said, jobs })
+    Ok(ReloadReport { summary, jobs })
 }

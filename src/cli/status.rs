@@ -3,7 +3,7 @@
 use indicatif::HumanBytes;
 use serde_json::Value;
 
-use crate::admin::trend;
+use crate::admin::time_series;
 use crate::market::Timestamp;
 
 /// Errors shown; the API has all.
@@ -126,8 +126,8 @@ fn problems(status: &Value) -> Vec<(String, String)> {
         }
     }
     let disk = &status["disk"];
-    let free = disk["free_bytes"].as_u64().filter(|free| *free < trend::FREE_MIN);
-    let full_in = disk["full_in_s"].as_f64().filter(|seconds| *seconds < trend::FULL_SOON_S);
+    let free = disk["free_bytes"].as_u64().filter(|free| *free < time_series::FREE_MIN);
+    let full_in = disk["full_in_s"].as_f64().filter(|seconds| *seconds < time_series::FULL_SOON_S);
     match (free, full_in) {
         (_, Some(seconds)) => {
             problems.push((

@@ -152,16 +152,16 @@ def buttons_work_with_a_script_and_keep_the_focus(test):
     with test.page() as page:
         page.evaluate("() => { window.stayed = true; }")
         page.get_by_role("button", name="Pause: retention").click()
-        page.locator("#said", has_text="retention is paused").wait_for()
+        page.locator("#result", has_text="retention is paused").wait_for()
         expect(test.recorder.job("retention")["paused"], "it is not paused")
-        page.locator("#needs", has_text="it is paused: from the status page").wait_for()
+        page.locator("#action-items", has_text="it is paused: from the status page").wait_for()
         focused = page.evaluate("() => document.activeElement.id")
         expect(focused == "resume-retention", f"the focus is on {focused!r}")
         page.keyboard.press("Enter")
-        page.locator("#said", has_text="retention runs again").wait_for()
+        page.locator("#result", has_text="retention runs again").wait_for()
         expect(not test.recorder.job("retention")["paused"], "it is still paused")
         page.get_by_role("button", name="Compare and repair").click()
-        page.locator("#said", has_text="compared").wait_for()
+        page.locator("#result", has_text="compared").wait_for()
         expect(page.evaluate("() => window.stayed"), "it was loaded again")
 
 
@@ -169,15 +169,15 @@ def buttons_work_without_a_script(test):
     with test.page("390", script=False) as page:
         # Not state-snapshot: a press is refused while its own run, every two seconds, is under way.
         page.get_by_role("button", name="Run now: retention").click()
-        page.locator("#said", has_text=re.compile("retention (ran and succeeded|has begun)")).wait_for()
+        page.locator("#result", has_text=re.compile("retention (ran and succeeded|has begun)")).wait_for()
         wait_for("it ran", lambda: test.recorder.job("retention")["last_outcome"] == "succeeded")
         page.get_by_role("button", name="Pause: retention").click()
-        page.locator("#said", has_text="retention is paused").wait_for()
+        page.locator("#result", has_text="retention is paused").wait_for()
         page.get_by_role("button", name="Resume: retention").click()
-        page.locator("#said", has_text="retention runs again").wait_for()
+        page.locator("#result", has_text="retention runs again").wait_for()
         page.get_by_role("button", name="Run now: broken").click()
-        page.locator("#said", has_text="broken").wait_for()
-        expect(page.locator("#said .bad").count() == 1, "a run that failed is not told as one")
+        page.locator("#result", has_text="broken").wait_for()
+        expect(page.locator("#result .bad").count() == 1, "a run that failed is not told as one")
 
 
 def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
@@ -221,21 +221,21 @@ def beyond_loopback_the_form_asks_for_the_token(test):
         for script in (True, False):
             with test.page(script=script, url=recorder.url) as page:
                 page.get_by_role("button", name="Pause: retention").click()
-                page.locator("#said", has_text="this needs the admin token").wait_for()
+                page.locator("#result", has_text="this needs the admin token").wait_for()
                 page.get_by_label("Admin token").fill("wrong")
                 page.get_by_label("Admin token").press("Enter")
-                page.locator("#said", has_text="the admin token is not right").wait_for()
+                page.locator("#result", has_text="the admin token is not right").wait_for()
                 expect(not recorder.job("retention")["paused"], "it was paused without the token")
                 page.get_by_label("Admin token").fill(TOKEN)
                 page.get_by_label("Admin token").press("Enter")
-                page.locator("#said", has_text="the token is right; nothing was changed").wait_for()
+                page.locator("#result", has_text="the token is right; nothing was changed").wait_for()
                 page.get_by_label("Admin token").fill(TOKEN)
                 page.get_by_role("button", name="Pause: retention").click()
-                page.locator("#said", has_text="retention is paused").wait_for()
+                page.locator("#result", has_text="retention is paused").wait_for()
                 # What is typed stays when the page is renewed, but not when it is loaded.
                 page.get_by_label("Admin token").fill(TOKEN)
                 page.get_by_role("button", name="Resume: retention").click()
-                page.locator("#said", has_text="retention runs again").wait_for()
+                page.locator("#result", has_text="retention runs again").wait_for()
         with test.page("390", "dark", url=recorder.url) as page:
             found = Axe().run(page, options=RULES).response["violations"]
             expect(not found, f"{[rule['id'] for rule in found]}")
@@ -255,12 +255,12 @@ def another_site_can_submit_nothing_and_an_injected_script_does_not_run(test):
         expect(not test.recorder.job("retention")["paused"], "it was paused from elsewhere")
         page.goto(test.recorder.url)
         page.evaluate(
-            """() => { document.querySelector('#said').innerHTML =
+            """() => { document.querySelector('#result').innerHTML =
                  '<img src="data:," onerror="window.broken = true"><p style="position:fixed">over</p>'; }"""
         )
         page.evaluate("() => new Promise((done) => setTimeout(done, 300))")
         expect(not page.evaluate("() => window.broken"), "a handler that got in was run")
-        style = page.evaluate("() => getComputedStyle(document.querySelector('#said p')).position")
+        style = page.evaluate("() => getComputedStyle(document.querySelector('#result p')).position")
         expect(style == "static", "a style that got in was used")
 
 

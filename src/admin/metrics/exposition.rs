@@ -9,9 +9,9 @@ use crate::histogram::Histogram;
 
 /// The text being written.
 #[derive(Default)]
-pub struct Page(pub String);
+pub struct MetricsText(pub String);
 
-impl Page {
+impl MetricsText {
     /// What a metric is.
     pub fn head(&mut self, name: &str, kind: &str, help: &str) {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("writing to a String cannot fail");
@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn labels_are_escaped_and_buckets_add_up() {
-        let mut page = Page::default();
-        page.one("a", "gauge", "An a.", &[("x", "say \"\\\"\n")], 1.5);
+        let mut text = MetricsText::default();
+        text.one("a", "gauge", "An a.", &[("x", "say \"\\\"\n")], 1.5);
         let mut histogram = Histogram::new(&[0.5, 1.0]);
         [0.25, 0.75, 3.0].into_iter().for_each(|value| histogram.observe(value));
-        page.histogram("h_seconds", "An h.", &histogram);
+        text.histogram("h_seconds", "An h.", &histogram);
         let expected = "# HELP a An a.\n# TYPE a gauge\na{x=\"say \\\"\\\\\\\"\\n\"} 1.5\n\
             # HELP h_seconds An h.\n# TYPE h_seconds histogram\nh_seconds_bucket{le=\"0.5\"} 1\n\
             h_seconds_bucket{le=\"1\"} 2\nh_seconds_bucket{le=\"+Inf\"} 3\nh_seconds_sum 4\nh_seconds_count 3\n";
-        assert_eq!(page.0, expected);
+        assert_eq!(text.0, expected);
     }
 }

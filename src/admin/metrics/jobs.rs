@@ -1,32 +1,32 @@
 //! The schedule's numbers.
 
-use super::exposition::Page;
-use crate::admin::{Desk, view};
+use super::exposition::MetricsText;
+use crate::admin::{AppState, status_model};
 use crate::jobs::JobStatus;
 use crate::market::Timestamp;
 
 /// Every job of the schedule.
-pub async fn jobs(page: &mut Page, desk: &Desk) {
-    let Ok(jobs) = view::soon(desk.jobs.list()).await else { return };
-    let counters: [(&str, &str, Count); 3] = [
+pub async fn jobs(text: &mut MetricsText, state: &AppState) {
+    let Ok(jobs) = status_model::within_timeout(state.jobs.list()).await else { return };
+    let counters: [(&str, &str, Counter); 3] = [
         ("tapekeeper_job_runs_total", "Runs of a job.", |job| job.runs),
         ("tapekeeper_job_failures_total", "Runs that failed or took too long.", |job| job.failures),
         ("tapekeeper_job_missed_total", "Instants that passed without a run.", |job| job.missed),
     ];
     for (name, help, value) in counters {
-        page.head(name, "counter", help);
+        text.head(name, "counter", help);
         for job in &jobs {
-            page.sample(name, &[("job", &job.name)], value(job) as f64);
+            text.sample(name, &[("job", &job.name)], value(job) as f64);
         }
     }
     let name = "tapekeeper_job_outcomes_total";
-    page.head(name, "counter", "Rows of the run history, by how the run ended or why there was none.");
+    text.head(name, "counter", "Rows of the run history, by how the run ended or why there was none.");
     for job in &jobs {
         for (outcome, count) in &job.outcomes {
-            page.sample(name, &[("job", &job.name), ("outcome", outcome)], *count as f64);
+            text.sample(name, &[("job", &job.name), ("outcome", outcome)], *count as f64);
         }
     }
-    let gauges: [(&str, &str, Told); 6] = [
+    let gauges: [(&str, &str, Gauge); 6] = [
         ("tapekeeper_job_lateness_seconds", "How late its last run started.", |job| {
             Some(job.last_lateness_ms? as f64 / 1e3)
         }),
@@ -41,18 +41,18 @@ pub async fn jobs(page: &mut Page, desk: &Desk) {
         }),
     ];
     for (name, help, value) in gauges {
-        page.head(name, "gauge", help);
+        text.head(name, "gauge", help);
         for (job, value) in jobs.iter().filter_map(|job| Some((job, value(job)?))) {
-            page.sample(name, &[("job", &job.name)], value);
+            text.sample(name, &[("job", &job.name)], value);
         }
     }
 }
 
 /// Reads a count off a job.
-type Count = fn(&JobStatus) -> u64;
+type Counter = fn(&JobStatus) -> u64;
 
 /// Reads one number off a job, when there is one.
-type Told = fn(&JobStatus) -> Option<f64>;
+type Gauge = fn(&JobStatus) -> Option<f64>;
 
 fn seconds(at: &Option<String>) -> Option<f64> {
     Some(Timestamp::parse(at.as_deref()?)?.micros() as f64 / 1e6)

@@ -2,24 +2,24 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use super::exposition::Page;
-use crate::admin::Desk;
+use super::exposition::MetricsText;
+use crate::admin::AppState;
 
 /// Memory, descriptors, time.
-pub fn process(page: &mut Page, desk: &Desk) {
-    let started = desk.startup.micros() as f64 / 1e6;
-    page.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
+pub fn process(text: &mut MetricsText, state: &AppState) {
+    let started = state.startup.micros() as f64 / 1e6;
+    text.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
     if let Some(seconds) = cpu_seconds() {
-        page.one("process_cpu_seconds_total", "counter", "Time on a processor, user and system.", &[], seconds);
+        text.one("process_cpu_seconds_total", "counter", "Time on a processor, user and system.", &[], seconds);
     }
     if let Some(bytes) = resident_bytes() {
-        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+        text.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        page.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
+        text.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
     }
     if let Some(limit) = getrlimit(Resource::Nofile).current {
-        page.one("process_max_fds", "gauge", "How many file descriptors it may have open.", &[], limit as f64);
+        text.one("process_max_fds", "gauge", "How many file descriptors it may have open.", &[], limit as f64);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::gap::{Gap, GapState};
 use crate::history::MinuteCount;
 use crate::market::{Channel, DAY_US, Interval, Stream, Timestamp};
 
-use super::count::Basis;
+use super::coverage_cells::Basis;
 
 /// Days that are drawn: five weeks.
 pub const DAYS: i64 = 35;
@@ -17,7 +17,7 @@ const MINUTE_US: i64 = Interval::M1.micros();
 
 /// What became of a stretch of time, the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cover {
+pub enum CellState {
     /// Nothing is known of it: before the first row, or after the last one.
     #[default]
     Nothing,
@@ -35,7 +35,7 @@ pub enum Cover {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Day {
     /// The worst of it.
-    pub cover: Cover,
+    pub cell_state: CellState,
     /// Rows stored.
     pub present: i64,
     /// Of these, how many were fetched later.
@@ -46,11 +46,11 @@ pub struct Day {
 
 /// A stream as drawn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sheet {
+pub struct StreamCalendar {
     /// The last [`DAYS`] days, today last.
     pub days: Vec<Day>,
     /// The [`MINUTES`] of today.
-    pub minutes: Vec<Cover>,
+    pub minutes: Vec<CellState>,
     /// Positions missing in open gaps.
     pub missing: i64,
     /// Positions lost for good in these days.
@@ -59,7 +59,7 @@ pub struct Sheet {
 
 /// Today, as it was counted.
 #[derive(Clone, Debug, Default)]
-pub struct Today {
+pub struct TodayCounts {
     /// Rows of each minute of the day, by stream.
     pub minutes: HashMap<Stream, Vec<MinuteCount>>,
     /// The newest rows of the ledger, and all open ones.
@@ -77,11 +77,11 @@ fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
     }
     let found = gap.detected_at.micros();
     let [from, to] = [gap.from_ts, gap.to_ts].map(|at| at.map(Timestamp::micros));
-    match (from, to, cover(gap.state)) {
+    match (from, to, cell_state(gap.state)) {
         (Some(from), Some(to), _) => Some((Some(from.min(to)), to.max(from))),
         // What was found to be missing was traded before that.
-        (Some(from), None, Cover::Open) => Some((Some(from), found.max(from))),
-        (None, to, Cover::Open) => Some((None, to.unwrap_or(found))),
+        (Some(from), None, CellState::Open) => Some((Some(from), found.max(from))),
+        (None, to, CellState::Open) => Some((None, to.unwrap_or(found))),
         (None, None, _) => None,
         (from, to, _) => from.or(to).map(|at| (Some(at), at)),
     }
@@ -89,27 +89,27 @@ fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
 
 /// Raises what a gap covers in a stretch of time whose places are so long and begin at `begin`. When nobody knows where
 /// the gap begins, that is every place without a row of its own, from the first one that is `known` on.
-fn mark_gap(stretch: &mut [Cover], gap: &Gap, long: i64, begin: i64, known: i64, has_rows: &dyn Fn(usize) -> bool) {
+fn mark_gap(stretch: &mut [CellState], gap: &Gap, long: i64, begin: i64, known: i64, has_rows: &dyn Fn(usize) -> bool) {
     let Some((from, to)) = span(gap) else { return };
-    let (cover, to) = (cover(gap.state), to.div_euclid(long) - begin);
+    let (cell_state, to) = (cell_state(gap.state), to.div_euclid(long) - begin);
     match from {
-        Some(from) => mark(stretch, from.div_euclid(long) - begin, to, cover),
+        Some(from) => mark(stretch, from.div_euclid(long) - begin, to, cell_state),
         None => {
-            mark(stretch, to, to, cover);
+            mark(stretch, to, to, cell_state);
             let empty = |at: &i64| usize::try_from(*at).is_ok_and(|at| at < stretch.len() && !has_rows(at));
             for at in (known.max(0)..to).filter(empty).collect::<Vec<_>>() {
-                mark(stretch, at, at, cover);
+                mark(stretch, at, at, cell_state);
             }
         }
     }
 }
 
-fn cover(state: GapState) -> Cover {
+fn cell_state(state: GapState) -> CellState {
     match state {
-        GapState::Open | GapState::Filling => Cover::Open,
-        GapState::Unrecoverable => Cover::Lost,
+        GapState::Open | GapState::Filling => CellState::Open,
+        GapState::Unrecoverable => CellState::Lost,
         // What came back is told by its rows; what never was is not missing.
-        GapState::Filled | GapState::NeverExisted | GapState::Superseded => Cover::Nothing,
+        GapState::Filled | GapState::NeverExisted | GapState::Superseded => CellState::Nothing,
     }
 }
 
@@ -118,24 +118,29 @@ pub fn first_day(now: Timestamp) -> i64 {
     now.day() - DAYS + 1
 }
 
-/// A stream's sheet.
-pub fn sheet(stream: &Stream, coverage: Option<&Coverage>, today: &Today, now: Timestamp) -> Sheet {
+/// A stream's calendar.
+pub fn stream_calendar(
+    stream: &Stream,
+    coverage: Option<&Coverage>,
+    today: &TodayCounts,
+    now: Timestamp,
+) -> StreamCalendar {
     let gaps: Vec<&Gap> = today.gaps.iter().filter(|gap| &gap.stream == stream).collect();
     let counts = today.minutes.get(stream).map_or(&[][..], Vec::as_slice);
     let began = coverage.and_then(|coverage| coverage.days.first()).map(|day| day.date.as_str());
     let is_older = began.and_then(Timestamp::parse).is_some_and(|began| began.day() < now.day());
     let minutes = minutes(stream, counts, &gaps, is_older, now);
     let days = days(coverage, counts, &gaps, &minutes, now);
-    let total = |of: Cover| gaps.iter().filter(move |gap| cover(gap.state) == of);
-    let missing = total(Cover::Open).map(|gap| gap.missing()).sum();
+    let total = |of: CellState| gaps.iter().filter(move |gap| cell_state(gap.state) == of);
+    let missing = total(CellState::Open).map(|gap| gap.missing()).sum();
     let oldest = first_day(now) * DAY_US;
     let is_drawn = |gap: &&&Gap| span(gap).map_or(gap.detected_at.micros(), |(_, to)| to) >= oldest;
-    let lost = total(Cover::Lost).filter(is_drawn).map(|gap| gap.missing()).sum();
-    Sheet { days, minutes, missing, lost }
+    let lost = total(CellState::Lost).filter(is_drawn).map(|gap| gap.missing()).sum();
+    StreamCalendar { days, minutes, missing, lost }
 }
 
-fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: bool, now: Timestamp) -> Vec<Cover> {
-    let mut minutes = vec![Cover::Nothing; MINUTES as usize];
+fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: bool, now: Timestamp) -> Vec<CellState> {
+    let mut minutes = vec![CellState::Nothing; MINUTES as usize];
     let midnight = now.day() * MINUTES;
     let step = stream.channel.step().unwrap_or(1).max(MINUTE_US) / MINUTE_US;
     // Between two rows nothing is unknown: a hole would be a gap. What was quiet is as the row before it, and a kline
@@ -144,8 +149,8 @@ fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: boo
     for (at, count) in counts.iter().enumerate() {
         let from = if at == 0 { first } else { count.minute };
         let end = counts.get(at + 1).map_or(count.minute + step, |next| next.minute);
-        let cover = if count.backfilled > 0 { Cover::Backfilled } else { Cover::Complete };
-        mark(&mut minutes, from - midnight, end - 1 - midnight, cover);
+        let cell_state = if count.backfilled > 0 { CellState::Backfilled } else { CellState::Complete };
+        mark(&mut minutes, from - midnight, end - 1 - midnight, cell_state);
     }
     let has_rows: HashSet<i64> = counts.iter().map(|count| count.minute - midnight).collect();
     for gap in gaps {
@@ -155,12 +160,12 @@ fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: boo
     minutes
 }
 
-/// Raises what lies in `from..=to` to at least `cover`.
-fn mark(stretch: &mut [Cover], from: i64, to: i64, cover: Cover) {
+/// Raises what lies in `from..=to` to at least `cell_state`.
+fn mark(stretch: &mut [CellState], from: i64, to: i64, cell_state: CellState) {
     let end = to.saturating_add(1).clamp(0, stretch.len() as i64);
     let from = from.clamp(0, end);
     for place in &mut stretch[from as usize..end as usize] {
-        *place = cover.max(*place);
+        *place = cell_state.max(*place);
     }
 }
 
@@ -168,7 +173,7 @@ fn days(
     coverage: Option<&Coverage>,
     counts: &[MinuteCount],
     gaps: &[&Gap],
-    minutes: &[Cover],
+    minutes: &[CellState],
     now: Timestamp,
 ) -> Vec<Day> {
     let mut days = vec![Day::default(); DAYS as usize];
@@ -178,21 +183,21 @@ fn days(
             continue;
         };
         let Some(day) = days.get_mut(at) else { continue };
-        let cover = if counted.backfilled > 0 { Cover::Backfilled } else { Cover::Complete };
+        let cell_state = if counted.backfilled > 0 { CellState::Backfilled } else { CellState::Complete };
         let unexplained = (counted.expected - counted.present).max(0);
-        *day = Day { cover, present: counted.present, backfilled: counted.backfilled, unexplained };
+        *day = Day { cell_state, present: counted.present, backfilled: counted.backfilled, unexplained };
     }
-    let mut covers: Vec<Cover> = days.iter().map(|day| day.cover).collect();
+    let mut cell_states: Vec<CellState> = days.iter().map(|day| day.cell_state).collect();
     let first = days.iter().position(|day| day.present > 0).map_or(DAYS, |first| first as i64);
     for gap in gaps {
-        mark_gap(&mut covers, gap, DAY_US, oldest, first, &|at| days.get(at).is_some_and(|day| day.present > 0));
+        mark_gap(&mut cell_states, gap, DAY_US, oldest, first, &|at| days.get(at).is_some_and(|day| day.present > 0));
     }
-    for (day, cover) in days.iter_mut().zip(covers) {
-        day.cover = cover;
-        if matches!(cover, Cover::Open | Cover::Lost) {
+    for (day, cell_state) in days.iter_mut().zip(cell_states) {
+        day.cell_state = cell_state;
+        if matches!(cell_state, CellState::Open | CellState::Lost) {
             day.unexplained = 0;
         } else if day.unexplained > 0 {
-            day.cover = Cover::Open;
+            day.cell_state = CellState::Open;
         }
     }
     // Today was counted more lately than the days before it.
@@ -201,18 +206,18 @@ fn days(
     {
         day.present = counts.iter().map(|count| count.present).sum();
         day.backfilled = counts.iter().map(|count| count.backfilled).sum();
-        day.cover = minutes.iter().copied().max().unwrap_or_default().max(day.cover);
+        day.cell_state = minutes.iter().copied().max().unwrap_or_default().max(day.cell_state);
     }
     days
 }
 
 /// Stretches of the same kind: where each begins, how long it is, and what it is.
-pub fn stretches(covers: &[Cover]) -> Vec<(usize, usize, Cover)> {
-    let mut all: Vec<(usize, usize, Cover)> = Vec::new();
-    for (at, cover) in covers.iter().enumerate() {
+pub fn segments(cell_states: &[CellState]) -> Vec<(usize, usize, CellState)> {
+    let mut all: Vec<(usize, usize, CellState)> = Vec::new();
+    for (at, cell_state) in cell_states.iter().enumerate() {
         match all.last_mut() {
-            Some((_, length, last)) if last == cover => *length += 1,
-            _ => all.push((at, 1, *cover)),
+            Some((_, length, last)) if last == cell_state => *length += 1,
+            _ => all.push((at, 1, *cell_state)),
         }
     }
     all

@@ -3,8 +3,8 @@
 use crate::gap::{Evidence, Gap, GapState};
 use crate::market::{Channel, Timestamp};
 
-use super::html::{Text, counted, grouped, instant, put, span};
-use super::press::Facts;
+use super::html::{Escaped, grouped, instant, pluralize, put, span};
+use super::render::Facts;
 
 /// Closed gaps shown.
 const CLOSED_MAX: usize = 8;
@@ -14,7 +14,7 @@ pub fn gaps(out: &mut String, facts: &Facts) {
     let (open, newest) = match (&facts.open, &facts.newest) {
         (Ok(open), Ok(newest)) => (open, newest),
         (Err(why), _) | (_, Err(why)) => {
-            put(out, format_args!("<p class=\"bad\">the gap ledger cannot be read: {}</p>", Text(why)));
+            put(out, format_args!("<p class=\"bad\">the gap ledger cannot be read: {}</p>", Escaped(why)));
             return;
         }
     };
@@ -51,18 +51,18 @@ fn row(out: &mut String, gap: &Gap, now: Timestamp) {
             "<li><div><span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</span> <br>\
              <b>{} {channel}</b></div>",
             gap.state.as_str().replace('_', " "),
-            Text(gap.stream.symbol.as_str())
+            Escaped(gap.stream.symbol.as_str())
         ),
     );
-    let place = |position| place(gap.stream.channel, position);
-    put(out, format_args!("<div>{} missing <br><span class=\"dim\">{}", rows(gap), place(gap.range.first)));
+    let position_text = |position| position_text(gap.stream.channel, position);
+    put(out, format_args!("<div>{} missing <br><span class=\"dim\">{}", rows(gap), position_text(gap.range.first)));
     if gap.range.last != gap.range.first {
-        put(out, format_args!("\u{2013}{}", place(gap.range.last)));
+        put(out, format_args!("\u{2013}{}", position_text(gap.range.last)));
     }
     out.push_str("</span></div><div>");
     put(
         out,
-        format_args!("found {} <span class=\"dim\">{}</span>", instant(gap.detected_at, now), Text(&evidence(gap))),
+        format_args!("found {} <span class=\"dim\">{}</span>", instant(gap.detected_at, now), Escaped(&evidence(gap))),
     );
     if let (Some(from), Some(to)) = (gap.from_ts, gap.to_ts) {
         let long = span(to.since(from).max(0) as f64 / 1e6);
@@ -72,11 +72,11 @@ fn row(out: &mut String, gap: &Gap, now: Timestamp) {
 }
 
 fn rows(gap: &Gap) -> String {
-    counted(gap.len(), "row", "rows")
+    pluralize(gap.len(), "row", "rows")
 }
 
 /// A trade id as it is, a kline's open time as people read it.
-pub fn place(channel: Channel, position: i64) -> String {
+pub fn position_text(channel: Channel, position: i64) -> String {
     match channel {
         Channel::Kline(_) => Timestamp(position).rfc3339().get(..16).unwrap_or_default().replacen('T', " ", 1),
         Channel::Trade | Channel::BookTicker => position.to_string(),
@@ -85,14 +85,14 @@ pub fn place(channel: Channel, position: i64) -> String {
 
 fn evidence(gap: &Gap) -> String {
     let Evidence { by, previous, next, partition, offset, connection, replaces } = &gap.evidence;
-    let place = |position: i64| place(gap.stream.channel, position);
+    let position_text = |position: i64| position_text(gap.stream.channel, position);
     let mut words = format!("by {by}");
     match (previous, next) {
         (Some(previous), Some(next)) => {
-            words.push_str(&format!(": after {} came {}", place(*previous), place(*next)));
+            words.push_str(&format!(": after {} came {}", position_text(*previous), position_text(*next)));
         }
-        (Some(previous), None) => words.push_str(&format!(": after {}", place(*previous))),
-        (None, Some(next)) => words.push_str(&format!(": before {}", place(*next))),
+        (Some(previous), None) => words.push_str(&format!(": after {}", position_text(*previous))),
+        (None, Some(next)) => words.push_str(&format!(": before {}", position_text(*next))),
         (None, None) => {}
     }
     if let Some(connection) = connection {
@@ -102,7 +102,7 @@ fn evidence(gap: &Gap) -> String {
         words.push_str(&format!(", log {partition}/{offset}"));
     }
     if !replaces.is_empty() {
-        words.push_str(&format!(", speaks for {}", counted(replaces.len() as i64, "other row", "other rows")));
+        words.push_str(&format!(", speaks for {}", pluralize(replaces.len() as i64, "other row", "other rows")));
     }
     words
 }
@@ -117,7 +117,7 @@ fn outcome(gap: &Gap, now: Timestamp) -> String {
     let tries = match gap.attempts {
         0 if gap.state == GapState::Filling => "the first try is under way".to_owned(),
         0 => "not tried".to_owned(),
-        tries => counted(tries, "try", "tries"),
+        tries => pluralize(tries, "try", "tries"),
     };
     put(&mut words, format_args!(", {tries}"));
     if gap.filled > 0 {
@@ -127,10 +127,10 @@ fn outcome(gap: &Gap, now: Timestamp) -> String {
             "cache" => "the cache",
             other => other,
         };
-        put(&mut words, format_args!(", {} came back by {}", grouped(gap.filled as f64), Text(by)));
+        put(&mut words, format_args!(", {} came back by {}", grouped(gap.filled as f64), Escaped(by)));
     }
     if !gap.reason.is_empty() {
-        put(&mut words, format_args!(" <br><span class=\"dim\">{}</span>", Text(&gap.reason)));
+        put(&mut words, format_args!(" <br><span class=\"dim\">{}</span>", Escaped(&gap.reason)));
     }
     words
 }

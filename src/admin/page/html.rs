@@ -5,9 +5,9 @@ use std::fmt::{self, Write};
 use crate::market::{DAY_US, Timestamp};
 
 /// Text with its markup taken away.
-pub struct Text<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
             match character {
@@ -70,9 +70,11 @@ impl<'a> Table<'a> {
         self.out.push_str("<tr>");
         for cell in cells {
             match cell {
-                Cell::Head(name) => put(self.out, format_args!("<th scope=\"row\">{}</th>", Text(name))),
-                Cell::Number(number) => put(self.out, format_args!("<td class=\"n\">{}</td>", Text(number))),
-                Cell::Mark(class, words) => put(self.out, format_args!("<td class=\"{class}\">{}</td>", Text(words))),
+                Cell::Head(name) => put(self.out, format_args!("<th scope=\"row\">{}</th>", Escaped(name))),
+                Cell::Number(number) => put(self.out, format_args!("<td class=\"n\">{}</td>", Escaped(number))),
+                Cell::Mark(class, words) => {
+                    put(self.out, format_args!("<td class=\"{class}\">{}</td>", Escaped(words)))
+                }
                 Cell::At(at) => {
                     let at = at.map_or(String::new(), |at| instant(at, self.now));
                     put(self.out, format_args!("<td>{at}</td>"));
@@ -87,7 +89,7 @@ impl<'a> Table<'a> {
         self.rows += 1;
         put(
             self.out,
-            format_args!("<tr><td colspan=\"{}\" class=\"text {class}\">{}</td></tr>", self.columns, Text(words)),
+            format_args!("<tr><td colspan=\"{}\" class=\"text {class}\">{}</td></tr>", self.columns, Escaped(words)),
         );
     }
 
@@ -114,7 +116,7 @@ pub fn instant(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// `1 gap`, `2 gaps`.
-pub fn counted(number: i64, one: &str, many: &str) -> String {
+pub fn pluralize(number: i64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(number as f64), if number == 1 { one } else { many })
 }
 
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn text_cannot_become_markup() {
-        assert_eq!(Text("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
+        assert_eq!(Escaped("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
     }
 
     #[test]
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn one_is_not_many() {
-        assert_eq!([1, 2, 1_000].map(|gaps| counted(gaps, "gap", "gaps")), ["1 gap", "2 gaps", "1,000 gaps"]);
+        assert_eq!([1, 2, 1_000].map(|gaps| pluralize(gaps, "gap", "gaps")), ["1 gap", "2 gaps", "1,000 gaps"]);
     }
 
     #[test]

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::view;
+use crate::admin::status_model;
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
 use crate::market::Timestamp;
 
-use super::html::{Text, counted, instant, put, span};
-use super::press::{Facts, RUNS_MAX};
+use super::html::{Escaped, instant, pluralize, put, span};
+use super::render::{Facts, RUNS_MAX};
 
 /// Time drawn before now.
 const PAST_US: i64 = 3_600_000_000;
@@ -48,7 +48,7 @@ pub fn jobs(out: &mut String, facts: &Facts) {
     let jobs = match &facts.jobs {
         Ok(jobs) => jobs.as_slice(),
         Err(why) => {
-            put(out, format_args!("<p class=\"bad\">the scheduler cannot be asked: {}</p>", Text(why)));
+            put(out, format_args!("<p class=\"bad\">the scheduler cannot be asked: {}</p>", Escaped(why)));
             return;
         }
     };
@@ -59,7 +59,7 @@ pub fn jobs(out: &mut String, facts: &Facts) {
             all.iter().for_each(|run| runs.entry(&run.job).or_default().push(run));
             begins = all.last().filter(|_| all.len() == RUNS_MAX).map(|run| run.scheduled_at);
         }
-        Err(why) => put(out, format_args!("<p class=\"bad\">past runs cannot be read: {}</p>", Text(why))),
+        Err(why) => put(out, format_args!("<p class=\"bad\">past runs cannot be read: {}</p>", Escaped(why))),
     }
     if jobs.is_empty() {
         out.push_str("<p class=\"dim\">none is scheduled</p>");
@@ -101,16 +101,16 @@ fn row(out: &mut String, job: &JobStatus, runs: &[&JobRun], facts: &Facts, windo
         out,
         format_args!(
             "<li><div class=\"what\"><b>{}</b> <span class=\"dim\">{}</span></div>",
-            Text(&job.name),
-            Text(&job.when)
+            Escaped(&job.name),
+            Escaped(&job.when)
         ),
     );
     lane(out, job, &recent, window);
     out.push_str("<div class=\"how\">");
     state(out, job, facts.now);
-    put(out, format_args!("<br><span class=\"dim\">{}", Text(&hour(&recent))));
-    if let Some(said) = job.last_summary.as_deref().filter(|said| !said.is_empty()) {
-        put(out, format_args!(" &middot; {}", Text(said)));
+    put(out, format_args!("<br><span class=\"dim\">{}", Escaped(&hour(&recent))));
+    if let Some(summary) = job.last_summary.as_deref().filter(|summary| !summary.is_empty()) {
+        put(out, format_args!(" &middot; {}", Escaped(summary)));
     }
     out.push_str("</span></div>");
     buttons(out, job, facts.may_change);
@@ -123,7 +123,7 @@ fn state(out: &mut String, job: &JobStatus, now: Timestamp) {
     let (class, mark) = match outcome {
         "succeeded" => ("good", "\u{2713} "),
         "running" => ("good", "\u{25b8} "),
-        _ if view::failed(job) => ("bad", "\u{2715} "),
+        _ if status_model::last_run_failed(job) => ("bad", "\u{2715} "),
         "not run yet" => ("dim", ""),
         _ => ("warn", "! "),
     };
@@ -131,7 +131,7 @@ fn state(out: &mut String, job: &JobStatus, now: Timestamp) {
         out,
         format_args!(
             "<span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span>{}</span>",
-            Text(&outcome.replace('_', " "))
+            Escaped(&outcome.replace('_', " "))
         ),
     );
     if let Some(at) = job.last_finished.as_deref().and_then(Timestamp::parse) {
@@ -172,8 +172,8 @@ fn lane(out: &mut String, job: &JobStatus, recent: &[&JobRun], window: Window) {
         format_args!(
             "<svg class=\"lane\" role=\"img\" aria-label=\"{}: {}\" width=\"100%\" height=\"{HEIGHT}\">\
              <rect class=\"ground\" y=\"{}\" width=\"100%\" height=\"1\"/>",
-            Text(&job.name),
-            Text(&hour(recent)),
+            Escaped(&job.name),
+            Escaped(&hour(recent)),
             HEIGHT / 2
         ),
     );
@@ -207,7 +207,7 @@ fn lane(out: &mut String, job: &JobStatus, recent: &[&JobRun], window: Window) {
 
 fn mark(out: &mut String, outcome: &str, from: f64, to: f64, title: &str) {
     let (middle, wide) = (HEIGHT / 2, to - from);
-    put(out, format_args!("<g class=\"o-{outcome}\"><title>{}</title>", Text(title)));
+    put(out, format_args!("<g class=\"o-{outcome}\"><title>{}</title>", Escaped(title)));
     // A run that took long enough to be seen has a length.
     if wide > 0.3 {
         put(out, format_args!("<rect x=\"{from:.2}%\" y=\"{}\" width=\"{wide:.2}%\" height=\"6\"/>", middle - 3));
@@ -219,7 +219,7 @@ fn title(runs: &[&JobRun]) -> String {
     let Some(run) = runs.first() else { return String::new() };
     let outcome = run.outcome.replace('_', " ");
     if runs.len() > 1 {
-        return format!("from {}: {} {outcome}", clock(when(run)), counted(runs.len() as i64, "run", "runs"));
+        return format!("from {}: {} {outcome}", clock(when(run)), pluralize(runs.len() as i64, "run", "runs"));
     }
     let mut words = format!("{} {outcome}", clock(when(run)));
     if let (Some(from), Some(to)) = (run.started_at, run.finished_at) {
@@ -239,7 +239,7 @@ fn buttons(out: &mut String, job: &JobStatus, may_change: bool) {
     if !may_change {
         return;
     }
-    let name = Text(&job.name);
+    let name = Escaped(&job.name);
     out.push_str("<div class=\"buttons\">");
     let (verb, label) = if job.paused { ("resume", "Resume") } else { ("pause", "Pause") };
     for (verb, label) in [("run", "Run now"), (verb, label)] {

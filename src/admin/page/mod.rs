@@ -1,22 +1,22 @@
 //! The status page: one document, no build step, no foreign script, whole without JavaScript.
 //!
-//! [`Press`] prints its parts once for all who look; [`events`] tells open pages what has changed; [`act`] does what
+//! [`Renderer`] prints its parts once for all who look; [`events`] tells open pages what has changed; [`forms`] does what
 //! its buttons ask for.
 
-pub mod act;
+mod action_items;
 mod calendar;
-mod count;
+mod charts;
 mod coverage;
+mod coverage_cells;
 pub mod events;
+pub mod forms;
 mod gaps;
-mod glance;
 mod html;
 mod jobs;
-mod needs;
-mod press;
+mod render;
 mod stores;
 mod streams;
-mod trends;
+mod summary;
 
 use std::sync::Arc;
 
@@ -30,11 +30,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
-use super::Desk;
-use super::answer::{Always, Busy};
-use events::{LISTENERS_MAX, News};
-use html::{Text, put};
-use press::{Edition, Press};
+use super::AppState;
+use super::response::{CommonErrors, UnavailableErrors};
+use events::{PageUpdate, SUBSCRIBERS_MAX};
+use html::{Escaped, put};
+use render::{Renderer, Rendering};
 
 const CSS: &str = include_str!("page.css");
 const JS: &str = include_str!("page.js");
@@ -44,10 +44,10 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
 
 /// What the page's routes share.
 pub struct Page {
-    press: Press,
-    answers: act::Answers,
+    renderer: Renderer,
+    results: forms::FormResults,
     /// Places for pages that listen.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// The service stops.
     stop: CancellationToken,
 }
@@ -55,13 +55,13 @@ pub struct Page {
 impl Page {
     /// A page that listens until `stop`.
     pub fn new(stop: CancellationToken) -> Self {
-        let places = Arc::new(Semaphore::new(LISTENERS_MAX));
-        Self { press: Press::default(), answers: act::Answers::default(), places, stop }
+        let permits = Arc::new(Semaphore::new(SUBSCRIBERS_MAX));
+        Self { renderer: Renderer::default(), results: forms::FormResults::default(), permits, stop }
     }
 
     /// Samples, and counts while somebody looks, until the service stops.
-    pub async fn run(&self, desk: &Desk) {
-        self.press.run(desk, &self.stop).await;
+    pub async fn run(&self, state: &AppState) {
+        self.renderer.run(state, &self.stop).await;
     }
 }
 
@@ -70,37 +70,37 @@ fn version() -> String {
     format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32fast::hash(&[CSS.as_bytes(), JS.as_bytes()].concat()))
 }
 
-/// `?said=`: the answer to show, by its id.
+/// `?result=`: the answer to show, by its id.
 #[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Shown {
     /// Shows what came of what a button asked for; an id that is not known shows nothing.
-    said: Option<String>,
+    result: Option<String>,
 }
 
 /// Everything a person wants to see first
 ///
 /// With `Accept: application/json` only its parts, for a page that is open already and cannot listen to `/events`.
 #[utoipa::path(get, path = "/", tag = "page", params(Shown), responses(
-    (status = 200, description = "The page, or its parts", content((String = "text/html"), (News = "application/json"))),
-    Always, Busy,
+    (status = 200, description = "The page, or its parts", content((String = "text/html"), (PageUpdate = "application/json"))),
+    CommonErrors, UnavailableErrors,
 ))]
 pub async fn page(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AppState>>,
     Extension(page): Extension<Arc<Page>>,
     shown: Result<Query<Shown>, QueryRejection>,
-    asked: HeaderMap,
+    request_headers: HeaderMap,
 ) -> Response {
-    page.press.freshen().await;
-    let edition = page.press.edition(&desk).await;
-    let said = shown.ok().and_then(|Query(shown)| page.answers.find(&shown.said?));
-    let said = said.map(answer).unwrap_or_default();
-    if asked.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
-        let mut news = events::news(&edition, 0);
-        if !said.is_empty() {
-            news.parts.insert("said", said);
+    page.renderer.refresh_counts().await;
+    let rendering = page.renderer.latest(&state).await;
+    let result = shown.ok().and_then(|Query(shown)| page.results.find(&shown.result?));
+    let result = result.map(result_markup).unwrap_or_default();
+    if request_headers.get(header::ACCEPT).is_some_and(|accept| accept == "application/json") {
+        let mut update = events::update_since(&rendering, 0);
+        if !result.is_empty() {
+            update.parts.insert("result", result);
         }
-        return ([(header::CACHE_CONTROL, "no-store")], Json(news)).into_response();
+        return ([(header::CACHE_CONTROL, "no-store")], Json(update)).into_response();
     }
     // Nothing but what stands in the page itself may run or style it: markup that got in from outside could not.
     let nonce = uuid::Uuid::new_v4().simple().to_string();
@@ -115,13 +115,13 @@ pub async fn page(
         // With `no-referrer` a browser says `Origin: null` of our own form, which is what a foreign page says.
         (header::REFERRER_POLICY, "same-origin".to_owned()),
     ];
-    (headers, Html(document(&desk, &edition, &said, &nonce))).into_response()
+    (headers, Html(document(&state, &rendering, &result, &nonce))).into_response()
 }
 
 /// What came of what a button asked for.
-fn answer(said: act::Said) -> String {
-    let (class, mark) = if said.is_done { ("good", "\u{2713}") } else { ("bad", "\u{2715}") };
-    format!("<p class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>", Text(&said.words))
+fn result_markup(result: forms::FormResult) -> String {
+    let (class, mark) = if result.is_done { ("good", "\u{2713}") } else { ("bad", "\u{2715}") };
+    format!("<p class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>", Escaped(&result.words))
 }
 
 /// The parts of `main` below what needs a person: id and heading.
@@ -133,7 +133,7 @@ const SECTIONS: [(&str, &str); 5] = [
     ("streams", "Streams"),
 ];
 
-fn document(desk: &Desk, edition: &Edition, said: &str, nonce: &str) -> String {
+fn document(state: &AppState, rendering: &Rendering, result: &str, nonce: &str) -> String {
     let mut out = String::with_capacity(128 << 10);
     put(
         &mut out,
@@ -144,24 +144,24 @@ fn document(desk: &Desk, edition: &Edition, said: &str, nonce: &str) -> String {
              {}<a class=\"skip\" href=\"#main\">Skip to what it shows</a><header id=\"head\">{}</header><main id=\"main\">\
              <p id=\"lost\" class=\"bad\" role=\"alert\" hidden>The service does not answer: what is shown is old.</p>",
             version(),
-            Text(&edition.title),
+            Escaped(&rendering.title),
             jobs::MARKS,
-            edition.part("head")
+            rendering.part("head")
         ),
     );
     put(
         &mut out,
         format_args!(
-            "<div id=\"said\" role=\"status\">{said}</div><div id=\"needs\" aria-live=\"polite\">{}</div><section id=\"glance\" aria-label=\"At a glance\">{}\
+            "<div id=\"result\" role=\"status\">{result}</div><div id=\"action-items\" aria-live=\"polite\">{}</div><section id=\"summary\" aria-label=\"At a glance\">{}\
              </section>",
-            edition.part("needs"),
-            edition.part("glance")
+            rendering.part("action-items"),
+            rendering.part("summary")
         ),
     );
     for (id, title) in SECTIONS {
-        section(&mut out, id, title, "", edition);
+        section(&mut out, id, title, "", rendering);
         if id == "gaps" {
-            section(&mut out, "jobs", "Jobs", &form(desk), edition);
+            section(&mut out, "jobs", "Jobs", &form(state), rendering);
         }
     }
     put(
@@ -175,8 +175,8 @@ fn document(desk: &Desk, edition: &Edition, said: &str, nonce: &str) -> String {
     out
 }
 
-fn section(out: &mut String, id: &str, title: &str, above: &str, edition: &Edition) {
-    let markup = edition.part(id);
+fn section(out: &mut String, id: &str, title: &str, above: &str, rendering: &Rendering) {
+    let markup = rendering.part(id);
     put(
         out,
         format_args!(
@@ -187,10 +187,10 @@ fn section(out: &mut String, id: &str, title: &str, above: &str, edition: &Editi
 }
 
 /// What all buttons belong to. It is never renewed, so that what was typed into it stays.
-fn form(desk: &Desk) -> String {
-    let is_local = desk.options.listen.ip().is_loopback();
+fn form(state: &AppState) -> String {
+    let is_local = state.options.listen.ip().is_loopback();
     let mut form = "<form id=\"do\" method=\"post\" action=\"/do\">".to_owned();
-    match (is_local, &desk.options.token) {
+    match (is_local, &state.options.token) {
         (true, _) => {}
         // The first button is what Enter presses in the field: it changes nothing.
         (false, Some(_)) => form.push_str(

@@ -74,7 +74,7 @@
     const line = document.createElement("p");
     line.className = "bad";
     line.textContent = words;
-    element("said").replaceChildren(line);
+    element("result").replaceChildren(line);
   };
   document.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -87,6 +87,6 @@
       say(`nothing was heard of it: ${error.message}`);
     }
     submitter.ariaDisabled = "false";
-    element("said").scrollIntoView({ block: "nearest" });
+    element("result").scrollIntoView({ block: "nearest" });
   });
 })();

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use crate::market::Timestamp;
 
-use super::super::trend;
-use super::html::{Text, counted, grouped, put, size, span};
-use super::press::Facts;
+use super::super::time_series;
+use super::html::{Escaped, grouped, pluralize, put, size, span};
+use super::render::Facts;
 
 /// A card: a name, a state, and what there is to say, line by line.
 struct Card {
@@ -41,9 +41,9 @@ impl Card {
             out,
             format_args!(
                 "<li class=\"card\"><h3>{} <span class=\"{}\"><span aria-hidden=\"true\">{mark}</span> {}</span></h3>",
-                Text(&self.name),
+                Escaped(&self.name),
                 self.class,
-                Text(&self.state)
+                Escaped(&self.state)
             ),
         );
         if let Some(used) = self.used {
@@ -58,7 +58,7 @@ impl Card {
         }
         out.push_str("<dl>");
         for (name, value) in &self.lines {
-            put(out, format_args!("<div><dt class=\"dim\">{name}</dt><dd>{}</dd></div>", Text(value)));
+            put(out, format_args!("<div><dt class=\"dim\">{name}</dt><dd>{}</dd></div>", Escaped(value)));
         }
         out.push_str("</dl></li>");
     }
@@ -87,7 +87,7 @@ pub fn stores(out: &mut String, facts: &Facts) {
     let waiting = status["cache"]["waiting"].as_i64().unwrap_or_default();
     Card::new("Cache", why("cache"))
         .line("kept in", cache.clone())
-        .line("waiting", format!("{} to be written", counted(waiting, "key", "keys")))
+        .line("waiting", format!("{} to be written", pluralize(waiting, "key", "keys")))
         .put(out);
     disk(facts).put(out);
     for (at, socket) in status["connections"].as_array().into_iter().flatten().enumerate() {
@@ -101,7 +101,7 @@ pub fn stores(out: &mut String, facts: &Facts) {
 
 fn disk(facts: &Facts) -> Card {
     let Some(free) = facts.free else { return Card::new("Disk", Some("it cannot be asked")) };
-    let forecast = trend::forecast(&facts.samples);
+    let forecast = time_series::forecast(&facts.samples);
     let kept = facts.samples.last().and_then(|sample| sample.kept).map(|kept| size(kept as f64));
     let growth = match forecast.growth {
         Some(growth) if growth > 0.0 => format!("{} an hour", size(growth * 3_600.0)),
@@ -112,7 +112,7 @@ fn disk(facts: &Facts) -> Card {
         .line("free", size(free as f64))
         .line("we keep", kept.unwrap_or_default())
         .line("it grows", growth)
-        .line("full in", forecast.by_us.map(span).unwrap_or_default())
+        .line("full in", forecast.own_full_in_s.map(span).unwrap_or_default())
 }
 
 fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {

@@ -2,9 +2,9 @@
 
 use crate::market::{Channel, Timestamp};
 
-use super::gaps::place;
+use super::gaps::position_text;
 use super::html::{Cell, Table, grouped, span};
-use super::press::Facts;
+use super::render::Facts;
 
 /// Rows shown: this table is sent anew every other second. The API has all of them.
 const ROWS_MAX: usize = 60;
@@ -27,7 +27,7 @@ pub fn streams(out: &mut String, facts: &Facts) {
             Cell::Head(format!("{} {}", row.symbol, row.channel)),
             Cell::Mark(class, state.to_owned()),
             Cell::Number(row.age_s.map_or("never".to_owned(), |age| format!("{} ago", span(age)))),
-            Cell::Number(row.last.map_or(String::new(), |at| place(channel, at))),
+            Cell::Number(row.last.map_or(String::new(), |at| position_text(channel, at))),
             Cell::At(row.last_ts.as_deref().and_then(Timestamp::parse)),
             Cell::Number(grouped(row.frames as f64)),
             Cell::Number(grouped(row.behind as f64)),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::Reloaded;
-use super::super::trend::Sample;
+use super::super::ReloadReport;
+use super::super::time_series::Sample;
 use super::{NOW, Served};
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::history::Batch;
@@ -46,7 +46,7 @@ async fn status_looks_ahead_to_when_the_disk_is_full() {
     for (ago, free, kept) in [(2_000, 10_000, 500), (0, 9_800, 700)] {
         let at = NOW.plus_micros(-ago * 1_000_000);
         let (free, kept) = (Some(free), Some(kept));
-        served.desk.trend.add(Sample { at, frames: 1.0, lag: Some(0.0), missing: 0, free, kept });
+        served.state.time_series.add(Sample { at, frames: 1.0, lag: Some(0.0), missing: 0, free, kept });
     }
     let (_, document) = served.get("/api/v1/status").await;
     let disk = &document["disk"];
@@ -58,7 +58,7 @@ async fn status_looks_ahead_to_when_the_disk_is_full() {
 async fn status_answers_while_history_is_away() {
     let served = Served::start().await;
     served.faults.set_outage(true);
-    served.desk.health.degraded("history", "the disk is full");
+    served.state.health.degraded("history", "the disk is full");
     let (status, document) = served.get("/api/v1/status").await;
     assert_eq!(status, 200);
     assert_eq!(document["degraded"]["history"], "the disk is full");
@@ -71,14 +71,14 @@ async fn health_is_the_loops_and_readiness_is_the_log() {
     let served = Served::start().await;
     assert_eq!(served.get("/healthz").await.0, 200);
     assert_eq!(served.get("/readyz").await, (200, json!({ "ready": true, "reason": null })));
-    served.desk.health.degraded("ingest", "the log refuses frames: full");
+    served.state.health.degraded("ingest", "the log refuses frames: full");
     let (status, health) = served.get("/healthz").await;
     assert_eq!((status, &health["status"]), (200, &json!("degraded")));
     assert_eq!(health["degraded"]["ingest"], "the log refuses frames: full");
     let (status, ready) = served.get("/readyz").await;
     assert_eq!((status, &ready["reason"]), (503, &json!("the log refuses frames: full")));
-    assert!(served.desk.health.restored("ingest"));
-    served.desk.health.set_stopping();
+    assert!(served.state.health.restored("ingest"));
+    served.state.health.set_stopping();
     assert_eq!(served.get("/readyz").await.0, 503);
 }
 
@@ -173,8 +173,10 @@ async fn a_reload_is_answered_by_the_service() {
     let mut served = Served::start().await;
     let next = vec![("a".to_owned(), Some(Timestamp(60_000_000))), ("b".to_owned(), None)];
     let jobs = Changes { added: vec!["a".to_owned()], next, ..Changes::default() };
-    let answers =
-        [Ok(Reloaded { said: "a job more".to_owned(), jobs }), Err("tapekeeper.toml:3:1: unknown key".to_owned())];
+    let answers = [
+        Ok(ReloadReport { summary: "a job more".to_owned(), jobs }),
+        Err("tapekeeper.toml:3:1: unknown key".to_owned()),
+    ];
     let mut reloads = std::mem::replace(&mut served.reloads, tokio::sync::mpsc::channel(1).1);
     let service = tokio::spawn(async move {
         let mut dry_runs = Vec::new();
@@ -233,7 +235,7 @@ async fn a_backfill_opens_gaps_for_what_exists_and_is_missing() {
     assert!(estimate.is_null() || estimate == 0, "{estimate}");
     let opened = json!({ "first": 2, "last": 8, "missing": 3, "gaps_opened": 1, "more": false });
     assert_eq!(answer, (200, opened));
-    assert_eq!(served.desk.ledger.with(|ledger| ledger.open_count()), (1, 3));
+    assert_eq!(served.state.ledger.with(|ledger| ledger.open_count()), (1, 3));
     assert_eq!(ask(json!(2), json!(8)).await.1["gaps_opened"], 0);
     assert_eq!(code(&ask(json!(5), json!(4)).await), (400, "bad_request"));
     assert_eq!(code(&ask(json!(9), json!(20)).await), (400, "bad_request"));

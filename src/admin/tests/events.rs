@@ -7,46 +7,46 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Served;
-use crate::admin::page::events::LISTENERS_MAX;
+use crate::admin::page::events::SUBSCRIBERS_MAX;
 
 /// How long a busy machine may take for what takes two seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A page that listens.
-struct Listener {
+struct Subscriber {
     answer: reqwest::Response,
-    heard: String,
+    buffer: String,
 }
 
 /// One event.
-struct Told {
-    edition: u64,
-    news: Value,
+struct Message {
+    rendering: u64,
+    update: Value,
 }
 
-impl Listener {
+impl Subscriber {
     async fn new(served: &Served) -> Self {
         let answer = served.http.get(served.url("/events")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Self { answer, heard: String::new() }
+        Self { answer, buffer: String::new() }
     }
 
     /// The next event; none when the service has ended the stream.
-    async fn next(&mut self) -> Option<Told> {
+    async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some((event, rest)) = self.heard.split_once("\n\n") {
+            if let Some((event, rest)) = self.buffer.split_once("\n\n") {
                 let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).expect("the field");
                 assert_eq!(field("retry: "), "2000");
-                let told = Told {
-                    edition: field("id: ").parse().unwrap(),
-                    news: serde_json::from_str(field("data: ")).unwrap(),
+                let message = Message {
+                    rendering: field("id: ").parse().unwrap(),
+                    update: serde_json::from_str(field("data: ")).unwrap(),
                 };
-                self.heard = rest.to_owned();
-                return Some(told);
+                self.buffer = rest.to_owned();
+                return Some(message);
             }
-            let chunk = timeout(PATIENCE, self.answer.chunk()).await.expect("an event in time").ok()??;
-            self.heard.push_str(std::str::from_utf8(&chunk).unwrap());
+            let chunk = timeout(EVENT_TIMEOUT, self.answer.chunk()).await.expect("an event in time").ok()??;
+            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
 }
@@ -54,8 +54,8 @@ impl Listener {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_is_told_all_of_it_and_then_what_has_changed() {
     let served = Served::start().await;
-    let mut listener = Listener::new(&served).await;
-    let first = listener.next().await.unwrap().news;
+    let mut subscriber = Subscriber::new(&served).await;
+    let first = subscriber.next().await.unwrap().update;
     let page = served.text("/").await;
     assert!(page.contains(&format!("data-page=\"{}\"", first["page"].as_str().unwrap())));
     let parts = first["parts"].as_object().unwrap();
@@ -63,14 +63,14 @@ async fn a_page_is_told_all_of_it_and_then_what_has_changed() {
     for id in parts.keys() {
         assert!(page.contains(&format!(" id=\"{id}\"")), "{id} has a place on the page");
     }
-    served.desk.health.degraded("cache", "redis is away");
-    let until = Instant::now() + PATIENCE;
+    served.state.health.degraded("cache", "redis is away");
+    let until = Instant::now() + EVENT_TIMEOUT;
     loop {
-        let told = listener.next().await.unwrap().news;
-        let parts = told["parts"].as_object().unwrap();
+        let message = subscriber.next().await.unwrap().update;
+        let parts = message["parts"].as_object().unwrap();
         assert!(!parts.contains_key("streams"), "nothing of the streams has changed");
-        if parts.get("needs").is_some_and(|needs| needs.as_str().unwrap().contains("redis is away")) {
-            assert_eq!(told["title"], "(1) Tapekeeper: degraded");
+        if parts.get("action-items").is_some_and(|items| items.as_str().unwrap().contains("redis is away")) {
+            assert_eq!(message["title"], "(1) Tapekeeper: degraded");
             break;
         }
         assert!(Instant::now() < until, "it was never told");
@@ -81,38 +81,38 @@ async fn a_page_is_told_all_of_it_and_then_what_has_changed() {
 async fn what_is_told_was_printed_once_for_all() {
     let served = Served::start().await;
     let begun = Instant::now();
-    let mut editions = HashSet::new();
-    let mut listeners = Vec::new();
+    let mut renderings = HashSet::new();
+    let mut subscribers = Vec::new();
     for _ in 0..10 {
-        listeners.push(Listener::new(&served).await);
+        subscribers.push(Subscriber::new(&served).await);
     }
-    for listener in &mut listeners {
+    for subscriber in &mut subscribers {
         for _ in 0..2 {
-            editions.insert(listener.next().await.unwrap().edition);
+            renderings.insert(subscriber.next().await.unwrap().rendering);
         }
     }
     // One a second, and one that was begun before the first.
     let most = begun.elapsed().as_secs() as usize + 2;
-    assert!(editions.len() <= most, "{} editions in {:?}", editions.len(), begun.elapsed());
+    assert!(renderings.len() <= most, "{} renderings in {:?}", renderings.len(), begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_ends_with_the_service() {
     let served = Served::start().await;
-    let mut listener = Listener::new(&served).await;
-    listener.next().await.unwrap();
+    let mut subscriber = Subscriber::new(&served).await;
+    subscriber.next().await.unwrap();
     served.stop.cancel();
     let stopped = Instant::now();
-    while listener.next().await.is_some() {}
+    while subscriber.next().await.is_some() {}
     assert!(stopped.elapsed() < Duration::from_secs(15), "{:?}", stopped.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_again() {
     let served = Served::start().await;
-    let mut listeners = Vec::new();
-    for _ in 0..LISTENERS_MAX {
-        listeners.push(Listener::new(&served).await);
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS_MAX {
+        subscribers.push(Subscriber::new(&served).await);
     }
     let refused = served.http.get(served.url("/events")).send().await.unwrap();
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "30"));
@@ -120,8 +120,8 @@ async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_ag
     assert_eq!(foreign.send().await.unwrap().status(), 403, "a page of another site takes no place");
     // The page itself and the API wait for none of them.
     assert!(served.text("/").await.contains("<h1>"));
-    drop(listeners.pop());
-    let until = Instant::now() + PATIENCE;
+    drop(subscribers.pop());
+    let until = Instant::now() + EVENT_TIMEOUT;
     while served.http.get(served.url("/events")).send().await.unwrap().status() != 200 {
         assert!(Instant::now() < until, "the place is never free");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -131,9 +131,9 @@ async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_ag
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_cannot_listen_asks_for_the_parts_alone() {
     let served = Served::start().await;
-    let told = Listener::new(&served).await.next().await.unwrap().news;
+    let message = Subscriber::new(&served).await.next().await.unwrap().update;
     let request = served.http.get(served.url("/")).header("accept", "application/json");
     let asked: Value = request.send().await.unwrap().json().await.unwrap();
-    let ids = |news: &Value| news["parts"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!((ids(&asked), &asked["page"]), (ids(&told), &told["page"]));
+    let ids = |update: &Value| update["parts"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((ids(&asked), &asked["page"]), (ids(&message), &message["page"]));
 }

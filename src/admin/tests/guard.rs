@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Served, builder, client, document};
-use crate::admin::listener::{Caller, Door};
+use crate::admin::listener::{Caller, LimitedListener};
 use crate::admin::{AdminOptions, guard, server};
 
 const RUN: &str = "/api/v1/jobs/state-snapshot/run";
@@ -99,11 +99,11 @@ async fn idle_connections_end_with_the_service_and_take_no_more_than_their_place
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_long_or_finds_no_turn_is_told_so() {
-    let none = Arc::new(guard::Turns::new(0, Duration::from_millis(20)));
+    let none = Arc::new(guard::RequestLimits::new(0, Duration::from_millis(20)));
     let router = Router::new()
-        .route("/busy", get(async || "never").layer(from_fn_with_state(none, guard::in_turn)))
+        .route("/busy", get(async || "never").layer(from_fn_with_state(none, guard::limit_concurrency)))
         .route("/slow", get(std::future::pending::<&str>))
-        .layer(from_fn_with_state(Duration::from_millis(500), guard::in_time))
+        .layer(from_fn_with_state(Duration::from_millis(500), guard::limit_time))
         .layer(Extension(Caller::Tcp("127.0.0.1:1".parse().unwrap())));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -173,11 +173,11 @@ async fn a_crowd_on_the_port_does_not_keep_the_operator_out() {
 }
 
 /// Everything that is answered to these bytes until the connection ends.
-pub(super) async fn converse(served: &Served, bytes: &[u8]) -> String {
+pub(super) async fn send_raw(served: &Served, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    let limit = 4 * server::HEAD_MAX;
+    let limit = 4 * server::HEAD_TIMEOUT;
     let ended = tokio::time::timeout(limit, stream.read_to_end(&mut answer)).await;
     ended.expect("the connection ends").unwrap_or_default();
     String::from_utf8_lossy(&answer).into_owned()
@@ -188,13 +188,13 @@ async fn who_sends_no_whole_head_in_time_is_let_go() {
     let served = Served::start().await;
     let began = std::time::Instant::now();
     let (nothing, half) = tokio::join!(
-        converse(&served, b""),
-        converse(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
+        send_raw(&served, b""),
+        send_raw(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
     );
     assert!(!nothing.contains(" 200 ") && !half.contains(" 200 "), "{nothing}{half}");
-    assert!(began.elapsed() >= server::HEAD_MAX, "let go after {:?}", began.elapsed());
+    assert!(began.elapsed() >= server::HEAD_TIMEOUT, "let go after {:?}", began.elapsed());
     // Idle after an answer is the same as before a request.
-    let answered = converse(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let answered = send_raw(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
 }
 
@@ -205,10 +205,10 @@ async fn heads_and_addresses_that_are_too_long_are_refused() {
     let many = "X-Many: x\r\n".repeat(100);
     for lines in [head.as_str(), many.as_str()] {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n", lines.trim_end());
-        let answer = converse(&served, request.as_bytes()).await;
+        let answer = send_raw(&served, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
-    let long = format!("/api/v1/gaps?symbol={}", "X".repeat(guard::ADDRESS_BYTES_MAX));
+    let long = format!("/api/v1/gaps?symbol={}", "X".repeat(guard::URI_BYTES_MAX));
     assert_eq!(refused(served.http.get(served.url(&long))).await, (414, "address_too_long".to_owned()));
 }
 
@@ -217,11 +217,11 @@ async fn a_body_that_does_not_come_ends_with_the_time_for_a_request() {
     let read = async |body: axum::body::Bytes| body.len().to_string();
     let router = Router::new()
         .route("/read", axum::routing::post(read))
-        .layer(from_fn_with_state(Duration::from_millis(300), guard::in_time));
+        .layer(from_fn_with_state(Duration::from_millis(300), guard::limit_time));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let server = tokio::spawn(server::serve(vec![Door::tcp(listener)], router, stop.clone()));
+    let server = tokio::spawn(server::serve(vec![LimitedListener::tcp(listener)], router, stop.clone()));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
     let mut answer = Vec::new();

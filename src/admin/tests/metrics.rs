@@ -18,20 +18,20 @@ const DASHBOARD: &str = include_str!("../../../packaging/grafana-dashboard.json"
 async fn seasoned() -> Served {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=5).await;
-    served.desk.health.degraded("cache", "redis is away");
-    served.desk.heartbeats.remember_stuck_loop(StuckLoop {
+    served.state.health.degraded("cache", "redis is away");
+    served.state.heartbeats.remember_stuck_loop(StuckLoop {
         name: "consume".to_owned(),
         at: 1_790_000_000,
         age_ms: 9_000,
     });
-    served.desk.reloaded.count(false);
+    served.state.reload_count.count(false);
     let second = std::time::Duration::from_secs(1);
-    served.desk.progress.count_batch(5, second / 50, Some(second / 10));
+    served.state.progress.count_batch(5, second / 50, Some(second / 10));
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     let found = Gap::open(stream, Range { first: 10, last: 19 }, Evidence::default(), Timestamp(1_000_000));
-    let mut gap = served.desk.ledger.with(|ledger| ledger.open(&found)).rows.remove(0);
+    let mut gap = served.state.ledger.with(|ledger| ledger.open(&found)).rows.remove(0);
     assert!(gap.advance(GapState::Filled, "", Timestamp(4_000_000)));
-    served.desk.ledger.with(|ledger| ledger.update(&gap));
+    served.state.ledger.with(|ledger| ledger.update(&gap));
     served.post("/api/v1/jobs/state-snapshot/run?wait=true", "").await;
     served
 }

@@ -1,8 +1,8 @@
 //! The API and the page as a client sees them, over real sockets and the embedded stores.
 
-mod act;
 mod api;
 mod events;
+mod forms;
 mod guard;
 mod metrics;
 mod openapi;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminOptions, AdminSocket, Desk, Listeners, ReloadRequest, serve};
+use super::{AdminOptions, AdminSocket, AppState, Listeners, ReloadRequest, serve};
 use crate::backfill;
 use crate::cache::PendingUpdates;
 use crate::cache::embedded::EmbeddedCache;
@@ -43,9 +43,9 @@ use crate::writer::Writer;
 /// Noon of a day in 2026.
 pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
 
-/// A desk that is served, and the hands on what it shows.
+/// A state that is served, and the hands on what it shows.
 pub(super) struct Served {
-    pub(super) desk: Desk,
+    pub(super) state: AppState,
     pub(super) history: Arc<dyn History>,
     /// Breaks history.
     faults: Faults,
@@ -102,7 +102,7 @@ impl Served {
             clock: clock.clone(),
         };
         let jobs = run_jobs(services, &heartbeats, stop.clone());
-        let desk = Desk {
+        let state = AppState {
             instance: "lab".to_owned(),
             streams,
             log,
@@ -119,17 +119,17 @@ impl Served {
             startup: NOW.plus_micros(-90_000_000),
             jobs,
             reloads: reload,
-            reloaded: Arc::default(),
+            reload_count: Arc::default(),
             data_dir: directory.path().to_owned(),
-            trend: Arc::default(),
+            time_series: Arc::default(),
             backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let unix = desk.options.socket.as_deref().map(|path| AdminSocket::bind(path).unwrap());
-        tokio::spawn(serve(Listeners { tcp: Some(listener), unix }, desk.clone(), stop.clone()));
-        Self { desk, history, faults, reloads, address, http: client(), stop, _directory: directory }
+        let unix = state.options.socket.as_deref().map(|path| AdminSocket::bind(path).unwrap());
+        tokio::spawn(serve(Listeners { tcp: Some(listener), unix }, state.clone(), stop.clone()));
+        Self { state, history, faults, reloads, address, http: client(), stop, _directory: directory }
     }
 
     fn url(&self, path: &str) -> String {
@@ -162,7 +162,7 @@ impl Served {
             frames: 3,
             ..StreamProgress::default()
         };
-        self.desk.progress.publish([(stream, progress)], &crate::log::Offsets::new());
+        self.state.progress.publish([(stream, progress)], &crate::log::Offsets::new());
     }
 }
 

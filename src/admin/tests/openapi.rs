@@ -5,9 +5,9 @@ use reqwest::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use super::guard::converse;
+use super::guard::send_raw;
 use super::{Served, builder, document};
-use crate::admin::page::events::LISTENERS_MAX;
+use crate::admin::page::events::SUBSCRIBERS_MAX;
 use crate::admin::{BODY_MAX, server};
 use crate::gap::{Evidence, Gap, Range};
 use crate::history::Batch;
@@ -100,7 +100,7 @@ async fn a_service_whose_history_is_away_is_in_the_document_too() {
     let served = served().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     served.faults.set_outage(true);
-    served.desk.health.degraded("ingest", "the log refuses frames: full");
+    served.state.health.degraded("ingest", "the log refuses frames: full");
     for (path, expected) in
         [("/api/v1/status", 200), ("/api/v1/coverage", 503), ("/api/v1/gaps", 503), ("/readyz", 503), ("/healthz", 200)]
     {
@@ -173,8 +173,8 @@ async fn the_page_and_its_buttons_are_as_the_document_says() {
         (form, &long, 413),
     ];
     for (kind, body, expected) in cases {
-        let pressed = http.post(served.url("/do")).header(CONTENT_TYPE, kind).body(body.to_owned());
-        let answer = pressed.send().await.unwrap();
+        let submit = http.post(served.url("/do")).header(CONTENT_TYPE, kind).body(body.to_owned());
+        let answer = submit.send().await.unwrap();
         let location = answer.headers().get(LOCATION).cloned();
         assert_eq!(as_described(&api, "post", "/do", answer).await, expected, "{body:.40}");
         let described = &api["paths"]["/do"]["post"]["responses"][expected.to_string()]["headers"]["location"];
@@ -186,9 +186,9 @@ async fn the_page_and_its_buttons_are_as_the_document_says() {
 async fn what_listening_comes_to_is_as_the_document_says() {
     let served = Served::start().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
-    let mut listeners = Vec::new();
-    for _ in 0..LISTENERS_MAX {
-        listeners.push(served.http.get(served.url("/events")).send().await.unwrap());
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS_MAX {
+        subscribers.push(served.http.get(served.url("/events")).send().await.unwrap());
     }
     let foreign = served.http.get(served.url("/events")).header("sec-fetch-site", "cross-site").send().await.unwrap();
     assert_eq!(as_described(&api, "get", "/events", foreign).await, 403);
@@ -196,15 +196,15 @@ async fn what_listening_comes_to_is_as_the_document_says() {
     assert!(refused.headers().contains_key(RETRY_AFTER));
     assert_eq!(as_described(&api, "get", "/events", refused).await, 503);
     // Each event's data is what the page gives for JSON.
-    let mut heard = listeners.remove(0);
+    let mut stream = subscribers.remove(0);
     let mut events = String::new();
     while !events.contains("\n\n") {
-        events.push_str(std::str::from_utf8(&heard.chunk().await.unwrap().expect("an event")).unwrap());
+        events.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().expect("an event")).unwrap());
     }
     let data = events.lines().find_map(|line| line.strip_prefix("data: ")).expect("an event has data");
-    let news: Value = serde_json::from_str(data).unwrap();
-    assert!(schema(&api, "get", "/", 200).validate(&news).is_ok(), "{news:#}");
-    assert_eq!(as_described(&api, "get", "/events", heard).await, 200);
+    let update: Value = serde_json::from_str(data).unwrap();
+    assert!(schema(&api, "get", "/", 200).validate(&update).is_ok(), "{update:#}");
+    assert_eq!(as_described(&api, "get", "/events", stream).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +214,7 @@ async fn what_the_parser_refuses_has_no_body_and_is_in_the_document() {
     let long = format!("X-Long: {}", "x".repeat(server::HEAD_BYTES_MAX));
     for (line, status) in [("no header", 400), (long.as_str(), 431)] {
         let answer =
-            converse(&served, format!("GET /readyz HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n").as_bytes()).await;
+            send_raw(&served, format!("GET /readyz HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n").as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && body.is_empty(), "{answer}");
         let described = &api["paths"]["/readyz"]["get"]["responses"][status.to_string()];

@@ -10,7 +10,7 @@ use crate::market::{Stream, Timestamp};
 async fn every_part_is_on_the_page() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
-    served.desk.health.degraded("cache", "redis is away");
+    served.state.health.degraded("cache", "redis is away");
     let page = served.text("/").await;
     for title in ["Worth a look", "The last hour", "Coverage", "Gaps", "Jobs", "Stores and connections", "Streams"] {
         assert!(page.contains(&format!(">{title}</h2>")), "{title} is missing");
@@ -36,7 +36,7 @@ async fn when_nothing_needs_a_person_nothing_is_said() {
     served.store("binance:ETHUSDT:trade", 1..=8).await;
     let page = served.text("/").await;
     assert!(page.contains("<title>Tapekeeper: recording</title>"), "{page}");
-    assert!(page.contains("<div id=\"needs\" aria-live=\"polite\"></div>"), "{page}");
+    assert!(page.contains("<div id=\"action-items\" aria-live=\"polite\"></div>"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +70,7 @@ async fn a_name_cannot_become_markup() {
     served.history.put_run(&run("skipped", 1, None, evil)).await.unwrap();
     served.history.insert(&Batch { gaps: vec![gap], token: "g".to_owned(), ..Batch::default() }).await.unwrap();
     served.store(&format!("binance:{evil}:trade"), 1..=2).await;
-    served.desk.health.degraded(evil, evil);
+    served.state.health.degraded(evil, evil);
     let page = served.text("/").await;
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; trade"), "{page}");
     for markup in [evil, "<img", "<b onmouseover"] {
@@ -176,10 +176,10 @@ async fn what_is_lost_for_good_is_said_first_and_drawn_where_it_was() {
     served.history.insert(&Batch { gaps: vec![gap], token: "g".to_owned(), ..Batch::default() }).await.unwrap();
     let page = served.text("/").await;
     assert!(page.contains("<title>(1) Tapekeeper: recording, and needs a person</title>"), "{page}");
-    let needs = page.split("<div id=\"needs\"").nth(1).unwrap().split("<section").next().unwrap();
+    let items = page.split("<div id=\"action-items\"").nth(1).unwrap().split("<section").next().unwrap();
     assert!(
-        needs.contains("10 rows were lost for good in the last day") && needs.contains("no longer served"),
-        "{needs}"
+        items.contains("10 rows were lost for good in the last day") && items.contains("no longer served"),
+        "{items}"
     );
     for words in
         ["10 rows lost for good", ": lost for good</title><rect", "by neighbour: after 9 came 20", "closed after 1.0 h"]

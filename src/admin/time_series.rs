@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, view};
+use super::{AppState, status_model};
 use crate::market::Timestamp;
 
 /// How often a sample is taken.
-pub const EVERY: Duration = Duration::from_secs(5);
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// Samples kept: an hour of them.
 const SAMPLES_MAX: usize = 720;
 /// A forecast is made from no shorter time: a file that was just made is no trend.
@@ -43,25 +43,25 @@ pub struct Sample {
 
 /// The samples of the last hour, oldest first.
 #[derive(Default)]
-pub struct Trend(Mutex<VecDeque<Sample>>);
+pub struct TimeSeries(Mutex<VecDeque<Sample>>);
 
-impl Trend {
+impl TimeSeries {
     /// Samples until `stop`.
-    pub async fn run(&self, desk: &Desk, stop: &CancellationToken) {
-        let mut ticks = interval(EVERY);
+    pub async fn run(&self, state: &AppState, stop: &CancellationToken) {
+        let mut ticks = interval(SAMPLE_EVERY);
         // After a machine slept one sample is enough.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = (desk.clock.now(), desk.counters.frames.load(Relaxed));
+        let mut before = (state.clock.now(), state.counters.frames.load(Relaxed));
         let sampling = async {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let (now, frames) = (desk.clock.now(), desk.counters.frames.load(Relaxed));
+                let (now, frames) = (state.clock.now(), state.counters.frames.load(Relaxed));
                 // By the clock and not by the tick: a busy machine is late with both.
                 let seconds = now.since(before.0).max(1) as f64 / 1e6;
                 let rate = frames.saturating_sub(before.1) as f64 / seconds;
                 before = (now, frames);
-                self.add(sample(desk, now, rate).await);
+                self.add(sample(state, now, rate).await);
             }
         };
         stop.run_until_cancelled(sampling).await;
@@ -77,9 +77,9 @@ impl Trend {
     }
 
     /// How long a frame that waits with so many others waits, seconds; none before the first sample.
-    pub fn lag(&self, desk: &Desk, waiting: i64) -> Option<f64> {
+    pub fn lag(&self, state: &AppState, waiting: i64) -> Option<f64> {
         let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).back()?.frames;
-        Some(lag(desk, desk.clock.now(), waiting, frames))
+        Some(lag(state, state.clock.now(), waiting, frames))
     }
 
     /// All of them, oldest first.
@@ -88,26 +88,26 @@ impl Trend {
     }
 }
 
-async fn sample(desk: &Desk, at: Timestamp, frames: f64) -> Sample {
-    let usage = view::soon(desk.log.usage()).await.ok();
-    let lag = usage.map(|usage| lag(desk, at, usage.lag(), frames));
-    let (free, kept) = (free_bytes(&desk.data_dir), kept_bytes(&desk.data_dir));
-    Sample { at, frames, lag, missing: missing(desk), free, kept }
+async fn sample(state: &AppState, at: Timestamp, frames: f64) -> Sample {
+    let usage = status_model::within_timeout(state.log.usage()).await.ok();
+    let lag = usage.map(|usage| lag(state, at, usage.lag(), frames));
+    let (free, kept) = (free_bytes(&state.data_dir), kept_bytes(&state.data_dir));
+    Sample { at, frames, lag, missing: missing(state), free, kept }
 }
 
-fn lag(desk: &Desk, at: Timestamp, waiting: i64, frames: f64) -> f64 {
-    let age = desk.progress.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
-    wait(waiting, frames, age)
+fn lag(state: &AppState, at: Timestamp, waiting: i64, frames: f64) -> f64 {
+    let age = state.progress.last_received().map_or(0.0, |newest| at.since(newest).max(0) as f64 / 1e6);
+    frame_lag_s(waiting, frames, age)
 }
 
 /// Positions that open gaps miss and that did not come back yet.
-pub fn missing(desk: &Desk) -> i64 {
-    desk.ledger.with(|ledger| ledger.rows().map(|gap| gap.missing()).sum())
+pub fn missing(state: &AppState) -> i64 {
+    state.ledger.with(|ledger| ledger.rows().map(|gap| gap.missing()).sum())
 }
 
 /// How long a frame waits when so many wait, so many come a second, and the newest one that is a row is so old: what
 /// waits, divided by what comes, but no longer than since the consumer was at work.
-fn wait(waiting: i64, frames: f64, age: f64) -> f64 {
+fn frame_lag_s(waiting: i64, frames: f64, age: f64) -> f64 {
     match waiting {
         ..=0 => 0.0,
         waiting => (waiting as f64 / frames.max(f64::MIN_POSITIVE)).min(age),
@@ -139,9 +139,9 @@ pub struct Forecast {
     /// Bytes a second that our own files grow by; none while the samples are too few.
     pub growth: Option<f64>,
     /// Seconds until our own growth has filled the disk.
-    pub by_us: Option<f64>,
+    pub own_full_in_s: Option<f64>,
     /// Seconds until it is full by whatever fills it.
-    pub by_anybody: Option<f64>,
+    pub any_full_in_s: Option<f64>,
 }
 
 /// Looks ahead from these samples.
@@ -154,8 +154,8 @@ pub fn forecast(samples: &[Sample]) -> Forecast {
     let rate = |from: Option<u64>, to: Option<u64>| Some((to? as f64 - from? as f64) / (took as f64 / 1e6));
     let until_full = |rate: f64| last.free.filter(|_| rate > 0.0).map(|free| free as f64 / rate);
     let growth = rate(first.kept, last.kept);
-    let by_anybody = rate(last.free, first.free).and_then(until_full);
-    Forecast { growth, by_us: growth.and_then(until_full), by_anybody }
+    let any_full_in_s = rate(last.free, first.free).and_then(until_full);
+    Forecast { growth, own_full_in_s: growth.and_then(until_full), any_full_in_s }
 }
 
 #[cfg(test)]
@@ -175,18 +175,18 @@ mod tests {
 
     #[test]
     fn an_hour_is_kept_and_the_oldest_goes() {
-        let trend = Trend::default();
-        (0..=SAMPLES_MAX as i64).for_each(|second| trend.add(sample(second, 0)));
-        let samples = trend.samples();
+        let time_series = TimeSeries::default();
+        (0..=SAMPLES_MAX as i64).for_each(|second| time_series.add(sample(second, 0)));
+        let samples = time_series.samples();
         assert_eq!((samples.len(), samples[0].at), (SAMPLES_MAX, Timestamp(1_000_000)));
     }
 
     #[test]
     fn a_frame_of_a_quiet_market_that_has_just_come_is_not_late() {
-        assert_eq!(wait(0, 100.0, 9.0), 0.0);
-        assert_eq!(wait(1, 2.0, 30.0), 0.5, "the one before it came half a minute ago");
-        assert_eq!(wait(5_000, 1_000.0, 5.2), 5.0, "the consumer stands");
-        assert_eq!(wait(7, 0.0, 8.0), 8.0, "nothing comes any more");
+        assert_eq!(frame_lag_s(0, 100.0, 9.0), 0.0);
+        assert_eq!(frame_lag_s(1, 2.0, 30.0), 0.5, "the one before it came half a minute ago");
+        assert_eq!(frame_lag_s(5_000, 1_000.0, 5.2), 5.0, "the consumer stands");
+        assert_eq!(frame_lag_s(7, 0.0, 8.0), 8.0, "nothing comes any more");
     }
 
     #[test]
@@ -196,9 +196,12 @@ mod tests {
             forecast(&samples.iter().map(sample).collect::<Vec<_>>())
         };
         let growing = of(&[(0, 10_000, 500), (2_000, 9_000, 700)]);
-        assert_eq!(growing, Forecast { growth: Some(0.1), by_us: Some(90_000.0), by_anybody: Some(18_000.0) });
+        assert_eq!(
+            growing,
+            Forecast { growth: Some(0.1), own_full_in_s: Some(90_000.0), any_full_in_s: Some(18_000.0) }
+        );
         let idle = of(&[(0, 10_000, 700), (2_000, 10_000, 500)]);
-        assert_eq!(idle, Forecast { growth: Some(-0.1), by_us: None, by_anybody: None });
+        assert_eq!(idle, Forecast { growth: Some(-0.1), own_full_in_s: None, any_full_in_s: None });
         assert_eq!(of(&[(0, 10_000, 500), (1_799, 9_000, 700)]), Forecast::default(), "too short");
         assert_eq!(of(&[]), Forecast::default());
         let directory = tempfile::tempdir().unwrap();

@@ -1,25 +1,25 @@
 //! What needs a person, the worst first. Nothing when there is nothing.
 
-use crate::admin::view;
+use crate::admin::status_model;
 use crate::gap::{Gap, GapState};
 use crate::market::Timestamp;
 
-use super::super::trend;
-use super::html::{Text, counted, put, size, span};
-use super::press::Facts;
+use super::super::time_series;
+use super::html::{Escaped, pluralize, put, size, span};
+use super::render::Facts;
 
 /// A gap that is open for longer does not heal by itself: repairs are tried every few seconds.
 const OPEN_MAX_US: i64 = 600_000_000;
 /// What was lost for good or set aside is said for so long.
-const LOST_SAID_US: i64 = 86_400_000_000;
+const LOST_SHOWN_US: i64 = 86_400_000_000;
 /// The same of one that others fill, who may stop as suddenly, seconds.
-const DISK_ANYBODY_S: f64 = 6.0 * 3_600.0;
+const DISK_FULL_SOON_S: f64 = 6.0 * 3_600.0;
 /// A clock that is further off makes times of receipt wrong, microseconds.
 const CLOCK_MAX_US: i64 = 1_000_000;
 
 /// Something that a person should look at.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Need {
+pub struct ActionItem {
     /// Whether data is lost or recording stands, or it only copes.
     pub is_bad: bool,
     /// Which part.
@@ -31,10 +31,10 @@ pub struct Need {
 }
 
 /// Everything that needs a person.
-pub fn needs(facts: &Facts) -> Vec<Need> {
-    let mut needs = Vec::new();
+pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
+    let mut items = Vec::new();
     let mut say = |is_bad: bool, part: &str, why: String, hint: &str| {
-        needs.push(Need { is_bad, part: part.to_owned(), why, hint: hint.to_owned() });
+        items.push(ActionItem { is_bad, part: part.to_owned(), why, hint: hint.to_owned() });
     };
     let status = &facts.status;
     if let Some(wedged) = facts.wedged() {
@@ -65,28 +65,28 @@ pub fn needs(facts: &Facts) -> Vec<Need> {
             say(false, &format!("{exchange} clock"), why, "is the clock of this machine synchronised?");
         }
     }
-    for need in of_gaps(facts).into_iter().chain(of_disk(facts)).chain(of_jobs(facts)) {
-        needs.push(need);
+    for item in gap_items(facts).into_iter().chain(disk_item(facts)).chain(job_items(facts)) {
+        items.push(item);
     }
     // Letters are kept for weeks; what is known for longer than a day is no news.
-    let is_news = |at: Timestamp| facts.now.since(at) < LOST_SAID_US;
+    let is_news = |at: Timestamp| facts.now.since(at) < LOST_SHOWN_US;
     if let Some(letter) = facts.letter.as_ref().filter(|letter| is_news(letter.received_at)) {
         let letters = status["dead_letters"].as_i64().unwrap_or(1);
         let why = format!(
             "{} could not be decoded or stored, the last one at {} UTC: {}",
-            counted(letters, "frame", "frames"),
+            pluralize(letters, "frame", "frames"),
             clock(letter.received_at.micros()),
             letter.reason
         );
         let hint = "kept with its bytes; tapekeeper replay reads frames again";
-        needs.push(Need { is_bad: false, part: "dead letters".to_owned(), why, hint: hint.to_owned() });
+        items.push(ActionItem { is_bad: false, part: "dead letters".to_owned(), why, hint: hint.to_owned() });
     }
-    needs.sort_by_key(|need| !need.is_bad);
-    needs
+    items.sort_by_key(|item| !item.is_bad);
+    items
 }
 
-fn of_gaps(facts: &Facts) -> Vec<Need> {
-    let mut needs = Vec::new();
+fn gap_items(facts: &Facts) -> Vec<ActionItem> {
+    let mut items = Vec::new();
     let now = facts.now;
     if let Ok(open) = &facts.open {
         let old: Vec<&Gap> = open.iter().filter(|gap| is_stuck(gap, now)).collect();
@@ -94,32 +94,37 @@ fn of_gaps(facts: &Facts) -> Vec<Need> {
             let missing: i64 = old.iter().map(|gap| gap.missing()).sum();
             let why = format!(
                 "{} open for longer than {}, {} missing; the oldest since {} UTC{}",
-                counted(old.len() as i64, "gap is", "gaps are"),
+                pluralize(old.len() as i64, "gap is", "gaps are"),
                 span(OPEN_MAX_US as f64 / 1e6),
-                counted(missing, "row is", "rows are"),
+                pluralize(missing, "row is", "rows are"),
                 clock(oldest.detected_at.micros()),
                 if oldest.reason.is_empty() { String::new() } else { format!(": {}", oldest.reason) },
             );
-            needs.push(Need { is_bad: true, part: "gaps".to_owned(), why, hint: "tapekeeper gaps --open".to_owned() });
+            items.push(ActionItem {
+                is_bad: true,
+                part: "gaps".to_owned(),
+                why,
+                hint: "tapekeeper gaps --open".to_owned(),
+            });
         }
     }
     if let Ok(newest) = &facts.newest {
-        let is_said = |gap: &&Gap| {
-            gap.state == GapState::Unrecoverable && gap.closed_at.is_some_and(|at| now.since(at) < LOST_SAID_US)
+        let is_recent = |gap: &&Gap| {
+            gap.state == GapState::Unrecoverable && gap.closed_at.is_some_and(|at| now.since(at) < LOST_SHOWN_US)
         };
-        let lost: Vec<&Gap> = newest.iter().filter(is_said).collect();
+        let lost: Vec<&Gap> = newest.iter().filter(is_recent).collect();
         if let Some(last) = lost.first() {
             let rows: i64 = lost.iter().map(|gap| gap.missing()).sum();
             let (symbol, channel) = (last.stream.symbol.as_str(), last.stream.channel.as_str());
             let why = format!(
                 "{} lost for good in the last day, of {symbol} {channel} last: {}",
-                counted(rows, "row was", "rows were"),
+                pluralize(rows, "row was", "rows were"),
                 last.reason
             );
-            needs.push(Need { is_bad: true, part: "lost".to_owned(), why, hint: String::new() });
+            items.push(ActionItem { is_bad: true, part: "lost".to_owned(), why, hint: String::new() });
         }
     }
-    needs
+    items
 }
 
 /// Whether a gap should have been filled by now; what a person asked for may take its time.
@@ -127,30 +132,30 @@ fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
     now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_requested()
 }
 
-fn of_disk(facts: &Facts) -> Option<Need> {
+fn disk_item(facts: &Facts) -> Option<ActionItem> {
     let free = facts.free?;
-    let forecast = trend::forecast(&facts.samples);
-    let by_us = forecast.by_us.filter(|seconds| *seconds < trend::FULL_SOON_S);
-    let by_anybody = forecast.by_anybody.filter(|seconds| *seconds < DISK_ANYBODY_S);
+    let forecast = time_series::forecast(&facts.samples);
+    let own_full_in_s = forecast.own_full_in_s.filter(|seconds| *seconds < time_series::FULL_SOON_S);
+    let any_full_in_s = forecast.any_full_in_s.filter(|seconds| *seconds < DISK_FULL_SOON_S);
     let left = size(free as f64);
-    let why = match (by_us, by_anybody) {
+    let why = match (own_full_in_s, any_full_in_s) {
         (_, Some(seconds)) => format!("{left} are free: full in {} if it goes on like this", span(seconds)),
         (Some(seconds), None) => format!("{left} are free: full in {} as history and log grow", span(seconds)),
-        (None, None) if free < trend::FREE_MIN => format!("{left} are free"),
+        (None, None) if free < time_series::FREE_MIN => format!("{left} are free"),
         (None, None) => return None,
     };
     let hint = "make room, or shorten [log] retention";
-    Some(Need { is_bad: free < trend::FREE_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })
+    Some(ActionItem { is_bad: free < time_series::FREE_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })
 }
 
-fn of_jobs(facts: &Facts) -> Vec<Need> {
-    let mut needs = Vec::new();
+fn job_items(facts: &Facts) -> Vec<ActionItem> {
+    let mut items = Vec::new();
     for job in facts.jobs.iter().flatten() {
         let mut say = |why: String, hint: String| {
-            needs.push(Need { is_bad: false, part: format!("job {}", job.name), why, hint });
+            items.push(ActionItem { is_bad: false, part: format!("job {}", job.name), why, hint });
         };
         let is_degraded = facts.status["degraded"][format!("job {}", job.name)].is_string();
-        if view::failed(job) && !is_degraded {
+        if status_model::last_run_failed(job) && !is_degraded {
             let outcome = job.last_outcome.as_deref().unwrap_or_default().replace('_', " ");
             say(format!("its last run {outcome}"), format!("tapekeeper jobs history {}", job.name));
         }
@@ -159,7 +164,7 @@ fn of_jobs(facts: &Facts) -> Vec<Need> {
             say(format!("it is paused: {reason}"), format!("tapekeeper jobs resume {}", job.name));
         }
     }
-    needs
+    items
 }
 
 fn clock(at: i64) -> String {
@@ -167,25 +172,25 @@ fn clock(at: i64) -> String {
 }
 
 /// Draws them; nothing when there are none.
-pub fn list(out: &mut String, needs: &[Need]) {
-    if needs.is_empty() {
+pub fn list(out: &mut String, items: &[ActionItem]) {
+    if items.is_empty() {
         return;
     }
-    let is_bad = needs.iter().any(|need| need.is_bad);
+    let is_bad = items.iter().any(|item| item.is_bad);
     let (class, title) = if is_bad { ("bad", "Needs a person") } else { ("warn", "Worth a look") };
-    put(out, format_args!("<div class=\"needs {class}\"><h2>{title}</h2><ul>"));
-    for need in needs {
-        let (class, mark) = if need.is_bad { ("bad", "\u{2715}") } else { ("warn", "!") };
+    put(out, format_args!("<div class=\"action-items {class}\"><h2>{title}</h2><ul>"));
+    for item in items {
+        let (class, mark) = if item.is_bad { ("bad", "\u{2715}") } else { ("warn", "!") };
         put(
             out,
             format_args!(
                 "<li><span class=\"mark {class}\" aria-hidden=\"true\">{mark}</span><p><b class=\"{class}\">{}</b> {}",
-                Text(&need.part),
-                Text(&need.why)
+                Escaped(&item.part),
+                Escaped(&item.why)
             ),
         );
-        if !need.hint.is_empty() {
-            put(out, format_args!(" <span class=\"dim\">{}</span>", Text(&need.hint)));
+        if !item.hint.is_empty() {
+            put(out, format_args!(" <span class=\"dim\">{}</span>", Escaped(&item.hint)));
         }
         out.push_str("</p></li>");
     }

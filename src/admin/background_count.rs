@@ -14,42 +14,42 @@ use tokio_util::sync::CancellationToken;
 /// A count is not repeated sooner, however fast it is.
 const AGE_MIN: Duration = Duration::from_secs(2);
 /// A count that took this long is shown for twenty times as long.
-const REST: u32 = 20;
+const PAUSE_FACTOR: u32 = 20;
 /// The longest count: weeks of the busiest markets are read in less.
-const COUNT_MAX: Duration = Duration::from_secs(900);
+const COUNT_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long whoever opens the page waits for a count before it is shown with an older one.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The last count, shared by all who look.
-pub struct Recount<T> {
-    wanted: Notify,
-    last: watch::Sender<Counted<T>>,
+pub struct BackgroundCount<T> {
+    requested: Notify,
+    last: watch::Sender<CountSnapshot<T>>,
 }
 
 /// What is shown.
-pub struct Counted<T> {
+pub struct CountSnapshot<T> {
     /// What was counted; empty before the first count.
     pub value: Arc<T>,
     /// Why there is no newer one.
-    pub problem: Option<String>,
+    pub error: Option<String>,
     /// When the last attempt ended, and how long it took.
     attempt: Option<(Instant, Duration)>,
 }
 
-impl<T> Clone for Counted<T> {
+impl<T> Clone for CountSnapshot<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), problem: self.problem.clone(), attempt: self.attempt }
+        Self { value: self.value.clone(), error: self.error.clone(), attempt: self.attempt }
     }
 }
 
-impl<T: Default> Default for Recount<T> {
+impl<T: Default> Default for BackgroundCount<T> {
     fn default() -> Self {
-        let nothing = Counted { value: Arc::default(), problem: None, attempt: None };
-        Self { wanted: Notify::new(), last: watch::Sender::new(nothing) }
+        let nothing = CountSnapshot { value: Arc::default(), error: None, attempt: None };
+        Self { requested: Notify::new(), last: watch::Sender::new(nothing) }
     }
 }
 
-impl<T> Recount<T> {
+impl<T> BackgroundCount<T> {
     /// Counts while somebody looks, until `stop`.
     pub async fn run<Count>(&self, stop: &CancellationToken, count: impl Fn() -> Count)
     where
@@ -57,44 +57,46 @@ impl<T> Recount<T> {
     {
         let counting = async {
             loop {
-                self.wanted.notified().await;
+                self.requested.notified().await;
                 let begun = Instant::now();
-                let counted = tokio::time::timeout(COUNT_MAX, count()).await;
+                let counted = tokio::time::timeout(COUNT_TIMEOUT, count()).await;
                 let took = begun.elapsed();
                 self.last.send_modify(|last| {
                     last.attempt = Some((Instant::now(), took));
                     match counted {
-                        Ok(Ok(value)) => (last.value, last.problem) = (Arc::new(value), None),
-                        Ok(Err(error)) => last.problem = Some(format!("history cannot be counted: {error:#}")),
+                        Ok(Ok(value)) => (last.value, last.error) = (Arc::new(value), None),
+                        Ok(Err(error)) => last.error = Some(format!("history cannot be counted: {error:#}")),
                         Err(_elapsed) => {
-                            let limit = COUNT_MAX.as_secs();
-                            last.problem = Some(format!("counting history takes longer than {limit} s"));
+                            let limit = COUNT_TIMEOUT.as_secs();
+                            last.error = Some(format!("counting history takes longer than {limit} s"));
                         }
                     }
                 });
-                tokio::time::sleep((took * REST).max(AGE_MIN)).await;
+                tokio::time::sleep((took * PAUSE_FACTOR).max(AGE_MIN)).await;
             }
         };
         stop.run_until_cancelled(counting).await;
     }
 
     /// What was counted last, for the one that counts next.
-    pub fn kept(&self) -> Arc<T> {
+    pub fn value(&self) -> Arc<T> {
         self.last.borrow().value.clone()
     }
 
     /// The last count; asks for a newer one.
-    pub fn last(&self) -> Counted<T> {
-        self.wanted.notify_one();
+    pub fn latest(&self) -> CountSnapshot<T> {
+        self.requested.notify_one();
         self.last.borrow().clone()
     }
 
     /// Waits a little for a count that is as new as there may be, for whoever looks only once.
-    pub async fn freshen(&self) {
+    pub async fn wait_for_fresh(&self) {
         let mut last = self.last.subscribe();
-        let is_fresh =
-            last.borrow_and_update().attempt.is_some_and(|(at, took)| at.elapsed() < (took * REST).max(AGE_MIN));
-        self.wanted.notify_one();
+        let is_fresh = last
+            .borrow_and_update()
+            .attempt
+            .is_some_and(|(at, took)| at.elapsed() < (took * PAUSE_FACTOR).max(AGE_MIN));
+        self.requested.notify_one();
         if !is_fresh {
             // Whether it came or not: what there is, is shown, and says how old it is.
             tokio::time::timeout(WAIT_MAX, last.changed()).await.ok();
@@ -102,7 +104,7 @@ impl<T> Recount<T> {
     }
 }
 
-impl<T> Counted<T> {
+impl<T> CountSnapshot<T> {
     /// How long ago the count ended; none before the first one.
     pub fn age(&self) -> Option<Duration> {
         self.attempt.map(|(at, _)| at.elapsed())

@@ -18,22 +18,22 @@ use crate::market::{Channel, Exchange, Stream, Timestamp};
 
 pub use super::documents::StreamView;
 use super::documents::{
-    CacheStanding, CoverageView, DiskStanding, FrameCount, GapCount, GapView, HistoryStanding, JobChanges, JobCount,
-    LogStanding, NextRun, PartError, Recoverable, ReloadView, RunView, Status, StreamCount, Told,
+    CacheStatus, CoverageView, DiskStatus, FrameCount, GapCount, GapView, HistoryStatus, JobChanges, JobCount,
+    LogStatus, NextRun, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
 };
-use super::{BEAT_MAX, Desk, Reloaded, trend};
+use super::{AppState, BEAT_MAX, ReloadReport, time_series};
 
 /// How long a store that is away may keep whoever looks at the rest.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A frame within this time means that a stream is receiving. Microseconds.
 const RECEIVING_US: i64 = 60_000_000;
 
 /// Every recorded stream.
-pub fn streams(desk: &Desk) -> Vec<StreamView> {
-    let now = desk.clock.now();
-    let progress_by_stream = desk.progress.streams();
-    let streams = desk.streams.borrow().clone();
+pub fn streams(state: &AppState) -> Vec<StreamView> {
+    let now = state.clock.now();
+    let progress_by_stream = state.progress.streams();
+    let streams = state.streams.borrow().clone();
     let view = |stream: Stream| {
         let progress = progress_by_stream.get(&stream).copied().unwrap_or_default();
         let step = stream.channel.step().unwrap_or(1);
@@ -49,7 +49,7 @@ pub fn streams(desk: &Desk) -> Vec<StreamView> {
             connection: progress.connection,
             frames: progress.frames,
             behind: progress.behind,
-            open_gaps: desk.ledger.with(|ledger| ledger.of_stream(&stream).count()),
+            open_gaps: state.ledger.with(|ledger| ledger.of_stream(&stream).count()),
             receiving: age.is_some_and(|age| age < RECEIVING_US),
         }
     };
@@ -57,22 +57,22 @@ pub fn streams(desk: &Desk) -> Vec<StreamView> {
 }
 
 /// A stream's coverage as shown.
-pub fn coverage(desk: &Desk, counted: Coverage) -> CoverageView {
+pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     let channel = counted.channel.parse::<Channel>().ok();
     let exchange = counted.exchange.parse::<Exchange>().ok();
-    let dialect = exchange.and_then(|exchange| desk.backfill.dialects.get(&exchange));
+    let dialect = exchange.and_then(|exchange| state.backfill.dialects.get(&exchange));
     let recoverable = dialect.zip(channel).map(|(dialect, channel)| recoverable(dialect.as_ref(), channel));
     CoverageView { counted, recoverable }
 }
 
-fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Recoverable {
+fn recoverable(dialect: &dyn Dialect, channel: Channel) -> RestRecovery {
     let any = Range { first: 0, last: 0 };
     let (by, rows_per_request, request) = match channel {
         Channel::Kline(interval) => ("open_time", dialect.klines_page_max(), dialect.klines_request("", interval, any)),
         _ => ("trade_id", dialect.trades_page_max(), dialect.trades_request("", any)),
     };
     let kept_s = dialect.rest_retention(channel).map(|kept| kept.as_secs());
-    Recoverable { by, rows_per_request, request_weight: request.weight, kept_s }
+    RestRecovery { by, rows_per_request, request_weight: request.weight, kept_s }
 }
 
 /// A ledger row as shown.
@@ -124,59 +124,59 @@ fn next_run(jobs: &[JobStatus]) -> Option<NextRun> {
 }
 
 /// What a reload changed; `next_runs` are those of the schedule as it is afterwards.
-pub fn reloaded(reloaded: Reloaded) -> ReloadView {
-    let Changes { added, changed, removed, next } = reloaded.jobs;
+pub fn reload(report: ReloadReport) -> ReloadView {
+    let Changes { added, changed, removed, next } = report.jobs;
     let next = next.into_iter().map(|(job, at)| NextRun { job, next_run: at.map(Timestamp::rfc3339) });
-    ReloadView { changed: reloaded.said, jobs: JobChanges { added, changed, removed }, next_runs: next.collect() }
+    ReloadView { changed: report.summary, jobs: JobChanges { added, changed, removed }, next_runs: next.collect() }
 }
 
 /// An answer that comes soon, or why there is none: one store that is away must not hide the others.
-pub async fn soon<T, E: Display>(answer: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, answer).await {
+pub async fn within_timeout<T, E: Display>(answer: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(STORE_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| format!("{error:#}")),
-        Err(_elapsed) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_elapsed) => Err(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
     }
 }
 
-/// [`standing`] as the page reads it.
-pub async fn status(desk: &Desk) -> Value {
-    json!(standing(desk).await)
+/// [`status`] as the page reads it.
+pub async fn status_json(state: &AppState) -> Value {
+    json!(status(state).await)
 }
 
 /// The whole service in one document.
-pub async fn standing(desk: &Desk) -> Status {
+pub async fn status(state: &AppState) -> Status {
     use std::sync::atomic::Ordering::Relaxed;
-    let streams = streams(desk);
+    let streams = streams(state);
     let (usage, bytes, dead_letters, jobs) = tokio::join!(
-        soon(desk.log.usage()),
-        soon(desk.history.bytes()),
-        soon(desk.history.dead_letter_count()),
-        soon(desk.jobs.list()),
+        within_timeout(state.log.usage()),
+        within_timeout(state.history.bytes()),
+        within_timeout(state.history.dead_letter_count()),
+        within_timeout(state.jobs.list()),
     );
-    let (open, missing, totals) = desk.ledger.with(|ledger| {
+    let (open, missing, totals) = state.ledger.with(|ledger| {
         let (open, missing) = ledger.open_count();
         (open, missing, ledger.totals())
     });
-    let rest = rest(desk);
-    let connections = desk.connections.snapshot();
+    let rest = rest(state);
+    let connections = state.connections.snapshot();
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        instance: desk.instance.clone(),
-        ready: desk.health.is_ready(),
-        stopping: desk.health.is_stopping(),
-        wedged: desk.heartbeats.stuck_loop(BEAT_MAX).map(|beat| beat.name),
-        degraded: desk.health.degraded_parts(),
-        started_at: desk.startup.rfc3339(),
-        uptime_s: desk.clock.now().since(desk.startup) / 1_000_000,
+        instance: state.instance.clone(),
+        ready: state.health.is_ready(),
+        stopping: state.health.is_stopping(),
+        wedged: state.heartbeats.stuck_loop(BEAT_MAX).map(|beat| beat.name),
+        degraded: state.health.degraded_parts(),
+        started_at: state.startup.rfc3339(),
+        uptime_s: state.clock.now().since(state.startup) / 1_000_000,
         streams: StreamCount { total: streams.len(), receiving: streams.iter().filter(|s| s.receiving).count() },
-        log: Told::of(usage, |usage| LogStanding {
+        log: PartStatus::from_result(usage, |usage| LogStatus {
             lag_frames: usage.lag(),
-            lag_s: desk.trend.lag(desk, usage.lag()),
+            lag_s: state.time_series.lag(state, usage.lag()),
             usage,
         }),
-        history: Told::of(bytes, |bytes| HistoryStanding { bytes }),
-        cache: CacheStanding { waiting: desk.backfill.writer.pending_updates().len() },
-        disk: disk(desk),
+        history: PartStatus::from_result(bytes, |bytes| HistoryStatus { bytes }),
+        cache: CacheStatus { waiting: state.backfill.writer.pending_updates().len() },
+        disk: disk(state),
         gaps: GapCount {
             open,
             missing,
@@ -185,33 +185,33 @@ pub async fn standing(desk: &Desk) -> Status {
             closed_otherwise: totals.closed_otherwise,
         },
         frames: FrameCount {
-            received: desk.counters.frames.load(Relaxed),
-            consumed: desk.progress.frames.load(Relaxed),
+            received: state.counters.frames.load(Relaxed),
+            consumed: state.progress.frames.load(Relaxed),
         },
-        rows: desk.progress.rows.load(Relaxed),
-        backfilled: desk.backfill.rows.load(Relaxed),
+        rows: state.progress.rows.load(Relaxed),
+        backfilled: state.backfill.rows.load(Relaxed),
         dead_letters: dead_letters.ok(),
         last_errors: last_errors(&connections, &rest, jobs.as_deref().unwrap_or_default()),
         connections,
-        reconnects: desk.counters.disconnects.load(Relaxed),
+        reconnects: state.counters.disconnects.load(Relaxed),
         rest,
-        jobs: Told::of(jobs, |jobs| job_count(&jobs)),
-        beats: desk.heartbeats.statuses(),
+        jobs: PartStatus::from_result(jobs, |jobs| job_count(&jobs)),
+        beats: state.heartbeats.statuses(),
     }
 }
 
-fn disk(desk: &Desk) -> DiskStanding {
-    let forecast = trend::forecast(&desk.trend.samples());
-    DiskStanding {
-        free_bytes: trend::free_bytes(&desk.data_dir),
-        kept_bytes: trend::kept_bytes(&desk.data_dir),
+fn disk(state: &AppState) -> DiskStatus {
+    let forecast = time_series::forecast(&state.time_series.samples());
+    DiskStatus {
+        free_bytes: time_series::free_bytes(&state.data_dir),
+        kept_bytes: time_series::kept_bytes(&state.data_dir),
         growth_bytes_per_hour: forecast.growth.map(|growth| growth * 3_600.0),
-        full_in_s: forecast.by_us,
+        full_in_s: forecast.own_full_in_s,
     }
 }
 
-fn rest(desk: &Desk) -> BTreeMap<String, RestStatus> {
-    desk.backfill.rest.iter().map(|(exchange, rest)| (exchange.to_string(), rest.status())).collect()
+fn rest(state: &AppState) -> BTreeMap<String, RestStatus> {
+    state.backfill.rest.iter().map(|(exchange, rest)| (exchange.to_string(), rest.status())).collect()
 }
 
 fn job_count(jobs: &[JobStatus]) -> JobCount {
@@ -219,13 +219,13 @@ fn job_count(jobs: &[JobStatus]) -> JobCount {
         total: jobs.len(),
         running: jobs.iter().filter(|job| job.running).count(),
         paused: jobs.iter().filter(|job| job.paused).count(),
-        failing: jobs.iter().filter(|job| failed(job)).map(|job| job.name.clone()).collect(),
+        failing: jobs.iter().filter(|job| last_run_failed(job)).map(|job| job.name.clone()).collect(),
         next: next_run(jobs),
     }
 }
 
 /// Whether a job's last run ended and not well.
-pub fn failed(job: &JobStatus) -> bool {
+pub fn last_run_failed(job: &JobStatus) -> bool {
     let outcome = job.last_outcome.as_deref().unwrap_or_default();
     matches!(outcome, "failed" | "timed_out" | "cancelled")
 }
@@ -248,7 +248,7 @@ fn last_errors(
     for (exchange, client) in rest {
         say(format!("{exchange} REST"), &client.last_error);
     }
-    for job in jobs.iter().filter(|job| failed(job)) {
+    for job in jobs.iter().filter(|job| last_run_failed(job)) {
         say(format!("job {}", job.name), job.last_outcome.as_deref().unwrap_or_default());
     }
     errors

@@ -3,18 +3,18 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::admin::Desk;
+use crate::admin::AppState;
 use crate::history::GapFilter;
 use crate::market::{DAY_US, Interval, Stream, Timestamp};
 
-use super::calendar::Today;
+use super::calendar::TodayCounts;
 
 /// Ledger rows that the calendar is drawn from, besides the open ones.
 const LEDGER_MAX: usize = 10_000;
 /// Rows come in the order of time, but for so much: the exchange's clock is not ours, and frames overtake each other.
 const DISORDER_US: i64 = 180_000_000;
 /// All minutes are counted again after so long, whatever is known.
-const SEQUELS_US: i64 = 600_000_000;
+const FULL_COUNT_EVERY_US: i64 = 600_000_000;
 
 /// What a count was made of, to tell how much of it the next one may keep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,48 +24,54 @@ pub struct Basis {
     /// Rows that had come back by then.
     backfilled: u64,
     /// When the newest frame of all that were rows by then had arrived.
-    reached: Option<Timestamp>,
+    newest_received: Option<Timestamp>,
     /// When all minutes were counted last.
-    whole: Timestamp,
+    full_count_at: Timestamp,
 }
 
 /// Counts today for these streams, after `before`.
-pub async fn today(desk: &Desk, streams: Vec<Stream>, before: &Today) -> anyhow::Result<Today> {
-    let now = desk.clock.now();
+pub async fn today(state: &AppState, streams: Vec<Stream>, before: &TodayCounts) -> anyhow::Result<TodayCounts> {
+    let now = state.clock.now();
     // Told before the rows are read: what comes in between is counted now and again next time.
-    let backfilled = desk.backfill.rows.load(Relaxed);
-    let mut basis = Basis { day: now.day(), streams, backfilled, reached: desk.progress.last_received(), whole: now };
+    let backfilled = state.backfill.rows.load(Relaxed);
+    let mut basis = Basis {
+        day: now.day(),
+        streams,
+        backfilled,
+        newest_received: state.progress.last_received(),
+        full_count_at: now,
+    };
     let mut minutes = std::collections::HashMap::new();
     let mut since = Timestamp(now.day() * DAY_US);
-    if let Some(kept) = kept_until(&before.basis, &basis).filter(|kept| *kept > since) {
-        let first = kept.micros().div_euclid(Interval::M1.micros());
+    if let Some(unchanged) = unchanged_until(&before.basis, &basis).filter(|unchanged| *unchanged > since) {
+        let first = unchanged.micros().div_euclid(Interval::M1.micros());
         since = Timestamp(first * Interval::M1.micros());
-        basis.whole = before.basis.whole;
+        basis.full_count_at = before.basis.full_count_at;
         minutes.clone_from(&before.minutes);
         for counts in minutes.values_mut() {
             counts.retain(|count| count.minute < first);
         }
     }
-    for (stream, count) in desk.history.per_minute(&basis.streams, since).await? {
+    for (stream, count) in state.history.per_minute(&basis.streams, since).await? {
         minutes.entry(stream).or_default().push(count);
     }
-    Ok(Today { minutes, gaps: ledger(desk).await?, basis })
+    Ok(TodayCounts { minutes, gaps: ledger(state).await?, basis })
 }
 
 /// Until when nothing can have changed since `before`; none when all is to be counted.
-fn kept_until(before: &Basis, now: &Basis) -> Option<Timestamp> {
-    let is_sequel = before.day == now.day
+fn unchanged_until(before: &Basis, now: &Basis) -> Option<Timestamp> {
+    let is_incremental = before.day == now.day
         && before.streams == now.streams
         && before.backfilled == now.backfilled
-        && now.whole.since(before.whole) < SEQUELS_US;
-    before.reached.filter(|_| is_sequel).map(|reached| reached.plus_micros(-DISORDER_US))
+        && now.full_count_at.since(before.full_count_at) < FULL_COUNT_EVERY_US;
+    before.newest_received.filter(|_| is_incremental).map(|newest_received| newest_received.plus_micros(-DISORDER_US))
 }
 
-async fn ledger(desk: &Desk) -> anyhow::Result<Vec<crate::gap::Gap>> {
+async fn ledger(state: &AppState) -> anyhow::Result<Vec<crate::gap::Gap>> {
     let newest = GapFilter { limit: LEDGER_MAX, ..GapFilter::default() };
-    let mut gaps = desk.history.gaps(&newest).await?;
+    let mut gaps = state.history.gaps(&newest).await?;
     if gaps.len() == LEDGER_MAX {
-        let open = desk.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await?;
+        let open = state.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await?;
         gaps.retain(|gap| gap.state.is_closed());
         gaps.extend(open);
     }
@@ -86,8 +92,8 @@ mod tests {
         served.history.insert(&batch).await.unwrap();
     }
 
-    async fn count(served: &Served, stream: &Stream, before: &Today) -> (Today, Vec<(i64, i64)>) {
-        let today = today(&served.desk, vec![stream.clone()], before).await.unwrap();
+    async fn count(served: &Served, stream: &Stream, before: &TodayCounts) -> (TodayCounts, Vec<(i64, i64)>) {
+        let today = today(&served.state, vec![stream.clone()], before).await.unwrap();
         let ago = |count: &MinuteCount| (NOW.micros() / Interval::M1.micros() - count.minute, count.present);
         let counts = today.minutes.get(stream).map(|counts| counts.iter().map(ago).collect());
         (today, counts.unwrap_or_default())
@@ -101,13 +107,13 @@ mod tests {
         served.store(&stream.to_string(), [1_000]).await;
         store(&served, &stream, 100, 60).await;
         store(&served, &stream, 300, 1).await;
-        let (first, counts) = count(&served, &stream, &Today::default()).await;
+        let (first, counts) = count(&served, &stream, &TodayCounts::default()).await;
         assert_eq!(counts, [(60, 1), (1, 1), (0, 1)]);
         store(&served, &stream, 301, 1).await;
         store(&served, &stream, 101, 60).await;
         let (second, counts) = count(&served, &stream, &first).await;
         assert_eq!(counts, [(60, 1), (1, 2), (0, 1)], "the old minute is not read");
-        served.desk.backfill.rows.fetch_add(1, Relaxed);
+        served.state.backfill.rows.fetch_add(1, Relaxed);
         let (third, counts) = count(&served, &stream, &second).await;
         assert_eq!(counts, [(60, 2), (1, 2), (0, 1)], "something came back");
         store(&served, &stream, 102, 60).await;
@@ -115,7 +121,7 @@ mod tests {
         yesterdays.basis.day -= 1;
         assert_eq!(count(&served, &stream, &yesterdays).await.1[0], (60, 3));
         let mut long_ago = third;
-        long_ago.basis.whole = NOW.plus_micros(-SEQUELS_US);
+        long_ago.basis.full_count_at = NOW.plus_micros(-FULL_COUNT_EVERY_US);
         assert_eq!(count(&served, &stream, &long_ago).await.1[0], (60, 3));
     }
 }

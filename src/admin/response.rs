@@ -9,13 +9,13 @@ use utoipa::{IntoResponses, ToSchema};
 
 /// An error answer.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
 }
 
-impl Refusal {
+impl ApiError {
     /// An answer with this status, a code for programs and a message for people.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
@@ -32,26 +32,26 @@ impl Refusal {
     }
 }
 
-impl From<QueryRejection> for Refusal {
+impl From<QueryRejection> for ApiError {
     fn from(error: QueryRejection) -> Self {
         Self::bad_request(error.body_text())
     }
 }
 
-impl From<PathRejection> for Refusal {
+impl From<PathRejection> for ApiError {
     fn from(error: PathRejection) -> Self {
         Self::bad_request(error.body_text())
     }
 }
 
-impl From<BytesRejection> for Refusal {
+impl From<BytesRejection> for ApiError {
     fn from(error: BytesRejection) -> Self {
         let code = if error.status() == StatusCode::PAYLOAD_TOO_LARGE { "too_large" } else { "bad_request" };
         Self::new(error.status(), code, error.body_text())
     }
 }
 
-impl From<FormRejection> for Refusal {
+impl From<FormRejection> for ApiError {
     fn from(error: FormRejection) -> Self {
         match error.status() {
             status @ StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, "too_large", error.body_text()),
@@ -61,7 +61,7 @@ impl From<FormRejection> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = ErrorBody { code: self.code, message: self.message };
         (self.status, Json(ErrorDocument { error })).into_response()
@@ -85,8 +85,8 @@ struct ErrorBody {
 
 /// What may come of any request. What the HTTP parser answers has no body.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal and the HTTP parser send")]
-pub enum Always {
+#[expect(dead_code, reason = "describes what ApiError and the HTTP parser send")]
+pub enum CommonErrors {
     /// The request is no HTTP; without a body.
     #[response(status = 400)]
     NoHttp,
@@ -109,8 +109,8 @@ pub enum Always {
 
 /// What may come of a request that waits for its turn or asks a store.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal sends")]
-pub enum Busy {
+#[expect(dead_code, reason = "describes what ApiError sends")]
+pub enum UnavailableErrors {
     /// A store does not answer (`unavailable`), or too many requests are at work (`busy`).
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorDocument),
@@ -118,8 +118,8 @@ pub enum Busy {
 
 /// What may come of a request with parameters or a body.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal sends")]
-pub enum Asked {
+#[expect(dead_code, reason = "describes what ApiError sends")]
+pub enum ParameterErrors {
     /// A parameter or the body makes no sense (`bad_request`); without a body when the request is no HTTP.
     #[response(status = 400)]
     BadRequest(#[to_schema] ErrorDocument),
@@ -127,8 +127,8 @@ pub enum Asked {
 
 /// What may come of a request that changes something.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal sends")]
-pub enum Changing {
+#[expect(dead_code, reason = "describes what ApiError sends")]
+pub enum TokenErrors {
     /// This way in needs the bearer token (`token_needed`).
     #[response(status = 401)]
     TokenNeeded(#[to_schema] ErrorDocument),
@@ -136,17 +136,17 @@ pub enum Changing {
 
 /// What may come of a request that names something.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what Refusal sends")]
-pub enum Naming {
+#[expect(dead_code, reason = "describes what ApiError sends")]
+pub enum UnknownNameErrors {
     /// There is no such job (`unknown_job`), or this symbol is not recorded (`unknown_symbol`).
     #[response(status = 404)]
     Unknown(#[to_schema] ErrorDocument),
 }
 
-pub async fn not_found() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address")
+pub async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address")
 }
 
-pub async fn method_not_allowed() -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
+pub async fn method_not_allowed() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
 }

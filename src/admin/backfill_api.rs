@@ -15,10 +15,12 @@ use crate::backfill::RangeBound;
 use crate::gap::Range;
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
-use super::Desk;
-use super::answer::{Always, Asked, Busy, Changing, ErrorDocument, Naming, Refusal};
-use super::api::{Answer, ROWS_MAX};
+use super::AppState;
+use super::api::{ApiResult, ROWS_MAX};
 use super::documents::BackfillView;
+use super::response::{
+    ApiError, CommonErrors, ErrorDocument, ParameterErrors, TokenErrors, UnavailableErrors, UnknownNameErrors,
+};
 
 /// What an operator asks to have backfilled: ids, or RFC 3339 times.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,7 +41,7 @@ pub struct BackfillRequest {
 /// A trade id, or RFC 3339.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "describes what `place` reads, whose refusals say more than a derived one's")]
+#[expect(dead_code, reason = "describes what `parse_id_or_time` reads, whose refusals say more than a derived one's")]
 enum IdOrTime {
     Id(u64),
     Time(String),
@@ -53,34 +55,37 @@ enum IdOrTime {
     (status = 200, description = "What will be fetched", body = BackfillView),
     (status = 409, description = "Nothing of the stream was recorded yet (`nothing_recorded`)", body = ErrorDocument),
     (status = 413, description = "The body has too many bytes (`too_large`)", body = ErrorDocument),
-    Always, Asked, Changing, Naming, Busy,
+    CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
-pub async fn backfill(State(desk): State<Arc<Desk>>, body: Result<Bytes, BytesRejection>) -> Answer<BackfillView> {
+pub async fn backfill(
+    State(state): State<Arc<AppState>>,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult<BackfillView> {
     let request: BackfillRequest = serde_json::from_slice(&body?)
-        .map_err(|error| Refusal::bad_request(format!("the body is not right: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the body is not right: {error}")))?;
     let exchange = request.exchange.parse();
-    let exchange = exchange.map_err(|()| Refusal::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
+    let exchange = exchange.map_err(|()| ApiError::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
     let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
-    if !desk.streams.borrow().contains(&stream) {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
+    if !state.streams.borrow().contains(&stream) {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
     }
-    let Range { first, last } = wanted(&desk, &stream, &request).await?;
-    let opened = desk.backfill.open_missing(&stream, Range { first, last }, "manual", ROWS_MAX).await;
-    let opened = opened.map_err(|error| Refusal::unavailable(&error))?;
+    let Range { first, last } = requested_range(&state, &stream, &request).await?;
+    let opened = state.backfill.open_missing(&stream, Range { first, last }, "manual", ROWS_MAX).await;
+    let opened = opened.map_err(|error| ApiError::unavailable(&error))?;
     Ok(Json(BackfillView {
         first,
         last,
         missing: opened.missing,
         gaps_opened: opened.gaps,
         more: opened.rest.is_some(),
-        estimate_s: estimate_s(&desk, &stream, opened.missing),
+        estimate_s: estimate_s(&state, &stream, opened.missing),
     }))
 }
 
 /// How many seconds the exchange's weight allows for so many trades, when nothing else is repaired; null when nobody
 /// speaks to the exchange.
-fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
-    let (rest, dialect) = (desk.backfill.rest.get(&stream.exchange)?, desk.backfill.dialects.get(&stream.exchange)?);
+fn estimate_s(state: &AppState, stream: &Stream, positions: i64) -> Option<i64> {
+    let (rest, dialect) = (state.backfill.rest.get(&stream.exchange)?, state.backfill.dialects.get(&stream.exchange)?);
     let status = rest.status();
     let page = dialect.trades_request(stream.symbol.as_str(), Range { first: 0, last: 0 }).weight;
     let pages = positions.max(0).saturating_add(dialect.trades_page_max() - 1) / dialect.trades_page_max();
@@ -89,22 +94,22 @@ fn estimate_s(desk: &Desk, stream: &Stream, positions: i64) -> Option<i64> {
 }
 
 /// The ids that are meant, none of them beyond what the exchange has numbered so far.
-async fn wanted(desk: &Desk, stream: &Stream, request: &BackfillRequest) -> Result<Range, Refusal> {
-    let Some(newest) = desk.progress.stream(stream).next.map(|next| next - 1) else {
+async fn requested_range(state: &AppState, stream: &Stream, request: &BackfillRequest) -> Result<Range, ApiError> {
+    let Some(newest) = state.progress.stream(stream).next.map(|next| next - 1) else {
         let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
-        return Err(Refusal::new(StatusCode::CONFLICT, "nothing_recorded", message));
+        return Err(ApiError::new(StatusCode::CONFLICT, "nothing_recorded", message));
     };
-    let (from, to) = (place(&request.from)?, place(&request.to)?);
+    let (from, to) = (parse_id_or_time(&request.from)?, parse_id_or_time(&request.to)?);
     let stop = tokio_util::sync::CancellationToken::new();
-    let range = desk.backfill.positions(stream, (from, Some(to)), newest, &stop).await;
-    let range = range.map_err(|error| Refusal::unavailable(&error))?;
+    let range = state.backfill.positions(stream, (from, Some(to)), newest, &stop).await;
+    let range = range.map_err(|error| ApiError::unavailable(&error))?;
     let BackfillRequest { from, to, .. } = request;
-    range.ok_or_else(|| Refusal::bad_request(format!("there is no trade from {from} to {to}; the newest is {newest}")))
+    range.ok_or_else(|| ApiError::bad_request(format!("there is no trade from {from} to {to}; the newest is {newest}")))
 }
 
 /// An id or a time.
-fn place(value: &Value) -> Result<RangeBound, Refusal> {
+fn parse_id_or_time(value: &Value) -> Result<RangeBound, ApiError> {
     let id = value.as_i64().filter(|id| *id >= 0).map(RangeBound::Id);
     let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(RangeBound::At));
-    place.ok_or_else(|| Refusal::bad_request(format!("{value} is neither a trade id nor a time")))
+    place.ok_or_else(|| ApiError::bad_request(format!("{value} is neither a trade id nor a time")))
 }

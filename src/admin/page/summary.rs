@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::super::trend;
-use super::html::{Text, instant, put, short, size, span};
-use super::needs::Need;
-use super::press::Facts;
+use super::super::time_series;
+use super::action_items::ActionItem;
+use super::html::{Escaped, instant, put, short, size, span};
+use super::render::Facts;
 
 /// The service in one word, a colour and a mark.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct Headline {
     /// `good`, `warn` or `bad`.
     pub class: &'static str,
     /// For eyes that do not tell colours.
@@ -18,9 +18,9 @@ pub struct Standing {
     pub words: &'static str,
 }
 
-impl Standing {
+impl Headline {
     /// How the service stands.
-    pub fn of(facts: &Facts, needs: &[Need]) -> Self {
+    pub fn of(facts: &Facts, items: &[ActionItem]) -> Self {
         let is = |name: &str| facts.status[name] == true;
         let (class, mark, words) = match () {
             () if facts.wedged().is_some() => ("bad", "\u{2715}", "wedged"),
@@ -29,8 +29,8 @@ impl Standing {
             () if facts.status["degraded"].as_object().is_some_and(|parts| !parts.is_empty()) => {
                 ("warn", "!", "degraded")
             }
-            () if needs.iter().any(|need| need.is_bad) => ("bad", "\u{2715}", "recording, and needs a person"),
-            () if !needs.is_empty() => ("warn", "!", "recording, and needs a look"),
+            () if items.iter().any(|item| item.is_bad) => ("bad", "\u{2715}", "recording, and needs a person"),
+            () if !items.is_empty() => ("warn", "!", "recording, and needs a look"),
             () => ("good", "\u{2713}", "recording"),
         };
         Self { class, mark, words }
@@ -38,8 +38,8 @@ impl Standing {
 }
 
 /// The name, the state, and of when the page is.
-pub fn head(out: &mut String, facts: &Facts, needs: &[Need]) {
-    let Standing { class, mark, words } = Standing::of(facts, needs);
+pub fn head(out: &mut String, facts: &Facts, items: &[ActionItem]) {
+    let Headline { class, mark, words } = Headline::of(facts, items);
     let status = &facts.status;
     put(
         out,
@@ -49,12 +49,12 @@ pub fn head(out: &mut String, facts: &Facts, needs: &[Need]) {
         ),
     );
     if let Some(instance) = status["instance"].as_str().filter(|instance| !instance.is_empty()) {
-        put(out, format_args!("<b>{}</b> &middot; ", Text(instance)));
+        put(out, format_args!("<b>{}</b> &middot; ", Escaped(instance)));
     }
     let version = status["version"].as_str().unwrap_or_default();
     let uptime = span(status["uptime_s"].as_f64().unwrap_or_default());
     let now = instant(facts.now, facts.now);
-    put(out, format_args!("version {} &middot; up {uptime} &middot; as of {now} UTC</p>", Text(version)));
+    put(out, format_args!("version {} &middot; up {uptime} &middot; as of {now} UTC</p>", Escaped(version)));
 }
 
 /// The figures.
@@ -65,8 +65,8 @@ pub fn tiles(out: &mut String, facts: &Facts) {
     let some = |value: &Value| if value.as_f64().is_some_and(|number| number > 0.0) { "bad" } else { "" };
     let (streams, gaps) = (&status["streams"], &status["gaps"]);
     let silent = if streams["receiving"] == streams["total"] { "" } else { "warn" };
-    let full_in = trend::forecast(&facts.samples)
-        .by_us
+    let full_in = time_series::forecast(&facts.samples)
+        .own_full_in_s
         .map_or("of disk free".to_owned(), |seconds| format!("of disk free, full in {}", span(seconds)));
     let free = facts.free.map_or("\u{2013}".to_owned(), |free| size(free as f64));
     let waiting = number(&status["log"]["lag_frames"]);
@@ -84,7 +84,10 @@ pub fn tiles(out: &mut String, facts: &Facts) {
     ];
     out.push_str("<dl class=\"tiles\">");
     for (label, value, class) in tiles {
-        put(out, format_args!("<div><dt class=\"dim\">{label}</dt><dd class=\"{class}\">{}</dd></div>", Text(&value)));
+        put(
+            out,
+            format_args!("<div><dt class=\"dim\">{label}</dt><dd class=\"{class}\">{}</dd></div>", Escaped(&value)),
+        );
     }
     out.push_str("</dl><p class=\"dim note\">counted since this process began</p>");
 }

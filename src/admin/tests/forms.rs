@@ -6,34 +6,34 @@ use super::{Served, document};
 use crate::admin::AdminOptions;
 
 /// What a browser sends when a button is pressed.
-fn pressed(served: &Served, form: &str) -> reqwest::RequestBuilder {
+fn submit(served: &Served, form: &str) -> reqwest::RequestBuilder {
     let request = served.http.post(served.url("/do")).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     request.header(ORIGIN, format!("http://{}", served.address)).body(form.to_owned())
 }
 
 /// What the page that follows says of it.
-async fn said(served: &Served, form: &str) -> String {
-    let answer = pressed(served, form).send().await.unwrap();
+async fn result_of(served: &Served, form: &str) -> String {
+    let answer = submit(served, form).send().await.unwrap();
     assert_eq!(answer.status(), 200, "the client has followed the redirect");
-    assert!(answer.url().query().is_some_and(|query| query.starts_with("said=")), "{}", answer.url());
+    assert!(answer.url().query().is_some_and(|query| query.starts_with("result=")), "{}", answer.url());
     let page = answer.text().await.unwrap();
-    let from = page.find("<div id=\"said\" role=\"status\">").expect("the place of answers");
-    let said = &page[from..page[from..].find("</div>").map_or(page.len(), |end| from + end)];
-    said.to_owned()
+    let from = page.find("<div id=\"result\" role=\"status\">").expect("the place of answers");
+    let result = &page[from..page[from..].find("</div>").map_or(page.len(), |end| from + end)];
+    result.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_pauses_and_resumes_and_the_page_says_so() {
     let served = Served::start().await;
-    let answer = said(&served, "do=run+state-snapshot").await;
+    let answer = result_of(&served, "do=run+state-snapshot").await;
     assert!(answer.contains("class=\"good\"") && answer.contains("state-snapshot ran and succeeded"), "{answer}");
-    let answer = said(&served, "do=pause+state-snapshot").await;
+    let answer = result_of(&served, "do=pause+state-snapshot").await;
     assert!(answer.contains("state-snapshot is paused"), "{answer}");
-    // At once, although an edition is good for a second.
+    // At once, although a rendering is good for a second.
     let page = served.text("/").await;
     assert!(page.contains("value=\"resume state-snapshot\"") && page.contains("it is paused: from the status page"));
     assert_eq!(served.get("/api/v1/jobs").await.1[0]["paused"], true);
-    said(&served, "do=resume+state-snapshot").await;
+    result_of(&served, "do=resume+state-snapshot").await;
     assert_eq!(served.get("/api/v1/jobs").await.1[0]["paused"], false);
     assert!(served.text("/").await.contains("value=\"pause state-snapshot\""));
 }
@@ -42,7 +42,7 @@ async fn a_job_runs_pauses_and_resumes_and_the_page_says_so() {
 async fn a_repair_says_what_it_did() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=8).await;
-    let answer = said(&served, "do=repair").await;
+    let answer = result_of(&served, "do=repair").await;
     assert!(answer.contains("2 entries were compared, 1 repaired"), "{answer}");
 }
 
@@ -55,22 +55,22 @@ async fn what_cannot_be_done_is_said_and_not_done() {
         ("do=explode", "`explode` is none of run, pause, resume, repair"),
         ("do=run+%3Cscript%3E", "&lt;script&gt; did not run"),
     ] {
-        let answer = said(&served, form).await;
+        let answer = result_of(&served, form).await;
         assert!(answer.contains("class=\"bad\"") && answer.contains(words), "{form}: {answer}");
     }
     served.faults.set_outage(true);
-    let answer = said(&served, "do=repair").await;
+    let answer = result_of(&served, "do=repair").await;
     assert!(answer.contains("it cannot be done now"), "{answer}");
-    let (status, answer) = document(pressed(&served, "nothing=1")).await;
+    let (status, answer) = document(submit(&served, "nothing=1")).await;
     assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("bad_request")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_cannot_put_words_on_the_page() {
     let served = Served::start().await;
-    for query in ["said=All+is+well", "said=", "other=1", "said=%FF"] {
+    for query in ["result=All+is+well", "result=", "other=1", "result=%FF"] {
         let page = served.text(&format!("/?{query}")).await;
-        assert!(page.contains("<div id=\"said\" role=\"status\"></div>"), "{query}");
+        assert!(page.contains("<div id=\"result\" role=\"status\"></div>"), "{query}");
     }
 }
 
@@ -95,11 +95,11 @@ async fn beyond_loopback_the_form_asks_for_the_token_and_only_the_right_one_help
     assert!(page.contains("name=\"token\" type=\"password\"") && page.contains("every button needs it"), "{page}");
     assert!(!page.contains("s&cret") && !page.contains("s&amp;cret"));
     for (token, words) in [("", "this needs the admin token"), ("wrong", "the admin token is not right")] {
-        let answer = said(&served, &format!("do=pause+state-snapshot&token={token}")).await;
+        let answer = result_of(&served, &format!("do=pause+state-snapshot&token={token}")).await;
         assert!(answer.contains(words), "{answer}");
         assert_eq!(served.get("/api/v1/jobs").await.1[0]["paused"], false);
     }
-    let answer = said(&served, "do=pause+state-snapshot&token=s%26cret").await;
+    let answer = result_of(&served, "do=pause+state-snapshot&token=s%26cret").await;
     assert!(answer.contains("state-snapshot is paused"), "{answer}");
 }
 
@@ -109,7 +109,7 @@ async fn without_a_token_beyond_loopback_there_is_no_button() {
     let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
     let page = served.text("/").await;
     assert!(!page.contains("<button") && page.contains("set admin-token to allow it"), "{page}");
-    let answer = said(&served, "do=pause+state-snapshot&token=").await;
+    let answer = result_of(&served, "do=pause+state-snapshot&token=").await;
     assert!(answer.contains("this needs the admin token"), "{answer}");
 }
 
@@ -121,5 +121,5 @@ async fn the_browser_is_sent_back_by_the_method_that_repeats_nothing() {
     let request = http.post(served.url("/do")).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     let answer = request.body("do=run+state-snapshot").send().await.unwrap();
     assert_eq!(answer.status(), 303);
-    assert!(answer.headers()[LOCATION].to_str().unwrap().starts_with("/?said="));
+    assert!(answer.headers()[LOCATION].to_str().unwrap().starts_with("/?result="));
 }

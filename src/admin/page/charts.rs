@@ -2,9 +2,9 @@
 
 use crate::market::Timestamp;
 
-use super::super::trend::Sample;
+use super::super::time_series::Sample;
 use super::html::{grouped, put, span};
-use super::press::Facts;
+use super::render::Facts;
 
 /// Width of a drawing in its own units, which is the most points of a line.
 const WIDTH: i64 = 240;
@@ -16,7 +16,7 @@ const WINDOW_MAX_US: i64 = 3_600_000_000;
 const WINDOW_MIN_US: i64 = 300_000_000;
 
 /// A line: what it is called, what it reads off a sample, and how that is said.
-struct Line {
+struct Chart {
     title: &'static str,
     read: fn(&Sample) -> Option<f64>,
     say: fn(f64) -> String,
@@ -24,10 +24,10 @@ struct Line {
     scale_min: f64,
 }
 
-const LINES: [Line; 3] = [
-    Line { title: "Frames a second", read: |sample| Some(sample.frames), say: rate, scale_min: 1.0 },
-    Line { title: "Lag from frame to row", read: |sample| sample.lag, say: span, scale_min: 1.0 },
-    Line {
+const CHARTS: [Chart; 3] = [
+    Chart { title: "Frames a second", read: |sample| Some(sample.frames), say: rate, scale_min: 1.0 },
+    Chart { title: "Lag from frame to row", read: |sample| sample.lag, say: span, scale_min: 1.0 },
+    Chart {
         title: "Rows missing in open gaps",
         read: |sample| Some(sample.missing as f64),
         say: grouped,
@@ -40,22 +40,22 @@ fn rate(frames: f64) -> String {
 }
 
 /// Draws all of them.
-pub fn trends(out: &mut String, facts: &Facts) {
+pub fn charts(out: &mut String, facts: &Facts) {
     let (Some(first), Some(last)) = (facts.samples.first(), facts.samples.last()) else {
         out.push_str("<p class=\"dim\">the first sample is on its way</p>");
         return;
     };
     let window = last.at.since(first.at).clamp(WINDOW_MIN_US, WINDOW_MAX_US);
     out.push_str("<div class=\"sparks\">");
-    for line in &LINES {
-        draw(out, line, &facts.samples, last.at, window);
+    for chart in &CHARTS {
+        draw(out, chart, &facts.samples, last.at, window);
     }
     let words = span(window as f64 / 1e6);
     put(out, format_args!("</div><p class=\"dim note\">the last {words}, now at the right</p>"));
 }
 
-fn draw(out: &mut String, line: &Line, samples: &[Sample], end: Timestamp, window: i64) {
-    let Line { title, read, say, scale_min } = line;
+fn draw(out: &mut String, chart: &Chart, samples: &[Sample], end: Timestamp, window: i64) {
+    let Chart { title, read, say, scale_min } = chart;
     let values: Vec<f64> = samples.iter().filter_map(read).collect();
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(0.0, f64::max);
@@ -71,19 +71,19 @@ fn draw(out: &mut String, line: &Line, samples: &[Sample], end: Timestamp, windo
         ),
     );
     let scale = most.max(*scale_min);
-    for run in runs(&points(samples, *read, end, window)) {
+    for segment in segments(&points(samples, *read, end, window)) {
         let (mut path, mut x_last) = (String::new(), 0);
-        for (x, value) in &run {
+        for (x, value) in &segment {
             let y = HEIGHT - 1.0 - value / scale * (HEIGHT - 3.0);
             let to = if path.is_empty() { "M" } else { "L" };
             put(&mut path, format_args!("{to}{x} {y:.1}"));
             x_last = *x;
         }
         // A sample that stands alone is a short line, not nothing.
-        if run.len() == 1 {
+        if segment.len() == 1 {
             path.push_str("h-2");
         }
-        let x_first = run.first().map_or(0, |(x, _)| *x);
+        let x_first = segment.first().map_or(0, |(x, _)| *x);
         put(out, format_args!("<path class=\"area\" d=\"{path}L{x_last} {HEIGHT}L{x_first} {HEIGHT}Z\"/>"));
         put(out, format_args!("<path class=\"line\" d=\"{path}\"/>"));
     }
@@ -106,17 +106,17 @@ fn points(samples: &[Sample], read: fn(&Sample) -> Option<f64>, end: Timestamp, 
 }
 
 /// Points that belong together: where the service did not sample, there is no line.
-fn runs(points: &[(i64, f64)]) -> Vec<Vec<(i64, f64)>> {
+fn segments(points: &[(i64, f64)]) -> Vec<Vec<(i64, f64)>> {
     /// Places without a sample that are drawn over; the shortest window has four places a sample.
-    const HOLE_MAX: i64 = 12;
-    let mut runs: Vec<Vec<(i64, f64)>> = Vec::new();
+    const MISSING_MAX: i64 = 12;
+    let mut segments: Vec<Vec<(i64, f64)>> = Vec::new();
     for point in points {
-        match runs.last_mut() {
-            Some(run) if run.last().is_some_and(|(x, _)| point.0 - x <= HOLE_MAX) => run.push(*point),
-            _ => runs.push(vec![*point]),
+        match segments.last_mut() {
+            Some(segment) if segment.last().is_some_and(|(x, _)| point.0 - x <= MISSING_MAX) => segment.push(*point),
+            _ => segments.push(vec![*point]),
         }
     }
-    runs
+    segments
 }
 
 #[cfg(test)]
@@ -141,6 +141,6 @@ mod tests {
     fn where_nobody_sampled_there_is_no_line() {
         let samples = [sample(0, 1.0), sample(5, 1.0), sample(200, 1.0), sample(205, 1.0)];
         let points = points(&samples, |sample| Some(sample.frames), samples[3].at, WINDOW_MIN_US);
-        assert_eq!(runs(&points).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(segments(&points).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     }
 }

@@ -16,16 +16,16 @@ use axum::{Extension, Form};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Always, Asked, Busy, ErrorDocument, Refusal};
 use crate::admin::listener::Caller;
-use crate::admin::{Desk, guard};
+use crate::admin::response::{ApiError, CommonErrors, ErrorDocument, ParameterErrors, UnavailableErrors};
+use crate::admin::{AppState, guard};
 use crate::audit;
 
 use super::Page;
-use super::html::counted;
+use super::html::pluralize;
 
 /// Answers that are kept until their browser comes back for them.
-const SAID_MAX: usize = 64;
+const RESULTS_MAX: usize = 64;
 /// How long a browser waits for a run to end before it is told that it runs.
 const RUN_MAX: Duration = Duration::from_secs(2);
 /// How long a repair may take.
@@ -33,10 +33,10 @@ const REPAIR_MAX: Duration = Duration::from_secs(30);
 
 /// What a form says.
 #[derive(Deserialize, ToSchema)]
-pub struct Pressed {
+pub struct FormRequest {
     /// `run NAME`, `pause NAME`, `resume NAME`, `repair`, or `try`, which only tries the token.
     #[serde(rename = "do")]
-    what: String,
+    action: String,
     /// The admin token; from loopback none is needed.
     #[serde(default)]
     token: String,
@@ -44,7 +44,7 @@ pub struct Pressed {
 
 /// What came of it, for the page.
 #[derive(Clone)]
-pub struct Said {
+pub struct FormResult {
     id: String,
     /// Whether it was done.
     pub is_done: bool,
@@ -52,25 +52,25 @@ pub struct Said {
     pub words: String,
 }
 
-/// The last answers. They are kept here and not in the address, so that an address cannot put words on the page.
+/// The last results. They are kept here and not in the address, so that an address cannot put words on the page.
 #[derive(Default)]
-pub struct Answers(Mutex<VecDeque<Said>>);
+pub struct FormResults(Mutex<VecDeque<FormResult>>);
 
-impl Answers {
+impl FormResults {
     /// The answer with this id.
-    pub fn find(&self, id: &str) -> Option<Said> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|said| said.id == id).cloned()
+    pub fn find(&self, id: &str) -> Option<FormResult> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|result| result.id == id).cloned()
     }
 
-    fn keep(&self, answer: Result<String, String>) -> String {
+    fn store(&self, answer: Result<String, String>) -> String {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let is_done = answer.is_ok();
         let words = answer.unwrap_or_else(|why| why);
-        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() == SAID_MAX {
-            answers.pop_front();
+        let mut results = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if results.len() == RESULTS_MAX {
+            results.pop_front();
         }
-        answers.push_back(Said { id: id.clone(), is_done, words });
+        results.push_back(FormResult { id: id.clone(), is_done, words });
         id
     }
 }
@@ -79,55 +79,57 @@ impl Answers {
 ///
 /// It answers browsers: what came of it is said on the page that they are sent back to. Programs use `/api/v1`.
 #[utoipa::path(post, path = "/do", tag = "page",
-    request_body(content = Pressed, content_type = "application/x-www-form-urlencoded"), responses(
+    request_body(content = FormRequest, content_type = "application/x-www-form-urlencoded"), responses(
     (status = 303, description = "Done or not, as the page says", headers(("location" = String, description = "The page"))),
     (status = 413, description = "The form has too many bytes (`too_large`)", body = ErrorDocument),
     (status = 415, description = "It is no form (`no_form`)", body = ErrorDocument),
-    Always, Asked, Busy,
+    CommonErrors, ParameterErrors, UnavailableErrors,
 ))]
-pub async fn act(
-    State(desk): State<Arc<Desk>>,
+pub async fn submit(
+    State(state): State<Arc<AppState>>,
     Extension(page): Extension<Arc<Page>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    asked: Result<Form<Pressed>, FormRejection>,
+    form: Result<Form<FormRequest>, FormRejection>,
 ) -> Response {
-    if let Some(refusal) = guard::foreign(&headers) {
-        return refusal.into_response();
+    if let Some(error) = guard::cross_site_error(&headers) {
+        return error.into_response();
     }
-    let asked = match asked {
-        Ok(Form(asked)) => asked,
-        Err(rejection) => return Refusal::from(rejection).into_response(),
+    let form = match form {
+        Ok(Form(form)) => form,
+        Err(rejection) => return ApiError::from(rejection).into_response(),
     };
-    let answer = if guard::is_trusted(&desk, caller, &asked.token) {
-        obey(&desk, &asked.what).await
-    } else if asked.token.is_empty() {
+    let answer = if guard::is_trusted(&state, caller, &form.token) {
+        execute(&state, &form.action).await
+    } else if form.token.is_empty() {
         Err("nothing was changed: this needs the admin token".to_owned())
     } else {
         Err("nothing was changed: the admin token is not right".to_owned())
     };
-    page.press.forget().await;
-    Redirect::to(&format!("/?said={}", page.answers.keep(answer))).into_response()
+    page.renderer.invalidate().await;
+    Redirect::to(&format!("/?result={}", page.results.store(answer))).into_response()
 }
 
 /// Does what was asked; says what came of it, or why it was not done.
-async fn obey(desk: &Desk, what: &str) -> Result<String, String> {
-    let (verb, job) = what.split_once(' ').unwrap_or((what, ""));
+async fn execute(state: &AppState, action: &str) -> Result<String, String> {
+    let (verb, job) = action.split_once(' ').unwrap_or((action, ""));
     let done = match verb {
-        "run" => run(desk, job).await,
-        "pause" => desk.jobs.pause(job, "from the status page").await.map(|known| {
+        "run" => run(state, job).await,
+        "pause" => state.jobs.pause(job, "from the status page").await.map(|known| {
             if known {
                 Ok(format!("{job} is paused, over restarts too, until it is resumed"))
             } else {
                 Err(unknown(job))
             }
         }),
-        "resume" => desk
+        "resume" => state
             .jobs
             .resume(job)
             .await
             .map(|known| if known { Ok(format!("{job} runs again when it is due")) } else { Err(unknown(job)) }),
-        "repair" => tokio::time::timeout(REPAIR_MAX, repair(desk)).await.map_err(anyhow::Error::from).flatten().map(Ok),
+        "repair" => {
+            tokio::time::timeout(REPAIR_MAX, repair(state)).await.map_err(anyhow::Error::from).flatten().map(Ok)
+        }
         "try" => Ok(Ok("the token is right; nothing was changed".to_owned())),
         _ => Ok(Err(format!("nothing was done: `{verb}` is none of run, pause, resume, repair"))),
     };
@@ -138,9 +140,9 @@ fn unknown(job: &str) -> String {
     format!("nothing was done: there is no job `{job}`")
 }
 
-async fn run(desk: &Desk, job: &str) -> anyhow::Result<Result<String, String>> {
+async fn run(state: &AppState, job: &str) -> anyhow::Result<Result<String, String>> {
     // The run goes on when nobody waits any more.
-    let Ok(ended) = tokio::time::timeout(RUN_MAX, desk.jobs.run_to_end(job)).await else {
+    let Ok(ended) = tokio::time::timeout(RUN_MAX, state.jobs.run_to_end(job)).await else {
         return Ok(Ok(format!("{job} has begun: how it ends is shown in its lane")));
     };
     Ok(match ended? {
@@ -151,18 +153,18 @@ async fn run(desk: &Desk, job: &str) -> anyhow::Result<Result<String, String>> {
 }
 
 /// As `POST /api/v1/admin/repair-data`.
-async fn repair(desk: &Desk) -> anyhow::Result<String> {
-    let streams = desk.streams.borrow().clone();
-    let report = audit::check(&desk.history, &desk.cache, &streams).await.context("compare cache and history")?;
-    let checked = counted(report.checked as i64, "entry was", "entries were");
-    let repaired = audit::repair(&desk.cache, &desk.backfill, report).await.context("repair")?;
+async fn repair(state: &AppState) -> anyhow::Result<String> {
+    let streams = state.streams.borrow().clone();
+    let report = audit::check(&state.history, &state.cache, &streams).await.context("compare cache and history")?;
+    let checked = pluralize(report.checked as i64, "entry was", "entries were");
+    let repaired = audit::repair(&state.cache, &state.backfill, report).await.context("repair")?;
     let unrepaired = match repaired.unrepaired.len() {
         0 => "nothing is left over".to_owned(),
-        left => format!("{} left to a person", counted(left as i64, "entry is", "entries are")),
+        left => format!("{} left to a person", pluralize(left as i64, "entry is", "entries are")),
     };
     Ok(format!(
         "{checked} compared, {} repaired, {} sent to backfill, {unrepaired}",
         repaired.repaired,
-        counted(repaired.sent_to_backfill as i64, "range", "ranges")
+        pluralize(repaired.sent_to_backfill as i64, "range", "ranges")
     ))
 }
