@@ -1,8 +1,8 @@
-//! socket frames -> log, and connection markers.
+//! Appends the sockets' frames and connection markers to the log.
 //!
-//! Everything that arrives is in the log before anything else happens to it. While the log refuses (a
-//! full disk, a broker away) this loop keeps its one batch and stops taking more: the sockets fill up, the
-//! exchange cuts us, and what was missed is a gap that is found by id and repaired.
+//! Every frame is in the log before anything else happens to it; ingest does not decode. While the log refuses (a full
+//! disk, a broker that is down) this loop keeps its one batch and reads no more: the sockets fill up, the exchange
+//! disconnects, and the tracker later finds the missing ids as a gap.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -24,17 +24,17 @@ use crate::log::{Log, LogError};
 use crate::market::{Frame, Origin, Stream, Timestamp};
 use crate::messages;
 
-/// How long frames may wait for company: an fsync for each would wear out the disk in a busy market.
+/// How long a batch collects frames: one fsync per frame would wear out the disk in a busy market.
 const LINGER: Duration = Duration::from_millis(10);
 /// Most frames of one append: some megabytes, and a fraction of a second of the fastest market.
 const APPEND_FRAMES_MAX: usize = 8_192;
-/// A broker may be away for an hour and no frame fails: the append waits, and this loop is no more wedged than
-/// a quiet one. Beyond it something else is wrong.
+/// Longest append: a broker may be down for an hour without losing a frame, so an append that waits is not a stuck
+/// loop. Beyond this limit something else is wrong.
 const APPEND_MAX: Duration = Duration::from_secs(2 * 3_600);
-/// Longest wait before the log is tried again.
+/// Longest wait between two append attempts.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// What ingest has seen; cheap to read.
+/// What ingest has counted; cheap to read.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Frames made durable in the log.
@@ -49,16 +49,16 @@ pub struct Counters {
     pub connects: AtomicU64,
     /// Times a connection ended.
     pub disconnects: AtomicU64,
-    /// What came over the sockets, whether or not it is consumed.
+    /// When each stream's newest frame arrived, consumed or not.
     pub last_seen: LastSeen,
 }
 
-/// When streams were last heard at the socket. The consumer's board says the same later: as much later as log and
-/// consumer need, and a stream that is late there is not silent.
+/// When each stream's newest frame arrived at a socket. `Progress` shows the same later, after log and consumer: a
+/// stream that is late there is not silent.
 #[derive(Debug, Default)]
 pub struct LastSeen {
     streams: Mutex<HashMap<Stream, Arc<AtomicI64>>>,
-    /// When the oldest frame that the log has not taken yet was received; 0 when there is none.
+    /// When the oldest frame of the append in progress was received; 0 when there is none.
     oldest_pending: AtomicI64,
 }
 
@@ -70,8 +70,8 @@ impl LastSeen {
         (at != 0).then_some(Timestamp(at))
     }
 
-    /// How long the log has been taking over the frames that it is given now: beyond some seconds the sockets are not
-    /// read, and no silence means anything.
+    /// How long the append in progress has taken. Beyond some seconds the sockets are not read, so a silent stream
+    /// proves nothing.
     pub fn append_delay(&self, now: Timestamp) -> Duration {
         match self.oldest_pending.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -79,44 +79,44 @@ impl LastSeen {
         }
     }
 
-    /// Where the time of a stream's newest frame is kept, microseconds since 1970.
+    /// The cell with the receive time of a stream's newest frame, microseconds since 1970.
     pub(crate) fn stamp(&self, stream: &Stream) -> Arc<AtomicI64> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.entry(stream.clone()).or_default().clone()
     }
 }
 
-/// Tells others that something happened to streams' connection.
+/// A change of a connection and the streams on it.
 #[derive(Clone, Debug)]
 pub enum ConnectionEvent {
-    /// These streams are subscribed, over this connection.
+    /// These streams are subscribed on this connection.
     Up(i64, Vec<Stream>),
-    /// These streams have no connection.
+    /// This connection ended; these streams are no longer on it.
     Down(i64, Vec<Stream>),
     /// The exchange refuses this stream.
     Refused(Stream, String),
 }
 
-/// What ingest works with.
+/// Ingest's dependencies.
 pub struct Deps {
-    /// Where frames go.
+    /// The log that frames are appended to.
     pub log: Arc<dyn Log>,
-    /// Tells what a frame is about.
+    /// Finds the stream of a frame.
     pub dialect: Arc<dyn Dialect>,
-    /// What is degraded.
+    /// Receives what is degraded.
     pub health: Health,
-    /// The time.
+    /// Reads the time.
     pub clock: Clock,
-    /// What was seen.
+    /// Receives the counts.
     pub counters: Arc<Counters>,
-    /// What is recorded now.
+    /// The streams that are recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// Who wants to know of connections. When it is full, news is dropped: the tail asks by itself, later.
+    /// Receives connection events. When it is full, events are dropped: the tail checks silent streams anyway, later.
     pub connection_events: mpsc::Sender<ConnectionEvent>,
 }
 
-/// Runs until every sender of `events` is gone and the last frame is in the log; or until `stop`: then what
-/// the log did not take is lost here, and a gap.
+/// Runs until every sender of `events` is dropped and the last frame is in the log, or until `stop`. After `stop`,
+/// frames that the log refused are lost and become a gap.
 pub async fn run(
     deps: Deps,
     mut events: mpsc::Receiver<SocketEvent>,
@@ -140,8 +140,7 @@ pub async fn run(
     }
 }
 
-/// Gathers what arrives within the linger, or waits up to a second for a first event. Returns whether it
-/// was the last.
+/// Waits up to a second for a first event, then collects for the linger time. Returns whether the channel is closed.
 async fn collect(
     events: &mut mpsc::Receiver<SocketEvent>,
     frames: &mut Vec<Frame>,
@@ -164,7 +163,7 @@ async fn collect(
     false
 }
 
-/// Appends, however long it takes; false when told to stop meanwhile.
+/// Appends and retries until the log accepts the frames; `false` when `stop` was cancelled first.
 async fn append(
     deps: &Deps,
     frames: Vec<Frame>,
@@ -176,7 +175,7 @@ async fn append(
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.payload.len() as u64).sum());
     loop {
         heartbeat.beat();
-        // A frame is some reference counts and a time: cloning the batch is cheaper than getting it back on errors.
+        // A frame is some reference counts and a time: a clone of the batch is cheap.
         match heartbeat.beat_while(APPEND_MAX, deps.log.append(frames.clone())).await {
             Ok(()) => {
                 deps.counters.frames.fetch_add(count, Ordering::Relaxed);
@@ -184,7 +183,7 @@ async fn append(
                 deps.counters.appends.fetch_add(1, Ordering::Relaxed);
                 if failed {
                     deps.health.restored("ingest");
-                    info!("the log takes frames again");
+                    info!("the log accepts frames again");
                 }
                 return Ok(true);
             }
@@ -195,7 +194,7 @@ async fn append(
                     warn!(
                         MESSAGE_ID = messages::LOG_REFUSES,
                         error = %why,
-                        "the log refuses frames, nothing is read until it takes them: {why}"
+                        "the log refuses frames, reading no more frames until it accepts them: {why}"
                     );
                 }
                 failed = true;
@@ -211,11 +210,11 @@ async fn append(
     }
 }
 
-/// Finds the log's key of a frame: exchange and symbol, so that all channels of a symbol keep their order.
+/// Finds the log key of a frame: exchange and symbol, so that all channels of a symbol keep their order.
 struct Keys {
     dialect: Arc<dyn Dialect>,
     by_stream: HashMap<Box<str>, (Arc<str>, Arc<AtomicI64>)>,
-    /// For markers and frames of no known stream.
+    /// The key of markers and of frames of unknown streams.
     exchange: Arc<str>,
     streams: watch::Receiver<Vec<Stream>>,
 }
@@ -229,7 +228,7 @@ impl Keys {
         keys
     }
 
-    /// Takes over the streams of now.
+    /// Adds keys for the streams that are recorded now.
     fn refresh(&mut self, last_seen: &LastSeen) {
         let streams = self.streams.borrow_and_update().clone();
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
@@ -292,7 +291,7 @@ impl Keys {
 
 fn send_event(deps: &Deps, event: ConnectionEvent) {
     if deps.connection_events.try_send(event).is_err() {
-        tracing::debug!("news of a connection was dropped, the tail asks by itself");
+        tracing::debug!("dropped a connection event: its channel is full, the tail checks later");
     }
 }
 

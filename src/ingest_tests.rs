@@ -1,4 +1,4 @@
-//! What ingest hears, while the log takes frames and while it does not.
+//! What ingest counts while the log accepts frames and while it refuses them.
 
 use super::*;
 use crate::exchange::binance::Binance;
@@ -10,7 +10,7 @@ use crate::log::faulty::FaultyLog;
 const SECOND: i64 = 1_000_000;
 
 #[tokio::test]
-async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
+async fn a_frame_that_waits_for_the_log_counts_as_seen_and_delays_the_append() {
     let directory = tempfile::tempdir().unwrap();
     let faults = Faults::none();
     let log = EmbeddedLog::open(&directory.path().join("log.db"), Options::default()).unwrap();
@@ -39,10 +39,10 @@ async fn what_waits_for_the_log_is_heard_and_says_for_how_long_it_waits() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(last_seen.get(&stream), Some(Timestamp(7 * SECOND)));
-    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest of them came");
+    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest frame arrived");
     faults.set_outage(false);
     drop(events);
     ingest.await.unwrap().unwrap();
     assert_eq!(counters.frames.load(Ordering::Relaxed), 2);
-    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::ZERO, "nothing waits any more");
+    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::ZERO, "no frame waits any more");
 }

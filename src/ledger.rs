@@ -1,6 +1,7 @@
-//! The rows of the ledger that are not done with, in memory, and the rules for adding to them.
+//! The open gaps in memory, and the rules for opening, merging, claiming and closing them.
 //!
-//! Whoever finds a hole asks [`Ledger::open`] which part of it is news, and stores the rows it gets.
+//! A finder calls [`Ledger::open`] with a range, gets rows for the part that the ledger does not know yet, and stores
+//! them in history. Does no I/O itself.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,23 +13,23 @@ use crate::market::{Stream, Timestamp};
 
 use crate::gap::{Gap, GapState, RangeSet};
 
-/// Gaps that are open, and ranges that will never be filled.
+/// Open gaps, and ranges that will never be filled.
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: HashMap<String, Gap>,
-    /// Positions declared never existed or unrecoverable: finding them missing again is no news.
+    /// Positions that closed as `never_existed` or `unrecoverable`: they are not opened again.
     settled: HashMap<Stream, RangeSet>,
-    /// Rows that a repair holds a copy of: they are not merged under its hands.
+    /// Rows under repair: the repair holds a copy, so they must not be merged.
     claimed: HashSet<String>,
     totals: Totals,
     repair_times: RepairTimes,
 }
 
-/// Seconds from finding to filling.
+/// Seconds from detection to fill.
 #[derive(Debug)]
 struct RepairTimes(Histogram);
 
-/// A page of trades is back within a second; a day of them takes as long as the exchange's weight makes it.
+/// A page of trades returns within a second; for a day of trades the exchange's weight limit sets the time.
 const REPAIR_SECONDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
 
 impl Default for RepairTimes {
@@ -37,17 +38,17 @@ impl Default for RepairTimes {
     }
 }
 
-/// What a finding did to the ledger; all of it is to be stored.
+/// Rows that [`Ledger::open`] changed; the caller stores all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenedGaps {
-    /// New rows; each speaks for the rows that it was merged with, too.
+    /// New rows; each includes the rows that were merged into it.
     pub rows: Vec<Gap>,
     /// Rows that were merged into one of them.
     pub superseded: Vec<Gap>,
 }
 
 impl OpenedGaps {
-    /// Whether it was no news.
+    /// Whether nothing was opened.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -58,25 +59,25 @@ impl OpenedGaps {
     }
 }
 
-/// What became of gaps since this process began.
+/// How many gaps were opened and closed since this process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Totals {
     /// Rows opened.
     pub found: u64,
     /// Rows closed as filled.
     pub filled: u64,
-    /// Rows closed otherwise.
+    /// Rows closed in any other state.
     pub closed_otherwise: u64,
-    /// Of these, as never existed.
+    /// Of these, `never_existed`.
     pub never_existed: u64,
-    /// As unrecoverable.
+    /// Of these, `unrecoverable`.
     pub unrecoverable: u64,
-    /// As superseded.
+    /// Of these, `superseded`.
     pub superseded: u64,
 }
 
 impl Ledger {
-    /// Takes over the rows of a store at start.
+    /// A ledger with the rows of a store.
     pub fn restore(rows: impl IntoIterator<Item = Gap>) -> Self {
         let mut ledger = Self::default();
         for gap in rows {
@@ -85,14 +86,14 @@ impl Ledger {
         ledger
     }
 
-    /// Whether [`Ledger::open`] would open something.
+    /// Whether [`Ledger::open`] would open a row.
     pub fn would_open(&self, found: &Gap) -> bool {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return false };
         !self.covered(stream, step).uncovered(found.range).is_empty()
     }
 
-    /// What open rows of a stream speak for, and what is settled of it.
+    /// Positions of a stream that are in an open row or settled.
     fn covered(&self, stream: &Stream, step: i64) -> RangeSet {
         let mut covered = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
         for gap in self.of_stream(stream) {
@@ -101,8 +102,8 @@ impl Ledger {
         covered
     }
 
-    /// Opens what of `found`'s range no open row speaks for and is not settled. What touches an open row of the same
-    /// kind (see [`crate::gap::Evidence::is_requested`]) becomes one row with it.
+    /// Opens the part of `found`'s range that is in no open row and not settled. A part next to an open row of the same
+    /// kind (see [`crate::gap::Evidence::is_requested`]) is merged with it into one new row.
     pub fn open(&mut self, found: &Gap) -> OpenedGaps {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return OpenedGaps::default() };
@@ -139,27 +140,27 @@ impl Ledger {
         opened
     }
 
-    /// Marks an open row as being repaired; `false` when it is no longer open.
+    /// Claims an open row for a repair; `false` when it is closed or already claimed.
     pub fn claim(&mut self, gap_id: &str) -> bool {
         self.open.contains_key(gap_id) && self.claimed.insert(gap_id.to_owned())
     }
 
-    /// Whether a repair holds a copy of this row.
+    /// Whether a repair has claimed this row.
     pub fn is_claimed(&self, gap_id: &str) -> bool {
         self.claimed.contains(gap_id)
     }
 
-    /// The repair is over.
+    /// Releases a claim.
     pub fn unclaim(&mut self, gap_id: &str) {
         self.claimed.remove(gap_id);
     }
 
-    /// Nobody repairs anything any more.
+    /// Releases all claims.
     pub fn unclaim_all(&mut self) {
         self.claimed.clear();
     }
 
-    /// Takes a changed row; a closed one leaves the open ones.
+    /// Stores a changed row; a closed one is removed from the open ones.
     pub fn update(&mut self, gap: &Gap) {
         if gap.state.is_closed() && self.open.contains_key(&gap.gap_id) {
             let totals = &mut self.totals;
@@ -178,7 +179,7 @@ impl Ledger {
         self.insert_row(gap.clone());
     }
 
-    /// How long the filled ones took.
+    /// How long repairs of filled gaps took.
     pub fn repair_times(&self) -> &Histogram {
         &self.repair_times.0
     }
@@ -189,7 +190,7 @@ impl Ledger {
             .map(|state| (state, self.open.values().filter(|gap| gap.state == state).count()))
     }
 
-    /// Closes every open row of streams that `keep` does not name, and returns the changed rows.
+    /// Closes the open rows of streams that `keep` rejects, and returns them.
     pub fn supersede(&mut self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
         let mut changed: Vec<Gap> = self.open.values().filter(|gap| !keep(&gap.stream)).cloned().collect();
         changed.retain_mut(|gap| gap.advance(GapState::Superseded, reason, now));
@@ -199,26 +200,26 @@ impl Ledger {
         changed
     }
 
-    /// Takes over what another ledger knows.
+    /// Adds all rows of another ledger.
     pub fn absorb(&mut self, other: Self) {
         self.open.extend(other.open);
         self.settled.extend(other.settled);
     }
 
-    /// Takes over the rows of a store for streams that were another recorder's until now.
+    /// Adds rows of a store for streams that another recorder consumed until now.
     pub fn load(&mut self, rows: impl IntoIterator<Item = Gap>) {
         for gap in rows {
             self.insert_row(gap);
         }
     }
 
-    /// Forgets the rows of streams that `keep` does not name, as another recorder sees to them from now on.
+    /// Keeps only the rows of streams that `keep` accepts; another recorder repairs the others.
     pub fn retain_streams(&mut self, keep: impl Fn(&Stream) -> bool) {
         self.open.retain(|_, gap| keep(&gap.stream));
         self.settled.retain(|stream, _| keep(stream));
     }
 
-    /// Whether a position was declared never to come (back).
+    /// Whether a position closed as `never_existed` or `unrecoverable`.
     pub fn is_settled(&self, stream: &Stream, position: i64) -> bool {
         self.settled.get(stream).is_some_and(|settled| settled.contains(position))
     }
@@ -233,7 +234,7 @@ impl Ledger {
         self.open.get(gap_id)
     }
 
-    /// How many rows are open, and how many positions they miss still: what came back was counted with every turn.
+    /// How many rows are open, and how many positions they still miss as of the last repair attempt.
     pub fn open_count(&self) -> (usize, i64) {
         (self.open.len(), self.open.values().map(Gap::missing).sum())
     }
@@ -243,7 +244,7 @@ impl Ledger {
         self.open.values().filter(move |gap| &gap.stream == stream)
     }
 
-    /// What became of gaps since this process began.
+    /// How many gaps were opened and closed since this process began.
     pub fn totals(&self) -> Totals {
         self.totals
     }
@@ -263,14 +264,14 @@ impl Ledger {
     }
 }
 
-/// The ledger in memory, shared by all who find or close gaps.
+/// The ledger in memory, shared by the finders and the repairs.
 #[derive(Clone, Default)]
 pub struct SharedLedger {
     ledger: Arc<Mutex<Ledger>>,
     /// Notified when a gap was opened.
     pub gap_opened: Arc<Notify>,
-    /// Held while a repair's row or the end of a feed's rows goes to the store, so that a row that was superseded is not
-    /// written over by the repair that it was taken from.
+    /// Held while a repair or the removal of a feed writes rows to the store: a repair must not overwrite a row that
+    /// was superseded meanwhile.
     pub write_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn only_news_makes_a_row_and_what_touches_is_one_row() {
+    fn only_unknown_positions_open_a_row_and_adjacent_rows_are_merged() {
         let mut ledger = Ledger::default();
         assert_eq!(open(&mut ledger, 10, 20), [(10, 20)]);
         assert_eq!(open(&mut ledger, 10, 20), []);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_or_being_repaired_is_not_merged() {
+    fn a_requested_gap_or_one_under_repair_is_not_merged() {
         let mut ledger = Ledger::default();
         open(&mut ledger, 10, 20);
         let opened = ledger.open(&found(1, 15, "since"));
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merged_row_keeps_the_outer_evidence_and_the_first_finding() {
+    fn a_merged_row_keeps_the_outer_evidence_and_the_first_detection_time() {
         let mut ledger = Ledger::default();
         let mut low = found(10, 20, "neighbour");
         (low.evidence.previous, low.evidence.next, low.from_ts) = (Some(9), Some(21), Some(Timestamp(5)));
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_range_may_open_again_as_a_new_row_but_a_settled_one_not() {
+    fn a_filled_range_can_open_again_but_a_settled_one_cannot() {
         let mut ledger = Ledger::default();
         for (state, again) in [(GapState::Filled, vec![(1, 3)]), (GapState::NeverExisted, vec![])] {
             let mut gap = ledger.open(&found(1, 3, "neighbour")).rows.pop().unwrap();
@@ -414,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_feed_leaves_no_alarm_behind() {
+    fn removing_a_feed_supersedes_its_gaps() {
         let mut ledger = Ledger::default();
         open(&mut ledger, 1, 3);
         let changed = ledger.supersede(|_| false, "feed removed", Timestamp(5));

@@ -1,4 +1,5 @@
-//! Where every stream stands, as consumed and durable: for state, status, audits and the tail's questions.
+//! How far every stream is consumed and durable. The state file, status, audits and the tail read it; the consumer
+//! writes it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +13,21 @@ use crate::market::{Stream, Timestamp};
 /// One stream's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StreamProgress {
-    /// The next position expected: everything below is in history or in the ledger.
+    /// The next expected position. Every lower one is in history or in the ledger.
     pub next: Option<i64>,
     /// The exchange's time of the newest row, microseconds since 1970.
     pub last_ts: Option<i64>,
-    /// When its newest frame arrived, by our clock, microseconds since 1970.
+    /// When the newest frame arrived, by our clock, microseconds since 1970.
     pub last_received: Option<i64>,
-    /// Connection its newest frame came over.
+    /// Connection of the newest frame.
     pub connection: Option<i64>,
     /// Frames decoded since this process began.
     pub frames: u64,
-    /// Frames that were behind: copies and late arrivals.
+    /// Frames with a position below `next`: copies and late arrivals.
     pub behind: u64,
 }
 
-/// Every stream's progress, and the consumer's.
+/// The progress of every stream and of the consumer.
 #[derive(Debug, Default)]
 pub struct Progress {
     streams: Mutex<HashMap<Stream, StreamProgress>>,
@@ -45,9 +46,9 @@ pub struct Progress {
 /// How long batches took, in seconds, since this process began.
 #[derive(Clone, Debug)]
 pub struct BatchTimes {
-    /// To become durable.
+    /// Time to become durable.
     pub insert: Histogram,
-    /// From the arrival of their newest frame until they were durable.
+    /// Time from the arrival of a batch's newest frame until the batch is durable.
     pub delay: Histogram,
 }
 
@@ -61,25 +62,25 @@ impl Default for BatchTimes {
 }
 
 impl Progress {
-    /// Takes over what the consumer made durable.
+    /// Stores the progress that the consumer made durable.
     pub fn publish(&self, changed: impl IntoIterator<Item = (Stream, StreamProgress)>, committed: &Offsets) {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
         self.set_committed(committed);
     }
 
-    /// Takes over the committed positions.
+    /// Stores the committed offsets.
     pub fn set_committed(&self, committed: &Offsets) {
         let mut kept = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(committed.iter().map(|(partition, next)| (*partition, *next)));
     }
 
-    /// Forgets the positions of partitions that are another recorder's now.
+    /// Forgets the offsets of partitions that another recorder consumes now.
     pub fn release(&self, partitions: &[crate::log::Partition]) {
         let mut kept = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|partition, _| !partitions.contains(partition));
     }
 
-    /// For each partition the next offset to consume.
+    /// The next offset to consume of each partition.
     pub fn committed(&self) -> Offsets {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -99,13 +100,13 @@ impl Progress {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(stream);
     }
 
-    /// When the newest frame of all arrived.
+    /// When the newest frame of any stream arrived.
     pub fn last_received(&self) -> Option<Timestamp> {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.values().filter_map(|progress| progress.last_received).max().map(Timestamp)
     }
 
-    /// Counts a durable batch: how long it took, and how long after its newest frame's arrival that was.
+    /// Counts a durable batch: how long the insert took, and the delay since the arrival of its newest frame.
     pub fn count_batch(&self, rows: usize, took: Duration, delay: Option<Duration>) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Reads the log again through today's decoder into history. Idempotent: what is there stays, what an older
-//! decoder made differently is replaced. It commits nothing and opens no gap: the first time did.
+//! Reads the log again through the present decoder into history. Idempotent: equal rows stay, and a newer decoder's
+//! rows replace an older one's. Commits no offset and opens no gap: the consumer did both.
 
 use std::sync::Arc;
 
@@ -15,20 +15,20 @@ use crate::log::{Log, Partition, Record};
 use crate::market::Timestamp;
 use crate::writer::Writer;
 
-/// Records of one read.
+/// Records per read.
 const READ_MAX: usize = 4_096;
 
-/// A place in the log: an offset, or the time a frame was received.
+/// A bound in the log: an offset, or the receive time of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// By offset.
     Offset(i64),
-    /// By the time of receipt.
+    /// By receive time.
     Time(Timestamp),
 }
 
 impl Bound {
-    /// Reads an offset, an RFC 3339 time or a date.
+    /// Parses an offset, an RFC 3339 time or a date.
     pub fn parse(text: &str) -> Option<Self> {
         match text.parse() {
             Ok(offset) => Some(Self::Offset(offset)),
@@ -36,7 +36,7 @@ impl Bound {
         }
     }
 
-    /// Whether a record lies before it.
+    /// Whether the bound comes after a record.
     fn is_after(self, record: &Record) -> bool {
         match self {
             Self::Offset(offset) => record.offset < offset,
@@ -45,35 +45,35 @@ impl Bound {
     }
 }
 
-/// What is replayed, and into what.
+/// What to replay, and where to.
 pub struct Replay {
-    /// The log that is read.
+    /// The log to read.
     pub log: Arc<dyn Log>,
-    /// The history that is written.
+    /// The history to write.
     pub history: Arc<dyn History>,
-    /// Today's decoders.
+    /// The present decoders.
     pub dialects: Vec<Arc<dyn Dialect>>,
-    /// From here on; none is the first frame kept.
+    /// First record; `None` is the first one kept.
     pub from: Option<Bound>,
-    /// Up to here, not included; none is the end.
+    /// End, exclusive; `None` is the end of the log.
     pub to: Option<Bound>,
 }
 
-/// What a replay did.
+/// The outcome of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ReplayReport {
     /// Frames decoded again.
     pub frames: u64,
-    /// Trades and closed klines they made.
+    /// Trades and closed klines decoded from them.
     pub rows: u64,
     /// Frames that still cannot be decoded.
     pub dead_letters: u64,
 }
 
 impl Replay {
-    /// Frames that are read: as offsets bound them, because where a time lies only the reading tells.
+    /// How many frames a replay reads. Only offsets limit the count: a time is found by reading.
     pub async fn frames(&self) -> anyhow::Result<u64> {
-        let usage = self.log.usage().await.context("read the log's positions")?;
+        let usage = self.log.usage().await.context("read the log's offsets")?;
         let read = usage.end.iter().map(|(partition, &end)| {
             let first = usage.first.get(partition).copied().unwrap_or(0);
             let from = if let Some(Bound::Offset(offset)) = self.from { offset.max(first) } else { first };
@@ -83,9 +83,9 @@ impl Replay {
         Ok(u64::try_from(read.sum::<i64>()).unwrap_or(0))
     }
 
-    /// Replays every partition; `progress` is told how many frames were read.
+    /// Replays every partition; calls `progress` with the number of frames of each read.
     pub async fn run(&self, progress: &dyn Fn(u64), stop: &CancellationToken) -> anyhow::Result<ReplayReport> {
-        let usage = self.log.usage().await.context("read the log's positions")?;
+        let usage = self.log.usage().await.context("read the log's offsets")?;
         let mut report = ReplayReport::default();
         for (&partition, &end) in &usage.end {
             let first = usage.first.get(&partition).copied().unwrap_or(0);

@@ -1,7 +1,7 @@
-//! The one way rows reach history and the cache, for live and for backfilled ones.
+//! Writes rows to history and cache: the only path, for live and for backfilled rows.
 //!
-//! It knows how to insist: what is unavailable is tried again for ever, what is refused is bisected
-//! down to the row and set aside as a dead letter, a wrong schema stops the process.
+//! While history is down the writer retries without limit. It bisects a refused batch down to the row and stores that
+//! row as a dead letter. A wrong schema is fatal. Knows no backend by name.
 
 use std::ops::Range as Span;
 use std::sync::Arc;
@@ -20,31 +20,32 @@ use crate::log::Partition;
 use crate::market::Timestamp;
 use crate::messages;
 
-/// First wait before history is tried again; it doubles up to [`RETRY_MAX`].
+/// First wait between two inserts; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest wait: a store that comes back is noticed within it, and the caller's heartbeat beats at least so often.
+/// Longest wait: the writer notices a store that is up again within it, and the caller's heartbeat beats at least this
+/// often.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Longest insert: a store that does not answer for so long is tried again, with the same token.
+/// Longest insert: after it the writer retries with the same token.
 const INSERT_MAX: Duration = Duration::from_secs(60);
 
-/// Where a row came from, for its dead letter.
+/// The frame of a row, for its dead letter.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Log partition.
     pub partition: Partition,
     /// Log offset.
     pub offset: i64,
-    /// When the bytes arrived.
+    /// When the frame arrived.
     pub received_at: Timestamp,
     /// The bytes as received.
     pub payload: Bytes,
 }
 
-/// A batch, and for each trade and each kline in it where it came from; no sources for rows that came over REST.
+/// A batch and the source of each of its trades and klines. Rows from REST have no sources.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// What is stored.
+    /// The rows.
     pub batch: Batch,
     /// Parallel to `batch.trades`, or empty.
     pub trade_sources: Vec<Source>,
@@ -55,10 +56,10 @@ pub struct Rows {
 /// Why rows were not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// We were told to stop while history was away; nothing is acknowledged.
+    /// `stop` was cancelled while history was down; nothing is acknowledged.
     #[error("stopped while history was unavailable")]
     Stopped,
-    /// History is not the one this program knows, or refuses even a dead letter.
+    /// History has a wrong schema, or refuses even a dead letter.
     #[error("{0}")]
     Fatal(String),
 }
@@ -82,24 +83,23 @@ impl Writer {
         &self.history
     }
 
-    /// What is on its way to the cache.
+    /// The values that wait for the cache.
     pub fn pending_updates(&self) -> &Arc<PendingUpdates> {
         &self.pending_updates
     }
 
-    /// Stores all rows durably, however long it takes, and then offers them to the cache. Returns how many
-    /// rows were set aside as dead letters.
+    /// Stores all rows durably, with retries, then offers them to the cache. Returns how many rows became dead letters.
     pub async fn write(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
         let mut dead_letters = 0;
         if let Err(refusal) = self.insert_with_retry(&rows.batch, heartbeat, stop).await? {
-            warn!(rows = rows.batch.rows(), error = %refusal, "history refused a batch, bisecting it: {refusal}");
+            warn!(rows = rows.batch.rows(), error = %refusal, "history refuses a batch, bisecting it to find the rows: {refusal}");
             dead_letters = self.bisect(rows, heartbeat, stop).await?;
         }
         self.pending_updates.offer_rows(&rows.batch);
         Ok(dead_letters)
     }
 
-    /// Inserts until it is durable, refused as data (inner error), or hopeless.
+    /// Inserts until the batch is durable or history refuses its data (inner error). Other errors are fatal.
     async fn insert_with_retry(
         &self,
         batch: &Batch,
@@ -126,7 +126,7 @@ impl Writer {
                         warn!(
                             MESSAGE_ID = messages::HISTORY_UNAVAILABLE,
                             error = %why,
-                            "history does not take rows, trying again until it does: {why}"
+                            "history does not accept rows, trying again until it does: {why}"
                         );
                     }
                     failed = true;
@@ -142,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Finds the rows that are to blame; all others are stored.
+    /// Finds the refused rows and stores all others.
     async fn bisect(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
         let rest = Batch {
             gaps: rows.batch.gaps.clone(),
@@ -201,7 +201,7 @@ enum RowKind {
 impl RowKind {
     fn part(self, rows: &Rows, span: &Span<usize>) -> Batch {
         let batch = &rows.batch;
-        // The kind is part of the token: the same span of trades and of klines are not the same rows.
+        // The kind is part of the token: the same span of trades and of klines names different rows.
         match self {
             Self::Trades => Batch {
                 trades: batch.trades[span.clone()].to_vec(),
@@ -229,8 +229,8 @@ impl RowKind {
             }
         };
         let source = sources.get(index).cloned().unwrap_or_else(|| Source {
-            // A row that came over REST has no place in the log: a partition below zero says so, and the
-            // row's own number keeps two of them apart.
+            // A row from REST has no log offset. Its partition is -1, and its own position stands for the offset, so
+            // that two rows differ.
             partition: -1,
             offset: match self {
                 Self::Trades => rows.batch.trades[index].trade.id,

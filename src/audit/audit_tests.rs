@@ -146,7 +146,7 @@ fn trades() -> Vec<Stream> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn equal_ids_are_equal_in_everything_or_an_issue() {
+async fn equal_ids_with_different_values_are_an_issue() {
     let stores = Stores::new();
     stores.store("BTCUSDT", 1..=5).await;
     stores.cache_tick("BTCUSDT", trade(5)).await;
@@ -162,9 +162,9 @@ async fn equal_ids_are_equal_in_everything_or_an_issue() {
         stores.cache_tick("BTCUSDT", changed).await;
         assert_eq!(stores.kinds(&trades()).await, [("BTCUSDT".to_owned(), kind)], "{changed:?}");
         let outcome = stores.repair(&trades()).await;
-        assert_eq!((outcome.repaired, outcome.unrepaired.len()), (0, 1), "nobody can say which one is right");
+        assert_eq!((outcome.repaired, outcome.unrepaired.len()), (0, 1), "only a person can decide which one is right");
         stores.store("BTCUSDT", [6]).await;
-        assert_eq!(stores.repair(&trades()).await.repaired, 1, "a newer row settles it");
+        assert_eq!(stores.repair(&trades()).await.repaired, 1, "a newer row replaces both");
         assert_eq!(stores.kinds(&trades()).await, []);
     }
 }
@@ -185,7 +185,7 @@ async fn a_cache_that_lags_or_is_cold_moves_forward_and_never_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_history_lacks_goes_to_backfill_from_its_newest_row_on() {
+async fn rows_that_history_lacks_go_to_backfill_from_its_newest_row_on() {
     let stores = Stores::new();
     stores.store("BTCUSDT", 1..=5).await;
     stores.cache_tick("BTCUSDT", trade(9)).await;
@@ -197,11 +197,11 @@ async fn what_history_lacks_goes_to_backfill_from_its_newest_row_on() {
     let expected = [("audit".to_owned(), 6, 9), ("audit".to_owned(), OPEN + MINUTE, OPEN + 2 * MINUTE)];
     assert_eq!(stores.open_gaps().await, expected);
     stores.repair(&all).await;
-    assert_eq!(stores.open_gaps().await, expected, "what is known is not sent again");
+    assert_eq!(stores.open_gaps().await, expected, "a known gap is not sent again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_exchange_no_longer_serves_is_written_as_the_cache_has_it() {
+async fn a_row_that_the_exchange_no_longer_serves_is_written_from_the_cache() {
     let stores = Stores::new();
     stores.store("BTCUSDT", 1..=5).await;
     stores.cache_tick("BTCUSDT", trade(9)).await;
@@ -220,8 +220,8 @@ async fn what_the_exchange_no_longer_serves_is_written_as_the_cache_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_of_questions_does_not_grow_with_the_symbols() {
-    let mut asked = Vec::new();
+async fn the_number_of_queries_does_not_grow_with_the_symbols() {
+    let mut queries = Vec::new();
     for symbols in [4, 400] {
         let stores = Stores::new();
         let names: Vec<String> = (0..symbols).map(|n| format!("SYM{n}")).collect();
@@ -246,15 +246,15 @@ async fn the_number_of_questions_does_not_grow_with_the_symbols() {
         let cache: Arc<dyn Cache> = Arc::new(FaultyCache::new(stores.cache.clone(), of_cache.clone()));
         let report = preload(&history, &cache, &streams).await.unwrap();
         assert_eq!((report.ticks, report.built), (symbols, 5 * symbols), "{report:?}");
-        let preload_asked = (of_history.calls(), of_cache.calls());
+        let preload_queries = (of_history.calls(), of_cache.calls());
         assert!(check(&history, &cache, &streams).await.unwrap().issues.is_empty());
         let stop = CancellationToken::new();
         let report = sweep(&history, &stores.backfill, &streams, None, &stop).await.unwrap();
         assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
         assert!(coverage(&history, &streams, None).await.unwrap().iter().all(|row| row.complete));
-        asked.push((preload_asked, of_history.calls(), of_cache.calls()));
+        queries.push((preload_queries, of_history.calls(), of_cache.calls()));
     }
-    assert_eq!(asked[0], asked[1], "questions of 4 and of 400 symbols");
+    assert_eq!(queries[0], queries[1], "queries for 4 and for 400 symbols");
 }
 
 // On the real clock: a paused one runs ahead while the store's own thread writes.
@@ -265,7 +265,7 @@ async fn rows_that_arrive_during_the_check_are_no_issue() {
     stores.cache_tick("BTCUSDT", trade(6)).await;
     stores.cache_kline(minute(0)).await;
     let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
-    // The check is polled first: its first question is asked before the rows are written.
+    // The check is polled first, so its first query runs before the rows are written.
     let arrive = async {
         stores.store("BTCUSDT", [6]).await;
         stores.store_klines([minute(0)]).await;
@@ -276,7 +276,7 @@ async fn rows_that_arrive_during_the_check_are_no_issue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_kline_is_no_issue_until_history_is_past_it() {
+async fn an_open_kline_is_no_issue_until_history_has_a_later_one() {
     let stores = Stores::new();
     let all = streams(&["binance:BTCUSDT:kline_1m"]);
     stores.store_klines([minute(0)]).await;
@@ -289,7 +289,7 @@ async fn an_open_kline_is_no_issue_until_history_is_past_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_has_the_shape_that_others_rely_on() {
+async fn a_report_has_its_documented_shape() {
     let stores = Stores::new();
     stores.store("BTCUSDT", [1]).await;
     let report = check(&stores.history, &stores.cache, &trades()).await.unwrap();
@@ -304,9 +304,9 @@ async fn a_report_has_the_shape_that_others_rely_on() {
 }
 
 #[tokio::test]
-async fn a_sweep_finds_every_hole_also_behind_a_thousand_that_will_never_close() {
+async fn a_sweep_finds_a_missing_range_behind_thousands_of_settled_ones() {
     let stores = Stores::new();
-    // Every second id never existed, up to 4,000; one more hole lies behind them.
+    // Every second id up to 4,000 never existed; one more missing range follows.
     stores.store("BTCUSDT", (1..=4_001).step_by(2).chain([4_002, 4_006])).await;
     for first in (2..=4_000).step_by(2) {
         let range = Range { first, last: first };
@@ -319,15 +319,15 @@ async fn a_sweep_finds_every_hole_also_behind_a_thousand_that_will_never_close()
     assert_eq!((report.streams, report.present, report.missing, report.opened), (1, 2_003, 2_003, 1));
     assert_eq!(stores.open_gaps().await, [("sweep".to_owned(), 4_003, 4_005)]);
     let report = sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
-    assert_eq!(report.opened, 0, "what is known is not opened again");
+    assert_eq!(report.opened, 0, "a known gap is not opened again");
     stop.cancel();
     assert!(sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.is_err());
 }
 
 #[tokio::test]
-async fn a_windowed_sweep_counts_its_own_stretch_and_adjoining_ones_miss_no_hole() {
+async fn a_windowed_sweep_counts_its_window_and_adjoining_windows_miss_nothing() {
     let stores = Stores::new();
-    // A trade has the time OPEN + id ms: one a minute for an hour, with holes between all of them but a few.
+    // A trade has the time OPEN + id ms: one a minute for an hour, with ids missing between most of them.
     stores.store("BTCUSDT", (1..=3_600_000).step_by(60_000).chain([1_799_989, 1_800_021, 1_999_999, 2_000_001])).await;
     let stop = CancellationToken::new();
     let at = |id: i64| Timestamp(OPEN + id * 1_000);
@@ -344,7 +344,7 @@ async fn a_windowed_sweep_counts_its_own_stretch_and_adjoining_ones_miss_no_hole
 }
 
 #[tokio::test]
-async fn a_cold_cache_is_filled_with_every_interval_there_is() {
+async fn a_cold_cache_is_filled_with_every_available_interval() {
     let stores = Stores::new();
     stores.store("BTCUSDT", 1..=5).await;
     stores.store_klines([minute(0), minute(1), minute(2)]).await;
@@ -375,11 +375,11 @@ async fn a_cold_cache_is_filled_with_every_interval_there_is() {
         ]
     );
     let again = preload(&stores.history, &stores.cache, &both).await.unwrap();
-    assert_eq!(again.moved, 0, "a warm cache is left alone");
+    assert_eq!(again.moved, 0, "a warm cache does not change");
 }
 
 #[tokio::test]
-async fn coverage_counts_what_exists_and_names_what_is_missing() {
+async fn coverage_counts_existing_positions_and_lists_missing_ones() {
     let stores = Stores::new();
     stores.store("BTCUSDT", (1..=10).chain(13..=20).chain(22..=30)).await;
     let mut gap = Gap::open(trades()[0].clone(), Range { first: 11, last: 12 }, Evidence::default(), Timestamp(OPEN));
@@ -394,7 +394,7 @@ async fn coverage_counts_what_exists_and_names_what_is_missing() {
     assert_eq!((&btc.missing, btc.complete, btc.open_gaps), (&vec![(21, 21)], false, 0));
     assert_eq!((btc.days.len(), btc.days[0].date.as_str(), btc.days[0].expected), (1, "2026-01-01", 28));
     assert_eq!((btc.state, found[1].state), (CoverageState::Open, CoverageState::Empty));
-    // As if history began with that day, and with the next one.
+    // From that day on, and from the next one on.
     let day = Timestamp(OPEN).day();
     assert_eq!(coverage(&stores.history, &all, Some(day)).await.unwrap()[0].missing, btc.missing);
     let later = &coverage(&stores.history, &all, Some(day + 1)).await.unwrap()[0];
@@ -407,7 +407,7 @@ async fn coverage_counts_what_exists_and_names_what_is_missing() {
 const MIDNIGHT: i64 = 180_000;
 
 #[tokio::test]
-async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
+async fn a_day_includes_the_positions_missing_before_it_and_the_days_add_up() {
     let stores = Stores::new();
     let today = Timestamp(OPEN);
     let gap = |first, last| Gap::open(trades()[0].clone(), Range { first, last }, Evidence::default(), today);
@@ -427,7 +427,7 @@ async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
     assert_eq!(days[0].missing, [(MIDNIGHT - 9, MIDNIGHT - 9)]);
     assert_eq!(days[1].missing, [(MIDNIGHT - 1, MIDNIGHT), (MIDNIGHT + 5, MIDNIGHT + 5)]);
     assert_eq!((days[1].expected, days[1].present), (11, 8));
-    // The first day's comes back, the second's are lost for good but for one that may still come.
+    // The first day's position is filled. The second day's are lost for good, except one that may still be filled.
     stores.store_backfilled("BTCUSDT", MIDNIGHT - 9).await;
     let mut lost = gap(MIDNIGHT - 1, MIDNIGHT);
     lost.advance(GapState::Unrecoverable, "no longer served", today);
@@ -439,7 +439,7 @@ async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
     stores.store("BTCUSDT", [MIDNIGHT + 5]).await;
     let (state, days) = days_of().await;
     assert_eq!((state, days[1].state), (CoverageState::Unrecoverable, CoverageState::Unrecoverable));
-    // A gap behind the last row is the last day's.
+    // A gap after the last row counts with the last day.
     let batch = Batch { gaps: vec![gap(MIDNIGHT + 10, MIDNIGHT + 12)], token: "tail".to_owned(), ..Batch::default() };
     stores.history.insert(&batch).await.unwrap();
     let (state, days) = days_of().await;
@@ -447,7 +447,7 @@ async fn a_day_has_what_is_missing_before_it_and_the_days_add_up() {
 }
 
 #[tokio::test]
-async fn trades_that_are_not_numbered_in_the_order_of_their_times_are_not_missing() {
+async fn trades_numbered_in_another_order_than_their_times_are_not_missing() {
     let stores = Stores::new();
     let late = |id| Trade { ts: Timestamp(OPEN + MIDNIGHT * 1_000 - 1), ..trade(id) };
     let rows = [trade(MIDNIGHT - 1), trade(MIDNIGHT), late(MIDNIGHT + 1), trade(MIDNIGHT + 2)];
@@ -460,7 +460,7 @@ async fn trades_that_are_not_numbered_in_the_order_of_their_times_are_not_missin
 }
 
 #[tokio::test]
-async fn a_kline_is_made_again_of_its_trades_and_every_difference_is_told() {
+async fn a_kline_is_rebuilt_from_its_trades_and_every_difference_is_reported() {
     let stores = Stores::new();
     stores.store("BTCUSDT", 1..=30).await;
     let whole = |n: i64, first: i64, last: i64| {
@@ -479,7 +479,7 @@ async fn a_kline_is_made_again_of_its_trades_and_every_difference_is_told() {
         }
     };
     let wrong = Kline { high: Decimal::from(1), volume: Decimal::TWO, ..whole(1, 11, 20) };
-    // The third one's trades are not whole, the fourth had none.
+    // The third one's trades are incomplete; the fourth had none.
     let empty = Kline { trade_count: 0, first_trade_id: -1, last_trade_id: -1, ..minute(3) };
     stores.store_klines([whole(0, 1, 10), wrong, Kline { last_trade_id: 31, ..whole(2, 21, 30) }, empty]).await;
     let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
@@ -492,7 +492,7 @@ async fn a_kline_is_made_again_of_its_trades_and_every_difference_is_told() {
         report.listed.iter().map(|found| (found.field, found.stored.as_str(), found.found.as_str())).collect();
     assert_eq!(fields, [("high", "1", "61234.76"), ("volume", "2", "2.5")]);
     assert_eq!(report.listed[0].open_time, "2026-01-01T23:58:00.000Z");
-    // Of those that closed before, none is looked at again.
+    // Klines that closed before the window are not checked again.
     let later = (Timestamp(OPEN + 2 * MINUTE), Timestamp(OPEN + 4 * MINUTE));
     let report = verify_klines(&stores.history, &stores.backfill, &all, later, &stop).await.unwrap();
     assert_eq!((report.klines, report.differences), (2, 0), "{report:?}");

@@ -1,8 +1,8 @@
-//! Cache against history: exact equality on the same id, at a common watermark, never a tolerance.
+//! Compares cache with history: exact equality on the same id, at a common watermark, without a tolerance.
 //!
-//! The cache is read first and history afterwards, by the cache's own ids: so rows that arrive meanwhile
-//! are no difference, and what history does not have is looked up again after a grace. What the cache lacks is told
-//! by history's newest rows from before the cache was read, because the cache is written after history.
+//! The cache is read first, then history by the cache's ids, so rows that arrive meanwhile are no difference. A row
+//! that history lacks is looked up again after a grace period. To find what the cache lacks, it is compared with
+//! history's newest rows from before the cache was read, because the cache is written after history.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use super::latest_row::LatestRow;
 
 /// Symbols of one query.
 const BATCH_MAX: usize = 500;
-/// How long rows may be on their way from the log to history before they are missing there.
+/// How long a row may be on its way from the log to history before it counts as missing.
 const IN_FLIGHT: Duration = Duration::from_millis(500);
-/// How often what is missing in history is looked up again.
+/// Most lookups of a row that history lacks.
 const LOOKUPS_MAX: usize = 4;
 
 /// What is wrong with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IssueKind {
-    /// The cache names a row that history does not have.
+    /// The cache has a row that history lacks.
     MissingInHistory,
     /// History has rows, the cache has none or an older one.
     MissingInCache,
@@ -36,34 +36,34 @@ pub enum IssueKind {
     TimestampMismatch,
     /// The same id with another price, quantity or side.
     PriceMismatch,
-    /// Neither has anything.
+    /// Neither has a row.
     NoData,
 }
 
 /// One difference.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Issue {
-    /// Whose.
+    /// The exchange.
     pub exchange: String,
-    /// Which symbol.
+    /// The symbol.
     pub symbol: String,
     /// `trade` or `kline_1m`...
     pub channel: String,
     /// What is wrong.
     pub kind: IssueKind,
-    /// What the cache says.
+    /// The cache's row.
     pub cache: Option<LatestRow>,
-    /// What history says.
+    /// History's row.
     pub history: Option<LatestRow>,
     #[serde(skip)]
     pub(super) stream: Stream,
-    /// What moves the cache's key forward, when history has something newer.
+    /// Moves the cache's key forward when history has a newer row.
     #[serde(skip)]
     pub(super) forward: Update,
-    /// What history certainly lacks.
+    /// The positions that history lacks.
     #[serde(skip)]
     pub(super) missing: Option<Range>,
-    /// The cached trade or closed kline itself, when history lacks it.
+    /// The cached trade or closed kline that history lacks.
     #[serde(skip)]
     pub(super) cached: Update,
 }
@@ -184,8 +184,8 @@ async fn latest_trades(
     Ok(rows.into_iter().map(|row| (row.symbol.clone(), row)).collect())
 }
 
-/// What is missing up to and with `position`: everything after history's newest row, or when that one is newer
-/// still, the position alone.
+/// The missing positions up to and including `position`: those after history's newest row, or only `position` when
+/// history has a newer row.
 fn up_to(position: i64, newest: Option<i64>, step: i64) -> Range {
     let first = newest.filter(|newest| *newest < position).map_or(position, |newest| newest + step);
     Range { first: first.min(position), last: position }
@@ -218,7 +218,7 @@ async fn check_klines(
     let latest = latest_klines(history, exchange, keys).await?;
     tokio::time::sleep(IN_FLIGHT).await;
     let cached = cache.klines(exchange, keys).await.context("read the cache's klines")?;
-    // An open kline is in no history yet.
+    // History stores no open kline.
     let closed = keys.iter().zip(&cached).filter_map(|(key, kline)| Some((key, kline.as_ref()?)));
     let closed = closed.filter(|(_, kline)| kline.closed);
     let mut pending: Vec<(Symbol, Interval, Timestamp)> =
@@ -256,7 +256,7 @@ async fn check_klines(
     Ok(issues)
 }
 
-/// What history has of a kline's key.
+/// History's rows for a kline's key.
 struct HistoryRows<'a> {
     latest: Option<&'a KlineRow>,
     newer: Option<&'a KlineRow>,
@@ -300,7 +300,7 @@ fn kline_issue(
     }
 }
 
-/// Trade ids are left out: klines over REST come without them, and the numbers are what people use.
+/// Trade ids are not compared, because klines over REST lack them.
 fn same_values(a: &Kline, b: &Kline) -> bool {
     (a.open, a.high, a.low, a.close, a.volume, a.quote_volume, a.trade_count)
         == (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trade_count)

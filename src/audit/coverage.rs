@@ -1,4 +1,4 @@
-//! What history holds of a stream, counted there: first and last, expected, present, missing.
+//! Counts each stream's rows in history: first and last position, expected, present and missing ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History};
 use crate::market::{DAY_US, Stream, Timestamp};
 
-/// Missing ranges shown of one stream or day; `expected - present` counts all of them.
+/// Most missing ranges listed per stream or day; `expected - present` counts all of them.
 const RANGES_MAX: usize = 1_000;
 
-/// What became of a stream, or of a day of it: the worst of it.
+/// The state of a stream or of one of its days; the worst one applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CoverageState {
-    /// Nothing is stored.
+    /// No row is stored.
     #[default]
     Empty,
-    /// Every position is there, as it came.
+    /// Every position is stored, from live frames.
     Complete,
-    /// Every position is there, some of them fetched later.
+    /// Every position is stored, some from backfill.
     Backfilled,
-    /// What is missing is lost for good: the ledger says why.
+    /// Missing positions are lost for good; the ledger has the reasons.
     Unrecoverable,
-    /// Something is missing that may still come back.
+    /// Missing positions may still be filled.
     Open,
 }
 
 /// One stream's coverage.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Coverage {
-    /// Whose.
+    /// The exchange.
     pub exchange: String,
-    /// Which symbol.
+    /// The symbol.
     pub symbol: String,
     /// `trade` or `kline_1m`...
     pub channel: String,
-    /// First stored position; null when nothing is stored.
+    /// First stored position; null when no row is stored.
     pub first: Option<i64>,
     /// Last stored position.
     pub last: Option<i64>,
-    /// Positions from first to last that exist: those that never existed are not among them.
+    /// Positions from first to last, without those that never existed.
     pub expected: i64,
     /// Positions stored.
     pub present: i64,
@@ -53,12 +53,12 @@ pub struct Coverage {
     pub missing: Vec<(i64, i64)>,
     /// Gaps in the ledger that are not closed.
     pub open_gaps: usize,
-    /// Nothing is missing and no gap is open.
+    /// No position is missing and no gap is open.
     pub complete: bool,
-    /// The worst of it.
+    /// The worst state.
     pub state: CoverageState,
-    /// The same per UTC day, for days with rows. What is missing between two of them counts with the later one, so that
-    /// the days' numbers add up to the stream's.
+    /// The same per UTC day with rows. Positions missing between two days count with the later day, so that the days
+    /// add up to the stream.
     pub days: Vec<Day>,
 }
 
@@ -71,7 +71,7 @@ pub struct Day {
     pub first: i64,
     /// Last stored position of the day.
     pub last: i64,
-    /// Positions stored, and those that are missing between the day before's last and this one's.
+    /// Stored positions plus those missing since the last position of the day before.
     pub expected: i64,
     /// Positions stored.
     pub present: i64,
@@ -79,12 +79,12 @@ pub struct Day {
     pub backfilled: i64,
     /// Missing ranges, inclusive.
     pub missing: Vec<(i64, i64)>,
-    /// The worst of it.
+    /// The worst state.
     pub state: CoverageState,
 }
 
-/// Counts these streams in history: all of it, or as if it began with `first_day` (days since 1970, of UTC). Open gaps
-/// are counted wherever they are.
+/// Counts these streams in history: everything, or only from `first_day` on (days since 1970, UTC). Open gaps are
+/// counted wherever they lie.
 pub async fn coverage(
     history: &Arc<dyn History>,
     streams: &[Stream],
@@ -108,13 +108,13 @@ pub async fn coverage(
     Ok(all)
 }
 
-/// From the first to the last position of these days; `None` when there is no row.
+/// The first to the last position of these days; `None` without a row.
 pub(super) fn extent(days: &[CoverageDay]) -> Option<Range> {
     let (first, last) = (days.iter().map(|day| day.first).min()?, days.iter().map(|day| day.last).max()?);
     Range::new(first, last)
 }
 
-/// What is missing of a stretch, and what became of it.
+/// Missing positions of a stream or day, and their worst state.
 #[derive(Default)]
 struct MissingCount {
     count: i64,
@@ -131,7 +131,7 @@ impl MissingCount {
         }
     }
 
-    /// With the rows that are there.
+    /// The state of the missing and the stored rows together.
     fn state(&self, present: i64, backfilled: i64) -> CoverageState {
         let rows = match (present, backfilled) {
             (0, _) => CoverageState::Empty,
@@ -142,7 +142,7 @@ impl MissingCount {
     }
 }
 
-/// What the ledger says of a stream.
+/// The ledger's rows of one stream, by state.
 struct LedgerView {
     step: i64,
     never: RangeSet,
@@ -160,7 +160,7 @@ impl LedgerView {
         Self { step, never: never_existed_in(gaps.iter().copied(), step), lost, open }
     }
 
-    /// Of a range that is missing.
+    /// The state of a missing range.
     fn state(&self, range: Range) -> CoverageState {
         if self.lost.covers(range) { CoverageState::Unrecoverable } else { CoverageState::Open }
     }
@@ -208,7 +208,7 @@ async fn of_stream(
     Ok(coverage)
 }
 
-/// What is missing of a stream, and its days; a store that `may_miss` nothing is not asked for holes.
+/// The missing positions of a stream and of its days. When the store `may_miss` none, it is not queried.
 async fn missing_by_day(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -219,7 +219,7 @@ async fn missing_by_day(
 ) -> anyhow::Result<(MissingCount, Vec<Day>)> {
     let mut sorted: Vec<&CoverageDay> = days.iter().collect();
     sorted.sort_by_key(|day| day.day);
-    // Where each day ends. Trades around midnight need not be numbered in the order of their times.
+    // The last position of each day. Trades around midnight may be numbered in another order than their times.
     let ends: Vec<i64> = sorted
         .iter()
         .scan(i64::MIN, |end, day| {
@@ -243,7 +243,7 @@ async fn missing_by_day(
     let mut shown = Vec::new();
     let mut first = extent.first;
     for ((counted, end), mut missing) in sorted.into_iter().zip(ends).zip(of_days) {
-        // A gap behind the last row is of the last day, as far as anybody knows.
+        // A gap after the last row counts with the last day.
         let upto = if end == extent.last { i64::MAX } else { end };
         if Range::new(first, upto).is_some_and(|range| ledger.is_open_in(range)) {
             missing.state = CoverageState::Open;

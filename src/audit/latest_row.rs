@@ -1,4 +1,4 @@
-//! The latest row of a key as a check shows it, from the cache or from history.
+//! The latest row of a key in a check's report, from the cache or from history.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ pub enum LatestRow {
 /// A trade; decimals in plain notation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LatestTick {
-    /// The exchange's number.
+    /// The exchange's trade id.
     pub trade_id: i64,
     /// The exchange's time, microseconds since 1970.
     pub ts: i64,
@@ -26,7 +26,7 @@ pub struct LatestTick {
     pub price: String,
     /// Decimal.
     pub quantity: String,
-    /// `buy` or `sell`, of the taker.
+    /// The taker's side: `buy` or `sell`.
     pub side: &'static str,
 }
 

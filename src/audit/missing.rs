@@ -1,4 +1,4 @@
-//! What should be stored and is not: the holes of history, less what the exchange itself does not have.
+//! Missing positions: ranges that history lacks, without the positions that the exchange does not have.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{GapFilter, History};
 use crate::market::Stream;
 
-/// Holes asked for at a time.
+/// Missing ranges per query.
 const RANGES_MAX: usize = 10_000;
 
-/// Positions that should be stored and are not.
+/// Positions that should be stored but are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingPositions {
     /// How many.
     pub count: i64,
-    /// Where they are, ascending; not all of them when there are many.
+    /// The ranges, ascending; limited, so there may be more.
     pub ranges: Vec<Range>,
 }
 
-/// The positions of a stream that the exchange itself does not have, as the ledger knows them.
+/// The positions of a stream that the exchange does not have, according to the ledger.
 pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyhow::Result<RangeSet> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
     let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
@@ -28,7 +28,7 @@ pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyho
     Ok(never_existed_in(gaps.iter().filter(|gap| gap.stream == *stream), step))
 }
 
-/// The same of ledger rows of one stream.
+/// The same from ledger rows of one stream.
 pub(super) fn never_existed_in<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -> RangeSet {
     let mut never = RangeSet::new(step);
     for gap in gaps {
@@ -39,7 +39,7 @@ pub(super) fn never_existed_in<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step
     never
 }
 
-/// What of `range` should be stored and is not, with at most `ranges_max` ranges.
+/// The missing positions of `range`; lists at most `ranges_max` ranges.
 pub async fn missing_positions(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -59,8 +59,7 @@ pub async fn missing_positions(
     Ok(missing)
 }
 
-/// Shows `visit` each range of `range` that should be stored and is not, ascending: however many there are, only so many
-/// are held at a time.
+/// Calls `visit` with each missing range of `range`, ascending; reads a bounded number of ranges at a time.
 pub(super) async fn each_missing(
     history: &Arc<dyn History>,
     stream: &Stream,

@@ -1,6 +1,7 @@
-//! Compares, recounts and repairs: cache against history, history against the exchange's numbering.
+//! Compares cache with history and history with the exchange's numbering, recounts and repairs.
 //!
-//! It decides nothing by tolerance and rolls nothing back. Jobs, API and command line all come here.
+//! It uses no tolerance and never moves a value back. Jobs, API and command line use this module. It knows none of
+//! them.
 
 mod consistency;
 mod coverage;

@@ -1,5 +1,5 @@
-//! Fills a cold cache from history: the latest trade and klines of every symbol, one query per kind, and one more for
-//! the minutes of all symbols that lack an interval.
+//! Fills a cold cache from history with the latest trade and klines of every symbol. It needs one query per kind, and
+//! one more for the minutes of all symbols that lack an interval.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::market::{Exchange, Interval, Kline, Stream, Symbol, Timestamp};
 pub struct PreloadReport {
     /// Ticks offered to the cache.
     pub ticks: usize,
-    /// Klines offered to the cache, stored ones and built ones.
+    /// Klines offered to the cache, stored and built.
     pub klines: usize,
     /// Of these, how many were built from closed 1m rows.
     pub built: usize,
-    /// Intervals of symbols that have neither.
+    /// Intervals without a stored or built kline.
     pub absent: usize,
-    /// Keys that moved; the others were as new already.
+    /// Keys that moved forward; the others were up to date.
     pub moved: u64,
 }
 
@@ -80,8 +80,8 @@ pub async fn preload(
     Ok(report)
 }
 
-/// The intervals that are not stored, each the one that the newest closed minute lies in. Built from the minutes there
-/// are of it, they stay open, because only the exchange can say that they are complete.
+/// The intervals without a stored kline, each with the open time around the newest closed minute. They are built from
+/// stored minutes and stay open, because only the exchange can close them.
 fn lacking(symbol: &Symbol, stored: &HashMap<(Symbol, Interval), KlineRow>) -> Vec<(Interval, Timestamp)> {
     let Some(newest) = stored.get(&(symbol.clone(), Interval::M1)).map(|row| row.kline.open_time) else {
         return Vec::new();
@@ -92,13 +92,13 @@ fn lacking(symbol: &Symbol, stored: &HashMap<(Symbol, Interval), KlineRow>) -> V
         .collect()
 }
 
-/// The minutes of the interval that begins at `open_time`.
+/// The minutes of the interval that opens at `open_time`.
 fn inside(minutes: &[Kline], interval: Interval, open_time: Timestamp) -> impl Iterator<Item = Kline> {
     let end = open_time.plus_micros(interval.micros());
     minutes.iter().copied().filter(move |minute| minute.open_time >= open_time && minute.open_time < end)
 }
 
-/// One kline of several in order.
+/// Combines klines, in order of time, into one.
 fn combine(interval: Interval, open_time: Timestamp, parts: impl IntoIterator<Item = Kline>) -> Option<Kline> {
     let mut parts = parts.into_iter();
     let mut whole = parts.next()?;

@@ -1,5 +1,5 @@
-//! Repairs what a check found: the cache only moves forward, missing rows go to backfill, and what the exchange no
-//! longer serves is written as the cache has it.
+//! Repairs the issues of a check. The cache only moves forward, missing rows go to backfill, and a row that the
+//! exchange no longer serves is written to history from the cache.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use super::consistency::{ConsistencyReport, Issue, IssueKind};
 /// The outcome of a repair.
 #[derive(Clone, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct RepairReport {
-    /// Keys of the cache that were moved forward, and rows that were written as the cache had them.
+    /// Cache keys that moved forward, plus rows written to history from the cache.
     pub repaired: usize,
-    /// Of these, rows that only the cache had.
+    /// Of these, rows written from the cache.
     pub written_from_cache: usize,
-    /// Ranges that backfill fetches.
+    /// Ranges sent to backfill.
     pub sent_to_backfill: usize,
-    /// What cannot be repaired, and why it is listed.
+    /// Issues that cannot be repaired automatically.
     pub unrepaired: Vec<Issue>,
 }
 
-/// Repairs every issue that can be.
+/// Repairs every issue that can be repaired.
 pub async fn repair(
     cache: &Arc<dyn Cache>,
     backfill: &Deps,
@@ -36,7 +36,7 @@ pub async fn repair(
     let mut update = Update::default();
     for issue in report.issues {
         match (issue.kind, issue.missing) {
-            // Nothing was traded yet, or nothing was recorded: there is nothing to repair from.
+            // Nothing was traded or recorded yet, so there is no source for a repair.
             (IssueKind::NoData, _) => {}
             (IssueKind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range) => {
                 write_from_cache(backfill, &issue, range).await?;
@@ -47,8 +47,8 @@ pub async fn repair(
                 send_to_backfill(backfill, &issue, range).await?;
                 outcome.sent_to_backfill += 1;
             }
-            // The same id twice with different values: which one is right only a person can say. But when history
-            // has something newer, the question is settled by moving on.
+            // The same id has different values, and only a person can decide which one is right. But a newer row in
+            // history replaces the cached value.
             _ if issue.forward.is_empty() => outcome.unrepaired.push(issue),
             _ => {
                 update.ticks.extend(issue.forward.ticks);
@@ -68,20 +68,20 @@ async fn send_to_backfill(backfill: &Deps, issue: &Issue, range: Range) -> anyho
     backfill.open(&issue.stream, range, &evidence).await.context("record the gap").map(|_rows| ())
 }
 
-/// Backfill was asked before, and the exchange does not serve the row any more.
+/// Whether backfill has already found that the exchange no longer serves the row.
 fn is_settled(backfill: &Deps, issue: &Issue, range: Range) -> bool {
     backfill.ledger.with(|ledger| ledger.is_settled(&issue.stream, range.last))
 }
 
-/// Writes the cached row itself, flagged, and a row of the ledger that says where it came from. What lies before it is
-/// not known to the cache, and stays declared.
+/// Writes the cached row to history, flagged, with a ledger row that names its source. Positions before it are not in
+/// the cache and stay settled.
 async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyhow::Result<()> {
     let now = backfill.clock.now();
     let range = Range { first: range.last, last: range.last };
     let evidence = Evidence { by: "audit".to_owned(), ..Evidence::default() };
     let mut gap = Gap::open(issue.stream.clone(), range, evidence, now);
     gap.count_filled(1, "cache", now);
-    gap.advance(GapState::Filled, "the exchange no longer serves it: written as the cache had it", now);
+    gap.advance(GapState::Filled, "the exchange no longer serves it: written from the cache", now);
     let trades = issue.cached.ticks.iter().map(|(exchange, symbol, trade)| TradeRow {
         exchange: *exchange,
         symbol: symbol.clone(),
@@ -101,7 +101,7 @@ async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyho
     backfill.writer.history().insert(&batch).await.context("write the cached row")?;
     warn!(
         EXCHANGE = %issue.stream.exchange, SYMBOL = %issue.stream.symbol,
-        "history lacked {} of {}, which the exchange no longer serves: written as the cache had it", range.last, issue.stream
+        "history lacked {} of {}, which the exchange no longer serves: wrote it from the cache", range.last, issue.stream
     );
     Ok(())
 }

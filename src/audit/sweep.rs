@@ -1,4 +1,4 @@
-//! Recounts what is stored of every stream: rows that are gone although nobody lost them are found.
+//! Recounts the stored rows of every stream, and finds rows that are missing without an open gap.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::market::{Stream, Timestamp};
 
 use super::window::within;
 
-/// Missing ranges asked for at a time.
+/// Missing ranges per query.
 const RANGES_MAX: usize = 1_000;
 
 /// The outcome of a sweep.
@@ -25,13 +25,13 @@ pub struct SweepReport {
     pub present: i64,
     /// Positions missing between the first and the last stored one.
     pub missing: i64,
-    /// Ledger rows opened for what nobody knew of.
+    /// Ledger rows opened for positions that were not known to be missing.
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, in one query per kind for all of them, or what of it lies in
-/// `window` (`[from, to)`), and opens a gap for what the ledger does not know. It ends
-/// early, in error, when `cancel` says so; what it opened until then stays.
+/// Recounts each stream between its first and last row, or inside `window` (`[from, to)`), and opens a gap for missing
+/// positions that the ledger does not know. A whole recount needs one query per kind for all streams. Fails when
+/// `cancel` is cancelled; gaps opened until then stay.
 pub async fn sweep(
     history: &Arc<dyn History>,
     backfill: &Deps,
@@ -59,7 +59,7 @@ pub async fn sweep(
         report.present += present;
         let missing = (extent.len(step) - present).max(0);
         report.missing += missing;
-        // All of them, not the first thousand only: those that will never come back would hide the others for ever.
+        // Reads all ranges, not only the first thousand, because settled ranges could hide the others.
         let mut rest = (missing > 0).then_some(extent);
         while let Some(part) = rest {
             ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
@@ -74,12 +74,12 @@ pub async fn sweep(
     Ok(report)
 }
 
-/// First to last row, and how many there are.
+/// The first to the last position, and the number of rows.
 fn totals(days: &[CoverageDay]) -> Option<(Range, i64)> {
     Some((super::coverage::extent(days)?, days.iter().map(|day| day.present).sum()))
 }
 
-/// The same for a stretch of time.
+/// The same inside a window of time.
 async fn count_within(
     history: &Arc<dyn History>,
     stream: &Stream,

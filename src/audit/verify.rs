@@ -1,6 +1,6 @@
-//! Stored klines against what they are made of: the exchange's own over REST, and the recorded trades.
+//! Compares stored klines with the exchange's klines over REST and with the recorded trades.
 //!
-//! Equality is exact. A difference is told and changes nothing: which side is right only a person can say.
+//! Equality is exact. A difference is reported and changes nothing: only a person can decide which side is right.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,50 +17,50 @@ use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
 
 /// Trades read at a time.
 const TRADES_MAX: usize = 20_000;
-/// Klines read at a time; a page of the exchange's.
+/// Klines read at a time; the exchange's page size.
 const KLINES_MAX: usize = 1_000;
-/// Differences that a report lists; all are counted.
+/// Most differences that a report lists; all are counted.
 const LISTED_MAX: usize = 1_000;
-/// Differences that the journal gets of one run.
+/// Most differences logged per run.
 const LOGGED_MAX: usize = 20;
 
-/// One number of one kline that is not what it should be.
+/// One field of one kline that differs.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
-    /// Whose.
+    /// The exchange.
     pub exchange: String,
-    /// Which symbol.
+    /// The symbol.
     pub symbol: String,
     /// `kline_1m`...
     pub channel: String,
     /// When the kline opened, RFC 3339.
     pub open_time: String,
-    /// What it was compared with: `rest` or `trades`.
+    /// The other side of the comparison: `rest` or `trades`.
     pub against: &'static str,
     /// `open`, `high`, `low`, `close`, `volume`, `quote_volume` or `trade_count`.
     pub field: &'static str,
-    /// What history has.
+    /// The value in history.
     pub stored: String,
-    /// What it was compared with.
+    /// The value on the other side.
     pub found: String,
 }
 
 /// The outcome of a verification.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct VerifyReport {
-    /// Klines looked at.
+    /// Klines checked.
     pub klines: usize,
-    /// Of these, how many the exchange was asked for and had.
+    /// Of these, how many the exchange returned.
     pub against_rest: usize,
-    /// Of these, how many were made again of their trades.
+    /// Of these, how many were rebuilt from their trades.
     pub against_trades: usize,
-    /// How many could not be made again: their trades are not recorded, not whole, or their ids are not known.
+    /// How many could not be rebuilt: their trades are not recorded or incomplete, or their ids are unknown.
     pub without_trades: usize,
-    /// Numbers that differ.
+    /// Fields that differ.
     pub differences: usize,
-    /// The first of them.
+    /// The first differences.
     pub listed: Vec<Difference>,
-    /// Streams that the exchange did not answer for, and why.
+    /// Streams for which the request to the exchange failed, with the reason.
     pub unanswered: Vec<String>,
 }
 
@@ -83,14 +83,14 @@ pub async fn verify_klines(
             ensure!(!cancel.is_cancelled(), "cancelled after {} klines", report.klines);
             let rows = history.klines(stream, part, KLINES_MAX).await.context("read stored klines")?;
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else { break };
-            let asked = Range { first: first.kline.open_time.micros(), last: last.kline.open_time.micros() };
+            let span = Range { first: first.kline.open_time.micros(), last: last.kline.open_time.micros() };
             report.klines += rows.len();
-            against_rest(backfill, stream, interval, &rows, asked, cancel, &mut report).await;
+            against_rest(backfill, stream, interval, &rows, span, cancel, &mut report).await;
             for row in &rows {
                 ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
                 against_trades(history, trades.as_ref(), stream, &row.kline, &mut report).await?;
             }
-            rest = Range::new(asked.last + step, part.last).filter(|_| rows.len() == KLINES_MAX);
+            rest = Range::new(span.last + step, part.last).filter(|_| rows.len() == KLINES_MAX);
         }
     }
     Ok(report)
@@ -101,16 +101,16 @@ async fn against_rest(
     stream: &Stream,
     interval: Interval,
     rows: &[KlineRow],
-    asked: Range,
+    span: Range,
     cancel: &CancellationToken,
     report: &mut VerifyReport,
 ) {
     let Some(rest) = backfill.rest.get(&stream.exchange) else { return };
     let page = (KLINES_MAX as i64 - 1) * interval.micros();
     let mut theirs: HashMap<Timestamp, Kline> = HashMap::new();
-    let mut next = Some(asked.first);
-    while let Some(first) = next.filter(|first| *first <= asked.last) {
-        let range = Range { first, last: asked.last.min(first + page) };
+    let mut next = Some(span.first);
+    while let Some(first) = next.filter(|first| *first <= span.last) {
+        let range = Range { first, last: span.last.min(first + page) };
         match rest.klines(stream.symbol.as_str(), interval, range, cancel).await {
             Ok(klines) => theirs.extend(klines.into_iter().map(|kline| (kline.open_time, kline))),
             Err(_stopped) if cancel.is_cancelled() => return,
@@ -136,7 +136,7 @@ async fn against_trades(
     report: &mut VerifyReport,
 ) -> anyhow::Result<()> {
     if kline.trade_count == 0 {
-        // "No trades: n=0, o=h=l=c=previous close": nothing to make it of.
+        // "No trades: n=0, o=h=l=c=previous close": there are no trades to rebuild it from.
         return Ok(());
     }
     let range = Range::new(kline.first_trade_id, kline.last_trade_id).filter(|range| range.first >= 0);
@@ -154,7 +154,7 @@ async fn against_trades(
     Ok(())
 }
 
-/// The kline again, of its trades; `None` when one of them is not stored.
+/// Rebuilds the kline from its trades; `None` when one of them is not stored.
 async fn rebuild(
     history: &Arc<dyn History>,
     trades: &Stream,
@@ -174,7 +174,7 @@ async fn rebuild(
         }
         rest = rows.last().and_then(|row| Range::new(row.trade.id + 1, range.last));
     }
-    // Not what trades tell.
+    // Trades do not contain the quote volume.
     Ok(rebuilt.map(|rebuilt| Kline { quote_volume: kline.quote_volume, ..rebuilt }))
 }
 

@@ -1,4 +1,4 @@
-//! The positions of a stretch of time.
+//! Finds the positions inside a window of time.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use crate::gap::Range;
 use crate::history::{History, HistoryError};
 use crate::market::{Channel, Stream, Timestamp};
 
-/// Rows may reach history so long after their own time; a stretch begins that much earlier. Microseconds.
+/// How late a row may reach history, in microseconds; a window begins that much earlier.
 const LATE_US: i64 = 600_000_000;
 
-/// The positions from the first row of `[from, to)` to its last one, and what late rows may have left before it: every
-/// hole lies in one of two adjoining stretches. `None` when no row is that young.
+/// The positions from the first to the last row of `[from, to)`, extended back by the time that rows may be late. So
+/// every missing range lies inside one of two adjoining windows. `None` when no row is inside the window.
 pub(super) async fn within(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -34,7 +34,7 @@ pub(super) async fn within(
     Ok(Range::new(aligned(first), aligned(beyond) - step).and_then(|range| range.intersect(extent)))
 }
 
-/// The position behind the last stored trade of `extent` before `at`: trades are numbered in their order of time.
+/// The position after the last stored trade of `extent` before `at`. Trades are numbered in order of time.
 pub async fn first_position_at(
     history: &Arc<dyn History>,
     stream: &Stream,

@@ -1,8 +1,9 @@
-//! A gap -> REST pages -> history and cache, flagged `is_backfilled`; never into the log, so that live
-//! consumers of the log never see old data.
+//! Repairs gaps: requests the missing pages over REST and writes them to history and cache, flagged `is_backfilled`.
+//! Backfilled rows never enter the log, so live consumers of the log never see old data.
 //!
-//! Several gaps are repaired at a time, newest and smallest first, within the exchange's budget, which the
-//! REST client keeps. What a repair could not do is a reason in the gap's row, and is tried again.
+//! Several gaps are repaired at a time, the newest and smallest first, within the request budget that the REST client
+//! enforces. When a repair fails, the gap's row stores the reason and the repair is tried again. Knows no store's
+//! backend.
 
 mod pages;
 mod recording_starts;
@@ -36,37 +37,37 @@ use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::writer::Writer;
 
-/// Gaps repaired at a time: enough to hide the round trips of fifty symbols that were cut together.
+/// Gaps repaired at a time: enough to hide the round trips when fifty symbols lose their connection together.
 const REPAIRS_MAX: usize = 6;
 
-/// What backfill works with.
+/// Backfill's dependencies.
 #[derive(Clone)]
 pub struct Deps {
     /// One REST client per exchange.
     pub rest: HashMap<Exchange, Arc<Rest>>,
     /// One dialect per exchange.
     pub dialects: HashMap<Exchange, Arc<dyn Dialect>>,
-    /// How rows become durable.
+    /// Makes rows durable.
     pub writer: Writer,
-    /// The gaps.
+    /// The open gaps.
     pub ledger: SharedLedger,
-    /// The time.
+    /// Reads the time.
     pub clock: Clock,
-    /// Rows that came back since this process began.
+    /// Rows written since this process began.
     pub rows: Arc<AtomicU64>,
 }
 
 /// Repairs open gaps until `stop`.
 pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
     let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
-    // When a gap that could not be repaired is tried again; a new one has no entry.
+    // When to try each gap again; a gap that was not tried yet has no entry.
     let mut due: HashMap<String, Timestamp> = HashMap::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
         let now = deps.clock.now();
         for gap in claim_next(&deps, &due, now, REPAIRS_MAX - running.len()) {
             let (deps, stop) = (deps.clone(), stop.clone());
-            // A repair is not a spine loop: its heartbeat proves nothing and is not watched.
+            // A repair is not a recording loop, so no heartbeat watches it.
             running.spawn(async move {
                 let gap_id = gap.gap_id.clone();
                 let again = repair::repair(&deps, gap, &stop).await;
@@ -83,8 +84,8 @@ pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
                     due.insert(gap_id, again);
                 }
                 Err(error) => {
-                    // Which gap it was is not told; all that are busy are looked at again.
-                    warn!("a repair ended in a panic: {error}");
+                    // The error does not name the gap, so all repairs are stopped and start again.
+                    warn!("a repair panicked, starting all repairs again: {error}");
                     running.shutdown().await;
                     deps.ledger.with(|ledger| ledger.unclaim_all());
                 }
@@ -92,12 +93,12 @@ pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
         }
         due.retain(|gap_id, _| deps.ledger.with(|ledger| ledger.get(gap_id).is_some()));
     }
-    // Repairs see `stop` themselves; a page in flight is written or dropped, and asked again next time.
+    // Repairs watch `stop` themselves. A page in flight is written, or dropped and requested again after the restart.
     let _ended = tokio::time::timeout(Duration::from_secs(2), running.join_all()).await;
     heartbeat.retire();
 }
 
-/// The gaps to repair next; they are claimed.
+/// Claims the gaps to repair next.
 fn claim_next(deps: &Deps, due: &HashMap<String, Timestamp>, now: Timestamp, slots: usize) -> Vec<Gap> {
     if slots == 0 {
         return Vec::new();
@@ -114,11 +115,11 @@ fn claim_next(deps: &Deps, due: &HashMap<String, Timestamp>, now: Timestamp, slo
 }
 
 impl Deps {
-    /// Opens a gap that nobody's frames revealed: a sweep's, an operator's, an audit's. Durable when it
-    /// returns; returns the new rows, none when all of it is known already.
+    /// Opens a gap that no frame revealed: a sweep, an audit or an operator found it. The gap is durable when this
+    /// returns. Returns the new rows; none when the ledger knows the whole range already.
     pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
         let mut found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
-        // Most finders come again and again with what is known.
+        // Most calls repeat a range that the ledger knows.
         if self.ledger.with(|ledger| ledger.would_open(&found)) {
             self.add_time_bounds(&mut found).await;
         }
@@ -140,8 +141,7 @@ impl Deps {
         Ok(opened.rows)
     }
 
-    /// Says when what a gap misses happened: between the rows on both sides of it, where history has them. A kline's
-    /// position is its time.
+    /// Sets the times of a gap from the rows on both sides, where history has them. A kline's position is its time.
     async fn add_time_bounds(&self, gap: &mut Gap) {
         let Range { first, last } = gap.range;
         if let Channel::Kline(interval) = gap.stream.channel {
@@ -151,7 +151,7 @@ impl Deps {
         }
         let at = async |id: i64| {
             let rows = self.history().trades(&gap.stream, Range { first: id, last: id }, 1).await;
-            // A store that is away costs the evidence, not the gap.
+            // When the store is down, the gap opens without this evidence.
             rows.ok()?.first().map(|row| row.trade.ts)
         };
         let (from_ts, to_ts) = (at(first.saturating_sub(1)).await, at(last.saturating_add(1)).await);
@@ -161,9 +161,9 @@ impl Deps {
         (gap.from_ts, gap.to_ts) = (from_ts, to_ts);
     }
 
-    /// Ends the gaps of streams that are no longer recorded.
+    /// Supersedes the gaps of streams that are no longer recorded; returns how many.
     pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
-        let _turn = self.ledger.write_lock.lock().await;
+        let _guard = self.ledger.write_lock.lock().await;
         let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
         if !rows.is_empty() {
             let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
@@ -176,10 +176,10 @@ impl Deps {
         self.writer.history()
     }
 
-    /// Moves a gap forward, here and in the store, with the rows that were split off it. `false`: it was superseded
-    /// meanwhile, and nothing was written.
+    /// Stores a changed gap and the rows split off it, in the store and in the ledger. Returns `false` and writes
+    /// nothing when the gap was superseded meanwhile.
     async fn record(&self, gap: &Gap, split_off: &[Gap]) -> Result<bool, HistoryError> {
-        let _turn = self.ledger.write_lock.lock().await;
+        let _guard = self.ledger.write_lock.lock().await;
         if self.ledger.with(|ledger| ledger.get(&gap.gap_id).is_none()) {
             return Ok(false);
         }
@@ -199,7 +199,7 @@ impl Deps {
     }
 }
 
-/// Says in the journal what became of a gap.
+/// Logs the new state of a gap.
 fn report(gap: &Gap) {
     let (first, last, span) = (gap.range.first, gap.range.last, gap.span());
     match gap.state {

@@ -1,4 +1,5 @@
-//! Pages of what is missing: asked of the exchange, written, and what it serves around them.
+//! Requests pages of missing positions from the exchange and writes their rows; looks up what the exchange serves
+//! around a range. Does not decide what becomes of a gap.
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ use crate::writer::Rows;
 use super::Deps;
 use super::repair::RepairError;
 
-/// Most rows one page of this gap has.
+/// Most rows in one page of this gap's channel.
 pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
     let dialect = &deps.dialects[&gap.stream.exchange];
     match gap.stream.channel {
@@ -21,10 +22,10 @@ pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
     }
 }
 
-/// A position and the exchange's time of it.
+/// A position that the exchange serves, and its time.
 pub(super) type ServedPosition = (i64, Timestamp);
 
-/// Asks for one page and stores what of it is missing; returns the places that were served.
+/// Requests one page and stores its missing rows; returns every position served.
 pub(super) async fn fetch(
     deps: &Deps,
     gap: &mut Gap,
@@ -54,7 +55,7 @@ pub(super) async fn fetch(
     let rows = Rows { batch, ..Rows::default() };
     let heartbeat = Heartbeats::default().watch("repair");
     match deps.writer.write(&rows, &heartbeat, stop).await {
-        Ok(_set_aside) => deps.count_rows(count),
+        Ok(_dead_letters) => deps.count_rows(count),
         Err(error) => return Err(RepairError::Wait(deps.clock.now(), error.to_string())),
     }
     Ok(served)
@@ -87,8 +88,8 @@ async fn klines(
     stop: &CancellationToken,
 ) -> Result<(Batch, Vec<ServedPosition>), RestError> {
     let rest = rest(deps, gap);
-    // Which klines are closed is a matter of the exchange's clock, not ours: ask it (1 of weight). When it does
-    // not say, its offset as last measured has to do.
+    // The exchange's clock decides which klines are closed, so measure it (1 of weight). If that fails, use the last
+    // measured offset.
     if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
         return Err(RestError::Stopped);
     }
@@ -105,9 +106,8 @@ async fn klines(
     Ok((Batch { klines: rows.collect(), token: token(gap, page), ..Batch::default() }, served))
 }
 
-/// Gives klines over REST the first and last trade id they come without. Ids are contiguous, and a kline
-/// has n of them: n = L - f + 1, and the next kline with trades begins at L + 1. So one question for the
-/// first id numbers the whole run.
+/// Adds the first and last trade id to klines from REST, which lack them. Ids are contiguous: a kline has n = L - f + 1
+/// of them, and the next kline with trades begins at L + 1. So one request for the first id numbers the whole run.
 async fn assign_trade_ids(
     deps: &Deps,
     gap: &Gap,
@@ -115,13 +115,13 @@ async fn assign_trade_ids(
     stop: &CancellationToken,
 ) -> Result<(), RestError> {
     let Some(first) = klines.iter().find(|kline| kline.trade_count > 0) else { return Ok(()) };
-    let asked = rest(deps, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
-    let Some(mut next) = asked else { return Ok(()) };
+    let answer = rest(deps, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
+    let Some(mut next) = answer else { return Ok(()) };
     let step = gap.stream.channel.step().unwrap_or(1);
     let mut expected = None;
     for kline in klines {
         if expected.is_some_and(|at| at != kline.open_time.micros()) {
-            // A kline is absent from the answer, and its trades were not counted: the rest stays unnumbered.
+            // A kline is absent from the answer and its trade count is unknown, so the later klines get no ids.
             return Ok(());
         }
         expected = Some(kline.open_time.micros() + step);
@@ -134,7 +134,8 @@ async fn assign_trade_ids(
     Ok(())
 }
 
-/// The lowest place from `position` up that the exchange serves; `None` when it serves none, or cannot be believed.
+/// The lowest served position at or above `position`; `None` when the exchange serves none, or ignores where a page
+/// begins.
 pub(super) async fn lowest_served_from(
     deps: &Deps,
     gap: &Gap,
@@ -147,7 +148,7 @@ pub(super) async fn lowest_served_from(
     };
     let reach = (page_max(deps, gap) - 1) * interval.micros();
     let newest = rest.exchange_now().micros().div_euclid(interval.micros()) * interval.micros();
-    // What follows at once, else the first of all that follows: a symbol may have been listed long after `position`.
+    // Tries the next page first, then the whole range: a symbol may have been listed long after `position`.
     for last in [position.saturating_add(reach), newest.max(position)] {
         let page = rest.klines(symbol, interval, Range { first: position, last }, stop).await?;
         if let Some(kline) = page.iter().find(|kline| kline.closed) {
@@ -157,7 +158,7 @@ pub(super) async fn lowest_served_from(
     Ok(None)
 }
 
-/// Whether the exchange serves something in the page below `position`.
+/// Whether the exchange serves a position in the page below `position`.
 pub(super) async fn serves_below(
     deps: &Deps,
     gap: &Gap,

@@ -1,15 +1,16 @@
-//! Since when a stream is recorded, until it is settled what came first.
+//! When the recording of each stream started, until the first trade since then is known.
 //!
-//! The first frame need not be the first trade since the subscription: that one may be lost on the wire, with a
-//! connection, or with a process that is killed before its first durable row, and no number before it tells. So the time
-//! is in the state before the exchange is connected, and stays there until the exchange was asked.
+//! The first frame is not always the first trade since the subscription. That trade may be lost on the wire, with a
+//! connection, or with a process that is killed before its first durable row, and no earlier id reveals the loss. So
+//! the state file stores the start time before the exchange is connected, and keeps it until backfill has asked the
+//! exchange for the first trade.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::market::{Channel, Stream, Timestamp};
 
-/// Every stream whose beginning is not settled; shared by the state and by backfill.
+/// The streams whose start is not settled; shared by the state file and backfill.
 #[derive(Debug, Default)]
 pub struct RecordingStarts(Mutex<BTreeMap<String, RecordingStart>>);
 
@@ -22,25 +23,25 @@ struct RecordingStart {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing is missed before the first subscription.
+    /// No trade is missed before the first subscription.
     NotSubscribed,
     Subscribed,
-    /// Another process began it.
+    /// An earlier process started the recording.
     Inherited,
 }
 
-/// A beginning to look at.
+/// A start that backfill must check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PendingStart {
     pub(super) stream: Stream,
     /// By our clock.
     pub(super) since: Timestamp,
-    /// What the ledger says has found what is missing.
+    /// `by` of the gap's evidence: `begin` or `restart`.
     pub(super) by: &'static str,
 }
 
 impl RecordingStarts {
-    /// Takes over what `saved` says, and begins now what has neither that nor a `watermark`.
+    /// Restores the `saved` starts (milliseconds), and starts every other stream without a watermark at `now`.
     pub fn restore(
         saved: &BTreeMap<String, i64>,
         streams: &[Stream],
@@ -59,7 +60,7 @@ impl RecordingStarts {
         Self(Mutex::new(starts.collect()))
     }
 
-    /// A stream is subscribed; `is_new` when nothing of it was ever seen.
+    /// Records that a stream is subscribed; `is_new` when it has no progress.
     pub fn mark_subscribed(&self, stream: &Stream, now: Timestamp, is_new: bool) {
         let mut starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let subscribed = RecordingStart { since: now, stage: Stage::Subscribed };
@@ -73,13 +74,13 @@ impl RecordingStarts {
         }
     }
 
-    /// What the state is to keep, in milliseconds.
+    /// The starts to save in the state file, in milliseconds since 1970.
     pub fn to_save(&self) -> BTreeMap<String, i64> {
         let starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         starts.iter().map(|(name, start)| (name.clone(), start.since.millis())).collect()
     }
 
-    /// Streams of which the exchange is to be asked what came first.
+    /// The starts that backfill must check.
     pub(super) fn pending(&self) -> Vec<PendingStart> {
         let starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = starts.iter().filter_map(|(name, start)| {
@@ -93,7 +94,7 @@ impl RecordingStarts {
         pending.collect()
     }
 
-    /// A stream's beginning is in history or in the ledger, or nobody wants it any more.
+    /// Removes a start: it is covered by history or the ledger, or the stream is no longer recorded.
     pub fn settle(&self, stream: &Stream) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream.to_string());
     }
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beginning_is_kept_until_it_is_settled_and_looked_at_once_it_is_subscribed() {
+    fn a_start_is_saved_until_it_is_settled_and_pending_once_it_is_subscribed() {
         let streams: Vec<Stream> = ["binance:A:trade", "binance:B:trade", "binance:C:trade", "binance:A:kline_1m"]
             .map(|name| name.parse().unwrap())
             .into();
@@ -124,7 +125,7 @@ mod tests {
             starts.settle(stream);
         }
         assert_eq!((starts.to_save(), starts.pending()), (BTreeMap::new(), vec![]));
-        // One that a reload adds.
+        // A stream that a reload adds.
         starts.mark_subscribed(&c, ms(14), true);
         assert_eq!(starts.pending(), [pending(&c, 14, "begin")]);
     }

@@ -1,4 +1,5 @@
-//! One gap's repair: pages of what is missing, written, and counted afterwards in history itself.
+//! Repairs one gap: fetches pages of the missing positions, then counts the rows in history and decides the gap's
+//! state.
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -11,12 +12,12 @@ use super::pages::{self, ServedPosition};
 use super::verdict::{self, Verdict};
 use super::{Deps, report};
 
-/// Pages of one attempt: a gap of millions then lets smaller and newer ones go first.
+/// Pages per attempt: after it, a gap of millions lets smaller and newer gaps go first.
 const PAGES_PER_ATTEMPT: usize = 50;
-/// Ranges of one turn that are asked of history.
+/// Missing ranges read from history per attempt.
 pub(super) const RANGES_PER_ATTEMPT: usize = 1_000;
 
-/// Repairs one gap as far as it goes now; returns when to look at it again, should it not be closed.
+/// Makes one attempt to repair a gap; returns when to try again if it stays open.
 pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Timestamp {
     gap.attempts += 1;
     gap.version += 1;
@@ -40,14 +41,14 @@ pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Time
     }
 }
 
-/// Why a turn ended before its end.
+/// Why an attempt ended early.
 pub(super) enum RepairError {
     Stopped,
-    /// Another row speaks for the gap now.
+    /// Another row replaced the gap.
     Superseded,
-    /// Not before then, and why.
+    /// Try again at this time; the reason.
     Wait(Timestamp, String),
-    /// The exchange will not serve it, and why.
+    /// The exchange will not serve the gap; the reason.
     Gone(String),
 }
 
@@ -65,24 +66,24 @@ impl RepairError {
 }
 
 enum Outcome {
-    /// Rows besides the gap itself that were closed with it.
+    /// Closed, with these rows split off.
     Closed(Vec<Gap>),
-    /// Not before then.
+    /// Still open; try again at this time.
     Open(Timestamp),
-    /// More pages at its next attempt, or nothing to say.
+    /// Try again soon without a report: more pages follow, or the attempt was stopped.
     Requeue,
 }
 
-/// What one turn found out.
+/// What one attempt learned.
 pub(super) struct Attempt {
-    /// The lowest and the highest position that the exchange served.
+    /// The lowest and the highest position served.
     pub(super) served: Option<(i64, ServedPosition)>,
-    /// Positions that an answer passed over: it began at or below them and served one above. Two answers prove nothing
-    /// of what lies between them, because the database may have caught up from one to the other.
+    /// Positions that one answer skipped: it began at or below them and served one above. Positions between two answers
+    /// prove nothing, because the database may have caught up in between.
     pub(super) skipped: RangeSet,
-    /// Rows came of it.
+    /// Whether the attempt wrote rows.
     pub(super) wrote: bool,
-    /// Pages are left that were not asked for in this attempt.
+    /// Whether pages remain that this attempt did not request.
     unfinished: bool,
 }
 
@@ -91,7 +92,7 @@ impl Attempt {
         Self { served: None, skipped: RangeSet::new(step), wrote: false, unfinished: false }
     }
 
-    /// Takes one answer to a question for what is there from `first` up.
+    /// Records one answer to a request for positions from `first` up.
     fn note_answer(&mut self, first: i64, served: &[ServedPosition], step: i64) {
         let (Some(low), Some(high)) = (served.first(), served.last()) else { return };
         let (lowest, highest) = self.served.map_or((low.0, *high), |(lowest, highest)| (lowest, highest));
@@ -109,7 +110,7 @@ impl Attempt {
 async fn handle_error(deps: &Deps, gap: &mut Gap, error: RepairError) -> Outcome {
     match error {
         RepairError::Stopped | RepairError::Superseded => Outcome::Requeue,
-        // Once could be a symbol that is just being listed or renamed.
+        // A single such answer may mean that the symbol is being listed or renamed.
         RepairError::Gone(why) if gap.attempts >= ABSENT_ATTEMPTS => {
             gap.advance(GapState::Unrecoverable, &why, deps.clock.now());
             close(deps, gap, Vec::new()).await
@@ -147,9 +148,9 @@ async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<At
         attempt.note_answer(request.first, &served, step);
         attempt.wrote |= served.iter().any(|(position, _)| missing.contains(*position));
         let answered_to = match served.last() {
-            // A short answer, or a database that has no more yet: nothing is known of what lies behind its last row.
+            // The answer may be short, or the database may lag: it proves nothing about positions above its last row.
             Some((last, _)) if *last >= page.first => *last,
-            // Below what is still served, or behind what is served yet: further pages would be empty as well.
+            // The page lies below or above everything that is served now, so the next pages would be empty as well.
             _ => match pages::lowest_served_from(deps, gap, page.first, stop).await {
                 Ok(Some(position)) => {
                     attempt.note_answer(page.first, &[position], step);
@@ -166,14 +167,14 @@ async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<At
     Ok(attempt)
 }
 
-/// What is asked for when its absence is to be believed: one answer then shows what is served on both sides of it.
+/// Widens a page so that one answer also shows both neighbours of the missing positions.
 fn with_neighbours(page: Range, step: i64, page_max: i64) -> Range {
     let first = (page.first - step).max(0);
     let last = page.last.saturating_add(step).min(first.saturating_add((page_max - 1) * step));
     Range { first, last }
 }
 
-/// Counts in history, and decides.
+/// Counts the gap's rows in history and decides its state.
 async fn evaluate(deps: &Deps, gap: &mut Gap, attempt: Attempt, stop: &CancellationToken) -> Outcome {
     let now = deps.clock.now();
     let counted = match deps.history().count(&gap.stream, gap.range).await {
@@ -189,7 +190,7 @@ async fn evaluate(deps: &Deps, gap: &mut Gap, attempt: Attempt, stop: &Cancellat
         return close(deps, gap, Vec::new()).await;
     }
     if attempt.unfinished {
-        // Progress, not a failed attempt: its turn comes again behind newer and smaller gaps.
+        // This is progress, not a failed attempt: the gap continues after newer and smaller ones.
         gap.attempts -= 1;
         gap.reason = format!("{} of {} came back so far", gap.filled, gap.len());
         return match deps.record(gap, &[]).await {
@@ -215,7 +216,7 @@ async fn close(deps: &Deps, gap: &Gap, also: Vec<Gap>) -> Outcome {
         Ok(true) => Outcome::Closed(also),
         Ok(false) => Outcome::Requeue,
         Err(error) => {
-            warn!("cannot record what became of the gap in {}, trying again: {error}", gap.stream);
+            warn!("cannot store the closed gap in {}, trying again: {error}", gap.stream);
             Outcome::Open(deps.next_retry(gap.attempts))
         }
     }
@@ -223,7 +224,7 @@ async fn close(deps: &Deps, gap: &Gap, also: Vec<Gap>) -> Outcome {
 
 async fn keep_open(deps: &Deps, gap: &Gap, again: Timestamp) -> Outcome {
     if let Err(error) = deps.record(gap, &[]).await {
-        warn!("cannot record the state of the gap in {}, trying again: {error}", gap.stream);
+        warn!("cannot store the state of the gap in {}, trying again: {error}", gap.stream);
     }
     Outcome::Open(again)
 }

@@ -1,4 +1,4 @@
-//! Repairs against an exchange that skips, forgets, lags and fails.
+//! Repairs against an exchange that skips ids, drops old rows, lags and fails.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -26,24 +26,24 @@ use crate::market::Stream;
 pub(super) const BEGIN_MS: i64 = 1_700_000_000_000;
 pub(super) const NEWEST: i64 = 5_000;
 
-/// What an exchange has and what of it it serves.
+/// The trades of an exchange, and which of them it serves.
 #[derive(Debug, Default)]
 pub(super) struct FakeExchange {
     never: BTreeSet<i64>,
-    /// Nothing older is served.
+    /// The lowest served id.
     floor: i64,
-    /// Nothing newer is served yet.
+    /// The highest id served yet.
     pub(super) shown_to: i64,
-    /// Answers with 503 from now on.
+    /// How many of the next requests fail with 503.
     failures: u32,
     ignores_from: bool,
-    /// Fewer rows than were asked for; 0 is no limit of its own.
+    /// Most rows per answer; 0 means no limit.
     rows_max: usize,
     /// Trades that appear after each answer.
     growth: i64,
     /// The minute, counted from 1970, of the first kline.
     listed_minute: i64,
-    /// Its clock minus ours; it does not tell the time when there is none.
+    /// Its clock minus ours; without it the exchange does not return its time.
     pub(super) skew_ms: Option<i64>,
 }
 
@@ -60,18 +60,18 @@ pub(super) struct Harness {
     _directory: TempDir,
 }
 
-type Asked = Query<HashMap<String, String>>;
+type Params = Query<HashMap<String, String>>;
 
 async fn historical(
     State(exchange): State<Arc<Mutex<FakeExchange>>>,
-    Query(asked): Asked,
+    Query(params): Params,
 ) -> Result<String, StatusCode> {
     let mut exchange = exchange.lock().unwrap();
     if exchange.failures > 0 {
         exchange.failures -= 1;
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
-    let number = |name: &str| asked.get(name).and_then(|text| text.parse::<i64>().ok());
+    let number = |name: &str| params.get(name).and_then(|text| text.parse::<i64>().ok());
     let limit = number("limit").unwrap_or(500);
     let from = number("fromId").filter(|_| !exchange.ignores_from).unwrap_or(NEWEST + 1 - limit);
     let row = |id: i64| {
@@ -85,9 +85,9 @@ async fn historical(
     Ok(answer)
 }
 
-/// The first trade at or after `startTime`, which is all that is asked for here.
-async fn aggregates(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(asked): Asked) -> String {
-    let at: i64 = asked["startTime"].parse().unwrap();
+/// The first trade at or after `startTime`; these tests request nothing else.
+async fn aggregates(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(params): Params) -> String {
+    let at: i64 = params["startTime"].parse().unwrap();
     let id = ((at - BEGIN_MS).max(0) + 999) / 1_000;
     let row =
         json!({"a": id, "p": "1.5", "q": "2", "f": id, "l": id, "T": BEGIN_MS + id * 1_000, "m": true, "M": true});
@@ -95,22 +95,22 @@ async fn aggregates(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(aske
     Value::from(if is_shown { vec![row] } else { vec![] }).to_string()
 }
 
-/// Klines of one minute since `listed_minute`, no trades in them.
-async fn klines(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(asked): Asked) -> String {
-    let minute = |name: &str| asked[name].parse::<i64>().unwrap() / 60_000;
+/// One-minute klines since `listed_minute`, without trades.
+async fn klines(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(params): Params) -> String {
+    let minute = |name: &str| params[name].parse::<i64>().unwrap() / 60_000;
     let first = minute("startTime").max(exchange.lock().unwrap().listed_minute);
     let row = |minute: i64| {
         let (open, z) = (minute * 60_000, "0");
         json!([open, "1", "1", "1", "1", z, open + 59_999, z, 0, z, z, z])
     };
-    let limit: usize = asked["limit"].parse().unwrap();
+    let limit: usize = params["limit"].parse().unwrap();
     Value::from((first..=minute("endTime")).take(limit).map(row).collect::<Vec<_>>()).to_string()
 }
 
 impl Harness {
     pub(super) async fn new(exchange: FakeExchange) -> Self {
-        // The exchange's newest trade is a second old; time then runs a thousand times as fast, so that the budget's
-        // minutes pass.
+        // The exchange's newest trade is a second old. Time runs a thousand times faster, so that the budget's minutes
+        // pass.
         let began = Instant::now();
         let now = (BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000;
         let clock = Clock::from_fn(move || Timestamp(now + began.elapsed().as_micros() as i64 * 1_000));
@@ -150,7 +150,7 @@ impl Harness {
         self.deps.open(&stream(), Range { first, last }, &evidence).await.unwrap().remove(0)
     }
 
-    /// Repairs whatever is open, `attempts` times.
+    /// Repairs every open gap, `attempts` times.
     async fn attempt(&self, attempts: usize) {
         for _ in 0..attempts {
             let gaps: Vec<Gap> = self.deps.ledger.with(|ledger| ledger.rows().cloned().collect());
@@ -186,7 +186,7 @@ pub(super) fn complete_exchange() -> FakeExchange {
 }
 
 #[tokio::test]
-async fn what_is_served_is_filled_and_says_by_what() {
+async fn a_served_range_is_filled_and_names_its_source() {
     let harness = Harness::new(complete_exchange()).await;
     harness.open(10, 2_500).await;
     harness.attempt(1).await;
@@ -197,7 +197,7 @@ async fn what_is_served_is_filled_and_says_by_what() {
 }
 
 #[tokio::test]
-async fn a_gap_that_no_frame_revealed_says_between_which_rows_it_lies() {
+async fn a_gap_that_no_frame_revealed_names_the_rows_around_it() {
     let harness = Harness::new(complete_exchange()).await;
     harness.open(10, 20).await;
     harness.open(24, 30).await;
@@ -209,28 +209,28 @@ async fn a_gap_that_no_frame_revealed_says_between_which_rows_it_lies() {
     let (before, after) = (before.trade.ts, after.trade.ts);
     assert_eq!((between.from_ts, between.to_ts), (Some(before), Some(after)));
     let behind = harness.open(31, 40).await;
-    assert_eq!((behind.evidence.next, behind.to_ts), (None, None), "nothing is known of what comes after it");
+    assert_eq!((behind.evidence.next, behind.to_ts), (None, None), "no row after it is known");
     assert!(behind.from_ts > between.to_ts, "{behind:?}");
 }
 
 #[tokio::test]
-async fn what_is_older_than_all_that_is_served_is_unrecoverable_and_says_until_when_it_was_not() {
+async fn a_range_older_than_all_served_rows_is_unrecoverable_and_says_until_when_it_was_served() {
     let harness = Harness::new(FakeExchange { floor: 1_000, ..complete_exchange() }).await;
     harness.open(1, 2).await;
     harness.attempt(2).await;
-    assert_eq!(harness.states().await, [(1, 2, GapState::Open)], "believed only when asked three times");
+    assert_eq!(harness.states().await, [(1, 2, GapState::Open)], "confirmed only after three attempts");
     harness.attempt(1).await;
     let rows = harness.rows().await;
     let (1, 2, GapState::Unrecoverable, reason) = &rows[0] else { panic!("{rows:?}") };
     assert!(reason.contains("oldest is 1000 of 2023-11-14T22:30:00"), "{reason}");
     assert!(reason.contains("would have been served until 20"), "{reason}");
-    // It is settled: nobody opens it again.
+    // It is settled and does not open again.
     let evidence = Evidence::default();
     assert!(harness.deps.open(&stream(), Range { first: 1, last: 2 }, &evidence).await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_gap_over_the_edge_of_what_is_served_is_split_into_what_became_of_it() {
+async fn a_gap_across_the_oldest_served_row_is_split_by_state() {
     let harness =
         Harness::new(FakeExchange { floor: 3_000, never: BTreeSet::from([3_500, 3_501]), ..complete_exchange() }).await;
     let gap = harness.open(500, 3_600).await;
@@ -263,20 +263,20 @@ async fn ids_skipped_at_the_edges_of_a_gap_never_existed() {
 }
 
 #[tokio::test]
-async fn a_database_that_lags_is_waited_for() {
+async fn a_repair_waits_for_a_database_that_lags() {
     let harness = Harness::new(FakeExchange { shown_to: 4_989, ..FakeExchange::default() }).await;
     harness.open(4_980, 4_999).await;
     harness.attempt(6).await;
     assert_eq!(harness.states().await, [(4_980, 4_999, GapState::Filling)]);
     let (_, missing) = harness.deps.ledger.with(|ledger| ledger.open_count());
-    assert_eq!(missing, 10, "what came back is no longer missing");
+    assert_eq!(missing, 10, "filled positions are no longer missing");
     harness.exchange.lock().unwrap().shown_to = i64::MAX;
     harness.attempt(1).await;
     assert_eq!(harness.states().await, [(4_980, 4_999, GapState::Filled)]);
 }
 
 #[tokio::test]
-async fn a_short_page_says_nothing_of_what_lies_behind_its_last_row() {
+async fn a_short_page_proves_nothing_about_later_positions() {
     let harness =
         Harness::new(FakeExchange { rows_max: 7, never: BTreeSet::from([50, 51]), ..complete_exchange() }).await;
     harness.open(10, 190).await;
@@ -290,14 +290,14 @@ async fn a_database_that_catches_up_between_two_answers_has_skipped_nothing() {
     let harness = Harness::new(FakeExchange { shown_to: 4_989, ..FakeExchange::default() }).await;
     harness.open(4_980, 4_995).await;
     harness.attempt(2).await;
-    // At the attempt that may be believed it shows what lies behind the gap one answer after it did not show the gap.
+    // In the attempt that may confirm, one answer lacks the gap and the next one shows rows above it.
     harness.exchange.lock().unwrap().growth = 10;
     harness.attempt(2).await;
     assert_eq!(harness.states().await, [(4_980, 4_995, GapState::Filled)]);
 }
 
 #[tokio::test]
-async fn many_places_that_the_exchange_skipped_are_settled_together() {
+async fn many_skipped_ranges_are_settled_together() {
     let never: BTreeSet<i64> = (1..20).map(|n| n * 200).collect();
     let harness = Harness::new(FakeExchange { never: never.clone(), rows_max: 150, ..complete_exchange() }).await;
     harness.open(100, 4_500).await;
@@ -307,7 +307,7 @@ async fn many_places_that_the_exchange_skipped_are_settled_together() {
 }
 
 #[tokio::test]
-async fn klines_from_before_a_listing_on_are_served_since_the_listing() {
+async fn klines_before_a_listing_are_unrecoverable_and_later_ones_are_filled() {
     let listed_minute = BEGIN_MS / 60_000 - 3_000;
     let harness = Harness::new(FakeExchange { listed_minute, ..complete_exchange() }).await;
     let minute = |n: i64| (listed_minute + n) * 60_000_000;
@@ -328,7 +328,7 @@ async fn a_server_that_ignores_where_a_page_begins_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_repair_whose_row_was_superseded_writes_no_state_over_it() {
+async fn a_repair_does_not_overwrite_a_row_that_was_superseded() {
     let harness = Harness::new(complete_exchange()).await;
     let gap = harness.open(10, 20).await;
     assert_eq!(harness.deps.supersede(|_| false, "its feed was removed").await.unwrap(), 1);
@@ -338,10 +338,10 @@ async fn a_repair_whose_row_was_superseded_writes_no_state_over_it() {
     assert_eq!(harness.deps.ledger.with(|ledger| ledger.open_count()), (0, 0));
 }
 
-/// For any holes in what the exchange has, still serves and already serves, and whatever fails in between: what the
-/// ledger calls open is what is missing and not settled, at every turn, and in the end all of it is settled truly.
+/// For any ids that the exchange skipped, dropped or does not serve yet, and for any failures: after every attempt the
+/// open gaps are what is missing and not settled, and at the end every gap is settled correctly.
 #[tokio::test]
-async fn the_ledger_misses_what_history_misses_however_the_exchange_behaves() {
+async fn the_ledger_agrees_with_history_however_the_exchange_behaves() {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     let seed: u64 = rand::random();
@@ -354,17 +354,17 @@ async fn the_ledger_misses_what_history_misses_however_the_exchange_behaves() {
         let exchange =
             FakeExchange { floor, never: never.clone(), shown_to: 1_800, rows_max, growth, ..FakeExchange::default() };
         let harness = Harness::new(exchange).await;
-        let mut asked = RangeSet::new(1);
+        let mut requested = RangeSet::new(1);
         for _ in 0..random.random_range(1..8) {
             let first = random.random_range(1_000..2_000);
             let range = Range { first, last: (first + random.random_range(0..300)).min(2_000) };
-            asked.insert(range);
+            requested.insert(range);
             let by = ["neighbour", "tail", "since"][random.random_range(0..3)].to_owned();
             harness.deps.open(&stream(), range, &Evidence { by, ..Evidence::default() }).await.unwrap();
             harness.exchange.lock().unwrap().failures = random.random_range(0..3);
             harness.attempt(1).await;
             let case = format!("seed {seed}, round {round}");
-            let missing = missing(&harness, &asked).await;
+            let missing = missing(&harness, &requested).await;
             let settled = settled(&harness).await;
             let open: BTreeSet<i64> = harness.deps.ledger.with(|ledger| ids(ledger.rows()));
             let unexplained: BTreeSet<i64> = missing.difference(&settled).copied().collect();
@@ -385,8 +385,8 @@ async fn the_ledger_misses_what_history_misses_however_the_exchange_behaves() {
         );
         let serves = |id: &i64| *id >= floor && !never.contains(id);
         let expected: BTreeSet<i64> =
-            asked.iter().flat_map(|range| range.first..=range.last).filter(|id| !serves(id)).collect();
-        assert_eq!(missing(&harness, &asked).await, expected, "{case}");
+            requested.iter().flat_map(|range| range.first..=range.last).filter(|id| !serves(id)).collect();
+        assert_eq!(missing(&harness, &requested).await, expected, "{case}");
         assert_eq!(settled(&harness).await, expected, "{case}");
     }
 }
@@ -395,9 +395,9 @@ fn ids<'a>(rows: impl Iterator<Item = &'a Gap>) -> BTreeSet<i64> {
     rows.flat_map(|gap| gap.range.first..=gap.range.last).collect()
 }
 
-async fn missing(harness: &Harness, asked: &RangeSet) -> BTreeSet<i64> {
+async fn missing(harness: &Harness, requested: &RangeSet) -> BTreeSet<i64> {
     let mut missing = BTreeSet::new();
-    for range in asked.iter() {
+    for range in requested.iter() {
         let ranges = harness.deps.history().missing(&stream(), range, 10_000).await.unwrap();
         missing.extend(ranges.into_iter().flat_map(|range| range.first..=range.last));
     }

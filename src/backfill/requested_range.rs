@@ -1,6 +1,6 @@
-//! What somebody asks to have of a stream, as positions, and gaps for what history lacks of it.
+//! Translates a requested range (ids or times) into positions, and opens gaps for the rows that history lacks.
 //!
-//! Jobs, API and command line all come here: a range means the same whoever asks for it.
+//! Jobs, API and command line use this module, so a range means the same everywhere.
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use super::Deps;
 use crate::gap::{Evidence, Range};
 use crate::market::{Channel, Stream, Timestamp};
 
-/// A place in a stream.
+/// A bound of a range: an id or an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeBound {
     /// A trade id.
@@ -18,20 +18,20 @@ pub enum RangeBound {
     At(Timestamp),
 }
 
-/// The gaps that were opened for a range.
+/// The outcome of [`Deps::open_missing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingReport {
     /// Positions that history lacks.
     pub missing: i64,
-    /// New rows of the ledger; none for what it knows already.
+    /// New rows in the ledger; 0 when it knows the positions already.
     pub gaps: usize,
-    /// What was not looked at, because the range has more holes than were asked for.
+    /// The part that was not checked, because the range has more missing ranges than the limit.
     pub rest: Option<Range>,
 }
 
 impl Deps {
-    /// The positions from `from` to `to`: an id that is the last one, or the instant before which rows are wanted; none
-    /// of them beyond `newest`, because what does not exist yet is no gap. `None` when nothing exists there.
+    /// The positions from `from` to `to`. An id as `to` is included, an instant is not. The range ends at `newest`,
+    /// because positions that do not exist yet are no gap. `None` when it is empty.
     pub async fn positions(
         &self,
         stream: &Stream,
@@ -44,13 +44,13 @@ impl Deps {
         let last = match to {
             None => newest,
             Some(RangeBound::Id(id)) => id,
-            // The first position at or after `to` is the first one that is not wanted.
+            // The first position at or after `to` is the first one outside the range.
             Some(to) => self.first_from(stream, step, to, stop).await?.map_or(newest, |beyond| beyond - step),
         };
         Ok(Range::new(first, last.min(newest)))
     }
 
-    /// The first position at or after a place; `None` when there is none.
+    /// The first position at or after a bound; `None` when there is none.
     async fn first_from(
         &self,
         stream: &Stream,
@@ -71,7 +71,7 @@ impl Deps {
         }
     }
 
-    /// Opens a gap for each of the first `ranges_max` holes that history has in `range`; what it has costs nothing.
+    /// Opens a gap for each of the first `ranges_max` ranges that history lacks in `range`.
     pub async fn open_missing(
         &self,
         stream: &Stream,

@@ -1,4 +1,4 @@
-//! What a range means, and what is opened for it.
+//! Which positions a range means, and which gaps are opened for it.
 
 use super::requested_range::{MissingReport, RangeBound};
 use super::tests::{BEGIN_MS, Harness, NEWEST, complete_exchange, stream};
@@ -19,14 +19,14 @@ async fn check(stream: Stream, from: RangeBound, to: Option<RangeBound>, newest:
 }
 
 #[tokio::test]
-async fn an_id_is_included_and_an_instant_is_not() {
+async fn an_id_as_end_is_included_and_an_instant_is_not() {
     check(stream(), RangeBound::Id(7), Some(RangeBound::Id(9)), NEWEST, Some((7, 9))).await;
     check(stream(), second(7), Some(second(9)), NEWEST, Some((7, 8))).await;
     check(stream(), RangeBound::Id(7), Some(second(7)), NEWEST, None).await;
 }
 
 #[tokio::test]
-async fn what_does_not_exist_yet_is_not_meant() {
+async fn positions_that_do_not_exist_yet_are_left_out() {
     check(stream(), RangeBound::Id(7), None, 20, Some((7, 20))).await;
     check(stream(), RangeBound::Id(7), Some(RangeBound::Id(i64::MAX)), 20, Some((7, 20))).await;
     check(stream(), second(7), Some(second(NEWEST + 5)), 20, Some((7, 20))).await;
@@ -35,7 +35,7 @@ async fn what_does_not_exist_yet_is_not_meant() {
 }
 
 #[tokio::test]
-async fn a_kline_belongs_to_the_range_in_which_it_begins() {
+async fn a_kline_belongs_to_the_range_that_contains_its_open_time() {
     let klines: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
     let at = |micros: i64| RangeBound::At(Timestamp(micros));
     check(klines.clone(), at(1), Some(at(3 * MINUTE)), 9 * MINUTE, Some((MINUTE, 2 * MINUTE))).await;
@@ -43,14 +43,14 @@ async fn a_kline_belongs_to_the_range_in_which_it_begins() {
 }
 
 #[tokio::test]
-async fn what_the_exchange_does_not_answer_is_an_error() {
+async fn a_failed_request_to_the_exchange_is_an_error() {
     let harness = Harness::new(complete_exchange()).await;
     harness.stop.cancel();
     harness.deps.positions(&stream(), (second(7), None), NEWEST, &harness.stop).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn holes_are_opened_once_and_the_rest_is_told() {
+async fn missing_ranges_are_opened_once_and_the_rest_is_reported() {
     let harness = Harness::new(complete_exchange()).await;
     let range = Range { first: 1, last: 9 };
     let opened = harness.deps.open_missing(&stream(), range, "manual", 10).await.unwrap();
@@ -58,5 +58,5 @@ async fn holes_are_opened_once_and_the_rest_is_told() {
     let opened = harness.deps.open_missing(&stream(), range, "manual", 10).await.unwrap();
     assert_eq!(opened, MissingReport { missing: 9, gaps: 0, rest: None }, "the ledger knows it");
     let opened = harness.deps.open_missing(&stream(), Range { first: 20, last: 29 }, "manual", 1).await.unwrap();
-    assert_eq!(opened, MissingReport { missing: 10, gaps: 1, rest: None }, "the one hole is all of it");
+    assert_eq!(opened, MissingReport { missing: 10, gaps: 1, rest: None }, "one missing range is the whole range");
 }

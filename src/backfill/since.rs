@@ -1,4 +1,4 @@
-//! `since` of a feed, and what was missed before the first row since a stream is recorded: a gap in front of that row.
+//! Opens the gap before a stream's first row: back to a feed's `since`, or to the start of the recording.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use crate::progress::Progress;
 use super::Deps;
 use super::recording_starts::{PendingStart, RecordingStarts};
 
-/// How soon a stream that has no row yet, or whose exchange does not answer, is looked at again.
+/// Wait between two checks of a stream without a row, or whose exchange does not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What is wanted in front of a stream's first row.
+/// From where rows are required before a stream's first row.
 #[derive(Clone, Copy, Debug)]
 enum StartPoint {
     /// A feed's `since`.
     Since(Since),
-    /// What came since the stream is recorded, by our clock, and what says so.
+    /// The start of the recording, by our clock, and the `by` of the gap's evidence.
     RecordingSince(Timestamp, &'static str),
 }
 
-/// Opens the gap in front of each stream's trades, once, until `stop`: what a feed's `since` asks for, also when a reload
-/// has brought it, and what was missed between a stream's subscription and its first row.
+/// Opens the gap before each stream's first trade, once per stream, until `stop`: for a feed's `since` (also one that a
+/// reload adds), and for trades missed between the subscription and the first row.
 pub async fn run(
     deps: Deps,
     progress: Arc<Progress>,
@@ -79,7 +79,7 @@ fn configured_starts(feeds: &[Feed]) -> Vec<(Stream, Since)> {
         .collect()
 }
 
-/// Whether the stream is done with.
+/// Returns whether the stream needs no further check.
 async fn open_leading_gap(
     deps: &Deps,
     progress: &Progress,
@@ -87,7 +87,7 @@ async fn open_leading_gap(
     start: StartPoint,
     stop: &CancellationToken,
 ) -> bool {
-    // Nothing of it has come, nor is it known that nothing has.
+    // No frame has arrived, and the exchange has not confirmed that there is no trade.
     let Some(next) = progress.stream(stream).next else { return false };
     let first = match first_row(deps, stream).await {
         Ok(first) => first,
@@ -103,23 +103,23 @@ async fn open_leading_gap(
         StartPoint::Since(Since::TradeId(id)) => return open_gap_before(deps, stream, id, before, "since").await,
         StartPoint::Since(Since::Time(at)) => (at, "since"),
         StartPoint::RecordingSince(at, by) => {
-            // Trades bear the exchange's time, which may be hours from ours.
+            // Trades carry the exchange's time, which may differ from ours by hours.
             if rest.clock_offset().is_none() && rest.measure_clock(stop).await.is_err() {
                 return false;
             }
             let theirs = at.plus_micros(rest.clock_offset().unwrap_or(0));
-            // How far apart the clocks were when another process began, nobody knows: rather too much than too little.
+            // The clock offset at the start of an earlier process is unknown, so take the earlier of both times.
             (if by == "restart" { theirs.min(at) } else { theirs }, by)
         }
     };
     let first_ts = first.map(|row| row.trade.ts);
     if first_ts.is_some_and(|ts| ts < at) {
-        // What came later is followed by its number.
+        // The tracker follows later trades by id.
         return true;
     }
     match rest.trade_at(stream.symbol.as_str(), at, stop).await {
         Ok(Some(id)) => open_gap_before(deps, stream, id, before, by).await,
-        // No trade from then on; when there is a first row, that is one: the exchange's database lags.
+        // The exchange knows no trade since then. If a first row exists, the exchange's database lags.
         Ok(None) => first_ts.is_none(),
         Err(error) => {
             debug!("cannot look up the first trade of {stream} since {at}: {error}");
@@ -144,7 +144,7 @@ async fn open_gap_before(deps: &Deps, stream: &Stream, first: i64, before: i64, 
             true
         }
         Err(error) => {
-            debug!("cannot record the gap in front of {stream}: {error}");
+            debug!("cannot open the gap before the first row of {stream}: {error}");
             false
         }
     }

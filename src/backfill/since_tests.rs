@@ -1,4 +1,4 @@
-//! What is wanted in front of a first row, of an exchange that lags or whose clock is far from ours.
+//! Gaps before a first row, with an exchange that lags or whose clock is far from ours.
 
 use rust_decimal::Decimal;
 
@@ -17,7 +17,7 @@ fn time_of(id: i64) -> Timestamp {
     Timestamp::from_millis(BEGIN_MS + id * 1_000)
 }
 
-/// The stream's first row is there.
+/// Stores the stream's first row.
 async fn first_row_is(harness: &Harness, progress: &Progress, id: i64) {
     let trade = Trade { id, ts: time_of(id), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
     let (exchange, symbol, received_at) = (Exchange::Binance, stream().symbol, harness.deps.clock.now());
@@ -39,23 +39,23 @@ async fn is_settled(harness: &Harness, progress: &Progress, at: Timestamp) -> bo
 }
 
 #[tokio::test]
-async fn what_came_between_the_subscription_and_the_first_row_is_a_gap_whatever_the_exchanges_clock_says() {
+async fn trades_between_the_subscription_and_the_first_row_are_a_gap_with_any_exchange_clock() {
     for skew_ms in [0, 5 * HOUR_MS, -5 * HOUR_MS] {
         let (harness, progress) = (Harness::new(complete_exchange()).await, Progress::default());
         harness.exchange.lock().unwrap().skew_ms = Some(skew_ms);
         let subscribed = time_of(1_000).plus_micros(-skew_ms * 1_000);
-        assert!(!is_settled(&harness, &progress, subscribed).await, "nothing is known of the stream yet");
+        assert!(!is_settled(&harness, &progress, subscribed).await, "the stream has no progress yet");
         first_row_is(&harness, &progress, 2_000).await;
         assert!(is_settled(&harness, &progress, subscribed).await);
         let ranges = open_ranges(&harness);
         let [(first, 1_999)] = ranges[..] else { panic!("{skew_ms}: {ranges:?}") };
-        // The bench's clock runs so fast that its offset is measured to some seconds only.
+        // The test's clock runs so fast that its offset is exact only to some seconds.
         assert!((950..1_050).contains(&first), "{skew_ms}: {ranges:?}");
     }
 }
 
 #[tokio::test]
-async fn what_was_missed_of_a_stream_without_a_row_is_a_gap_too() {
+async fn missed_trades_of_a_stream_without_a_row_are_a_gap() {
     let (harness, progress) = (Harness::new(complete_exchange()).await, Progress::default());
     harness.exchange.lock().unwrap().skew_ms = Some(0);
     set_next(&progress, NEWEST + 1);
@@ -78,7 +78,7 @@ async fn a_database_that_does_not_show_the_first_row_yet_settles_nothing() {
 }
 
 #[tokio::test]
-async fn a_first_row_of_before_the_subscription_leaves_nothing_to_ask() {
+async fn a_first_row_from_before_the_subscription_needs_no_request() {
     let (harness, progress) = (Harness::new(complete_exchange()).await, Progress::default());
     harness.exchange.lock().unwrap().skew_ms = Some(0);
     first_row_is(&harness, &progress, 1_000).await;
@@ -90,7 +90,7 @@ async fn a_first_row_of_before_the_subscription_leaves_nothing_to_ask() {
 }
 
 #[tokio::test]
-async fn what_a_feed_that_a_reload_brings_asks_for_is_a_gap() {
+async fn the_since_of_a_feed_that_a_reload_adds_is_a_gap() {
     let (harness, progress) = (Harness::new(complete_exchange()).await, Arc::new(Progress::default()));
     first_row_is(&harness, &progress, 2_000).await;
     let feed = |id| Feed {
@@ -114,7 +114,7 @@ async fn what_a_feed_that_a_reload_brings_asks_for_is_a_gap() {
         tokio::time::timeout(Duration::from_secs(20), opened).await.expect("a gap in time");
     };
     opened(1_900).await;
-    // It has looked at the feeds of the start; these come later.
+    // The loop has checked the first feeds; this one is added later.
     feeds.send_replace(vec![feed(1_500)]);
     opened(1_500).await;
     harness.stop.cancel();

@@ -1,8 +1,8 @@
-//! Holes that no later frame reveals: after a disconnect, in a stream that went silent, at start.
+//! Finds gaps that no later frame reveals: after a disconnect, in a silent stream, at start.
 //!
-//! Silence proves nothing (a quiet market is silent for minutes), so it only raises a question: what is the
-//! newest trade? The answer goes to the consumer, which knows what has come meanwhile and opens the gap.
-//! A stream that stays silent although it traded is subscribed again, then its connection is replaced.
+//! Silence proves nothing: a quiet market is silent for minutes. So the tail asks the exchange for the newest trade and
+//! sends a probe to the consumer, which knows the frames that arrived meanwhile and opens the gap. The tail subscribes
+//! a stream again that stays silent although it trades, then replaces its connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,26 +24,25 @@ use crate::ingest::{ConnectionEvent, Counters};
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::progress::Progress;
 
-/// Questions asked at a time.
+/// Requests to the exchange at a time.
 const REQUESTS_MAX: usize = 4;
-/// Longest wait between two questions about a stream that is quiet and complete: at 4 of weight a question,
-/// 400 quiet symbols then cost 320 of 6,000 a minute.
+/// Longest wait between two requests for a quiet, complete stream: at 4 of weight per request, 400 quiet symbols cost
+/// 320 of 6,000 a minute.
 const QUIET_MAX: Duration = Duration::from_secs(300);
 
-/// How long a stream without a connection is not asked about. The neighbours of its next frame will tell what was
-/// missed, at once and in one piece, for a fraction of the weight; an exchange of which only REST can be reached is
-/// asked after all.
+/// How long the tail waits for a stream without a connection. Its next frame reveals the whole gap at once, for a
+/// fraction of the weight. After this time the tail asks anyway: perhaps only REST is reachable.
 const DOWN_MAX: Duration = Duration::from_secs(60);
 
-/// A consumer that is later than this, with stores that answer, is asked about what it has not seen all the same, microseconds.
+/// When the consumer is later than this although the stores answer, the tail no longer waits for it. Microseconds.
 const LATE_MAX_US: i64 = 300_000_000;
 
-/// When to ask.
+/// When to ask the exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct TailOptions {
-    /// After so much silence the first question is asked; the wait then doubles while nothing is missing.
+    /// Silence before the first request; the wait doubles while nothing is missing.
     pub silence: Duration,
-    /// How long after a connect: the first frames may answer by themselves.
+    /// Wait after a connect: the first frames may already reveal the gap.
     pub settle: Duration,
 }
 
@@ -53,55 +52,55 @@ impl Default for TailOptions {
     }
 }
 
-/// A connection, what it carries, and how it is told.
+/// A connection: its streams and its command channel.
 #[derive(Clone)]
 pub struct ConnectionHandle {
-    /// The streams it carries.
+    /// The streams on it.
     pub streams: Vec<Stream>,
-    /// Where its commands go.
+    /// Sends commands to it.
     pub commands: mpsc::Sender<SocketCommand>,
 }
 
-/// Asks about the tails of one exchange's trade streams.
+/// Checks the newest trades of one exchange's streams.
 pub struct Tail {
-    /// Who is asked.
+    /// The client for the exchange.
     pub rest: Arc<Rest>,
-    /// Whose streams.
+    /// The exchange.
     pub exchange: Exchange,
-    /// What has come.
+    /// What the consumer has reached.
     pub progress: Arc<Progress>,
-    /// Where answers go.
+    /// Sends probes to the consumer.
     pub probes: mpsc::Sender<Probe>,
-    /// The connections of now.
+    /// The present connections.
     pub connections: watch::Receiver<Vec<ConnectionHandle>>,
-    /// What ingest has heard.
+    /// When ingest last received each stream.
     pub counters: Arc<Counters>,
-    /// What this recorder consumes now; of the rest another recorder knows what has come.
+    /// The streams that this recorder consumes now; other recorders check the rest.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// Told since when a stream is recorded.
+    /// Receives when a stream is subscribed.
     pub recording_starts: Arc<RecordingStarts>,
-    /// What is degraded.
+    /// Receives what is degraded.
     pub health: Health,
-    /// The time.
+    /// Reads the time.
     pub clock: Clock,
-    /// When to ask.
+    /// When to ask the exchange.
     pub options: TailOptions,
 }
 
-/// What is known of one stream's silence.
+/// The tail's state of one stream.
 #[derive(Clone, Debug)]
 struct TailState {
-    /// Not before then.
+    /// Next request, at the earliest.
     due: Timestamp,
-    /// Wait after the next answer that finds nothing missing.
+    /// Wait after the next answer without a missing trade.
     wait: Duration,
-    /// Newest frame when the question was last decided.
+    /// Receive time of the newest frame at the last decision.
     last_seen: Option<i64>,
-    /// Answers in a row that found trades which the silent stream did not bring.
+    /// Consecutive answers with trades that the silent stream did not deliver.
     unanswered: u32,
-    /// The connection it came up over last.
+    /// The connection that the stream was subscribed on last.
     connection: Option<i64>,
-    /// It has no connection: not asked before then.
+    /// Set while the stream has no connection: no request before this time.
     down_until: Option<Timestamp>,
     by: &'static str,
 }
@@ -111,18 +110,18 @@ impl TailState {
         Self { due, wait, last_seen, unanswered: 0, connection: None, down_until: None, by }
     }
 
-    /// A connection is lost. One that another has replaced before takes nothing away.
+    /// Records that a connection ended; one that was already replaced does not matter.
     fn disconnected(&mut self, connection: i64, until: Timestamp) {
         if self.connection == Some(connection) {
             self.down_until = Some(until);
         }
     }
 
-    /// Whether to ask now. A stream that has been heard since is not silent: its wait of `usual` begins anew.
+    /// Whether to ask now. A new frame restarts the wait of `usual`.
     fn is_due(&mut self, last_seen: Option<i64>, now: Timestamp, usual: Duration) -> bool {
         if last_seen != self.last_seen {
-            // A frame after a connect answers nothing about what was missed before it only when the
-            // stream had no watermark; with one, the tracker has seen the hole. Either way the question waits.
+            // With a watermark the tracker already saw any gap before this frame. Without one the request can wait as
+            // well.
             let due = now.plus_micros(usual.as_micros() as i64);
             let (connection, down_until) = (self.connection, self.down_until);
             *self = Self { connection, down_until, ..Self::new(last_seen, "silence", due, usual) };
@@ -132,7 +131,7 @@ impl TailState {
 }
 
 impl Tail {
-    /// Asks until `stop`.
+    /// Checks streams until `stop`.
     pub async fn run(self, mut events: mpsc::Receiver<ConnectionEvent>, heartbeat: Heartbeat, stop: CancellationToken) {
         let mut states: HashMap<Stream, TailState> = HashMap::new();
         while !stop.is_cancelled() {
@@ -194,14 +193,14 @@ impl Tail {
         consumed.max(self.counters.last_seen.get(stream).map(Timestamp::micros))
     }
 
-    /// Streams to ask about now.
+    /// Streams to check now.
     fn due(&self, states: &mut HashMap<Stream, TailState>) -> Vec<Stream> {
         let (now, usual) = (self.clock.now(), self.options.silence);
         let streams = self.streams.borrow().clone();
         states.retain(|stream, _| streams.contains(stream));
         let mut due = Vec::new();
         if self.counters.last_seen.append_delay(now) > usual / 2 {
-            // The log takes nothing, so the sockets are not read: who is silent cannot be told.
+            // The log refuses frames, so the sockets are not read and silence proves nothing.
             return due;
         }
         for stream in streams {
@@ -229,9 +228,9 @@ impl Tail {
         let newest = match answer {
             Ok(newest) => newest,
             Err(RestError::Stopped) => return,
-            // Delisted or renamed: the question costs weight and its answer will not change soon.
+            // Delisted or renamed: a request costs weight, and its answer will not change soon.
             Err(RestError::UnknownSymbol { text }) => {
-                debug!("{stream} is not listed any more: {text}");
+                debug!("{stream} is no longer listed: {text}");
                 state.due = now.plus_micros(QUIET_MAX.as_micros() as i64);
                 return;
             }
@@ -242,7 +241,7 @@ impl Tail {
             }
         };
         if self.is_in_flight(stream, progress.last_received, now) {
-            debug!("frames of {stream} are on their way through the log, asked again later");
+            debug!("frames of {stream} are still on their way through the log, checking again later");
             state.due = now.plus_micros(self.options.silence.as_micros() as i64);
             return;
         }
@@ -262,7 +261,7 @@ impl Tail {
             return;
         };
         self.send_probe(Probe::Expect(Expectation { stream: stream.clone(), last, by: state.by })).await;
-        // Looked at again when the consumer has had its grace; a stream that is still deaf then is mended.
+        // Checks again after the consumer's grace period; a stream that is still silent then is recovered.
         state.due = now.plus_micros(self.options.silence.as_micros() as i64);
         state.wait = self.options.silence;
         if state.by == "silence" && self.last_seen(stream) == state.last_seen {
@@ -272,12 +271,13 @@ impl Tail {
         state.by = "silence";
     }
 
-    /// Whether the socket has heard what the consumer, which was at `consumed`, has not seen yet. Then nothing is missing as
-    /// far as anybody knows, and to replace the connection would lose what it holds.
+    /// Whether the socket received frames that the consumer, which is at `consumed`, has not reached. Then nothing is
+    /// known to be missing, and replacing the connection could lose frames.
     fn is_in_flight(&self, stream: &Stream, consumed: Option<i64>, now: Timestamp) -> bool {
         let last_seen = self.counters.last_seen.get(stream);
         let is_late = last_seen.is_some_and(|last_seen| consumed.is_none_or(|consumed| consumed < last_seen.micros()));
-        // A last frame that could not be decoded never shows on the progress. But a store may be away for hours.
+        // A last frame that cannot be decoded never shows in the progress, hence the limit. But a store may be down for
+        // hours.
         let degraded = self.health.degraded_parts();
         let may_be_late = || ["history", "log"].iter().any(|part| degraded.contains_key(*part));
         is_late && (last_seen.is_some_and(|last_seen| now.since(last_seen) < LATE_MAX_US) || may_be_late())
@@ -286,11 +286,11 @@ impl Tail {
     async fn send_probe(&self, probe: Probe) {
         let sent = tokio::time::timeout(Duration::from_secs(2), self.probes.send(probe)).await;
         if !matches!(sent, Ok(Ok(()))) {
-            debug!("the consumer takes no questions now, asked again later");
+            debug!("the consumer accepts no probe now, checking again later");
         }
     }
 
-    /// First the subscription, then the connection.
+    /// Subscribes the stream again, and the next time replaces its connection.
     fn recover(&self, stream: &Stream, unanswered: u32) {
         let command = match unanswered {
             0 | 1 => return,
@@ -304,7 +304,7 @@ impl Tail {
         let connections = self.connections.borrow().clone();
         for connection in connections.into_iter().filter(|connection| connection.streams.contains(stream)) {
             if connection.commands.try_send(command.clone()).is_err() {
-                debug!("a socket takes no commands now, told again later");
+                debug!("a socket accepts no command now, sending it again later");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! When a stream is asked about, and when it is left alone.
+//! When the tail checks a stream, and when it does not.
 
 use super::*;
 use crate::exchange::Dialect;
@@ -10,34 +10,34 @@ const SECOND: i64 = 1_000_000;
 const USUAL: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_stream_is_asked_about_when_it_was_not_heard_for_a_while() {
+fn a_stream_is_due_after_a_time_without_frames() {
     let mut state = TailState::new(Some(1), "tail", Timestamp(SECOND), USUAL);
     assert!(!state.is_due(Some(1), Timestamp(0), USUAL));
     assert!(state.is_due(Some(1), Timestamp(SECOND), USUAL));
-    assert!(!state.is_due(Some(2), Timestamp(SECOND), USUAL), "it was heard");
+    assert!(!state.is_due(Some(2), Timestamp(SECOND), USUAL), "a frame arrived");
     assert!(!state.is_due(Some(2), Timestamp(5 * SECOND), USUAL));
     assert!(state.is_due(Some(2), Timestamp(6 * SECOND), USUAL));
 }
 
 #[test]
-fn a_stream_without_a_connection_is_left_alone_for_a_minute() {
+fn a_stream_without_a_connection_is_not_due_for_a_minute() {
     let mut state = TailState::new(Some(1), "silence", Timestamp(0), USUAL);
     state.connection = Some(7);
     state.disconnected(7, Timestamp(60 * SECOND));
-    // What lay in the log is consumed after the connection was lost: that ends no waiting.
+    // Frames in the log are consumed after the connection is lost; they do not end the wait.
     assert!(!state.is_due(Some(2), Timestamp(SECOND), USUAL));
     assert!(!state.is_due(Some(2), Timestamp(59 * SECOND), USUAL));
     assert!(state.is_due(Some(2), Timestamp(60 * SECOND), USUAL));
 }
 
 #[test]
-fn a_connection_that_was_replaced_takes_nothing_away() {
+fn the_end_of_a_replaced_connection_does_not_matter() {
     let mut state = TailState { connection: Some(8), ..TailState::new(Some(1), "tail", Timestamp(SECOND), USUAL) };
     state.disconnected(7, Timestamp(60 * SECOND));
     assert!(state.is_due(Some(1), Timestamp(SECOND), USUAL));
 }
 
-/// The tail of one stream that has brought its trades up to 10, the newest received a second after midnight of 1970.
+/// The tail of one stream with trades up to 10; the newest arrived one second after the start of 1970.
 struct Harness {
     tail: Tail,
     probed: mpsc::Receiver<Probe>,
@@ -81,7 +81,7 @@ impl Harness {
         Self { tail, probed, commands, states, _kept: (kept_connections, kept_streams) }
     }
 
-    /// The exchange says three times that 20 is the newest trade.
+    /// The exchange reports three times that 20 is the newest trade.
     async fn answer(&mut self) {
         for _ in 0..3 {
             let newest = Ok(Some((20, Timestamp(2 * SECOND))));
@@ -91,7 +91,7 @@ impl Harness {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deaf_is_asked_about_and_mended() {
+async fn a_silent_stream_that_trades_is_probed_and_recovered() {
     let mut harness = Harness::new(Timestamp(20 * SECOND));
     assert_eq!(harness.tail.due(&mut harness.states), [stream()]);
     harness.answer().await;
@@ -101,15 +101,15 @@ async fn a_stream_that_is_deaf_is_asked_about_and_mended() {
 }
 
 #[tokio::test]
-async fn frames_that_are_on_their_way_through_the_log_are_waited_for() {
+async fn the_tail_waits_for_frames_on_their_way_through_the_log() {
     let mut harness = Harness::new(Timestamp(20 * SECOND));
     harness.tail.counters.last_seen.stamp(&stream()).store(2 * SECOND, std::sync::atomic::Ordering::Relaxed);
     harness.answer().await;
-    assert!(harness.probed.try_recv().is_err() && harness.commands.try_recv().is_err(), "it was heard at two seconds");
-    // What never shows on the progress, such as a last frame that cannot be decoded, is not waited for for ever.
+    assert!(harness.probed.try_recv().is_err() && harness.commands.try_recv().is_err(), "a frame arrived at 2 s");
+    // The wait is limited, because a last frame that cannot be decoded never shows in the progress.
     let mut harness = Harness::new(Timestamp(2 * SECOND + LATE_MAX_US));
     harness.tail.counters.last_seen.stamp(&stream()).store(2 * SECOND, std::sync::atomic::Ordering::Relaxed);
-    harness.tail.health.degraded("history", "it is away");
+    harness.tail.health.degraded("history", "history is down");
     harness.answer().await;
     assert!(harness.probed.try_recv().is_err() && harness.commands.try_recv().is_err(), "nothing can be consumed now");
     harness.tail.health.restored("history");
@@ -118,7 +118,7 @@ async fn frames_that_are_on_their_way_through_the_log_are_waited_for() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_socket_hears_is_not_due_however_late_the_consumer_is() {
+async fn a_stream_with_new_frames_at_the_socket_is_not_due_however_late_the_consumer_is() {
     let mut harness = Harness::new(Timestamp(20 * SECOND));
     harness.tail.counters.last_seen.stamp(&stream()).store(19 * SECOND, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(harness.tail.due(&mut harness.states), []);

@@ -1,7 +1,7 @@
-//! What did not come back: never there, no longer served, or not yet.
+//! Decides why positions did not come back: they never existed, are no longer served, or are not served yet.
 //!
-//! A lagging database, a range that is older than all the exchange keeps, and ids that were never given out all look
-//! alike in one answer: nothing. What the exchange serves around the range tells them apart.
+//! A lagging database, a range older than everything the exchange keeps, and ids that were never assigned give the same
+//! empty answer. The positions that the exchange serves around the range distinguish them.
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,18 +13,19 @@ use super::Deps;
 use super::pages::{lowest_served_from, serves_below};
 use super::repair::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 
-/// Absent ranges of one gap whose surroundings are asked for in one turn; each costs up to three pages.
+/// Absent ranges per attempt whose neighbours are requested; each costs up to three pages.
 const LOOKUPS_MAX: usize = 8;
 
-/// What the absent part of a gap amounts to.
+/// The decision about the absent part of a gap.
 pub(super) enum Verdict {
-    /// It stays open, and why.
+    /// It stays open; the reason.
     NotYet(String),
-    /// Each absent range with the state and the reason that its row gets.
+    /// Each absent range, with the state and the reason of its row.
     Final(Vec<(Range, GapState, String)>),
 }
 
-/// Judges what is absent after a whole turn; asks the exchange what it serves around it, when the turn did not tell.
+/// Decides about the positions that are absent after a complete attempt. Requests their neighbours when the attempt did
+/// not show them.
 pub(super) async fn judge(
     deps: &Deps,
     gap: &Gap,
@@ -34,8 +35,8 @@ pub(super) async fn judge(
     let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
     let absent = absent.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))?;
     let rest = &deps.rest[&gap.stream.exchange];
-    // How old what is served is, is a matter of the exchange's clock (1 of weight); when it does not say, its offset as
-    // last measured has to do.
+    // The age of a served row depends on the exchange's clock, so measure it (1 of weight). If that fails, use the last
+    // measured offset.
     if gap.attempts >= ABSENT_ATTEMPTS
         && let Err(RestError::Stopped) = rest.measure_clock(stop).await
     {
@@ -52,7 +53,7 @@ pub(super) async fn judge(
         let known = neighbours.below && neighbours.above.is_some();
         if !known && gap.attempts >= ABSENT_ATTEMPTS {
             if lookups == LOOKUPS_MAX {
-                return Ok(Verdict::NotYet("more ranges are absent than are asked about at a time".to_owned()));
+                return Ok(Verdict::NotYet("more ranges are absent than one attempt checks".to_owned()));
             }
             lookups += 1;
             neighbours = look_around(deps, gap, range, neighbours, stop).await?;
@@ -68,12 +69,12 @@ pub(super) async fn judge(
             (_, above) => return Ok(Verdict::NotYet(not_yet(gap.stream.channel, range, above))),
         }
     }
-    // Counted as missing, and there a moment later: it is counted again at the next attempt.
+    // The last rows arrived after the count; the next attempt counts again.
     if ranges.is_empty() {
         return Ok(Verdict::NotYet("its last rows have just arrived".to_owned()));
     }
     if ranges.len() == RANGES_PER_ATTEMPT {
-        return Ok(Verdict::NotYet("more ranges are absent than one turn reads".to_owned()));
+        return Ok(Verdict::NotYet("more ranges are absent than one attempt reads".to_owned()));
     }
     Ok(Verdict::Final(ranges))
 }
@@ -86,8 +87,8 @@ async fn look_around(
     stop: &CancellationToken,
 ) -> Result<Neighbours, RepairError> {
     let failed = |error| RepairError::of(deps, error);
-    // One answer that begins with the range and shows what is served behind it: were the range passed over in two, the
-    // database might have caught up between them.
+    // One answer must begin with the range and show a position above it. Between two answers the database might have
+    // caught up.
     let above = lowest_served_from(deps, gap, range.first, stop).await.map_err(failed)?;
     neighbours.above = above.filter(|(position, _)| *position > range.last);
     if neighbours.above.is_some() && !neighbours.below {
@@ -100,16 +101,16 @@ fn not_yet(channel: Channel, range: Range, above: Option<(i64, Timestamp)>) -> S
     let span = channel.span(range.first, range.last);
     match above {
         Some((_, at)) => {
-            format!("the exchange serves what is of {} but not {span}, asking again before believing it", at.rfc3339())
+            format!("the exchange serves rows of {} but not {span}, requesting it again to confirm", at.rfc3339())
         }
         None => format!("the exchange does not serve {span} yet: its database lags"),
     }
 }
 
-/// Why a range is unrecoverable, and until when it would not have been.
+/// Why a range is unrecoverable, and until when the exchange served it.
 fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Timestamp) -> String {
     let (position, ts) = oldest;
-    // When it happened is known of the range's end at best; else no later than the oldest that is left.
+    // Only the time of the range's end may be known; else the oldest served row bounds it.
     let happened = match gap.stream.channel {
         Channel::Kline(_) => Timestamp(range.last),
         _ => gap.to_ts.filter(|_| range.last == gap.range.last).unwrap_or(ts).min(ts),
@@ -120,11 +121,11 @@ fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Tim
         Channel::Kline(_) => ts.rfc3339(),
         _ => format!("{position} of {}", ts.rfc3339()),
     };
-    format!("no longer served: the exchange's oldest is {oldest}; this would have been served until {until}")
+    format!("no longer served: the exchange's oldest is {oldest}; these rows would have been served until {until}")
 }
 
-/// Closes a gap of which only a part came back, or nothing: one row a range that says what became of it. When all of it
-/// met one fate, it is the gap's own; else the gap is superseded by the rows that are returned.
+/// Closes a gap that is not fully filled. When one state applies to the whole gap, the gap gets it. Else the gap is
+/// superseded by one row per range, which this returns.
 pub(super) fn split(gap: &mut Gap, absent: Vec<(Range, GapState, String)>, now: Timestamp) -> Vec<Gap> {
     if let [(range, state, reason)] = &absent[..]
         && *range == gap.range

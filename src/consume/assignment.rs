@@ -1,5 +1,5 @@
-//! Which streams are this recorder's: those of the partitions that the log has assigned to it. The others' are another
-//! recorder's, whose rows and gaps reach the same history.
+//! Follows the partitions that the log assigns to this recorder, and the streams in them. Other recorders of the group
+//! consume the other partitions and write to the same history. Knows nothing of how records become rows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::market::Stream;
 use super::worker::Worker;
 use super::{ConsumeError, ReorderBuffer};
 
-/// How long one look into history may take before it is tried again.
+/// Longest time for one read of watermarks and gaps from history; the read is then tried again.
 const LOAD_MAX: Duration = Duration::from_secs(30);
-/// How soon a history that does not answer is asked again.
+/// Wait between two attempts to read from a history that is down.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Takes over what is recorded now, when that has changed.
+    /// Publishes the assigned streams again when the set of recorded streams has changed.
     pub(super) fn refresh_streams(&mut self) {
         if self.deps.streams.has_changed().unwrap_or(false) {
             self.publish_assigned();
         }
     }
 
-    /// Tells everybody which streams are ours, when that has changed.
+    /// Publishes which streams are assigned to this recorder, when that has changed.
     fn publish_assigned(&mut self) {
         let mut assigned = self.deps.streams.borrow_and_update().clone();
         assigned.retain(|stream| self.is_assigned(stream));
@@ -42,9 +42,9 @@ impl Worker {
         self.deps.log.partition(&stream.log_key()).is_some_and(|partition| self.partitions.contains(&partition))
     }
 
-    /// Takes over partitions: their streams go on where history is, for another recorder may have written since we
-    /// looked last, and its gaps are ours. Waits for a history that is away: without it every first frame would
-    /// look like a hole.
+    /// Takes over partitions. Their streams continue at history's watermarks, because another recorder may have written
+    /// rows since, and this recorder takes over its open gaps. Waits while history is down: without watermarks every
+    /// first frame would look like a gap.
     pub(super) async fn accept_partitions(
         &mut self,
         buffer: &mut ReorderBuffer,
@@ -74,7 +74,7 @@ impl Worker {
                 Ok(Err(error)) => error.to_string(),
                 Err(_elapsed) => format!("no answer within {} s", LOAD_MAX.as_secs()),
             };
-            warn!("cannot look up where the streams of partitions {partitions:?} stand: {why}");
+            warn!("cannot read the watermarks of partitions {partitions:?} from history, trying again: {why}");
             self.deps.health.degraded("history", &why);
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -83,7 +83,7 @@ impl Worker {
         }
     }
 
-    /// Lets partitions go.
+    /// Gives up partitions: drops their held items, offsets, streams and gaps from memory.
     pub(super) fn release_partitions(&mut self, buffer: &mut ReorderBuffer, partitions: &[Partition]) {
         for partition in partitions {
             self.partitions.remove(partition);

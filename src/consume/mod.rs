@@ -1,7 +1,8 @@
-//! log -> decode -> history, cache, tracker -> commit.
+//! Reads the log, decodes, writes to history and cache, finds gaps, and commits offsets.
 //!
-//! The order is the point: rows and the gaps they reveal are durable before their offsets are committed
-//! (invariant 1), and the committed position is contiguous (a held frame keeps everything behind it).
+//! The order matters. Rows and the gaps they reveal are durable before their offsets are committed (invariant 1), and
+//! commits are contiguous: a held frame keeps every later offset of its partition uncommitted. Knows no backend and no
+//! exchange by name.
 
 mod assignment;
 mod reorder_buffer;
@@ -28,67 +29,68 @@ use crate::progress::Progress;
 use crate::writer::Writer;
 use worker::Worker;
 
-/// When a batch is sealed.
+/// When a batch is written. The first limit that is reached decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// At so many rows.
+    /// Rows in the batch.
     pub batch_rows: usize,
-    /// At so many bytes of frames.
+    /// Bytes of frames in the batch.
     pub batch_bytes: usize,
-    /// At this age.
+    /// Age of the batch.
     pub batch_time: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        // The embedded store has no round trip to save: small batches, soon visible.
+        // The embedded store costs no round trip, so batches are small and rows appear soon.
         Self { batch_rows: 8_192, batch_bytes: 8 << 20, batch_time: Duration::from_millis(100) }
     }
 }
 
-/// What others ask of the consumer; only it touches the trackers, so there is no race with the frames.
+/// What other modules report to the consumer. Only the consumer changes the trackers, so a probe cannot race with
+/// frames.
 #[derive(Clone, Debug)]
 pub enum Probe {
-    /// Positions up to here exist: are they here?
+    /// The exchange has positions up to here: check that they arrive.
     Expect(Expectation),
-    /// A stream of which nothing came yet begins at this position.
+    /// A stream without any frame yet starts at this position.
     Begin(Stream, i64),
 }
 
-/// What the consumer works with.
+/// The consumer's dependencies.
 #[derive(Clone)]
 pub struct Deps {
     /// The log it reads.
     pub log: Arc<dyn Log>,
-    /// How rows become durable.
+    /// Makes rows durable.
     pub writer: Writer,
-    /// Where gaps are opened.
+    /// Opens gaps.
     pub ledger: SharedLedger,
-    /// Where progress is published.
+    /// Receives each stream's progress.
     pub progress: Arc<Progress>,
-    /// What is degraded.
+    /// Receives what is degraded.
     pub health: Health,
-    /// The time.
+    /// Reads the time.
     pub clock: Clock,
-    /// What is recorded now.
+    /// The streams that are recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// Told which of them this recorder consumes: in a group, others consume the rest.
+    /// Receives the streams that this recorder consumes; other members of the group consume the rest.
     pub assigned: watch::Sender<Vec<Stream>>,
 }
 
-/// Why the consumer ended.
+/// Why the consumer failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
-    /// The log cannot be used any more.
+    /// The log failed for good.
     #[error("consume the log: {0}")]
     Log(String),
-    /// History cannot be used any more.
+    /// History failed for good.
     #[error("write to history: {0}")]
     History(String),
 }
 
-/// Runs until `drain` is cancelled and the log is read to its end, or `stop` is cancelled: then what is not
-/// durable stays uncommitted.
+/// Runs until `drain` is cancelled and the log is read to its end, or until `stop` is cancelled. After `stop`, whatever
+/// is not durable stays uncommitted.
 pub async fn run(
     deps: Deps,
     mut buffer: ReorderBuffer,
@@ -123,7 +125,7 @@ pub async fn run(
             Ok(Err(LogError::Fatal(why))) => return Err(ConsumeError::Log(why)),
             Err(_elapsed) => Some(worker.deps.clock.now()),
         };
-        // What is waited for may lie in the log already, unread: the clock only counts at the log's end.
+        // Expected frames may already lie unread in the log, so grace periods expire only at the log's end.
         let caught_up = match caught_up {
             Some(_) if buffer.is_waiting() && !worker.is_at_end(&buffer).await => None,
             caught_up => caught_up,
@@ -152,7 +154,7 @@ pub async fn run(
     }
 }
 
-/// Opens a consumer, however long the log takes.
+/// Opens a consumer; tries again while the log is down.
 async fn subscribe(
     deps: &Deps,
     heartbeat: &Heartbeat,

@@ -1,4 +1,5 @@
-//! What a record of the log becomes: rows, latest values, gaps, or a dead letter. No I/O, no clock.
+//! Turns records of the log into rows, latest values, gaps and dead letters, in each stream's order. Holds items that
+//! arrive early, and computes the offsets that may be committed. No I/O, no clock.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,27 +14,27 @@ use super::router::{StreamRouter, SymbolStreams, kline_state, stream, trade_stat
 use super::stream_state::{DetectedGap, StreamState};
 use crate::progress::StreamProgress;
 
-/// How long a hole may close by itself before it is a gap: two sockets, or two frames of one socket,
-/// may deliver neighbours in either order. Microseconds.
+/// How long missing positions may still arrive before they are a gap, in microseconds: two sockets, or two frames of
+/// one socket, may deliver neighbours in either order.
 const REORDER_GRACE_US: i64 = 300_000;
-/// How long positions that are known to exist may take to arrive before they are a gap. Microseconds.
+/// How long positions that the exchange has may take to arrive before they are a gap, in microseconds.
 pub const EXPECT_GRACE_US: i64 = 2_000_000;
-/// How far the exchange's own time must be beyond a kline's end before the closed kline is expected:
-/// Binance sends it within 2 s. Microseconds.
+/// How far the exchange's time must be past a kline's end before the closed kline is expected, in microseconds. Binance
+/// sends it within 2 s.
 const KLINE_LATE_US: i64 = 5_000_000;
 
-/// Positions of a stream that are known to exist.
+/// Positions that the exchange has and that must arrive.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// Whose.
+    /// The stream.
     pub stream: Stream,
-    /// Everything up to here exists.
+    /// The exchange has every position up to this one.
     pub last: i64,
-    /// What says so: `tail`, `silence`, `kline`.
+    /// The source of that knowledge: `tail`, `silence` or `kline`.
     pub by: &'static str,
 }
 
-/// Sorts records into what they become. One per worker.
+/// Decodes records, puts each stream's items in order and collects a batch. One per worker.
 pub struct ReorderBuffer {
     exchanges: HashMap<Exchange, ExchangeState>,
     watermarks: HashMap<Stream, i64>,
@@ -41,19 +42,19 @@ pub struct ReorderBuffer {
     bytes: usize,
     update: Update,
     detected: Vec<DetectedGap>,
-    /// A stream began without a row: its progress is news.
+    /// A stream started without a row, so its progress must be published.
     has_started: bool,
     next_offsets: Offsets,
 }
 
-/// One exchange's symbols.
+/// The symbols of one exchange.
 struct ExchangeState {
     dialect: std::sync::Arc<dyn Dialect>,
     index: HashMap<Symbol, usize>,
     symbols: Vec<SymbolStreams>,
-    /// The latest time the exchange itself has named.
+    /// The exchange's latest event time.
     time: Timestamp,
-    /// Symbols of which something is held.
+    /// Symbols with held items.
     holding: BTreeSet<usize>,
 }
 
@@ -69,23 +70,23 @@ impl ExchangeState {
     }
 }
 
-/// What is ready to be made durable.
+/// A batch that is ready to become durable.
 #[derive(Debug, Default)]
 pub struct ReadyBatch {
-    /// Rows and dead letters; the ledger's rows are still to be put in.
+    /// Rows and dead letters. The worker adds the ledger's rows.
     pub rows: Rows,
-    /// Latest values that history does not keep.
+    /// Latest values that history does not store.
     pub update: Update,
-    /// Holes for the ledger.
+    /// Gaps for the ledger.
     pub detected: Vec<DetectedGap>,
-    /// What may be committed once all of it is durable.
+    /// Offsets that may be committed once the batch is durable.
     pub positions: Offsets,
-    /// Standings that changed.
+    /// Progress of the streams that changed.
     pub progress: Vec<(Stream, StreamProgress)>,
 }
 
 impl ReorderBuffer {
-    /// Sorts frames of these exchanges.
+    /// A buffer for frames of these exchanges.
     pub fn new(dialects: impl IntoIterator<Item = std::sync::Arc<dyn Dialect>>) -> Self {
         let exchanges = dialects
             .into_iter()
@@ -107,12 +108,12 @@ impl ReorderBuffer {
         }
     }
 
-    /// Streams continue behind these positions; a stream that is already followed keeps its position.
+    /// Sets the last stored position of streams. A stream that already has frames is not changed.
     pub fn seed(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
         self.watermarks.extend(watermarks);
     }
 
-    /// The same when history was asked again: a stream goes on behind the higher of both.
+    /// Raises the last stored position of streams; never lowers it.
     pub fn raise_watermarks(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
         for (stream, position) in watermarks {
             let known = self.watermarks.entry(stream).or_insert(position);
@@ -120,27 +121,27 @@ impl ReorderBuffer {
         }
     }
 
-    /// Rows and dead letters waiting to be sealed.
+    /// Rows, dead letters and gaps that wait for the next batch.
     pub fn pending_rows(&self) -> usize {
         self.rows.batch.rows() + self.detected.len()
     }
 
-    /// Bytes of the frames consumed since the last seal.
+    /// Bytes of the frames consumed since the last batch.
     pub fn pending_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether there is anything to seal or to commit.
+    /// Whether there is nothing to write and nothing to commit.
     pub fn is_idle(&self) -> bool {
         self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty() && !self.has_started
     }
 
-    /// The next offset of each partition, whether durable or not.
+    /// The next offset to consume of each partition, durable or not.
     pub fn next_offsets(&self) -> &Offsets {
         &self.next_offsets
     }
 
-    /// Forgets a partition that is no longer ours, what is held of it and where its streams stand.
+    /// Drops a partition that is no longer assigned: its offset, its held items and its streams' state.
     pub fn forget(&mut self, partition: Partition) {
         self.next_offsets.remove(&partition);
         for exchange_state in self.exchanges.values_mut() {
@@ -153,7 +154,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// Takes one record.
+    /// Consumes one record.
     pub fn push(&mut self, record: Record) {
         self.next_offsets.insert(record.partition, record.offset + 1);
         self.bytes += record.frame.payload.len() + 64;
@@ -205,7 +206,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// Whether something is held, or expected and not here.
+    /// Whether items are held, or positions are expected that have not arrived.
     pub fn is_waiting(&self) -> bool {
         self.exchanges.values().any(|exchange_state| {
             let expecting = |streams: &SymbolStreams| {
@@ -216,17 +217,17 @@ impl ReorderBuffer {
         })
     }
 
-    /// Declares what was waited for long enough: holes whose grace is over, expected positions that did not
-    /// come. Only to be called at the log's end, with the clock's time: in a backlog what is missing may lie
-    /// ahead, unread. `force` waits for nothing (a stop, a revoked partition).
+    /// Declares a gap wherever a grace period is over: missing positions before held items, and expected positions that
+    /// did not arrive. Call it only at the log's end, with the clock's time: in a backlog the missing frames may lie
+    /// ahead, unread. `force` ends the grace of held items at once (at a stop, or when a partition is revoked).
     pub fn declare_gaps(&mut self, now: Timestamp, force: bool) {
         let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
-        // First, because what an expectation declares a gap may be all that something held has waited for.
+        // First, because a gap that an expectation declares may release held items.
         self.check_expectations(now);
         self.expire_held(deadline);
     }
 
-    /// Declares holes behind which too much is held, wherever in the log we are.
+    /// Declares a gap where too many items are held, also in the middle of a backlog.
     pub fn declare_gaps_over_limit(&mut self) {
         self.expire_held(Timestamp(i64::MIN));
     }
@@ -249,7 +250,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// Notes that positions exist; they are a gap when they have not come within the grace.
+    /// Expects positions; those that do not arrive within the grace period become a gap.
     pub fn expect(&mut self, expectation: &Expectation, now: Timestamp) {
         let stream = &expectation.stream;
         let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
@@ -270,7 +271,7 @@ impl ReorderBuffer {
         }
     }
 
-    /// A stream of which nothing has come yet begins at `position`, should nothing have come by now.
+    /// Starts a stream at `position` if no frame of it has arrived.
     pub fn begin(&mut self, stream: &Stream, position: i64) {
         let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
         let index = exchange_state.index_of(stream.symbol.as_str());
@@ -284,12 +285,12 @@ impl ReorderBuffer {
         }
     }
 
-    /// Hands out what is ready; what is held stays, and so do its offsets.
+    /// Takes the batch that is ready. Held items stay, and their offsets stay uncommitted.
     pub fn take_ready(&mut self) -> ReadyBatch {
         let mut positions = self.next_offsets.clone();
         let mut progress = Vec::new();
         for (&exchange, exchange_state) in &mut self.exchanges {
-            // A held item keeps its whole partition from being committed behind it.
+            // A held item keeps every later offset of its partition uncommitted.
             for &index in &exchange_state.holding {
                 for (partition, offset) in exchange_state.symbols[index].held_offsets() {
                     positions.entry(partition).and_modify(|next| *next = (*next).min(offset));

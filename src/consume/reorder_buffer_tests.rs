@@ -1,4 +1,4 @@
-//! What the buffer makes of records, one rule a test.
+//! What the buffer makes of records, one rule per test.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn new_buffer() -> ReorderBuffer {
     ReorderBuffer::new([binance])
 }
 
-/// Takes frames in order, as one delivery read to the log's end, long after.
+/// Pushes frames in order as one delivery, then declares gaps after every grace period is over.
 fn sort(frames: &[String]) -> (ReorderBuffer, ReadyBatch) {
     let mut buffer = new_buffer();
     for (at, frame) in frames.iter().enumerate() {
@@ -63,7 +63,7 @@ fn gaps(ready: &ReadyBatch) -> Vec<(i64, i64)> {
 }
 
 #[test]
-fn a_jump_in_trade_ids_is_a_hole_with_its_evidence() {
+fn a_jump_in_trade_ids_is_a_gap_with_its_evidence() {
     let (_, ready) = sort(&[trade(5), trade(8)]);
     assert_eq!((ids(&ready), gaps(&ready)), (vec![5, 8], vec![(6, 7)]));
     let gap = &ready.detected[0];
@@ -72,7 +72,7 @@ fn a_jump_in_trade_ids_is_a_hole_with_its_evidence() {
 }
 
 #[test]
-fn nothing_behind_a_held_frame_may_be_committed() {
+fn offsets_behind_a_held_frame_are_not_committed() {
     let mut buffer = new_buffer();
     for (at, id) in [5, 6, 9, 10].into_iter().enumerate() {
         buffer.push(record(at as i64, trade(id)));
@@ -87,7 +87,7 @@ fn nothing_behind_a_held_frame_may_be_committed() {
 }
 
 #[test]
-fn where_a_stream_stands_behind_a_hole_is_told_without_another_frame() {
+fn progress_past_a_gap_is_published_without_another_frame() {
     let mut buffer = new_buffer();
     for (at, frame) in [trade(5), trade(9), kline(1, true, 0), kline(5, true, 0)].into_iter().enumerate() {
         buffer.push(record(at as i64, frame));
@@ -96,13 +96,13 @@ fn where_a_stream_stands_behind_a_hole_is_told_without_another_frame() {
     buffer.take_ready();
     buffer.declare_gaps(Timestamp(10_000_000), false);
     let ready = buffer.take_ready();
-    let told: Vec<_> =
+    let progress: Vec<_> =
         ready.progress.iter().map(|(stream, progress)| (stream.channel.as_str(), progress.next)).collect();
-    assert_eq!(told, [("trade", Some(10)), ("kline_1m", Some(360_000_000))]);
+    assert_eq!(progress, [("trade", Some(10)), ("kline_1m", Some(360_000_000))]);
 }
 
 #[test]
-fn what_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
+fn a_frame_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
     let (_, ready) = sort(&[trade(5), r#"{"stream":"btcusdt@trade","data":{"e":"trade""#.to_owned()]);
     let letter = &ready.rows.batch.dead_letters[0];
     assert_eq!((letter.offset, ready.positions[&0]), (1, 2));
@@ -110,7 +110,7 @@ fn what_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
 }
 
 #[test]
-fn a_watermark_of_before_the_restart_reveals_what_was_missed_meanwhile() {
+fn a_watermark_from_before_a_restart_reveals_the_gap_of_the_restart() {
     let mut buffer = new_buffer();
     buffer.seed([("binance:BTCUSDT:trade".parse().unwrap(), 5)]);
     buffer.push(record(0, trade(8)));
@@ -119,25 +119,25 @@ fn a_watermark_of_before_the_restart_reveals_what_was_missed_meanwhile() {
 }
 
 #[test]
-fn a_closed_kline_tells_of_trades_that_did_not_come() {
+fn a_closed_kline_reveals_missing_trades() {
     let (_, ready) = sort(&[trade(1), trade(2), kline(1, true, 4)]);
     assert_eq!(gaps(&ready), [(3, 4)]);
     assert_eq!(ready.detected[0].by, "kline");
 }
 
 #[test]
-fn a_frame_that_waits_behind_what_an_expectation_declares_missing_is_used() {
+fn a_frame_held_behind_an_expected_gap_is_released() {
     let mut buffer = new_buffer();
     buffer.push(record(0, trade(5)));
     let stream = "binance:BTCUSDT:trade".parse().unwrap();
     buffer.expect(&Expectation { stream, last: 9, by: "tail" }, Timestamp(0));
-    // It is held when the expectation falls due, and not for so long that its own hole would be a gap.
+    // It is held at the deadline of the expectation, but not long enough to reveal a gap itself.
     buffer.push(record(200, trade(8)));
     buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 10_000), false);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready)), (vec![5, 8], vec![(6, 7)]));
     assert_eq!(ready.positions, Offsets::from([(0, 201)]));
-    // What is expected behind it is a hole as well, and the stream goes on.
+    // An expected position behind it is a gap as well, and the stream continues.
     buffer.push(record(210, trade(10)));
     buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 110_000), false);
     let ready = buffer.take_ready();
@@ -145,7 +145,7 @@ fn a_frame_that_waits_behind_what_an_expectation_declares_missing_is_used() {
 }
 
 #[test]
-fn a_kline_that_waits_behind_what_an_expectation_declares_missing_is_used() {
+fn a_kline_held_behind_an_expected_gap_is_released() {
     let mut buffer = new_buffer();
     buffer.push(record(0, kline(1, true, -1)));
     let (stream, last) = ("binance:BTCUSDT:kline_1m".parse().unwrap(), 2 * 60_000_000);
@@ -157,16 +157,16 @@ fn a_kline_that_waits_behind_what_an_expectation_declares_missing_is_used() {
 }
 
 #[test]
-fn a_missing_closed_kline_is_a_hole_of_its_channel() {
+fn a_missing_closed_kline_is_a_gap_of_its_channel() {
     let (_, ready) = sort(&[kline(1, true, -1), kline(2, false, -1), kline(3, false, -1), kline(3, true, -1)]);
     assert_eq!(gaps(&ready), [(120_000_000, 120_000_000)]);
     assert_eq!(ready.rows.batch.klines.len(), 2);
 }
 
 #[test]
-fn a_closed_kline_is_expected_once_the_exchange_is_well_beyond_it() {
+fn a_closed_kline_is_expected_once_the_exchanges_time_is_well_past_it() {
     let (_, ready) = sort(&[kline(1, true, -1), kline(2, false, -1), trade(131_000)]);
-    assert_eq!(gaps(&ready), [], "before its end nothing is late");
+    assert_eq!(gaps(&ready), [], "before its end the kline is not late");
     let mut frames = vec![kline(1, true, -1), kline(2, false, -1)];
     frames.push(trade(186_000));
     let mut buffer = new_buffer();
@@ -174,13 +174,13 @@ fn a_closed_kline_is_expected_once_the_exchange_is_well_beyond_it() {
         buffer.push(record(at as i64, frame.clone()));
     }
     buffer.declare_gaps(Timestamp(0), false);
-    assert_eq!(gaps(&buffer.take_ready()), [], "it may still come");
+    assert_eq!(gaps(&buffer.take_ready()), [], "it may still arrive");
     buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 1), false);
     assert_eq!(gaps(&buffer.take_ready()), [(120_000_000, 120_000_000)]);
 }
 
 #[test]
-fn positions_that_exist_and_came_meanwhile_are_no_hole() {
+fn expected_positions_that_arrive_in_time_are_no_gap() {
     let mut buffer = new_buffer();
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     buffer.push(record(0, trade(5)));
@@ -196,7 +196,7 @@ fn positions_that_exist_and_came_meanwhile_are_no_hole() {
 }
 
 #[test]
-fn a_very_long_hole_in_a_backlog_does_not_hold_for_ever() {
+fn a_long_backlog_behind_a_gap_is_not_held_without_limit() {
     let mut buffer = new_buffer();
     buffer.push(record(0, trade(1)));
     for at in 1..10_000 {
@@ -209,7 +209,7 @@ fn a_very_long_hole_in_a_backlog_does_not_hold_for_ever() {
 
 proptest! {
     #[test]
-    fn rows_and_holes_together_are_what_the_exchange_published(
+    fn rows_and_gaps_together_are_what_the_exchange_published(
         lost in prop::collection::btree_set(2_i64..120, 0..40),
         twice in prop::collection::vec(0_usize..120, 0..10),
         swaps in prop::collection::vec(1_usize..120, 0..20),
@@ -229,7 +229,7 @@ proptest! {
         let mut absorb = |ready: ReadyBatch| {
             stored.extend(ids(&ready));
             missing.extend(gaps(&ready).into_iter().flat_map(|(first, last)| first..=last));
-            // What is committed is stored or known to be missing: the invariant itself.
+            // Invariant 1: every committed frame is stored.
             commit = ready.positions.get(&0).copied().unwrap_or(commit);
             for id in &sent[..commit as usize] {
                 assert!(stored.contains(id), "{id} was committed and is not stored");
@@ -245,7 +245,7 @@ proptest! {
         buffer.declare_gaps(Timestamp(i64::MAX / 2), false);
         absorb(buffer.take_ready());
         prop_assert_eq!(commit as usize, sent.len());
-        // Adjacent swaps span at most 0.2 s here, within the grace: exactly the lost ones are missing.
+        // Adjacent swaps span at most 0.2 s here, within the grace period, so exactly the lost positions are missing.
         let last = *stored.iter().max().expect("something was sent");
         let first = sent[0];
         let expected: BTreeSet<i64> = lost.into_iter().filter(|id| (first..last).contains(id)).collect();

@@ -1,4 +1,5 @@
-//! What one symbol's record does to its streams: rows, latest values, held items, gaps. No I/O, no clock.
+//! Routes one symbol's events to its streams: each becomes a row, a latest value or a held item, and may reveal a gap.
+//! No I/O, no clock.
 
 use std::collections::HashMap;
 
@@ -13,21 +14,21 @@ use super::reorder_buffer::EXPECT_GRACE_US;
 use super::stream_state::{DetectedGap, StreamState};
 use crate::progress::StreamProgress;
 
-/// Most items held behind the holes of one stream: some seconds of a busy market. A longer burst is a gap.
+/// Most items held of one stream: some seconds of a busy market. Beyond it the missing positions become a gap.
 const HELD_MAX: usize = 8_192;
 
-/// One symbol's streams.
+/// The streams of one symbol.
 #[derive(Debug)]
 pub(super) struct SymbolStreams {
     pub(super) symbol: Symbol,
-    /// Where its frames come from; all of a symbol's are in one partition.
+    /// The log partition of its frames; all frames of a symbol are in one.
     pub(super) partition: Option<Partition>,
     pub(super) trade: Option<StreamState<Trade>>,
     pub(super) klines: HashMap<Interval, StreamState<Kline>>,
     pub(super) book: Option<(Book, StreamProgress)>,
 }
 
-/// One symbol's record being sorted.
+/// Routes the events of one record of one symbol.
 pub(super) struct StreamRouter<'a> {
     pub(super) exchange: Exchange,
     pub(super) symbol: &'a Symbol,
@@ -37,7 +38,7 @@ pub(super) struct StreamRouter<'a> {
 }
 
 impl StreamRouter<'_> {
-    /// Returns whether something of the symbol is held.
+    /// Returns whether the stream holds items.
     pub(super) fn trade(&mut self, streams: &mut SymbolStreams, trade: Trade, source: Source, connection: i64) -> bool {
         let state = trade_state(streams, self.exchange, self.symbol, self.watermarks);
         state.record_frame(trade.ts, source.received_at, connection);
@@ -64,8 +65,8 @@ impl StreamRouter<'_> {
     }
 
     pub(super) fn kline(&mut self, streams: &mut SymbolStreams, kline: Kline, source: Source, connection: i64) -> bool {
-        // f..L are the first and last trade id, n = L - f + 1 (measured on 109 of 109): a closed kline
-        // says which trades exist. Only where trades are recorded: nobody asked for them otherwise.
+        // f..L are the first and last trade id, n = L - f + 1 (measured on 109 of 109), so a closed kline proves which
+        // trades exist. This counts only where trades are recorded.
         if kline.closed
             && kline.last_trade_id >= 0
             && let Some(trades) = &mut streams.trade
@@ -106,7 +107,7 @@ impl StreamRouter<'_> {
         progress.connection = Some(connection);
         if progress.frames == 1 || book.update_id > latest.update_id {
             *latest = book;
-            // One entry a symbol: a busy book would otherwise grow the update by thousands a second.
+            // One entry per symbol: a busy book would otherwise add thousands of entries a second.
             match self
                 .update
                 .books
@@ -120,7 +121,8 @@ impl StreamRouter<'_> {
         false
     }
 
-    /// Declares holes whose grace is over and uses what is held no longer; returns whether something is still held.
+    /// Declares a gap wherever the grace period is over, and releases the items behind it. Returns whether items are
+    /// still held.
     pub(super) fn expire(
         &mut self,
         streams: &mut SymbolStreams,
@@ -131,7 +133,7 @@ impl StreamRouter<'_> {
         if let Some(state) = &mut streams.trade {
             let mut found: Option<DetectedGap> = None;
             loop {
-                // Also without a hole of its own: an expectation may have declared what was missing before it.
+                // Releases also when no gap was declared here: an expectation may have declared it.
                 while let Some((trade, source)) = state.tracker.release() {
                     if let Some(found) = &mut found {
                         found.to_ts.get_or_insert(trade.ts);
@@ -197,7 +199,7 @@ impl SymbolStreams {
         Self { symbol, partition: None, trade: None, klines: HashMap::new(), book: None }
     }
 
-    /// Partition and lowest offset of what is held of each stream.
+    /// For each stream with held items: the partition and the lowest held offset.
     pub(super) fn held_offsets(&self) -> impl Iterator<Item = (i32, i64)> + '_ {
         let trade = self
             .trade

@@ -1,4 +1,4 @@
-//! One numbered stream as it is consumed: its tracker, its progress, and what is known to exist of it.
+//! The consumer's state of one numbered stream: its tracker, its progress, and the positions it expects.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,41 +8,41 @@ use crate::writer::Source;
 
 use crate::progress::StreamProgress;
 
-/// Most expectations kept of one stream; more than a few only pile up while a market is not consumed.
+/// Most expectations kept per stream; more than a few accumulate only while the stream is not consumed.
 const EXPECTED_MAX: usize = 16;
 
-/// A hole of a stream, with the times around it.
+/// A gap that the consumer found, with the times around it.
 #[derive(Clone, Debug)]
 pub struct DetectedGap {
-    /// Whose.
+    /// The stream.
     pub stream: Stream,
-    /// What is missing.
+    /// The missing positions.
     pub range: Range,
-    /// What noticed.
+    /// How it was found; becomes `by` of the gap's evidence.
     pub by: &'static str,
-    /// Position that reveals it, when a frame did.
+    /// Position of the frame that reveals it, if a frame did.
     pub next: Option<i64>,
     /// Log partition of the revealing frame.
     pub partition: Option<i32>,
     /// Log offset of the revealing frame.
     pub offset: Option<i64>,
-    /// The exchange's time before the hole.
+    /// The exchange's time of the last row before the gap.
     pub from_ts: Option<Timestamp>,
-    /// The exchange's time behind the hole.
+    /// The exchange's time of the first row after the gap.
     pub to_ts: Option<Timestamp>,
-    /// Connection the stream came over last.
+    /// Connection of the stream's newest frame.
     pub connection: Option<i64>,
 }
 
-/// One numbered stream.
+/// State of one numbered stream.
 #[derive(Debug)]
 pub struct StreamState<T> {
     pub tracker: Tracker<(T, Source)>,
     pub progress: StreamProgress,
-    /// The exchange's time of the last row that was in order.
+    /// The exchange's time of the last row in order.
     pub in_order_ts: Option<Timestamp>,
     pub changed: bool,
-    /// Positions that exist, when they are due, what says so; all three ascending.
+    /// Expected positions: the last one, the deadline, the source. Positions and deadlines ascend.
     expected: VecDeque<(i64, Timestamp, &'static str)>,
 }
 
@@ -79,7 +79,7 @@ impl<T> StreamState<T> {
         !self.expected.is_empty()
     }
 
-    /// Declares a gap what was due and has not come.
+    /// Declares a gap for expected positions whose deadline has passed.
     pub fn check_expected(&mut self, now: Timestamp, detected: &mut Vec<DetectedGap>, stream: impl Fn() -> Stream) {
         while let Some(&(last, deadline, by)) = self.expected.front() {
             if self.tracker.next().is_some_and(|next| next > last) {
@@ -104,7 +104,7 @@ impl<T> StreamState<T> {
                 });
             }
             if self.tracker.next().is_some_and(|next| next <= last) {
-                // It ends at something that is held: that is used first, then the rest is looked at.
+                // The gap ends at a held item. The caller releases that item first; the next call checks the rest.
                 return;
             }
             self.expected.pop_front();
@@ -117,7 +117,7 @@ impl<T> StreamState<T> {
             range: missing.range,
             by: "neighbour",
             next: Some(missing.next),
-            // The frame that reveals it is the first one held, and a symbol's frames are of one partition.
+            // The first held frame reveals the gap, and all frames of a symbol are in one partition.
             partition: self.tracker.first_held().map(|(_, source)| source.partition),
             offset: Some(missing.offset),
             from_ts: self.in_order_ts,

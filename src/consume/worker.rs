@@ -1,4 +1,4 @@
-//! One member at work: takes deliveries, makes them durable, commits.
+//! One member of the consumer group: accepts deliveries, makes their rows durable, commits offsets.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::writer::WriteError;
 
 use super::{ConsumeError, Deps, DetectedGap, Probe, ReadyBatch, ReorderBuffer};
 
-/// Longest commit; a log that does not answer for so long is wedged.
+/// Longest commit; a log that does not answer within it counts as stuck.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
@@ -25,10 +25,10 @@ pub(super) struct Worker {
     pub(super) heartbeat: Heartbeat,
     pub(super) stop: CancellationToken,
     pub(super) batch_started_at: Instant,
-    /// The partitions that are ours now.
+    /// The partitions assigned to this recorder now.
     pub(super) partitions: BTreeSet<Partition>,
-    /// ReadyBatch and not durable yet: a rebalance that could not wait for history leaves it here. It holds rows of
-    /// partitions that stay, whose offsets must not be committed before.
+    /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
+    /// partitions that stay assigned; their offsets must not be committed before it is durable.
     unwritten: Option<ReadyBatch>,
 }
 
@@ -38,8 +38,8 @@ impl Worker {
         Self { deps, consumer, heartbeat, stop, batch_started_at, partitions, unwritten: None }
     }
 
-    /// Sorts a delivery. Returns the clock's time when the log was read to its end, else `None`: behind it
-    /// what is missing may still come.
+    /// Processes a delivery. Returns the clock's time when the log was read to its end; else `None`, because missing
+    /// frames may still lie unread in the log.
     pub(super) async fn accept(
         &mut self,
         buffer: &mut ReorderBuffer,
@@ -69,7 +69,7 @@ impl Worker {
                 let leaving = positions.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
                 self.release_partitions(buffer, &partitions);
                 if done.send(leaving).is_err() {
-                    warn!("the rebalance did not wait for what was drained; it will be consumed again");
+                    warn!("the rebalance did not wait for the drained offsets; their frames will be consumed again");
                 }
                 Ok(None)
             }
@@ -92,7 +92,7 @@ impl Worker {
         None
     }
 
-    /// Whether everything that the log holds for us was sorted.
+    /// Whether every record of the assigned partitions was consumed.
     pub(super) async fn is_at_end(&mut self, buffer: &ReorderBuffer) -> bool {
         match self.deps.log.usage().await {
             Ok(usage) => usage.end.iter().filter(|(id, _)| self.partitions.contains(id)).all(|(partition, end)| {
@@ -108,7 +108,7 @@ impl Worker {
         buffer.is_idle() && self.unwritten.is_none()
     }
 
-    /// Makes everything durable and commits it; `None` when told to stop meanwhile.
+    /// Makes everything durable and commits it; `None` when `stop` was cancelled first.
     pub(super) async fn flush(&mut self, buffer: &mut ReorderBuffer) -> Result<Option<()>, ConsumeError> {
         let Some(positions) = self.write_all(buffer).await? else { return Ok(None) };
         self.batch_started_at = Instant::now();
@@ -120,14 +120,15 @@ impl Worker {
                 self.deps.health.restored("log");
                 self.deps.progress.set_committed(&positions);
             }
-            // The rows are durable; the next commit says the same and more.
+            // The rows are durable, and the next commit covers these offsets too.
             Err(LogError::Unavailable(why)) => self.deps.health.degraded("log", &why),
             Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
         }
         Ok(Some(()))
     }
 
-    /// Makes everything that was sorted durable; returns what may be committed, `None` when told to stop meanwhile.
+    /// Makes every consumed record durable. Returns the offsets that may be committed; `None` when `stop` was cancelled
+    /// first.
     async fn write_all(&mut self, buffer: &mut ReorderBuffer) -> Result<Option<Offsets>, ConsumeError> {
         if self.unwritten.is_some() && self.write(buffer).await?.is_none() {
             return Ok(None);
@@ -135,8 +136,8 @@ impl Worker {
         self.write(buffer).await
     }
 
-    /// Makes durable what an earlier call had to leave, or else what was sorted since. When it is dropped on its
-    /// way, everything is left to the next call.
+    /// Makes one batch durable: the one that an earlier call left, else a new one. When this future is dropped midway,
+    /// the next call writes the batch again.
     async fn write(&mut self, buffer: &mut ReorderBuffer) -> Result<Option<Offsets>, ConsumeError> {
         let began = Instant::now();
         let ready = match self.unwritten.take() {
@@ -174,7 +175,7 @@ impl Worker {
         Ok(Some(assigned.collect()))
     }
 
-    /// Ledger rows for what is news among the holes.
+    /// Opens gaps in the ledger and returns its new and changed rows.
     fn open_gaps(&self, detected: &[DetectedGap]) -> Vec<Gap> {
         let now = self.deps.clock.now();
         let mut rows = Vec::new();

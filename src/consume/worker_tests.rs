@@ -1,4 +1,4 @@
-//! A consumer whose partitions come and go, on a log that says what the test tells it to.
+//! A consumer whose partitions are assigned and revoked, on a scripted log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ use crate::market::{Frame, Origin, Side, Symbol, Timestamp, Trade};
 
 const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
 
-/// What a group's member gets, one after the other, and what it commits.
+/// The deliveries that a group member gets, in order, and the offsets it commits.
 #[derive(Clone, Default)]
 struct Script {
     deliveries: Arc<Mutex<VecDeque<Delivery>>>,
@@ -72,7 +72,7 @@ impl Log for Script {
     }
 }
 
-/// A member of the group at work.
+/// A running member of the group.
 struct Harness {
     script: Script,
     history: Arc<dyn History>,
@@ -155,7 +155,7 @@ impl Harness {
     async fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let began = Instant::now();
         while !holds() {
-            assert!(began.elapsed() < Duration::from_secs(30), "{what}: not in time");
+            assert!(began.elapsed() < Duration::from_secs(30), "{what}: timed out");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -178,7 +178,7 @@ impl Harness {
 }
 
 #[tokio::test]
-async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays() {
+async fn a_rebalance_that_does_not_wait_for_history_loses_no_row_of_kept_partitions() {
     let harness = Harness::new();
     harness.deliver(Delivery::Assigned(vec![0, 1]));
     harness.trades("AAA", 1..=3);
@@ -188,7 +188,7 @@ async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays()
     harness.trades("AAA", 4..=6);
     harness.trades("BBB", 4..=6);
     let answer = harness.revoke(0, Duration::from_millis(100));
-    assert_eq!(answer.await.unwrap_or_default(), Offsets::new(), "nothing of it is durable, so nothing is committed");
+    assert_eq!(answer.await.unwrap_or_default(), Offsets::new(), "no row is durable, so no offset is committed");
     harness.trades("BBB", 7..=9);
     harness.faults.set_outage(false);
     harness.until_committed(1, 10).await;
@@ -198,7 +198,7 @@ async fn a_rebalance_that_does_not_wait_for_history_costs_no_row_of_what_stays()
 }
 
 #[tokio::test]
-async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
+async fn a_partition_that_is_assigned_again_continues_after_another_recorders_rows() {
     let harness = Harness::new();
     harness.deliver(Delivery::Assigned(vec![0, 1]));
     harness.trades("AAA", 1..=3);
@@ -206,7 +206,7 @@ async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
     assert_eq!(*harness.assigned.borrow(), SYMBOLS.map(stream).to_vec());
     let answer = harness.revoke(0, Duration::from_secs(10));
     assert_eq!(answer.await.unwrap(), Offsets::from([(0, 4)]));
-    harness.until("it is not ours", || *harness.assigned.borrow() == [stream("BBB")]).await;
+    harness.until("its stream is no longer assigned", || *harness.assigned.borrow() == [stream("BBB")]).await;
     let row = |id: i64| TradeRow {
         exchange: crate::market::Exchange::Binance,
         symbol: Symbol::new("AAA"),
@@ -214,7 +214,7 @@ async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
         received_at: Timestamp(id),
         is_backfilled: false,
     };
-    // The other recorder lost two trades, and its gap is open still.
+    // The other recorder lost two trades, and its gap is still open.
     let lost = Range { first: 6, last: 7 };
     let gap = crate::gap::Gap::open(stream("AAA"), lost, Default::default(), Timestamp(1));
     let trades = [4, 5, 8, 9].map(row).to_vec();
@@ -224,12 +224,12 @@ async fn a_partition_that_comes_back_goes_on_where_another_recorder_left_it() {
     harness.until_committed(0, 13).await;
     let gaps = harness.history.gaps(&GapFilter::default()).await.unwrap();
     assert_eq!(gaps.iter().map(|gap| gap.range).collect::<Vec<_>>(), [lost]);
-    assert_eq!(harness.ledger.with(|ledger| ledger.open_count()), (1, 2), "its gap is ours to fill");
+    assert_eq!(harness.ledger.with(|ledger| ledger.open_count()), (1, 2), "this recorder takes over the gap");
     harness.end().await;
 }
 
 #[tokio::test]
-async fn a_history_that_is_away_when_partitions_come_is_waited_for() {
+async fn an_assignment_waits_for_a_history_that_is_down() {
     let harness = Harness::new();
     harness.deliver(Delivery::Assigned(vec![0]));
     harness.trades("AAA", 1..=3);
@@ -240,7 +240,7 @@ async fn a_history_that_is_away_when_partitions_come_is_waited_for() {
     let before = harness.faults.injected();
     harness.deliver(Delivery::Assigned(vec![0]));
     harness.trades("AAA", 4..=6);
-    harness.until("history is asked", || harness.faults.injected() > before).await;
+    harness.until("history is queried", || harness.faults.injected() > before).await;
     harness.faults.set_outage(false);
     harness.until_committed(0, 7).await;
     assert_eq!(harness.stored("AAA").await, (1..=6).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The plan of a repair: which gap first, which page next, and what the answers amount to.
+//! The plan of a repair: which gap comes first, which page comes next, and what the exchange's answers prove.
 
 use std::time::Duration;
 
@@ -6,15 +6,14 @@ use crate::market::Timestamp;
 
 use super::{Gap, Range, RangeSet};
 
-/// A position must be absent from so many answers, each on its own attempt, before it is said never to come: the
+/// A position must be absent in this many attempts before a repair closes it as never existed or unrecoverable: the
 /// exchange's database lags behind its market by seconds.
 pub const ABSENT_ATTEMPTS: i64 = 3;
-/// Longer than any database lags behind its market. Microseconds of the exchange's time.
+/// Longer than any exchange's database lags behind its market, in microseconds.
 const LAG_MAX_US: i64 = 60_000_000;
 
-/// Which of two gaps is repaired first: newest first, then smallest; live fills before old ones,
-/// because a `since` or a request of an operator can wait and a fresh hole may be about to leave
-/// what the exchange still serves.
+/// Orders gaps for repair: the newest first, then the smallest. Requested gaps (a `since`, an operator) come last: they
+/// can wait, while the exchange may soon stop serving the range of a live gap.
 pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
     (a.evidence.is_requested().cmp(&b.evidence.is_requested()))
         .then_with(|| b.detected_at.cmp(&a.detected_at))
@@ -22,14 +21,14 @@ pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
         .then_with(|| a.gap_id.cmp(&b.gap_id))
 }
 
-/// What is asked of the exchange next.
+/// The next request to the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Positions wanted; at most one page of them, and not all of them are missing.
+    /// The positions to request: at most one page, and some of them may be stored already.
     pub range: Range,
 }
 
-/// The first page of what is still missing; `None` when nothing is. Holes that lie close together share a page.
+/// The first page of the missing positions; `None` when none is missing. Ranges that are close together share a page.
 pub fn next_page(missing: &RangeSet, step: i64, page_max: i64) -> Option<Page> {
     let first = missing.iter().next()?.first;
     let end = first.saturating_add((page_max - 1) * step);
@@ -37,7 +36,7 @@ pub fn next_page(missing: &RangeSet, step: i64, page_max: i64) -> Option<Page> {
     Some(Page { range: Range { first, last } })
 }
 
-/// What the exchange showed of the positions around a range that did not come back.
+/// What the exchange serves next to a range that it did not return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Neighbours {
     /// Whether it serves a position below the range.
@@ -46,19 +45,19 @@ pub struct Neighbours {
     pub above: Option<(i64, Timestamp)>,
 }
 
-/// Why a range did not come back.
+/// Why the exchange did not return a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// The exchange's database may lag: ask again.
+    /// The exchange's database may lag: request it again.
     NotYet,
-    /// Served on both sides and skipped: the exchange has nothing there.
+    /// The exchange serves both neighbours and skips the range.
     NeverExisted,
-    /// The exchange serves what is newer and nothing as old as this any more.
+    /// The exchange serves only newer positions.
     Gone,
 }
 
-/// Reads what lies around a range that `attempts` questions did not bring. `now` is the exchange's time: a database
-/// that shows a row of so long ago is not behind for what came before it.
+/// Decides why `attempts` requests did not return a range. `now` is the exchange's time: when the database serves a row
+/// older than any lag, it no longer lags for the rows before it.
 pub fn classify_absence(neighbours: Neighbours, attempts: i64, now: Timestamp) -> Absence {
     let Some((_, ts)) = neighbours.above else { return Absence::NotYet };
     if attempts < ABSENT_ATTEMPTS {
@@ -70,14 +69,14 @@ pub fn classify_absence(neighbours: Neighbours, attempts: i64, now: Timestamp) -
     if now.since(ts) < LAG_MAX_US { Absence::NotYet } else { Absence::Gone }
 }
 
-/// Until when a range could have been fetched: what happened at `happened` stays for `kept` where the exchange says how
-/// long, else for as long as the oldest position it still serves has stayed (`oldest`, at `now`).
+/// Until when the exchange served a range that happened at `happened`: for `kept` where the exchange documents it, else
+/// for the age that its oldest position has at `now` (`oldest`).
 pub fn served_until(happened: Timestamp, oldest: Timestamp, now: Timestamp, kept: Option<Duration>) -> Timestamp {
     let kept_us = kept.map_or_else(|| now.since(oldest), |kept| i64::try_from(kept.as_micros()).unwrap_or(i64::MAX));
     Timestamp(happened.micros().saturating_add(kept_us)).min(now)
 }
 
-/// How long to wait before the next try: 1 s, doubling, at most a minute.
+/// When to try again: after 1 s, doubling with each attempt, at most a minute.
 pub fn retry_at(now: Timestamp, attempts: i64) -> Timestamp {
     let doublings = attempts.saturating_sub(1).clamp(0, 6) as u32;
     now.plus_micros((1_000_000_i64 << doublings).min(60_000_000))
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_cover_the_missing_part_from_below() {
+    fn pages_start_at_the_lowest_missing_position() {
         let mut missing = RangeSet::new(1);
         missing.insert(range(10, 2_500));
         assert_eq!(next_page(&missing, 1, 1_000), Some(Page { range: range(10, 1_009) }));
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_that_lie_close_together_share_a_page() {
+    fn missing_ranges_that_are_close_together_share_a_page() {
         let mut missing = RangeSet::new(1);
         missing.insert(range(10, 12));
         missing.insert(range(20, 20));
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_never_existed_and_what_is_older_than_all_is_gone() {
+    fn a_skipped_range_never_existed_and_one_older_than_all_served_rows_is_gone() {
         let (old, minute) = (Timestamp(0), 60_000_000);
         let neighbours = |below, above| Neighbours { below, above };
         let later = Timestamp(minute);
@@ -132,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_was_served_as_long_as_the_oldest_that_is_left() {
+    fn a_gone_range_was_served_for_the_age_of_the_oldest_served_row() {
         let until = |kept| served_until(Timestamp(100), Timestamp(700), Timestamp(1_000), kept);
         assert_eq!(until(None), Timestamp(400));
         assert_eq!(until(Some(Duration::from_micros(50))), Timestamp(150));
-        assert_eq!(until(Some(Duration::MAX)), Timestamp(1_000), "it is gone: at the latest now");
+        assert_eq!(until(Some(Duration::MAX)), Timestamp(1_000), "it is gone, so it was served until now at most");
     }
 
     #[test]
-    fn newest_and_smallest_first_and_old_wishes_last() {
+    fn newest_and_smallest_gaps_come_first_and_requested_ones_last() {
         let gap = |detected: i64, len: i64, by: &str| {
             let evidence = Evidence { by: by.to_owned(), ..Evidence::default() };
             Gap::open("binance:A:trade".parse().unwrap(), range(1, len), evidence, Timestamp(detected))
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_a_minute() {
+    fn waits_double_up_to_one_minute() {
         let waits: Vec<i64> = [0, 1, 2, 5, 7, 60].map(|n| retry_at(Timestamp(0), n).0 / 1_000_000).to_vec();
         assert_eq!(waits, [1, 1, 2, 16, 60, 60]);
     }

@@ -17,23 +17,23 @@ impl Range {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// How many positions it holds, `step` apart.
+    /// How many positions it contains, `step` apart.
     pub fn len(self, step: i64) -> i64 {
         (self.last - self.first) / step + 1
     }
 
-    /// Whether `position` lies in it.
+    /// Whether it contains `position`.
     pub fn contains(self, position: i64) -> bool {
         self.first <= position && position <= self.last
     }
 
-    /// What both have in common.
+    /// The positions in both ranges; `None` when there is none.
     pub fn intersect(self, other: Self) -> Option<Self> {
         Self::new(self.first.max(other.first), self.last.min(other.last))
     }
 }
 
-/// A set of positions as disjoint, non-adjacent ranges: ten million ids in a row cost one entry.
+/// A set of positions as disjoint, non-adjacent ranges: ten million consecutive ids need one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSet {
     /// first -> last
@@ -47,7 +47,7 @@ impl RangeSet {
         Self { ranges: BTreeMap::new(), step }
     }
 
-    /// Adds a range; what touches or overlaps becomes one.
+    /// Adds a range and merges it with ranges that touch or overlap it.
     pub fn insert(&mut self, range: Range) {
         let Range { mut first, mut last } = range;
         while let Some((&other_first, &other_last)) = self.ranges.range(..=last + self.step).next_back() {
@@ -61,7 +61,7 @@ impl RangeSet {
         self.ranges.insert(first, last);
     }
 
-    /// Takes a range out; returns whether anything of it was in.
+    /// Removes a range; returns whether the set contained any of it.
     pub fn remove(&mut self, range: Range) -> bool {
         let mut touched = false;
         while let Some((&first, &last)) = self.ranges.range(..=range.last).next_back() {
@@ -80,12 +80,12 @@ impl RangeSet {
         touched
     }
 
-    /// Whether `position` is in.
+    /// Whether the set contains `position`.
     pub fn contains(&self, position: i64) -> bool {
         self.ranges.range(..=position).next_back().is_some_and(|(_, &last)| position <= last)
     }
 
-    /// Whether every position of `range` is in.
+    /// Whether the set contains every position of `range`.
     pub fn covers(&self, range: Range) -> bool {
         self.ranges.range(..=range.first).next_back().is_some_and(|(_, &last)| range.last <= last)
     }
@@ -108,12 +108,12 @@ impl RangeSet {
         self.ranges.iter().map(|(&first, &last)| Range { first, last })
     }
 
-    /// How many positions it holds.
+    /// How many positions it contains.
     pub fn len(&self) -> i64 {
         self.iter().map(|range| range.len(self.step)).sum()
     }
 
-    /// Whether it holds none.
+    /// Whether it contains no position.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -158,24 +158,24 @@ mod tests {
         }
 
         #[test]
-        fn what_is_absent_and_what_is_in_make_the_range(
+        fn covered_and_uncovered_positions_make_up_the_range(
             known in prop::collection::vec((0_i64..50, 0_i64..8), 0..10), first in 0_i64..40, len in 0_i64..20,
         ) {
             let mut set = RangeSet::new(1);
             for (first, len) in known {
                 set.insert(Range { first, last: first + len });
             }
-            let asked = Range { first, last: first + len };
-            let uncovered = set.uncovered(asked);
-            for position in asked.first..=asked.last {
+            let requested = Range { first, last: first + len };
+            let uncovered = set.uncovered(requested);
+            for position in requested.first..=requested.last {
                 prop_assert_eq!(uncovered.iter().any(|r| r.contains(position)), !set.contains(position));
             }
-            prop_assert_eq!(set.covers(asked), uncovered.is_empty());
+            prop_assert_eq!(set.covers(requested), uncovered.is_empty());
         }
     }
 
     #[test]
-    fn ten_million_ids_cost_one_entry() {
+    fn ten_million_consecutive_ids_need_one_entry() {
         let mut set = RangeSet::new(1);
         set.insert(Range { first: 1, last: 10_000_000 });
         assert_eq!(set.len(), 10_000_000);

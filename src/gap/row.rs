@@ -1,4 +1,4 @@
-//! A row of the gap ledger: what is missing, how we know, and what became of it.
+//! A row of the gap ledger: what is missing, the evidence, and the state of its repair.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,20 +7,20 @@ use crate::market::{Stream, Timestamp};
 
 use super::Range;
 
-/// Where a gap stands. States only move forward (see [`GapState::can_become`]).
+/// The state of a gap. States only move forward (see [`GapState::can_become`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GapState {
-    /// Found, waiting for its repair.
+    /// Found; its repair has not begun.
     Open,
     /// A repair has begun.
     Filling,
-    /// Every position of it is in history, counted.
+    /// Every position is in history, verified by count.
     Filled,
-    /// The exchange itself has no such positions.
+    /// The exchange has no such positions.
     NeverExisted,
-    /// The exchange no longer serves it.
+    /// The exchange no longer serves the positions.
     Unrecoverable,
-    /// Another row speaks for it, or its feed was removed.
+    /// Another row replaces this one, or its feed was removed.
     Superseded,
 }
 
@@ -29,7 +29,7 @@ impl GapState {
     pub const ALL: [Self; 6] =
         [Self::Open, Self::Filling, Self::Filled, Self::NeverExisted, Self::Unrecoverable, Self::Superseded];
 
-    /// As stored.
+    /// The stored name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -41,7 +41,7 @@ impl GapState {
         }
     }
 
-    /// Whether the row is done with.
+    /// Whether the state is final.
     pub const fn is_closed(self) -> bool {
         !matches!(self, Self::Open | Self::Filling)
     }
@@ -70,29 +70,28 @@ impl FromStr for GapState {
     }
 }
 
-/// How we know that something is missing.
+/// How a gap was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Evidence {
-    /// What noticed: `neighbour`, `restart`, `begin`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`,
-    /// `manual`.
+    /// What found it: `neighbour`, `restart`, `begin`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`.
     pub by: String,
-    /// Last position seen before the hole.
+    /// Last known position before the gap.
     pub previous: Option<i64>,
-    /// First position seen after it.
+    /// First known position after the gap.
     pub next: Option<i64>,
-    /// Log partition and offset of the frame that revealed it.
+    /// Log partition of the frame that revealed it.
     pub partition: Option<i32>,
-    /// See `partition`.
+    /// Log offset of the frame that revealed it.
     pub offset: Option<i64>,
-    /// Connection that frame came over.
+    /// Connection of the frame that revealed it.
     pub connection: Option<i64>,
-    /// Rows of the ledger that this one speaks for: merged into it, or split into it and others.
+    /// Ids of the rows that this one replaces: merged into it, or split into it and others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
 }
 
 impl Evidence {
-    /// Whether a person or a `since` asked for it: it waits behind what the market has just lost.
+    /// Whether an operator or a `since` requested it; such gaps wait behind live ones.
     pub fn is_requested(&self) -> bool {
         matches!(self.by.as_str(), "since" | "manual")
     }
@@ -101,35 +100,35 @@ impl Evidence {
 /// One row of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// UUIDv7; a range that opens again is a new row.
+    /// UUIDv7; a range that opens again gets a new row.
     pub gap_id: String,
-    /// Whose.
+    /// The stream.
     pub stream: Stream,
-    /// What is missing, inclusive.
+    /// The missing positions, inclusive.
     pub range: Range,
     /// The exchange's time of the last row before it, when known.
     pub from_ts: Option<Timestamp>,
     /// The exchange's time of the first row after it, when known.
     pub to_ts: Option<Timestamp>,
-    /// Where it stands.
+    /// The state.
     pub state: GapState,
     /// When it was found, by our clock.
     pub detected_at: Timestamp,
-    /// When it was closed, by our clock; set exactly when the state is a closed one.
+    /// When it was closed, by our clock; set exactly when the state is final.
     pub closed_at: Option<Timestamp>,
-    /// Rows that came back.
+    /// How many of its rows are in history.
     pub filled: i64,
-    /// Where they came from: `rest`, `socket` (they were only late), `cache`; empty before the first.
+    /// The source of those rows: `rest`, `socket` (late frames) or `cache`; empty before the first.
     pub filled_by: String,
-    /// When the latest of them was counted, by our clock.
+    /// When `filled` last grew, by our clock.
     pub filled_at: Option<Timestamp>,
     /// Repairs begun.
     pub attempts: i64,
-    /// Why it stands where it stands; empty when there is nothing to say.
+    /// The reason for the state; may be empty.
     pub reason: String,
-    /// How we know.
+    /// How it was found.
     pub evidence: Evidence,
-    /// Grows with every change: the higher one is the row.
+    /// Grows with every change; a store keeps the row with the highest version.
     pub version: i64,
 }
 
@@ -159,7 +158,8 @@ impl Gap {
         uuid::Uuid::now_v7().to_string()
     }
 
-    /// Speaks for `other` too, which lies inside its range: the outermost evidence and the first finding are kept.
+    /// Takes over `other`, whose range lies inside this one: keeps the outermost evidence and the earliest detection
+    /// time.
     pub(crate) fn absorb(&mut self, other: &Self) {
         if other.range.first == self.range.first {
             (self.evidence.previous, self.from_ts) = (other.evidence.previous, other.from_ts);
@@ -171,27 +171,27 @@ impl Gap {
         self.evidence.replaces.push(other.gap_id.clone());
     }
 
-    /// How many positions it is about.
+    /// How many positions its range contains.
     pub fn len(&self) -> i64 {
         self.range.len(self.stream.channel.step().unwrap_or(1))
     }
 
-    /// Its range as people read it.
+    /// Its range as text for people.
     pub fn span(&self) -> String {
         self.stream.channel.span(self.range.first, self.range.last)
     }
 
-    /// How many of these are missing still, as they were last counted.
+    /// How many positions were missing at the last count.
     pub fn missing(&self) -> i64 {
         (self.len() - self.filled).max(0)
     }
 
-    /// Never: a range holds at least one position.
+    /// Always false: a range contains at least one position.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// A closed row that speaks for a part of this one.
+    /// A closed row for a part of this one.
     pub fn closed_part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
         let mut part = Self { gap_id: Self::new_id(), range, filled: 0, ..self.clone() };
         part.evidence.replaces = vec![self.gap_id.clone()];
@@ -211,8 +211,8 @@ impl Gap {
         part
     }
 
-    /// Takes over how many rows are in history now; what is new of them came `by` that way, unless an earlier part
-    /// came another way.
+    /// Sets how many rows are in history. New rows came from `by`; a source that was set before stays, unless `by` is
+    /// `rest`.
     pub fn count_filled(&mut self, present: i64, by: &str, now: Timestamp) {
         if present > self.filled {
             self.filled_at = Some(now);
@@ -223,7 +223,7 @@ impl Gap {
         self.filled = present;
     }
 
-    /// Moves forward; a move that [`GapState::can_become`] forbids changes nothing and says so.
+    /// Moves to another state. Returns `false` and changes nothing when [`GapState::can_become`] forbids the move.
     pub fn advance(&mut self, next: GapState, reason: &str, now: Timestamp) -> bool {
         if !self.state.can_become(next) {
             return false;
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_row_has_its_time_and_stays() {
+    fn a_closed_row_has_a_closing_time_and_stays_closed() {
         let mut gap = gap();
         assert!(gap.advance(GapState::Filling, "", Timestamp(8)));
         assert_eq!(gap.closed_at, None);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_reads_back() {
+    fn every_state_parses_from_its_stored_name() {
         for state in GapState::ALL {
             assert_eq!(state.as_str().parse(), Ok(state));
         }

@@ -1,8 +1,7 @@
-//! Notices a hole in one stream's positions, and forgives frames that merely came out of order.
+//! Finds missing positions in one stream, and tolerates frames that arrive out of order.
 //!
-//! Items that are ahead of their turn are held until the hole before them closes or is declared a
-//! gap; so a row never reaches history before the gap it reveals (invariant 1), and two frames
-//! that swapped places raise no alarm.
+//! Early items are held until the missing positions before them arrive or are declared a gap. So a row never reaches
+//! history before the gap it reveals (invariant 1), and two swapped frames are no gap.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +9,18 @@ use crate::market::Timestamp;
 
 use super::Range;
 
-/// What an item is to its stream.
+/// How a position compares with the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// The first position ever, or exactly the expected one: use it now, then [`Tracker::release`].
+    /// The first position of the stream, or the expected one: use it now, then call [`Tracker::release`].
     InOrder,
-    /// Seen before, or a late arrival: storing it again is harmless.
+    /// A copy or a late arrival: storing it again is harmless.
     Behind,
-    /// Positions before it are missing: [`Tracker::hold`] it.
+    /// Positions before it are missing: call [`Tracker::hold`].
     Ahead,
 }
 
-/// Watches one numbered stream. `T` is what is held, with the position in the log it came from.
+/// Tracks the positions of one numbered stream. `T` is a held item.
 #[derive(Debug)]
 pub struct Tracker<T> {
     step: i64,
@@ -35,23 +34,23 @@ struct HeldItem<T> {
     item: T,
     since: Timestamp,
     offset: i64,
-    /// The position itself is still to come: the item only says that everything before it exists.
+    /// The position itself has not arrived: the item only proves that every position before it exists.
     announces: bool,
 }
 
-/// A hole that was waited for long enough.
+/// Missing positions whose grace period is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingRange {
-    /// What is missing.
+    /// The missing positions.
     pub range: Range,
-    /// The position that reveals it.
+    /// The position that reveals them.
     pub next: i64,
-    /// Log offset of the frame that reveals it.
+    /// Log offset of the frame that reveals them.
     pub offset: i64,
 }
 
 impl<T> Tracker<T> {
-    /// A tracker of positions `step` apart, that expects the one after `watermark`.
+    /// A tracker for positions `step` apart. It expects the one after `watermark`.
     pub fn new(step: i64, watermark: Option<i64>) -> Self {
         Self { step, next: watermark.map(|position| position + step), held: BTreeMap::new() }
     }
@@ -61,7 +60,7 @@ impl<T> Tracker<T> {
         self.next
     }
 
-    /// What `position` is to this stream.
+    /// Compares `position` with the expected one.
     pub fn observe(&self, position: i64) -> Observation {
         match self.next {
             Some(next) if position > next => Observation::Ahead,
@@ -70,19 +69,19 @@ impl<T> Tracker<T> {
         }
     }
 
-    /// Takes the expected position as seen.
+    /// Records that a position arrived, and expects the one after it.
     pub fn advance(&mut self, position: i64) {
         self.next = Some(self.next.map_or(position + self.step, |next| next.max(position + self.step)));
     }
 
-    /// Expects `position` next without having seen anything, when nothing is expected yet.
+    /// Expects `position` next, unless another one is expected already.
     pub fn begin_at(&mut self, position: i64) {
         self.next.get_or_insert(position);
     }
 
-    /// Keeps an item that is ahead. `announces` means that the position itself is still to come.
+    /// Holds an early item. `announces` means that the position itself has not arrived.
     pub fn hold(&mut self, position: i64, item: T, announces: bool, offset: i64, now: Timestamp) {
-        // The first copy stays: it reveals the hole, and an announcement never replaces the real one.
+        // The first copy stays, because it reveals the gap. An announcement never replaces a real item.
         if let Some(held) = self.held.get(&position)
             && (announces || !held.announces)
         {
@@ -91,7 +90,7 @@ impl<T> Tracker<T> {
         self.held.insert(position, HeldItem { item, since: now, offset, announces });
     }
 
-    /// The held item whose turn has come; call until it returns `None`.
+    /// Takes the next held item that is in order now; call it until it returns `None`.
     pub fn release(&mut self) -> Option<T> {
         let next = self.next?;
         let (&position, held) = self.held.first_key_value()?;
@@ -106,8 +105,8 @@ impl<T> Tracker<T> {
         Some(held.item)
     }
 
-    /// Declares the lowest hole a gap when its revealing item is held since `deadline` or before, or
-    /// when more than `held_max` items are held; the caller opens the gap, then calls [`Tracker::release`].
+    /// Declares the lowest missing positions a gap when the item behind them is held since `deadline` or longer, or
+    /// when more than `held_max` items are held. The caller opens the gap, then calls [`Tracker::release`].
     pub fn expire(&mut self, deadline: Timestamp, held_max: usize) -> Option<MissingRange> {
         let next = self.next?;
         let (&position, held) = self.held.first_key_value()?;
@@ -119,7 +118,8 @@ impl<T> Tracker<T> {
         Some(MissingRange { range, next: position, offset: held.offset })
     }
 
-    /// Positions up to `last` are known to exist: what has not come of them is a gap, and is returned.
+    /// Declares a gap up to `last`, because the exchange has these positions. Returns the part that did not arrive, up
+    /// to the first held item.
     pub fn expect_until(&mut self, last: i64) -> Option<Range> {
         let next = self.next?;
         let until = self.held.first_key_value().map_or(last, |(&position, _)| last.min(position - self.step));
@@ -128,7 +128,7 @@ impl<T> Tracker<T> {
         Some(range)
     }
 
-    /// The lowest log offset of what is held: nothing at or above it may be committed.
+    /// The lowest log offset of the held items: it and all later offsets must not be committed.
     pub fn held_offset(&self) -> Option<i64> {
         self.held.values().map(|held| held.offset).min()
     }
@@ -152,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    /// Feeds positions, one microsecond apart, declaring gaps after `grace`; returns (used in order, gaps).
+    /// Feeds positions one microsecond apart and declares gaps after `grace`; returns (positions in order of use,
+    /// gaps).
     fn run(positions: &[i64], grace: i64) -> (Vec<i64>, Vec<Range>) {
         let mut tracker = Tracker::new(1, None);
         let (mut used, mut gaps) = (Vec::new(), Vec::new());
@@ -196,12 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_at_the_very_end_is_a_gap_too() {
+    fn a_jump_at_the_end_is_a_gap() {
         check(&[7, 9], &[(8, 8)]);
     }
 
     #[test]
-    fn two_frames_that_swapped_places_are_no_gap() {
+    fn two_swapped_frames_are_no_gap() {
         check(&[7, 9, 8, 10], &[]);
     }
 
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announcement_reveals_what_came_before_it_but_not_itself() {
+    fn an_announcement_reveals_missing_positions_before_it_but_not_its_own() {
         let mut tracker = Tracker::new(60, Some(0));
         tracker.hold(180, "open kline", true, 5, Timestamp(0));
         let missing = tracker.expire(Timestamp(0), 9).unwrap();
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_to_exist_and_did_not_come_is_missing() {
+    fn an_expected_position_that_did_not_arrive_is_missing() {
         let mut tracker: Tracker<()> = Tracker::new(1, Some(10));
         assert_eq!(tracker.expect_until(10), None);
         assert_eq!(tracker.expect_until(12), Some(Range { first: 11, last: 12 }));
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_held_may_be_committed() {
+    fn the_lowest_held_offset_limits_the_commit() {
         let mut tracker = Tracker::new(1, Some(1));
         tracker.hold(9, (), false, 100, Timestamp(0));
         tracker.hold(7, (), false, 101, Timestamp(0));
@@ -238,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gaps_are_exactly_what_never_came(
+        fn gaps_are_exactly_the_lost_positions(
             lost in prop::collection::btree_set(1_i64..60, 0..20),
             swaps in prop::collection::vec(0_usize..80, 0..20),
         ) {
@@ -248,7 +249,7 @@ mod tests {
                     positions.swap(swap, swap + 1);
                 }
             }
-            // A chain of swaps can carry one frame far; a grace longer than that must forgive it.
+            // A chain of swaps can move one frame far; the grace period is longer than that.
             let (used, gaps) = run(&positions, 200);
             let first = positions[0];
             let missing: BTreeSet<i64> = gaps.iter().flat_map(|gap| gap.first..=gap.last).collect();
