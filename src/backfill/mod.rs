@@ -5,6 +5,8 @@
 //! enforces. When a repair fails, the gap's row stores the reason and the repair is tried again. Knows no store's
 //! backend.
 
+mod attempt;
+mod deps;
 mod pages;
 mod recording_starts;
 mod repair;
@@ -14,48 +16,23 @@ mod tail;
 mod verdict;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
+pub use deps::Deps;
 pub use recording_starts::RecordingStarts;
 pub use requested_range::{MissingReport, RangeBound};
 pub use tail::{ConnectionHandle, Tail, TailOptions};
 
-use crate::clock::Clock;
-use crate::exchange::Dialect;
-use crate::exchange::rest::Rest;
-use crate::gap::{Evidence, Gap, GapState, Range, repair_order, retry_at};
+use crate::gap::{Gap, repair_order};
 use crate::heartbeat::Heartbeat;
-use crate::history::{Batch, History, HistoryError};
-use crate::ledger::SharedLedger;
-use crate::market::{Channel, Exchange, Stream, Timestamp};
-use crate::messages;
-use crate::writer::Writer;
+use crate::market::Timestamp;
 
 /// Gaps repaired at a time: enough to hide the round trips when fifty symbols lose their connection together.
 const REPAIRS_MAX: usize = 6;
-
-/// Backfill's dependencies.
-#[derive(Clone)]
-pub struct Deps {
-    /// One REST client per exchange.
-    pub rest: HashMap<Exchange, Arc<Rest>>,
-    /// One dialect per exchange.
-    pub dialects: HashMap<Exchange, Arc<dyn Dialect>>,
-    /// Makes rows durable.
-    pub writer: Writer,
-    /// The open gaps.
-    pub ledger: SharedLedger,
-    /// Reads the time.
-    pub clock: Clock,
-    /// Rows written since this process began.
-    pub rows: Arc<AtomicU64>,
-}
 
 /// Repairs open gaps until `stop`.
 pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
@@ -112,112 +89,6 @@ fn claim_next(deps: &Deps, due: &HashMap<String, Timestamp>, now: Timestamp, slo
         gaps.retain(|gap| ledger.claim(&gap.gap_id));
         gaps
     })
-}
-
-impl Deps {
-    /// Opens a gap that no frame revealed: a sweep, an audit or an operator found it. The gap is durable when this
-    /// returns. Returns the new rows; none when the ledger knows the whole range already.
-    pub async fn open(&self, stream: &Stream, range: Range, evidence: &Evidence) -> Result<Vec<Gap>, HistoryError> {
-        let mut found = Gap::open(stream.clone(), range, evidence.clone(), self.clock.now());
-        // Most calls repeat a range that the ledger knows.
-        if self.ledger.with(|ledger| ledger.would_open(&found)) {
-            self.add_time_bounds(&mut found).await;
-        }
-        let opened = self.ledger.with(|ledger| ledger.open(&found));
-        if opened.is_empty() {
-            return Ok(opened.rows);
-        }
-        for gap in &opened.rows {
-            info!(
-                MESSAGE_ID = messages::GAP_FOUND,
-                EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, GAP_FIRST = gap.range.first,
-                GAP_LAST = gap.range.last, "gap in {stream}: {} missing, {}, found by {}",
-                gap.len(), gap.span(), evidence.by
-            );
-        }
-        let token = format!("open:{}", opened.rows[0].gap_id);
-        self.writer.history().insert(&Batch { gaps: opened.changed(), token, ..Batch::default() }).await?;
-        self.ledger.gap_opened.notify_one();
-        Ok(opened.rows)
-    }
-
-    /// Sets the times of a gap from the rows on both sides, where history has them. A kline's position is its time.
-    async fn add_time_bounds(&self, gap: &mut Gap) {
-        let Range { first, last } = gap.range;
-        if let Channel::Kline(interval) = gap.stream.channel {
-            gap.from_ts = Some(Timestamp(first));
-            gap.to_ts = Some(Timestamp(last.saturating_add(interval.micros())));
-            return;
-        }
-        let at = async |id: i64| {
-            let rows = self.history().trades(&gap.stream, Range { first: id, last: id }, 1).await;
-            // When the store is down, the gap opens without this evidence.
-            rows.ok()?.first().map(|row| row.trade.ts)
-        };
-        let (from_ts, to_ts) = (at(first.saturating_sub(1)).await, at(last.saturating_add(1)).await);
-        let evidence = &mut gap.evidence;
-        evidence.previous = evidence.previous.or_else(|| from_ts.map(|_| first - 1));
-        evidence.next = evidence.next.or_else(|| to_ts.map(|_| last + 1));
-        (gap.from_ts, gap.to_ts) = (from_ts, to_ts);
-    }
-
-    /// Supersedes the gaps of streams that are no longer recorded; returns how many.
-    pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
-        let _guard = self.ledger.write_lock.lock().await;
-        let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
-        if !rows.is_empty() {
-            let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
-            self.writer.history().insert(&Batch { gaps: rows.clone(), token, ..Batch::default() }).await?;
-        }
-        Ok(rows.len())
-    }
-
-    fn history(&self) -> &Arc<dyn History> {
-        self.writer.history()
-    }
-
-    /// Stores a changed gap and the rows split off it, in the store and in the ledger. Returns `false` and writes
-    /// nothing when the gap was superseded meanwhile.
-    async fn record(&self, gap: &Gap, split_off: &[Gap]) -> Result<bool, HistoryError> {
-        let _guard = self.ledger.write_lock.lock().await;
-        if self.ledger.with(|ledger| ledger.get(&gap.gap_id).is_none()) {
-            return Ok(false);
-        }
-        let token = format!("gap:{}:{}", gap.gap_id, gap.version);
-        let gaps = split_off.iter().chain([gap]).cloned().collect();
-        self.history().insert(&Batch { gaps, token, ..Batch::default() }).await?;
-        self.ledger.with(|ledger| split_off.iter().chain([gap]).for_each(|row| ledger.update(row)));
-        Ok(true)
-    }
-
-    fn next_retry(&self, attempts: i64) -> Timestamp {
-        retry_at(self.clock.now(), attempts)
-    }
-
-    fn count_rows(&self, rows: usize) {
-        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
-    }
-}
-
-/// Logs the new state of a gap.
-fn report(gap: &Gap) {
-    let (first, last, span) = (gap.range.first, gap.range.last, gap.span());
-    match gap.state {
-        GapState::Filled => info!(
-            MESSAGE_ID = messages::GAP_FILLED,
-            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "filled the gap in {}: {} of {} came back, {span}", gap.stream, gap.filled, gap.len()
-        ),
-        state if state.is_closed() => warn!(
-            MESSAGE_ID = messages::GAP_CLOSED,
-            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "closed the gap in {} as {state}: {span}: {}", gap.stream, gap.reason
-        ),
-        _ => info!(
-            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
-            "the gap in {} stays open after {} attempts: {span}: {}", gap.stream, gap.attempts, gap.reason
-        ),
-    }
 }
 
 #[cfg(test)]

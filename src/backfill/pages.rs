@@ -10,8 +10,8 @@ use crate::history::{Batch, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline, Timestamp};
 use crate::writer::Rows;
 
-use super::Deps;
-use super::repair::RepairError;
+use super::attempt::{RepairError, ServedPosition};
+use super::deps::Deps;
 
 /// Most rows in one page of this gap's channel.
 pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
@@ -21,9 +21,6 @@ pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
         _ => dialect.klines_page_max(),
     }
 }
-
-/// A position that the exchange serves, and its time.
-pub(super) type ServedPosition = (i64, Timestamp);
 
 /// Requests one page and stores its missing rows; returns every position served.
 pub(super) async fn fetch(

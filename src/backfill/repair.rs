@@ -2,20 +2,19 @@
 //! state.
 
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::exchange::rest::RestError;
 use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page};
 use crate::market::Timestamp;
+use crate::messages;
 
-use super::pages::{self, ServedPosition};
+use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
+use super::deps::Deps;
+use super::pages;
 use super::verdict::{self, Verdict};
-use super::{Deps, report};
 
 /// Pages per attempt: after it, a gap of millions lets smaller and newer gaps go first.
 const PAGES_PER_ATTEMPT: usize = 50;
-/// Missing ranges read from history per attempt.
-pub(super) const RANGES_PER_ATTEMPT: usize = 1_000;
 
 /// Makes one attempt to repair a gap; returns when to try again if it stays open.
 pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Timestamp {
@@ -41,30 +40,6 @@ pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Time
     }
 }
 
-/// Why an attempt ended early.
-pub(super) enum RepairError {
-    Stopped,
-    /// Another row replaced the gap.
-    Superseded,
-    /// Try again at this time; the reason.
-    Wait(Timestamp, String),
-    /// The exchange will not serve the gap; the reason.
-    Gone(String),
-}
-
-impl RepairError {
-    pub(super) fn of(deps: &Deps, error: RestError) -> Self {
-        let now = deps.clock.now();
-        match error {
-            RestError::Stopped => Self::Stopped,
-            RestError::Limited { until } => Self::Wait(until, "waiting for the exchange's budget".to_owned()),
-            RestError::Banned { until } => Self::Wait(until, format!("the exchange bans this address until {until}")),
-            RestError::UnknownSymbol { text } => Self::Gone(format!("the exchange does not know the symbol: {text}")),
-            other => Self::Wait(now, other.to_string()),
-        }
-    }
-}
-
 enum Outcome {
     /// Closed, with these rows split off.
     Closed(Vec<Gap>),
@@ -72,39 +47,6 @@ enum Outcome {
     Open(Timestamp),
     /// Try again soon without a report: more pages follow, or the attempt was stopped.
     Requeue,
-}
-
-/// What one attempt learned.
-pub(super) struct Attempt {
-    /// The lowest and the highest position served.
-    pub(super) served: Option<(i64, ServedPosition)>,
-    /// Positions that one answer skipped: it began at or below them and served one above. Positions between two answers
-    /// prove nothing, because the database may have caught up in between.
-    pub(super) skipped: RangeSet,
-    /// Whether the attempt wrote rows.
-    pub(super) wrote: bool,
-    /// Whether pages remain that this attempt did not request.
-    unfinished: bool,
-}
-
-impl Attempt {
-    fn new(step: i64) -> Self {
-        Self { served: None, skipped: RangeSet::new(step), wrote: false, unfinished: false }
-    }
-
-    /// Records one answer to a request for positions from `first` up.
-    fn note_answer(&mut self, first: i64, served: &[ServedPosition], step: i64) {
-        let (Some(low), Some(high)) = (served.first(), served.last()) else { return };
-        let (lowest, highest) = self.served.map_or((low.0, *high), |(lowest, highest)| (lowest, highest));
-        self.served = Some((lowest.min(low.0), highest.max(*high)));
-        let mut next = first;
-        for (position, _) in served {
-            if let Some(range) = Range::new(next, position - step) {
-                self.skipped.insert(range);
-            }
-            next = position + step;
-        }
-    }
 }
 
 async fn handle_error(deps: &Deps, gap: &mut Gap, error: RepairError) -> Outcome {
@@ -227,4 +169,25 @@ async fn keep_open(deps: &Deps, gap: &Gap, again: Timestamp) -> Outcome {
         warn!("cannot store the state of the gap in {}, trying again: {error}", gap.stream);
     }
     Outcome::Open(again)
+}
+
+/// Logs the new state of a gap.
+fn report(gap: &Gap) {
+    let (first, last, span) = (gap.range.first, gap.range.last, gap.span());
+    match gap.state {
+        GapState::Filled => info!(
+            MESSAGE_ID = messages::GAP_FILLED,
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "filled the gap in {}: {} of {} came back, {span}", gap.stream, gap.filled, gap.len()
+        ),
+        state if state.is_closed() => warn!(
+            MESSAGE_ID = messages::GAP_CLOSED,
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "closed the gap in {} as {state}: {span}: {}", gap.stream, gap.reason
+        ),
+        _ => info!(
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "the gap in {} stays open after {} attempts: {span}: {}", gap.stream, gap.attempts, gap.reason
+        ),
+    }
 }

@@ -11,16 +11,20 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::Deps;
 use super::repair::repair;
-use super::*;
 use crate::cache::PendingUpdates;
+use crate::clock::Clock;
+use crate::exchange::Dialect;
 use crate::exchange::binance::Binance;
-use crate::exchange::rest::RestOptions;
-use crate::gap::RangeSet;
+use crate::exchange::rest::{Rest, RestOptions};
+use crate::gap::{Evidence, Gap, GapState, Range, RangeSet};
 use crate::health::Health;
 use crate::history::GapFilter;
 use crate::history::embedded::EmbeddedHistory;
-use crate::market::Stream;
+use crate::ledger::SharedLedger;
+use crate::market::{Exchange, Stream, Timestamp};
+use crate::writer::Writer;
 
 /// Exchange time at which trade 0 happened; trade n happened n seconds later.
 pub(super) const BEGIN_MS: i64 = 1_700_000_000_000;

@@ -5,7 +5,7 @@
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::Deps;
+use super::deps::Deps;
 use crate::gap::{Evidence, Range};
 use crate::market::{Channel, Stream, Timestamp};
 

@@ -15,7 +15,7 @@ use crate::history::{HistoryError, TradeRow};
 use crate::market::{Channel, Stream, Timestamp};
 use crate::progress::Progress;
 
-use super::Deps;
+use super::deps::Deps;
 use super::recording_starts::{PendingStart, RecordingStarts};
 
 /// Wait between two checks of a stream without a row, or whose exchange does not answer.

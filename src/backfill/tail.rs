@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::RecordingStarts;
 use crate::clock::Clock;
 use crate::consume::{Expectation, Probe};
 use crate::exchange::rest::{QUERY_TIME_MAX, Rest, RestError};
@@ -23,6 +22,8 @@ use crate::heartbeat::Heartbeat;
 use crate::ingest::{ConnectionEvent, Counters};
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::progress::Progress;
+
+use super::recording_starts::RecordingStarts;
 
 /// Requests to the exchange at a time.
 const REQUESTS_MAX: usize = 4;

@@ -9,9 +9,9 @@ use crate::exchange::rest::RestError;
 use crate::gap::{ABSENT_ATTEMPTS, Absence, Gap, GapState, Neighbours, Range, classify_absence, served_until};
 use crate::market::{Channel, Timestamp};
 
-use super::Deps;
+use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
+use super::deps::Deps;
 use super::pages::{lowest_served_from, serves_below};
-use super::repair::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 
 /// Absent ranges per attempt whose neighbours are requested; each costs up to three pages.
 const LOOKUPS_MAX: usize = 8;

@@ -1,0 +1,71 @@
+//! The types of one repair attempt: what it learned, and why it ended early. `pages`, `verdict` and `repair` share them;
+//! this file knows none of the three.
+
+use crate::exchange::rest::RestError;
+use crate::gap::{Range, RangeSet};
+use crate::market::Timestamp;
+
+use super::deps::Deps;
+
+/// Missing ranges read from history per attempt.
+pub(super) const RANGES_PER_ATTEMPT: usize = 1_000;
+
+/// A position that the exchange serves, and its time.
+pub(super) type ServedPosition = (i64, Timestamp);
+
+/// Why an attempt ended early.
+pub(super) enum RepairError {
+    Stopped,
+    /// Another row replaced the gap.
+    Superseded,
+    /// Try again at this time; the reason.
+    Wait(Timestamp, String),
+    /// The exchange will not serve the gap; the reason.
+    Gone(String),
+}
+
+impl RepairError {
+    pub(super) fn of(deps: &Deps, error: RestError) -> Self {
+        let now = deps.clock.now();
+        match error {
+            RestError::Stopped => Self::Stopped,
+            RestError::Limited { until } => Self::Wait(until, "waiting for the exchange's budget".to_owned()),
+            RestError::Banned { until } => Self::Wait(until, format!("the exchange bans this address until {until}")),
+            RestError::UnknownSymbol { text } => Self::Gone(format!("the exchange does not know the symbol: {text}")),
+            other => Self::Wait(now, other.to_string()),
+        }
+    }
+}
+
+/// What one attempt learned.
+pub(super) struct Attempt {
+    /// The lowest and the highest position served.
+    pub(super) served: Option<(i64, ServedPosition)>,
+    /// Positions that one answer skipped: it began at or below them and served one above. Positions between two answers
+    /// prove nothing, because the database may have caught up in between.
+    pub(super) skipped: RangeSet,
+    /// Whether the attempt wrote rows.
+    pub(super) wrote: bool,
+    /// Whether pages remain that this attempt did not request.
+    pub(super) unfinished: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(step: i64) -> Self {
+        Self { served: None, skipped: RangeSet::new(step), wrote: false, unfinished: false }
+    }
+
+    /// Records one answer to a request for positions from `first` up.
+    pub(super) fn note_answer(&mut self, first: i64, served: &[ServedPosition], step: i64) {
+        let (Some(low), Some(high)) = (served.first(), served.last()) else { return };
+        let (lowest, highest) = self.served.map_or((low.0, *high), |(lowest, highest)| (lowest, highest));
+        self.served = Some((lowest.min(low.0), highest.max(*high)));
+        let mut next = first;
+        for (position, _) in served {
+            if let Some(range) = Range::new(next, position - step) {
+                self.skipped.insert(range);
+            }
+            next = position + step;
+        }
+    }
+}
