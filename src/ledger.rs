@@ -3,15 +3,15 @@
 //! A finder calls [`Ledger::open`] with a range, gets rows for the part that the ledger does not know yet, and stores
 //! them in history. Does no I/O itself.
 
+mod handle;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
-
-use crate::histogram::Histogram;
-use crate::market::{Stream, Timestamp};
+pub use handle::SharedLedger;
 
 use crate::gap::{Gap, GapState, RangeSet};
+use crate::histogram::Histogram;
+use crate::market::{Stream, Timestamp};
 
 /// Open gaps, and ranges that will never be filled.
 #[derive(Debug, Default)]
@@ -261,29 +261,6 @@ impl Ledger {
         {
             self.settled.entry(gap.stream.clone()).or_insert_with(|| RangeSet::new(step)).insert(gap.range);
         }
-    }
-}
-
-/// The ledger in memory, shared by the finders and the repairs.
-#[derive(Clone, Default)]
-pub struct SharedLedger {
-    ledger: Arc<Mutex<Ledger>>,
-    /// Notified when a gap was opened.
-    pub gap_opened: Arc<Notify>,
-    /// Held while a repair or the removal of a feed writes rows to the store: a repair must not overwrite a row that
-    /// was superseded meanwhile.
-    pub write_lock: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl SharedLedger {
-    /// Shares a ledger.
-    pub fn new(ledger: Ledger) -> Self {
-        Self { ledger: Arc::new(Mutex::new(ledger)), ..Self::default() }
-    }
-
-    /// Uses the ledger for a moment; never across an await.
-    pub fn with<T>(&self, use_it: impl FnOnce(&mut Ledger) -> T) -> T {
-        use_it(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

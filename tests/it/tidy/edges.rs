@@ -170,12 +170,14 @@ const MODULES: &[(&str, &[&str], &str)] = &[
 const PURE: &[&str] = &[
     "src/market/",
     "src/gap/",
+    "src/ledger.rs",
     "src/exchange/binance",
     "src/jobs/calendar",
     "src/jobs/planner",
     "src/jobs/spec",
     "src/consume/reorder_buffer",
     "src/consume/router",
+    "src/consume/stream_state",
 ];
 const IMPURE: &[&str] = &[
     "tokio",
