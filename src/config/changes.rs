@@ -1,4 +1,4 @@
-//! Which keys differ between two configurations: what a reload may apply, and what needs a restart.
+//! Compares two configurations key by key: a reload applies some changes, others need a restart.
 
 use super::Config;
 
@@ -41,7 +41,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
     differ("admin.token", old.admin.token != new.admin.token);
     differ("admin.socket", old.admin.socket != new.admin.socket);
     differ("backfill.weight_share", old.backfill.weight_share != new.backfill.weight_share);
-    // A key that is not named above must not slip through as "nothing changed".
+    // A key that the list above lacks must not pass as "nothing changed".
     let others = Config { feeds: old.feeds.clone(), ..new.clone() };
     if keys.is_empty() && *old != others {
         keys.push("configuration".to_owned());

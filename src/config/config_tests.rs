@@ -1,4 +1,4 @@
-//! The shipped files, every key, where files are looked for, and what a reload sees.
+//! Tests of the shipped files, of every key, of the search for the files, and of the comparison for a reload.
 
 use std::fs;
 use std::time::Duration;
@@ -51,15 +51,15 @@ fn the_shipped_files_read_without_a_warning() {
     assert_eq!(job("state-snapshot").when, When::every(Duration::from_secs(30)));
     assert!(job("consistency-audit").args.repair);
     assert!(job("cache-preload").blocking);
-    // What to fetch and what to run only an operator can say.
+    // Only an operator can set the arguments of these tasks.
     let shipped = |task: &TaskKind| !matches!(task, TaskKind::Backfill | TaskKind::Command);
     for (name, task) in TaskKind::ALL.into_iter().filter(|(_, task)| shipped(task)) {
-        assert!(schedule.jobs.iter().any(|job| job.task == task && job.enabled), "nobody runs {name}");
+        assert!(schedule.jobs.iter().any(|job| job.task == task && job.enabled), "no job runs {name}");
     }
 }
 
 #[test]
-fn every_key_of_a_schedule_is_read_and_defaults_hold_for_all_jobs() {
+fn every_key_of_a_schedule_is_read_and_defaults_apply_to_all_jobs() {
     let seconds = Duration::from_secs;
     let text = r#"
         schema = 1
@@ -149,7 +149,7 @@ fn runs_are_kept_by_age_by_number_or_by_both() {
     assert_eq!(kept("history = { age = \"2d\" }", ""), both(of(Some(2), None)));
     assert_eq!(kept("history = { per_job = 100 }", ""), both(of(None, Some(100))));
     assert_eq!(kept("history = { age = \"2d\", per_job = 1 }", ""), both(of(Some(2), Some(1))));
-    // The task's own arguments are instead of it, not beside it.
+    // The task's arguments replace the scheduler's, they do not add to them.
     let own = kept("history = { per_job = 100 }", "args = { runs = \"9d\" }");
     assert_eq!(own, (of(None, Some(100)), of(Some(9), None)));
     let own = kept("history = \"2d\"", "args = { runs = { per_job = 7 } }");
@@ -157,11 +157,11 @@ fn runs_are_kept_by_age_by_number_or_by_both() {
 }
 
 #[test]
-fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
+fn the_commented_values_of_the_shipped_configuration_are_the_defaults() {
     let mut shown = String::new();
     for line in DEFAULT_CONFIG.lines() {
         let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
-        // Not defaults: state directory and socket differ from machine to machine, the others are examples.
+        // Not defaults: the state directory and the socket depend on the machine, the others are examples.
         let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes"];
         let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
         shown.push_str(bare.unwrap_or(line));
@@ -175,7 +175,7 @@ fn what_the_shipped_configuration_shows_in_comments_is_the_default() {
 }
 
 #[test]
-fn the_nodes_of_a_cluster_stand_in_place_of_a_url() {
+fn the_nodes_of_a_cluster_replace_the_url() {
     let text =
         format!("{FEED}[cache]\nbackend = \"redis\"\n[cache.redis]\nnodes = [\"redis://a:1\", \"redis://b:2/0\"]\n");
     let config = read(&text);
@@ -215,7 +215,7 @@ fn every_key_reaches_its_option() {
 }
 
 #[test]
-fn the_command_line_wins_over_the_environment() {
+fn the_command_line_overrides_the_environment() {
     let files = directory(&[
         ("a.toml", &format!("instance = \"a\"\n{FEED}")),
         ("b.toml", &format!("instance = \"b\"\n{FEED}")),
@@ -227,7 +227,7 @@ fn the_command_line_wins_over_the_environment() {
 }
 
 #[test]
-fn the_schedule_and_its_drop_ins_stand_beside_the_configuration() {
+fn the_schedule_and_its_drop_ins_are_found_beside_the_configuration() {
     let jobs = format!("schema = 1\n{JOB}");
     let files = directory(&[
         ("tapekeeper.toml", FEED),
@@ -248,14 +248,14 @@ fn the_schedule_and_its_drop_ins_stand_beside_the_configuration() {
 }
 
 #[test]
-fn the_built_in_schedule_serves_a_configuration_without_one() {
+fn a_configuration_without_a_schedule_gets_the_built_in_one() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
     assert_eq!(loaded.schedule.jobs.len(), 6);
 }
 
 #[test]
-fn files_that_are_named_and_not_there_are_errors_both_at_once() {
+fn named_files_that_do_not_exist_are_all_reported() {
     let files = directory(&[]);
     let (config, jobs) = (files.path().join("no.toml"), files.path().join("neither.toml"));
     let problems = load_all(Some(&config), Some(&jobs), &nothing).unwrap_err();
@@ -266,7 +266,7 @@ fn files_that_are_named_and_not_there_are_errors_both_at_once() {
 }
 
 #[test]
-fn check_tells_the_errors_of_both_files() {
+fn check_reports_the_errors_of_both_files() {
     let files = directory(&[("tapekeeper.toml", "colour = 1\n"), ("jobs.toml", "schema = 1\n[job.a]\n")]);
     let report = check(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap_err();
     assert!(report.ends_with("4 errors in 2 files"), "{report}");
@@ -277,7 +277,7 @@ fn check_tells_the_errors_of_both_files() {
 }
 
 #[test]
-fn a_file_that_is_not_utf_8_is_told_by_its_place() {
+fn a_file_that_is_not_utf_8_is_reported_with_its_position() {
     let files = directory(&[("tapekeeper.toml", "")]);
     let path = files.path().join("tapekeeper.toml");
     fs::write(&path, b"# caf\xe9\n").unwrap();
@@ -286,7 +286,7 @@ fn a_file_that_is_not_utf_8_is_told_by_its_place() {
 }
 
 #[test]
-fn the_state_directory_is_where_systemd_says() {
+fn the_state_directory_comes_from_systemd() {
     let config = directory(&[("tapekeeper.toml", FEED)]);
     let path = config.path().join("tapekeeper.toml");
     let environment = |name: &str| (name == "STATE_DIRECTORY").then(|| "/var/lib/a:/var/lib/b".to_owned());
@@ -295,14 +295,14 @@ fn the_state_directory_is_where_systemd_says() {
 }
 
 #[test]
-fn the_installed_configuration_means_the_units_state_also_in_a_shell() {
+fn the_installed_configuration_selects_the_state_directory_of_the_unit() {
     let installed = PathBuf::from("/etc/tapekeeper/tapekeeper.toml");
     assert_eq!(lookup::default_data_dir(&nothing, Some(&installed)), PathBuf::from("/var/lib/tapekeeper"));
     assert_eq!(lookup::default_data_dir(&nothing, None), PathBuf::from("data"));
 }
 
 #[test]
-fn a_difference_is_named_by_its_key_and_tells_no_password() {
+fn a_difference_is_named_by_its_key_without_its_value() {
     let old = read(FEED);
     assert!(old.diff(&old.clone()).is_empty());
     let mut new = old.clone();
@@ -318,7 +318,7 @@ fn a_difference_is_named_by_its_key_and_tells_no_password() {
 
 proptest::proptest! {
     #[test]
-    fn no_text_is_too_strange(text in "([a-z_.]{1,8} = [0-9\"\\[\\]{}a-zé]{0,8}\n|\\[\\[?[a-z.]{1,9}\\]?\\]\n|\\PC{0,8})*") {
+    fn no_text_panics(text in "([a-z_.]{1,8} = [0-9\"\\[\\]{}a-zé]{0,8}\n|\\[\\[?[a-z.]{1,9}\\]?\\]\n|\\PC{0,8})*") {
         let diagnostics = Diagnostics::new("tapekeeper.toml", &text);
         service::read(&text, &diagnostics, PathBuf::from("data"));
         drop(Problems(diagnostics.into_problems()).sorted().to_string());

@@ -1,5 +1,5 @@
-//! Broken files and, to the letter, what is said about them: `golden/*.txt` holds them side by side, as
-//! `### a name`, the file, `--->`, and the report. `TAPEKEEPER_BLESS=1 cargo test golden` writes what is said now.
+//! Broken files and their exact reports. `golden/*.txt` has them side by side: `### a name`, the file, `--->`, and the
+//! report. `TAPEKEEPER_BLESS=1 cargo test golden` writes the current reports.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn report_of_schedule(text: &str) -> String {
     render(diagnostics.into_iter().flat_map(|(diagnostics, _)| diagnostics.into_problems()).collect())
 }
 
-/// The report; every problem has a place and says what to do.
+/// The report; checks that every problem has a position and help.
 fn render(problems: Vec<Problem>) -> String {
     for problem in &problems {
         assert!(problem.help.is_some() && problem.location.is_some(), "{problem}");
@@ -38,7 +38,7 @@ fn render(problems: Vec<Problem>) -> String {
     Problems(problems).sorted().to_string()
 }
 
-/// Compares every case of a file; returns how many there are.
+/// Compares every case of a file; returns their number.
 fn check(file: &str, report: fn(&str) -> String) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/golden").join(file);
     let cases = std::fs::read_to_string(&path).unwrap();
@@ -48,7 +48,7 @@ fn check(file: &str, report: fn(&str) -> String) -> usize {
         let (text, expected) = rest.split_once(SEPARATOR).unwrap_or((rest, ""));
         let actual = report(text);
         if actual.trim_end() != expected.trim_end() {
-            writeln!(wrong, "{file}: {name}\nexpected:\n{expected}\nsaid:\n{actual}\n").unwrap();
+            writeln!(wrong, "{file}: {name}\nexpected:\n{expected}\nactual:\n{actual}\n").unwrap();
         }
         writeln!(blessed, "### {name}\n{text}{SEPARATOR}{}\n", actual.trim_end()).unwrap();
         count += 1;
@@ -62,11 +62,11 @@ fn check(file: &str, report: fn(&str) -> String) -> usize {
 }
 
 #[test]
-fn a_golden_configuration_gets_its_report_to_the_letter() {
+fn each_golden_configuration_gets_its_exact_report() {
     assert!(check("service.txt", report_of_service) >= 25);
 }
 
 #[test]
-fn a_golden_schedule_gets_its_report_to_the_letter() {
+fn each_golden_schedule_gets_its_exact_report() {
     assert!(check("schedule.txt", report_of_schedule) >= 40);
 }

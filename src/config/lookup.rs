@@ -1,4 +1,4 @@
-//! Where the files are: named on the command line, named in the environment, in their places, or built in.
+//! Finds the files: from the command line, from the environment, at the default paths, or built in.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::problem::{Problem, Severity, Source};
 use super::{DEFAULT_CONFIG, DEFAULT_JOBS, Environment};
 
-/// Where the configuration is looked for when nobody names one, in this order.
+/// The default paths of the configuration, in the order of the search.
 const CONFIG_PATHS: [&str; 2] = ["tapekeeper.toml", "/etc/tapekeeper/tapekeeper.toml"];
 
 /// The unit's state directory.
@@ -16,14 +16,14 @@ const INSTALLED_STATE: &str = "/var/lib/tapekeeper";
 /// The unit's runtime directory.
 const INSTALLED_RUNTIME: &str = "/run/tapekeeper";
 
-/// A file that was found.
+/// A file that was found and read.
 #[derive(Debug)]
 pub struct ConfigFile {
-    /// As shown: the path, or what is built in.
+    /// Its name in messages: the path, or `the built-in ...`.
     pub name: String,
     /// Its path; none when it is built in.
     pub path: Option<PathBuf>,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
@@ -33,7 +33,7 @@ impl ConfigFile {
     }
 }
 
-/// The configuration; none when there is one and it cannot be read.
+/// The configuration; `None` when it exists but cannot be read.
 pub fn find_config(
     explicit: Option<&Path>,
     environment: Environment<'_>,
@@ -46,7 +46,7 @@ pub fn find_config(
         match read(Path::new(path)) {
             Ok(Some(text)) => return Some(text),
             Ok(None) => {}
-            // One that is there and cannot be read must not be passed over for another.
+            // A file that exists but cannot be read must not be replaced by the next one.
             Err(problem) => {
                 problems.push(problem);
                 return None;
@@ -56,7 +56,7 @@ pub fn find_config(
     Some(ConfigFile::built_in("configuration", DEFAULT_CONFIG))
 }
 
-/// The schedule and, after it, its drop-ins `jobs.d/*.toml`.
+/// The schedule, followed by its drop-ins `jobs.d/*.toml`.
 pub fn find_jobs(
     explicit: Option<&Path>,
     config: Option<&Path>,
@@ -82,17 +82,17 @@ pub fn find_jobs(
     files
 }
 
-/// `$STATE_DIRECTORY`; else where the unit keeps its state when the configuration is the installed one, so that a shell's
-/// `tapekeeper audit` sees what the service writes; else `./data`.
+/// `$STATE_DIRECTORY`; else the unit's state directory when the configuration is the installed one, so that
+/// `tapekeeper audit` in a shell reads the service's data; else `./data`.
 pub fn default_data_dir(environment: Environment<'_>, config: Option<&Path>) -> PathBuf {
-    // systemd may name several directories; the first one is ours.
+    // systemd may list several directories; the first one is ours.
     let state = environment("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
     let elsewhere = if config == Some(Path::new(CONFIG_PATHS[1])) { INSTALLED_STATE } else { "data" };
     state.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| PathBuf::from(elsewhere))
 }
 
-/// `$RUNTIME_DIRECTORY/admin.sock`; else where the unit keeps it when the configuration is the installed one, so that a
-/// shell's `tapekeeper status` finds what the service serves; else none.
+/// `$RUNTIME_DIRECTORY/admin.sock`; else the unit's socket when the configuration is the installed one, so that
+/// `tapekeeper status` in a shell finds the service; else none.
 pub fn default_socket(environment: Environment<'_>, config: Option<&Path>) -> Option<PathBuf> {
     let runtime = environment("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
     let installed = (config == Some(Path::new(CONFIG_PATHS[1]))).then(|| PathBuf::from(INSTALLED_RUNTIME));
@@ -100,7 +100,7 @@ pub fn default_socket(environment: Environment<'_>, config: Option<&Path>) -> Op
     Some(directory.join("admin.sock"))
 }
 
-/// The drop-ins by name, as systemd reads its own; no directory means none.
+/// The drop-ins in the order of their names, like systemd's; none without the directory.
 fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<ConfigFile> {
     let listed = fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let mut paths: Vec<PathBuf> = match listed {
@@ -116,12 +116,12 @@ fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<ConfigFile> {
     paths.iter().filter_map(|path| read_named(path, problems)).collect()
 }
 
-/// A path from the environment; set to nothing is not set.
+/// A path from the environment; an empty variable counts as unset.
 fn variable(name: &str, environment: Environment<'_>) -> Option<PathBuf> {
     environment(name).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// A file that must exist, because somebody named it or because it was just listed.
+/// Reads a file that must exist, because the user or the directory listing named it.
 fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<ConfigFile> {
     match read(path) {
         Ok(Some(text)) => return Some(text),
@@ -131,7 +131,7 @@ fn read_named(path: &Path, problems: &mut Vec<Problem>) -> Option<ConfigFile> {
     None
 }
 
-/// A file's text; `None` when there is no such file.
+/// Reads a file; `None` when it does not exist.
 fn read(path: &Path) -> Result<Option<ConfigFile>, Problem> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -152,7 +152,7 @@ fn read(path: &Path) -> Result<Option<ConfigFile>, Problem> {
 }
 
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
-    let help = "name a file that this user can read with --config or --jobs, or none for the built-in one";
+    let help = "pass a file that this user can read to --config or --jobs, or omit the option to use the built-in one";
     Problem::without_location(format!("cannot read {}: {error}", path.display()), help)
 }
 

@@ -1,6 +1,7 @@
-//! `tapekeeper.toml` and `jobs.toml` -> typed options per room; every error with file:line:col, all in one pass.
+//! Reads `tapekeeper.toml` and `jobs.toml` into typed options for each module, and reports every error of both files in
+//! one pass, with file:line:col.
 //!
-//! This room knows every room's options; no room knows this one.
+//! This module knows every module's options; only `app` and `cli` may import it.
 
 mod changes;
 mod lookup;
@@ -28,13 +29,13 @@ pub const DEFAULT_CONFIG: &str = include_str!("../../packaging/tapekeeper.toml")
 /// The shipped schedule.
 pub const DEFAULT_JOBS: &str = include_str!("../../jobs.toml");
 
-/// The environment, as a function so that tests need not change the process's own.
+/// Looks up an environment variable; a function, so that tests need not change the process's environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// `[backfill]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillOptions {
-    /// Percent of the exchange's request weight that repairs and questions may use together.
+    /// Percent of the exchange's request weight that repairs and probes may use together.
     pub weight_share: u32,
 }
 
@@ -44,14 +45,14 @@ impl Default for BackfillOptions {
     }
 }
 
-/// Everything a user may set.
+/// Everything that the user can configure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Where the embedded stores and the state live.
+    /// The directory of the embedded stores and the state.
     pub data_dir: PathBuf,
-    /// Names this recorder among several; empty for one.
+    /// Identifies this recorder among several; empty when there is only one.
     pub instance: String,
-    /// What is recorded.
+    /// The feeds to record.
     pub feeds: Vec<Feed>,
     /// `[log]`.
     pub log: log::Options,
@@ -66,31 +67,31 @@ pub struct Config {
 }
 
 impl Config {
-    /// The keys whose values differ, by their full names; `feed` stands for all feeds, `rest_url` for their budget.
-    /// Values are not told: some are passwords.
+    /// The full names of the keys whose values differ; `feed` means any feed, `rest_url` the base of the REST client.
+    /// Values are left out: some are passwords.
     pub fn diff(&self, other: &Self) -> Vec<String> {
         changes::between(self, other)
     }
 }
 
-/// Both files, read.
+/// The contents of both files.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The service's configuration.
     pub config: Config,
     /// The schedule.
     pub schedule: Schedule,
-    /// What somebody should look at.
+    /// Problems that do not prevent the use of the files.
     pub warnings: Problems,
-    /// Names of the files read.
+    /// The names of the files that were read.
     pub files: Vec<String>,
 }
 
-/// Finds and reads configuration and schedule; all errors of both at once.
+/// Finds and reads configuration and schedule; the error lists all errors of both.
 ///
-/// The configuration: `explicit`, `TAPEKEEPER_CONFIG`, `./tapekeeper.toml`, `/etc/tapekeeper/tapekeeper.toml`, else
-/// the built-in one. The schedule: `jobs`, `TAPEKEEPER_JOBS`, `jobs.toml` beside the configuration, else the
-/// built-in one; `jobs.d/*.toml` beside it is added.
+/// The configuration: `explicit`, `TAPEKEEPER_CONFIG`, `./tapekeeper.toml`, `/etc/tapekeeper/tapekeeper.toml`, else the
+/// built-in one. The schedule: `jobs`, `TAPEKEEPER_JOBS`, `jobs.toml` beside the configuration, else the built-in one;
+/// in addition `jobs.d/*.toml` beside it.
 pub fn load_all(
     explicit: Option<&Path>,
     jobs: Option<&Path>,
@@ -101,7 +102,7 @@ pub fn load_all(
     let found = lookup::find_config(explicit, environment, &mut problems);
     names.extend(found.iter().map(|file| file.name.clone()));
     let config = read_config(found.as_ref(), environment, &mut problems);
-    // The schedule stands beside the configuration, whether or not that one could be read.
+    // Read the schedule beside the configuration even when the configuration could not be read.
     let beside = found.as_ref().and_then(|file| file.path.as_deref()).or(explicit);
     let files = lookup::find_jobs(jobs, beside, environment, &mut problems);
     names.extend(files.iter().map(|file| file.name.clone()));
@@ -113,7 +114,7 @@ pub fn load_all(
     Ok(Loaded { config, schedule, warnings: problems, files: names })
 }
 
-/// Finds and reads the configuration alone: whoever asks the running service must be able to while somebody edits the
+/// Finds and reads the configuration alone: commands to the running service must work while an operator edits the
 /// schedule.
 pub fn load_config(explicit: Option<&Path>, environment: Environment<'_>) -> Result<Config, Problems> {
     let mut problems = Vec::new();
@@ -158,7 +159,7 @@ fn read_schedule(files: &[lookup::ConfigFile], problems: &mut Vec<Problem>) -> S
     schedule
 }
 
-/// What `tapekeeper check` prints, and whether all is well.
+/// The output of `tapekeeper check`; the error lists all problems.
 pub fn check(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environment<'_>) -> Result<String, String> {
     match load_all(explicit, jobs, environment) {
         Ok(loaded) => {

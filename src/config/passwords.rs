@@ -1,7 +1,7 @@
 //! Passwords: from systemd's credentials, then the environment, then the file.
 //!
-//! systemd 252 names the credentials' directory to `ExecReload=` as well, and does not let it in: what is not ours to see
-//! is not there. The process that needs them is let in.
+//! systemd 252 sets the credentials' directory for `ExecReload=` as well, but does not let that process read it: it is
+//! then ignored. The service itself can read it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,8 +10,8 @@ use std::path::Path;
 use super::problem::Problem;
 use super::{Config, Environment};
 
-/// Puts in every password that a credential or the environment has. A credential that is there but cannot be read is
-/// a problem: another password in its place would fail somewhere else, and later.
+/// Fills in every password that a credential or the environment sets. A credential that exists but cannot be read is a
+/// problem: another password in its place would only fail later.
 pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let directory = environment("CREDENTIALS_DIRECTORY").filter(|directory| is_readable(Path::new(directory)));
@@ -19,12 +19,12 @@ pub fn fill(config: &mut Config, environment: Environment<'_>) -> Vec<Problem> {
         let from_file = directory.as_deref().and_then(|directory| {
             let path = Path::new(directory).join(credential);
             match fs::read_to_string(&path) {
-                // Files written by hand end with a newline that is not part of the password.
+                // A file from an editor ends with a newline that is not part of the password.
                 Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 Err(error) => {
                     let message = format!("cannot read the credential {}: {error}", path.display());
-                    let help = "it must be text that this user may read; remove it to use none";
+                    let help = "it must be text that this user can read; remove it to use no password";
                     problems.push(Problem::without_location(message, help));
                     None
                 }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_credential_wins_over_the_environment_and_that_over_the_file() {
+    fn a_credential_overrides_the_environment_and_that_overrides_the_file() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("redis-password"), "from the credential\n").unwrap();
         let path = directory.path().display().to_string();

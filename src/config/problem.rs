@@ -1,4 +1,4 @@
-//! What is wrong with a file, where, and what to do about it: one error as a person reads it.
+//! A problem in a file: the message, its position, and how to correct it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,31 +8,31 @@ use std::sync::Arc;
 /// A file's name and text.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// As shown: the path, or `the built-in default`.
+    /// Its name in messages: the path, or `the built-in ...`.
     pub name: String,
     /// The whole text.
     pub text: Arc<str>,
 }
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The file is not used.
+    /// The file cannot be used.
     Error,
-    /// The file is used; somebody should look.
+    /// The file can be used, but has a flaw.
     Warning,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// How bad.
+    /// Its severity.
     pub severity: Severity,
-    /// What, in lower case, without a full stop.
+    /// The message, in lower case, without a full stop.
     pub message: String,
-    /// What to write instead, when we know.
+    /// What to write instead, when it is known.
     pub help: Option<String>,
-    /// The file, and the bytes of it that are wrong; none when the file itself is.
+    /// The file and the range of bytes; `None` when the problem is not in a file.
     pub location: Option<(Source, Range<usize>)>,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Problem {
             let text = sanitize(source.text.lines().nth(line - 1).unwrap_or_default());
             let number = line.to_string();
             let margin = " ".repeat(number.len());
-            // What is marked ends with its line, however long the value goes on.
+            // The marker ends with the line, even when the value continues.
             let marked = source
                 .text
                 .get(floor_char_boundary(&source.text, span.start)..floor_char_boundary(&source.text, span.end));
@@ -77,7 +77,7 @@ impl fmt::Display for Problem {
             writeln!(f, "{margin}--> {}:{line}:{column}", source.name)?;
             writeln!(f, "{margin} |")?;
             writeln!(f, "{number} | {text}")?;
-            // Tabs are kept so that the caret stands under its character whatever their width.
+            // Tabs stay tabs, so that the caret is under its character at any tab width.
             let under = |at| if at == Some('\t') { '\t' } else { ' ' };
             let mut characters = text.chars();
             let indent: String = (1..column).map(|_| under(characters.next())).collect();
@@ -92,12 +92,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, in the order of the files.
+/// Problems of one or more files.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// How many are errors.
+    /// The number of errors.
     pub fn errors(&self) -> usize {
         self.0.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
@@ -107,7 +107,7 @@ impl Problems {
         self.0.iter().filter(|problem| problem.severity == Severity::Warning)
     }
 
-    /// By place, the files in the order in which they were read; what has no place comes first.
+    /// Sorted by position, the files in the order in which they were read; problems without a position come first.
     pub fn sorted(mut self) -> Self {
         let mut files: Vec<String> = Vec::new();
         for (source, _) in self.0.iter().filter_map(|problem| problem.location.as_ref()) {
@@ -122,7 +122,7 @@ impl Problems {
         self
     }
 
-    /// How many files these stand in; what has no place, such as a file that cannot be read, is one of its own.
+    /// The number of files with problems; a problem without a position, such as an unreadable file, counts as one.
     fn files(&self) -> usize {
         let named: BTreeSet<&str> = self
             .0
@@ -151,7 +151,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The closest of `known` to what was written, when it is close enough to be meant.
+/// Suggests the name of `known` that is closest to `written`, when it is close enough.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let best = known
         .into_iter()
@@ -161,15 +161,15 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
     (best.0 <= tolerated).then(|| format!("did you mean `{}`?", best.1))
 }
 
-/// A line as it may be printed: problems go to terminals and to the journal, so passwords are hidden and control
-/// characters, which could move a cursor or forge a line, are replaced.
+/// Makes a line safe to print on terminals and in the journal: hides passwords, and replaces control characters, which
+/// could move a cursor or forge a line.
 fn sanitize(line: &str) -> String {
     let line: String =
         line.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect();
     hide_user(&hide_value(&line))
 }
 
-/// Hides everything that a password or a token is set to in this line.
+/// Hides the value of a password or a token in this line.
 fn hide_value(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let secret = ["password", "token"].iter().filter_map(|key| lower.find(key)).min();
@@ -182,7 +182,7 @@ fn hide_value(line: &str) -> String {
 /// Hides the user and the password of `scheme://user:password@host`.
 fn hide_user(line: &str) -> String {
     let Some(start) = line.find("://").map(|at| at + 3) else { return line.to_owned() };
-    // To the end of the text, not of the host: a password may hold a slash.
+    // To the end of the text, not of the host: a password may contain a slash.
     let end = line[start..].find(['"', '\'', ' ', '`']).map_or(line.len(), |length| start + length);
     match line[start..end].rfind('@') {
         Some(at) => format!("{}***{}", &line[..start], &line[start + at..]),
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_holds_no_password() {
+    fn a_printed_line_contains_no_password() {
         for (line, shown) in [
             ("password = \"hunter2\"", "password = ***"),
             ("redis = { url = \"x\", password = \"hunter2\" }", "redis = { url = \"x\", password = ***"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_cannot_move_the_cursor() {
+    fn a_printed_line_cannot_move_the_cursor() {
         assert_eq!(sanitize("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
     }
 

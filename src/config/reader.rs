@@ -1,4 +1,4 @@
-//! Reads a TOML document value by value, and notes everything that is wrong with it in one pass.
+//! Reads a TOML document value by value, and collects all of its problems in one pass.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Problem, Severity, Source, did_you_mean};
 use super::units::{format_duration, format_size, parse_duration, parse_size};
 
-/// Collects problems of one file.
+/// Collects the problems of one file.
 #[derive(Debug)]
 pub struct Diagnostics {
     /// The file.
@@ -22,30 +22,30 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Nothing noted yet.
+    /// An empty collection for this file.
     pub fn new(name: &str, text: &str) -> Self {
         let source = Source { name: name.to_owned(), text: Arc::from(text) };
         Self { source, problems: RefCell::default(), syntax: RefCell::default() }
     }
 
-    /// Notes an error at these bytes.
+    /// Adds an error at these bytes.
     pub fn error(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.push(Severity::Error, span, message.into(), help);
     }
 
-    /// Notes a warning at these bytes.
+    /// Adds a warning at these bytes.
     pub fn warning(&self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.push(Severity::Warning, span, message.into(), help);
     }
 
-    /// Notes that something is not there, unless a syntax error may be why it was not seen.
+    /// Adds an error for a missing key, unless a syntax error may be the reason.
     pub fn missing(&self, span: Range<usize>, message: impl Into<String>, help: String) {
         if self.syntax.borrow().is_empty() {
             self.error(span, message, Some(help));
         }
     }
 
-    /// Whether a line that begins with `[` is no TOML.
+    /// Whether a line that begins with `[` is not valid TOML.
     fn has_broken_header(&self) -> bool {
         let is_header = |problem: &Problem| {
             let line = problem.position().map_or(0, |(line, _)| line - 1);
@@ -59,8 +59,8 @@ impl Diagnostics {
         self.problems.borrow_mut().push(Problem { severity, message, help, location });
     }
 
-    /// Everything noted. Of a line that is no TOML only the first syntax error is told: what was read from the rest
-    /// of it is a guess.
+    /// All problems. A line that is not valid TOML has only its first syntax error: the values read from the rest of it
+    /// are guesses.
     pub fn into_problems(self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut broken = BTreeSet::new();
@@ -75,7 +75,7 @@ impl Diagnostics {
     }
 }
 
-/// Parses a text; syntax errors are noted, and what could be read is returned.
+/// Parses a text; collects the syntax errors and returns the values that could be read.
 pub fn parse<'i>(text: &'i str, diagnostics: &Diagnostics) -> Spanned<DeTable<'i>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
@@ -87,7 +87,7 @@ pub fn parse<'i>(text: &'i str, diagnostics: &Diagnostics) -> Spanned<DeTable<'i
     document
 }
 
-/// What to write instead, as far as the parser's own words tell.
+/// The help for a syntax error, chosen by the parser's message.
 fn syntax_help(message: &str) -> &'static str {
     if message.starts_with("duplicate key") {
         return "remove one of the two";
@@ -96,7 +96,7 @@ fn syntax_help(message: &str) -> &'static str {
         return "put text in quotes: `key = \"value\"`";
     }
     if message.contains("array table") || message.contains("table") {
-        return "a table begins with `[name]`, one of several with `[[name]]`";
+        return "a table begins with `[name]`, each table of a list with `[[name]]`";
     }
     if message.contains("string") {
         return "end the text with the quote it began with, on the same line";
@@ -104,7 +104,7 @@ fn syntax_help(message: &str) -> &'static str {
     "write `key = value`, one a line: text in quotes, lists in `[ ]`"
 }
 
-/// A table being read: every key that is asked for is known, the rest is an error.
+/// Reads a table: every key that is read is known, every other key is an error.
 pub struct Table<'a> {
     table: &'a DeTable<'a>,
     span: Range<usize>,
@@ -123,12 +123,12 @@ impl<'a> Table<'a> {
         Self { table, span, path, diagnostics, known: RefCell::default() }
     }
 
-    /// Where it stands.
+    /// The bytes of its header.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Where problems go.
+    /// The collection for its problems.
     pub fn diagnostics(&self) -> &'a Diagnostics {
         self.diagnostics
     }
@@ -138,7 +138,7 @@ impl<'a> Table<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The value of a key as written; the key is known from now on.
+    /// The value of a key as written; makes the key known.
     pub fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         let mut known = self.known.borrow_mut();
         if !known.contains(&key) {
@@ -147,18 +147,18 @@ impl<'a> Table<'a> {
         self.table.iter().find(|(name, _)| name.get_ref().as_ref() == key).map(|(_, value)| value)
     }
 
-    /// Where a key is written, else the table.
+    /// The bytes of a key, else of the table's header.
     pub fn key_span(&self, key: &str) -> Range<usize> {
         let found = self.table.iter().find(|(name, _)| name.get_ref().as_ref() == key);
         found.map_or(self.span(), |(name, _)| name.span())
     }
 
-    /// Whether a key is written.
+    /// Whether the table has a key.
     pub fn has(&self, key: &str) -> bool {
         self.table.iter().any(|(name, _)| name.get_ref().as_ref() == key)
     }
 
-    /// Every key as written with its value; all of them are known to the caller.
+    /// Every key with its value; the caller checks which keys are known.
     pub fn entries(&self) -> impl Iterator<Item = (String, Range<usize>, &'a Spanned<DeValue<'a>>)> + use<'a> {
         self.table.iter().map(|(name, value)| (name.get_ref().to_string(), name.span(), value))
     }
@@ -169,7 +169,7 @@ impl<'a> Table<'a> {
         self.text_of(key, value)
     }
 
-    /// A value as the text that it should be.
+    /// A value that must be text.
     pub fn text_of(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<(String, Range<usize>)> {
         match value.get_ref() {
             DeValue::String(text) => Some((text.to_string(), value.span())),
@@ -180,7 +180,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A list of texts, one at least.
+    /// A list of at least one text.
     pub fn texts(&self, key: &'static str) -> Option<Vec<(String, Range<usize>)>> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -215,12 +215,12 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A whole number between two limits, both included.
+    /// A whole number between two inclusive limits.
     pub fn integer(&self, key: &'static str, min: i64, max: i64) -> Option<i64> {
         self.integer_or(key, min, max, None)
     }
 
-    /// How many of something are kept, one at least. As with an age, `help` says what to write instead of 0.
+    /// A number of things to keep, at least one. Like for an age, `help` says what to write instead of 0.
     pub fn count(&self, key: &'static str, max: i64, help: &str) -> Option<i64> {
         self.integer_or(key, 1, max, Some(help))
     }
@@ -240,7 +240,7 @@ impl<'a> Table<'a> {
                     (min, i64::MAX) => format!("`{}` must be {min} or more", self.name(key)),
                     (min, max) => format!("`{}` must be from {min} to {max}", self.name(key)),
                 };
-                // What does not fit 64 bits is beyond one end or the other by its sign.
+                // The sign says which limit a number beyond 64 bits exceeds.
                 let nearest = if written.as_str().starts_with('-') { min } else { max };
                 let nearest = i64::from_str_radix(written.as_str(), written.radix()).unwrap_or(nearest).clamp(min, max);
                 let help = help.map_or_else(|| format!("the nearest allowed: `{key} = {nearest}`"), str::to_owned);
@@ -250,13 +250,13 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A duration as text, between two limits, both included; outside them the nearest one is suggested.
+    /// A duration as text, between two inclusive limits; outside them the error suggests the nearest one.
     pub fn duration(&self, key: &'static str, min: Duration, max: Duration) -> Option<Duration> {
         self.duration_or(key, min, max, None)
     }
 
-    /// How long something is kept. Here the nearest limit would be bad advice: who writes 0 hardly means "delete at
-    /// once", so `help` says what to write.
+    /// How long to keep something. The nearest limit would be bad advice here: 0 hardly means "delete at once", so
+    /// `help` says what to write.
     pub fn age(&self, key: &'static str, max: Duration, help: &str) -> Option<Duration> {
         self.duration_or(key, Duration::from_secs(1), max, Some(help))
     }
@@ -266,7 +266,7 @@ impl<'a> Table<'a> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => {
-                // What is kept is kept for days: seconds would be advice to delete.
+                // Ages are days: suggesting seconds would be advice to delete.
                 let unit = if help.is_some() { "d" } else { "s" };
                 let help = format!("name the unit: `{key} = \"{}{unit}\"`", number.as_str());
                 let message = format!("`{}` is a duration, and a bare number has no unit", self.name(key));
@@ -294,7 +294,7 @@ impl<'a> Table<'a> {
         Some(duration)
     }
 
-    /// A size as text, of at least `min` bytes; `suggested` is suggested for less.
+    /// A size as text, at least `min` bytes; the error for less suggests `suggested`.
     pub fn size(&self, key: &'static str, min: u64, suggested: u64) -> Option<u64> {
         let value = self.value(key)?;
         let text = match value.get_ref() {
@@ -345,7 +345,7 @@ impl<'a> Table<'a> {
         self.table_of(key, self.key_span(key), value)
     }
 
-    /// A value as the table below this one that it should be.
+    /// A value that must be a table below this one.
     pub fn table_of(&self, key: &str, key_span: Range<usize>, value: &'a Spanned<DeValue<'a>>) -> Option<Table<'a>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Self::at(table, key_span, self.name(key), self.diagnostics)),
@@ -371,7 +371,7 @@ impl<'a> Table<'a> {
                 })
                 .collect(),
             DeValue::Table(_) => {
-                let help = format!("there may be several: write `[[{key}]]`");
+                let help = format!("the list has one table or more: write `[[{key}]]`");
                 self.diagnostics.error(self.key_span(key), format!("`{key}` is a list of tables"), Some(help));
                 Vec::new()
             }
@@ -382,9 +382,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Every key that was not asked for is an error.
+    /// Adds an error for every key that was not read.
     pub fn finish(self) {
-        // Below a broken header keys seem to stand in the table before it.
+        // The keys below a broken header seem to belong to the table before it.
         if self.diagnostics.has_broken_header() {
             return;
         }
@@ -393,8 +393,8 @@ impl<'a> Table<'a> {
             let written = name.get_ref().as_ref();
             if !known.contains(&written) {
                 let help = did_you_mean(written, known.iter().copied()).unwrap_or_else(|| match known.as_slice() {
-                    [] => "nothing can be set here".to_owned(),
-                    known => format!("known here: {}", known.join(", ")),
+                    [] => "this table has no keys".to_owned(),
+                    known => format!("known keys: {}", known.join(", ")),
                 });
                 self.diagnostics.error(name.span(), format!("unknown key `{}`", self.name(written)), Some(help));
             }
@@ -404,14 +404,14 @@ impl<'a> Table<'a> {
     fn wrong_type(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str) {
         let message = format!("`{}` must be {expected}, not {}", self.name(key), type_name(found));
         let help = match found {
-            // What a text should have been can be shown as it was written; a table or a list cannot.
+            // The help can show an integer in quotes, but not a table or a list.
             DeValue::Integer(number) if expected.starts_with("text") => format!("put it in quotes: \"{number}\""),
             _ => format!("write `{key}` as {expected}"),
         };
         self.diagnostics.error(span, message, Some(help));
     }
 
-    /// Like `wrong_type`, for what is right but for its quotes.
+    /// Like `wrong_type`, for a value that may only have quotes too many.
     fn quoted(&self, key: &str, span: Range<usize>, found: &DeValue<'_>, expected: &str, bare: impl Fn(&str) -> bool) {
         let message = format!("`{}` must be {expected}, not {}", self.name(key), type_name(found));
         let help = match found.as_str().filter(|text| bare(text)) {
@@ -422,7 +422,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A value's type in a reader's words.
+/// A value's type for messages.
 pub fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",

@@ -1,4 +1,4 @@
-//! `jobs.toml` and its drop-ins -> [`Schedule`].
+//! Reads `jobs.toml` and its drop-ins into a [`Schedule`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,18 +20,18 @@ use super::units::parse_size;
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
-/// Less is a matter for an alert on the metrics.
+/// For less, use an alert rule on the metrics.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
-/// Trades of a week of a busy market are a billion rows to read.
+/// A week of a busy market has a billion trades to read.
 const LAST_MAX: Duration = Duration::from_secs(7 * 86_400);
-/// Ten years: catches a unit that was meant to be another.
+/// Ten years: catches a wrong unit.
 const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
-/// More than ten years of a job that runs every minute.
+/// More than ten years of runs every minute.
 const RUNS_MAX: i64 = 10_000_000;
-/// The scheduler's own part of the stop, records included, takes less than its five seconds there.
+/// With it, the scheduler's part of the stop, records included, takes less than its grace of five seconds.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(3);
 
-/// What jobs say that do not say it themselves.
+/// The values for jobs that do not set them.
 struct Defaults {
     timezone: Tz,
     job: JobSpec,
@@ -44,10 +44,10 @@ impl Default for Defaults {
     }
 }
 
-/// Reads all files as one schedule; what is wrong is in each one's diagnostics.
+/// Reads all files as one schedule; adds the problems of each file to its diagnostics.
 pub fn read(files: &[(Diagnostics, &str)]) -> Schedule {
     let mut schedule = Schedule::default();
-    // Where each name was used first, for the message about its second use.
+    // The first definition of each name, for the message about the second.
     let mut first_uses: BTreeMap<String, String> = BTreeMap::new();
     let mut defaults = Defaults::default();
     for (at, (diagnostics, text)) in files.iter().enumerate() {
@@ -59,7 +59,7 @@ pub fn read(files: &[(Diagnostics, &str)]) -> Schedule {
             diagnostics.missing(0..0, "`schema` is missing", "begin with `schema = 1`".to_owned());
             root.value("schema");
         }
-        // For all files, and so in the first one only: a drop-in must not change what others mean.
+        // These tables apply to all files, so only the first may have them: a drop-in must not change other jobs.
         if at == 0 {
             if let Some(table) = root.table("scheduler") {
                 schedule.scheduler = scheduler(table, &mut defaults);
@@ -75,13 +75,14 @@ pub fn read(files: &[(Diagnostics, &str)]) -> Schedule {
                 let Some(table) = jobs.table_of(&name, span.clone(), value) else { continue };
                 let line = position(text, span.start).0;
                 if let Some(first) = first_uses.get(&name) {
-                    let help = format!("a drop-in adds jobs; edit this one where it stands, at {first}");
-                    diagnostics.error(span.clone(), format!("job `{name}` is there twice"), Some(help));
+                    let help = format!("a drop-in can only add jobs: edit this one at {first}");
+                    diagnostics.error(span.clone(), format!("job `{name}` is defined twice"), Some(help));
                 } else {
                     first_uses.insert(name.clone(), format!("{}:{line}", diagnostics.source.name));
                 }
                 if !is_name(&name) {
-                    let help = "names stand in commands and URLs: letters, digits, `-`, `_` and `.` only".to_owned();
+                    let help =
+                        "names are part of commands and URLs: use letters, digits, `-`, `_` and `.` only".to_owned();
                     diagnostics.error(span, format!("`{name}` is not a name for a job"), Some(help));
                 }
                 schedule.jobs.extend(job(name, table, &defaults));
@@ -111,7 +112,7 @@ fn scheduler(table: Table<'_>, defaults: &mut Defaults) -> SchedulerOptions {
     options
 }
 
-/// Which runs are kept: an age, or a table with an age, how many of each job, or both.
+/// Which runs to keep: an age, or a table with `age`, `per_job` or both.
 fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKept> {
     let diagnostics = table.diagnostics();
     let value = table.value(key)?;
@@ -119,22 +120,18 @@ fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKep
         DeValue::Integer(number) => {
             let number = number.as_str();
             let help = format!("write `{key} = \"{number}d\"` for days, `{key} = {{ per_job = {number} }}` for runs");
-            diagnostics.error(
-                value.span(),
-                format!("`{}` does not say what it is a number of", table.name(key)),
-                Some(help),
-            );
+            diagnostics.error(value.span(), format!("`{}` is a bare number", table.name(key)), Some(help));
             None
         }
         DeValue::Table(_) => {
             let kept = table.table(key)?;
-            let age = kept.age("age", AGE_MAX, "remove the key to keep runs however old they are");
-            let per_job = kept.count("per_job", RUNS_MAX, "remove the key to keep runs however many there are");
+            let age = kept.age("age", AGE_MAX, "remove the key to keep runs of any age");
+            let per_job = kept.count("per_job", RUNS_MAX, "remove the key to keep any number of runs");
             let per_job = per_job.and_then(|runs| u32::try_from(runs).ok());
-            // Of a key that is not known only that is told.
+            // An unknown key already has an error.
             if kept.entries().next().is_none() {
                 let help = format!("write `{key} = \"30d\"`, or `{key} = {{ age = \"30d\", per_job = 10000 }}`");
-                diagnostics.error(value.span(), format!("`{}` does not say what is kept", table.name(key)), Some(help));
+                diagnostics.error(value.span(), format!("`{}` sets no limit", table.name(key)), Some(help));
             }
             kept.finish();
             (age.is_some() || per_job.is_some()).then_some(RunsKept { age, per_job })
@@ -143,7 +140,7 @@ fn runs_kept(table: &Table<'_>, key: &'static str, help: &str) -> Option<RunsKep
     }
 }
 
-/// How a job behaves, whatever it does and whenever: what `[defaults]` can say too.
+/// The keys of a job that `[defaults]` can set too.
 fn behaviour(table: &Table<'_>, spec: &mut JobSpec) {
     let short = Duration::from_millis(1);
     spec.timeout = table.duration("timeout", short, EVERY_MAX).unwrap_or(spec.timeout);
@@ -177,7 +174,7 @@ fn behaviour(table: &Table<'_>, spec: &mut JobSpec) {
     spec.requires = requires(table).unwrap_or(std::mem::take(&mut spec.requires));
 }
 
-/// What must be there: names, and `disk.free` with or without a size.
+/// The requirements: names, and `disk.free` with or without a size.
 fn requires(table: &Table<'_>) -> Option<Vec<Requirement>> {
     let written = table.texts("requires")?;
     let mut requirements = Vec::new();
@@ -185,9 +182,7 @@ fn requires(table: &Table<'_>) -> Option<Vec<Requirement>> {
         let named = Requirement::CONNECTED.iter().find(|(name, _)| *name == text).map(|(_, requirement)| *requirement);
         match named.map(Ok).unwrap_or_else(|| disk_free(&text)) {
             Ok(requirement) => requirements.push(requirement),
-            Err(help) => {
-                table.diagnostics().error(span, format!("`{text}` is nothing that a job can require"), Some(help))
-            }
+            Err(help) => table.diagnostics().error(span, format!("`{text}` is not a requirement"), Some(help)),
         }
     }
     Some(requirements)
@@ -206,21 +201,21 @@ fn disk_free(text: &str) -> Result<Requirement, String> {
     bytes.map(Requirement::DiskFree).ok_or_else(|| "write a size after `>=`: `disk.free >= 10GiB`".to_owned())
 }
 
-/// How long a critical job may be silent: the two keys belong together.
+/// The longest silence of a critical job; `critical` and `max_silence` belong together.
 fn max_silence(table: &Table<'_>, when: Option<&When>) -> Option<Duration> {
     let critical = table.boolean("critical");
     let silence = table.duration("max_silence", SILENCE_MIN, EVERY_MAX);
     let diagnostics = table.diagnostics();
     match (critical, table.has("max_silence")) {
         (Some(true), false) => {
-            let help = "say after how long without a success somebody must look: `max_silence = \"10m\"`".to_owned();
+            let help = "add the longest time allowed without a success: `max_silence = \"10m\"`".to_owned();
             diagnostics.error(table.key_span("critical"), "a critical job needs `max_silence`", Some(help));
         }
         (None | Some(false), true) => {
             let help = "add `critical = true`, or remove it".to_owned();
             diagnostics.error(
                 table.key_span("max_silence"),
-                "`max_silence` means nothing without `critical`",
+                "`max_silence` has no effect without `critical`",
                 Some(help),
             );
             return None;
@@ -230,7 +225,7 @@ fn max_silence(table: &Table<'_>, when: Option<&When>) -> Option<Duration> {
     if let (Some(silence), Some(When::Every { period, .. } | When::Delay(period))) = (silence, when)
         && silence <= *period
     {
-        let help = "it would be silent too long between any two runs: make it longer than the period".to_owned();
+        let help = "the alarm would begin before every run: make it longer than the period".to_owned();
         diagnostics.error(table.key_span("max_silence"), "`max_silence` is not longer than the period", Some(help));
     }
     silence
@@ -284,11 +279,7 @@ fn when(table: &Table<'_>, default_timezone: Tz) -> Option<When> {
         [] => {
             let help = "add `every = \"30s\"`, `cron = \"0 */5 * * * *\"` or `on = [\"startup\"]`".to_owned();
             let name = table.name("");
-            diagnostics.missing(
-                table.span(),
-                format!("`{}` does not say when it runs", name.trim_end_matches('.')),
-                help,
-            );
+            diagnostics.missing(table.span(), format!("`{}` has no schedule", name.trim_end_matches('.')), help);
             return None;
         }
         [first, second, ..] => {
@@ -298,12 +289,12 @@ fn when(table: &Table<'_>, default_timezone: Tz) -> Option<When> {
         }
     }
     if table.has("timezone") && !table.has("cron") {
-        let help = "remove it, or say when with `cron`: only the calendar has timezones".to_owned();
-        diagnostics.error(table.key_span("timezone"), "`timezone` means nothing without `cron`", Some(help));
+        let help = "remove it, or use `cron`: only `cron` has a timezone".to_owned();
+        diagnostics.error(table.key_span("timezone"), "`timezone` has no effect without `cron`", Some(help));
     }
     if table.has("align") && !table.has("every") {
-        let help = "remove it, or say when with `every`".to_owned();
-        diagnostics.error(table.key_span("align"), "`align` means nothing without `every`", Some(help));
+        let help = "remove it, or use `every`".to_owned();
+        diagnostics.error(table.key_span("align"), "`align` has no effect without `every`", Some(help));
     }
     every.or(delay).or(cron).or(on)
 }
@@ -323,7 +314,7 @@ fn timezone(table: &Table<'_>) -> Option<Tz> {
 
 fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
     let (text, span) = table.text("cron")?;
-    // The parser would take a seventh field for the year; a nickname such as @daily is one word.
+    // The parser reads a seventh field as the year; a nickname such as @daily is one word.
     let parsed = match text.split_whitespace().count() {
         5 | 6 => parse_cron(&text),
         1 if text.trim().starts_with('@') => parse_cron(&text),
@@ -334,7 +325,7 @@ fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
         Err(why) => {
             let help = "five fields: minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-7; or six, with second 0-59 \
                         in front";
-            // The parser speaks of its own parts, and in sentences.
+            // The parser's message begins with its internal parts and is a sentence.
             let why = why.rsplit("error: ").next().unwrap_or(&why).trim_end_matches('.').to_lowercase();
             let field = wrong_field(&text).map(|(name, field)| format!("{name} `{field}`: ")).unwrap_or_default();
             let message = format!("`{text}` is not a cron pattern: {field}{why}");
@@ -342,16 +333,16 @@ fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
             return None;
         }
     };
-    // From a fixed date: a pattern without a date in the calendar never fires from any.
+    // From a fixed date: a pattern that never fires does not fire after any date.
     if next_cron(&cron, timezone, Timestamp(1_700_000_000_000_000)).is_none() {
-        let help = "write a day that its month has; `L` means a month's last day".to_owned();
+        let help = "write a day that the month has; `L` means the last day of the month".to_owned();
         table.diagnostics().error(span, format!("`{text}` never fires: there is no such date"), Some(help));
         return None;
     }
     Some(When::Cron { text, timezone })
 }
 
-/// The first field that no pattern could have, by its name: the parser does not say which one it means.
+/// The first invalid field and its name: the parser does not name it.
 fn wrong_field(text: &str) -> Option<(&'static str, &str)> {
     const NAMES: [&str; 6] = ["second", "minute", "hour", "day", "month", "weekday"];
     let fields: Vec<&str> = text.split_whitespace().collect();
@@ -360,7 +351,7 @@ fn wrong_field(text: &str) -> Option<(&'static str, &str)> {
         let pattern: Vec<&str> = (0..fields.len()).map(|other| if other == at { fields[at] } else { "*" }).collect();
         pattern.join(" ")
     };
-    // Fewer than five fields are wrong whatever they are.
+    // With any other number of fields, no single field is wrong.
     let whole = matches!(fields.len(), 5 | 6);
     let wrong = (0..fields.len()).find(|at| whole && parse_cron(&alone(*at)).is_err())?;
     Some((names[wrong], fields[wrong]))
@@ -389,7 +380,7 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
         _ => None,
     };
     if let Some(example) = needs.filter(|_| !table.has("args")) {
-        let help = format!("say what it does: `{example}`");
+        let help = format!("add the arguments of the task: `{example}`");
         table.diagnostics().missing(table.span(), format!("`{}` is missing", table.name("args")), help);
     }
     let Some(table) = table.table("args") else { return args };
@@ -401,13 +392,13 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
         Some(TaskKind::Retention) => {
             let age = |key, help: &str| table.age(key, AGE_MAX, help);
             args.dead_letters = age("dead_letters", "remove the key for the default, 30d").unwrap_or(args.dead_letters);
-            let runs = runs_kept(&table, "runs", "remove the key for what `scheduler.history` says");
+            let runs = runs_kept(&table, "runs", "remove the key to use `scheduler.history`");
             args.runs = runs.unwrap_or(args.runs);
             args.rows = age("rows", "remove the key to keep every trade and kline");
         }
         Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),
         Some(TaskKind::Command) => args.command = task_args::command(&table),
-        // The task itself is in error: which arguments it takes cannot be said.
+        // The task has an error: its arguments are unknown.
         None => return args,
         Some(_) => {}
     }

@@ -1,4 +1,4 @@
-//! `tapekeeper.toml` -> [`Config`].
+//! Reads `tapekeeper.toml` into a [`Config`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -16,14 +16,14 @@ use super::problem::did_you_mean;
 use super::reader::{Diagnostics, Table, parse, type_name};
 use super::units::format_duration;
 
-/// Exchanges that are named but not built yet.
+/// Exchanges that the recorder does not support yet.
 const NOT_BUILT: [&str; 4] = ["okx", "bybit", "coinbase", "kraken"];
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
-/// Longer than anybody keeps a log: catches a unit that was meant to be another.
+/// Ten years, longer than a log is kept: catches a wrong unit.
 const RETENTION_MAX: Duration = Duration::from_secs(86_400 * 3_650);
 
-/// Reads a configuration; what is wrong is in `notes`.
+/// Reads a configuration; adds its problems to `diagnostics`.
 pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) -> Config {
     let document = parse(text, diagnostics);
     let root = Table::root(&document, diagnostics);
@@ -40,7 +40,7 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
         if instance.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             config.instance = instance;
         } else {
-            let help = "it becomes part of a cache key: write a plain name such as \"north-1\"".to_owned();
+            let help = "it is part of a cache key: write a plain name such as \"north-1\"".to_owned();
             diagnostics.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
         }
     }
@@ -90,8 +90,8 @@ fn feeds(root: &Table<'_>) -> Vec<Feed> {
             if let Some(other) = feeds.iter().find(|other| other.exchange == exchange)
                 && other.rest_url != feed.rest_url
             {
-                let message = format!("the feeds of {exchange} name different `rest_url`s");
-                let help = "one REST budget is kept for an exchange: write the same in every feed of it".to_owned();
+                let message = format!("the feeds of {exchange} have different `rest_url`s");
+                let help = "an exchange has one REST budget: write the same `rest_url` in each of its feeds".to_owned();
                 let span = if table.has("rest_url") { table.key_span("rest_url") } else { span };
                 table.diagnostics().error(span, message, Some(help));
             }
@@ -107,7 +107,7 @@ fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
         feed.streams().into_iter().filter(|stream| !seen.insert(stream.clone())).map(|s| s.to_string()).collect();
     if let Some(first) = twice.first() {
         let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
-        let help = "each stream is recorded once: remove the symbol or the channel here or there".to_owned();
+        let help = "each stream is recorded once: remove the symbol or the channel from one feed".to_owned();
         table.diagnostics().error(
             table.key_span("symbols"),
             format!("duplicate feed: {first}{more} is named twice"),
@@ -125,8 +125,8 @@ fn exchange(table: &Table<'_>) -> Option<Exchange> {
         return Some(exchange);
     }
     if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
-        let help = "only `binance` can be recorded so far".to_owned();
-        table.diagnostics().error(span, format!("exchange `{text}` is not built yet"), Some(help));
+        let help = "only `binance` is supported so far".to_owned();
+        table.diagnostics().error(span, format!("exchange `{text}` is not supported yet"), Some(help));
         return None;
     }
     let known = Exchange::ALL.map(Exchange::as_str);
@@ -208,7 +208,7 @@ fn since(table: &Table<'_>) -> Since {
     }
 }
 
-/// A base without a path: scheme, host and port.
+/// A base URL without a path: scheme, host and port.
 fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String> {
     let (text, span) = table.text(key)?;
     let expected = schemes.join(":// or ");
@@ -226,8 +226,8 @@ fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String>
         || host.contains(['/', '?', '#', '@', ' '])
         || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
     {
-        let help = format!("write the base only: `{scheme}://host:port`");
-        let message = format!("`{}` is a base: scheme, host and port, nothing else", table.name(key));
+        let help = format!("write only the base URL: `{scheme}://host:port`");
+        let message = format!("`{}` must be a base URL: scheme, host and port only", table.name(key));
         table.diagnostics().error(span, message, Some(help));
         return None;
     }
@@ -248,7 +248,7 @@ fn log_options(table: Table<'_>) -> log::Options {
         set(&mut kafka.topic, topic(&table));
         set(&mut kafka.partitions, table.integer("partitions", 1, 10_000).map(|n| n as i32));
         set(&mut kafka.group_id, non_empty(&table, "group_id"));
-        // The broker's own limits by default: group.min.session.timeout.ms is 6 s, max 30 min.
+        // The broker's default limits: group.min.session.timeout.ms is 6 s, the maximum 30 min.
         set(&mut kafka.session_timeout, table.duration("session_timeout", 6 * SECOND, 1_800 * SECOND));
         set(&mut kafka.batch_records, table.integer("batch_records", 1, 1_000_000).map(|n| n as usize));
         kafka.password = password(&table);
@@ -261,7 +261,7 @@ fn log_options(table: Table<'_>) -> log::Options {
     options
 }
 
-/// librdkafka's own settings: any key, text, number or boolean.
+/// Settings of librdkafka: any key with text, a number or a boolean.
 fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     for (name, span, value) in table.entries() {
@@ -273,7 +273,7 @@ fn settings(table: &Table<'_>) -> BTreeMap<String, String> {
             toml::de::DeValue::Integer(number) => number.as_str().to_owned(),
             toml::de::DeValue::Boolean(boolean) => boolean.to_string(),
             _ => {
-                // An unquoted `security.protocol` is TOML's way to write a table in a table.
+                // TOML reads an unquoted `security.protocol` as a table in a table.
                 let inner = value.get_ref().as_table().and_then(|table| table.keys().next());
                 let whole = inner.map_or(name.clone(), |inner| format!("{name}.{}", inner.get_ref()));
                 let help = format!("quote the whole name: `\"{whole}\" = \"...\"`");
@@ -343,15 +343,16 @@ fn admin_options(table: Table<'_>) -> AdminOptions {
     options
 }
 
-/// Linux gives a unix socket's address 108 bytes, the last of them 0.
+/// Linux limits a unix socket's path to 108 bytes, including the final 0.
 const SOCKET_BYTES_MAX: usize = 107;
 
-/// A path that the service and a shell's command take for the same one.
+/// An absolute path, so that the service and a command in a shell use the same socket.
 fn socket(table: &Table<'_>) -> Option<PathBuf> {
     let (text, span) = table.text("socket")?;
     if !text.starts_with('/') || text.len() > SOCKET_BYTES_MAX {
-        let message = format!("`{text}` is no place for a socket");
-        let help = format!("write a whole path of {SOCKET_BYTES_MAX} bytes at most: \"/run/tapekeeper/admin.sock\"");
+        let message = format!("`{text}` is not a valid path for a socket");
+        let help =
+            format!("write an absolute path of at most {SOCKET_BYTES_MAX} bytes: \"/run/tapekeeper/admin.sock\"");
         table.diagnostics().error(span, message, Some(help));
         return None;
     }
@@ -368,7 +369,7 @@ fn password(table: &Table<'_>) -> Option<String> {
 
 fn warn_of_password(diagnostics: &Diagnostics, span: Range<usize>, credential: &str, variable: &str) {
     let help = format!("keep it in the systemd credential `{credential}` or in {variable}");
-    diagnostics.warning(span, "a password stands in the file", Some(help));
+    diagnostics.warning(span, "the file contains a password", Some(help));
 }
 
 /// `host:port`, several separated by commas.
@@ -385,7 +386,7 @@ fn brokers(table: &Table<'_>) -> Option<String> {
     Some(text)
 }
 
-/// Kafka's own rule: at most 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..`.
+/// Kafka's rule for topic names: at most 249 letters, digits, `.`, `_` and `-`; not `.` and not `..`.
 fn topic(table: &Table<'_>) -> Option<String> {
     let (text, span) = table.text("topic")?;
     let legal = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -427,14 +428,14 @@ fn redis_servers(table: &Table<'_>, redis: &mut cache::RedisOptions) {
         } else {
             table.diagnostics().error(
                 span,
-                format!("`{node}` is not the URL of a cluster's node"),
+                format!("`{node}` is not the URL of a cluster node"),
                 Some(help.to_owned()),
             );
         }
     }
 }
 
-/// Of a node: a socket would lead to one of them only, and there is database 0 alone.
+/// A node has no unix socket, which would reach only one of them, and only database 0 exists in a cluster.
 fn is_node_url(text: &str) -> bool {
     let database = text.parse::<reqwest::Url>().map(|url| url.path().trim_matches('/').to_owned());
     is_redis_url(text) && !text.starts_with("redis+unix") && matches!(database.as_deref(), Ok("" | "0"))

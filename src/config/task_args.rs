@@ -1,4 +1,4 @@
-//! `args` of the tasks that need some: backfill and command.
+//! Reads the `args` of the tasks that require them: backfill and command.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use super::problem::did_you_mean;
 use super::reader::Table;
 
-/// What the backfill task fetches: a range, or with `window` each run's own.
+/// The arguments of the backfill task: a range, or with `window` the window of each run.
 pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
     let diagnostics = table.diagnostics();
     let exchange = match table.text("exchange") {
@@ -33,18 +33,18 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
                 .collect();
             let help =
                 did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-            diagnostics.error(span, format!("`{text}` is no channel that can be fetched again"), Some(help));
+            diagnostics.error(span, format!("channel `{text}` cannot be backfilled"), Some(help));
             None
         }),
     };
     let symbol = table.text("symbol").map(|(text, _)| Symbol::new(&text));
     if !table.has("symbol") {
-        let help = "add `symbol = \"BTCUSDT\"`, one that a feed records".to_owned();
+        let help = "add `symbol = \"BTCUSDT\"`, a symbol that a feed records".to_owned();
         diagnostics.error(table.span(), format!("`{}` is missing", table.name("symbol")), Some(help));
     }
     let (from, to) = (place(table, "from", channel), place(table, "to", channel));
     for key in ["from", "to"].into_iter().filter(|key| has_window && table.has(key)) {
-        let help = "remove it, or `window = true`: each run has one range only".to_owned();
+        let help = "remove it, or remove `window = true`: each run has one range".to_owned();
         diagnostics.error(table.key_span(key), format!("`{key}` and `window` exclude each other"), Some(help));
     }
     if !has_window && !table.has("from") {
@@ -54,7 +54,7 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
     Some(BackfillArgs { stream: Stream::new(exchange?, symbol?, channel?), from, to })
 }
 
-/// A trade id, or a time as text or as TOML writes it.
+/// A trade id, or a time as text or as a TOML date.
 fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Option<RangeBound> {
     let value = table.value(key)?;
     let place = match value.get_ref() {
@@ -68,14 +68,18 @@ fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Opti
     if place.is_none() {
         let help = match channel {
             Some(Channel::Trade) => format!("write `{key} = \"2026-01-01T00:00:00Z\"`, or a trade's id"),
-            _ => format!("write `{key} = \"2026-01-01T00:00:00Z\"`: klines go by their time"),
+            _ => format!("write `{key} = \"2026-01-01T00:00:00Z\"`; klines have no ids"),
         };
-        table.diagnostics().error(value.span(), format!("`{}` is no place in a stream", table.name(key)), Some(help));
+        table.diagnostics().error(
+            value.span(),
+            format!("`{}` is not a position in a stream", table.name(key)),
+            Some(help),
+        );
     }
     place
 }
 
-/// What the command task runs.
+/// The arguments of the command task.
 pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
     let diagnostics = table.diagnostics();
     if !table.has("argv") {
@@ -85,7 +89,7 @@ pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
     let argv = match table.value("argv").map(|value| (value.get_ref(), value.span())) {
         Some((DeValue::String(line), span)) => {
             let words: Vec<String> = line.split_whitespace().map(|word| format!("{word:?}")).collect();
-            let help = format!("no shell splits it: write `argv = [{}]`", words.join(", "));
+            let help = format!("no shell splits the text: write `argv = [{}]`", words.join(", "));
             diagnostics.error(
                 span,
                 format!("`{}` is a list: the program and each argument", table.name("argv")),
@@ -98,7 +102,7 @@ pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
     for (at, (text, span)) in argv.iter().flatten().enumerate() {
         if (at == 0 && text.trim().is_empty()) || text.contains('\0') {
             let help = "the first is the program: a path, or a name that PATH finds".to_owned();
-            diagnostics.error(span.clone(), "this can be no argument of a program", Some(help));
+            diagnostics.error(span.clone(), "this cannot be an argument of a program", Some(help));
         }
     }
     let mut environment = Vec::new();
@@ -112,8 +116,8 @@ pub fn command(table: &Table<'_>) -> Option<CommandArgs> {
         if path.is_absolute() {
             return Some(path);
         }
-        let help = "write the whole path: the service may be started anywhere".to_owned();
-        diagnostics.error(span, format!("`{text}` is no absolute path"), Some(help));
+        let help = "write the absolute path: the service's own directory may differ".to_owned();
+        diagnostics.error(span, format!("`{text}` is not an absolute path"), Some(help));
         None
     });
     let argv = argv?.into_iter().map(|(text, _)| text).collect();
@@ -133,7 +137,7 @@ fn variable(
     };
     if !is_name(&name) {
         let help = "letters, digits and `_` only".to_owned();
-        table.diagnostics().error(span, format!("`{name}` is no name of a variable"), Some(help));
+        table.diagnostics().error(span, format!("`{name}` is not a variable name"), Some(help));
         return None;
     }
     let (text, _) = table.text_of(&name, value)?;

@@ -1,4 +1,4 @@
-//! What runs wait for, who hears of their failures, and runs that have something to say beside "done".
+//! Requirements, alarms, and the reports of tasks.
 
 use rust_decimal::Decimal;
 
@@ -10,22 +10,22 @@ use crate::jobs::tasks::{self, Context, Identity};
 use crate::market::{Channel, Interval, Kline};
 
 #[tokio::test(start_paused = true)]
-async fn a_run_is_deferred_while_what_it_requires_is_away_and_starts_when_it_is_back() {
+async fn a_run_is_deferred_while_a_requirement_is_not_met_and_starts_when_it_is() {
     let fixture = Fixture::new();
     fixture.requirements_unmet.store(true, Ordering::SeqCst);
     let mut spec = every(30);
     spec.requires = vec![Requirement::CacheConnected];
     let scheduler = fixture.start(vec![spec], saves());
     let run = fixture.wait_for_run("a deferral", |run| run.outcome == "deferred").await;
-    assert_eq!((run.reason.as_str(), run.started_at), ("it requires cache.connected: it is away", None));
+    assert_eq!((run.reason.as_str(), run.started_at), ("it requires cache.connected: it is down", None));
     let refused = scheduler.jobs.run("job").await.unwrap();
-    assert_eq!(refused, Err("it requires cache.connected: it is away".to_owned()));
+    assert_eq!(refused, Err("it requires cache.connected: it is down".to_owned()));
     tokio::time::sleep(Duration::from_secs(65)).await;
-    assert_eq!(fixture.runs().await.len(), 1, "one row for all of it");
+    assert_eq!(fixture.runs().await.len(), 1, "one row for all instants");
     fixture.requirements_unmet.store(false, Ordering::SeqCst);
     let done = fixture.wait_for_run("the run", |run| run.outcome == "succeeded").await;
     assert!(done.scheduled_at - run.scheduled_at == 60_000_000 && done.lateness_us() > Some(0), "{done:?}");
-    let deferred = fixture.wait_for_run("its row says how many", |run| run.reason.starts_with("3 instants")).await;
+    let deferred = fixture.wait_for_run("its row has the count", |run| run.reason.starts_with("3 instants")).await;
     assert_eq!((deferred.run_id, deferred.outcome.as_str()), (run.run_id, "deferred"));
     let status = scheduler.status().await;
     assert_eq!((status.outcomes["deferred"], status.missed), (1, 0));
@@ -47,7 +47,7 @@ async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeed
     tokio::time::sleep(Duration::from_secs(2)).await;
     let status = scheduler.status().await;
     assert!(!status.silent && status.last_success.is_some() && fixture.health.degraded_parts().is_empty());
-    // A pause is no excuse, and a removed job leaves no alarm behind.
+    // A pause does not end the silence, and a removed job has no alarm.
     scheduler.jobs.pause("job", "a move").await.unwrap();
     tokio::time::sleep(Duration::from_secs(110)).await;
     assert!(fixture.health.degraded_parts().contains_key("job job"));
@@ -57,7 +57,7 @@ async fn a_critical_job_that_is_silent_too_long_degrades_health_until_it_succeed
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() {
+async fn an_alert_begins_after_the_last_retry_and_ends_with_a_success() {
     let fixture = Fixture::new();
     let mut spec = every(100);
     spec.alert = true;
@@ -65,7 +65,7 @@ async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() 
     let scheduler = fixture.start(vec![spec], fails(2));
     fixture.wait_for_run("the first failure", |run| run.outcome == "failed").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(fixture.health.degraded_parts().is_empty(), "it is tried again");
+    assert!(fixture.health.degraded_parts().is_empty(), "it is retried");
     fixture.wait_for_run("the second failure", |run| run.outcome == "failed" && run.attempt == 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(fixture.health.degraded_parts()["job job"], "its last run failed: no disk");
@@ -76,7 +76,7 @@ async fn an_alert_begins_when_the_retries_are_used_up_and_ends_with_a_success() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happens_is_one_event_however_often_it_is_said() {
+async fn repeated_reports_of_an_event_start_one_run() {
     let fixture = Fixture::new();
     let on = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Gap, JobEvent::Reconnect]));
     let scheduler = fixture.start(vec![on], saves());
@@ -96,7 +96,7 @@ async fn what_happens_is_one_event_however_often_it_is_said() {
 
 const MINUTE: i64 = 60_000_000;
 
-/// A history that has the first minute and the last one of an hour.
+/// Adds the first and the last minute of an hour to history.
 async fn with_two_klines(fixture: &mut Fixture) -> Stream {
     let stream: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
     assert_eq!(stream.channel, Channel::Kline(Interval::M1));
@@ -127,7 +127,7 @@ async fn with_two_klines(fixture: &mut Fixture) -> Stream {
 }
 
 #[tokio::test]
-async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing_between_them() {
+async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_no_gap_between_them() {
     let mut fixture = Fixture::new();
     let stream = with_two_klines(&mut fixture).await;
     let services = fixture.services(&clock(), saves());
@@ -141,23 +141,23 @@ async fn a_backfill_opens_gaps_for_its_range_and_adjoining_windows_leave_nothing
     };
     let report = ran(Some(RangeBound::At(at(50))), Some(RangeBound::At(at(55))), None).await;
     assert_eq!((&report["missing"], &report["gaps_opened"]), (&5.into(), &1.into()), "{report}");
-    // A window that begins within a kline leaves it to the one before.
+    // A window that begins within a kline does not cover it: the window before does.
     let half = at(20).plus_micros(MINUTE / 2);
     for window in [(at(0), half), (half, at(40)), (at(40), at(600))] {
         ran(None, None, Some(window)).await;
     }
     let nothing = ran(Some(RangeBound::At(at(100))), None, None).await;
-    assert_eq!(nothing["gaps_opened"], 0, "what does not exist yet is no gap");
+    assert_eq!(nothing["gaps_opened"], 0, "rows that do not exist yet are no gap");
     let gaps = fixture.history.gaps(&GapFilter { open_only: true, ..GapFilter::default() }).await.unwrap();
     let minutes = |gap: &Gap| ((gap.range.first - START) / MINUTE, (gap.range.last - START) / MINUTE);
     let mut gaps: Vec<(i64, i64)> = gaps.iter().map(minutes).collect();
     gaps.sort_unstable();
-    // What touches is one gap.
+    // Adjoining ranges are one gap.
     assert_eq!(gaps, [(1, 58)]);
 }
 
 #[tokio::test]
-async fn retention_keeps_the_runs_that_it_is_told_to() {
+async fn retention_keeps_the_runs_within_its_limits() {
     let fixture = Fixture::new();
     for (job, runs) in [("busy", 9_i64), ("quiet", 2)] {
         for number in 0..runs {
@@ -193,21 +193,21 @@ async fn retention_keeps_the_runs_that_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn a_program_that_fails_is_a_failed_run_that_keeps_its_report() {
+async fn a_program_that_fails_is_a_failed_run_with_its_report() {
     let fixture = Fixture::new();
     let mut spec = JobSpec::new("job", TaskKind::Command, When::every(Duration::from_secs(3_600)));
-    let argv = ["sh", "-c", "echo no room >&2; exit 7"].map(str::to_owned).to_vec();
+    let argv = ["sh", "-c", "echo no space >&2; exit 7"].map(str::to_owned).to_vec();
     spec.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
     let mut endless = JobSpec { name: "endless".to_owned(), timeout: Duration::from_millis(200), ..spec.clone() };
     let argv = ["sleep", "1000"].map(str::to_owned).to_vec();
     endless.args.command = Some(CommandArgs { argv, environment: Vec::new(), working_directory: None });
     let scheduler = fixture.start(vec![spec, endless], saves());
     let run = scheduler.jobs.run_to_end("job").await.unwrap().unwrap();
-    assert_eq!((run.outcome.as_str(), run.reason.as_str()), ("failed", "exit status: 7: no room"));
+    assert_eq!((run.outcome.as_str(), run.reason.as_str()), ("failed", "exit status: 7: no space"));
     let report: serde_json::Value = serde_json::from_str(&run.report).unwrap();
-    assert_eq!((&report["exit_code"], &report["last_line"]), (&serde_json::json!(7), &serde_json::json!("no room")));
+    assert_eq!((&report["exit_code"], &report["last_line"]), (&serde_json::json!(7), &serde_json::json!("no space")));
     let run = scheduler.jobs.run_to_end("endless").await.unwrap().unwrap();
     assert_eq!(run.outcome, "timed_out", "{run:?}");
-    assert!(run.reason.starts_with("not done within 0.2 s: it was told to end: signal: 15"), "{run:?}");
+    assert!(run.reason.starts_with("not done within 0.2 s: it was cancelled: signal: 15"), "{run:?}");
     scheduler.end().await;
 }

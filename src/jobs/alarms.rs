@@ -1,7 +1,7 @@
-//! What a person must look at: critical jobs that are silent for too long, failed runs of jobs that ask for an alert.
+//! Alarms: critical jobs that are silent for too long, and failed runs of jobs with `on_failure = { alert = true }`.
 //!
-//! Each is a degraded part of the service's health for as long as it lasts, one line in the journal with the field
-//! ALERT, and a metric.
+//! While an alarm lasts, the job is a degraded part of the service's health. Each alarm also writes one journal line
+//! with the field ALERT, and a metric shows it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::planner::SilentJob;
 use crate::health::Health;
 use crate::messages;
 
-/// What is told at present.
+/// The alarms that are active.
 pub(super) struct Alarms {
     health: Health,
     silent: BTreeMap<String, String>,
@@ -23,7 +23,7 @@ impl Alarms {
         Self { health, silent: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
-    /// These are silent now, and no others.
+    /// Sets the jobs that are silent now; every other job is not.
     pub(super) fn set_silent(&mut self, now: Vec<SilentJob>) {
         let over: Vec<String> =
             self.silent.keys().filter(|job| !now.iter().any(|silent| silent.job == **job)).cloned().collect();
@@ -39,7 +39,7 @@ impl Alarms {
             let why = format!("no success for more than {} s", max.as_secs_f64());
             error!(
                 MESSAGE_ID = messages::JOB_SILENT, ALERT = "job", JOB = %job,
-                "{job} is critical and has not succeeded for {:.0} s: look at `tapekeeper jobs history {job}`",
+                "{job} is critical and has not succeeded for {:.0} s: see `tapekeeper jobs history {job}`",
                 silent_for.as_secs_f64()
             );
             self.silent.insert(job.clone(), why);
@@ -47,24 +47,24 @@ impl Alarms {
         }
     }
 
-    /// A run has failed and is not tried again.
+    /// Raises the alarm of a run that failed and is not retried.
     pub(super) fn failed(&mut self, job: &str, run_id: &str, why: &str) {
         error!(
             MESSAGE_ID = messages::JOB_ALERT, ALERT = "job", JOB = %job, RUN_ID = %run_id,
-            "{job} needs somebody: its last run {why}"
+            "{job} needs attention: its last run {why}"
         );
         self.failed.insert(job.to_owned(), format!("its last run {why}"));
         self.publish(job);
     }
 
-    /// A run has succeeded.
+    /// Ends the alarm of a failed run after a success.
     pub(super) fn succeeded(&mut self, job: &str) {
         if self.failed.remove(job).is_some() {
             self.publish(job);
         }
     }
 
-    /// What is said of jobs that are gone is taken back.
+    /// Ends the alarms of jobs that the schedule no longer has.
     pub(super) fn retain(&mut self, is_scheduled: impl Fn(&str) -> bool) {
         let gone: Vec<String> =
             self.silent.keys().chain(self.failed.keys()).filter(|job| !is_scheduled(job)).cloned().collect();
@@ -79,7 +79,7 @@ impl Alarms {
         let part = format!("job {job}");
         match self.silent.get(job).or_else(|| self.failed.get(job)) {
             Some(why) => self.health.degraded(&part, why),
-            // Whether it was degraded before makes no difference.
+            // The result only says whether it was degraded before.
             None => drop(self.health.restored(&part)),
         }
     }

@@ -1,12 +1,12 @@
-//! Cron patterns on a real wall clock: what daylight saving does to them. Pure.
+//! Cron patterns on a wall clock with daylight saving. Pure.
 //!
 //! * A local time that does not exist runs once, at the first instant after the jump.
 //! * A local time that happens twice runs once, the first time.
-//! * A pattern that means a period (`*/30 * * * * *`, `0 0 */2 * * *`) never pauses and never doubles.
+//! * A pattern that is a period (`*/30 * * * * *`, `0 0 */2 * * *`) never pauses and never runs twice.
 //!
-//! croner applies the first two only to patterns with a single second, minute and hour: `30 2,14 * * *` would be
-//! silent at 02:30 in spring and run twice in autumn. So patterns that name their hours are matched on the bare local
-//! time here, and croner's own walk over daylight saving is used for periods only.
+//! croner applies the first two only to patterns with a single second, minute and hour: `30 2,14 * * *` would not run
+//! at 02:30 in spring and would run twice in autumn. So this module matches patterns that name their hours on the local
+//! time alone, and uses croner's own handling of daylight saving for periods only.
 
 use chrono::{LocalResult, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
@@ -15,8 +15,8 @@ use croner::parser::{CronParser, Seconds};
 
 use crate::market::Timestamp;
 
-/// Instants counted one by one; beyond them the count is a lower bound. A clock that starts in 1970 and is then set
-/// would make the planner count for minutes.
+/// Instants counted one by one; beyond this the count is a lower bound. After a clock starts in 1970 and is then set,
+/// counting would take minutes.
 pub(super) const COUNT_MAX: u64 = 10_000;
 
 /// A pattern in a timezone.
@@ -33,24 +33,24 @@ pub struct PassedInstants {
     pub first: Timestamp,
     /// The latest.
     pub latest: Timestamp,
-    /// How many; at least so many when they were too many to count.
+    /// The number of instants; a lower bound from [`COUNT_MAX`] on.
     pub count: u64,
-    /// The one that comes after them.
+    /// The instant after them.
     pub next: Option<Timestamp>,
 }
 
 impl Calendar {
-    /// Reads a pattern.
+    /// Parses a pattern; the error is the parser's message.
     pub fn parse(text: &str, timezone: Tz) -> Result<Self, String> {
         Ok(Self { cron: parse_cron(text)?, timezone })
     }
 
-    /// The first instant after `after`.
+    /// The first instant after `after`; `None` when the pattern never fires again.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         next_cron(&self.cron, self.timezone, after)
     }
 
-    /// The instants from `first`, which is one, to `now`.
+    /// The instants from `first`, itself an instant, to `now`.
     pub fn passed(&self, first: Timestamp, now: Timestamp) -> Option<PassedInstants> {
         if first > now {
             return None;
@@ -67,7 +67,7 @@ impl Calendar {
         Some(passed)
     }
 
-    /// The last instant up to `now`, looked for from ever further back; `known` is one.
+    /// The last instant up to `now`, searched from further and further back; `known` is an earlier instant.
     fn latest(&self, known: Timestamp, now: Timestamp) -> Timestamp {
         for seconds in [60, 3_600, 86_400, 31 * 86_400, 366 * 86_400] {
             let from = now.plus_micros(-seconds * 1_000_000).max(known);
@@ -84,25 +84,25 @@ impl Calendar {
         known
     }
 
-    /// Whether it names its hours, so that each of its local times is to run once.
+    /// Whether it names its hours, so that each of its local times runs once.
     pub fn is_fixed(&self) -> bool {
         Hours::of(&self.cron) == Hours::Named
     }
 
-    /// In English.
+    /// Describes the pattern in English.
     pub fn describe(&self) -> String {
         format!("{} ({})", self.cron.describe().trim_end_matches('.'), self.timezone)
     }
 }
 
-/// What a pattern's hour field says.
+/// The kind of a pattern's hour field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hours {
-    /// All of them: the pattern is a period within the hour.
+    /// Every hour: the pattern is a period within the hour.
     All,
     /// `*/n`: the pattern is a period of hours.
     Stepped,
-    /// Certain ones.
+    /// Certain hours.
     Named,
 }
 
@@ -119,17 +119,17 @@ impl Hours {
     }
 }
 
-/// Reads a pattern of five fields, or of six with seconds in front.
+/// Parses a pattern of five fields, or of six with seconds first.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     CronParser::builder().seconds(Seconds::Optional).build().parse(text).map_err(|error| error.to_string())
 }
 
-/// The first instant after `after`, whole seconds; `None` when there is none.
+/// The first instant after `after`, in whole seconds; `None` when there is none.
 pub fn next_cron(cron: &Cron, timezone: Tz, after: Timestamp) -> Option<Timestamp> {
     match Hours::of(cron) {
         Hours::All => next_elapsed(cron, timezone, after),
         Hours::Named => next_local(cron, timezone, after),
-        // A period of hours loses one when its hour is jumped over, and would then pause: it runs after the jump.
+        // When daylight saving skips one of its hours, a period of hours would pause: it runs after the jump.
         Hours::Stepped => match (next_elapsed(cron, timezone, after), next_local(cron, timezone, after)) {
             (Some(elapsed), Some(local)) => Some(elapsed.min(local)),
             (elapsed, local) => elapsed.or(local),
@@ -137,23 +137,23 @@ pub fn next_cron(cron: &Cron, timezone: Tz, after: Timestamp) -> Option<Timestam
     }
 }
 
-/// The next instant whose local time matches: a repeated local time is an instant each time.
+/// The next instant whose local time matches: a repeated local time gives two instants.
 fn next_elapsed(cron: &Cron, timezone: Tz, after: Timestamp) -> Option<Timestamp> {
-    // The parser keeps the sub-second part of where it begins: cut it off, or every instant carries it.
+    // croner keeps the sub-second part of the start time: cut it off, or every instant carries it.
     let whole = after.micros().div_euclid(1_000_000);
     let local = timezone.timestamp_opt(whole, 0).single()?;
     let next = cron.find_next_occurrence(&local, false).ok()?;
     Some(Timestamp(next.timestamp() * 1_000_000))
 }
 
-/// The next local time that matches, as an instant: each local time is one instant.
+/// The next local time that matches, as an instant: a repeated local time gives one instant.
 fn next_local(cron: &Cron, timezone: Tz, after: Timestamp) -> Option<Timestamp> {
     let whole = after.micros().div_euclid(1_000_000);
     let mut local = timezone.timestamp_opt(whole, 0).single()?.naive_local();
     loop {
-        // On a clock that never jumps, so that the pattern alone decides.
+        // In UTC, which has no daylight saving, so that the pattern alone decides.
         local = cron.find_next_occurrence(&Utc.from_utc_datetime(&local), false).ok()?.naive_utc();
-        // Local times after a jump or in a repeated hour may come before `after`: their one instant has passed.
+        // After a jump and in a repeated hour, a local time's only instant may lie before `after`: skip it.
         if let Some(at) = instant(local, timezone).filter(|at| *at > after) {
             return Some(at);
         }

@@ -1,4 +1,4 @@
-//! The cron parser against somebody who reads the fields and looks at every day, hour, minute and second.
+//! The cron parser against a naive model that checks every day, hour, minute and second.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A field as written, and what it means.
+/// A field's text and its values.
 #[derive(Clone, Debug)]
 struct Field(String, BTreeSet<u32>);
 
-/// A day of the month or of the week as written.
+/// A field for days of the month or of the week.
 #[derive(Clone, Debug)]
 enum Day {
     Any,
-    /// Days 1-31, or weekdays 0-6 from Sunday on.
+    /// Days 1-31, or weekdays 0-6 with Sunday as 0.
     Listed(Field),
     /// `L`: the month's last day; `5L`: its last Friday.
     Last(Option<u32>),
@@ -81,7 +81,7 @@ fn days() -> impl Strategy<Value = (Day, Day)> {
         Just((Day::Any, Day::Any)),
         of_month().prop_map(|day| (day, Day::Any)),
         of_week().prop_map(|day| (Day::Any, day)),
-        // Both: either is enough, as cron has always had it.
+        // Both: cron matches a day when either field does.
         (listed(1, 28).prop_map(Day::Listed), listed(0, 6).prop_map(Day::Listed)),
     ]
 }
@@ -134,7 +134,7 @@ fn is_day(of_month: &Day, of_week: &Day, date: NaiveDate) -> bool {
 
 proptest! {
     #[test]
-    fn a_pattern_fires_when_a_reader_of_its_fields_says(
+    fn a_pattern_fires_at_the_instants_of_the_naive_model(
         seconds in prop::option::of(plain(0, 59)), minutes in plain(0, 59), hours in plain(0, 23),
         month in months(), (of_month, of_week) in days(), start in 1_600_000_000_i64..1_900_000_000,
     ) {

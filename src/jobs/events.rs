@@ -1,4 +1,4 @@
-//! What happened elsewhere, until the runner looks: however often it happens meanwhile, it is one event.
+//! Events for the runner: any number of the same kind between two ticks is one event.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::spec::JobEvent;
 
-/// Events that nobody has dealt with yet.
+/// The events since the last [`Events::take`].
 #[derive(Debug, Default)]
 pub struct Events {
     reconnect: AtomicBool,
@@ -15,18 +15,18 @@ pub struct Events {
 }
 
 impl Events {
-    /// It happened.
+    /// Sets the event and wakes the runner; does nothing for startup and shutdown.
     pub fn notify(&self, event: JobEvent) {
         match event {
             JobEvent::Reconnect => self.reconnect.store(true, Ordering::Release),
             JobEvent::Gap => self.gap.store(true, Ordering::Release),
-            // The runner sees them by itself.
+            // The runner raises these itself.
             JobEvent::Startup | JobEvent::Shutdown => return,
         }
         self.notify.notify_one();
     }
 
-    /// What happened since the last call.
+    /// The events since the last call, each once.
     pub fn take(&self) -> Vec<JobEvent> {
         let mut events = Vec::new();
         for (flag, event) in [(&self.reconnect, JobEvent::Reconnect), (&self.gap, JobEvent::Gap)] {
@@ -37,7 +37,7 @@ impl Events {
         events
     }
 
-    /// Returns when something happened.
+    /// Returns when an event has occurred.
     pub async fn notified(&self) {
         self.notify.notified().await;
     }

@@ -1,4 +1,4 @@
-//! One run from its start to its end: its limits, and what became of it.
+//! Executes one run with its limits, and decides its outcome.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::clock::Clock;
 use crate::history::JobRun;
 use crate::market::Timestamp;
 
-/// How long a task that was told to end may take, before it is aborted.
+/// How long a cancelled task may take to end before it is aborted.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
-/// How long an aborted task may take to come to its next await.
+/// How long an aborted task may take to reach its next await.
 const ABORTED_MAX: Duration = Duration::from_secs(1);
 
-/// How a run is ended from outside.
+/// The tokens that end a run from outside.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StopTokens {
-    /// The task is told to end.
+    /// Asks the task to end.
     pub(super) cancel: CancellationToken,
-    /// The task is aborted.
+    /// Aborts the task.
     pub(super) abort: CancellationToken,
 }
 
@@ -32,7 +32,7 @@ enum StopReason {
     Cancelled,
 }
 
-/// The row of a run that begins, or that does not.
+/// A new row of the run history.
 pub(super) fn new_run(firing: &Firing) -> JobRun {
     JobRun {
         run_id: uuid::Uuid::now_v7().to_string(),
@@ -49,7 +49,7 @@ pub(super) fn new_run(firing: &Firing) -> JobRun {
     }
 }
 
-/// Runs a task with its limits; a panic is a failed run.
+/// Runs a task within its limits; a panic is a failed run. Returns the row and the task's summary.
 pub(super) async fn execute(
     spec: JobSpec,
     mut run: JobRun,
@@ -84,7 +84,7 @@ pub(super) async fn execute(
     }
     if result.is_none() {
         task.abort();
-        // Until it is gone its successor must not start; one that blocks its thread is not waited for.
+        // Its successor must not start before it is gone; the limit is for a task that blocks its thread.
         let _aborted = tokio::time::timeout(ABORTED_MAX, &mut task).await;
     }
     let (outcome, reason, report) = classify(result, stop_reason, spec.timeout);
@@ -115,11 +115,11 @@ fn classify(
             }
         }
         (Some(Ok(Ok(report))), Some(StopReason::TimedOut)) => ("timed_out", timed_out(), Some(report)),
-        // It was done before it noticed.
+        // It was done before it saw the cancellation.
         (Some(Ok(Ok(report))), _) => ("succeeded", String::new(), Some(report)),
         (Some(Ok(Err(error))), None) => ("failed", format!("{error:#}"), None),
         (_, Some(StopReason::TimedOut)) => ("timed_out", timed_out(), None),
-        (_, _) => ("cancelled", "it was told to end before it was done".to_owned(), None),
+        (_, _) => ("cancelled", "it was cancelled before it was done".to_owned(), None),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How others talk to the runner.
+//! The handle through which other modules use the runner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ const REQUESTS_MAX: usize = 64;
 pub(super) enum Request {
     List(oneshot::Sender<Vec<JobStatus>>),
     Run(String, oneshot::Sender<Result<String, String>>, Option<oneshot::Sender<JobRun>>),
-    /// A reason pauses, none resumes.
+    /// Pauses with a reason, resumes without one.
     Pause(String, Option<String>, oneshot::Sender<bool>),
     Replace(Schedule, bool, oneshot::Sender<Changes>),
 }
 
-/// Talks to the runner; cheap to clone.
+/// A handle of the runner; cheap to clone. Its calls fail when the runner is stopped or takes longer than 5 s.
 #[derive(Clone)]
 pub struct JobsHandle {
     requests: mpsc::Sender<Request>,
@@ -36,19 +36,19 @@ impl JobsHandle {
         (Self { requests: sender, events }, requests)
     }
 
-    /// Something happened: jobs with `on` run. Never waits, and however often it is said before the runner looks, it is
-    /// one event.
+    /// Reports an event: jobs with this `on` run. Never waits; repeated reports before the runner's next tick are one
+    /// event.
     pub fn notify(&self, event: JobEvent) {
         self.events.notify(event);
     }
 
-    /// Every job.
+    /// The status of every job.
     pub async fn list(&self) -> anyhow::Result<Vec<JobStatus>> {
         let (reply, response) = oneshot::channel();
         self.request(Request::List(reply), response).await
     }
 
-    /// Runs a job now; returns the run's id, or why it does not run.
+    /// Runs a job now; returns the run's id. The inner error says why it does not run.
     pub async fn run(&self, name: &str) -> anyhow::Result<Result<String, String>> {
         let (reply, response) = oneshot::channel();
         self.request(Request::Run(name.to_owned(), reply, None), response).await
@@ -63,19 +63,19 @@ impl JobsHandle {
         }
     }
 
-    /// Pauses a job, also over restarts, and says why; false when there is none of this name.
+    /// Pauses a job, restarts included, with a reason; false when no job has this name.
     pub async fn pause(&self, name: &str, reason: &str) -> anyhow::Result<bool> {
         let (reply, response) = oneshot::channel();
         self.request(Request::Pause(name.to_owned(), Some(reason.to_owned()), reply), response).await
     }
 
-    /// Lets a paused job run again; false when there is none of this name.
+    /// Resumes a paused job; false when no job has this name.
     pub async fn resume(&self, name: &str) -> anyhow::Result<bool> {
         let (reply, response) = oneshot::channel();
         self.request(Request::Pause(name.to_owned(), None, reply), response).await
     }
 
-    /// Takes a new schedule over, or only says what it would change.
+    /// Replaces the schedule, or with `dry_run` only returns what would change.
     pub async fn replace(&self, schedule: Schedule, dry_run: bool) -> anyhow::Result<Changes> {
         let (reply, response) = oneshot::channel();
         self.request(Request::Replace(schedule, dry_run, reply), response).await

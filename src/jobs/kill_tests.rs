@@ -1,12 +1,12 @@
-//! The run history as a SIGKILL leaves it, at any byte of what is being written.
+//! The run history after a SIGKILL at any byte of a write.
 
 use std::fs;
 
 use super::*;
 
-/// Runs that are written; each twice, at its start and at its end.
+/// Runs to write; each twice, at its start and at its end.
 const RUNS: usize = 24;
-/// Cuts that are tried beside those at the edges of a page.
+/// Cuts in addition to those at the edges of a page.
 const CUTS: usize = 120;
 
 fn run_of(n: usize) -> JobRun {
@@ -36,7 +36,7 @@ async fn the_run_history_is_readable_after_a_kill_at_any_byte() {
         fixture.history.put_run(run).await.unwrap();
         fixture.history.put_run(&ended(run)).await.unwrap();
     }
-    // The store is open still: this is what a kill leaves, but for the last write, which is cut.
+    // The store is still open: a kill leaves these files, with the last write cut.
     let directory = fixture.directory.path();
     let (file, log) =
         (fs::read(directory.join("history.db")).unwrap(), fs::read(directory.join("history.db-wal")).unwrap());
@@ -55,12 +55,12 @@ async fn the_run_history_is_readable_after_a_kill_at_any_byte() {
         let history = EmbeddedHistory::open(&killed.path().join("history.db")).unwrap();
         let mut found = history.runs(None, 1_000).await.unwrap();
         found.reverse();
-        // A prefix of what was written, the last of them perhaps without its end.
+        // The runs are a prefix of the written ones; the last one may lack its end.
         for (at, run) in found.iter().enumerate() {
             let whole = *run == ended(&runs[at]);
             assert!(whole || (*run == runs[at] && at + 1 == found.len()), "cut at {cut}: {run:?}");
         }
-        assert!(found.len() >= most, "cut at {cut}: a longer log holds no less");
+        assert!(found.len() >= most, "cut at {cut}: a longer log holds at least as much");
         most = found.len();
         history.close().await.unwrap();
     }

@@ -1,4 +1,5 @@
-//! Periodic jobs: a pure planner that decides what is due, a runner that acts, run history, one file per task.
+//! Periodic jobs. A pure planner decides which job is due, the runner starts and records its runs, and each task has a
+//! file of its own. It must not know the configuration files, nor which backends the stores use.
 
 mod alarms;
 mod calendar;

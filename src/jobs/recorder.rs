@@ -1,4 +1,4 @@
-//! Writes runs to history, beside the runner: a history that is slow or away delays no run and stills no heartbeat.
+//! Writes runs to history in its own task: a history that is slow or down delays no run and no heartbeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::clock::Clock;
 use crate::history::{History, HistoryError, JobRun};
 use crate::market::Timestamp;
 
-/// Runs that may wait for history; beyond them the journal alone tells of a run.
+/// Runs that may wait for history; any more are only in the journal.
 pub(super) const RECORDS_MAX: usize = 1_024;
-/// Longest write before it is tried again.
+/// Longest write before the recorder retries it.
 const PUT_MAX: Duration = Duration::from_secs(5);
-/// How soon a history that failed is tried again.
+/// How long the recorder waits before it retries.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Runs looked through for those that a dead process left behind.
+/// Newest runs searched for those that an earlier process did not end.
 const RUNS_SCANNED_MAX: usize = 1_000;
 
-/// A run to write, and who waits for its end.
+/// A run to write, and the caller that waits for its end.
 pub(super) struct Record {
     pub(super) run: JobRun,
     pub(super) done: Option<oneshot::Sender<JobRun>>,
@@ -29,7 +29,7 @@ pub(super) struct Recorder {
     history: Arc<dyn History>,
     clock: Clock,
     records: mpsc::Receiver<Record>,
-    /// Runs scheduled before it are of another process.
+    /// Runs that started before it belong to an earlier process.
     started: Timestamp,
 }
 
@@ -39,13 +39,13 @@ impl Recorder {
         Self { history, clock, records, started }
     }
 
-    /// Writes until the runner is gone; `previous_runs` gets the newest run of each job from before this process.
+    /// Writes until the runner stops; sends the newest run of each job from before this process to `previous_runs`.
     pub(super) async fn run(mut self, previous_runs: oneshot::Sender<Vec<JobRun>>) {
         let mut previous_runs = Some(previous_runs);
         loop {
             if let Some(waiting) = previous_runs.take() {
                 match tokio::time::timeout(PUT_MAX, self.close_interrupted()).await {
-                    // The runner may be gone already; what it would have shown, nobody sees.
+                    // When the runner has stopped already, nobody needs these.
                     Ok(Ok(runs)) => drop(waiting.send(runs)),
                     Ok(Err(_)) | Err(_) => previous_runs = Some(waiting),
                 }
@@ -63,7 +63,7 @@ impl Recorder {
         }
     }
 
-    /// Writes a run, however long history is away; when we are stopping, it is tried once.
+    /// Writes a run, however long history is down; during the stop it tries once.
     async fn write(&self, mut record: Record) {
         let mut failed = false;
         loop {
@@ -89,7 +89,7 @@ impl Recorder {
         }
     }
 
-    /// Runs that a dead process left behind did not end well. Returns the newest of each job.
+    /// Marks the runs that an earlier process did not end as failed. Returns the newest run of each job.
     async fn close_interrupted(&self) -> Result<Vec<JobRun>, HistoryError> {
         let mut newest: Vec<JobRun> = Vec::new();
         for mut run in self.history.runs(None, RUNS_SCANNED_MAX).await? {
@@ -108,7 +108,7 @@ impl Recorder {
     }
 }
 
-/// Whoever waited may be gone; the run is recorded either way.
+/// The waiting caller may have gone; the run is recorded either way.
 fn notify_waiter(record: &mut Record) {
     if let Some(done) = record.done.take() {
         done.send(record.run.clone()).ok();

@@ -1,4 +1,4 @@
-//! What the journal is told of runs: how one ended, and what becomes of its job.
+//! Journal messages about runs: their outcome, and what follows for the job.
 
 use tracing::{error, info, warn};
 
@@ -6,7 +6,7 @@ use super::planner::FollowUp;
 use crate::history::JobRun;
 use crate::messages;
 
-/// A run has ended, or does not happen; `summary` is what a task that succeeded said.
+/// Logs the outcome of a run; `summary` is the line of a task that succeeded.
 pub fn ended(run: &JobRun, summary: Option<&str>) {
     let JobRun { job, run_id, outcome, reason, .. } = run;
     match outcome.as_str() {
@@ -29,14 +29,14 @@ pub fn ended(run: &JobRun, summary: Option<&str>) {
     }
 }
 
-/// What becomes of the job after its run.
+/// Logs what follows for the job.
 pub fn follow_up(job: &str, follow_up: &FollowUp) {
     match follow_up {
         FollowUp::Nothing => {}
-        FollowUp::Retry(wait) => info!(JOB = %job, "{job} is tried again in {:.1} s", wait.as_secs_f64()),
+        FollowUp::Retry(wait) => info!(JOB = %job, "{job} runs again in {:.1} s", wait.as_secs_f64()),
         FollowUp::Paused(failures) => error!(
             MESSAGE_ID = messages::JOB_PAUSED, JOB = %job,
-            "{job} is paused: it failed {failures} times in a row; resume it when it is mended"
+            "{job} is paused: it failed {failures} times in a row; repair the cause, then resume it"
         ),
     }
 }

@@ -1,8 +1,8 @@
-//! Runs what the planner says is due, records every run, and answers those who ask.
+//! Starts the runs that the planner says are due, records every run, and serves the requests of the handle.
 //!
-//! It sleeps until the planner's next instant. A sleeping runner cannot see a stepped clock or a resumed
-//! machine; tokio-cron-scheduler wakes it once a second for these (and decides nothing: its repeated jobs do
-//! not survive a stall, see the platform's notes in `lib.rs`).
+//! It sleeps until the planner's next instant. A sleeping runner cannot see that the clock was stepped or the machine
+//! resumed, so tokio-cron-scheduler wakes it once a second. That crate decides nothing here: its repeated jobs do not
+//! survive a stall (see the platform's notes in `lib.rs`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -34,31 +34,31 @@ use super::spec::{JobEvent, JobSpec, OnStop, Requirement, Schedule, When};
 use super::status::{JobStatus, RunStats};
 use super::tasks::Services;
 
-/// Longest time without a turn.
+/// Longest time between two ticks.
 const TICK_MAX: Duration = Duration::from_secs(1);
-/// How long READY waits for blocking jobs: one that waits for a store that is down goes on beside the service.
+/// How long READY waits for blocking jobs: a job that waits for a store that is down continues after READY.
 const BLOCKING_MAX: Duration = Duration::from_secs(10);
-/// How long the records of the last runs may take at the stop.
+/// How long the stop waits for the records of the last runs.
 const RECORDS_GRACE: Duration = Duration::from_secs(1);
 
-/// What the runner works with.
+/// The dependencies of the runner.
 pub struct RunnerDeps {
-    /// What tasks act on.
+    /// The services that tasks use.
     pub services: Services,
-    /// Where runs are recorded.
+    /// The store of the run history.
     pub history: Arc<dyn History>,
     /// The wall clock.
     pub clock: Clock,
-    /// Where silent and failing jobs are told.
+    /// Shows silent and failing jobs as degraded parts.
     pub health: Health,
-    /// Tells whether what a run requires is there, or why it is not.
+    /// Checks requirements.
     pub conditions: Conditions,
 }
 
-/// Tells whether what a run requires is there, or why it is not. Asked in every turn: it answers from what is known.
+/// Checks whether a requirement is met; the error says why not. Every tick calls it, so it must not block.
 pub type Conditions = Arc<dyn Fn(Requirement) -> Result<(), String> + Send + Sync>;
 
-/// A run that goes on.
+/// A run in progress.
 struct ActiveRun {
     run: JobRun,
     on_stop: OnStop,
@@ -73,24 +73,24 @@ pub struct Runner {
     stats: HashMap<String, RunStats>,
     requests: mpsc::Receiver<Request>,
     tasks: JoinSet<(JobRun, Option<String>)>,
-    /// What each task of `tasks` runs.
+    /// The run of each task in `tasks`.
     active: HashMap<Id, ActiveRun>,
     origin: Instant,
     records: mpsc::Sender<Record>,
     recorder: Option<Recorder>,
     recorder_task: Option<JoinHandle<()>>,
-    /// The newest runs from before this process, once history has told them.
+    /// Receives the newest runs from before this process.
     previous_runs: Option<oneshot::Receiver<Vec<JobRun>>>,
-    /// Where the planner's state is kept.
+    /// Saves the planner's state.
     state_file: StateFile,
     alarms: Alarms,
     events: Arc<Events>,
-    /// The jobs of the start are run when it is cancelled: what they act on is away until then.
+    /// The startup jobs run when this is cancelled: the stores they need are down until then.
     startup: Option<CancellationToken>,
 }
 
 impl Runner {
-    /// A runner of this schedule, and its handle. Pauses and calendars are remembered in `directory` over restarts.
+    /// Makes a runner of this schedule, and its handle. The state across restarts is saved in `directory`.
     pub fn new(deps: RunnerDeps, schedule: Schedule, directory: Option<&Path>) -> (Self, JobsHandle) {
         let events = Arc::new(Events::default());
         let (handle, requests) = JobsHandle::new(events.clone());
@@ -98,7 +98,7 @@ impl Runner {
         let file = directory.map(|directory| directory.join(scheduler_state::FILE));
         let state = file.as_deref().map_or_else(|| Ok(SchedulerState::default()), SchedulerState::load).unwrap_or_else(
             |error| {
-                warn!("jobs forget their pauses and what they missed: {error:#}");
+                warn!("cannot read the jobs' state, pauses and missed instants are lost: {error:#}");
                 SchedulerState::default()
             },
         );
@@ -126,7 +126,7 @@ impl Runner {
         (runner, handle)
     }
 
-    /// Instead of [`Runner::run_blocking`]: the jobs of the start are run once `ready` is cancelled.
+    /// Instead of [`Runner::run_blocking`]: the startup jobs run once `ready` is cancelled.
     pub fn run_startup_jobs_after(&mut self, ready: CancellationToken) {
         self.startup = Some(ready);
     }
@@ -139,7 +139,7 @@ impl Runner {
         self.apply(actions);
     }
 
-    /// Runs the jobs of the start, and waits for those that READY waits for.
+    /// Starts the startup jobs, and waits for the blocking ones.
     pub async fn run_blocking(&mut self) {
         self.start_recorder();
         self.check_requirements();
@@ -150,14 +150,14 @@ impl Runner {
                 Ok(Some(ended)) => self.run_ended(ended),
                 Ok(None) => return,
                 Err(_elapsed) => {
-                    warn!("jobs that the start waits for are not done within {} s: it goes on", BLOCKING_MAX.as_secs());
+                    warn!("blocking jobs are not done within {} s: the start continues", BLOCKING_MAX.as_secs());
                     return;
                 }
             }
         }
     }
 
-    /// Runs until `stop`, then ends what runs.
+    /// Runs until `stop`, then ends the runs in progress.
     pub async fn run(mut self, heartbeat: Heartbeat, stop: CancellationToken) -> anyhow::Result<()> {
         self.start_recorder();
         let wake = Arc::new(Notify::new());
@@ -179,14 +179,14 @@ impl Runner {
             }
         }
         if let Err(error) = ticker.shutdown().await {
-            warn!("the scheduler's sweep did not end: {error}");
+            warn!("cannot stop the scheduler's ticker: {error}");
         }
         self.stop().await;
         heartbeat.retire();
         Ok(())
     }
 
-    /// What happened, what is due, who is silent.
+    /// Handles the events, the due jobs and the silent jobs.
     fn tick(&mut self) {
         let now = self.now();
         self.check_requirements();
@@ -199,7 +199,7 @@ impl Runner {
         self.alarms.set_silent(self.planner.silent_jobs(now));
     }
 
-    /// Looks for what runs require.
+    /// Checks the requirements of all jobs.
     fn check_requirements(&mut self) {
         let unmet = |requirement| Some((requirement, (self.deps.conditions)(requirement).err()?));
         let unmet = self.planner.requirements().into_iter().filter_map(unmet).collect();
@@ -243,7 +243,7 @@ impl Runner {
         let mut run = new_run(&firing);
         run.started_at = Some(self.deps.clock.now().micros());
         let run_id = run.run_id.clone();
-        // The planner only starts what it has.
+        // The planner only starts jobs that it has.
         let Some(spec) = self.planner.spec(&firing.job).cloned() else { return run_id };
         self.stats.entry(firing.job).or_default().started(&run);
         self.record(run.clone(), None);
@@ -255,7 +255,7 @@ impl Runner {
         run_id
     }
 
-    /// Nothing is skipped in silence: the runs that do not happen are recorded too, one row for a stretch of them.
+    /// Records instants that do not run: one row for each series.
     fn not_run(&mut self, skipped: &Skipped, outcome: &str) {
         let Skipped { job, first, last, count, reason } = skipped;
         let stretch = if *count > 1 { format!("{count} instants from {first} to {last}: ") } else { String::new() };
@@ -280,14 +280,14 @@ impl Runner {
         let (id, run, summary) = match ended {
             Ok((id, (run, summary))) => (id, Some(run), summary),
             Err(error) => {
-                error!("a run's own task failed: {error}");
+                error!("the task that executes a run failed: {error}");
                 (error.id(), None, None)
             }
         };
         let Some(active_run) = self.active.remove(&id) else { return };
         let run = run.unwrap_or_else(|| JobRun {
             outcome: "failed".to_owned(),
-            reason: "its own task failed".to_owned(),
+            reason: "the task that executes it failed".to_owned(),
             finished_at: Some(self.deps.clock.now().micros()),
             ..active_run.run
         });
@@ -319,12 +319,12 @@ impl Runner {
             Request::List(reply) => drop(reply.send(self.list())),
             Request::Run(name, reply, done) => {
                 let started = self.planner.start_now(&name, self.now()).map(|firing| self.start(firing, done));
-                // Whoever asked may be gone; the run goes on.
+                // The caller may have gone; the run continues.
                 reply.send(started).ok();
             }
             Request::Pause(name, reason, reply) => {
                 let exists = self.pause(&name, reason.as_deref());
-                // The answer is a promise that holds over a restart.
+                // Save first: the reply promises that the pause survives a restart.
                 self.save_state().await;
                 reply.send(exists).ok();
             }
@@ -361,7 +361,7 @@ impl Runner {
         self.planner.specs().map(status).collect()
     }
 
-    /// How each job ended in the process before.
+    /// Shows the last run of each job from before this process.
     fn restore_last_runs(&mut self, runs: Vec<JobRun>) {
         for run in runs {
             let stats = self.stats.entry(run.job.clone()).or_default();
@@ -374,16 +374,16 @@ impl Runner {
     fn record(&self, run: JobRun, done: Option<oneshot::Sender<JobRun>>) {
         if let Err(error) = self.records.try_send(Record { run, done }) {
             let run = &error.into_inner().run;
-            warn!(JOB = %run.job, RUN_ID = %run.run_id, "a run of {} is not recorded: history is away too long", run.job);
+            warn!(JOB = %run.job, RUN_ID = %run.run_id, "cannot record a run of {}: history is down too long", run.job);
         }
     }
 
-    /// Keeps what must survive a restart.
+    /// Saves the state that must survive a restart.
     async fn save_state(&mut self) {
         self.state_file.save(self.planner.take_changed_state()).await;
     }
 
-    /// Lets runs end as their jobs say, aborts what is left, and waits for the last records.
+    /// Ends the runs by their `on_stop` policies, aborts the rest, and waits for the last records.
     async fn stop(mut self) {
         let last = |spec: &&JobSpec| {
             let on = matches!(&spec.when, When::On(events) if events.contains(&JobEvent::Shutdown));
@@ -419,12 +419,12 @@ impl Runner {
         if let Some(recorder_task) = recorder_task
             && tokio::time::timeout(RECORDS_GRACE, recorder_task).await.is_err()
         {
-            warn!("the last runs are not recorded: history is away");
+            warn!("the last runs are not recorded: history is down");
         }
     }
 }
 
-/// Never, when there is nothing to wait for.
+/// Waits for a cancellation; never returns without a token.
 async fn cancelled(token: Option<&CancellationToken>) {
     match token {
         Some(token) => token.cancelled().await,
@@ -432,7 +432,7 @@ async fn cancelled(token: Option<&CancellationToken>) {
     }
 }
 
-/// Never, once it was told.
+/// Waits for the runs; `None` once they were received.
 async fn received(runs: &mut Option<oneshot::Receiver<Vec<JobRun>>>) -> Option<Vec<JobRun>> {
     let received = runs.as_mut()?.await;
     *runs = None;
@@ -446,12 +446,12 @@ fn seeds() -> Seeds {
     Seeds { process: rand::random(), machine }
 }
 
-/// Pokes the runner once a second, by UTC.
+/// Wakes the runner once a second.
 async fn start_ticker(wake: Arc<Notify>) -> anyhow::Result<JobScheduler> {
-    let scheduler = JobScheduler::new().await.context("make the scheduler's sweep")?;
-    let job = Job::new("* * * * * *", move |_, _| wake.notify_one()).context("make the scheduler's sweep")?;
-    scheduler.add(job).await.context("add the scheduler's sweep")?;
-    scheduler.start().await.context("start the scheduler's sweep")?;
+    let scheduler = JobScheduler::new().await.context("create the scheduler's ticker")?;
+    let job = Job::new("* * * * * *", move |_, _| wake.notify_one()).context("create the scheduler's ticker")?;
+    scheduler.add(job).await.context("add the scheduler's ticker")?;
+    scheduler.start().await.context("start the scheduler's ticker")?;
     Ok(scheduler)
 }
 

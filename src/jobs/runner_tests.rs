@@ -1,4 +1,4 @@
-//! Real tasks on embedded stores, on a clock that does not wait.
+//! Real tasks on embedded stores, on a paused clock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,21 +27,21 @@ mod alarm_tests;
 #[path = "kill_tests.rs"]
 mod kill_tests;
 
-/// Wall time of the tests' beginning: 2026-01-01.
+/// The wall clock at the start of each test: 2026-01-01.
 const START: i64 = 1_767_225_600_000_000;
 
-/// A directory with stores, as one process after the other finds it.
+/// A directory with stores that outlives the schedulers of a test.
 struct Fixture {
     directory: TempDir,
     history: Arc<dyn History>,
     faults: Faults,
     health: Health,
-    /// What jobs require is not there.
+    /// Whether every requirement is unmet.
     requirements_unmet: Arc<AtomicBool>,
     recorded: Vec<Stream>,
 }
 
-/// A runner at work.
+/// A runner in its task.
 struct TestScheduler {
     jobs: JobsHandle,
     stop: CancellationToken,
@@ -97,7 +97,7 @@ impl Fixture {
         let history = services.history.clone();
         let (health, requirements_unmet) = (self.health.clone(), self.requirements_unmet.clone());
         let conditions: Conditions = Arc::new(move |_| match requirements_unmet.load(Ordering::SeqCst) {
-            true => Err("it is away".to_owned()),
+            true => Err("it is down".to_owned()),
             false => Ok(()),
         });
         let deps = RunnerDeps { services, history, clock, health, conditions };
@@ -115,7 +115,7 @@ impl Fixture {
         self.history.runs(None, 1_000).await.unwrap()
     }
 
-    /// Waits for a run like this; time passes by itself while everybody waits.
+    /// Waits for a run that matches; the paused clock advances while every task waits.
     async fn wait_for_run(&self, what: &str, wanted: impl Fn(&JobRun) -> bool) -> JobRun {
         for _ in 0..20_000 {
             if let Some(run) = self.runs().await.into_iter().find(|run| wanted(run)) {
@@ -150,7 +150,7 @@ fn saves() -> Save {
     Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) }))
 }
 
-/// A task that takes its time.
+/// A task that takes this many seconds.
 fn slow(seconds: u64) -> Save {
     Arc::new(move || {
         Box::pin(async move {
@@ -160,7 +160,7 @@ fn slow(seconds: u64) -> Save {
     })
 }
 
-/// A task that fails so many times and then succeeds.
+/// A task that fails this many times and then succeeds.
 fn fails(times: usize) -> Save {
     let calls = Arc::new(AtomicUsize::new(0));
     Arc::new(move || {
@@ -189,7 +189,7 @@ async fn a_run_is_recorded_from_its_start_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_a_failed_run_and_the_next_one_is_tried() {
+async fn a_panic_is_a_failed_run_and_the_next_run_starts() {
     let fixture = Fixture::new();
     let save: Save = Arc::new(|| Box::pin(async { panic!("a bug") }));
     let scheduler = fixture.start(vec![every(30)], save);
@@ -213,19 +213,19 @@ async fn a_run_that_takes_too_long_is_timed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_run_is_tried_again() {
+async fn a_failed_run_is_retried() {
     let fixture = Fixture::new();
     let mut spec = every(600);
     spec.retry = Retry { max: 3, backoff: Duration::from_secs(10), jitter: None };
     let scheduler = fixture.start(vec![spec], fails(2));
-    let run = fixture.wait_for_run("the third try", |run| run.outcome == "succeeded").await;
+    let run = fixture.wait_for_run("the third attempt", |run| run.outcome == "succeeded").await;
     assert_eq!((run.attempt, run.trigger.as_str()), (3, "retry"));
-    assert_eq!(run.scheduled_at, START + 600_000_000, "it is the run of its instant still");
+    assert_eq!(run.scheduled_at, START + 600_000_000, "a retry keeps its scheduled time");
     scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_overlaps_is_recorded_as_skipped_or_replaces() {
+async fn an_overlapping_run_is_recorded_as_skipped_or_replaces() {
     let fixture = Fixture::new();
     let scheduler = fixture.start(vec![every(10)], slow(35));
     let run = fixture.wait_for_run("a skipped run", |run| run.outcome == "skipped").await;
@@ -242,7 +242,7 @@ async fn what_overlaps_is_recorded_as_skipped_or_replaces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
+async fn a_manual_run_waits_for_its_end_and_does_not_overlap() {
     let fixture = Fixture::new();
     let scheduler = fixture.start(vec![every(3_600)], slow(5));
     let jobs = scheduler.jobs.clone();
@@ -252,12 +252,12 @@ async fn a_run_by_hand_waits_for_its_end_and_does_not_overlap() {
     assert_eq!(scheduler.jobs.run("other").await.unwrap(), Err("there is no job `other`".to_owned()));
     let run = first.await.unwrap();
     assert_eq!((run.outcome.as_str(), run.trigger.as_str()), ("succeeded", "manual"));
-    assert!(fixture.runs().await.contains(&run), "who waited for the end finds the run in history");
+    assert!(fixture.runs().await.contains(&run), "the run is in history when the wait ends");
     scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
+async fn a_pause_survives_a_restart_and_a_resume_reports_the_missed_instants() {
     let fixture = Fixture::new();
     let scheduler = fixture.start(vec![every(30)], saves());
     assert!(scheduler.jobs.pause("job", "a move").await.unwrap());
@@ -268,14 +268,14 @@ async fn a_pause_holds_over_a_restart_and_its_end_says_what_passed() {
     assert_eq!((status.paused_reason.as_deref(), status.next_run), (Some("a move"), None));
     assert_eq!(fixture.runs().await, []);
     assert!(scheduler.jobs.resume("job").await.unwrap());
-    let run = fixture.wait_for_run("what passed", |run| run.outcome == "skipped").await;
+    let run = fixture.wait_for_run("the missed instants", |run| run.outcome == "skipped").await;
     assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
     fixture.wait_for_run("a run after the pause", |run| run.outcome == "succeeded").await;
     scheduler.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_a_dead_process_left_is_failed_and_still_the_last_one() {
+async fn a_run_of_an_earlier_process_is_failed_and_is_the_last_run() {
     let fixture = Fixture::new();
     let firing = Firing {
         job: "job".to_owned(),
@@ -302,7 +302,7 @@ async fn a_run_that_a_dead_process_left_is_failed_and_still_the_last_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_that_is_away_delays_no_run_and_gets_every_record_later() {
+async fn a_history_that_is_down_delays_no_run_and_gets_every_record_later() {
     let fixture = Fixture::new();
     fixture.faults.set_outage(true);
     let scheduler = fixture.start(vec![every(10)], saves());
@@ -319,7 +319,7 @@ async fn a_history_that_is_away_delays_no_run_and_gets_every_record_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_start_waits_for_blocking_jobs_but_not_for_ever() {
+async fn the_start_waits_for_blocking_jobs_up_to_a_limit() {
     for (takes, waits) in [(3, 3), (60, 10)] {
         let fixture = Fixture::new();
         let mut spec = JobSpec::new("job", TaskKind::StateSnapshot, When::On(vec![JobEvent::Startup]));
@@ -330,7 +330,7 @@ async fn the_start_waits_for_blocking_jobs_but_not_for_ever() {
         assert_eq!(began.elapsed().as_secs(), waits);
         let stop = CancellationToken::new();
         let done = tokio::spawn(runner.run(Heartbeats::default().watch("scheduler"), stop.clone()));
-        let run = fixture.wait_for_run("it ends all the same", |run| run.outcome == "succeeded").await;
+        let run = fixture.wait_for_run("it ends later", |run| run.outcome == "succeeded").await;
         assert_eq!(run.trigger, "event");
         drop(jobs);
         stop.cancel();
@@ -356,7 +356,7 @@ async fn runs_end_within_the_grace_when_the_service_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_may_run_once_more_at_the_stop() {
+async fn a_job_with_on_stop_run_runs_once_more_at_the_stop() {
     let fixture = Fixture::new();
     let mut spec = every(3_600);
     spec.on_stop = OnStop::Run;
@@ -368,7 +368,7 @@ async fn a_job_may_run_once_more_at_the_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_calendar_missed_while_the_service_was_down_is_caught_up() {
+async fn a_calendar_runs_an_instant_missed_while_the_service_was_down() {
     let fixture = Fixture::new();
     let cron = || {
         let when = When::Cron { text: "0 * * * *".to_owned(), timezone: chrono_tz::Tz::UTC };
@@ -383,18 +383,18 @@ async fn what_a_calendar_missed_while_the_service_was_down_is_caught_up() {
     let scheduler = fixture.start(vec![cron()], saves());
     let run = fixture.wait_for_run("the catch-up", |run| run.outcome == "succeeded").await;
     assert_eq!(run.scheduled_at, START);
-    let skipped = fixture.wait_for_run("what was not", |run| run.outcome == "skipped").await;
-    let stretch = "2 instants from 2025-12-31T22:00:00.000Z to 2025-12-31T23:00:00.000Z: passed while nobody looked";
+    let skipped = fixture.wait_for_run("the skipped ones", |run| run.outcome == "skipped").await;
+    let stretch = "2 instants from 2025-12-31T22:00:00.000Z to 2025-12-31T23:00:00.000Z: missed: the service was down";
     assert!(skipped.reason.starts_with(stretch), "{}", skipped.reason);
     scheduler.end().await;
     let again = fixture.start(vec![cron()], saves());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(again.status().await.runs, 0, "an instant that was dealt with is not dealt with again");
+    assert_eq!(again.status().await.runs, 0, "an instant runs or is skipped only once");
     again.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_schedule_says_what_changes_and_a_removed_job_ends_its_run() {
+async fn a_dry_run_returns_the_changes_and_a_removed_job_still_ends_its_run() {
     let fixture = Fixture::new();
     let scheduler = fixture.start(vec![every(10)], slow(5));
     fixture.wait_for_run("a run", |run| run.outcome == "running").await;

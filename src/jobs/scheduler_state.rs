@@ -1,6 +1,6 @@
-//! What the planner must still know after a restart: pauses, the last calendar instant that was dealt with, and how
-//! far windows have come. A small file of its own, not rows of the history: a pause must hold, and a window must stay
-//! contiguous, also while the history is away or is another one.
+//! The planner's state across restarts: pauses, the last calendar instant of each job, and the end of its last window.
+//! It is a small file and not rows of history: pauses must hold and windows must stay contiguous while history is down
+//! or replaced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,26 +14,26 @@ use tracing::warn;
 
 use crate::market::Timestamp;
 
-/// Its name in the state directory.
+/// The file's name in the state directory.
 pub const FILE: &str = "jobs_state.json";
-/// How long a turn waits for the file; a slower disk is waited for in the next one.
+/// How long a tick waits for the write; the next tick waits for a slower disk.
 const SAVE_MAX: Duration = Duration::from_secs(1);
-/// The file's layout.
+/// The version of the file's layout.
 const SCHEMA: u32 = 1;
 
-/// What is remembered of every job, by name.
+/// The saved state of every job.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedulerState {
     schema: u32,
-    /// By name.
+    /// By the job's name.
     pub jobs: BTreeMap<String, JobState>,
 }
 
-/// What is remembered of one job. Times in microseconds since 1970.
+/// The saved state of one job. Times are microseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct JobState {
-    /// Why somebody paused it; null while it is not paused.
+    /// Why it is paused; absent while it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
     /// The last instant of its calendar that ran or was skipped.
@@ -54,7 +54,7 @@ impl Default for SchedulerState {
 }
 
 impl SchedulerState {
-    /// Reads the file; without one nothing is remembered.
+    /// Reads the file; without one the state is empty.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -62,20 +62,20 @@ impl SchedulerState {
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         let state: Self = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-        ensure!(state.schema == SCHEMA, "{} has layout {}, known is {SCHEMA}", path.display(), state.schema);
+        ensure!(state.schema == SCHEMA, "{} has layout {}, expected {SCHEMA}", path.display(), state.schema);
         Ok(state)
     }
 
-    /// Replaces the file whole: after a crash at any moment it is the old one or the new one.
+    /// Replaces the whole file: after a crash at any moment it is the old one or the new one.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self).context("write down the jobs' state")?;
+        let text = serde_json::to_string_pretty(self).context("serialize the jobs' state")?;
         let fresh = path.with_extension("json.new");
         let written = || -> std::io::Result<()> {
             let mut file = File::create(&fresh)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&fresh, path)?;
-            // The rename itself must survive a power cut too.
+            // The rename must survive a power cut too.
             match path.parent() {
                 Some(directory) => File::open(directory)?.sync_all(),
                 None => Ok(()),
@@ -86,7 +86,7 @@ impl SchedulerState {
 }
 
 impl JobState {
-    /// Whether it says anything.
+    /// Whether nothing is saved for the job.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -97,7 +97,7 @@ impl JobState {
     }
 }
 
-/// The file and its writer, which is never waited for too long.
+/// The file and the task that writes it; a tick never waits for it longer than [`SAVE_MAX`].
 pub struct StateFile {
     path: Option<PathBuf>,
     unsaved: Option<SchedulerState>,
@@ -105,18 +105,18 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Without a path nothing is kept.
+    /// Without a path nothing is saved.
     pub fn new(path: Option<PathBuf>) -> Self {
         Self { path, unsaved: None, saving: None }
     }
 
-    /// Writes what is new, or what could not be written before.
+    /// Writes the changed state, or the one that an earlier call could not write.
     pub async fn save(&mut self, changed: Option<SchedulerState>) {
         if changed.is_some() {
             self.unsaved = changed;
         }
         let Some(path) = &self.path else { return };
-        // One write at a time: two would tear the new file.
+        // One write at a time: two at once would corrupt the new file.
         if let Some(saving) = &mut self.saving {
             match tokio::time::timeout(SAVE_MAX, saving).await {
                 Ok(saved) => self.saving = report(saved),
@@ -136,8 +136,8 @@ impl StateFile {
 fn report(saved: Result<anyhow::Result<()>, JoinError>) -> Option<JoinHandle<anyhow::Result<()>>> {
     match saved {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!("a restart will not know what is paused and what was run: {error:#}"),
-        Err(error) => warn!("a restart will not know what is paused and what was run: {error}"),
+        Ok(Err(error)) => warn!("cannot save the jobs' state, a restart would lose pauses and windows: {error:#}"),
+        Err(error) => warn!("cannot save the jobs' state, a restart would lose pauses and windows: {error}"),
     }
     None
 }

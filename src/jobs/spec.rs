@@ -1,4 +1,4 @@
-//! What `jobs.toml` can say. Plain data: the configuration reads it, the planner plans it.
+//! The contents of `jobs.toml` as plain data: the configuration fills it, the planner reads it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::market::Stream;
 
 pub use crate::backfill::RangeBound;
 
-/// How long most things are kept that nobody said otherwise of.
+/// The default time that runs and dead letters are kept.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// A whole schedule.
@@ -23,11 +23,11 @@ pub struct Schedule {
 /// `[scheduler]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerOptions {
-    /// Runs at a time; more wait. What a person asks for does not count.
+    /// The number of scheduled runs at a time; more wait. Manual runs do not wait for a slot.
     pub max_concurrent: usize,
-    /// Which runs are kept; the retention task drops the others unless its own arguments say otherwise.
+    /// Which runs are kept; the retention task drops the others, unless its arguments say otherwise.
     pub history: RunsKept,
-    /// How long runs may take to end when the service stops, before they are aborted.
+    /// How long runs may take to end when the service stops, before the runner aborts them.
     pub stop_grace: Duration,
 }
 
@@ -37,12 +37,12 @@ impl Default for SchedulerOptions {
     }
 }
 
-/// Which runs are kept: those within every bound that is set.
+/// Which runs are kept: those within every limit that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunsKept {
     /// No older than this.
     pub age: Option<Duration>,
-    /// Of each job the newest so many.
+    /// The number of newest runs of each job.
     pub per_job: Option<u32>,
 }
 
@@ -57,41 +57,41 @@ impl Default for RunsKept {
 pub struct JobSpec {
     /// Its name in the file.
     pub name: String,
-    /// What it does.
+    /// The task it runs.
     pub task: TaskKind,
-    /// Whether it runs by itself; it can be run by hand either way.
+    /// Whether the schedule starts it; it can be started by hand either way.
     pub enabled: bool,
-    /// For people.
+    /// A description for operators.
     pub description: String,
     /// When it runs.
     pub when: When,
-    /// How much later than that, so that not everything starts at once.
+    /// The delay of each start, so that jobs do not all start at once.
     pub jitter: Jitter,
     /// What happens when it is due while it still runs.
     pub overlap: Overlap,
-    /// What happens to instants that passed while nobody looked.
+    /// What happens to instants that were missed.
     pub missed: Missed,
-    /// Whether each run gets the time from the last success to its own instant, without a hole or an overlap.
+    /// Whether each run covers the time from the last success to its own instant, without a gap or an overlap.
     pub window: bool,
-    /// A run that takes longer is told to end, then aborted.
+    /// A run that takes longer is cancelled, then aborted.
     pub timeout: Duration,
-    /// A run that could not start within this time of its instant is skipped.
+    /// A run that cannot start within this time of its instant is skipped.
     pub deadline: Option<Duration>,
-    /// How a run that failed is tried again.
+    /// How a failed run is retried.
     pub retry: Retry,
-    /// What must be there, or its runs are deferred until it is.
+    /// Its runs are deferred until all of these are met.
     pub requires: Vec<Requirement>,
-    /// It is critical: somebody must look when it has not succeeded for so long.
+    /// It is critical: after this time without a success the runner raises an alarm.
     pub max_silence: Option<Duration>,
-    /// Somebody must look when a run has failed and is not tried again.
+    /// Whether a failed run that is not retried raises an alarm.
     pub alert: bool,
-    /// So many failures in a row pause it; 0 never does.
+    /// This number of consecutive failures pauses it; 0 means never.
     pub pause_after: u32,
     /// What happens to it when the service stops.
     pub on_stop: OnStop,
     /// READY waits for its first run (`on = ["startup"]` only).
     pub blocking: bool,
-    /// For the task.
+    /// The arguments of the task.
     pub args: TaskArgs,
 }
 
@@ -125,34 +125,34 @@ impl JobSpec {
 /// When a job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Every so often by the monotonic clock.
+    /// Periodically, by the monotonic clock.
     Every {
-        /// The time between two runs' starts.
+        /// The time between the starts of two runs.
         period: Duration,
-        /// Where it begins to count.
+        /// Where the periods begin.
         align: Align,
     },
-    /// So long after its last run ended, by the monotonic clock.
+    /// This time after its last run ended, by the monotonic clock.
     Delay(Duration),
     /// By the calendar, in a timezone.
     Cron {
         /// Five or six fields.
         text: String,
-        /// Whose wall clock the fields mean.
+        /// The timezone of the fields.
         timezone: chrono_tz::Tz,
     },
-    /// When something happens.
+    /// When one of these events occurs.
     On(Vec<JobEvent>),
 }
 
 impl When {
-    /// Every `period` from the start on.
+    /// Every `period`, from the start of the service on.
     pub fn every(period: Duration) -> Self {
         Self::Every { period, align: Align::Start }
     }
 }
 
-/// Where a period begins to count.
+/// Where the periods begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Align {
     /// At the start of the service, or when the job was added.
@@ -163,16 +163,16 @@ pub enum Align {
 }
 
 impl Align {
-    /// Both, as written.
+    /// Both, with their names in the file.
     pub const ALL: [(&'static str, Self); 2] = [("start", Self::Start), ("wall", Self::Wall)];
 }
 
-/// What can happen.
+/// An event that starts jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEvent {
     /// The service starts.
     Startup,
-    /// A connection to an exchange that was lost is there again.
+    /// A lost connection to an exchange is open again.
     Reconnect,
     /// A gap was found.
     Gap,
@@ -181,21 +181,21 @@ pub enum JobEvent {
 }
 
 impl JobEvent {
-    /// Every event, as written.
+    /// Every event, with its name in the file.
     pub const ALL: [(&'static str, Self); 4] =
         [("startup", Self::Startup), ("reconnect", Self::Reconnect), ("gap", Self::Gap), ("shutdown", Self::Shutdown)];
 }
 
-/// How much later than its instant a run starts.
+/// The delay between an instant and the start of its run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Jitter {
-    /// At most this.
+    /// The maximum.
     pub max: Duration,
-    /// Always the same on this machine, instead of another one each time.
+    /// Whether it is always the same on this machine, instead of different each time.
     pub is_stable: bool,
 }
 
-/// What happens when a job is due while it still runs, or still waits.
+/// What happens when a job is due while its last run is in progress or waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlap {
     /// The new run is skipped.
@@ -208,20 +208,20 @@ pub enum Overlap {
 }
 
 impl Overlap {
-    /// All, as written.
+    /// All of them, with their names in the file.
     pub const ALL: [(&'static str, Self); 3] =
         [("skip", Self::Skip), ("queue", Self::Queue), ("replace", Self::Replace)];
 }
 
-/// What happens to instants that passed while nobody looked: the service was down, the machine slept or stalled, the
-/// clock was stepped. What is not run is recorded as skipped.
+/// What happens to instants that were missed: the service was down, the machine was suspended or stalled, or the clock
+/// was stepped. Instants that do not run are recorded as skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed {
-    /// Which of them are run.
+    /// Which of them run.
     pub policy: MissedPolicy,
-    /// Those longer ago are not run.
+    /// Older ones do not run.
     pub window: Option<Duration>,
-    /// At most so many are run.
+    /// At most this number of them run.
     pub cap: usize,
 }
 
@@ -231,32 +231,32 @@ impl Default for Missed {
     }
 }
 
-/// Which missed instants are run.
+/// Which missed instants run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissedPolicy {
-    /// None.
+    /// None of them.
     Skip,
-    /// The last.
+    /// The last one.
     RunOnce,
-    /// Each.
+    /// Each of them.
     RunAll,
 }
 
 impl MissedPolicy {
-    /// All, as written.
+    /// All of them, with their names in the file.
     pub const ALL: [(&'static str, Self); 3] =
         [("skip", Self::Skip), ("run-once", Self::RunOnce), ("run-all", Self::RunAll)];
 }
 
-/// How a run that failed or timed out is tried again; a retry keeps its window.
+/// How a run that failed or timed out is retried; a retry keeps its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Tries after the first; 0 means none.
+    /// Attempts after the first; 0 means none.
     pub max: u32,
     /// The wait before the first retry; it doubles each time, up to an hour.
     pub backoff: Duration,
-    /// The wait is up to so much longer, so that what failed together is not tried again together; a quarter of the
-    /// wait when nobody said.
+    /// The most that is added to each wait, so that jobs that failed together are not retried together; a quarter of
+    /// the wait by default.
     pub jitter: Option<Duration>,
 }
 
@@ -266,30 +266,30 @@ impl Default for Retry {
     }
 }
 
-/// What a run may need.
+/// A requirement of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// Every connection to an exchange is there.
+    /// Every connection to an exchange is open.
     IngestConnected,
-    /// The log takes and gives frames.
+    /// The log accepts and returns frames.
     LogConnected,
-    /// The history takes rows.
+    /// History accepts rows.
     HistoryConnected,
-    /// The cache takes updates.
+    /// The cache accepts updates.
     CacheConnected,
-    /// So many bytes are free where the data is.
+    /// This number of bytes is free on the data directory's filesystem.
     DiskFree(u64),
 }
 
 impl Requirement {
-    /// Those without a number, as written.
+    /// Those without a size, with their names in the file.
     pub const CONNECTED: [(&'static str, Self); 4] = [
         ("ingest.connected", Self::IngestConnected),
         ("log.connected", Self::LogConnected),
         ("history.connected", Self::HistoryConnected),
         ("cache.connected", Self::CacheConnected),
     ];
-    /// What `disk.free` means without a size.
+    /// The meaning of `disk.free` without a size: 1 GiB.
     pub const DISK_FREE: Self = Self::DiskFree(1 << 30);
 }
 
@@ -307,14 +307,14 @@ impl fmt::Display for Requirement {
 pub enum OnStop {
     /// A run gets `stop_grace` to end by itself.
     Wait,
-    /// A run is told to end at once, and has `stop_grace` to do so.
+    /// A run is cancelled at once and gets `stop_grace` to end.
     Cancel,
     /// It runs once more, within `stop_grace`.
     Run,
 }
 
 impl OnStop {
-    /// All, as written.
+    /// All of them, with their names in the file.
     pub const ALL: [(&'static str, Self); 3] = [("wait", Self::Wait), ("cancel", Self::Cancel), ("run", Self::Run)];
 }
 
@@ -327,20 +327,20 @@ pub enum TaskKind {
     ConsistencyAudit,
     /// Recounts history against the exchange's numbering.
     GapSweep,
-    /// Compares closed klines with the exchange's own and with their trades.
+    /// Compares closed klines with the exchange's and with their trades.
     KlineVerify,
     /// Fills the cache from history.
     CachePreload,
-    /// Drops what is old.
+    /// Deletes old data.
     Retention,
-    /// Has a range of a stream fetched over REST.
+    /// Opens gaps for a range of a stream, which backfill then fetches over REST.
     Backfill,
     /// Runs a program.
     Command,
 }
 
 impl TaskKind {
-    /// Every task, as written.
+    /// Every task, with its name in the file.
     pub const ALL: [(&'static str, Self); 8] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
@@ -352,7 +352,7 @@ impl TaskKind {
         ("command", Self::Command),
     ];
 
-    /// As written.
+    /// Its name in the file.
     pub fn as_str(self) -> &'static str {
         Self::ALL.iter().find(|(_, task)| *task == self).map_or("", |(name, _)| name)
     }
@@ -361,42 +361,41 @@ impl TaskKind {
 /// A task's arguments; each task reads its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskArgs {
-    /// consistency-audit: whether it repairs what it finds.
+    /// consistency-audit: whether it repairs the differences it finds.
     pub repair: bool,
-    /// kline-verify: klines that closed in this time, up to a minute ago, are verified.
+    /// kline-verify: verifies the klines that closed within this time, up to a minute ago.
     pub last: Duration,
-    /// retention: dead letters older than this go.
+    /// retention: deletes dead letters older than this.
     pub dead_letters: Duration,
-    /// retention: all other runs go.
+    /// retention: the runs to keep; deletes all others.
     pub runs: RunsKept,
-    /// retention: trades and klines older than this go; by default they stay.
+    /// retention: deletes trades and klines older than this; `None` keeps all.
     pub rows: Option<Duration>,
-    /// backfill: what is fetched.
+    /// backfill: the range to fetch.
     pub backfill: Option<BackfillArgs>,
-    /// command: what is run.
+    /// command: the program to run.
     pub command: Option<CommandArgs>,
 }
 
-/// What the backfill task fetches.
+/// The range that the backfill task fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillArgs {
-    /// Whose rows.
+    /// The stream.
     pub stream: Stream,
-    /// Where it begins; the run's window when nobody said.
+    /// Where it begins; `None` means the run's window.
     pub from: Option<RangeBound>,
-    /// Where it ends: a trade id or kline that is the last one, or the time before which rows are wanted; the newest
-    /// row when nobody said.
+    /// Where it ends: the last trade id, or the time before which rows are wanted; `None` means the newest row.
     pub to: Option<RangeBound>,
 }
 
-/// What the command task runs.
+/// The program that the command task runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandArgs {
-    /// The program and its arguments; no shell reads them.
+    /// The program and its arguments, passed without a shell.
     pub argv: Vec<String>,
-    /// Its environment beside what every program needs.
+    /// Variables in addition to the inherited ones.
     pub environment: Vec<(String, String)>,
-    /// Where it runs; the service's own directory when nobody said.
+    /// Its working directory; `None` means the service's.
     pub working_directory: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! A job as people see it.
+//! The status of a job, as the API and the status page show it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,48 +8,49 @@ use super::spec::{Align, JobEvent, JobSpec, When};
 use crate::history::JobRun;
 use crate::market::Timestamp;
 
-/// A job as people see it.
+/// The status of a job.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct JobStatus {
     /// Its name.
     pub name: String,
     /// Its task.
     pub task: String,
-    /// For people.
+    /// Its description in the schedule.
     pub description: String,
-    /// When it runs, in words.
+    /// When it runs, in English.
     pub when: String,
-    /// Whether it runs by itself.
+    /// Whether the schedule starts it.
     pub enabled: bool,
-    /// Whether somebody paused it, or its failures did.
+    /// Whether an operator or consecutive failures paused it.
     pub paused: bool,
     /// Why it is paused.
     pub paused_reason: Option<String>,
-    /// Whether it runs now.
+    /// Whether a run is in progress.
     pub running: bool,
     /// When it runs next, RFC 3339.
     pub next_run: Option<String>,
     /// How its last run ended.
     pub last_outcome: Option<String>,
-    /// What its last run said.
+    /// The summary of its last run.
     pub last_summary: Option<String>,
     /// When its last run ended, RFC 3339.
     pub last_finished: Option<String>,
-    /// How much later than scheduled its last run started, milliseconds.
+    /// The delay of its last run's start after its scheduled time, milliseconds.
     pub last_lateness_ms: Option<i64>,
-    /// When a run last succeeded, in this process or before, RFC 3339.
+    /// When a run last succeeded, restarts included, RFC 3339.
     pub last_success: Option<String>,
-    /// Whether it is critical, and how long it may be without a success, seconds.
+    /// How long a critical job may be without a success, seconds; absent for other jobs.
     pub max_silence_s: Option<f64>,
-    /// Whether it is critical and was silent for longer.
+    /// Whether a critical job has exceeded that.
     pub silent: bool,
     /// Runs since the process began.
     pub runs: u64,
-    /// Of these, how many failed or took too long.
+    /// Runs that failed or timed out since the process began.
     pub failures: u64,
-    /// Instants that passed without a run since the process began.
+    /// Instants without a run since the process began.
     pub missed: u64,
-    /// Rows of the run history since the process began, by outcome; what missed or waits is one row a stretch.
+    /// Rows of the run history since the process began, by outcome; a series of skipped or deferred instants is one
+    /// row.
     pub outcomes: BTreeMap<String, u64>,
 }
 
@@ -82,14 +83,14 @@ impl JobStatus {
     }
 }
 
-/// What is known of a job's runs.
+/// The runs of a job since the process began.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RunStats {
     pub(super) running: bool,
     pub(super) last: Option<JobRun>,
-    /// The last one that started.
+    /// The last run that started.
     started: Option<JobRun>,
-    /// The row of the stretch that is deferred.
+    /// The row of the current deferral.
     deferred: Option<String>,
     summary: Option<String>,
     runs: u64,
@@ -113,7 +114,7 @@ impl RunStats {
         self.count(&run.outcome);
     }
 
-    /// So many instants do not run, or not yet; the row of a deferral that goes on is written again.
+    /// Counts instants that were skipped or deferred; a continued deferral overwrites its row.
     pub(super) fn not_run(&mut self, run: &mut JobRun, count: u64) {
         let is_deferred = run.outcome == "deferred";
         match &self.deferred {
@@ -133,7 +134,7 @@ impl RunStats {
     }
 }
 
-/// When a job runs, in English.
+/// Describes when a job runs, in English.
 pub fn describe(when: &When) -> String {
     match when {
         When::Every { period, align: Align::Start } => format!("every {}", format_period(*period)),

@@ -1,4 +1,4 @@
-//! One job of the plan: when it is due next, what waits, what it remembers.
+//! One job of the plan: when it is next due, which of its runs wait, and the state that it keeps.
 
 mod defer;
 mod last_success;
@@ -15,47 +15,47 @@ use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
 use crate::market::Timestamp;
 use last_success::LastSuccess;
 
-/// A run that starts later than this was missed, not late. Microseconds.
+/// An instant that is found later than this was missed, not late. Microseconds.
 const LATE_US: i64 = 10_000_000;
 /// The longest wait between two retries.
 const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
-/// A remembered instant that lies further ahead was written by a wrong clock. More than any step for a timezone's sake.
+/// A saved instant that lies further ahead was written by a wrong clock. More than any change of a timezone.
 const AHEAD_US: i64 = 25 * 3_600_000_000;
-/// Longest time until a job is looked at again: a wall clock that is slewed makes no calendar later than this times
-/// its rate (500 ppm).
+/// Longest time between two checks of a job: a slewed wall clock delays a calendar by no more than this times its rate
+/// (500 ppm).
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// What follows from a run's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FollowUp {
-    /// Nothing out of the ordinary.
+    /// The job continues as scheduled.
     Nothing,
-    /// It is tried again after this time.
+    /// The runner retries it after this time.
     Retry(Duration),
-    /// So many failures in a row have paused the job.
+    /// The job is paused after this number of consecutive failures.
     Paused(u32),
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// Well.
+    /// The task succeeded.
     Succeeded,
-    /// It failed or took too long.
+    /// The task failed or exceeded its timeout.
     Failed,
-    /// We ended it.
+    /// The runner cancelled it.
     Cancelled,
 }
 
-/// A job as it is looked at again and again: few bytes of it, all jobs' in a row.
+/// The few bytes of a job that every tick reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HotState {
-    /// Until this monotonic instant nothing happens by itself.
+    /// No check is needed before this monotonic instant.
     pub(super) idle_until: Duration,
-    /// Whether something will happen by itself at all.
+    /// Whether the job will be due, or waits.
     pub(super) is_active: bool,
     pub(super) is_running: bool,
-    /// Whether something waits and nothing of its own stands in the way.
+    /// Whether a run waits and the job itself can start it.
     pub(super) is_ready: bool,
 }
 
@@ -64,26 +64,25 @@ pub(super) struct Job {
     pub(super) spec: JobSpec,
     next: Next,
     paused: Option<String>,
-    /// The run that goes on.
+    /// The current run.
     running: Option<Firing>,
-    /// Due, but not started: the scheduler is full, or its own last run goes on. Bounded by `missed.cap` + 1.
+    /// Due, but not started: the scheduler is full, or the job's last run has not ended. At most `missed.cap` + 1.
     waiting: VecDeque<Firing>,
-    /// When the failed run is tried again, by the monotonic clock.
+    /// When the failed run is retried, by the monotonic clock.
     retry: Option<(Duration, Firing)>,
     failures: u32,
-    /// The last calendar instant that was dealt with.
+    /// The last calendar instant that ran or was skipped.
     last: Option<Timestamp>,
-    /// Since when it is planned.
+    /// When the current plan began.
     planned_since: Timestamp,
     covered_to: Timestamp,
-    /// What passed during a pause.
+    /// Instants that passed during a pause.
     passed_in_pause: Option<Skipped>,
-    /// What waits only because something it requires is not there; recorded when that begins, and again, with how
-    /// many instants it was, when it ends.
+    /// Instants that wait only for a requirement; recorded when the wait begins and, with their number, when it ends.
     deferred: Option<Skipped>,
     last_success: LastSuccess,
     seeds: Seeds,
-    /// Until this monotonic instant nothing happens by itself.
+    /// No check is needed before this monotonic instant.
     idle_until: Duration,
     idle_max: Duration,
 }
@@ -130,12 +129,12 @@ impl Job {
         }
     }
 
-    /// Whether another specification says nothing new of when it runs.
+    /// Whether another specification has the same timing.
     pub(super) fn keeps_phase(&self, spec: &JobSpec) -> bool {
         (&spec.when, spec.enabled) == (&self.spec.when, self.spec.enabled)
     }
 
-    /// Takes another specification over; the phase stays when the time did not change.
+    /// Takes another specification; the phase stays when the timing did not change.
     pub(super) fn change(&mut self, spec: JobSpec, now: Now) {
         if !self.keeps_phase(&spec) {
             self.next = Next::new(&spec, None, now);
@@ -145,7 +144,7 @@ impl Job {
             self.covered_to = now.wall;
         }
         if spec.max_silence != self.spec.max_silence || spec.enabled != self.spec.enabled {
-            // What it did before anybody minded is no silence.
+            // The time before the limit was set does not count.
             self.last_success =
                 LastSuccess { silent_before: Duration::ZERO, since: now.monotonic, ..self.last_success };
         }
@@ -153,8 +152,8 @@ impl Job {
         self.update_idle_until(now);
     }
 
-    /// Moves on to `now`: what is due waits, what is not run is skipped. Returns whether there is something new to
-    /// remember.
+    /// Advances to `now`: queues the instants that are due and skips those that do not run. Returns whether the state
+    /// to save changed.
     pub(super) fn advance(&mut self, now: Now, stepped: bool, actions: &mut Vec<Action>) -> bool {
         if stepped {
             self.realign(now);
@@ -168,7 +167,7 @@ impl Job {
             }
         }
         if let Some(reason) = self.paused.clone() {
-            // What waits when it is paused would be stale when it is resumed.
+            // Runs that wait when the job is paused would be stale when it is resumed.
             let retry = self.retry.take().map(|(_, firing)| firing);
             for firing in std::mem::take(&mut self.waiting).into_iter().chain(retry) {
                 let at = firing.scheduled_at;
@@ -185,15 +184,15 @@ impl Job {
         state_changed
     }
 
-    /// The wall clock was set: what follows it is looked up anew. What has been due meanwhile still is.
+    /// The wall clock was stepped: computes again what follows it. Instants that are already due stay due.
     fn realign(&mut self, now: Now) {
         match (&mut self.next, &self.spec.when) {
             (Next::Monotonic(next), When::Every { period, align: Align::Wall }) => {
                 *next = now.monotonic + until_multiple(*period, now.wall);
             }
             (Next::Wall(calendar, next), _) if next.is_none_or(|at| at > now.wall) => {
-                // A time of day that was run already is not run again because the clock went back over it; a period
-                // goes on at once. A clock that was days ahead was wrong, and so is what ran by it.
+                // A time of day does not run again when the clock goes back over it; a period continues at once. A
+                // clock that was days ahead was wrong, and so was the last instant.
                 let run = self.last.filter(|last| calendar.is_fixed() && last.since(now.wall) < AHEAD_US);
                 *next = calendar.next(run.map_or(now.wall, |run| run.max(now.wall)));
             }
@@ -201,7 +200,7 @@ impl Job {
         }
     }
 
-    /// The instants up to `now`; afterwards the next one lies ahead.
+    /// Takes the instants up to `now`; the next one then lies ahead.
     fn take_passed(&mut self, now: Now) -> Option<PassedInstants> {
         let jitter = self.jitter(now);
         match (&mut self.next, &self.spec.when) {
@@ -244,12 +243,12 @@ impl Job {
         Skipped { job: self.spec.name.clone(), first, last, count, reason }
     }
 
-    /// A run is due: it waits to be started, unless the job's overlap says otherwise.
+    /// Queues a run that is due, unless the job's `overlap` policy skips it.
     fn enqueue(&mut self, firing: Firing, actions: &mut Vec<Action>) {
         let at = firing.scheduled_at;
         if let Some((_, retry)) = self.retry.take() {
-            // Its window begins where the failed one's does, so nothing is lost with the retry.
-            let reason = "its next run came before its retry".to_owned();
+            // Its window begins where the failed one began, so the dropped retry loses nothing.
+            let reason = "its next run was due before its retry".to_owned();
             actions.push(Action::Skip(self.skipped(retry.scheduled_at, retry.scheduled_at, 1, reason)));
         }
         if self.running.is_none() && self.waiting.is_empty() {
@@ -258,7 +257,7 @@ impl Job {
         }
         if let Some(deferred) = &mut self.deferred {
             (deferred.last, deferred.count) = (at, deferred.count + 1);
-            // Of what is deferred the latest one runs, or each for whom each counts.
+            // Only the latest deferred instant runs, or each of them with `run-all`.
             if self.spec.missed.policy != MissedPolicy::RunAll || self.waiting.len() >= self.spec.missed.cap {
                 self.waiting.pop_front();
             }
@@ -270,7 +269,7 @@ impl Job {
             Overlap::Queue if self.waiting.is_empty() => self.waiting.push_back(firing),
             Overlap::Replace => {
                 for old in std::mem::take(&mut self.waiting) {
-                    let reason = "a later run took its place".to_owned();
+                    let reason = "a later run replaced it".to_owned();
                     actions.push(Action::Skip(self.skipped(old.scheduled_at, old.scheduled_at, 1, reason)));
                 }
                 self.waiting.push_back(firing);
@@ -285,7 +284,7 @@ impl Job {
         }
     }
 
-    /// What has waited beyond its deadline does not run.
+    /// Skips the runs that have waited longer than the deadline.
     fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some(deadline) = self.spec.deadline else { return };
         let limit = deadline.as_micros() as i64;
@@ -299,7 +298,7 @@ impl Job {
         }
     }
 
-    /// Looks when something can happen next.
+    /// Computes when the job must be checked next.
     fn update_idle_until(&mut self, now: Now) {
         let limit = self.spec.deadline.and_then(|deadline| {
             let first = self.waiting.iter().map(|firing| firing.scheduled_at).min()?;
@@ -310,7 +309,7 @@ impl Job {
         self.idle_until = now.monotonic.saturating_add(wait.min(self.idle_max));
     }
 
-    /// What the planner must know of it in every look.
+    /// The part that the planner reads in every tick.
     pub(super) fn hot_state(&self) -> HotState {
         let planned = !matches!(self.next, Next::Unknown | Next::Wall(_, None)) || self.retry.is_some();
         let (is_running, waits) = (self.running.is_some(), !self.waiting.is_empty());
@@ -322,12 +321,12 @@ impl Job {
         }
     }
 
-    /// Who comes first when not all can.
+    /// The order in which jobs start when not all can.
     pub(super) fn priority(&self) -> (Option<Timestamp>, &str) {
         (self.waiting.front().map(|firing| firing.scheduled_at), &self.spec.name)
     }
 
-    /// Starts what waits; returns whether something started.
+    /// Starts the first waiting run; returns whether one started.
     pub(super) fn start(&mut self, now: Now, actions: &mut Vec<Action>) -> bool {
         self.end_deferral(actions);
         let Some(firing) = self.waiting.pop_front() else { return false };
@@ -345,7 +344,7 @@ impl Job {
             return Err("its last run has not ended".to_owned());
         }
         let firing = self.begin(self.firing(now.wall, Trigger::Manual), now)?;
-        // It is the retry: the same window again would be an overlap.
+        // This run replaces the retry: the same window twice would overlap.
         self.retry = None;
         self.update_idle_until(now);
         Ok(firing)
@@ -453,7 +452,7 @@ impl Job {
         self.passed_in_pause = Some(skipped);
     }
 
-    /// How long until it is due by itself.
+    /// The time until it is due by itself.
     pub(super) fn wait(&self, now: Now) -> Option<Duration> {
         if !self.spec.enabled || self.paused.is_some() {
             return None;
@@ -471,7 +470,7 @@ impl Job {
         next.into_iter().chain(retry).min()
     }
 
-    /// How much later than its next instant it starts.
+    /// The delay of its start after its next instant.
     fn jitter(&self, now: Now) -> Duration {
         let jitter = self.spec.jitter;
         if jitter.max.is_zero() {

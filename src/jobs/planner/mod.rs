@@ -1,9 +1,9 @@
-//! Decides what is due. Pure: both clocks are given, nothing is read, nothing is spawned.
+//! Decides which jobs are due. Pure: the caller passes both clocks; the planner reads nothing and spawns nothing.
 //!
 //! `every` and `delay` follow the monotonic clock, so neither a step of the wall clock nor daylight saving moves them.
-//! `cron` follows the wall clock; when that is stepped, the next instant is looked up anew. Instants that pass while
-//! nobody looks (a stall, a suspended machine, a stopped service) are missed: the job says which of them are run, and
-//! for the others there is an [`Action::Skip`]. Nothing is skipped in silence.
+//! `cron` follows the wall clock; after a step of that clock the planner computes the next instant again. Instants that
+//! pass during a stall, a suspend or a stop of the service are missed. The job's `missed` policy selects those that
+//! run; each of the others is reported in an [`Action::Skip`].
 
 mod job;
 mod next;
@@ -22,7 +22,7 @@ use super::spec::{JobEvent, JobSpec, Requirement, Schedule, SchedulerOptions};
 use crate::market::Timestamp;
 use job::{HotState, Job};
 
-/// A difference between the two clocks' progress beyond this is a step of the wall clock. Microseconds.
+/// When the two clocks' progress differs by more than this, the wall clock was stepped. Microseconds.
 const STEP_US: i64 = 1_500_000;
 
 /// Both clocks at one moment.
@@ -30,27 +30,27 @@ const STEP_US: i64 = 1_500_000;
 pub struct Now {
     /// The wall clock.
     pub wall: Timestamp,
-    /// The monotonic clock, since any origin.
+    /// The monotonic clock; its origin does not matter.
     pub monotonic: Duration,
 }
 
 /// Why a run starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Its time has come.
+    /// It is due.
     Schedule,
-    /// Its time had passed unseen.
+    /// Its instant was missed, and it runs later.
     CatchUp,
-    /// Somebody asked.
+    /// An operator started it.
     Manual,
-    /// It failed before.
+    /// Its last attempt failed.
     Retry,
-    /// Something happened.
+    /// An event occurred.
     Event,
 }
 
 impl Trigger {
-    /// As recorded.
+    /// The name in the run history.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
@@ -67,42 +67,42 @@ impl Trigger {
 pub struct Firing {
     /// The job.
     pub job: String,
-    /// Why.
+    /// Why it starts.
     pub trigger: Trigger,
     /// When it should have started.
     pub scheduled_at: Timestamp,
-    /// 1 for the first try.
+    /// 1 for the first attempt.
     pub attempt: u32,
-    /// `[from, to)`, when the job has windows.
+    /// The time it covers, `[from, to)`, when the job has windows.
     pub window: Option<(Timestamp, Timestamp)>,
 }
 
-/// Instants that are not run, and why.
+/// Instants that do not run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// The job.
     pub job: String,
-    /// The first of them.
+    /// The first instant.
     pub first: Timestamp,
-    /// The last of them.
+    /// The last instant.
     pub last: Timestamp,
-    /// How many.
+    /// The number of instants.
     pub count: u64,
-    /// Why.
+    /// Why they do not run.
     pub reason: String,
 }
 
-/// What is to be done.
+/// What the runner must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start this run, and say [`Planner::finished`] when it ends.
+    /// Start this run, and call [`Planner::finished`] when it ends.
     Start(Firing),
-    /// Cancel the job's run; its successor waits for its end.
+    /// Cancel the job's current run; its successor waits until it has ended.
     Cancel(String),
-    /// Record that these do not run.
+    /// Record that these instants do not run.
     Skip(Skipped),
-    /// Record that these do not run yet: what they require is not there. The last of them runs when it is. A second
-    /// one with the same first instant replaces the first.
+    /// Record that these instants wait because a requirement is not met. The last one runs when it is. A second
+    /// deferral with the same first instant replaces the first.
     Defer(Skipped),
 }
 
@@ -115,7 +115,7 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// Names of jobs that are gone.
     pub removed: Vec<String>,
-    /// Each job of the new schedule and when it is due next, if it is by itself.
+    /// Each job of the new schedule and its next instant, when it has one.
     pub next: Vec<(String, Option<Timestamp>)>,
 }
 
@@ -127,44 +127,44 @@ impl fmt::Display for Changes {
     }
 }
 
-/// What jitter is drawn from: the same seeds, the same instants.
+/// Seeds of the jitter: the same seeds give the same instants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seeds {
-    /// Another one in each process.
+    /// Different in each process.
     pub process: u64,
-    /// The same one on this machine always.
+    /// Always the same on this machine.
     pub machine: u64,
 }
 
-/// Plans a schedule.
+/// Plans the runs of a schedule.
 #[derive(Debug)]
 pub struct Planner {
     options: SchedulerOptions,
     jobs: Vec<Job>,
-    /// What is looked at in every turn, job by job: a thousand jobs do not fit a cache.
+    /// The part of each job that every tick reads, side by side: a thousand whole jobs do not fit a CPU cache.
     hot_states: Vec<HotState>,
-    /// Where each name is in `jobs`.
+    /// The index in `jobs` of each name.
     indices: HashMap<String, usize>,
     seeds: Seeds,
     previous: Now,
     changed: bool,
-    /// What is not there now, and why.
+    /// Requirements that are not met now, and why.
     unmet: Vec<(Requirement, String)>,
 }
 
-/// A critical job that has not succeeded for too long.
+/// A critical job without a success for longer than its `max_silence`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SilentJob {
     /// The job.
     pub job: String,
-    /// How long it has not succeeded, as far as is known.
+    /// The known time without a success.
     pub silent_for: Duration,
-    /// How long it may.
+    /// The time allowed without one.
     pub max: Duration,
 }
 
 impl Planner {
-    /// Plans from `now` on, and deals with what was missed since what is remembered.
+    /// Plans from `now` on; instants since the saved state count as missed.
     pub fn new(schedule: Schedule, state: &SchedulerState, seeds: Seeds, now: Now) -> Self {
         let saved = |name: &str| state.jobs.get(name).cloned().unwrap_or_default();
         let job = |spec: JobSpec| {
@@ -186,7 +186,7 @@ impl Planner {
         }
     }
 
-    /// Neither clock is ever set or slewed: jobs need not be looked at before their instants.
+    /// For clocks that are never set or slewed: no job is checked before its next instant.
     fn assume_steady_clock(&mut self, now: Now) {
         for job in &mut self.jobs {
             job.assume_steady_clock(now);
@@ -194,7 +194,7 @@ impl Planner {
         self.refresh_all();
     }
 
-    /// Everything that is to be done now, starts in the order in which they were scheduled.
+    /// All actions due now, with the starts in the order of their scheduled times.
     pub fn due(&mut self, now: Now) -> Vec<Action> {
         let elapsed = now.monotonic.saturating_sub(self.previous.monotonic).as_micros() as i64;
         let stepped = (now.wall.since(self.previous.wall) - elapsed).abs() > STEP_US;
@@ -223,8 +223,8 @@ impl Planner {
         actions
     }
 
-    /// How long until something may be due, as far as can be said now; half a minute at most, because the wall clock
-    /// may be slewed. `None` when nothing will be.
+    /// The time until a job may be due; at most half a minute, because the wall clock may be slewed. `None` when no job
+    /// will be due by itself.
     pub fn wait(&self, now: Now) -> Option<Duration> {
         let full = self.free_slots() == 0;
         let wait = |(at, hot): (usize, &HotState)| {
@@ -236,12 +236,12 @@ impl Planner {
         self.hot_states.iter().enumerate().filter_map(wait).min()
     }
 
-    /// When a job is due next, by the wall clock.
+    /// When a job is next due, by the wall clock.
     pub fn next(&self, name: &str, now: Now) -> Option<Timestamp> {
         Some(after(now, self.job(name)?.wait(now)?))
     }
 
-    /// A run that somebody asked for starts now, or there is a reason why not.
+    /// Starts a run by hand; the error says why it cannot start.
     pub fn start_now(&mut self, name: &str, now: Now) -> Result<Firing, String> {
         let Some(at) = self.indices.get(name).copied() else {
             return Err(format!("there is no job `{name}`"));
@@ -256,7 +256,7 @@ impl Planner {
         }
     }
 
-    /// Something happened: its jobs are due at once.
+    /// An event occurred: its jobs are due at once.
     pub fn event(&mut self, event: JobEvent, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         for job in &mut self.jobs {
@@ -266,7 +266,7 @@ impl Planner {
         actions
     }
 
-    /// A run has ended, well or not; says what follows from it.
+    /// Takes the outcome of a run; returns what follows.
     pub fn finished(&mut self, name: &str, outcome: RunOutcome, now: Now) -> FollowUp {
         let Some(at) = self.indices.get(name).copied() else { return FollowUp::Nothing };
         let follow_up = self.jobs[at].finished(outcome, now);
@@ -275,12 +275,12 @@ impl Planner {
         follow_up
     }
 
-    /// What runs require and is not there from now on, with the reason.
+    /// Sets the requirements that are not met from now on, with the reasons.
     pub fn set_unmet(&mut self, unmet: Vec<(Requirement, String)>) {
         self.unmet = unmet;
     }
 
-    /// What runs require, each once.
+    /// Every requirement of the schedule, once.
     pub fn requirements(&self) -> Vec<Requirement> {
         let mut all = Vec::new();
         for requirement in self.jobs.iter().flat_map(|job| &job.spec.requires) {
@@ -291,34 +291,34 @@ impl Planner {
         all
     }
 
-    /// Why a job cannot run now, as far as it says what it requires.
+    /// Which of its requirements keeps a job from running now, and why.
     fn unmet_requirement(&self, spec: &JobSpec) -> Option<String> {
         let unmet = |wanted: &Requirement| self.unmet.iter().find(|(requirement, _)| requirement == wanted);
         let (requirement, why) = spec.requires.iter().find_map(unmet)?;
         Some(format!("it requires {requirement}: {why}"))
     }
 
-    /// Critical jobs that have not succeeded for too long.
+    /// Critical jobs without a success for longer than `max_silence`.
     pub fn silent_jobs(&self, now: Now) -> Vec<SilentJob> {
         self.jobs.iter().filter_map(|job| job.silent(now)).collect()
     }
 
-    /// Whether a job is one of them.
+    /// Whether a job is among the silent ones.
     pub fn is_silent(&self, name: &str, now: Now) -> bool {
         self.job(name).is_some_and(|job| job.silent(now).is_some())
     }
 
-    /// When a job last succeeded, as far as is remembered.
+    /// When a job last succeeded, restarts included.
     pub fn last_success(&self, name: &str) -> Option<Timestamp> {
         self.job(name)?.last_success()
     }
 
-    /// Every job as it was written.
+    /// The specification of every job.
     pub fn specs(&self) -> impl Iterator<Item = &JobSpec> {
         self.jobs.iter().map(|job| &job.spec)
     }
 
-    /// The job of this name.
+    /// The specification of the job with this name.
     pub fn spec(&self, name: &str) -> Option<&JobSpec> {
         self.job(name).map(|job| &job.spec)
     }
@@ -328,12 +328,12 @@ impl Planner {
         self.options
     }
 
-    /// Why a job is paused, if it is.
+    /// Why a job is paused; `None` when it is not.
     pub fn paused(&self, name: &str) -> Option<&str> {
         self.job(name)?.paused()
     }
 
-    /// Pauses a job; false when there is none of this name.
+    /// Pauses a job; false when no job has this name.
     pub fn pause(&mut self, name: &str, reason: &str) -> bool {
         let Some(at) = self.indices.get(name).copied() else { return false };
         self.jobs[at].pause(reason);
@@ -342,8 +342,8 @@ impl Planner {
         true
     }
 
-    /// Resumes a job, which goes on from `now`; `None` when there is none of this name. The actions tell which instants
-    /// passed during the pause.
+    /// Resumes a job from `now` on; `None` when no job has this name. The actions report the instants that passed
+    /// during the pause.
     pub fn resume(&mut self, name: &str, now: Now) -> Option<Vec<Action>> {
         let at = self.indices.get(name).copied()?;
         let mut actions = Vec::new();
@@ -353,7 +353,7 @@ impl Planner {
         Some(actions)
     }
 
-    /// Takes a new schedule over; jobs whose time did not change keep their phase.
+    /// Takes a new schedule; jobs whose timing did not change keep their phase.
     pub fn replace(&mut self, schedule: Schedule, now: Now) -> Changes {
         let changes = self.compare(&schedule, now);
         let mut before = std::mem::take(&mut self.jobs);
@@ -395,7 +395,7 @@ impl Planner {
         changes
     }
 
-    /// What must survive a restart, when it changed since the last call.
+    /// The state that must survive a restart, when it changed since the last call.
     pub fn take_changed_state(&mut self) -> Option<SchedulerState> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -414,7 +414,7 @@ impl Planner {
         self.jobs.get(*self.indices.get(name)?)
     }
 
-    /// Whoever changes a job looks at it again.
+    /// Copies a job's hot state; every change of a job must call it.
     fn refresh(&mut self, at: usize) {
         self.hot_states[at] = self.jobs[at].hot_state();
     }
@@ -423,7 +423,7 @@ impl Planner {
         self.hot_states = self.jobs.iter().map(Job::hot_state).collect();
     }
 
-    /// How many more runs may go on.
+    /// How many more runs may start.
     fn free_slots(&self) -> usize {
         let running = self.hot_states.iter().filter(|hot| hot.is_running).count();
         self.options.max_concurrent.saturating_sub(running)

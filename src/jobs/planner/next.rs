@@ -1,4 +1,4 @@
-//! What a job waits for.
+//! The next instant of a job, and its jitter.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(super) enum Next {
     Monotonic(Duration),
     /// Due at this wall instant, and a jitter later; `None` when the pattern never fires again.
     Wall(Box<Calendar>, Option<Timestamp>),
-    /// Due when something else has happened.
+    /// Not known until an event occurs or a run ends.
     Unknown,
 }
 
@@ -21,7 +21,7 @@ impl Next {
         match &spec.when {
             When::Every { period, align: Align::Start } => Self::Monotonic(now.monotonic + *period),
             When::Every { period, align: Align::Wall } => {
-                // A multiple that is just now is due.
+                // A multiple that equals `now` is due.
                 let wait = until_multiple(*period, now.wall.plus_micros(-1)).saturating_sub(Duration::from_micros(1));
                 Self::Monotonic(now.monotonic + wait)
             }
@@ -31,7 +31,7 @@ impl Next {
                     let at = calendar.next(last.unwrap_or(now.wall));
                     Self::Wall(Box::new(calendar), at)
                 }
-                // Unreachable behind the configuration's own check.
+                // Unreachable: the configuration checks the pattern.
                 Err(_) => Self::Unknown,
             },
             When::On(_) => Self::Unknown,
@@ -45,7 +45,7 @@ pub(super) fn until_multiple(period: Duration, wall: Timestamp) -> Duration {
     Duration::from_micros((period - wall.micros().rem_euclid(period)) as u64)
 }
 
-/// A number from nothing to `max`, the same for the same seed, name and instant.
+/// A pseudo-random duration from zero to `max`, the same for the same seed, name and instant.
 pub(super) fn draw(seed: u64, name: &str, instant: i64, max: Duration) -> Duration {
     // splitmix64 over FNV-1a: no state, so an instant's jitter does not depend on what was drawn before.
     let mut hash = name

@@ -1,4 +1,4 @@
-//! What is due when, on two clocks that a test moves.
+//! When jobs are due, on two clocks that the tests set.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn planner(jobs: impl IntoIterator<Item = JobSpec>, now: Now) -> Planner {
     Planner::new(schedule(jobs), &SchedulerState::default(), Seeds::default(), now)
 }
 
-/// What is due; each run ends at once and well.
+/// The runs and skips that are due; each run succeeds at once.
 fn run(planner: &mut Planner, now: Now) -> (Vec<Firing>, Vec<Skipped>) {
     let (mut started, mut skipped) = (Vec::new(), Vec::new());
     loop {
@@ -79,7 +79,7 @@ fn a_period_fires_once_a_period() {
 }
 
 #[test]
-fn a_period_may_be_aligned_with_the_wall_clock_and_follows_its_steps() {
+fn an_aligned_period_follows_the_steps_of_the_wall_clock() {
     let spec = job("job", When::Every { period: Duration::from_secs(60), align: Align::Wall });
     let mut planner = planner([spec], at(1_030.0));
     assert_eq!(planner.next("job", at(1_030.0)), Some(at(1_080.0).wall));
@@ -97,12 +97,12 @@ fn a_stall_is_one_run_and_a_recorded_skip_of_the_others() {
         let counts: Vec<u64> = skips.iter().map(|skip| skip.count).collect();
         assert_eq!(counts, if missed == 0 { vec![] } else { vec![missed; 2] }, "{stall}");
         assert_eq!(run(&mut planner, at(stall + 0.1)), (vec![], vec![]));
-        assert_eq!(started(&mut planner, at(stall + 30.0)).len(), 2, "it goes on after a stall");
+        assert_eq!(started(&mut planner, at(stall + 30.0)).len(), 2, "it continues after a stall");
     }
 }
 
 #[test]
-fn missed_instants_are_run_as_the_job_says() {
+fn missed_instants_run_by_the_policy_of_the_job() {
     for (policy, window, runs, skipped) in [
         (MissedPolicy::Skip, None, 0, 20),
         (MissedPolicy::RunOnce, None, 1, 19),
@@ -125,11 +125,11 @@ fn missed_instants_are_run_as_the_job_says() {
 }
 
 #[test]
-fn what_was_missed_while_the_service_was_down_is_caught_up_or_recorded() {
+fn instants_missed_while_the_service_was_down_run_later_or_are_recorded() {
     let mut first = planner([cron("job", "0 * * * *"), every("other", 60)], at(100.0));
     assert_eq!(started(&mut first, at(3_600.5)), ["other", "job"]);
     let state = first.take_changed_state().unwrap();
-    // Three hours later in another process: its monotonic clock begins anew.
+    // Three hours later in another process: its monotonic clock starts at zero.
     let now = Now { wall: Timestamp(4 * 3_600_000_000 + 5), monotonic: Duration::ZERO };
     let again = schedule([cron("job", "0 * * * *"), every("other", 60)]);
     let mut second = Planner::new(again, &state, Seeds::default(), now);
@@ -139,7 +139,7 @@ fn what_was_missed_while_the_service_was_down_is_caught_up_or_recorded() {
 }
 
 #[test]
-fn a_step_of_the_wall_clock_moves_no_period_and_silences_no_cron() {
+fn a_step_of_the_wall_clock_moves_no_period_and_stops_no_cron() {
     for step in [3_600.0, -3_600.0, 86_400.0, -86_400.0] {
         let start = 1_700_000_000.0;
         let mut planner = planner([every("every", 30), cron("cron", "0 */5 * * * *")], at(start));
@@ -162,12 +162,12 @@ fn a_step_of_the_wall_clock_moves_no_period_and_silences_no_cron() {
 }
 
 #[test]
-fn a_suspended_machine_recovers_at_once_and_what_it_slept_through_is_counted() {
+fn a_resumed_machine_recovers_at_once_and_counts_the_missed_instants() {
     for hours in [1.0, 8.0, 24.0 * 30.0] {
         let start = 1_700_000_000.0;
         let mut planner = planner([every("every", 30), cron("cron", "0 */5 * * * *")], at(start));
         run(&mut planner, at(start + 10.0));
-        // The wall clock went on, the monotonic one stood still.
+        // During a suspend the wall clock advances and the monotonic clock does not.
         let awake = |seconds: f64| Now {
             wall: at(start + 10.0 + hours * 3_600.0 + seconds).wall,
             monotonic: at(start + 10.0 + seconds).monotonic,
@@ -175,7 +175,7 @@ fn a_suspended_machine_recovers_at_once_and_what_it_slept_through_is_counted() {
         let (fired, skips) = run(&mut planner, awake(1.0));
         assert_eq!((fired.len(), fired[0].job.as_str(), fired[0].trigger), (1, "cron", Trigger::CatchUp));
         let counted: u64 = skips.iter().map(|skip| skip.count).sum();
-        assert_eq!(counted + 1, (hours * 12.0) as u64, "every instant that was slept through is told of");
+        assert_eq!(counted + 1, (hours * 12.0) as u64, "every instant of the suspend is reported");
         let names: Vec<String> = (2..=400).flat_map(|s| started(&mut planner, awake(f64::from(s)))).collect();
         let count = |name: &str| names.iter().filter(|job| *job == name).count();
         assert!(count("every") == 13 && (1..=2).contains(&count("cron")), "{names:?}");
@@ -183,7 +183,7 @@ fn a_suspended_machine_recovers_at_once_and_what_it_slept_through_is_counted() {
 }
 
 #[test]
-fn a_time_of_day_is_not_run_again_when_the_clock_goes_back_over_it() {
+fn a_time_of_day_does_not_run_again_when_the_clock_goes_back_over_it() {
     let day = 86_400.0;
     let mut planner = planner([cron("job", "30 2 * * *")], at(day));
     assert_eq!(started(&mut planner, at(day + 9_000.0)), ["job"]);
@@ -194,7 +194,7 @@ fn a_time_of_day_is_not_run_again_when_the_clock_goes_back_over_it() {
 }
 
 #[test]
-fn an_overlap_is_skipped_queued_or_replaces_and_never_silent() {
+fn an_overlapping_run_is_skipped_or_queued_or_replaces_and_is_always_reported() {
     for overlap in [Overlap::Skip, Overlap::Queue, Overlap::Replace] {
         let mut spec = every("job", 10);
         spec.overlap = overlap;
@@ -212,7 +212,7 @@ fn an_overlap_is_skipped_queued_or_replaces_and_never_silent() {
         planner.finished("job", RunOutcome::Cancelled, at(35.0));
         let after: Vec<Action> = planner.due(at(35.0));
         match overlap {
-            // What was due at 30 was skipped as well by now.
+            // By now the instant at 30 was skipped as well.
             Overlap::Skip => assert_eq!(after.len(), 1),
             _ => assert!(after.iter().any(|action| matches!(action, Action::Start(_))), "{overlap:?}: {after:?}"),
         }
@@ -220,7 +220,7 @@ fn an_overlap_is_skipped_queued_or_replaces_and_never_silent() {
 }
 
 #[test]
-fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
+fn the_number_of_runs_is_limited_and_a_deadline_ends_the_wait() {
     let mut late = every("late", 10);
     late.deadline = Some(Duration::from_secs(5));
     let mut planner = planner([every("a", 10), every("b", 10), late], at(0.0));
@@ -238,7 +238,7 @@ fn no_more_runs_than_allowed_and_a_deadline_ends_the_wait() {
 }
 
 #[test]
-fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
+fn a_failed_run_is_retried_with_its_window_up_to_the_limit() {
     let mut spec = every("job", 1_000);
     spec.window = true;
     spec.retry = Retry { max: 2, backoff: Duration::from_secs(10), jitter: None };
@@ -255,15 +255,15 @@ fn a_failed_run_is_tried_again_with_its_window_and_then_given_up() {
                 now += wait.as_secs_f64() + 0.001;
             }
             FollowUp::Nothing => assert_eq!(attempt, 3),
-            FollowUp::Paused(_) => panic!("nobody asked for a pause"),
+            FollowUp::Paused(_) => panic!("the job has no `pause_after`"),
         }
     }
     let (fired, _) = run(&mut planner, at(2_000.0));
-    assert_eq!(fired[0].window, Some((Timestamp(0), Timestamp(2_000_000_000))), "the next run covers what failed");
+    assert_eq!(fired[0].window, Some((Timestamp(0), Timestamp(2_000_000_000))), "the next run covers it");
 }
 
 #[test]
-fn failures_in_a_row_pause_a_job_also_over_a_restart() {
+fn consecutive_failures_pause_a_job_across_a_restart() {
     let mut spec = every("job", 10);
     spec.pause_after = 2;
     let mut planner = planner([spec.clone()], at(0.0));
@@ -278,7 +278,7 @@ fn failures_in_a_row_pause_a_job_also_over_a_restart() {
 }
 
 #[test]
-fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
+fn a_deferred_job_runs_its_latest_instant_or_each_of_them() {
     for (policy, instants) in [(MissedPolicy::RunOnce, vec![30.0]), (MissedPolicy::RunAll, vec![10.0, 20.0, 30.0])] {
         let mut spec = every("job", 10);
         spec.requires = vec![Requirement::DISK_FREE];
@@ -291,7 +291,7 @@ fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
         );
         assert_ne!(planner.wait(at(10.0)), Some(Duration::ZERO), "a deferred run does not spin");
         for second in 11..=31 {
-            assert_eq!(planner.due(at(f64::from(second))), [], "it is said once");
+            assert_eq!(planner.due(at(f64::from(second))), [], "a deferral is reported once");
         }
         planner.set_unmet(Vec::new());
         let (fired, deferred) = run(&mut planner, at(31.0));
@@ -302,7 +302,7 @@ fn what_is_deferred_runs_as_its_latest_instant_or_as_each_of_them() {
 }
 
 #[test]
-fn silence_before_the_start_counts_for_half_of_what_is_allowed() {
+fn the_time_before_the_start_counts_for_at_most_half_of_max_silence() {
     let mut spec = every("job", 10_000);
     spec.max_silence = Some(Duration::from_secs(100));
     let mut state = SchedulerState::default();
@@ -325,7 +325,7 @@ fn a_delay_begins_at_the_end_of_the_last_run() {
 }
 
 #[test]
-fn an_event_starts_its_jobs_and_no_others() {
+fn an_event_starts_only_its_jobs() {
     let on = job("on", When::On(vec![JobEvent::Startup]));
     let mut planner = planner([on, every("job", 10), job("end", When::On(vec![JobEvent::Shutdown]))], at(0.0));
     assert_eq!(planner.event(JobEvent::Startup, at(1.0)), []);
@@ -334,7 +334,7 @@ fn an_event_starts_its_jobs_and_no_others() {
 }
 
 #[test]
-fn jitter_is_drawn_anew_or_stays_but_is_the_same_for_the_same_seed() {
+fn jitter_is_random_or_stable_and_is_the_same_for_the_same_seed() {
     let waits = |is_stable: bool, process: u64| -> Vec<i64> {
         let mut spec = every("job", 100);
         spec.jitter = Jitter { max: Duration::from_secs(20), is_stable };
@@ -355,7 +355,7 @@ fn jitter_is_drawn_anew_or_stays_but_is_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn a_new_schedule_leaves_unchanged_jobs_their_phase() {
+fn a_new_schedule_keeps_the_phase_of_unchanged_jobs() {
     let mut planner = planner([every("kept", 30), every("changed", 30), every("gone", 30)], at(0.0));
     let mut kept = every("kept", 30);
     kept.timeout = Duration::from_secs(1);
@@ -364,18 +364,18 @@ fn a_new_schedule_leaves_unchanged_jobs_their_phase() {
     let expected = [("kept", next(30.0)), ("changed", next(80.0)), ("new", next(30.0))];
     assert_eq!(changes.next, expected.map(|(name, at)| (name.to_owned(), at)));
     for (name, at_next) in &changes.next {
-        assert_eq!(planner.next(name, at(20.0)), *at_next, "what was told is what holds");
+        assert_eq!(planner.next(name, at(20.0)), *at_next, "the announced instant holds");
     }
     assert_eq!(
         (changes.added, changes.changed),
         (vec!["new".to_owned()], vec!["kept".to_owned(), "changed".to_owned()])
     );
     assert_eq!(changes.removed, ["gone"]);
-    assert_eq!(started(&mut planner, at(30.0)), ["kept", "new"], "another timeout is no other phase");
+    assert_eq!(started(&mut planner, at(30.0)), ["kept", "new"], "a new timeout does not change the phase");
 }
 
 #[test]
-fn a_paused_job_does_not_run_resumes_from_now_and_says_what_passed() {
+fn a_paused_job_does_not_run_and_reports_the_missed_instants_when_resumed() {
     let mut planner = planner([every("job", 30)], at(0.0));
     assert!(planner.pause("job", "a move") && !planner.pause("other", ""));
     assert_eq!((planner.due(at(100.0)), planner.wait(at(100.0))), (vec![], None));
@@ -402,14 +402,14 @@ fn firing_tables_of_adjoining_spans_adjoin() {
     };
     let whole = table(0, 7_200);
     assert_eq!(whole[..2], [("cron".to_owned(), Timestamp(0)), ("wall".to_owned(), Timestamp(0))]);
-    assert_eq!(whole.len(), 24, "the end is not in it");
+    assert_eq!(whole.len(), 24, "the span excludes its end");
     for cut in [1, 600, 601, 3_599, 3_600] {
         assert_eq!([table(0, cut), table(cut, 7_200 - cut)].concat(), whole, "{cut}");
     }
 }
 
 #[test]
-fn what_never_runs_by_itself_has_an_empty_table() {
+fn a_job_that_the_schedule_never_starts_has_an_empty_table() {
     let mut off = every("off", 10);
     off.enabled = false;
     let jobs = schedule([off, job("on", When::On(vec![JobEvent::Startup]))]);
@@ -444,7 +444,7 @@ proptest! {
     }
 
     #[test]
-    fn successful_windows_have_no_hole_and_no_overlap(
+    fn successful_windows_have_no_gap_and_no_overlap(
         is_cron in any::<bool>(), retries in 0_u32..3,
         steps in prop::collection::vec((1_u64..400, 0_u8..14), 1..200),
     ) {

@@ -1,4 +1,4 @@
-//! The firing table of a schedule on a clock that nobody waits for.
+//! The firing table of a schedule, computed without waiting.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use crate::jobs::scheduler_state::{JobState, SchedulerState};
 use crate::jobs::spec::{Jitter, Schedule, When};
 use crate::market::Timestamp;
 
-/// Each job's name and instant in `[from, from + span)`, in order. The service starts at `from` and missed nothing; a
-/// run ends at once and well. Events do not happen. Instants are told as scheduled: jitter only moves starts.
+/// Each job's name and instant in `[from, from + span)`, in order. The service starts at `from` and has missed nothing;
+/// each run succeeds at once; no event occurs. The instants are the scheduled ones: jitter only moves starts.
 pub fn simulate(mut schedule: Schedule, from: Timestamp, span: Duration) -> Simulation {
     let mut state = SchedulerState::default();
     for job in &mut schedule.jobs {
         job.jitter = Jitter::default();
         if let When::Cron { .. } = job.when {
-            // Everything before `from` was dealt with, `from` itself was not: tables of adjoining spans adjoin.
+            // `from` itself is still due, everything before it is done: the tables of adjoining spans adjoin.
             let last = Some(from.plus_micros(-1).micros());
             state.jobs.insert(job.name.clone(), JobState { last, ..JobState::default() });
         }
@@ -26,7 +26,7 @@ pub fn simulate(mut schedule: Schedule, from: Timestamp, span: Duration) -> Simu
     Simulation { planner, from, span, elapsed: Duration::ZERO, due: VecDeque::new() }
 }
 
-/// A schedule that is carried out without waiting.
+/// A schedule that runs without waiting.
 #[derive(Debug)]
 pub struct Simulation {
     planner: Planner,

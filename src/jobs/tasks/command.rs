@@ -1,8 +1,8 @@
-//! Runs a program: argv, never a shell. What it prints goes to the journal under the run's id.
+//! Runs a program: argv, never a shell. Its output goes to the journal under the run's id.
 //!
-//! It gets a process group of its own and is killed as one, so that nothing it started stays behind. It gets an
-//! environment of its own too: the service's may hold passwords. When the recorder itself is killed (SIGKILL), systemd ends
-//! what is left of the unit; without systemd it goes on.
+//! The program gets its own process group, which the task kills at the end, so that no child process survives. It gets
+//! its own environment too: the service's may hold passwords. When the recorder itself is killed (SIGKILL), systemd
+//! ends the processes of the unit; without systemd the program continues.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -19,20 +19,20 @@ use tracing::info;
 use super::super::spec::{CommandArgs, TaskArgs};
 use super::{Identity, Report};
 
-/// Longest line that is kept; the rest of it is dropped.
+/// The bytes kept of a line; the rest is dropped.
 const LINE_BYTES_MAX: usize = 4_096;
-/// Lines of a run that go to the journal; the others are counted.
+/// Lines of a run that go to the journal; the others are only counted.
 const LINES_MAX: u64 = 1_000;
-/// How long a program may take to end after SIGTERM, before SIGKILL. Less than the runner gives any task.
+/// How long a program may take to end after SIGTERM, before SIGKILL. Less than the runner's ABORT_GRACE.
 const TERM_GRACE: Duration = Duration::from_secs(1);
-/// How long what it printed may take to arrive after its end: something it started may hold the pipe.
+/// How long the task reads output after the program's end: a child process may hold the pipe open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(300);
 const STDERR: &str = "stderr";
-/// What of the service's own environment a program gets.
+/// The variables that a program inherits from the service.
 const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
 
 pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationToken) -> anyhow::Result<Report> {
-    let args = args.command.as_ref().context("the job does not say what to run")?;
+    let args = args.command.as_ref().context("the job has no command arguments")?;
     let program = args.argv.first().context("argv is empty")?;
     let mut child = command(program, args, run).spawn().with_context(|| format!("start {program}"))?;
     let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationTo
     let mut read = false;
     let ending = end(&mut child, &group, cancel);
     tokio::pin!(ending);
-    let (status, terminated) = loop {
+    let (status, cancelled) = loop {
         tokio::select! {
             ended = &mut ending => break ended.with_context(|| format!("wait for {program}"))?,
             _ = &mut reading, if !read => read = true,
@@ -54,9 +54,9 @@ pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationTo
     }
     group.signal(Signal::KILL);
     if !read && tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.is_err() {
-        info!(JOB = %run.job, RUN_ID = %run.run_id, "{}: something it started left its group", run.job);
+        info!(JOB = %run.job, RUN_ID = %run.run_id, "{}: a child process left its process group", run.job);
     }
-    output.report(status, terminated)
+    output.report(status, cancelled)
 }
 
 fn command(program: &str, args: &CommandArgs, run: &Identity) -> Command {
@@ -76,7 +76,7 @@ fn command(program: &str, args: &CommandArgs, run: &Identity) -> Command {
     command
 }
 
-/// Waits for the program's end, and brings it about when the run is cancelled; whether it did.
+/// Waits for the program's end; ends it when the run is cancelled. Returns whether it was cancelled.
 async fn end(child: &mut Child, group: &Group, cancel: &CancellationToken) -> std::io::Result<(ExitStatus, bool)> {
     tokio::select! {
         status = child.wait() => return Ok((status?, false)),
@@ -89,12 +89,12 @@ async fn end(child: &mut Child, group: &Group, cancel: &CancellationToken) -> st
     Ok((child.wait().await?, true))
 }
 
-/// The program and whatever it started; all of it is killed when the run is over, however it ends.
+/// The program's process group; dropping it kills every process in it.
 struct Group(Option<Pid>);
 
 impl Group {
     fn signal(&self, signal: Signal) {
-        // An empty group is what we want: there is nobody left to be told.
+        // An error means that the group is empty.
         if let Some(group) = self.0 {
             kill_process_group(group, signal).ok();
         }
@@ -107,7 +107,7 @@ impl Drop for Group {
     }
 }
 
-/// Where lines go, and how many there were.
+/// Writes the lines to the journal and counts them.
 struct OutputLog<'a> {
     run: &'a Identity,
     stats: Mutex<OutputStats>,
@@ -117,14 +117,14 @@ struct OutputLog<'a> {
 struct OutputStats {
     lines: u64,
     last: String,
-    /// The last one of stderr, which says more of a failure.
+    /// The last line of stderr, which says more about a failure.
     last_error: String,
 }
 
 impl OutputLog<'_> {
     fn line(&self, bytes: &[u8], stream: &'static str) {
         let text = String::from_utf8_lossy(bytes);
-        // A program must not steer a terminal, nor forge another line.
+        // A program must not control a terminal, nor forge another line.
         let text: String = text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
         let text = text.trim_end();
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl OutputLog<'_> {
         if stats.lines <= LINES_MAX {
             info!(JOB = %job, RUN_ID = %run_id, STREAM = stream, "{job}: {text}");
         } else if stats.lines == LINES_MAX + 1 {
-            info!(JOB = %job, RUN_ID = %run_id, "{job}: more than {LINES_MAX} lines; the others are only counted");
+            info!(JOB = %job, RUN_ID = %run_id, "{job}: more than {LINES_MAX} lines; further lines are only counted");
         }
         if !text.is_empty() && stream == STDERR {
             stats.last_error = text.to_owned();
@@ -143,7 +143,7 @@ impl OutputLog<'_> {
         }
     }
 
-    fn report(&self, status: ExitStatus, terminated: bool) -> anyhow::Result<Report> {
+    fn report(&self, status: ExitStatus, cancelled: bool) -> anyhow::Result<Report> {
         let stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let data = json!({
             "exit_code": status.code(), "signal": std::os::unix::process::ExitStatusExt::signal(&status),
@@ -152,8 +152,8 @@ impl OutputLog<'_> {
         let suffix = |last: &str| if last.is_empty() { String::new() } else { format!(": {last}") };
         let mut report = Report::new(format!("{status}, {} lines{}", stats.lines, suffix(&stats.last)), &data)?;
         let last = suffix(if stats.last_error.is_empty() { &stats.last } else { &stats.last_error });
-        report.failure = match (terminated, status.success()) {
-            (true, _) => Some(format!("it was told to end: {status}{last}")),
+        report.failure = match (cancelled, status.success()) {
+            (true, _) => Some(format!("it was cancelled: {status}{last}")),
             (false, false) => Some(format!("{status}{last}")),
             (false, true) => None,
         };
@@ -161,7 +161,7 @@ impl OutputLog<'_> {
     }
 }
 
-/// Reads to the end of a pipe, line by line; of a line that has no end only its beginning is kept.
+/// Reads a pipe to its end, line by line; keeps at most [`LINE_BYTES_MAX`] of a line.
 async fn forward(pipe: Option<impl AsyncRead + Unpin>, stream: &'static str, output: &OutputLog<'_>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; 8_192];

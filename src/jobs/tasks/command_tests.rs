@@ -1,4 +1,4 @@
-//! Real programs: what they get, what becomes of what they print, and that nothing of them stays behind.
+//! Real programs: their arguments and environment, their output, and that no process survives.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::market::Timestamp;
 
-/// How long anything may take here that takes a moment on an idle machine.
+/// Upper limit for steps that take a moment on an idle machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn args(argv: &[&str]) -> TaskArgs {
@@ -32,14 +32,14 @@ async fn shell(script: &str) -> Report {
 }
 
 #[tokio::test]
-async fn a_program_gets_its_arguments_as_they_are_and_an_environment_of_its_own() {
+async fn a_program_gets_its_arguments_unchanged_and_its_own_environment() {
     let report = ran(&["echo", "$HOME; *", "a b"], &CancellationToken::new()).await.unwrap();
     assert_eq!((&report.data["last_line"], report.failure), (&json!("$HOME; * a b"), None));
     let variables = "$COLOUR $PWD $TAPEKEEPER_JOB $TAPEKEEPER_RUN_ID $TAPEKEEPER_WINDOW_FROM $TAPEKEEPER_WINDOW_TO";
     let report = shell(&format!("echo {variables}")).await;
     let expected = "blue /usr job 0192 1970-01-01T00:00:00.000Z 1970-01-01T00:01:00.000Z";
     assert_eq!(report.data["last_line"], expected);
-    // Cargo sets it for this process; a program of a job must not see what the service's environment holds.
+    // Cargo sets it for this process; a job's program must not see the service's environment.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
     assert_eq!(shell("echo [$CARGO_MANIFEST_DIR]").await.data["last_line"], "[]");
 }
@@ -56,7 +56,7 @@ async fn an_exit_status_other_than_0_is_a_failure_with_a_report() {
 }
 
 #[tokio::test]
-async fn lines_and_their_lengths_are_bounded_and_steer_no_terminal() {
+async fn lines_are_bounded_and_cannot_control_a_terminal() {
     let report = shell("head -c 5000000 /dev/zero | tr '\\0' x; echo; seq 5000; printf 'a\\033[31mb\\rc'").await;
     assert_eq!((&report.data["lines"], &report.data["lines_dropped"]), (&json!(5_002), &json!(4_002)));
     assert_eq!(report.data["last_line"], "a [31mb c");
@@ -64,7 +64,7 @@ async fn lines_and_their_lengths_are_bounded_and_steer_no_terminal() {
     assert_eq!(long.data["last_line"].as_str().unwrap().len(), LINE_BYTES_MAX);
 }
 
-/// Whether a process is there, and not only its exit status.
+/// Whether a process runs, and is no zombie.
 fn is_alive(process: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
@@ -73,20 +73,20 @@ fn is_alive(process: &str) -> bool {
 async fn wait_until_gone(process: &str) {
     let until = Instant::now() + TIMEOUT;
     while is_alive(process) {
-        assert!(Instant::now() < until, "{process} stays behind");
+        assert!(Instant::now() < until, "{process} still runs");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn what_a_program_leaves_behind_in_its_group_is_killed() {
+async fn child_processes_are_killed_when_the_program_ends() {
     let report = shell("sleep 1000 & echo $!").await;
-    assert_eq!(report.failure, None, "it ended by itself, and well");
+    assert_eq!(report.failure, None, "it succeeded by itself");
     wait_until_gone(report.data["last_line"].as_str().unwrap()).await;
 }
 
 #[tokio::test]
-async fn a_cancelled_program_is_terminated_then_killed_with_all_it_started() {
+async fn a_cancelled_program_and_its_children_are_terminated_then_killed() {
     for (trap, ended) in [("", "signal: 15 (SIGTERM)"), ("trap '' TERM;", "signal: 9 (SIGKILL)")] {
         let cancel = CancellationToken::new();
         let directory = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ async fn a_cancelled_program_is_terminated_then_killed_with_all_it_started() {
         assert!(is_alive(&child));
         cancel.cancel();
         let failure = running.await.unwrap().failure.unwrap();
-        assert!(failure.starts_with("it was told to end: ") && failure.contains(ended), "{failure}");
+        assert!(failure.starts_with("it was cancelled: ") && failure.contains(ended), "{failure}");
         wait_until_gone(&child).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Compares the cache with history, and repairs what it finds when told to.
+//! Compares the cache with history, and repairs the differences when `repair` is set.
 
 use crate::audit;
 

@@ -1,4 +1,4 @@
-//! Recounts history against the exchange's numbering: all of it, or the run's window.
+//! Recounts history against the exchange's numbering: all rows, or the run's window.
 
 use crate::audit;
 

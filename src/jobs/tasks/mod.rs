@@ -1,4 +1,5 @@
-//! The built-in tasks, one file each. A task is idempotent, bounded, can be cancelled, and says what it did.
+//! The built-in tasks, one file each. A task is idempotent and bounded, can be cancelled, and returns a report. Tasks
+//! must not know the planner or the runner.
 
 mod backfill;
 mod cache_preload;
@@ -24,47 +25,47 @@ use crate::market::{Stream, Timestamp};
 
 use super::spec::{TaskArgs, TaskKind};
 
-/// Saves the service's state and says what was saved.
+/// Saves the service's state and returns a line about it.
 pub type Save = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<String>> + Send + Sync>;
 
-/// How long the log keeps what was consumed.
+/// How long the log keeps consumed frames.
 #[derive(Clone, Copy, Debug)]
 pub struct LogRetention {
-    /// Frames older than this go.
+    /// The task deletes older frames.
     pub age: std::time::Duration,
-    /// Frames beyond so many bytes go.
+    /// The task deletes the oldest frames beyond this size.
     pub bytes: u64,
 }
 
-/// What tasks act on.
+/// The services that tasks use.
 #[derive(Clone)]
 pub struct Services {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// How long it keeps what was consumed.
+    /// How long it keeps consumed frames.
     pub log_retention: LogRetention,
     /// The history.
     pub history: Arc<dyn History>,
     /// The cache.
     pub cache: Arc<dyn Cache>,
-    /// How gaps are opened.
+    /// Opens gaps.
     pub backfill: Deps,
-    /// What is recorded now.
+    /// The streams recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Saves the service's state.
     pub save: Save,
-    /// The time.
+    /// The wall clock.
     pub clock: Clock,
 }
 
-/// What a run did: one line for people, and the whole of it as data.
+/// The result of a run: one line for operators, and all of it as data.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// One line.
     pub summary: String,
     /// The task's own report.
     pub data: serde_json::Value,
-    /// Why the run is a failure although it has something to report.
+    /// Why the run failed, when a failed run has a report.
     pub failure: Option<String>,
 }
 
@@ -74,26 +75,26 @@ impl Report {
     }
 }
 
-/// Which run it is.
+/// Identifies a run.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The job.
+    /// The job's name.
     pub job: String,
-    /// The run.
+    /// The run's UUID.
     pub run_id: String,
-    /// `[from, to)`, when the job has windows.
+    /// The time it covers, `[from, to)`, when the job has windows.
     pub window: Option<(Timestamp, Timestamp)>,
 }
 
-/// What one run of a task gets.
+/// The input of one run of a task.
 pub struct Context {
-    /// What it acts on.
+    /// The services it uses.
     pub services: Services,
     /// Its arguments.
     pub args: TaskArgs,
-    /// Which run it is.
+    /// Identifies the run.
     pub run: Identity,
-    /// It is told to end: a task that loops looks at it, any other ends at its next await soon after.
+    /// Cancels the run: a task that loops checks it, any other task is soon aborted at an await.
     pub cancel: CancellationToken,
 }
 

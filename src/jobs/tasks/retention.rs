@@ -1,4 +1,4 @@
-//! Drops what is old: consumed frames, dead letters, runs, and rows when asked to.
+//! Deletes old data: consumed frames, dead letters, runs, and rows when `rows` is set.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Saves the service's state: what a crash then costs is at most one period of it.
+//! Saves the service's state: a crash loses at most one period of it.
 
 use super::{Report, Services};
 

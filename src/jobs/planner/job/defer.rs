@@ -1,9 +1,9 @@
-//! Runs that wait only because something they require is not there: one record for a stretch of them.
+//! Runs that wait for a requirement: one record for each series of instants.
 
 use super::{Action, Job};
 
 impl Job {
-    /// What waits stays so, because something it requires is not there; said once.
+    /// Keeps the waiting runs because a requirement is not met; returns the deferral once.
     pub(in crate::jobs::planner) fn defer(&mut self, why: String) -> Option<Action> {
         if self.deferred.is_some() {
             return None;

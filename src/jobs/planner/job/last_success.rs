@@ -1,23 +1,23 @@
-//! How long a job has not succeeded.
+//! The time since a job's last success.
 
 use std::time::Duration;
 
 use super::super::SilentJob;
 use super::{Job, JobSpec, Now, Timestamp};
 
-/// Since when a job has not succeeded; by the monotonic clock, which nobody sets.
+/// The last success and the time since, by the monotonic clock, which is never set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastSuccess {
     pub(super) at: Option<Timestamp>,
-    /// What of it was before `since`.
+    /// The time without a success before `since`.
     pub(super) silent_before: Duration,
     pub(super) since: Duration,
 }
 
 impl LastSuccess {
     pub(super) fn new(spec: &JobSpec, succeeded: Option<Timestamp>, now: Now) -> Self {
-        // The time before this process counts for half of what is allowed at most, so that a start after a night off
-        // is no alarm, and a service that starts again and again is one.
+        // The time before this process counts for at most half of the limit: a start after a night off raises no alarm,
+        // and a service that restarts again and again does.
         let elapsed = succeeded.map_or(0, |at| now.wall.since(at).max(0) as u64);
         let silent_before = Duration::from_micros(elapsed).min(spec.max_silence.unwrap_or_default() / 2);
         Self { at: succeeded, silent_before, since: now.monotonic }
@@ -29,7 +29,7 @@ impl LastSuccess {
 }
 
 impl Job {
-    /// Whether it is critical and has not succeeded for too long; a pause is no excuse.
+    /// Whether it is critical and silent for too long; a paused job counts too.
     pub(in crate::jobs::planner) fn silent(&self, now: Now) -> Option<SilentJob> {
         let max = self.spec.max_silence.filter(|_| self.spec.enabled)?;
         let silent_for = self.last_success.silent_for(now);

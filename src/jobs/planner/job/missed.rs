@@ -1,10 +1,10 @@
-//! Instants that passed before anybody looked: which of them are run, and what is said of the others.
+//! Missed instants: selects those that run and records the others.
 
 use super::super::next::Next;
 use super::{Action, COUNT_MAX, Job, LATE_US, MissedPolicy, Now, PassedInstants, Timestamp, Trigger, When};
 
 impl Job {
-    /// Which of the instants that passed are run.
+    /// Queues the instants that run by the job's `missed` policy and skips the others.
     pub(super) fn choose(&mut self, passed: &PassedInstants, now: Now, actions: &mut Vec<Action>) {
         let late = now.wall.since(passed.latest) > LATE_US;
         let missed = self.spec.missed;
@@ -15,7 +15,7 @@ impl Job {
         let mut run = Vec::new();
         match missed.policy {
             MissedPolicy::Skip if late => {}
-            // Too many were passed to count them: the clock was set by years.
+            // Below the counting limit: beyond it the clock was set by years.
             MissedPolicy::RunAll if passed.count < COUNT_MAX || !matches!(self.next, Next::Wall(..)) => {
                 // The latest ones, when there are more than the cap.
                 let mut at = self.back(passed, missed.cap as u64);
@@ -30,11 +30,11 @@ impl Job {
         }
         let skipped_count = passed.count - (run.len() as u64).min(passed.count);
         if skipped_count > 0 {
-            // Where the run ones begin; not looked for when there were too many to count.
+            // The last skipped instant; not computed when there were too many to count.
             let counted = !run.is_empty() && passed.count < COUNT_MAX;
             let last = if counted { self.back(passed, run.len() as u64 + 1) } else { None };
             let last = last.unwrap_or(passed.latest);
-            let reason = "passed while nobody looked: the service was down, slept or stalled".to_owned();
+            let reason = "missed: the service was down, suspended or stalled".to_owned();
             actions.push(Action::Skip(self.skipped(passed.first, last, skipped_count, reason)));
         }
         let many = run.len() > 1;
@@ -52,7 +52,7 @@ impl Job {
         }
     }
 
-    /// The first of the last `count` instants.
+    /// The first of the latest `count` instants.
     fn back(&self, passed: &PassedInstants, count: u64) -> Option<Timestamp> {
         let mut at = passed.first;
         match &self.spec.when {
