@@ -1,28 +1,28 @@
-//! What a user asks to have recorded.
+//! What the user configured to record: exchanges, symbols, channels and where to start. Knows no I/O.
 
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
-/// From where on a feed's trades are wanted.
+/// The first trade that a feed wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// From the first frame on.
+    /// The trade of the first frame received.
     Now,
-    /// From the first trade at or after this instant on.
+    /// The first trade at or after this instant.
     Time(Timestamp),
-    /// From this trade on.
+    /// The trade with this id.
     TradeId(i64),
 }
 
 /// One `[[feed]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed {
-    /// Whose market.
+    /// The exchange to record.
     pub exchange: Exchange,
-    /// As the exchange spells them.
+    /// Symbols, as the exchange spells them.
     pub symbols: Vec<Symbol>,
-    /// What of each symbol.
+    /// Channels to record of each symbol.
     pub channels: Vec<Channel>,
-    /// Older trades are backfilled from here.
+    /// Backfill fetches older trades from here.
     pub since: Since,
     /// Replaces the exchange's own WebSocket base; no trailing slash.
     pub ws_url: Option<String>,
@@ -31,7 +31,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Every stream it asks for.
+    /// Every stream of the feed: each symbol with each channel.
     pub fn streams(&self) -> Vec<Stream> {
         self.symbols
             .iter()

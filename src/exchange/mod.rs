@@ -1,7 +1,7 @@
-//! The port of an exchange: a pure [`Dialect`] per exchange, one WebSocket loop and one REST client for all.
+//! The exchange port: a pure [`Dialect`] per exchange, one WebSocket loop and one REST client for all exchanges.
 //!
-//! A dialect decides (what to send, what a frame is, what to ask over REST); `socket` and `rest` act.
-//! It never sees a clock, a socket or the runtime, so it is tested on recorded bytes alone.
+//! A dialect decides what to send, what a frame is and what to request over REST; `socket` and `rest` do the I/O.
+//! A dialect never sees a clock, a socket or the runtime, so its tests need recorded bytes only.
 
 pub mod binance;
 mod feed;
@@ -29,37 +29,37 @@ pub enum Event {
     Book(Book),
 }
 
-/// What a frame turned out to be.
+/// A decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecodedFrame<'a> {
     /// Market data of `symbol`.
     Market {
         /// As the exchange spells it in configuration (upper case on Binance).
         symbol: &'a str,
-        /// The exchange's own event time, when the frame has one; never earlier than what it tells of.
+        /// The exchange's own event time, when the frame has one; never earlier than the event's own time.
         event_time: Option<Timestamp>,
         /// The data.
         event: Event,
     },
-    /// A frame that carries no market data we record: acknowledgements, other channels.
+    /// A frame without market data that we record: acknowledgements, other channels.
     Ignored,
 }
 
-/// What a frame is about, told without decoding it: for ingest, which must be cheap.
+/// What a frame is about. Ingest needs it for every frame, so it is found without decoding the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// Data of one stream, by the name [`Dialect::stream_name`] gives it.
+    /// Data of one stream, under the name that [`Dialect::stream_name`] returns.
     Stream(&'a str),
     /// The answer to a request we sent; `error` is the exchange's own text.
     Answer {
-        /// Our request's number.
+        /// The number of our request.
         id: Option<u64>,
-        /// `None` when it was accepted.
+        /// `None` when the exchange accepted the request.
         error: Option<String>,
     },
     /// The exchange announces that it will close this connection: open another one now.
     Shutdown,
-    /// Anything else; it is logged all the same.
+    /// Anything else; ingest logs it too.
     Other,
 }
 
@@ -67,13 +67,13 @@ pub enum Route<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot decode {what}: {why}")]
 pub struct DecodeError {
-    /// What was being decoded: `trade frame`, `klines answer`.
+    /// The kind of input: `trade frame`, `klines answer`.
     pub what: &'static str,
     /// What is wrong with it.
     pub why: String,
 }
 
-/// What the exchange tolerates on one connection.
+/// The exchange's limits for one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketLimits {
     /// Most messages we send per second, pongs included.
@@ -86,7 +86,7 @@ pub struct SocketLimits {
     pub connects_max: u32,
     /// See `connects_max`.
     pub connects_window: Duration,
-    /// A connection on which nothing at all (not even a ping) came for so long is dead.
+    /// A connection that delivered nothing at all (not even a ping) for this long is dead.
     pub silence_max: Duration,
     /// The exchange cuts a connection at this age.
     pub lifetime: Duration,
@@ -97,22 +97,22 @@ pub struct SocketLimits {
 pub struct RestRequest {
     /// `/api/v3/klines?symbol=...`, query included.
     pub path: String,
-    /// What it costs of the exchange's budget.
+    /// The part of the exchange's request budget that it uses.
     pub weight: u32,
 }
 
-/// What the exchange says of its budget in `exchangeInfo` or the like.
+/// Limits and symbols, as the exchange lists them (Binance: `exchangeInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExchangeInfo {
     /// Request weight allowed per minute and address.
     pub weight_per_minute: Option<u32>,
-    /// Symbols that are listed, with whether they trade now.
+    /// Listed symbols; `true` when the symbol trades now.
     pub symbols: Vec<(String, bool)>,
 }
 
-/// One exchange's language. Pure.
+/// One exchange's protocol. Pure.
 pub trait Dialect: Send + Sync {
-    /// Whose.
+    /// The exchange that speaks it.
     fn exchange(&self) -> Exchange;
 
     /// The exchange's own WebSocket base, without a path.
@@ -124,13 +124,13 @@ pub trait Dialect: Send + Sync {
     /// Path and query to connect to.
     fn ws_path(&self) -> &'static str;
 
-    /// What one connection may do.
+    /// The limits for one connection.
     fn limits(&self) -> SocketLimits;
 
     /// Requests that subscribe to `streams`, each under the size limit, numbered from `first_id`.
     fn subscribe(&self, streams: &[Stream], first_id: u64) -> Vec<String>;
 
-    /// Requests that end the subscription to `streams`.
+    /// Requests that unsubscribe from `streams`, numbered from `first_id`.
     fn unsubscribe(&self, streams: &[Stream], first_id: u64) -> Vec<String>;
 
     /// The exchange's own name of a stream: `btcusdt@trade`.
@@ -139,64 +139,64 @@ pub trait Dialect: Send + Sync {
     /// What a frame is about, without decoding it.
     fn route<'a>(&self, payload: &'a [u8]) -> Route<'a>;
 
-    /// Everything a frame says. An error is a dead letter.
+    /// Decodes a frame. A frame that returns an error becomes a dead letter.
     fn decode<'a>(&self, payload: &'a [u8]) -> Result<DecodedFrame<'a>, DecodeError>;
 
-    /// The request weight allowed per minute until the exchange says otherwise.
+    /// The request weight allowed per minute until [`Dialect::info_answer`] returns the exchange's own number.
     fn weight_per_minute(&self) -> u32;
 
     /// The header that carries the weight used in this minute, lower case.
     fn weight_header(&self) -> &'static str;
 
-    /// When a refusal is a ban: until when, from the answer's body (milliseconds since 1970 there).
+    /// The end of the ban that an error answer's body names; `None` when it names none.
     fn banned_until(&self, body: &str) -> Option<Timestamp>;
 
-    /// For how long the exchange serves what is old of a channel over REST, by its documents; `None` is for ever. What
-    /// it serves in truth, a repair finds out.
+    /// How long the exchange serves old rows of a channel over REST, by its documents; `None` is for ever. A repair
+    /// learns what the exchange really serves.
     fn rest_retention(&self, channel: Channel) -> Option<Duration>;
 
     /// Most rows one page of trades has.
     fn trades_page_max(&self) -> i64;
 
-    /// Trades of a symbol with ids from `range.first` up, at most one page.
+    /// Requests trades of a symbol with ids from `range.first` up, at most one page.
     fn trades_request(&self, symbol: &str, range: Range) -> RestRequest;
 
     /// Reads the answer to [`Dialect::trades_request`], ascending.
     fn trades_answer(&self, body: &[u8]) -> Result<Vec<Trade>, DecodeError>;
 
-    /// Asks for the newest trade of a symbol, as cheaply as can be.
+    /// Requests the newest trade of a symbol at the lowest weight.
     fn newest_request(&self, symbol: &str) -> RestRequest;
 
-    /// Asks the same another way, for servers that refuse [`Dialect::newest_request`] or answer it with
-    /// something else; [`Dialect::newest_answer`] reads both answers. `None`: there is no other way.
+    /// Requests the same from another endpoint, for servers that refuse [`Dialect::newest_request`] or answer it with
+    /// something else; [`Dialect::newest_answer`] reads both answers. `None`: there is no other endpoint.
     fn newest_fallback_request(&self, symbol: &str) -> Option<RestRequest>;
 
-    /// Reads the id and time of the newest trade; `None` when there was never one.
+    /// Reads the id and time of the newest trade; `None` when the symbol has never traded.
     fn newest_answer(&self, body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError>;
 
-    /// Asks for the first trade at or after `at`.
+    /// Requests the first trade at or after `at`.
     fn trade_at_request(&self, symbol: &str, at: Timestamp) -> RestRequest;
 
-    /// Reads the id of the first trade; `None` when there is none from there on.
+    /// Reads the id of the first trade; `None` when there is none at or after that time.
     fn trade_at_answer(&self, body: &[u8]) -> Result<Option<i64>, DecodeError>;
 
     /// Most rows one page of klines has.
     fn klines_page_max(&self) -> i64;
 
-    /// Klines with open times in `range` (microseconds), at most one page, ascending.
+    /// Requests klines with open times in `range` (microseconds), at most one page, ascending.
     fn klines_request(&self, symbol: &str, interval: Interval, range: Range) -> RestRequest;
 
-    /// Reads klines; `now` (the exchange's) tells closed ones from the open one. First and last trade
+    /// Reads klines. A kline is closed when its close time is before `now`, the exchange's time. First and last trade
     /// ids are -1: the answer does not have them.
     fn klines_answer(&self, interval: Interval, body: &[u8], now: Timestamp) -> Result<Vec<Kline>, DecodeError>;
 
-    /// Asks for the exchange's clock.
+    /// Requests the exchange's clock.
     fn time_request(&self) -> RestRequest;
 
     /// Reads the exchange's clock.
     fn time_answer(&self, body: &[u8]) -> Result<Timestamp, DecodeError>;
 
-    /// Asks for limits and listed symbols.
+    /// Requests limits and listed symbols; no symbols means all.
     fn info_request(&self, symbols: &[String]) -> RestRequest;
 
     /// Reads limits and listed symbols.
@@ -206,12 +206,12 @@ pub trait Dialect: Send + Sync {
     fn unknown_symbol(&self, body: &str) -> Option<String>;
 }
 
-/// The TLS configuration of this process, for any other client it needs.
+/// The one TLS configuration of this process; every other client uses it too.
 pub fn tls_config() -> std::sync::Arc<rustls::ClientConfig> {
     tls::client_config()
 }
 
-/// What to say of a 403 or 451, and which key of the feed helps.
+/// The message for a 403 or 451; `key` is the feed's key that selects another address.
 fn refused_address(status: u16, key: &str) -> String {
     let why = if status == 451 { "a geo-block" } else { "a firewall or geo-block" };
     format!("the exchange refuses this address (HTTP {status}: {why}): use a server in a permitted region or set {key}")

@@ -1,4 +1,4 @@
-//! HTTPS_PROXY and NO_PROXY for sockets, by the rules of curl; REST obeys the same variables through reqwest.
+//! HTTPS_PROXY and NO_PROXY for sockets, by curl's rules; REST follows the same variables through reqwest.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use tokio_tungstenite::tungstenite::http::Uri;
 /// Most bytes of a proxy's answer to CONNECT.
 const ANSWER_BYTES_MAX: usize = 8_192;
 
-/// Which addresses are reached through which proxy; cheap to clone.
+/// The rules that select a proxy for an address; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Proxy(Arc<Matcher>);
 
 impl Proxy {
-    /// What ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and NO_PROXY (or their lower-case forms) say.
+    /// Reads ALL_PROXY, HTTPS_PROXY, HTTP_PROXY and NO_PROXY (or their lower-case forms).
     pub fn from_env() -> Self {
         Self(Arc::new(Matcher::from_env()))
     }
 
-    /// Any other rules.
+    /// Uses the rules of `matcher`.
     pub fn from_matcher(matcher: Matcher) -> Self {
         Self(Arc::new(matcher))
     }
 
-    /// Opens a TCP connection for `url` (`ws`, `wss`), through the proxy when there is one for it.
+    /// Opens a TCP connection for `url` (`ws`, `wss`), through the proxy that the rules select for it, if any.
     pub(super) async fn connect(&self, url: &Uri) -> anyhow::Result<TcpStream> {
         let (http_scheme, port) = match url.scheme_str() {
             Some("wss") => ("https", 443),
@@ -44,16 +44,16 @@ impl Proxy {
 }
 
 async fn open(host: &str, port: u16) -> anyhow::Result<TcpStream> {
-    // An IPv6 address stands in brackets in an URL and without them in an address.
+    // A URL puts an IPv6 address in brackets; a socket address has none.
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((bare, port)).await.with_context(|| format!("connect to {host}:{port}"))?;
-    // A pong or a SUBSCRIBE is small and must not wait for company.
+    // A pong or a SUBSCRIBE is small; Nagle's algorithm must not delay it.
     stream.set_nodelay(true).context("set TCP_NODELAY")?;
     Ok(stream)
 }
 
-/// Asks an HTTP proxy for a tunnel to the exchange. The answer is read byte by byte up to its blank line,
-/// so that nothing of what the tunnel carries is swallowed.
+/// Requests a tunnel to the exchange from an HTTP proxy. Reads the answer byte by byte up to its blank line, so that
+/// it consumes no byte of the tunnel.
 async fn tunnel(proxy: &Intercept, host: &str, port: u16) -> anyhow::Result<TcpStream> {
     let uri = proxy.uri();
     ensure!(uri.scheme_str() == Some("http"), "only http:// proxies can carry a WebSocket");
@@ -75,6 +75,6 @@ async fn tunnel(proxy: &Intercept, host: &str, port: u16) -> anyhow::Result<TcpS
     let answer = String::from_utf8_lossy(&answer);
     let status = answer.lines().next().unwrap_or_default();
     let code = status.split(' ').nth(1).unwrap_or_default();
-    ensure!(code.starts_with('2') && code.len() == 3, "it refuses CONNECT {host}:{port}: {status}");
+    ensure!(code.starts_with('2') && code.len() == 3, "the proxy refuses CONNECT {host}:{port}: {status}");
     Ok(stream)
 }

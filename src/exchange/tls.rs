@@ -1,10 +1,10 @@
-//! How we speak TLS to an exchange: rustls on ring, trusting what the machine trusts.
+//! TLS to an exchange: rustls on ring, with the machine's root certificates.
 
 use std::sync::{Arc, OnceLock};
 
 use rustls::{ClientConfig, RootCertStore};
 
-/// The one configuration of this process; the machine's root certificates are read at the first call.
+/// The one configuration of this process. The first call reads the machine's root certificates.
 pub(super) fn client_config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     Arc::clone(CONFIG.get_or_init(|| Arc::new(load())))

@@ -1,4 +1,4 @@
-//! The listening socket, and connections that can be reset: a cut is abrupt, as a network's is.
+//! The listening socket, and connections that end with a TCP reset when a fault cuts them. Knows no protocol.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::locked;
 
-/// Until when nobody is let in; shared by the acceptor and every connection.
+/// The time until which connections are refused; the acceptor and every connection share it.
 #[derive(Debug, Default)]
 pub struct Outage {
     until: Mutex<Option<Instant>>,
@@ -24,12 +24,12 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Nobody gets in, and no request is read, until then.
+    /// Refuses connections and requests until `until`.
     pub fn begin(&self, until: Instant) {
         *locked(&self.until) = Some(until);
     }
 
-    /// Whether it lasts.
+    /// Whether connections are refused now.
     pub fn is_active(&self) -> bool {
         locked(&self.until).is_some_and(|until| until > Instant::now())
     }
@@ -43,13 +43,13 @@ impl Outage {
 /// Accepts connections, and resets those that come during an outage.
 #[derive(Debug)]
 pub struct Acceptor {
-    /// Where connections come in.
+    /// The listening socket.
     pub listener: TcpListener,
-    /// When they do not.
+    /// Refuses connections while it is active.
     pub outage: Arc<Outage>,
 }
 
-/// A pause after a failed accept: the process is out of file descriptors, usually.
+/// The pause after a failed accept: usually the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Listener for Acceptor {
@@ -67,7 +67,7 @@ impl Listener for Acceptor {
                         connection.reset.store(true, Ordering::Relaxed);
                         continue;
                     }
-                    // Frames are flushed in batches of our own; a delay of 40 ms more would be Nagle's.
+                    // We flush frames in batches; Nagle's algorithm would delay them by another 40 ms.
                     if let Err(error) = connection.stream.set_nodelay(true) {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
                     }
@@ -86,7 +86,7 @@ impl Listener for Acceptor {
     }
 }
 
-/// One connection's bytes.
+/// A TCP stream that can end with a reset.
 #[derive(Debug)]
 pub struct ResettableStream {
     stream: TcpStream,
@@ -99,7 +99,7 @@ impl Drop for ResettableStream {
         if !self.reset.load(Ordering::Relaxed) {
             return;
         }
-        // With no time to linger the kernel drops what was not sent and answers with a reset.
+        // With zero linger the kernel drops unsent bytes and sends a reset.
         if let Err(error) = self.stream.set_zero_linger() {
             tracing::debug!(%error, "cannot reset the connection, closing it");
         }
@@ -114,7 +114,7 @@ impl AsyncRead for ResettableStream {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() && self.outage.is_active() {
-            // A kept-alive REST connection ends with its next request, as behind a dead network.
+            // A kept-alive REST connection ends at its next request, as on a dead network.
             self.reset.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
@@ -148,14 +148,14 @@ impl AsyncWrite for ResettableStream {
     }
 }
 
-/// What a handler needs of the connection that it serves: how to make its end a reset.
+/// A handler's access to its connection: it can make the connection end with a reset.
 #[derive(Clone, Debug)]
 pub struct ResetHandle {
     reset: Arc<AtomicBool>,
 }
 
 impl ResetHandle {
-    /// The connection will end with a reset instead of an orderly close.
+    /// Makes the connection end with a reset instead of an orderly close.
     pub fn reset_at_end(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Who is connected, who subscribed to what, and the bounded queues that frames wait in.
+//! The connected clients, their subscriptions, and a bounded queue of frames for each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,56 +13,56 @@ use super::faulty_link::OutgoingFrame;
 use super::locked;
 use crate::market::Timestamp;
 
-/// Batches that wait for one connection.
+/// Most batches in the queue of one connection.
 const BATCHES_MAX: usize = 4_096;
 
-/// What a connection is told to send.
+/// An entry in the queue of a connection.
 #[derive(Clone, Debug)]
 pub enum Delivery {
-    /// Frames, of which it sends those it subscribed to.
+    /// Frames and their bytes; the connection sends those of its own streams.
     Frames(Arc<Vec<OutgoingFrame>>, usize),
-    /// The announcement that it will be closed.
+    /// The announcement that the server will close the connection.
     ServerShutdown(Timestamp),
 }
 
-/// Why a connection is ended from our side.
+/// How we end a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndMode {
-    /// By a TCP reset.
+    /// With a TCP reset.
     Reset,
-    /// By a close frame.
+    /// With a close frame.
     Close,
 }
 
-/// One WebSocket connection as the others see it.
+/// One WebSocket connection, as the broadcaster sees it.
 #[derive(Debug)]
 pub struct Subscriber {
     queue: mpsc::Sender<Delivery>,
     queued_bytes: AtomicUsize,
     stalled_until: Mutex<Option<Instant>>,
     end_mode: Mutex<Option<EndMode>>,
-    /// Cancelled when the connection has to end.
+    /// Cancelled when the connection must end.
     pub ended: CancellationToken,
 }
 
 impl Subscriber {
-    /// Ends the connection; the first way given is the one it takes.
+    /// Ends the connection. After several calls the first mode applies.
     pub fn end(&self, how: EndMode) {
         locked(&self.end_mode).get_or_insert(how);
         self.ended.cancel();
     }
 
-    /// How it has to end.
+    /// How the connection must end.
     pub fn end_mode(&self) -> EndMode {
         locked(&self.end_mode).unwrap_or(EndMode::Close)
     }
 
-    /// Takes bytes off the account of what waits.
+    /// Subtracts sent bytes from the queued bytes.
     pub fn sent(&self, bytes: usize) {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Until when nothing may be sent, if it is stalled.
+    /// The end of its stall; `None` when it is not stalled.
     pub fn stalled_until(&self) -> Option<Instant> {
         (*locked(&self.stalled_until)).filter(|until| *until > Instant::now())
     }
@@ -74,7 +74,7 @@ struct Registry {
     subscribers: HashMap<u64, Arc<Subscriber>>,
     /// How many connections subscribed to each stream.
     streams: HashMap<String, usize>,
-    /// When the latest connections came.
+    /// When the connections of the last window came.
     connects: VecDeque<Instant>,
 }
 
@@ -83,7 +83,7 @@ struct Registry {
 pub struct Broadcaster {
     registry: Mutex<Registry>,
     queue_bytes_max: usize,
-    /// Cancelled by the first subscription: the market may open.
+    /// Cancelled by the first subscription, which may open the market.
     pub first_subscription: CancellationToken,
 }
 
@@ -91,12 +91,12 @@ pub struct Broadcaster {
 const CONNECTS_WINDOW: Duration = Duration::from_secs(300);
 
 impl Broadcaster {
-    /// A broadcaster that cuts a connection for which more than `queue_bytes_max` wait.
+    /// A broadcaster that cuts a connection with more than `queue_bytes_max` queued bytes.
     pub fn new(queue_bytes_max: usize) -> Self {
         Self { registry: Mutex::default(), queue_bytes_max, first_subscription: CancellationToken::new() }
     }
 
-    /// Counts an attempt to connect; `false` when there were too many.
+    /// Counts a connection attempt; `false` when there were too many.
     pub fn may_connect(&self, connects_max: usize, now: Instant) -> bool {
         let connects = &mut locked(&self.registry).connects;
         while connects.front().is_some_and(|at| now.duration_since(*at) >= CONNECTS_WINDOW) {
@@ -126,18 +126,18 @@ impl Broadcaster {
         (id, subscriber, waiting)
     }
 
-    /// Removes a connection and what it subscribed to.
+    /// Removes a connection and its subscriptions.
     pub fn leave<'a>(&self, id: u64, streams: impl Iterator<Item = &'a String>) {
         locked(&self.registry).subscribers.remove(&id);
         streams.for_each(|stream| self.unsubscribe(stream));
     }
 
-    /// One more connection wants the stream.
+    /// Counts one more subscription to the stream.
     pub fn subscribe(&self, stream: &str) {
         *locked(&self.registry).streams.entry(stream.to_owned()).or_default() += 1;
     }
 
-    /// One connection less wants the stream.
+    /// Counts one subscription less to the stream.
     pub fn unsubscribe(&self, stream: &str) {
         let streams = &mut locked(&self.registry).streams;
         if let Some(count) = streams.get_mut(stream) {
@@ -148,17 +148,17 @@ impl Broadcaster {
         }
     }
 
-    /// Whether anyone wants the stream: what nobody wants is not rendered.
+    /// Whether anyone is subscribed to the stream; the publisher does not render the others.
     pub fn has_subscriber(&self, stream: &str) -> bool {
         locked(&self.registry).streams.contains_key(stream)
     }
 
-    /// Everyone connected now.
+    /// Every present connection.
     pub fn subscribers(&self) -> Vec<Arc<Subscriber>> {
         locked(&self.registry).subscribers.values().cloned().collect()
     }
 
-    /// Nothing is sent to those connected now until then.
+    /// Stalls every present connection until `until`. Returns how many.
     pub fn stall(&self, until: Instant) -> u64 {
         let subscribers = self.subscribers();
         for subscriber in &subscribers {
@@ -167,8 +167,8 @@ impl Broadcaster {
         subscribers.len() as u64
     }
 
-    /// Puts frames into every queue; a connection whose queue is full is cut. Gives how many frames
-    /// stalled connections lost and how many connections were cut.
+    /// Puts frames into every queue and cuts a connection whose queue is full. Returns how many frames stalled
+    /// connections lost, and how many connections it cut.
     pub fn deliver(&self, frames: Vec<OutgoingFrame>) -> (u64, u64) {
         let (count, bytes) = (frames.len() as u64, bytes_of(&frames));
         let frames = Arc::new(frames);
@@ -188,7 +188,7 @@ impl Broadcaster {
         (stalled, slow)
     }
 
-    /// Puts frames into every queue and waits for room: for measuring, where the reader sets the pace.
+    /// Puts frames into every queue and waits while a queue is full: for measuring, where the reader sets the pace.
     pub async fn deliver_at_readers_pace(&self, frames: Vec<OutgoingFrame>) {
         let bytes = bytes_of(&frames);
         let frames = Arc::new(frames);
@@ -204,7 +204,7 @@ impl Broadcaster {
         }
     }
 
-    /// Tells everyone that the server will close; gives whom it told.
+    /// Announces the shutdown to every connection, and returns those connections.
     pub fn announce_shutdown(&self, at: Timestamp) -> Vec<Arc<Subscriber>> {
         let subscribers = self.subscribers();
         for subscriber in &subscribers {

@@ -1,13 +1,13 @@
-//! REST's request weight: what is used, when it is too much, and when the caller is banned. Pure.
+//! The request weight of REST: counts it, limits it, and bans a caller who ignores the limit. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What becomes of a request.
+/// Whether a request is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is answered.
+    /// It is served.
     Granted,
     /// 429 with Retry-After.
     TooMuch(Duration),
@@ -15,7 +15,7 @@ pub enum Admission {
     Banned(Duration),
 }
 
-/// The weight used by the one address that there is on loopback.
+/// The weight used by the one client address on loopback.
 #[derive(Debug)]
 pub struct Budget {
     weight_max: u32,
@@ -29,8 +29,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `weight_max` in each `window`; whoever ignores more than `refusals_max` answers of 429 in a window is
-    /// banned for `ban`.
+    /// Allows `weight_max` in each `window`; a caller who ignores more than `refusals_max` answers of 429 in a window
+    /// is banned for `ban`.
     pub fn new(weight_max: u32, window: Duration, ban: Duration, refusals_max: u32) -> Self {
         Self { weight_max, window, ban, refusals_max, used: 0, refusals: 0, window_start: None, banned_until: None }
     }
@@ -40,12 +40,12 @@ impl Budget {
         self.used
     }
 
-    /// Bans the caller until then.
+    /// Bans the caller until `until`.
     pub fn ban_until(&mut self, until: Instant) {
         self.banned_until = Some(until);
     }
 
-    /// Counts a request, and says what becomes of it.
+    /// Counts a request and decides whether it is served.
     pub fn admit(&mut self, weight: u32, now: Instant) -> Admission {
         if let Some(until) = self.banned_until {
             if until > now {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_window_forgets() {
+    fn a_new_window_starts_at_zero() {
         let mut budget = Budget::new(10, MINUTE, MINUTE, 5);
         let now = Instant::now();
         assert_eq!(budget.admit(10, now), Admission::Granted);

@@ -1,13 +1,13 @@
-//! A kline as the exchange keeps it while trades happen. Pure.
+//! A kline that the exchange builds from trades. Pure.
 
 use rust_decimal::Decimal;
 
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
 
-/// A kline and the takers' share of it, which only REST and the raw frame show.
+/// A kline and the volume bought by takers, which only REST and the raw frame contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candle {
-    /// What a recorder keeps.
+    /// The part that a recorder stores.
     pub kline: Kline,
     /// Base volume bought by takers.
     pub taker_base: Decimal,
@@ -15,12 +15,12 @@ pub struct Candle {
     pub taker_quote: Decimal,
 }
 
-/// Zero written with the eight decimals that Binance sends.
+/// Zero with the eight decimals that Binance sends.
 pub const ZERO: Decimal = Decimal::from_parts(0, 0, 0, false, 8);
 
 impl Candle {
-    /// The kline of `interval` that holds `at`, without a trade yet: all four prices are the
-    /// previous close, `n=0`, `f=-1`, `L=-1` (measured in a real capture).
+    /// The kline of `interval` that contains `at`, before its first trade: all four prices are the previous close,
+    /// `n=0`, `f=-1`, `L=-1` (as in a real capture).
     pub fn open(interval: Interval, at: Timestamp, previous_close: Decimal) -> Self {
         let open_time = Timestamp(at.micros() - at.micros().rem_euclid(interval.micros()));
         let kline = Kline {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kline_without_a_trade_repeats_the_close_before_it() {
+    fn a_kline_without_a_trade_repeats_the_previous_close() {
         let candle = Candle::open(Interval::M1, Timestamp(61_500_000), Decimal::new(500, 8));
         assert_eq!(candle.kline.open_time, Timestamp(60_000_000));
         assert_eq!(candle.kline.close_time, Timestamp(119_999_000));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn trades_make_the_kline() {
+    fn a_kline_sums_up_its_trades() {
         let mut candle = Candle::open(Interval::M1, Timestamp(61_000_000), ZERO);
         candle.add(&trade(7, 300_000_000, 100_000_000, Side::Buy));
         candle.add(&trade(8, 200_000_000, 300_000_000, Side::Sell));

@@ -1,4 +1,4 @@
-//! A recorded session, read from files: `nanoseconds {json}` or `seconds: {json}` lines, gzipped or plain.
+//! A recorded session, read from files with lines `nanoseconds {json}` or `seconds: {json}`, gzipped or plain.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,18 +16,18 @@ use super::faulty_link::OutgoingFrame;
 use super::render::data_start;
 use crate::market::{Interval, Kline, Side, Symbol, Timestamp, Trade, parse_decimal};
 
-/// One recorded frame, with what it puts on the truth.
+/// One recorded frame, with its trade or kline for the truth.
 #[derive(Clone, Debug)]
 pub struct RecordedFrame {
     /// When the recorder received it.
     pub received_at: Timestamp,
-    /// The exchange's latest time in it; bookTicker has none.
+    /// The exchange's latest time in the frame; bookTicker has none.
     pub event_time: Option<Timestamp>,
     /// The frame, byte for byte.
     pub frame: OutgoingFrame,
     /// The trade, when it is one.
     pub trade: Option<Trade>,
-    /// The kline, when it is one of an interval we know.
+    /// The kline, when it is one of a known interval.
     pub kline: Option<Candle>,
 }
 
@@ -36,16 +36,16 @@ pub struct RecordedFrame {
 pub struct Capture {
     /// The frames.
     pub frames: Vec<RecordedFrame>,
-    /// Lines that held no market data.
+    /// The number of lines without market data.
     pub skipped: u64,
 }
 
-/// The most frames that are kept in memory.
+/// Most frames in memory.
 const FRAMES_MAX: usize = 5_000_000;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 impl Capture {
-    /// Reads files; several are merged by the time of receipt.
+    /// Reads files and merges their frames by receive time.
     pub fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
         let mut capture = Self { frames: Vec::new(), skipped: 0 };
         for path in paths {
@@ -56,7 +56,7 @@ impl Capture {
         Ok(capture)
     }
 
-    /// The symbols, in the order of the alphabet, with their last trade ids (-1 without a trade).
+    /// The symbols in alphabetical order, with their last trade ids (-1 without a trade).
     pub fn symbols(&self) -> BTreeMap<Symbol, i64> {
         let mut symbols = BTreeMap::new();
         for recorded in &self.frames {
@@ -85,14 +85,14 @@ impl Capture {
 fn parse_line(line: &str) -> Option<RecordedFrame> {
     let (stamp, json) = line.split_once(' ')?;
     let received_us = match stamp.strip_suffix(':') {
-        // Seconds with a fraction; a recorder's own clock, so a binary float is exact enough.
+        // Seconds with a fraction. It is the recorder's own clock, so a binary float is exact enough.
         Some(seconds) => (seconds.parse::<f64>().ok()? * 1_000_000.0) as i64,
         None => stamp.parse::<i64>().ok()? / 1_000,
     };
     let combined: Combined<'_> = serde_json::from_str(json).ok()?;
     let (name, _) = combined.stream.split_once('@')?;
     let symbol = Symbol::new(&name.to_ascii_uppercase());
-    // The raw form is cut out of the recorded bytes, so they have to be laid out as Binance does it.
+    // The raw form is a slice of the recorded bytes, so their layout must be Binance's.
     let data_start = data_start(combined.stream);
     json.get(data_start..).filter(|data| data.starts_with('{') && json.ends_with('}'))?;
     let data = combined.data;
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_skipped() {
+    fn lines_without_a_frame_are_skipped() {
         assert!(parse_line("wss://stream.binance.com:9443/stream <-> 1633998511.159679").is_none());
         assert!(parse_line(r#"1723161254152322667 {"lastUpdateId":35346513512,"bids":[]}"#).is_none());
     }

@@ -19,18 +19,18 @@ use super::request::Subscriptions;
 
 /// "SUBSCRIBE payload > 4096 bytes -> close 3001" (EXCHANGES.md 3.1).
 const REQUEST_BYTES_MAX: usize = 4_096;
-/// A second, in which so many messages of the client are allowed.
+/// The window of [`inbound_per_second`](super::Limits::inbound_per_second).
 const INBOUND_WINDOW: Duration = Duration::from_secs(1);
-/// Deliveries that are written before one flush; after it, pings and requests have their turn.
+/// Most deliveries before one flush; pings and requests are handled after each flush.
 const DELIVERIES_PER_FLUSH: usize = 16;
-/// How long a last close frame may take.
+/// Most time for the closing handshake.
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
 
-/// Why the loop of a connection ended.
+/// Why a connection ends.
 enum ConnectionEnd {
-    /// The client went, or the network did.
+    /// The client or the network closed it.
     ClientGone,
-    /// We end it, with this close code and reason.
+    /// We end it with this close code and reason.
     Close(u16, &'static str),
     /// We end it with a reset.
     Reset,
@@ -41,14 +41,14 @@ struct Connection {
     exchange: Arc<ExchangeState>,
     subscriber: Arc<Subscriber>,
     subscriptions: Subscriptions,
-    /// The same streams by hash, looked up for every frame.
+    /// The same streams in a hash set, for a quick look-up of every frame.
     wanted: HashSet<Arc<str>>,
     inbound: VecDeque<Instant>,
     /// Pings without a matching pong, oldest first.
     unanswered: VecDeque<(Instant, Bytes)>,
 }
 
-/// Serves a connection to its end. `streams` are those of the URL.
+/// Serves a connection until it ends. `streams` come from the URL.
 pub async fn serve(
     socket: WebSocket,
     reset: ResetHandle,
@@ -67,7 +67,7 @@ pub async fn serve(
         inbound: VecDeque::new(),
         unanswered: VecDeque::new(),
     };
-    // Streams in the URL that do not exist stay silent: there is no request to answer.
+    // An unknown stream in the URL gets no error, because there is no request to answer: it stays silent.
     for stream in streams.into_iter().take(exchange.limits.streams_max) {
         if connection.subscriptions.streams.insert(stream.clone()) {
             connection.subscribe(&stream);
@@ -90,7 +90,7 @@ impl Connection {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let close = async {
             if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
-                // The client's own close frame ends the stream; without reading it, closing would be a reset.
+                // The client's close frame ends the stream; unread bytes would turn our close into a reset.
                 while let Some(Ok(_)) = self.socket.recv().await {}
             }
         };
@@ -166,14 +166,14 @@ impl Connection {
             Message::Text(text) if text.len() > REQUEST_BYTES_MAX => Err(ConnectionEnd::Close(3001, "illegal request")),
             Message::Text(text) => self.request(&text).await,
             Message::Pong(payload) => {
-                // An unsolicited pong, or one with another payload, does not help.
+                // A pong that was not requested, or with another payload, does not count.
                 if let Some(index) = self.unanswered.iter().position(|(_, sent)| *sent == payload) {
                     self.unanswered.drain(..=index);
                 }
                 Ok(())
             }
             Message::Binary(_) => Err(ConnectionEnd::Close(1003, "unsupported data")),
-            // Pings are answered and closes echoed by the protocol below.
+            // The WebSocket library answers pings and closes.
             Message::Ping(_) | Message::Close(_) => Ok(()),
         }
     }
@@ -189,14 +189,14 @@ impl Connection {
             self.subscribe(stream);
         }
         let answered = self.write(Message::Text(Utf8Bytes::from(answer))).await;
-        // The answer goes first: a market that opens with the subscription follows it.
+        // Send the answer first: the market may open with this subscription.
         if !change.added.is_empty() {
             exchange.broadcaster.first_subscription.cancel();
         }
         answered
     }
 
-    /// Sends a delivery and all that wait behind it, and flushes once.
+    /// Sends a delivery and the queued ones behind it, and flushes once.
     async fn send(&mut self, first: Delivery, queue: &mut mpsc::Receiver<Delivery>) -> Result<(), ConnectionEnd> {
         let mut next = Some(first);
         let mut taken = 1;

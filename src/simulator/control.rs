@@ -1,4 +1,4 @@
-//! The handle that breaks things and tells the truth, in the program and over HTTP.
+//! The handle that injects faults and returns the truth, in the program and over HTTP.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::locked;
 use super::truth::TruthSummary;
 use crate::market::{Interval, Kline, Symbol, Timestamp, Trade};
 
-/// Breaks the simulated exchange and tells what it published; cheap to clone.
+/// Injects faults into the simulated exchange and returns what it published; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<ExchangeState>);
 
@@ -31,11 +31,11 @@ impl Control {
         Self(exchange)
     }
 
-    /// Breaks something now.
+    /// Injects a fault now.
     pub fn inject(&self, fault: &Fault) {
         let exchange = &self.0;
         let now = Instant::now();
-        tracing::info!(?fault, "the simulator breaks: {fault:?}");
+        tracing::info!(?fault, "the simulator injects {fault:?}");
         if locked(&exchange.link).inject(&self.with_absolute_tail(fault), now) {
             return;
         }
@@ -60,12 +60,12 @@ impl Control {
                 locked(&exchange.counters).connections_stalled += stalled;
             }
             Fault::Shutdown(after) => self.announce_shutdown(*after),
-            // The faults of frames were taken above.
+            // The link has taken the faults of frames above.
             _ => {}
         }
     }
 
-    /// Breaks things on a schedule that counts from the opening of the market.
+    /// Injects faults on a schedule; its times count from the opening of the market.
     pub fn schedule(&self, schedule: Vec<ScheduledFault>) {
         let control = self.clone();
         tokio::spawn(async move {
@@ -82,17 +82,17 @@ impl Control {
         });
     }
 
-    /// What the faults did so far.
+    /// What the faults have done so far.
     pub fn counters(&self) -> Counters {
         Counters { connections_refused: self.0.outage.refused(), ..locked(&self.0.counters).clone() }
     }
 
-    /// WebSocket connections there are now.
+    /// The number of open WebSocket connections.
     pub fn connections(&self) -> usize {
         self.0.broadcaster.subscribers().len()
     }
 
-    /// The symbols that are listed.
+    /// The listed symbols.
     pub fn symbols(&self) -> &[Symbol] {
         &self.0.symbols
     }
@@ -109,7 +109,7 @@ impl Control {
         closed.iter().map(|candle| candle.kline).collect()
     }
 
-    /// First and last id and the number of trades, for each symbol.
+    /// First and last id and the number of trades of each symbol.
     pub fn summary(&self) -> Vec<TruthSummary> {
         let truths = locked(&self.0.truths);
         self.0.symbols.iter().filter_map(|symbol| truths.get(symbol).map(|truth| truth.summary(symbol))).collect()
@@ -120,18 +120,18 @@ impl Control {
         self.0.time.now()
     }
 
-    /// Halts the market: nothing more is published, connections and REST remain. [`Self::finished`] tells when
-    /// the last trade is on the truth.
+    /// Halts the market: it publishes nothing more, connections and REST stay up. [`Self::finished`] is cancelled when
+    /// the truth holds the last trade.
     pub fn stop_publishing(&self) {
         self.0.halt.cancel();
     }
 
-    /// Cancelled when nothing more will be published: the capture ended, or the market was halted.
+    /// Cancelled when nothing more will be published: the capture has ended, or the market has halted.
     pub fn finished(&self) -> CancellationToken {
         self.0.finished.clone()
     }
 
-    /// Cancelled when the market opened.
+    /// Cancelled when the market opens.
     pub fn opened(&self) -> CancellationToken {
         self.0.opened.clone()
     }
@@ -157,7 +157,7 @@ impl Control {
         });
     }
 
-    /// A negative tail counts from the end of the capture; without a capture it means nothing was lost.
+    /// Converts a negative tail, which counts from the end of the capture, to an id; without a capture nothing is lost.
     fn with_absolute_tail(&self, fault: &Fault) -> Fault {
         match fault {
             Fault::LoseTail(symbol, from) if *from < 0 => {
@@ -205,7 +205,8 @@ async fn inject(State(exchange): State<Arc<ExchangeState>>, body: String) -> Res
     }
 }
 
-/// Without a symbol a summary of all; with one its trades, or with `klines=1m` its closed klines, as JSON lines.
+/// Returns a summary of all symbols; with `symbol` its trades, and with `klines=1m` too its closed klines, as JSON
+/// lines.
 async fn published(
     State(exchange): State<Arc<ExchangeState>>,
     Query(query): Query<HashMap<String, String>>,

@@ -1,4 +1,4 @@
-//! What the parts of the simulated exchange share: its symbols, truth, connections, clock and faults.
+//! The state that the parts of the simulated exchange share: symbols, truth, connections, clock and faults.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,17 +23,17 @@ pub struct ExchangeTime {
     start: Timestamp,
     since: Instant,
     scale: f64,
-    /// The latest time of a capture, in microseconds; unset when time runs by itself.
+    /// The latest time played from a capture, in microseconds; unset when the clock runs on its own.
     played: OnceLock<AtomicI64>,
 }
 
 impl ExchangeTime {
-    /// A clock that starts with the machine's and runs `scale` times as fast.
+    /// A clock that starts at the machine's time and runs `scale` times as fast.
     pub fn running(clock: &Clock, scale: f64) -> Self {
         Self { start: clock.now(), since: Instant::now(), scale, played: OnceLock::new() }
     }
 
-    /// Now.
+    /// The exchange's present time.
     pub fn now(&self) -> Timestamp {
         match self.played.get() {
             Some(played) => Timestamp(played.load(Ordering::Relaxed)),
@@ -41,25 +41,25 @@ impl ExchangeTime {
         }
     }
 
-    /// What the clock will show when `wait` has passed on the wall.
+    /// The exchange's time after `wait` of the wall clock.
     pub fn after(&self, wait: Duration) -> Timestamp {
         self.now().plus_micros((wait.as_micros() as f64 * self.scale) as i64)
     }
 
-    /// From here on the clock stands at what was played, and never goes back.
+    /// Sets the clock to the time of a played frame; from the first call on it only moves this way, and never back.
     pub fn play(&self, at: Timestamp) {
         self.played.get_or_init(|| AtomicI64::new(at.micros())).fetch_max(at.micros(), Ordering::Relaxed);
     }
 }
 
-/// What faults do to REST.
+/// The faults of REST.
 #[derive(Debug, Default)]
 pub struct RestFaults {
     /// Answer with this status until then.
     pub refuse: Option<(u16, Instant)>,
     /// Answer 429 until then.
     pub limited_until: Option<Instant>,
-    /// How far the database is behind.
+    /// How far the database lags behind.
     pub lag: Duration,
 }
 
@@ -69,40 +69,40 @@ pub struct ExchangeState {
     /// Its symbols in the order they were given.
     pub symbols: Vec<Symbol>,
     lower_case: HashSet<String>,
-    /// Whether trades of one order are one aggregate trade.
+    /// Whether the trades of one order form one aggregate trade.
     pub aggregated: bool,
     /// The rules for clients.
     pub limits: Limits,
     /// The exchange's clock.
     pub time: ExchangeTime,
-    /// What was published.
+    /// Everything that was published.
     pub truths: Mutex<HashMap<Symbol, Truth>>,
-    /// Who is connected.
+    /// The connections.
     pub broadcaster: Broadcaster,
     /// The faults of frames.
     pub link: Mutex<FaultyLink>,
-    /// What faults did.
+    /// What the faults have done.
     pub counters: Mutex<Counters>,
     /// The faults of REST.
     pub rest: Mutex<RestFaults>,
-    /// The weight used.
+    /// The request weight in use.
     pub budget: Mutex<Budget>,
-    /// When nobody gets in.
+    /// Refuses connections while it is active.
     pub outage: Arc<Outage>,
-    /// Each symbol's last trade id in the capture, when there is one.
+    /// Each symbol's last trade id in the capture; empty without a capture.
     pub capture_ends: BTreeMap<Symbol, i64>,
-    /// Cancelled when the market opened: schedules count from here.
+    /// Cancelled when the market opens; scheduled faults count from here.
     pub opened: CancellationToken,
-    /// Cancelled when the market has to halt.
+    /// Cancelled when the market must halt.
     pub halt: CancellationToken,
     /// Cancelled when nothing more will be published.
     pub finished: CancellationToken,
-    /// Cancelled when everything ends.
+    /// Cancelled when the simulated exchange must end.
     pub stop: CancellationToken,
 }
 
 impl ExchangeState {
-    /// An exchange with an empty truth and nobody connected.
+    /// An exchange with an empty truth and no connections.
     pub fn new(
         symbols: Vec<Symbol>,
         aggregated: bool,
@@ -137,12 +137,12 @@ impl ExchangeState {
         self.lower_case.contains(symbol)
     }
 
-    /// The number of trades on all truths.
+    /// The number of published trades of all symbols.
     pub fn trade_count(&self) -> usize {
         locked(&self.truths).values().map(|truth| truth.trades.len()).sum()
     }
 
-    /// Takes frames past the faults to the connections; also to be called without any, because faults end by time.
+    /// Sends frames through the faulty link to the connections. Call it without frames too: some faults end by time.
     pub fn send(&self, frames: Vec<OutgoingFrame>) {
         let passed = {
             let mut counters = locked(&self.counters);

@@ -1,51 +1,52 @@
-//! What can be broken on request, and the text that asks for it: `cut@10s,drop:BTCUSDT:40@15s`. Pure.
+//! Faults, their schedule, and the text form of both: `cut@10s,drop:BTCUSDT:40@15s`. Pure.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::market::Symbol;
 
-/// One thing to break. A fault without a symbol means every symbol.
+/// A fault. Without a symbol it concerns every symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// `cut`: every WebSocket connection ends with a TCP reset.
     Cut,
     /// `close`: every WebSocket connection ends with a close frame.
     Close,
-    /// `outage:5s`: everything is cut, and new connections are reset for so long, REST's too.
+    /// `outage:5s`: every connection is cut, and for this time new ones are reset, those of REST too.
     Outage(Duration),
-    /// `drop:40`, `drop:BTCUSDT:40`: the next trade frames never reach the wire.
+    /// `drop:40`, `drop:BTCUSDT:40`: the next 40 trade frames are never sent.
     Drop(Option<Symbol>, u64),
-    /// `silent:8s`, `silent:BTCUSDT:8s`: frames of the symbol's streams are lost, the connection lives.
+    /// `silent:8s`, `silent:BTCUSDT:8s`: frames of the symbol's streams are lost, and the connection stays open.
     Silent(Option<Symbol>, Duration),
-    /// `duplicate:5`: the next trade frames are sent twice.
+    /// `duplicate:5`: the next 5 trade frames are sent twice.
     Duplicate(Option<Symbol>, u64),
-    /// `reorder:10`: the next trade frames (at most [`REORDER_MAX`]) are sent in the reverse order.
+    /// `reorder:10`: the next 10 trade frames (at most [`REORDER_MAX`]) are sent in reverse order.
     Reorder(Option<Symbol>, u64),
-    /// `garbage:2`: before each of the next trade frames comes one that is not JSON.
+    /// `garbage:2`: before each of the next 2 trade frames comes a frame that is not JSON.
     Garbage(Option<Symbol>, u64),
-    /// `losetail:BTCUSDT:1000`: trades from this id on never reach the wire; a negative number counts
-    /// from the end of a capture: -50 loses its last 50 trades.
+    /// `losetail:BTCUSDT:1000`: trades from this id on are never sent. A negative number counts from the end of a
+    /// capture: -50 loses its last 50 trades.
     LoseTail(Symbol, i64),
-    /// `forget:BTCUSDT:2000`: REST serves the symbol's trades from this id on only, and the klines from its time on.
+    /// `forget:BTCUSDT:2000`: REST serves only the symbol's trades from this id on, and klines from that trade's time
+    /// on.
     Forget(Symbol, i64),
-    /// `rest:503:5s`: REST answers with this status for so long.
+    /// `rest:503:5s`: REST answers with this status for this time.
     Rest(u16, Duration),
-    /// `ratelimit:5s`: REST answers 429 with Retry-After for so long.
+    /// `ratelimit:5s`: REST answers 429 with Retry-After for this time.
     RateLimit(Duration),
-    /// `ban:5s`: REST answers 418 with Retry-After for so long.
+    /// `ban:5s`: REST answers 418 with Retry-After for this time.
     Ban(Duration),
-    /// `lag:2s`: REST's database does not show the newest, until `lag:0s`; [`LAG_MAX`] at most.
+    /// `lag:2s`: REST's database does not show the newest 2 s, until `lag:0s`; [`LAG_MAX`] at most.
     Lag(Duration),
-    /// `shutdown:3s`: `serverShutdown` is announced, and the connections end so much later.
+    /// `shutdown:3s`: the server announces `serverShutdown` and ends the connections 3 s later.
     Shutdown(Duration),
-    /// `stall:5s`: the connections of now stay open, but nothing is sent, not even a ping.
+    /// `stall:5s`: present connections stay open, but the server sends nothing on them, not even a ping.
     Stall(Duration),
 }
 
-/// The most frames that are held back to be reordered.
+/// Most frames to reorder at once.
 pub const REORDER_MAX: u64 = 1_000;
-/// The longest lag of the database: how long the truth remembers when it grew.
+/// The longest lag of the database. The truth remembers its growth for this time.
 pub const LAG_MAX: Duration = Duration::from_secs(120);
 
 impl FromStr for Fault {
@@ -92,17 +93,17 @@ fn counted(kind: &str, symbol: Option<Symbol>, count: &str) -> Option<Fault> {
     }
 }
 
-/// A fault and when, counted from the opening of the market.
+/// A fault and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduledFault {
-    /// So long after the market opened; zero means now.
+    /// The time after the opening of the market; zero means now.
     pub after: Duration,
-    /// What breaks.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// Reads a schedule: faults with commas between them, each with `@` and its time, or at once.
-/// It comes back in the order of the times.
+/// Reads a schedule: faults with commas between them, each with `@` and its time, or without a time for now. Returns
+/// them in the order of their times.
 pub fn parse_schedule(text: &str) -> Result<Vec<ScheduledFault>, String> {
     let mut schedule = Vec::new();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_has_its_text() {
+    fn every_fault_has_a_text_form() {
         let symbol = Some(Symbol::new("BTCUSDT"));
         let five = Duration::from_secs(5);
         check("cut", Fault::Cut);
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_named() {
+    fn other_text_is_not_a_fault() {
         for text in ["cuts", "drop", "drop:many", "silent:8", "rest:200:5s", "lag:10h", "outage:", "stall:5x"] {
             assert!(text.parse::<Fault>().is_err(), "{text} was read");
         }

@@ -1,4 +1,5 @@
-//! Between the market and the connections: what is lost, doubled or reordered on the way. Pure.
+//! The link from the market to the connections: it drops, duplicates, reorders and corrupts frames as faults demand.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::market::Symbol;
 pub struct OutgoingFrame {
     /// `btcusdt@trade`.
     pub stream: Arc<str>,
-    /// Whose it is.
+    /// The stream's symbol.
     pub symbol: Symbol,
     /// The trade's id; other frames have none.
     pub trade_id: Option<i64>,
@@ -26,7 +27,7 @@ pub struct OutgoingFrame {
     pub data_start: usize,
 }
 
-/// What the faults did so far.
+/// What the faults have done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Trade frames lost by `drop`.
@@ -61,17 +62,17 @@ pub struct Counters {
     pub shutdowns: u64,
 }
 
-/// A fault that is used up frame by frame.
+/// A fault of the next `count` trade frames.
 #[derive(Clone, Debug)]
 struct FrameFault {
     symbol: Option<Symbol>,
     count: u64,
 }
 
-/// How long frames are held back to be reordered when too few follow.
+/// How long frames wait to be reordered when too few follow.
 const REORDER_WAIT: Duration = Duration::from_secs(1);
 
-/// The faults of frames. Every connection loses the same frames: they are lost before the fan-out.
+/// The faults of frames. They apply before the fan-out, so every connection loses the same frames.
 #[derive(Debug, Default)]
 pub struct FaultyLink {
     drop: Vec<FrameFault>,
@@ -85,7 +86,7 @@ pub struct FaultyLink {
 }
 
 impl FaultyLink {
-    /// Takes a fault of frames; `false` when it is one of connections or REST.
+    /// Adds a fault of frames; `false` when the fault concerns connections or REST.
     pub fn inject(&mut self, fault: &Fault, now: Instant) -> bool {
         let remaining = |symbol: &Option<Symbol>, count: &u64| FrameFault { symbol: symbol.clone(), count: *count };
         match fault {
@@ -100,7 +101,7 @@ impl FaultyLink {
         true
     }
 
-    /// Passes frames on to `out`, or does not, as the faults want.
+    /// Applies the faults to `frames` and returns the frames to send.
     pub fn pass(&mut self, frames: Vec<OutgoingFrame>, now: Instant, counters: &mut Counters) -> Vec<OutgoingFrame> {
         self.silent.retain(|(_, until)| *until > now);
         let quiet =
@@ -162,7 +163,7 @@ impl FaultyLink {
     }
 }
 
-/// Uses up one of the first fault that means this symbol.
+/// Counts down the first fault that applies to this symbol; `false` when none does.
 fn take_one(faults: &mut Vec<FrameFault>, symbol: &Symbol) -> bool {
     faults.retain(|fault| fault.count > 0);
     let Some(fault) = faults.iter_mut().find(|fault| fault.symbol.as_ref().is_none_or(|wanted| wanted == symbol))
@@ -177,7 +178,7 @@ fn take_one(faults: &mut Vec<FrameFault>, symbol: &Symbol) -> bool {
 /// The first half of a frame: valid UTF-8, as a text frame must be, but not JSON.
 fn garbage(frame: &OutgoingFrame) -> OutgoingFrame {
     let half = frame.text.as_str().get(..frame.text.len() / 2).unwrap_or("{");
-    // The raw form drops the last byte, so the garbage has one to spare.
+    // The raw form drops the last byte, so append one.
     OutgoingFrame { text: Utf8Bytes::from(format!("{half} ")), ..frame.clone() }
 }
 
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn held_frames_do_not_wait_for_ever() {
+    fn frames_to_reorder_wait_for_a_second_at_most() {
         let mut link = FaultyLink::default();
         let mut counters = Counters::default();
         let now = Instant::now();
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_is_lost_for_good() {
+    fn a_lost_tail_never_reaches_a_connection() {
         assert_eq!(passed("losetail:A:2", &[("A", 1), ("A", 2), ("B", 2), ("A", 3)]).0, [1, 2]);
     }
 
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_takes_every_stream_of_the_symbol_and_ends() {
+    fn silence_affects_every_stream_of_the_symbol_and_ends() {
         let mut link = FaultyLink::default();
         let mut counters = Counters::default();
         let now = Instant::now();

@@ -1,6 +1,7 @@
-//! A market made from a seed: trades, klines that agree with them, and the top of the book.
+//! A market generated from a seed: trades, klines that agree with them, and the top of the book.
 //!
-//! Pure: it is asked for everything before an instant and gives it in order, whatever the steps.
+//! Pure: the caller requests all events before an instant and gets them in order; the size of the steps changes
+//! nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,12 +12,12 @@ use super::candle::Candle;
 use super::random::Random;
 use crate::market::{Book, Interval, Side, Symbol, Timestamp, Trade};
 
-/// A symbol that is traded.
+/// A listed symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// As the exchange spells it.
+    /// The symbol, as the exchange spells it.
     pub symbol: Symbol,
-    /// Minutes pass between its trades.
+    /// A quiet symbol has minutes between its trades.
     pub quiet: bool,
 }
 
@@ -39,14 +40,14 @@ impl std::str::FromStr for Listing {
     }
 }
 
-/// Something that happened, at the exchange's own time.
+/// An event of the market.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When the exchange says so (`E`).
+    /// The exchange's event time (`E`).
     pub at: Timestamp,
-    /// Which listing it belongs to.
+    /// The index of its listing.
     pub listing: usize,
-    /// What it was.
+    /// The trade, kline or book.
     pub kind: EventKind,
 }
 
@@ -55,7 +56,7 @@ pub struct Event {
 pub enum EventKind {
     /// A trade.
     Trade(Trade),
-    /// A kline as it stands, or its final values.
+    /// A kline with its present or final values.
     Kline(Candle),
     /// The best bid and ask changed.
     Book(Book),
@@ -66,10 +67,10 @@ const UPDATE_EVERY_US: i64 = 2_000_000;
 const MINUTE_US: i64 = Interval::M1.micros();
 /// The average of [`SymbolMarket::burst_size`].
 const BURST_MEAN: f64 = 0.70 + 0.25 * 5.0 + 0.045 * 34.5 + 0.005 * 140.5;
-/// How long a quiet symbol sleeps on average.
+/// The average time between two bursts of a quiet symbol.
 const QUIET_MEAN_US: f64 = 150_000_000.0;
 
-/// What is due next; at the same instant a kline is closed before a trade opens the next one.
+/// A step of the schedule. The order matters: at one instant a kline closes before a trade opens the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Close,
@@ -85,12 +86,12 @@ pub struct Market {
 }
 
 impl Market {
-    /// A market that opens at `start` and makes about `rate` trades a second of its own time.
-    /// The first symbol is the busiest, the next has half of its share, then a third and so on.
+    /// A market that opens at `start`, with about `rate` trades a second of its own time. The first symbol is the
+    /// busiest; the second has half as many trades, the third has a third.
     pub fn new(seed: u64, listings: &[Listing], rate: f64, start: Timestamp) -> Self {
         let shares: f64 = (0..listings.len()).filter(|&at| !listings[at].quiet).map(share).sum();
         let mut market = Self { schedule: BinaryHeap::new(), symbols: Vec::new() };
-        // Starting on a millisecond makes the relative times of a seed independent of the wall clock.
+        // The start is a whole millisecond, so that the relative times of a seed do not depend on the wall clock.
         let start = Timestamp::from_millis(start.millis());
         for (at, listing) in listings.iter().enumerate() {
             let pause_us = match listing.quiet {
@@ -108,8 +109,8 @@ impl Market {
         market
     }
 
-    /// Everything that happens before the millisecond of `until`, in order; whole milliseconds only,
-    /// so that trades of one millisecond are never split.
+    /// All events before the millisecond of `until`, in order. It returns whole milliseconds only, so that trades of
+    /// one millisecond are never split.
     pub fn advance(&mut self, until: Timestamp) -> Vec<Event> {
         let until_us = until.millis() * 1_000;
         let mut events = Vec::new();
@@ -177,7 +178,7 @@ impl SymbolMarket {
         Self { random, pause_us, next_id, update_id, price, tick, step, klines }
     }
 
-    /// Most bursts are one trade; a few sweep the book: 219 trades in one millisecond were measured.
+    /// Most bursts are one trade, a few sweep the book: a capture has 219 trades in one millisecond.
     fn burst_size(&mut self) -> i64 {
         match self.random.between(0, 999) {
             0..=699 => 1,
@@ -196,7 +197,7 @@ impl SymbolMarket {
             if self.random.chance(25) {
                 self.price = (self.price + direction).max(10 * self.tick);
             }
-            // Real trades repeat: 15.5 % have a twin of the same time, price and quantity.
+            // Real trades repeat: 15.5 % have the same time, price and quantity as another trade.
             if !self.random.chance(20) {
                 quantity = self.step * self.random.between(1, 900);
             }
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_symbol_sleeps_for_minutes_and_its_klines_say_so() {
+    fn a_quiet_symbol_has_minutes_and_klines_without_a_trade() {
         let events = Market::new(1, &listings(), 10.0, START).advance(after(3_600));
         let quiet = trades(&events, 2);
         assert!(quiet.windows(2).any(|pair| pair[1].ts.since(pair[0].ts) > 180_000_000));
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_about_what_was_asked() {
+    fn the_rate_is_about_as_configured() {
         let events = Market::new(9, &listings(), 500.0, START).advance(after(60));
         let trades = events.iter().filter(|event| matches!(event.kind, EventKind::Trade(_))).count();
         assert!((24_000..36_000).contains(&trades), "{trades} trades in 60 s at 500/s");
@@ -314,7 +315,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn the_steps_of_asking_change_nothing(seed in any::<u64>(), steps in prop::collection::vec(1_i64..900, 1..60)) {
+        fn the_size_of_the_steps_changes_nothing(seed in any::<u64>(), steps in prop::collection::vec(1_i64..900, 1..60)) {
             let mut stepped = Market::new(seed, &listings(), 100.0, START);
             let mut events = Vec::new();
             let mut at = START;

@@ -1,8 +1,9 @@
-//! An exchange on loopback: Binance's WebSocket and REST, with faults on request and the truth afterwards.
+//! A simulated exchange on loopback: Binance's WebSocket and REST, with faults on request. It keeps the truth: all that
+//! it published.
 //!
-//! It is an independent peer of the recorder: it renders its own JSON and shares with it only the words of
-//! `market`. A pure [`generator`] or a [`capture`] gives the market; `publisher` puts it on the truth, which
-//! is the truth, and past the faults to the connections.
+//! It is independent of the recorder: it renders its own JSON and shares only `market` with it. A pure [`generator`] or
+//! a [`capture`] makes the market; `publisher` adds it to the [`truth`] and sends it through the `faulty_link` to the
+//! connections.
 
 mod acceptor;
 mod broadcaster;
@@ -51,25 +52,25 @@ use acceptor::{Acceptor, ResetHandle};
 use capture::Capture;
 use exchange_state::{ExchangeState, ExchangeTime};
 
-/// What the simulated exchange is.
+/// How the simulated exchange behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it listens; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// What it publishes.
+    /// The market to publish.
     pub source: Source,
-    /// Its rules for clients.
+    /// The rules for clients.
     pub limits: Limits,
-    /// What breaks, counted from the opening of the market.
+    /// Faults to inject; their times count from the opening of the market.
     pub faults: Vec<ScheduledFault>,
-    /// The market halts at so many trades, about 64 bytes each: the truth is kept whole or not at all.
+    /// The market halts at this number of trades (about 64 bytes each), so that the truth stays complete in memory.
     pub trades_max: usize,
-    /// Where exchange time starts.
+    /// The start of exchange time.
     pub clock: Clock,
 }
 
 impl Options {
-    /// A source on a free port of loopback, with the real limits and nothing broken.
+    /// A source on a free port of loopback, with the real limits and no faults.
     pub fn new(source: Source) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -82,34 +83,34 @@ impl Options {
     }
 }
 
-/// Where the market comes from.
+/// The source of the market.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Made from a seed.
+    /// Generated from a seed.
     Generated(Generated),
     /// Played from files, `speed` times as fast, from the first subscription on.
     Capture {
         /// The files.
         paths: Vec<PathBuf>,
-        /// How many times as fast as it was recorded.
+        /// The playback speed; 1 is as recorded.
         speed: f64,
     },
-    /// Trades made beforehand and sent as fast as they are read, for measuring.
+    /// Trades rendered in advance and sent as fast as clients read them, for measuring.
     Flood(Flood),
 }
 
-/// A market made from a seed.
+/// A market generated from a seed.
 #[derive(Clone, Debug)]
 pub struct Generated {
     /// Its symbols, the busiest first.
     pub listings: Vec<Listing>,
     /// The same seed gives the same ids, prices, quantities and relative times (for one rate and time scale).
     pub seed: u64,
-    /// Trades in a second of the wall clock, of all symbols that are not quiet.
+    /// Trades per second of the wall clock, of all symbols that are not quiet.
     pub rate: f64,
-    /// How many times as fast as the wall clock exchange time runs; 10 closes a minute's kline every 6 s.
+    /// The speed of exchange time; 1 is the wall clock, 10 closes a one-minute kline every 6 s.
     pub time_scale: f64,
-    /// Exchange time before the opening whose trades only REST has.
+    /// The span of exchange time before the opening; only REST serves its trades.
     pub history: Duration,
     /// Whether the market waits for its first subscription.
     pub opens_at_first_subscription: bool,
@@ -136,36 +137,36 @@ pub struct Flood {
     pub listings: Vec<Listing>,
     /// See [`Generated::seed`].
     pub seed: u64,
-    /// How many trades; each takes about 600 bytes of memory until it is sent.
+    /// The number of trades; each takes about 600 bytes of memory until it is sent.
     pub trades: usize,
 }
 
 /// The exchange's rules for clients (EXCHANGES.md 3.1); the defaults are the real ones.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A ping frame is sent so often.
+    /// The interval between ping frames.
     pub ping_every: Duration,
-    /// A connection whose ping is not answered within this is cut.
+    /// A connection that does not answer a ping within this time is cut.
     pub pong_within: Duration,
     /// A connection ends at this age.
     pub lifetime: Duration,
-    /// Connections in five minutes.
+    /// Most connections in five minutes.
     pub connects_max: usize,
-    /// Messages of a client in a second.
+    /// Most messages of a client in a second.
     pub inbound_per_second: usize,
-    /// Streams of a connection.
+    /// Most streams of a connection.
     pub streams_max: usize,
-    /// Request weight in a window.
+    /// Most request weight in a window.
     pub weight_max: u32,
-    /// The window of the weight.
+    /// The window of `weight_max`.
     pub weight_window: Duration,
     /// How long a ban lasts.
     pub ban: Duration,
-    /// Answers of 429 in a window that may be ignored before the ban.
+    /// How many answers of 429 in a window a client may ignore before the ban.
     pub refusals_max: u32,
-    /// How far REST's database is behind.
+    /// How far REST's database lags behind.
     pub lag: Duration,
-    /// Bytes that wait for one connection before it is cut as too slow.
+    /// A connection with more queued bytes than this is cut as too slow.
     pub queue_bytes_max: usize,
 }
 
@@ -188,39 +189,39 @@ impl Default for Limits {
     }
 }
 
-/// A running exchange.
+/// A running simulated exchange.
 #[derive(Debug)]
 pub struct Simulator {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
-    /// Breaks it, and tells what it published.
+    /// Injects faults, and returns what was published.
     pub control: Control,
     stop: CancellationToken,
     server: JoinHandle<()>,
     publisher: JoinHandle<()>,
 }
 
-/// How long connections get to end at a stop.
+/// Most time for connections to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 impl Simulator {
-    /// `ws_url` of a feed.
+    /// The `ws_url` for a feed.
     pub fn ws_url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// `rest_url` of a feed.
+    /// The `rest_url` for a feed.
     pub fn rest_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Halts the market and waits until its last trade is on the truth; connections and REST remain.
+    /// Halts the market and waits until the truth holds its last trade; connections and REST stay up.
     pub async fn stop_publishing(&self) {
         self.control.stop_publishing();
         self.control.finished().cancelled().await;
     }
 
-    /// Ends everything: connections with a close frame, then the listening socket.
+    /// Ends every connection with a close frame, then the listening socket.
     pub async fn stop(self) {
         self.stop.cancel();
         let ended = async {
@@ -229,7 +230,7 @@ impl Simulator {
                     tracing::error!(%error, "the simulator's {task} failed");
                 }
             }
-            // Upgraded connections are no longer the server's: they end by themselves.
+            // The server does not wait for upgraded connections: they end on their own.
             while self.control.connections() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -261,14 +262,14 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
             (symbols, false)
         }
     };
-    anyhow::ensure!(!symbols.is_empty(), "an exchange needs a symbol");
+    anyhow::ensure!(!symbols.is_empty(), "the simulated exchange needs at least one symbol");
     let distinct: std::collections::BTreeSet<&Symbol> = symbols.iter().collect();
     anyhow::ensure!(distinct.len() == symbols.len(), "a symbol is listed twice");
     let mut exchange = ExchangeState::new(symbols, aggregated, limits, time, stop.clone());
     if let Some(capture) = &played {
         exchange.capture_ends = capture.symbols();
-        // Until playback starts the clock stands at its first frame; the exchange's own time, because a
-        // recorder's clock may be seconds off.
+        // Until playback starts, the clock shows the time of the first frame: the exchange's own time, because the
+        // clock of the recorder that made the capture may be seconds off.
         let first = capture.frames.iter().find_map(|recorded| recorded.event_time);
         exchange.time.play(first.unwrap_or(capture.frames[0].received_at));
     }
@@ -361,7 +362,7 @@ fn accept(
         .on_upgrade(move |socket| connection::serve(socket, reset, combined, streams, exchange))
 }
 
-/// Locks, and goes on with what a panicked holder left: every change here is a single step.
+/// Locks a mutex, even after its holder panicked: every change here is a single step, so the data is consistent.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! The loops that publish: a generated market, a capture that is played, or a flood for measuring.
+//! The loops that publish a generated market, a played capture, or a flood for measuring. Each adds trades and klines
+//! to the truth before it sends their frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,16 @@ use super::generator::{Event, EventKind, Listing, Market};
 use super::{Flood, Generated, locked, render};
 use crate::market::{Channel, Symbol, Timestamp, Trade};
 
-/// How often a generated market publishes what happened meanwhile, and faults that end by time are looked at.
+/// How often the loops publish new events and let faults end that end by time.
 const TICK: Duration = Duration::from_millis(5);
-/// The most exchange time that one turn makes up for, so that a pause of the machine is no flood.
+/// Most exchange time that one tick catches up, so that a pause of the machine does not become a flood.
 const CATCH_UP_US: i64 = 1_000_000;
-/// Pauses of a capture longer than this are cut to it: files of different days play one after the other.
+/// Longer pauses of a capture are shortened to this, so that files of different days play one after the other.
 const PAUSE_MAX_US: i64 = 300_000_000;
-/// Frames of a flood that are queued at once.
+/// Frames of a flood in one batch.
 const FLOOD_BATCH: usize = 1_000;
 
-/// Publishes until the market is halted, its trades are as many as may be kept, or everything stops.
+/// Publishes until the market halts, at `trades_max`, or until `stop`.
 pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_max: usize) {
     if options.opens_at_first_subscription {
         exchange.broadcaster.first_subscription.cancelled().await;
@@ -31,7 +32,7 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
     let mut at = now.plus_micros(-(options.history.as_micros() as i64));
     let mut market = Market::new(options.seed, &options.listings, options.rate / options.time_scale, at);
     let names = StreamNames::new(&options.listings);
-    // What happened before the opening is on the truth only: nobody was connected.
+    // Only the truth holds events before the opening: no client was connected.
     while at < now {
         at = at.plus_micros(CATCH_UP_US).min(now);
         record_truth(&exchange, &names, &market.advance(at));
@@ -49,13 +50,13 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
         record_truth(&exchange, &names, &events);
         exchange.send(names.frames(&exchange, &events));
         if exchange.trade_count() >= trades_max {
-            tracing::warn!("the market halts: {trades_max} trades are as many as the simulator keeps");
+            tracing::warn!("the market halts: the simulator keeps {trades_max} trades at most");
             return flush(&exchange);
         }
     }
 }
 
-/// Plays a capture from the first subscription on, whether or not anyone stays connected.
+/// Plays a capture from the first subscription on, even if every client disconnects.
 pub async fn capture(exchange: Arc<ExchangeState>, capture: Capture, speed: f64, trades_max: usize) {
     exchange.broadcaster.first_subscription.cancelled().await;
     exchange.opened.cancel();
@@ -97,18 +98,18 @@ pub async fn capture(exchange: Arc<ExchangeState>, capture: Capture, speed: f64,
         }
         exchange.send(sent);
         if exchange.trade_count() >= trades_max {
-            tracing::warn!("playback ends: {trades_max} trades are as many as the simulator keeps");
+            tracing::warn!("playback ends: the simulator keeps {trades_max} trades at most");
             break;
         }
     }
     flush(&exchange);
 }
 
-/// Renders a market beforehand and sends it as fast as the connections read.
+/// Renders trades in advance and sends them as fast as the connections read.
 pub async fn flood(exchange: Arc<ExchangeState>, options: Flood) {
     let listings = options.listings;
     let names = StreamNames::new(&listings);
-    // A thousand trades a second of the market's own time: the wall has no say here.
+    // A thousand trades a second of the market's own time, which does not depend on the wall clock.
     let mut at = exchange.time.now();
     let mut market = Market::new(options.seed, &listings, 1_000.0, at);
     let mut rendered: Vec<(Trade, OutgoingFrame)> = Vec::with_capacity(options.trades);
@@ -152,7 +153,7 @@ pub async fn flood(exchange: Arc<ExchangeState>, options: Flood) {
     flush(&exchange);
 }
 
-/// Frames that a fault holds back are still due when the market is over.
+/// Ends publishing, and sends the frames that a fault still holds back.
 fn flush(exchange: &Arc<ExchangeState>) {
     exchange.finished.cancel();
     let exchange = exchange.clone();
@@ -189,7 +190,7 @@ fn record_truth(exchange: &ExchangeState, names: &StreamNames, events: &[Event])
     }
 }
 
-/// The symbols and the names of their streams, made once.
+/// The symbols and the names of their streams, rendered once.
 struct StreamNames {
     symbols: Vec<Symbol>,
     streams: Vec<Vec<(Channel, Arc<str>)>>,
@@ -230,7 +231,7 @@ impl StreamNames {
         }
     }
 
-    /// Frames of the streams that someone wants.
+    /// The frames of streams with a subscriber.
     fn frames(&self, exchange: &ExchangeState, events: &[Event]) -> Vec<OutgoingFrame> {
         events
             .iter()

@@ -1,6 +1,6 @@
-//! A random sequence whose meaning never changes: the same seed gives the same market in every version.
+//! A random sequence that never changes: the same seed gives the same market in every version.
 
-/// SplitMix64: eight lines, no dependency whose next version could reorder a recorded market.
+/// SplitMix64, written here because the next version of a crate could change the sequence.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_means_the_same_for_ever() {
+    fn a_seed_always_gives_the_same_sequence() {
         let mut random = Random::new(7);
         assert_eq!(random.draw(), 7_191_089_600_892_374_487);
     }

@@ -1,4 +1,4 @@
-//! Binance's JSON, written by hand as EXCHANGES.md 3.1 gives it: an independent peer of the decoder.
+//! Renders Binance's JSON by EXCHANGES.md 3.1. It shares no code with the decoder, so each checks the other. Pure.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::candle::{Candle, quote_quantity};
 use super::generator::{Event, EventKind};
 use crate::market::{Channel, Side, Timestamp, Trade};
 
-/// A stream as it is subscribed: `btcusdt@trade`.
+/// The name of a stream in requests: `btcusdt@trade`.
 pub fn stream_name(symbol: &str, channel: Channel) -> String {
     let symbol = symbol.to_ascii_lowercase();
     match channel {
@@ -16,7 +16,7 @@ pub fn stream_name(symbol: &str, channel: Channel) -> String {
     }
 }
 
-/// The combined frame of an event, and where the raw `data` inside it begins.
+/// The combined frame of an event, and the index of the raw `data` in it.
 pub fn combined(stream: &str, symbol: &str, event: &Event) -> (String, usize) {
     let mut text = String::with_capacity(384);
     let mut put = |arguments: std::fmt::Arguments<'_>| text.write_fmt(arguments).expect("a string takes everything");
@@ -63,7 +63,7 @@ pub fn combined(stream: &str, symbol: &str, event: &Event) -> (String, usize) {
     (text, data_start(stream))
 }
 
-/// Where `data` begins in a combined frame of this stream.
+/// The index of `data` in a combined frame of this stream.
 pub fn data_start(stream: &str) -> usize {
     r#"{"stream":"","data":"#.len() + stream.len()
 }
@@ -81,7 +81,7 @@ pub fn trade_row(trade: &Trade) -> String {
     )
 }
 
-/// A row of aggTrades: `trades` are the ones it sums up, never none.
+/// A row of aggTrades that sums up `trades`; `None` without a trade.
 pub fn agg_row(id: i64, trades: &[Trade]) -> Option<String> {
     let (first, last) = (trades.first()?, trades.last()?);
     let quantity: rust_decimal::Decimal = trades.iter().map(|trade| trade.quantity).sum();
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trade_frame_reads_as_binance_writes_it() {
+    fn a_trade_frame_has_the_layout_of_binance() {
         let trade = Trade {
             id: 12,
             ts: Timestamp::from_millis(1_700_000_000_000),

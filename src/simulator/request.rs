@@ -1,31 +1,31 @@
-//! What a client asks for over the WebSocket, and the answers. Pure.
+//! The requests of a client over the WebSocket, and their answers. Pure.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-/// The streams of one connection and how it wants its frames.
+/// The streams of one connection, and the form of its frames.
 #[derive(Debug)]
 pub struct Subscriptions {
-    /// `btcusdt@trade` and the like.
+    /// Names of streams, such as `btcusdt@trade`.
     pub streams: BTreeSet<String>,
-    /// Whether frames come as `{"stream":...,"data":...}`.
+    /// Whether frames have the form `{"stream":...,"data":...}`.
     pub combined: bool,
     /// "A single connection can listen to a maximum of 1024 streams".
     pub streams_max: usize,
 }
 
-/// What to do besides answering.
+/// The changes that a request makes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionChange {
-    /// Streams that are new.
+    /// New streams.
     pub added: Vec<String>,
-    /// Streams that are no longer wanted.
+    /// Unsubscribed streams.
     pub removed: Vec<String>,
 }
 
 impl Subscriptions {
-    /// Carries a request out and gives the answer; `listed` says which lower-case symbols there are.
+    /// Handles a request and returns its answer; `listed` checks a lower-case symbol.
     pub fn request(&mut self, text: &str, listed: &dyn Fn(&str) -> bool) -> (String, SubscriptionChange) {
         let request: Value = match serde_json::from_str(text) {
             Ok(request) => request,
@@ -85,7 +85,7 @@ impl Subscriptions {
         }
     }
 
-    /// All of them or none: an answer that is an error changed nothing.
+    /// Subscribes to all of the streams or to none: a request with an error changes nothing.
     fn subscribe(
         &mut self,
         streams: &[&str],
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_is_answered_listed_and_ended() {
+    fn a_stream_is_subscribed_listed_and_unsubscribed() {
         let mut subscriptions = subscriptions();
         let subscribe = r#"{"method":"SUBSCRIBE","params":["btcusdt@trade","btcusdt@trade"],"id":1}"#;
         let change = check(&mut subscriptions, subscribe, json!({"result": null, "id": 1}));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_gets_an_error_with_a_code() {
+    fn an_invalid_request_gets_an_error_with_a_code() {
         for (request, code) in [("{", 3), (r#"{"id":[]}"#, 2), (r#"{"method":"BUY","params":[],"id":1}"#, 2)] {
             let (answer, change) = subscriptions().request(request, &|_| true);
             assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["code"], code, "{request}");

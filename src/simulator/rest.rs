@@ -1,4 +1,4 @@
-//! Binance's REST under `/api/v3`: weights, limits, error codes, and pages of what was published.
+//! Binance's REST under `/api/v3`: weights, limits, error codes, and pages of the truth.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::market::{Interval, Symbol, Timestamp};
 
 type Parameters = HashMap<String, String>;
 
-/// "limit: default 500, max 1000"; a greater one is taken as 1000.
+/// "limit: default 500, max 1000"; a greater value counts as 1000.
 const LIMIT_DEFAULT: usize = 500;
 const LIMIT_MAX: usize = 1_000;
 
-/// The routes, all of which count their weight.
+/// The routes; each counts its weight.
 pub fn routes() -> Router<Arc<ExchangeState>> {
     Router::new()
         .route(
@@ -65,7 +65,7 @@ pub fn routes() -> Router<Arc<ExchangeState>> {
         )
 }
 
-/// A refusal of Binance's: HTTP status 400, code and message.
+/// An error answer of Binance, with HTTP status 400: code and message.
 struct ApiError(i64, String);
 
 impl ApiError {
@@ -139,7 +139,7 @@ fn reply(status: StatusCode, used: u32, retry_after: Option<Duration>, body: Str
         [("content-type", "application/json;charset=UTF-8".to_owned()), ("x-mbx-used-weight-1m", used.to_string())];
     let mut response = (status, headers, body).into_response();
     if let Some(wait) = retry_after {
-        // Whole seconds, rounded up: one second early would be one refusal more.
+        // Whole seconds, rounded up: a client that comes a second early would be refused again.
         let seconds = wait.as_millis().div_ceil(1_000).max(1);
         response.headers_mut().insert("retry-after", (seconds as u64).into());
     }
@@ -199,7 +199,7 @@ fn klines(exchange: &ExchangeState, query: &Parameters) -> Result<String, ApiErr
                 && from.is_none_or(|from| open >= from)
                 && to.is_none_or(|to| open <= to)
         });
-        // Without a start the newest come, with one the oldest.
+        // Without a start the newest rows come, with one the oldest.
         let skipped = if from.is_some() { 0 } else { candles.len().saturating_sub(limit) };
         Ok(json_array(candles.iter().skip(skipped).take(limit).map(render::kline_row)))
     })
@@ -281,7 +281,7 @@ fn integer(query: &Parameters, name: &str) -> Result<Option<i64>, ApiError> {
 }
 
 fn milliseconds(query: &Parameters, name: &str) -> Result<Option<Timestamp>, ApiError> {
-    // Far beyond any year there is: a product that overflows is no time.
+    // Ignore a time that would overflow in microseconds.
     let read = integer(query, name)?.filter(|ms| *ms < i64::MAX / 1_000);
     Ok(read.map(Timestamp::from_millis))
 }

@@ -1,4 +1,4 @@
-//! The truth: every trade and closed kline that was published, whether or not it reached a wire.
+//! The truth: every trade and closed kline that was published, whether or not a fault lost it on the way. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,20 +10,20 @@ use super::candle::Candle;
 use super::fault::LAG_MAX;
 use crate::market::{Interval, Symbol, Timestamp, Trade};
 
-/// What one symbol published.
+/// Everything that was published of one symbol.
 #[derive(Debug, Default)]
 pub struct Truth {
     /// Trades by id, ascending.
     pub trades: Vec<Trade>,
-    /// Where each aggregate trade begins in `trades`; empty when aggregates are one to one.
+    /// The index in `trades` of each aggregate's first trade; empty when every trade is its own aggregate.
     agg_starts: Vec<u32>,
     /// Closed klines with the instant they were published.
     closed: BTreeMap<Interval, Vec<(Instant, Candle)>>,
     /// The open kline of each interval as last sent.
     open: BTreeMap<Interval, Candle>,
-    /// When `trades` had grown to which length; reaches back [`LAG_MAX`].
+    /// The length of `trades` at past instants, for as long as [`LAG_MAX`].
     growth: VecDeque<(Instant, usize)>,
-    /// The length before the oldest of `growth`.
+    /// The length before the oldest entry of `growth`.
     settled_count: usize,
     /// REST serves trades from this id on.
     served_from: i64,
@@ -44,12 +44,12 @@ pub struct TruthSummary {
     pub klines_1m: u64,
 }
 
-/// Aggregate ids begin here, far from trade ids, so that one is never taken for the other.
+/// The first aggregate id, far from trade ids, so that the two cannot be confused.
 const AGG_BASE: i64 = 400_000_000;
 
 impl Truth {
-    /// Adds trades that happened now, in the order of their ids. A trade that does not follow the last
-    /// one (a capture that repeats itself) is not published twice.
+    /// Adds trades of now, in the order of their ids. It skips a trade whose id is not above the last one (a capture
+    /// that repeats itself).
     pub fn push(&mut self, trades: impl IntoIterator<Item = Trade>, aggregated: bool, now: Instant) {
         for trade in trades {
             if self.trades.last().is_some_and(|last| last.id >= trade.id) {
@@ -84,12 +84,12 @@ impl Truth {
         }
     }
 
-    /// REST no longer serves trades below this id.
+    /// From now on REST serves trades from this id only.
     pub fn serve_from(&mut self, id: i64) {
         self.served_from = self.served_from.max(id);
     }
 
-    /// How many of the first trades REST no longer serves.
+    /// How many of the oldest trades REST no longer serves.
     pub fn unserved_count(&self) -> usize {
         self.trades.partition_point(|trade| trade.id < self.served_from)
     }
@@ -122,7 +122,7 @@ impl Truth {
             .collect()
     }
 
-    /// The number of aggregate trades among the first `visible` trades, and a reader of one of them.
+    /// The number of aggregate trades among the first `visible` trades.
     pub fn agg_count(&self, visible: usize) -> usize {
         if self.agg_starts.is_empty() {
             return visible;
@@ -130,7 +130,7 @@ impl Truth {
         self.agg_starts.partition_point(|start| (*start as usize) < visible)
     }
 
-    /// The aggregate at this index: its id and its trades, none beyond `visible`.
+    /// The aggregate at this index: its id, and its trades among the first `visible` trades.
     pub fn agg(&self, index: usize, visible: usize) -> (i64, &[Trade]) {
         if self.agg_starts.is_empty() {
             let trade = &self.trades[index..=index];
@@ -158,7 +158,7 @@ impl Truth {
         self.agg_starts.partition_point(|start| (*start as usize) < trade)
     }
 
-    /// First and last id and how many.
+    /// First and last id, and the number of trades.
     pub fn summary(&self, symbol: &Symbol) -> TruthSummary {
         TruthSummary {
             symbol: symbol.to_string(),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_captures_aggregates_are_its_trades() {
+    fn each_trade_of_a_capture_is_its_own_aggregate() {
         let mut truth = Truth::default();
         truth.push([trade(7, 1, 5), trade(7, 1, 5), trade(8, 1, 5)], false, Instant::now());
         assert_eq!((truth.trades.len(), truth.agg_count(2)), (2, 2));

@@ -1,9 +1,9 @@
-//! Where tests find the recorded bytes; the project vendors none of them.
+//! Finds the recorded bytes for tests. They are not part of this repository.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// The bytes of a capture, unpacked; `None`, said loudly, when there are no captures on this machine.
+/// The bytes of a capture, unpacked. Without captures on this machine it prints that it skips, and returns `None`.
 pub(super) fn read(name: &str) -> Option<Vec<u8>> {
     let path = directory()?.join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));

@@ -1,8 +1,8 @@
-//! What a frame says. The hot path: one pass over the bytes, nothing allocated for a good frame.
+//! Routes and decodes frames. The hot path reads the bytes once and allocates nothing for a good frame.
 //!
-//! We connect to `/stream`, so frames are `{"stream":"<name>","data":{...}}`, in this order as far as any
-//! capture shows: the name tells what to read before anything is parsed. A frame that is built otherwise
-//! (another key order, no wrapper) takes the slower path and means the same.
+//! We connect to `/stream`, so frames are `{"stream":"<name>","data":{...}}`, with the keys in this order in every
+//! capture. The name selects the parser before any JSON is read. A frame of another shape (another key order, no
+//! wrapper) takes the slow path, with the same result.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
@@ -19,7 +19,7 @@ const FRAME: &str = "frame";
 /// "combined {"stream":"!serverShutdown","data":{...}}; reconnect at once".
 const SHUTDOWN: &str = "serverShutdown";
 
-/// Tells what a frame is about by its first bytes.
+/// Finds what a frame is about in its first bytes.
 pub(super) fn route(payload: &[u8]) -> Route<'_> {
     match split_name(payload) {
         Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Route::Shutdown,
@@ -28,7 +28,7 @@ pub(super) fn route(payload: &[u8]) -> Route<'_> {
     }
 }
 
-/// Reads a frame.
+/// Decodes a frame.
 pub(super) fn decode(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     if let Some((name, rest)) = split_name(payload)
         && let Some(data) = rest.strip_prefix(br#","data":"#)
@@ -38,11 +38,11 @@ pub(super) fn decode(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     {
         return Ok(decoded);
     }
-    // Whatever is wrong, the whole frame is read again in no hurry, and that error is the one to report.
+    // The slow path reads the whole frame again, and its error is the one to report.
     decode_slow(payload)
 }
 
-/// The stream's name and everything after its closing quote, when the frame starts as Binance's do.
+/// The stream's name and everything after its closing quote, when the frame starts as Binance's frames do.
 fn split_name(payload: &[u8]) -> Option<(&str, &[u8])> {
     let rest = payload.strip_prefix(br#"{"stream":""#)?;
     let end = rest.iter().position(|&byte| byte == b'"')?;
@@ -78,7 +78,7 @@ struct Envelope<'a> {
     ask_quantity: bool,
 }
 
-/// True for a key that is there, even when its value is null.
+/// True for a key that is present, even when its value is null.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer)?;
     Ok(true)
@@ -143,10 +143,10 @@ fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     if envelope.bid_quantity && envelope.ask_quantity {
         return book(None, text);
     }
-    Err(DecodeError { what: FRAME, why: "it is neither a stream's data nor an answer".to_owned() })
+    Err(DecodeError { what: FRAME, why: "it is neither data of a stream nor an answer".to_owned() })
 }
 
-/// Reads the data of the stream `name`; channels that we do not record are only checked to be JSON.
+/// Reads the data of the stream `name`. Of channels that we do not record it only checks that they are JSON.
 fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     if let Some((symbol, channel)) = name.split_once('@') {
         match channel {
@@ -154,7 +154,7 @@ fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, Decode
             "bookTicker" => return book(Some(symbol), data),
             _ => {}
         }
-        // `kline_1d@+08:00` has other days than ours: no interval is spelled so, hence it is ignored.
+        // `kline_1d@+08:00` has other days than ours. No interval has such a name, so we ignore it.
         if let Some(interval) = channel.strip_prefix("kline_")
             && interval.parse::<Interval>().is_ok()
         {
@@ -169,7 +169,7 @@ fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, 
     serde_json::from_str(text).map_err(|error| DecodeError { what, why: error.to_string() })
 }
 
-/// Ingest files a frame under the stream's name, consume under `s`: they must speak of one symbol.
+/// Checks that stream and data name one symbol: ingest files a frame under the stream's name, consume under `s`.
 fn require_equal(what: &'static str, name: &str, in_data: &str) -> Result<(), DecodeError> {
     if name.eq_ignore_ascii_case(in_data) || name == in_data.to_lowercase() {
         return Ok(());

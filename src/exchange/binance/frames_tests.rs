@@ -1,4 +1,4 @@
-//! Frames: what the documents show, what the captures hold, and anything at all.
+//! Frames from the exchange's documents, from captures, and random ones.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ fn check_error(frame: &str, part: &str) {
 }
 
 #[test]
-fn a_trade_reads_the_same_however_it_is_wrapped() {
+fn a_trade_decodes_the_same_in_every_wrapping() {
     check_trade(TRADE_FRAME);
     check_trade(&format!(" {TRADE_FRAME}\n"));
     check_trade(data(TRADE_FRAME));
@@ -52,7 +52,7 @@ fn a_trade_reads_the_same_however_it_is_wrapped() {
 }
 
 #[test]
-fn a_negative_number_is_no_trades_id() {
+fn a_negative_trade_id_is_an_error() {
     check_error(&TRADE_FRAME.replace(r#""t":1520538925"#, r#""t":-5"#), "t -5 is not a trade's id");
 }
 
@@ -66,7 +66,7 @@ fn the_taker_buys_when_the_buyer_is_not_the_maker() {
 }
 
 #[test]
-fn a_kline_reads_whole() {
+fn every_field_of_a_kline_is_decoded() {
     for frame in [KLINE_FRAME, data(KLINE_FRAME)] {
         let Ok(DecodedFrame::Market { symbol, event_time, event: Event::Kline(kline) }) = decode(frame.as_bytes())
         else {
@@ -101,7 +101,7 @@ fn a_book_ticker_has_no_event_time() {
 }
 
 #[test]
-fn what_carries_no_market_data_of_ours_is_ignored() {
+fn frames_without_market_data_of_our_channels_are_ignored() {
     for frame in [
         r#"{"result":null,"id":1}"#,
         r#"{"id":"a","result":["btcusdt@trade"]}"#,
@@ -120,7 +120,7 @@ fn what_carries_no_market_data_of_ours_is_ignored() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn an_error_names_what_is_wrong() {
     check_error("", "EOF");
     check_error("[]", "cannot decode frame");
     check_error("{}", "neither");
@@ -139,7 +139,7 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn routing_tells_streams_answers_and_the_shutdown_apart() {
+fn routing_distinguishes_streams_answers_and_the_shutdown() {
     let answer = |id, error: Option<&str>| Route::Answer { id, error: error.map(str::to_owned) };
     let check = |payload: &'static str, expected| assert_eq!(route(payload.as_bytes()), expected, "{payload}");
     check(TRADE_FRAME, Route::Stream("ethusdt@trade"));
@@ -164,7 +164,7 @@ fn frames(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_trade_of_the_capture_is_read_exactly_and_their_ids_are_contiguous() {
+fn every_trade_of_the_capture_is_decoded_exactly_and_the_ids_are_contiguous() {
     let mut ids = Vec::new();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let frames = frames("binance/ethusdt_20240808.gz");
@@ -200,7 +200,7 @@ fn every_trade_of_the_capture_is_read_exactly_and_their_ids_are_contiguous() {
 }
 
 #[test]
-fn every_frame_of_the_other_captures_is_read() {
+fn every_frame_of_the_other_captures_is_decoded() {
     let mut closed_without_trades = 0;
     let mut klines = 0;
     let mut books = 0;
@@ -233,7 +233,7 @@ fn every_frame_of_the_other_captures_is_read() {
 
 proptest! {
     #[test]
-    fn a_trade_that_was_written_reads_back(
+    fn a_written_trade_decodes_to_the_same_trade(
         id in 0..=i64::MAX, ms in -9_000_000_000_000_000_i64..9_000_000_000_000_000,
         price in any::<i64>(), quantity in any::<i64>(), scale in 0_u32..=18, maker in any::<bool>(),
     ) {

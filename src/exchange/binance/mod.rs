@@ -1,6 +1,6 @@
 //! Binance Spot's dialect: stream names and requests, frames, REST.
 //!
-//! Facts are from EXCHANGES 3.1 (`binance-spot-api-docs` @ a5e0bc3); the rule stands above the branch that
+//! Facts are from EXCHANGES 3.1 (`binance-spot-api-docs` @ a5e0bc3); each rule is quoted above the branch that
 //! implements it. Pure: it never sees a socket or a clock.
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ impl Dialect for Binance {
     fn limits(&self) -> SocketLimits {
         SocketLimits {
             // "Inbound limit: 5 messages/s (PING, PONG and JSON all count) -> disconnect; repeated -> IP ban":
-            // one less, because what leaves evenly may arrive bunched.
+            // one less, because the network may bunch messages that we space evenly.
             messages_per_second: 4,
             // "<=1024 per connection".
             streams_per_connection: 1_024,
@@ -48,7 +48,7 @@ impl Dialect for Binance {
             // "<=300 per 5 min per IP".
             connects_max: 300,
             connects_window: Duration::from_secs(300),
-            // "server sends ping frame every 20 s": three missed pings are a dead connection.
+            // "server sends ping frame every 20 s": after three missed pings the connection is dead.
             silence_max: Duration::from_secs(60),
             // "24 h hard".
             lifetime: Duration::from_secs(86_400),
@@ -76,7 +76,7 @@ impl Dialect for Binance {
     }
 
     fn weight_per_minute(&self) -> u32 {
-        // "REQUEST_WEIGHT 6000 / min / IP"; exchangeInfo's own number replaces it.
+        // "REQUEST_WEIGHT 6000 / min / IP"; the number in exchangeInfo replaces it.
         6_000
     }
 
@@ -159,7 +159,7 @@ impl Dialect for Binance {
     }
 }
 
-/// Binance's milliseconds; a time that does not fit in microseconds is an error, not an overflow.
+/// Converts Binance's milliseconds; a time that does not fit in microseconds is an error.
 fn millis(what: &'static str, name: &str, ms: i64) -> Result<Timestamp, DecodeError> {
     match ms.checked_mul(1_000) {
         Some(us) => Ok(Timestamp(us)),
@@ -167,7 +167,7 @@ fn millis(what: &'static str, name: &str, ms: i64) -> Result<Timestamp, DecodeEr
     }
 }
 
-/// A trade's id. Ids count up from 0: a negative one would make every id below the others look missing.
+/// Checks a trade's id. Ids count up from 0: after a negative one every id up to the next trade would look missing.
 fn trade_id(what: &'static str, name: &str, id: i64) -> Result<i64, DecodeError> {
     if id < 0 {
         return Err(DecodeError { what, why: format!("{name} {id} is not a trade's id") });
@@ -175,7 +175,7 @@ fn trade_id(what: &'static str, name: &str, id: i64) -> Result<i64, DecodeError>
     Ok(id)
 }
 
-/// An exact decimal, or an error that shows the text.
+/// Parses an exact decimal; the error shows the text.
 fn decimal(what: &'static str, name: &str, text: &str) -> Result<rust_decimal::Decimal, DecodeError> {
     match crate::market::parse_decimal(text) {
         Some(value) => Ok(value),

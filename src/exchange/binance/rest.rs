@@ -1,6 +1,6 @@
-//! REST: what to ask and how to read it.
+//! REST requests of Binance, and how to read their answers.
 //!
-//! All paths are under `/api/v3`; "All limits are by IP, not key". Weights stand with each request.
+//! All paths are under `/api/v3`; "All limits are by IP, not key". Each request names its weight.
 
 use std::fmt::Write as _;
 
@@ -61,12 +61,12 @@ pub(super) fn trades_answer(body: &[u8]) -> Result<Vec<Trade>, DecodeError> {
     Ok(trades)
 }
 
-/// "aggTrades | 4 | with none: newest": a sixth of what raw trades cost, and `l` is a raw trade's id.
+/// "aggTrades | 4 | with none: newest": a sixth of the weight of raw trades, and `l` is a raw trade's id.
 pub(super) fn newest_request(symbol: &str) -> RestRequest {
     RestRequest { path: format!("/api/v3/aggTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 4 }
 }
 
-/// Raw trades without `fromId` are the newest ones.
+/// "historicalTrades" without `fromId` returns the newest raw trades.
 pub(super) fn newest_fallback_request(symbol: &str) -> RestRequest {
     RestRequest { path: format!("/api/v3/historicalTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 25 }
 }
@@ -241,7 +241,7 @@ const fn millis_up(us: i64) -> i64 {
     us.div_euclid(1_000) + (us.rem_euclid(1_000) != 0) as i64
 }
 
-/// Percent-encodes what may not stand in a query's value.
+/// Percent-encodes every character that a query value must not contain.
 fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

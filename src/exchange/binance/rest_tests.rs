@@ -1,4 +1,4 @@
-//! Requests as the documents spell them, answers as recorded.
+//! Requests as in the exchange's documents, answers as recorded.
 
 use super::*;
 use crate::exchange::binance::captures;
@@ -9,7 +9,7 @@ fn check(request: RestRequest, path: &str, weight: u32) {
 }
 
 #[test]
-fn requests_are_what_the_documents_show() {
+fn requests_are_as_documented() {
     let range = Range { first: 5, last: 9 };
     check(trades_request("BTCUSDT", range), "/api/v3/historicalTrades?symbol=BTCUSDT&fromId=5&limit=5", 25);
     let long = Range { first: 5, last: 50_000 };
@@ -21,14 +21,14 @@ fn requests_are_what_the_documents_show() {
 }
 
 #[test]
-fn klines_are_asked_for_by_open_time_in_milliseconds() {
+fn klines_are_requested_by_open_time_in_milliseconds() {
     let range = Range { first: 60_000_000, last: 120_000_000 };
     let path = "/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime=60000&endTime=120000&limit=2";
     check(klines_request("BTCUSDT", Interval::M1, range), path, 2);
 }
 
 #[test]
-fn a_trade_at_an_instant_within_a_millisecond_is_looked_for_from_the_next_one() {
+fn a_trade_at_a_fraction_of_a_millisecond_is_requested_from_the_next_millisecond() {
     let path = |ms| format!("/api/v3/aggTrades?symbol=BTCUSDT&startTime={ms}&limit=1");
     check(trade_at_request("BTCUSDT", Timestamp(5_000)), &path(5), 4);
     check(trade_at_request("BTCUSDT", Timestamp(5_001)), &path(6), 4);
@@ -46,7 +46,7 @@ fn limits_and_symbols_come_from_exchange_info() {
 }
 
 #[test]
-fn error_answers_are_told_apart() {
+fn each_kind_of_error_answer_is_recognised() {
     let unknown = r#"{"code":-1121,"msg":"Invalid symbol."}"#;
     assert_eq!(unknown_symbol(unknown), Some("Invalid symbol.".to_owned()));
     let banned = r#"{"code":-1003,"msg":"Way too much request weight used; IP banned until 1659146400000. Please use WebSocket Streams."}"#;
@@ -72,7 +72,7 @@ fn the_newest_trade_is_read_from_aggregates_and_from_raw_trades() {
 }
 
 #[test]
-fn the_clock_is_read() {
+fn the_servers_time_is_read() {
     assert_eq!(time_answer(br#"{"serverTime":1499827319559}"#), Ok(Timestamp::from_millis(1_499_827_319_559)));
     assert!(time_answer(b"{}").is_err());
 }

@@ -1,4 +1,4 @@
-//! Names of streams and the requests that subscribe to them.
+//! Binance's names of streams, and the requests that subscribe to them.
 
 use crate::market::{Channel, Stream};
 
@@ -12,8 +12,8 @@ pub(super) fn name(stream: &Stream) -> String {
     }
 }
 
-/// Requests of at most `bytes_max` bytes each, numbered from `first_id`: as many streams in one as fit,
-/// because each request counts against the 5 messages a second.
+/// Requests of at most `bytes_max` bytes each, numbered from `first_id`. Each holds as many streams as fit, because
+/// each request counts against the 5 messages a second.
 pub(super) fn requests(method: &str, streams: &[Stream], first_id: u64, bytes_max: usize) -> Vec<String> {
     let mut requests = Vec::new();
     let mut params = String::new();
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_what_the_documents_show() {
+    fn a_request_is_as_documented() {
         assert_eq!(
             requests("SUBSCRIBE", &[stream("BTCUSDT", Channel::Trade)], 1, 4_095),
             [r#"{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":1}"#]
@@ -68,16 +68,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stream_is_asked_for_once_in_requests_under_the_limit(count in 0_usize..400, first_id in 1_u64..1_000_000) {
+        fn every_stream_is_requested_once_in_requests_under_the_limit(count in 0_usize..400, first_id in 1_u64..1_000_000) {
             let streams: Vec<Stream> = (0..count).map(|n| stream(&format!("SYM{n}USDT"), Channel::Trade)).collect();
-            let mut asked = Vec::new();
+            let mut requested = Vec::new();
             for (index, text) in requests("SUBSCRIBE", &streams, first_id, 4_095).iter().enumerate() {
                 prop_assert!(text.len() <= 4_095);
                 let request: serde_json::Value = serde_json::from_str(text).unwrap();
                 prop_assert_eq!(request["id"].as_u64(), Some(first_id + index as u64));
-                asked.extend(request["params"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
+                requested.extend(request["params"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
             }
-            prop_assert_eq!(asked, streams.iter().map(name).collect::<Vec<_>>());
+            prop_assert_eq!(requested, streams.iter().map(name).collect::<Vec<_>>());
         }
     }
 }

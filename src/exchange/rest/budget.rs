@@ -1,43 +1,44 @@
-//! The request budget of one exchange and address: what may be sent when. Pure: it is told the time.
+//! The request budget of one exchange and address: which request may be sent when. Pure: the caller passes the time.
 
 use crate::market::Timestamp;
 
 const MINUTE_US: i64 = 60_000_000;
-/// The exchange's minute may begin a little after ours.
+/// The exchange's minute may start a little after ours.
 const MINUTE_MARGIN_US: i64 = 250_000;
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Pages of a repair: at most the configured share of the budget.
+    /// A page of a repair: uses at most the configured share of the budget.
     Repair,
-    /// A small question that repair must not delay: may use all of the budget.
+    /// A small request that repairs must not delay: may use the whole budget.
     Query,
 }
 
 /// Whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permit {
-    /// Now; its weight is reserved until [`Budget::finish_request`].
+    /// It may be sent now; its weight is reserved until [`Budget::finish_request`].
     Granted,
-    /// Not before this instant: the minute's budget is used up, or the exchange asked for a pause.
+    /// Not before this instant: the minute's budget is used up, or the exchange requires a pause.
     Wait(Timestamp),
     /// The exchange has banned the address until this instant.
     Banned(Timestamp),
-    /// The exchange refuses the address; ask again at this instant.
+    /// The exchange refuses the address; try again at this instant.
     Refused(Timestamp),
 }
 
-/// Weight per minute, and the times when nothing may be sent at all.
+/// The weight per minute, and the times when nothing may be sent.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: u32,
     share_percent: u32,
-    /// The minute that `answered_weight` speaks of, counted from 1970.
+    /// The minute of `answered_weight`, counted from 1970.
     minute: i64,
-    /// Used in this minute: the exchange's own count once it has reported one, ours till then.
+    /// Weight of the answered requests of this minute: the exchange's own count once it has reported one, ours until
+    /// then.
     answered_weight: u32,
-    /// Sent and not answered.
+    /// Weight of requests that are sent and not answered.
     in_flight: u32,
     paused_until: Option<Timestamp>,
     banned_until: Option<Timestamp>,
@@ -58,8 +59,8 @@ impl Budget {
         }
     }
 
-    /// Asks to send a request of this weight. A request that is heavier than the whole allowance goes when
-    /// nothing else was sent in the minute, or it would never go.
+    /// Requests a permit for this weight. A request heavier than the whole allowance gets one when nothing else was
+    /// sent in the minute; otherwise it would never get one.
     pub(super) fn request(&mut self, weight: u32, purpose: Purpose, now: Timestamp) -> Permit {
         if let Some(until) = self.banned_until(now) {
             return Permit::Banned(until);
@@ -82,21 +83,21 @@ impl Budget {
         Permit::Granted
     }
 
-    /// A request that was permitted has ended; `answered_weight` is what was [`Budget::answered_weight`] when it left. `reported` is the
-    /// exchange's own count for this minute and wins over ours; without it (a lost answer) the weight counts as used.
+    /// Ends a permitted request. `answered_weight` is [`Budget::answered_weight`] when it was sent. `reported` is the
+    /// exchange's own count for this minute and replaces ours; without it (a lost answer) the weight counts as used.
     pub(super) fn finish_request(&mut self, weight: u32, answered_weight: u32, reported: Option<u32>, now: Timestamp) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(weight);
         self.answered_weight = match reported {
-            // Answers overtake each other: within a minute the count never falls, whichever is read last.
+            // Answers may come out of order: within a minute the count never falls.
             Some(reported) if reported >= answered_weight.saturating_add(weight) => reported.max(self.answered_weight),
-            // Less than before it left: the exchange's minute is another one, or we had counted too much.
+            // Less than when it was sent: the exchange is in another minute, or our count was too high.
             Some(reported) => reported,
             None => self.answered_weight.saturating_add(weight),
         };
     }
 
-    /// Used in this minute by what was answered.
+    /// Weight of this minute's answered requests.
     pub(super) fn answered_weight(&self) -> u32 {
         self.answered_weight
     }
@@ -106,32 +107,32 @@ impl Budget {
         self.limit = limit;
     }
 
-    /// "429 -> Retry-After": nothing is sent until then.
+    /// "429 -> Retry-After": nothing may be sent before `until`.
     pub(super) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// "418: banned": nothing is sent until then. A later deadline replaces an earlier one, never the reverse.
+    /// "418: banned": nothing may be sent before `until`. A later deadline replaces an earlier one, never the reverse.
     pub(super) fn ban(&mut self, until: Timestamp) {
         self.banned_until = self.banned_until.max(Some(until));
     }
 
-    /// A 403 or 451: nothing is sent until then.
+    /// A 403 or 451: nothing may be sent before `until`.
     pub(super) fn refuse(&mut self, until: Timestamp) {
         self.refused_until = Some(until);
     }
 
-    /// The end of the ban, while there is one.
+    /// The end of the ban; `None` without one.
     pub(super) fn banned_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.banned_until.filter(|&until| now < until)
     }
 
-    /// The end of the pause that the exchange asked for, while there is one.
+    /// The end of the pause that the exchange requires; `None` without one.
     pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.paused_until.filter(|&until| now < until)
     }
 
-    /// Weight used in this minute, requests under way included.
+    /// Weight used in this minute, including requests that are not answered yet.
     pub(super) fn used(&mut self, now: Timestamp) -> u32 {
         self.roll(now);
         self.answered_weight.saturating_add(self.in_flight)
@@ -142,14 +143,14 @@ impl Budget {
         self.limit
     }
 
-    /// Percent of it that repairs may use.
+    /// Percent of the weight that repairs may use.
     pub(super) fn share_percent(&self) -> u32 {
         self.share_percent
     }
 
     fn roll(&mut self, now: Timestamp) {
         let minute = now.micros().div_euclid(MINUTE_US);
-        // Any other minute, not only a later one: a clock that was set back must not freeze the budget.
+        // Any other minute, not only a later one: a clock that is set back must not freeze the budget.
         if minute != self.minute {
             self.minute = minute;
             self.answered_weight = 0;
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn repair_stops_at_its_share_and_questions_go_on() {
+    fn repairs_stop_at_their_share_and_queries_do_not() {
         let mut budget = Budget::new(100, 50, None);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exchanges_own_count_wins_both_ways() {
+    fn the_exchanges_own_count_replaces_ours_up_and_down() {
         let mut budget = Budget::new(100, 50, None);
         budget.request(25, Purpose::Repair, AT);
         budget.finish_request(25, 0, Some(90), AT);
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_overtaken_takes_nothing_back() {
+    fn an_answer_out_of_order_does_not_lower_the_count() {
         let mut budget = Budget::new(100, 100, None);
         budget.request(4, Purpose::Query, AT);
         budget.request(25, Purpose::Repair, AT);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_minute_is_a_new_budget_but_for_what_is_under_way() {
+    fn a_new_minute_starts_with_the_weight_of_unanswered_requests_only() {
         let mut budget = Budget::new(100, 100, None);
         budget.request(40, Purpose::Repair, AT);
         budget.finish_request(40, 0, None, AT);
@@ -219,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_heavier_than_the_share_goes_alone() {
+    fn a_request_heavier_than_the_share_is_sent_alone() {
         let mut budget = Budget::new(20, 50, None);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Wait(NEXT_MINUTE));
     }
 
     #[test]
-    fn a_learnt_limit_holds_at_once() {
+    fn a_limit_from_the_exchange_applies_at_once() {
         let mut budget = Budget::new(100, 100, None);
         budget.request(40, Purpose::Repair, AT);
         budget.set_limit(50);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_bans_and_refusals_end_by_themselves() {
+    fn pauses_bans_and_refusals_expire() {
         let mut budget = Budget::new(100, 100, None);
         budget.pause(later(7));
         assert_eq!(budget.request(1, Purpose::Query, AT), Permit::Wait(later(7)));

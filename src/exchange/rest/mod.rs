@@ -1,8 +1,8 @@
-//! THE REST client: one for every exchange, with the request budget that all of its users share.
+//! The REST client: one implementation for every exchange, with the request budget that all its users share.
 //!
-//! It sends what a [`Dialect`] says, obeys the exchange's limits before anything else, and makes of every
-//! outcome one of the few that a caller treats differently. It never retries by itself, except that it waits
-//! (at most a minute) for budget: the caller knows what a late answer is worth.
+//! It sends the requests of a [`Dialect`], keeps the exchange's limits and maps every outcome to a [`RestError`] that
+//! a caller can branch on. It waits at most a minute for budget and never retries: only the caller knows whether a
+//! late answer is still useful.
 
 mod budget;
 mod outcome;
@@ -30,19 +30,19 @@ use crate::messages;
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
-/// Above the longest that one question takes, with its wait for budget and its second way to ask.
+/// An upper bound for one query, with its wait for budget and its fallback request.
 pub const QUERY_TIME_MAX: Duration = Duration::from_secs(180);
 /// Largest answer that is read: 1000 trades are 150 KiB, all of exchangeInfo some 10 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// How long nothing is sent after a 403 or 451: it will not change by itself.
+/// The pause after a 403 or 451, which lasts until someone changes the address.
 const REFUSED_WAIT_US: i64 = 300_000_000;
-/// How long a 429 without Retry-After is obeyed: until the next minute's budget.
+/// The pause after a 429 without Retry-After: until the next minute's budget.
 const LIMITED_WAIT_US: i64 = 60_000_000;
-/// How long a 418 without any deadline is obeyed: the shortest ban, "2 min ... 3 days".
+/// The pause after a 418 without a deadline: the shortest ban, "2 min ... 3 days".
 const BANNED_WAIT_US: i64 = 120_000_000;
-/// Most of an answer that an error quotes, in characters.
+/// Most characters of an answer that an error quotes.
 const QUOTE_MAX: usize = 300;
-/// `clock_offset_us` before it was measured.
+/// The value of `clock_offset_us` before the first measurement.
 const UNMEASURED: i64 = i64::MIN;
 
 /// How the client behaves.
@@ -50,7 +50,7 @@ const UNMEASURED: i64 = i64::MIN;
 pub struct RestOptions {
     /// Replaces the exchange's own base (`https://host:port`, no path).
     pub base: Option<String>,
-    /// Percent of the exchange's weight limit that repairs may use; small questions may use all.
+    /// Percent of the exchange's weight limit that repairs may use; small queries may use all of it.
     pub share_percent: u32,
     /// Most time for one request, its answer included.
     pub timeout: Duration,
@@ -62,14 +62,14 @@ impl Default for RestOptions {
     }
 }
 
-/// The client of one exchange; share it in an [`Arc`], so that everybody lives on one budget.
+/// The client of one exchange. Share it in an [`Arc`], so that all users share one budget.
 pub struct Rest {
     dialect: Arc<dyn Dialect>,
     base: String,
     client: reqwest::Client,
     clock: Clock,
     budget: Mutex<Budget>,
-    /// The cheap way to ask for the newest trade did not work here.
+    /// [`Dialect::newest_request`] failed here, so `newest` uses the fallback request.
     newest_falls_back: AtomicBool,
     clock_offset_us: AtomicI64,
     requests: AtomicU64,
@@ -77,7 +77,7 @@ pub struct Rest {
     last_error: Mutex<String>,
 }
 
-/// A body with the times around it.
+/// A body with the times of its request and answer.
 struct Answer {
     body: Bytes,
     sent_at: Timestamp,
@@ -85,7 +85,7 @@ struct Answer {
 }
 
 impl Rest {
-    /// `banned_until` is the deadline that an earlier process was told: a restart does not end a ban.
+    /// Creates the client. `banned_until` is the deadline that an earlier process saved: a restart does not end a ban.
     pub fn new(
         dialect: Arc<dyn Dialect>,
         options: RestOptions,
@@ -115,8 +115,8 @@ impl Rest {
         })
     }
 
-    /// Sends a request on the repair share of the budget and gives its body back. Waits for budget; a wait of
-    /// more than a minute is [`RestError::Limited`] at once.
+    /// Sends a request on the repair share of the budget and returns the answer's body. Waits for budget; a wait of
+    /// more than a minute returns [`RestError::Limited`] at once.
     pub async fn send(&self, request: &RestRequest, stop: &CancellationToken) -> Result<Bytes, RestError> {
         Ok(self.send_within_budget(request, Purpose::Repair, stop).await?.body)
     }
@@ -125,13 +125,13 @@ impl Rest {
     pub async fn trades(&self, symbol: &str, range: Range, stop: &CancellationToken) -> Result<Vec<Trade>, RestError> {
         let body = self.send(&self.dialect.trades_request(symbol, range), stop).await?;
         let mut trades = self.read(self.dialect.trades_answer(&body))?;
-        // A server that ignores the range must not be believed to have answered it.
+        // A server may ignore the range: rows outside it do not count as an answer.
         trades.retain(|trade| range.contains(trade.id));
         Ok(trades)
     }
 
-    /// The first trade with this id or a higher one; `None` when there is none, or when the server does not seem to heed
-    /// where a page is to begin: asked for a page from that trade on, it then begins somewhere else.
+    /// The first trade with this id or a higher one. `None` when there is none, or when the server seems to ignore the
+    /// start of a page: it then answers a request for a page from that trade with a page that starts elsewhere.
     pub async fn trade_from(
         &self,
         symbol: &str,
@@ -161,7 +161,7 @@ impl Rest {
         Ok(klines)
     }
 
-    /// Id and time of the newest trade; `None` when there was never one.
+    /// Id and time of the newest trade; `None` when the symbol has never traded.
     pub async fn newest(&self, symbol: &str, stop: &CancellationToken) -> Result<Option<(i64, Timestamp)>, RestError> {
         let fallback = self.dialect.newest_fallback_request(symbol);
         if !self.newest_falls_back.load(Ordering::Relaxed) || fallback.is_none() {
@@ -187,7 +187,7 @@ impl Rest {
         self.read(self.dialect.newest_answer(&answer.body))
     }
 
-    /// Id of the first trade at or after `at`; `None` when there is none from there on.
+    /// Id of the first trade at or after `at`; `None` when there is none.
     pub async fn trade_at(
         &self,
         symbol: &str,
@@ -198,7 +198,7 @@ impl Rest {
         self.read(self.dialect.trade_at_answer(&answer.body))
     }
 
-    /// Limits and listed symbols; the weight limit holds from here on.
+    /// Limits and listed symbols; the client uses the weight limit from here on.
     pub async fn info(&self, symbols: &[String], stop: &CancellationToken) -> Result<ExchangeInfo, RestError> {
         let answer = self.send_within_budget(&self.dialect.info_request(symbols), Purpose::Query, stop).await?;
         let info = self.read(self.dialect.info_answer(&answer.body))?;
@@ -208,8 +208,8 @@ impl Rest {
         Ok(info)
     }
 
-    /// Measures the exchange's clock minus ours, in microseconds. Asked twice, because the first answer also
-    /// pays for opening the connection; the shorter round trip is the truer one.
+    /// Measures the exchange's clock minus ours, in microseconds. It sends two requests, because the first one also
+    /// opens the connection, and uses the shorter round trip: that one is more exact.
     pub async fn measure_clock(&self, stop: &CancellationToken) -> Result<i64, RestError> {
         let mut best: Option<(i64, i64)> = None;
         for _ in 0..2 {
@@ -227,17 +227,17 @@ impl Rest {
         Ok(offset)
     }
 
-    /// The exchange's clock minus ours in microseconds, as last measured. Shown, never a reason to reject data.
+    /// The exchange's clock minus ours in microseconds, as last measured. Status shows it; it never rejects data.
     pub fn clock_offset(&self) -> Option<i64> {
         Some(self.clock_offset_us.load(Ordering::Relaxed)).filter(|&offset| offset != UNMEASURED)
     }
 
-    /// The end of the exchange's ban, while there is one: to be kept over a restart.
+    /// The end of the exchange's ban, which the state file must keep over a restart; `None` without one.
     pub fn banned_until(&self) -> Option<Timestamp> {
         self.budget().banned_until(self.clock.now())
     }
 
-    /// For the admin page and metrics.
+    /// The client's present state, for the admin page and metrics.
     pub fn status(&self) -> RestStatus {
         let now = self.clock.now();
         let mut budget = self.budget();
@@ -258,12 +258,12 @@ impl Rest {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The exchange's time, by its clock's offset as last measured.
+    /// The exchange's time: our clock plus the offset as last measured.
     pub fn exchange_now(&self) -> Timestamp {
         self.clock.now().plus_micros(self.clock_offset().unwrap_or(0))
     }
 
-    /// An answer that does not decode is a failed request.
+    /// Counts an answer that does not decode as a failed request.
     fn read<T>(&self, decoded: Result<T, DecodeError>) -> Result<T, RestError> {
         decoded.map_err(|error| self.failed(error.into()))
     }
@@ -274,7 +274,7 @@ impl Rest {
         error
     }
 
-    /// One request within the budget.
+    /// Waits for budget and sends one request.
     async fn send_within_budget(
         &self,
         request: &RestRequest,
@@ -282,7 +282,7 @@ impl Rest {
         stop: &CancellationToken,
     ) -> Result<Answer, RestError> {
         self.wait_for_budget(request.weight, purpose, stop).await?;
-        // From here on the weight is reserved: whatever happens, and even if this future is dropped.
+        // From here on the weight is reserved until `reserved` is dropped, even if this future is dropped.
         let answered_weight = self.budget().answered_weight();
         let mut reserved = ReservedWeight { rest: self, weight: request.weight, answered_weight, reported: None };
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -304,7 +304,7 @@ impl Rest {
                 Permit::Banned(until) => return Err(RestError::Banned { until }),
                 Permit::Refused(until) => {
                     let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    return Err(RestError::Refused { text: format!("{last}; it is asked again at {until}") });
+                    return Err(RestError::Refused { text: format!("{last}; the next attempt is at {until}") });
                 }
             };
             let wait_us = u64::try_from(until.since(now)).unwrap_or(0);
@@ -338,7 +338,7 @@ impl Rest {
         Err(self.classify_error(status, retry_after, &String::from_utf8_lossy(&body), answered_at))
     }
 
-    /// What an answer other than 2xx means, and what it forbids from here on.
+    /// Maps an answer other than 2xx to an error, and updates the budget with the pause or ban that it contains.
     fn classify_error(&self, status: StatusCode, retry_after: Option<u64>, body: &str, now: Timestamp) -> RestError {
         let requested_until = retry_after
             .map(|seconds| now.plus_micros(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000)));
@@ -347,15 +347,15 @@ impl Rest {
         match status.as_u16() {
             // "418 ban 2 min ... 3 days, Retry-After = seconds until the ban ends; IP banned until <epoch ms>".
             418 => {
-                // Retry-After counts from now; the body names an instant of the exchange's clock, which may be far from
-                // ours: it serves when there is no header, moved by the offset as last measured.
+                // Retry-After counts from now. The body names an instant of the exchange's clock, which may be far from
+                // ours: use it only without the header, and subtract the offset as last measured.
                 let from_body = || ban_in_body.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
                 let until = requested_until.or_else(from_body).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
                 self.budget().ban(until);
                 tracing::error!(
                     MESSAGE_ID = messages::BANNED,
                     %until,
-                    "the exchange has banned this address until {until}: nothing is sent before"
+                    "the exchange has banned this address until {until}: no request is sent before"
                 );
                 RestError::Banned { until }
             }
@@ -385,11 +385,11 @@ impl Rest {
     }
 }
 
-/// Weight that is under way. Without an answer the exchange may have counted it all the same.
+/// The weight of a request without an answer yet. If none comes, the weight counts: the exchange may have counted it.
 struct ReservedWeight<'a> {
     rest: &'a Rest,
     weight: u32,
-    /// What was known to be used when it left.
+    /// The budget's `answered_weight` when the request was sent.
     answered_weight: u32,
     reported: Option<u32>,
 }

@@ -1,24 +1,24 @@
-//! How a request ended, and how the client stands.
+//! The errors of a request, and the client's status.
 
 use crate::exchange::DecodeError;
 use crate::market::Timestamp;
 
-/// Why there is no answer.
+/// Why a request has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestError {
-    /// The budget is used up or the exchange asked for a pause: send again at `until`.
+    /// The budget is used up or the exchange requires a pause: send again at `until`.
     #[error("the exchange's request limit is reached until {until}")]
     Limited {
-        /// When to ask again.
+        /// When to send again.
         until: Timestamp,
     },
-    /// The exchange has banned this address: nothing is sent before `until`.
+    /// The exchange has banned this address: the client sends nothing before `until`.
     #[error("the exchange has banned this address until {until}")]
     Banned {
         /// When the ban ends.
         until: Timestamp,
     },
-    /// The exchange refuses this address (403, 451): nothing is sent for five minutes.
+    /// The exchange refuses this address (403, 451): the client sends nothing for five minutes.
     #[error("{text}")]
     Refused {
         /// In plain words.
@@ -30,13 +30,13 @@ pub enum RestError {
         /// The exchange's own words.
         text: String,
     },
-    /// An answer that cannot be used: another 4xx, undecodable, too large. Asking again will not help.
+    /// An unusable answer: another 4xx, undecodable, too large. A retry will not help.
     #[error("{text}")]
     BadAnswer {
         /// What is wrong with it.
         text: String,
     },
-    /// No answer, or a 5xx: asking again later may help.
+    /// No answer, or a 5xx: a later retry may help.
     #[error("{text}")]
     Unavailable {
         /// What happened.
@@ -53,22 +53,22 @@ impl From<DecodeError> for RestError {
     }
 }
 
-/// The client as it stands.
+/// The client's present state.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct RestStatus {
-    /// Weight used in this minute, by the exchange's count where it has told one.
+    /// Weight used in this minute, by the exchange's count where it has reported one.
     pub used: u32,
     /// Weight allowed per minute.
     pub limit: u32,
-    /// Percent of it that repairs may use.
+    /// Percent of the limit that repairs may use.
     pub share_percent: u32,
-    /// End of a pause that the exchange asked for, microseconds since 1970.
+    /// End of a pause that the exchange requires, microseconds since 1970.
     pub limited_until: Option<i64>,
     /// End of a ban, microseconds since 1970.
     pub banned_until: Option<i64>,
-    /// The latest failure in words; empty when there was none.
+    /// The last failure in words; empty when there was none.
     pub last_error: String,
-    /// The exchange's clock minus ours in microseconds; `None` until it was measured.
+    /// The exchange's clock minus ours in microseconds; `None` before the first measurement.
     pub clock_offset_us: Option<i64>,
     /// Requests sent.
     pub requests: u64,
@@ -76,7 +76,7 @@ pub struct RestStatus {
     pub failures: u64,
 }
 
-/// An error with its causes: reqwest keeps the interesting part (`connection refused`) in the last one.
+/// An error with its causes: reqwest puts the useful part (`connection refused`) in the last cause.
 pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::exchange::binance::Binance;
 
-/// 100 minutes after 1970: the beginning of a minute.
+/// 100 minutes after 1970: the start of a minute.
 const BEGIN: Timestamp = Timestamp(6_000_000_000);
 /// Longest wait for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -56,7 +56,7 @@ async fn answer(State(script): State<Script>, uri: Uri) -> impl IntoResponse {
     (axum::http::StatusCode::from_u16(reply.status).unwrap(), headers, reply.body)
 }
 
-/// A server that gives these replies in turn, and a client of it whose clock began at `begin` and runs on.
+/// A server that sends these replies in order, and its client, whose clock starts at `begin`.
 async fn serve_at(begin: Timestamp, banned_until: Option<Timestamp>, replies: Vec<Reply>) -> (Script, Rest) {
     let script = Script::default();
     replies.into_iter().for_each(|reply| script.add(reply));
@@ -92,7 +92,7 @@ fn trades_body(ids: impl Iterator<Item = i64>) -> String {
 }
 
 #[tokio::test]
-async fn trades_come_by_id_and_rows_outside_the_range_are_not_taken() {
+async fn trades_come_by_id_and_rows_outside_the_range_are_dropped() {
     let (script, rest) = serve(vec![reply(200, &trades_body(3..9))]).await;
     let trades = rest.trades("BTCUSDT", ids(5, 7), &never()).await.unwrap();
     assert_eq!(trades.iter().map(|trade| trade.id).collect::<Vec<_>>(), [5, 6, 7]);
@@ -100,7 +100,7 @@ async fn trades_come_by_id_and_rows_outside_the_range_are_not_taken() {
 }
 
 #[tokio::test]
-async fn the_exchanges_own_count_is_shown_and_obeyed_until_the_next_minute() {
+async fn the_exchanges_own_count_limits_requests_until_the_next_minute() {
     // Half a second before a minute ends.
     let begin = BEGIN.plus_micros(59_500_000);
     let full = with(reply(200, "[]"), "X-MBX-USED-WEIGHT-1M", 6_000);
@@ -114,7 +114,7 @@ async fn the_exchanges_own_count_is_shown_and_obeyed_until_the_next_minute() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_a_wait_for_budget_and_a_wait_for_an_answer() {
+async fn a_stop_ends_the_wait_for_budget_and_the_wait_for_an_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let rest = client(format!("http://{}", listener.local_addr().unwrap()), BEGIN, None);
     rest.budget().pause(BEGIN.plus_micros(50_000_000));
@@ -135,7 +135,7 @@ async fn a_stop_ends_a_wait_for_budget_and_a_wait_for_an_answer() {
 }
 
 #[tokio::test]
-async fn a_429_is_obeyed() {
+async fn after_a_429_nothing_is_sent_until_retry_after() {
     let limited = with(reply(429, r#"{"code":-1003,"msg":"Too much request weight used"}"#), "Retry-After", 3_600);
     let (script, rest) = serve(vec![limited]).await;
     for _ in 0..3 {
@@ -148,7 +148,7 @@ async fn a_429_is_obeyed() {
 }
 
 #[tokio::test]
-async fn a_short_429_is_waited_for() {
+async fn the_client_waits_for_a_short_retry_after() {
     let limited = with(reply(429, "{}"), "Retry-After", 1);
     let (script, rest) = serve(vec![limited, reply(200, "[]")]).await;
     assert!(matches!(rest.newest("BTCUSDT", &never()).await, Err(RestError::Limited { .. })));
@@ -194,7 +194,7 @@ async fn a_ban_without_a_date_lasts_as_long_as_retry_after_says() {
 }
 
 #[tokio::test]
-async fn a_geo_block_is_said_in_plain_words_and_not_hammered() {
+async fn a_geo_block_is_reported_in_plain_words_and_stops_requests() {
     let (script, rest) = serve(vec![reply(451, "Service unavailable from a restricted location")]).await;
     for _ in 0..3 {
         let error = rest.newest("BTCUSDT", &never()).await.unwrap_err();
@@ -205,7 +205,7 @@ async fn a_geo_block_is_said_in_plain_words_and_not_hammered() {
 }
 
 #[tokio::test]
-async fn outcomes_are_told_apart() {
+async fn each_kind_of_answer_has_its_error() {
     let unknown = r#"{"code":-1121,"msg":"Invalid symbol."}"#;
     let replies = vec![
         reply(400, unknown),
@@ -231,7 +231,7 @@ async fn outcomes_are_told_apart() {
 }
 
 #[tokio::test]
-async fn the_newest_trade_is_asked_for_another_way_where_the_cheap_way_fails() {
+async fn the_newest_trade_comes_from_the_fallback_when_the_first_request_fails() {
     let (script, rest) = serve(vec![
         reply(404, "not found"),
         reply(200, &trades_body(41..42)),
@@ -248,14 +248,14 @@ async fn the_newest_trade_is_asked_for_another_way_where_the_cheap_way_fails() {
 }
 
 #[tokio::test]
-async fn the_first_trade_from_an_instant_on_is_found() {
+async fn the_first_trade_at_or_after_an_instant_is_found() {
     let (_, rest) = serve(vec![reply(200, r#"[{"a":1,"f":77,"l":79,"T":6}]"#), reply(200, "[]")]).await;
     assert_eq!(rest.trade_at("BTCUSDT", Timestamp(5_500), &never()).await, Ok(Some(77)));
     assert_eq!(rest.trade_at("BTCUSDT", Timestamp(5_500), &never()).await, Ok(None));
 }
 
 #[tokio::test]
-async fn the_clocks_offset_is_measured_and_decides_what_is_closed() {
+async fn the_measured_clock_offset_decides_which_klines_are_closed() {
     // The exchange's clock is an hour ahead of ours.
     let theirs = BEGIN.millis() + 3_600_000;
     let time = reply(200, &format!(r#"{{"serverTime":{theirs}}}"#));
@@ -271,7 +271,7 @@ async fn the_clocks_offset_is_measured_and_decides_what_is_closed() {
 }
 
 #[tokio::test]
-async fn a_learnt_limit_is_the_limit() {
+async fn the_limit_from_exchange_info_replaces_the_default() {
     let body = r#"{"rateLimits":[{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":1200}],"symbols":[]}"#;
     let (_, rest) = serve(vec![reply(200, body)]).await;
     assert_eq!(rest.status().limit, 6_000);
@@ -279,7 +279,7 @@ async fn a_learnt_limit_is_the_limit() {
     assert_eq!((rest.status().limit, rest.status().used), (1_200, 20));
 }
 
-/// A client of a server that sends these bytes to its one connection and then ends it, or stays mute.
+/// A client of a server that sends these bytes on its one connection and then closes it, or sends nothing.
 async fn raw(answer: Option<Vec<u8>>) -> Rest {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let rest = client(format!("http://{}", listener.local_addr().unwrap()), BEGIN, None);
@@ -296,14 +296,14 @@ async fn raw(answer: Option<Vec<u8>>) -> Rest {
 }
 
 #[tokio::test]
-async fn a_torn_answer_is_no_answer() {
+async fn a_truncated_answer_counts_as_unavailable() {
     let rest = raw(Some(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[".to_vec())).await;
     let error = rest.trades("BTCUSDT", ids(1, 5), &never()).await.unwrap_err();
     assert!(matches!(error, RestError::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_is_given_up() {
+async fn a_request_to_a_silent_server_times_out() {
     let error = raw(None).await.trades("BTCUSDT", ids(1, 5), &never()).await.unwrap_err();
     assert!(matches!(error, RestError::Unavailable { .. }), "{error:?}");
 }
@@ -322,7 +322,7 @@ async fn an_answer_that_is_too_large_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_says_so() {
+async fn a_refused_connection_is_reported_as_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let rest = client(format!("http://{}", listener.local_addr().unwrap()), BEGIN, None);
     drop(listener);

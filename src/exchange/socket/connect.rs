@@ -1,4 +1,4 @@
-//! Opens one connection: TCP (through a proxy), TLS, upgrade; and says in plain words why not.
+//! Opens one connection: TCP (through a proxy), TLS, upgrade. An error says in plain words why it failed.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ pub(super) type WebSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Most bytes of one message; a combined frame of any stream we know is below 100 KiB.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Bytes asked from the system at once: some 500 frames of a busy second.
+/// Bytes to read from the system at once: some 500 frames of a busy second.
 const READ_BYTES: usize = 128 << 10;
-/// How long a 429 without Retry-After is obeyed.
+/// The wait after a 429 without Retry-After.
 const LIMITED_WAIT: Duration = Duration::from_secs(60);
-/// How long a 418 without Retry-After is obeyed: the shortest ban, "2 min ... 3 days".
+/// The wait after a 418 without Retry-After: the shortest ban, "2 min ... 3 days".
 const BANNED_WAIT: Duration = Duration::from_secs(120);
 
-/// Why there is no connection.
+/// Why the connection was not opened.
 #[derive(Debug)]
 pub(super) struct ConnectError {
     pub(super) text: String,
@@ -35,15 +35,15 @@ pub(super) struct ConnectError {
 /// When to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// As the back-off says.
+    /// After the back-off.
     Backoff,
-    /// Slowly: it will not change by itself.
+    /// After [`refused_wait`](super::SocketOptions::refused_wait): the refusal lasts.
     Slowly,
-    /// Not before this wait, which the exchange asked for.
+    /// After the wait that the exchange requires.
     After(Duration),
 }
 
-/// Opens a WebSocket to `url`. Never waits by itself: the caller sets the time limit.
+/// Opens a WebSocket to `url`. It has no timeout of its own: the caller sets the time limit.
 pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, ConnectError> {
     let failed = |error: anyhow::Error| ConnectError { text: format!("{error:#}"), retry: Retry::Backoff };
     let mut request = url.into_client_request().with_context(|| format!("read the address {url}")).map_err(failed)?;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_said_in_plain_words_and_obeyed() {
+    fn a_refusal_names_its_reason_and_sets_the_wait() {
         check(451, None, Retry::Slowly, "geo-block): use a server in a permitted region or set ws_url");
         check(403, None, Retry::Slowly, "HTTP 403");
         check(429, Some("7"), Retry::After(Duration::from_secs(7)), "7 s");

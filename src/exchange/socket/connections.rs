@@ -1,4 +1,4 @@
-//! What the sockets are doing right now, for the admin page, and the connect limit that they share.
+//! The present state of every socket, for the admin page, and the connect limit that the sockets share.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,32 +20,32 @@ struct Shared {
     attempts: Vec<(Exchange, ConnectLimit)>,
 }
 
-/// One socket as it stands.
+/// The present state of one socket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct ConnectionStatus {
-    /// Whose.
+    /// The exchange.
     pub exchange: &'static str,
-    /// The present or last connection's number; `None` before the first one.
+    /// The number of the present or last connection; `None` before the first one.
     pub connection: Option<i64>,
     /// `connecting`, `subscribing`, `connected`, `waiting: ...` with the reason, `idle`, `stopped`.
     pub state: String,
     /// Streams it carries.
     pub streams: usize,
-    /// Since when it is connected, microseconds since 1970; `None` while it is not.
+    /// When the present connection was opened, microseconds since 1970; `None` while there is none.
     pub connected_since: Option<i64>,
-    /// When bytes last came, microseconds since 1970.
+    /// When the last frame came, microseconds since 1970.
     pub last_frame_at: Option<i64>,
     /// Frames received since the process started.
     pub frames: u64,
-    /// Connections after the first one, for which it had to be without one.
+    /// How often the socket was without a connection and opened a new one.
     pub reconnects: u64,
     /// Connections that were replaced while they were open.
     pub rotations: u64,
-    /// Why the previous connection ended or could not be opened; empty when there is nothing to say.
+    /// Why the previous connection ended or could not be opened; empty when nothing failed.
     pub last_error: String,
 }
 
-/// A socket's own handle to its row. The counters are written for every batch, hence atomic.
+/// A socket's own handle to its row. The counters are atomic because every batch writes them.
 #[derive(Debug)]
 pub(super) struct StatusHandle {
     row: Mutex<ConnectionStatus>,
@@ -54,14 +54,14 @@ pub(super) struct StatusHandle {
 }
 
 impl Connections {
-    /// Every socket that is alive, in the order they were started.
+    /// Every live socket, in the order they were started.
     pub fn snapshot(&self) -> Vec<ConnectionStatus> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shared.sockets.retain(|status| status.strong_count() > 0);
         shared.sockets.iter().filter_map(Weak::upgrade).map(|status| status.snapshot()).collect()
     }
 
-    /// A row for a new socket; it disappears with the handle.
+    /// Adds a row for a new socket; it disappears when the handle is dropped.
     pub(super) fn register(&self, exchange: Exchange) -> Arc<StatusHandle> {
         let status = Arc::new(StatusHandle {
             row: Mutex::new(ConnectionStatus {
@@ -83,7 +83,7 @@ impl Connections {
         status
     }
 
-    /// Counts a connection attempt, or says when one may be made.
+    /// Counts a connection attempt. The error is the time of the next permitted attempt.
     pub(super) fn attempt(&self, exchange: Exchange, limits: &SocketLimits, now: Instant) -> Result<(), Instant> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match shared.attempts.iter().position(|(known, _)| *known == exchange) {
@@ -109,7 +109,7 @@ impl StatusHandle {
         update(&mut self.row.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Goes on where the connection that it takes over from has stopped.
+    /// Continues the counters of the connection that this one succeeds.
     pub(super) fn take_over_from(&self, other: &Self, replaced: bool) {
         let before = other.snapshot();
         self.frames.fetch_add(before.frames, Ordering::Relaxed);

@@ -1,12 +1,12 @@
-//! THE WebSocket loop: one for every exchange, one ordered reader per socket.
+//! The WebSocket loop: one implementation for every exchange, one ordered reader per socket.
 //!
-//! It keeps a connection open, subscribes within the exchange's limits and hands over the bytes exactly as
-//! they came, in batches of what was ready at once. It knows nothing of trades: a [`Dialect`] tells it what
-//! to send and what an answer is. When the receiver of its events is slow it stops reading (back-pressure);
-//! it never drops a frame and never waits without an eye on `stop`.
+//! It keeps a connection open, subscribes within the exchange's limits and sends the bytes exactly as received to
+//! its event channel, in batches of everything that was ready at once. It knows nothing about trades: a [`Dialect`]
+//! decides what to send and what an answer is. When the receiver of its events is slow, it stops reading
+//! (back-pressure); it never drops a frame, and every wait also selects on `stop`.
 //!
-//! `session` owns exactly one open connection and `connect` opens one; `rotation` runs a second session beside the
-//! first before the exchange ends it, and ends the first when the second has delivered what the first had.
+//! `session` owns exactly one open connection and `connect` opens one. `rotation` starts a second session before the
+//! exchange ends the first, and ends the first when the second has delivered what the first had delivered.
 
 mod connect;
 mod connections;
@@ -36,7 +36,7 @@ use super::{Dialect, Proxy};
 use crate::clock::Clock;
 use crate::market::{Stream, Timestamp};
 
-/// How long a stopping socket waits for room for its last event.
+/// How long a stopping socket waits until the channel takes its last event.
 const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
 
 /// How a socket behaves.
@@ -44,24 +44,24 @@ const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
 pub struct SocketOptions {
     /// Replaces the exchange's own base (`wss://host:port`, no path).
     pub url_base: Option<String>,
-    /// Replaces the dialect's own age at which the exchange cuts a connection.
+    /// Replaces the dialect's [`lifetime`](super::SocketLimits::lifetime).
     pub lifetime: Option<Duration>,
-    /// How long two connections are kept side by side for streams on which nothing comes.
+    /// How long a rotation keeps both connections open while streams are silent.
     pub overlap_max: Duration,
-    /// Replaces the dialect's own limit of silence.
+    /// Replaces the dialect's [`silence_max`](super::SocketLimits::silence_max).
     pub silence_max: Option<Duration>,
     /// The first wait after a connection was lost.
     pub backoff_min: Duration,
-    /// The longest wait between two attempts. Short, because each second is a hole to refill; that all sockets together
-    /// stay under the exchange's limit on attempts is `ConnectLimit`'s business.
+    /// The longest wait between two attempts. Short, because backfill must fetch every second that is missing.
+    /// `ConnectLimit` keeps all sockets together under the exchange's limit on attempts.
     pub backoff_max: Duration,
-    /// The wait after a refusal that will not change by itself (403, 451).
+    /// The wait after a refusal that lasts (403, 451).
     pub refused_wait: Duration,
     /// Most time for TCP, TLS and upgrade together.
     pub connect_timeout: Duration,
     /// Most time for the answer to a SUBSCRIBE.
     pub answer_timeout: Duration,
-    /// Through what to connect.
+    /// Selects the proxy to connect through.
     pub proxy: Proxy,
 }
 
@@ -82,66 +82,67 @@ impl Default for SocketOptions {
     }
 }
 
-/// What a socket tells.
+/// What a socket reports.
 #[derive(Debug)]
 pub enum SocketEvent {
-    /// Every SUBSCRIBE for these streams was acknowledged, or the time for an answer passed. Told again for
-    /// the same connection with the streams that a [`SocketCommand`] added or subscribed to again.
+    /// The exchange acknowledged every SUBSCRIBE for these streams, or the time for an answer passed. Comes again for
+    /// the same connection with the streams that a [`SocketCommand`] added or resubscribed.
     Connected {
         /// The connection's number.
         connection: i64,
-        /// Streams that are delivered from about now on. Frames of theirs may have come before.
+        /// Streams that the connection delivers from about now on. Some of their frames may have come earlier.
         streams: Vec<Stream>,
     },
-    /// Everything that was ready at once, in order; answers to our requests included.
+    /// Everything that was ready at once, in order, including the answers to our requests.
     Frames {
         /// The connection's number.
         connection: i64,
-        /// When they came, and the bytes exactly as received.
+        /// The receive time and the bytes exactly as received.
         frames: Vec<(Timestamp, Bytes)>,
     },
-    /// The connection ended. Told for every connection that was opened, even if it was never `Connected`.
+    /// The connection ended. Comes for every connection that was opened, even if it was never `Connected`.
     Disconnected {
         /// The connection's number.
         connection: i64,
-        /// The streams that the socket was to carry.
+        /// The streams of the socket.
         streams: Vec<Stream>,
         /// In words.
         reason: String,
     },
-    /// The connection was ended by us: another one carries its streams and has delivered what this one had.
+    /// We ended the connection: another one carries its streams and has delivered what this one had delivered.
     Replaced {
         /// The connection's number.
         connection: i64,
-        /// The other one's number.
+        /// The number of the connection that replaces it.
         by: i64,
         /// The streams.
         streams: Vec<Stream>,
     },
-    /// The exchange refuses a stream; the others go on. It is asked for again at the next connection.
+    /// The exchange refuses a stream; the others continue. The next connection requests it again.
     Refused {
-        /// Which one.
+        /// The refused stream.
         stream: Stream,
         /// The exchange's own words.
         reason: String,
     },
 }
 
-/// What a socket can be told to do. Send with `try_send`, or from a task that does not receive the events:
-/// a socket that waits for room for an event does not read commands.
+/// A command to a socket. Send it with `try_send`, or from a task that does not receive the events: a socket that
+/// waits for its event channel reads no commands.
 #[derive(Clone, Debug)]
 pub enum SocketCommand {
-    /// Carry these streams from now on; what differs is subscribed or ended on the open connection.
+    /// Carry these streams from now on: the open connection subscribes to the new ones and unsubscribes from the
+    /// others.
     SetStreams(Vec<Stream>),
-    /// End and begin the subscription to these streams of the open connection.
+    /// Unsubscribe from these streams of the open connection and subscribe to them again.
     Resubscribe(Vec<Stream>),
-    /// Give this connection up, for a reason, and open another one.
+    /// Close this connection for this reason and open another one.
     Reconnect(String),
 }
 
 /// One socket: everything it needs to run.
 pub struct Socket {
-    /// Whose language it speaks.
+    /// The exchange's protocol.
     pub dialect: Arc<dyn Dialect>,
     /// How it behaves.
     pub options: SocketOptions,
@@ -149,7 +150,7 @@ pub struct Socket {
     pub clock: Clock,
     /// The next connection's number, shared by all sockets.
     pub next_connection: Arc<AtomicI64>,
-    /// Where it shows its state, and the connect limit it shares.
+    /// Shows the socket's state and holds the connect limit that all sockets share.
     pub connections: Connections,
     /// Bounded: when it is full, the socket stops reading.
     pub events: mpsc::Sender<SocketEvent>,
@@ -159,13 +160,13 @@ pub struct Socket {
     pub stop: CancellationToken,
 }
 
-/// Shares streams out over as few connections as the exchange allows.
+/// Distributes streams over as few connections as the exchange allows.
 pub fn split(streams: &[Stream], streams_per_connection: usize) -> Vec<Vec<Stream>> {
     streams.chunks(streams_per_connection.max(1)).map(<[Stream]>::to_vec).collect()
 }
 
 impl Socket {
-    /// Keeps `streams` connected until `stop`, or until nobody receives the events.
+    /// Keeps `streams` connected until `stop`, or until the receiver of the events is dropped.
     pub async fn run(mut self, mut streams: Vec<Stream>) {
         let mut status = self.connections.register(self.dialect.exchange());
         let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
@@ -190,8 +191,8 @@ impl Socket {
         }
     }
 
-    /// Waits for `wait`, then for something to carry, then for the exchange's limit on connection attempts.
-    /// Commands are obeyed meanwhile. `false`: stop.
+    /// Waits for `wait`, then until there are streams to carry, then for the exchange's limit on connection attempts.
+    /// Handles commands meanwhile. `false`: stop.
     async fn pause(&mut self, wait: Duration, streams: &mut Vec<Stream>, status: &StatusHandle) -> bool {
         let mut until = Instant::now() + wait;
         loop {
@@ -250,7 +251,7 @@ impl Socket {
     }
 }
 
-/// How long to wait after a connection ended. One that delivered data was a good one.
+/// How long to wait after a connection ended. A connection that delivered data resets the back-off.
 fn after_session(end: &SessionEnd, backoff: &mut Backoff) -> Duration {
     if end.delivered {
         backoff.reset();

@@ -1,7 +1,7 @@
-//! What two connections with the same streams have both delivered. Pure.
+//! The positions that two connections with the same streams have both delivered. Pure.
 //!
-//! Positions of a stream come in order on each connection. When the new one has delivered a position that the old one
-//! had reached, everything behind it is on the new one, and the old one is no longer needed for that stream.
+//! Each connection delivers the positions of a stream in order. When the new connection has delivered a position that
+//! the old one had reached, it delivers everything after it too, and that stream no longer needs the old one.
 
 use std::collections::HashMap;
 
@@ -30,13 +30,13 @@ struct OverlapPositions {
 }
 
 impl Overlap {
-    /// Nothing was delivered yet.
+    /// An overlap in which neither connection has delivered anything.
     pub(super) fn new(streams: &[Stream]) -> Self {
         let key = |stream: &Stream| ((stream.symbol.clone(), stream.channel), OverlapPositions::default());
         Self { streams: streams.iter().map(key).collect() }
     }
 
-    /// Takes a frame that one of them delivered; what is no market data says nothing.
+    /// Adds a frame that one of them delivered; frames without market data change nothing.
     pub(super) fn observe(&mut self, side: Side, dialect: &dyn Dialect, payload: &[u8]) {
         let Ok(DecodedFrame::Market { symbol, event, .. }) = dialect.decode(payload) else { return };
         let (channel, position) = match event {
@@ -51,14 +51,14 @@ impl Overlap {
         }
     }
 
-    /// Whether the new connection has delivered, of every stream, a position that the old one had reached.
+    /// Whether the new connection has delivered a position of every stream that the old one had reached.
     pub(super) fn is_complete(&self) -> bool {
         self.streams
             .values()
             .all(|positions| matches!((positions.old_last, positions.new_first), (Some(old), Some(new)) if new <= old))
     }
 
-    /// Streams that the old connection delivers and the new one does not: it must not be given up for them.
+    /// How many streams the old connection delivers and the new one does not: those still need the old one.
     pub(super) fn missing_streams(&self) -> usize {
         self.streams.values().filter(|positions| positions.old_last.is_some() && positions.new_first.is_none()).count()
     }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn both_must_have_seen_a_position_of_every_stream() {
+    fn both_connections_must_deliver_a_common_position_of_every_stream() {
         use Side::{New, Old};
         for (notes, complete) in [
             (&[][..], false),

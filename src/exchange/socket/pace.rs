@@ -1,12 +1,12 @@
-//! When something may be sent and when a connection may be tried: three small clocks without a clock.
+//! When a message may be sent and when a connection may be attempted. Pure: the caller passes the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Spaces messages evenly. A burst followed by a bunched arrival would break the exchange's limit although
-/// each second of ours kept it.
+/// Spaces messages evenly. The network may bunch messages, so bursts that keep our limit in each second could break
+/// the exchange's limit where they arrive.
 #[derive(Debug)]
 pub(super) struct Pacer {
     spacing: Duration,
@@ -18,19 +18,18 @@ impl Pacer {
         Self { spacing: Duration::from_secs(1) / messages_per_second.max(1), next: now }
     }
 
-    /// When the next message may leave.
+    /// When the next message may be sent.
     pub(super) fn ready_at(&self) -> Instant {
         self.next
     }
 
-    /// Counts a message that leaves at `now`; a pong leaves whenever its ping came and delays the others.
+    /// Counts a message sent at `now`. A pong is sent as soon as its ping came, and delays the messages after it.
     pub(super) fn spend(&mut self, now: Instant) {
         self.next = self.next.max(now) + self.spacing;
     }
 }
 
-/// Doubles the wait after each failure up to a cap, with jitter so that many recorders do not come back
-/// in step.
+/// Doubles the wait after each failure up to a cap. Jitter keeps many recorders from reconnecting at the same time.
 #[derive(Debug)]
 pub(super) struct Backoff {
     min: Duration,
@@ -43,28 +42,28 @@ impl Backoff {
         Self { min, max, failures: 0 }
     }
 
-    /// The next wait: between half and all of the doubled one; `jitter` lies in 0..=1.
+    /// The next wait, between half the doubled wait and all of it; `jitter` is in 0..=1.
     pub(super) fn next(&mut self, jitter: f64) -> Duration {
         let doubled = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
         self.failures = self.failures.saturating_add(1);
         doubled.mul_f64(0.5 + jitter / 2.0)
     }
 
-    /// The connection was a good one.
+    /// Starts again from the shortest wait.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// Keeps connection attempts under the exchange's limit per address: half of them may come as they like,
-/// the others are spread over what is left of the window.
+/// Keeps connection attempts under the exchange's limit per address: half of them may come at any time, the others
+/// are spread over the rest of the window.
 #[derive(Debug, Default)]
 pub(super) struct ConnectLimit {
     attempts: VecDeque<Instant>,
 }
 
 impl ConnectLimit {
-    /// Counts an attempt, or says when one may be made.
+    /// Counts an attempt. The error is the time of the next permitted attempt.
     pub(super) fn attempt(&mut self, attempts_max: u32, window: Duration, now: Instant) -> Result<(), Instant> {
         while self.attempts.front().is_some_and(|&at| at + window <= now) {
             self.attempts.pop_front();

@@ -1,5 +1,5 @@
-//! Make before break: a connection is replaced before the exchange ends it, by one that carries the same streams
-//! and has delivered what the old one had delivered too. What both deliver is stored once.
+//! Make before break: a connection is replaced before the exchange ends it, by one that carries the same streams and
+//! has delivered what the old one had delivered. History stores rows that both deliver once.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ use crate::exchange::Dialect;
 use crate::market::Stream;
 use crate::messages;
 
-/// How soon a rotation that failed is tried again; the old connection goes on meanwhile.
+/// The wait after a failed rotation; the old connection stays open meanwhile.
 const ROTATION_RETRY_WAIT: Duration = Duration::from_secs(5);
-/// Commands that may wait for one session.
+/// Most commands that wait for one session.
 const COMMANDS_MAX: usize = 16;
 
 /// A session that runs beside the socket's own loop.
@@ -33,24 +33,24 @@ pub(super) struct RunningSession {
     link: RotationLink,
 }
 
-/// A connection's number and where it is shown.
+/// The number of a connection and its status row.
 #[derive(Clone)]
 struct OpenConnection {
     number: i64,
     status: Arc<StatusHandle>,
 }
 
-/// What a session and the rotation tell each other; cheap to clone.
+/// The signals between a session and the rotation; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RotationLink {
-    /// Cancelled by the session: the exchange announced the end of the connection.
+    /// Cancelled by the session when the exchange announces the end of the connection.
     pub(super) announced: CancellationToken,
-    /// Cancelled by the rotation: another connection carries the streams.
+    /// Cancelled by the rotation when another connection carries the streams.
     pub(super) replaced: CancellationToken,
     overlap: Arc<Mutex<Option<(Side, SharedOverlap)>>>,
 }
 
-/// What both sessions of a rotation note.
+/// The overlap of a rotation, which both sessions update.
 #[derive(Clone, Debug)]
 struct SharedOverlap {
     overlap: Arc<Mutex<Overlap>>,
@@ -58,7 +58,7 @@ struct SharedOverlap {
 }
 
 impl RotationLink {
-    /// Notes frames that were handed over; costs nothing while there is one connection only.
+    /// Adds delivered frames to the overlap; does nothing while there is only one connection.
     pub(super) fn observe(&self, dialect: &dyn Dialect, payloads: &[bytes::Bytes]) {
         let attached = self.overlap.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some((side, shared)) = attached else { return };
@@ -69,7 +69,7 @@ impl RotationLink {
         shared.changed.notify_one();
     }
 
-    /// Whether frames are to be noted.
+    /// Whether [`RotationLink::observe`] needs the frames.
     pub(super) fn is_observing(&self) -> bool {
         self.overlap.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
@@ -89,7 +89,7 @@ impl SharedOverlap {
     }
 }
 
-/// The connection that is to take over.
+/// The connection that will take over.
 #[derive(Default)]
 enum Successor {
     #[default]
@@ -102,7 +102,7 @@ enum Successor {
     },
 }
 
-/// What happened next.
+/// What [`Socket::next_event`] waited for.
 enum RotationEvent {
     CurrentEnded(SessionEnd),
     SuccessorEnded(SessionEnd),
@@ -115,8 +115,7 @@ enum RotationEvent {
 }
 
 impl Socket {
-    /// Lives one connection and those that replace it, until one ends that nothing replaces. `None`: the socket is to
-    /// end too.
+    /// Runs a connection and its successors until one ends without a successor. `None`: the socket must end too.
     pub(super) async fn serve(
         &mut self,
         socket: WebSocket,
@@ -133,13 +132,11 @@ impl Socket {
                     let Successor::Overlapping { mut running, overlap, .. } = std::mem::take(&mut successor) else {
                         return self.report_end(&current.connection, streams, &end, None).await.then_some(end);
                     };
-                    // The exchange may end it first; then it was replaced in time when nothing came on it alone.
+                    // The exchange may end it first. It was replaced in time if it alone delivered nothing.
                     let replaced = !end.stopped && overlap.read(Overlap::missing_streams) == 0;
-                    let reported = self
-                        .report_end(&current.connection, streams, &end, replaced.then_some(running.connection.number))
-                        .await;
-                    if !reported {
-                        // Both see the stop, and a session takes half a second at most to leave.
+                    let by = replaced.then_some(running.connection.number);
+                    if !self.report_end(&current.connection, streams, &end, by).await {
+                        // Both sessions see the stop, and each ends within half a second.
                         let end = (&mut running.end).await;
                         self.report_end(&running.connection, streams, &end, None).await;
                         return None;
@@ -196,7 +193,7 @@ impl Socket {
         }
     }
 
-    /// Waits for whatever comes next; both sessions go on meanwhile.
+    /// Waits for the next event; both sessions run meanwhile.
     async fn next_event(
         &mut self,
         current: &mut RunningSession,
@@ -206,7 +203,7 @@ impl Socket {
     ) -> RotationEvent {
         let link = current.link.clone();
         let replaced = link.replaced.is_cancelled();
-        // A session that waits for room for an event takes no commands: they wait in the socket's own queue.
+        // A session that waits for the event channel reads no commands: they stay in the socket's own queue.
         let mut has_capacity = current.commands.capacity() > 0;
         match successor {
             Successor::None => tokio::select! {
@@ -236,8 +233,8 @@ impl Socket {
         }
     }
 
-    /// Somewhere between nine tenths of the connection's life and its end: jitter, so that connections which were opened
-    /// together are not replaced together.
+    /// A random age between 90 % and 97 % of the lifetime, so that connections which were opened together are not
+    /// replaced together.
     fn rotate_after(&self) -> Duration {
         let lifetime = self.options.lifetime.unwrap_or_else(|| self.dialect.limits().lifetime);
         lifetime.mul_f64(0.9 + 0.07 * rand::random::<f64>())
@@ -273,7 +270,7 @@ impl Socket {
         }
     }
 
-    /// Starts the session that is to take over; from here on both note what they deliver.
+    /// Starts the session that will take over; from here on both sessions update the overlap.
     fn start_overlap(&self, socket: WebSocket, current: &RunningSession, streams: &[Stream]) -> Successor {
         let overlap =
             SharedOverlap { overlap: Arc::new(Mutex::new(Overlap::new(streams))), changed: Arc::new(Notify::new()) };
@@ -282,14 +279,14 @@ impl Socket {
         running.link.start_overlap(Side::New, &overlap);
         tracing::info!(
             connection = running.connection.number,
-            "connection {} is to take over from {}",
+            "connection {} will take over from {}",
             running.connection.number,
             current.connection.number
         );
         Successor::Overlapping { running, overlap, until: Instant::now() + self.options.overlap_max }
     }
 
-    /// Tells that a connection ended, and by which it was replaced. `false`: the socket is to end too.
+    /// Reports that a connection ended and which one replaced it, if any. `false`: the socket must end too.
     async fn report_end(&self, ended: &OpenConnection, streams: &[Stream], end: &SessionEnd, by: Option<i64>) -> bool {
         let (connection, reason) = (ended.number, end.reason.clone());
         ended.status.update(|row| {
@@ -307,9 +304,9 @@ impl Socket {
         };
         if end.stopped {
             tracing::debug!(connection, reason, "connection {connection} ended");
-            // Whoever receives may have ended too; what is lost here is one marker.
+            // The receiver may have ended too; then only this marker is lost.
             if tokio::time::timeout(LAST_EVENT_WAIT, self.events.send(last)).await.is_err() {
-                tracing::warn!(connection, "nobody took the last event of connection {connection}");
+                tracing::warn!(connection, "the receiver did not take the last event of connection {connection}");
             }
             return false;
         }
@@ -329,21 +326,21 @@ impl Socket {
     }
 }
 
-/// The wait for quiet streams is over: nothing came of them, and the new connection is subscribed to them. A stream that
-/// only the old one brings is another matter: then the new one goes.
+/// Ends the wait for silent streams. If no stream came on the old connection alone, the new one takes over: it is
+/// subscribed to the silent streams too. Otherwise the new one is closed.
 fn end_overdue_overlap(current: &RunningSession, successor: &mut Successor, wait: Duration) {
     let Successor::Overlapping { running, overlap, until } = successor else { return };
     *until = Instant::now() + wait;
     match overlap.read(Overlap::missing_streams) {
         0 => current.link.replaced.cancel(),
         missing => {
-            tracing::warn!("the next connection does not bring {missing} streams that this one brings");
+            tracing::warn!(missing, "the next connection does not deliver {missing} streams that this one delivers");
             running.link.replaced.cancel();
         }
     }
 }
 
-/// Hands a command on; there is room for it. A session that has ended does not need it any more.
+/// Forwards a command; the channels have capacity for it. A session that has ended no longer needs it.
 fn forward(current: &RunningSession, successor: &Successor, command: &SocketCommand) {
     let mut sessions = vec![current];
     if let Successor::Overlapping { running, .. } = successor
@@ -353,7 +350,7 @@ fn forward(current: &RunningSession, successor: &Successor, command: &SocketComm
     }
     for session in sessions {
         if session.commands.try_send(command.clone()).is_err() {
-            tracing::debug!(connection = session.connection.number, "a session ended before it took a command");
+            tracing::debug!(connection = session.connection.number, "a session ended before it read a command");
         }
     }
 }

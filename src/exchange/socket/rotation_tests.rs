@@ -1,11 +1,11 @@
-//! One connection after the other, never none.
+//! Rotation: one connection replaces the other, without a moment between them.
 
 use super::*;
 
 const SHUTDOWN: &str = r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#;
 
 #[tokio::test]
-async fn a_connection_is_left_only_when_the_next_one_has_delivered_what_it_had() {
+async fn a_connection_closes_only_when_its_successor_has_delivered_what_it_had_delivered() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     let mut old = accept(&listener).await;
@@ -18,18 +18,18 @@ async fn a_connection_is_left_only_when_the_next_one_has_delivered_what_it_had()
     assert_eq!(running.connected().await, (8, vec![stream("AAA")]));
     old.send(Message::text(trade(2))).await.unwrap();
     new.send(Message::text(trade(3))).await.unwrap();
-    // The old one has not reached 3: both go on.
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
+    // The old one has not reached 3: both stay open.
+    let mut received = Vec::new();
+    while received.len() < 2 {
         match running.next().await {
             SocketEvent::Frames { connection, frames } => {
-                seen.extend(frames.into_iter().map(|frame| (connection, frame.1)))
+                received.extend(frames.into_iter().map(|frame| (connection, frame.1)))
             }
             other => panic!("{other:?}"),
         }
     }
-    seen.sort();
-    assert_eq!(seen, [(7, Bytes::from(trade(2))), (8, Bytes::from(trade(3)))]);
+    received.sort();
+    assert_eq!(received, [(7, Bytes::from(trade(2))), (8, Bytes::from(trade(3)))]);
     old.send(Message::text(trade(3))).await.unwrap();
     let (payloads, end) = running.next_but_frames().await;
     assert_eq!(payloads, [Bytes::from(trade(3))]);
@@ -44,7 +44,7 @@ async fn a_connection_is_left_only_when_the_next_one_has_delivered_what_it_had()
 }
 
 #[tokio::test]
-async fn a_connection_is_replaced_before_its_age_ends_it_also_when_nothing_comes() {
+async fn a_silent_connection_is_replaced_before_its_lifetime_ends() {
     let (listener, base) = listen().await;
     let (lifetime, overlap_max) = (Some(Duration::from_millis(300)), Duration::from_millis(50));
     let mut running = start(base, SocketOptions { lifetime, overlap_max, ..quick() }, vec![stream("AAA")], 64);
@@ -64,7 +64,7 @@ async fn a_connection_is_replaced_before_its_age_ends_it_also_when_nothing_comes
 }
 
 #[tokio::test]
-async fn a_successor_that_lacks_a_stream_does_not_take_over() {
+async fn a_successor_without_one_of_the_streams_does_not_take_over() {
     let (listener, base) = listen().await;
     let options = SocketOptions { overlap_max: Duration::from_millis(100), ..quick() };
     let mut running = start(base, options, vec![stream("AAA")], 64);
@@ -85,7 +85,7 @@ async fn a_successor_that_lacks_a_stream_does_not_take_over() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_while_the_next_one_opens_is_a_lost_one() {
+async fn a_connection_that_is_cut_before_its_successor_takes_over_is_reported_as_lost() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     let mut old = accept(&listener).await;
@@ -95,7 +95,7 @@ async fn a_connection_that_is_cut_while_the_next_one_opens_is_a_lost_one() {
     let mut new = accept(&listener).await;
     acknowledge(&mut new).await;
     assert_eq!(running.connected().await.0, 8);
-    // What only the old one had may be the first of what is lost.
+    // A trade that only the old one delivered: later ones may be lost.
     old.send(Message::text(trade(1))).await.unwrap();
     assert!(matches!(running.next().await, SocketEvent::Frames { connection: 7, .. }));
     drop(old);

@@ -23,8 +23,8 @@ use crate::clock::Clock;
 use crate::exchange::{Dialect, Route};
 use crate::market::{Stream, Timestamp};
 
-/// Most frames of one event: a batch is whatever was ready, but no more than this, so that a flood cannot
-/// starve the timers.
+/// Most frames of one event. A batch is everything that was ready, but no more than this: a flood must not starve the
+/// timers.
 const BATCH_MAX: usize = 512;
 /// Most time for the exchange to take our close frame.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
@@ -34,23 +34,23 @@ const SEND_WAIT: Duration = Duration::from_secs(10);
 /// How a connection ended.
 pub(super) struct SessionEnd {
     pub(super) reason: String,
-    /// By our own `stop`, or because nobody receives the events.
+    /// Our own `stop` ended it, or the receiver of the events is gone.
     pub(super) stopped: bool,
-    /// The next connection need not wait.
+    /// The next connection needs no wait.
     pub(super) reconnect_now: bool,
-    /// It had delivered data of a stream.
+    /// It delivered data of a stream.
     pub(super) delivered: bool,
 }
 
-/// Why the loop leaves; [`Session::run`] makes an [`SessionEnd`] of it.
+/// Why the loop ends; [`Session::run`] converts it to a [`SessionEnd`].
 enum Exit {
     Stopped,
     Lost(String),
-    /// Somebody asked for another connection, or there is one already.
+    /// A command requested another connection, or another connection already carries the streams.
     Requested(String),
 }
 
-/// What a session works with.
+/// The dependencies of a session.
 pub(super) struct SessionDeps {
     pub(super) dialect: Arc<dyn Dialect>,
     pub(super) options: SocketOptions,
@@ -69,9 +69,9 @@ pub(super) struct Session {
     subscriptions: Subscriptions,
     pacer: Pacer,
     silence_max: Duration,
-    /// When anything at all last came.
+    /// When the exchange last sent anything at all.
     last_received_at: Instant,
-    /// When to stop waiting for answers; `None` when none is outstanding.
+    /// When to stop waiting for answers; `None` when no request is unanswered.
     answers_due_at: Option<Instant>,
     batch: Vec<(Timestamp, Bytes)>,
     delivered: bool,
@@ -95,7 +95,7 @@ impl Session {
         }
     }
 
-    /// Runs until the connection ends, and closes it as politely as half a second allows.
+    /// Runs until the connection ends. A connection that we end gets [`CLOSE_WAIT`] to take a close frame.
     pub(super) async fn run(mut self) -> SessionEnd {
         let exit = self.run_until_exit().await;
         if !matches!(exit, Exit::Lost(_))
@@ -114,8 +114,8 @@ impl Session {
     async fn run_until_exit(&mut self) -> Exit {
         let mut timer = pin!(tokio::time::sleep_until(self.next_deadline()));
         loop {
-            // The timer is moved only when it must ring earlier: silence moves its own deadline with every
-            // frame, and a timer that rings in vain once a minute is cheaper than one set for every batch.
+            // The timer moves only to an earlier deadline: every frame postpones the silence deadline, and one
+            // needless wake-up a minute costs less than a reset for every batch.
             let deadline = self.next_deadline();
             if deadline < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
@@ -162,11 +162,11 @@ impl Session {
         Ok(())
     }
 
-    /// Does what a deadline asks for; more than one may have passed.
+    /// Handles every deadline that has passed.
     async fn handle_deadlines(&mut self) -> Result<(), Exit> {
         let now = Instant::now();
-        // A minute without even the ping that is due every 20 s: a dead peer often sends no RST. A last look,
-        // because it may be this process that was held up while the bytes lay ready.
+        // A minute without even the ping that is due every 20 s: a dead peer often sends no RST. Read once more,
+        // because this process itself may have been delayed while bytes were ready.
         if now >= self.last_received_at + self.silence_max {
             match read_ready(&mut self.web_socket, &mut self.batch, &self.deps.clock).now_or_never() {
                 Some(outcome) => self.handle_read(outcome).await?,
@@ -202,17 +202,17 @@ impl Session {
                 Ok(())
             }
             Ok(Err(error)) => Err(Exit::Lost(format!("send a request: {error}"))),
-            Err(_) => Err(Exit::Lost("the exchange does not take our requests".to_owned())),
+            Err(_) => Err(Exit::Lost("the exchange does not accept our requests".to_owned())),
         }
     }
 
-    /// Handles what came. Frames that came before the end of a connection are handed over before the end is
-    /// told; answers among them are acted upon afterwards, so that the log shows cause before effect.
+    /// Handles what one read returned. It sends the frames before it reports the end of the connection, and before it
+    /// handles the answers among them, so that the log shows cause before effect.
     async fn handle_read(&mut self, outcome: ReadOutcome) -> Result<(), Exit> {
         let now = Instant::now();
         for _ in 0..outcome.pings {
-            // "pong with the same payload": the library echoes it when it reads on. "PING, PONG and JSON all
-            // count" against the limit.
+            // "pong with the same payload": the library sends it at the next read. "PING, PONG and JSON all count"
+            // against the limit.
             self.pacer.spend(now);
         }
         let exit = outcome.lost.map(Exit::Lost);
@@ -240,7 +240,7 @@ impl Session {
                 false => Vec::new(),
             };
             self.emit(SocketEvent::Frames { connection: self.connection, frames }).await?;
-            // Only what was handed over counts: the rest may still be lost with this connection.
+            // Only frames in the channel count: the others may still be lost with this connection.
             self.deps.link.observe(&*self.deps.dialect, &delivered);
             for (id, error) in answers {
                 self.handle_answer(id, error).await?;
@@ -276,29 +276,29 @@ impl Session {
         });
     }
 
-    /// Hands an event over; waits for room, which stops the reading.
+    /// Sends an event. While the channel is full it waits, and the socket is not read.
     async fn emit(&mut self, event: SocketEvent) -> Result<(), Exit> {
         tokio::select! {
             biased;
             sent = self.deps.events.send(event) => sent.map_err(|_| Exit::Stopped)?,
             () = self.deps.stop.cancelled() => return Err(Exit::Stopped),
         }
-        // A receiver that made us wait is no silence of the exchange.
+        // The wait for the receiver does not count as silence of the exchange.
         self.last_received_at = Instant::now();
         Ok(())
     }
 }
 
-/// What one look at the socket found, besides the frames.
+/// The result of one read of the socket, besides the frames.
 #[derive(Default)]
 struct ReadOutcome {
     pings: u32,
-    /// The connection has ended, and why.
+    /// Why the connection has ended; `None` while it is open.
     lost: Option<String>,
 }
 
-/// Takes everything that is ready, at most [`BATCH_MAX`] frames, into `batch`. Nothing is lost when the
-/// future is dropped: it is ready as soon as it has taken something.
+/// Reads everything that is ready, at most [`BATCH_MAX`] frames, into `batch`. Dropping the future loses nothing: it
+/// is ready as soon as it has read something.
 async fn read_ready(
     web_socket: &mut WebSocket,
     batch: &mut Vec<(Timestamp, Bytes)>,
@@ -307,7 +307,7 @@ async fn read_ready(
     std::future::poll_fn(|context| {
         let mut outcome = ReadOutcome::default();
         let mut anything = false;
-        // One reading of the clock for all that came with one wake-up: they came at one instant.
+        // Frames of one wake-up came at one instant: read the clock once.
         let mut now = None;
         for _ in 0..BATCH_MAX {
             match web_socket.poll_next_unpin(context) {

@@ -1,4 +1,4 @@
-//! The socket against small servers on loopback, the nasty ones included.
+//! The socket against small servers on loopback, including misbehaving ones.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -128,7 +128,7 @@ async fn request(server: &mut Server) -> (serde_json::Value, String) {
     }
 }
 
-/// Takes one request, acknowledges it, and tells which streams it named.
+/// Reads one request, acknowledges it, and returns the streams in it.
 async fn acknowledge(server: &mut Server) -> Vec<String> {
     let (request, _) = request(server).await;
     server.send(Message::text(format!(r#"{{"result":null,"id":{}}}"#, request["id"]))).await.unwrap();
@@ -146,7 +146,7 @@ fn trade(n: usize) -> String {
 }
 
 #[tokio::test]
-async fn bytes_are_handed_over_as_they_came_with_the_answers_among_them() {
+async fn frames_and_answers_are_delivered_byte_for_byte_in_order() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA"), stream("BBB")], 64);
     let mut server = accept(&listener).await;
@@ -180,7 +180,7 @@ async fn a_pong_echoes_its_ping() {
 }
 
 #[tokio::test]
-async fn subscriptions_leave_in_paced_requests_under_the_size_limit() {
+async fn subscriptions_are_sent_in_paced_requests_under_the_size_limit() {
     let (listener, base) = listen().await;
     let streams: Vec<Stream> = (0..500).map(|n| stream(&format!("SYMBOL{n:03}USDT"))).collect();
     let mut running = start(base, quick(), streams.clone(), 64);
@@ -194,14 +194,14 @@ async fn subscriptions_leave_in_paced_requests_under_the_size_limit() {
         server.send(Message::text(format!(r#"{{"result":null,"id":{}}}"#, request["id"]))).await.unwrap();
     }
     assert_eq!(running.connected().await.1.len(), 500);
-    // One interval less than there are between them: an arrival may be late, and so only the first one.
+    // One interval less than lies between them: the first request may arrive late.
     let spread = times[times.len() - 1] - times[0];
     assert!(times.len() >= 4 && spread >= Duration::from_millis(250) * (times.len() as u32 - 2), "{spread:?}");
     running.stopped().await;
 }
 
 #[tokio::test]
-async fn a_close_frame_is_told_with_its_words_and_followed_by_another_connection() {
+async fn a_close_frame_is_reported_with_its_reason_and_the_socket_reconnects() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     for connection in 7..10 {
@@ -218,7 +218,7 @@ async fn a_close_frame_is_told_with_its_words_and_followed_by_another_connection
 }
 
 #[tokio::test]
-async fn a_reset_in_the_middle_of_a_frame_keeps_what_came_before_it() {
+async fn a_reset_in_the_middle_of_a_frame_keeps_the_frames_before_it() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     let mut server = accept(&listener).await;
@@ -227,7 +227,7 @@ async fn a_reset_in_the_middle_of_a_frame_keeps_what_came_before_it() {
     server.send(Message::text(trade(1))).await.unwrap();
     assert!(matches!(running.next().await, SocketEvent::Frames { .. }));
     let mut tcp = server.into_inner();
-    // A text frame of 126 bytes of which three come.
+    // The first three bytes of a text frame of 126 bytes.
     tcp.write_all(b"\x81\x7e\x00\x7eabc").await.unwrap();
     tcp.set_zero_linger().unwrap();
     drop(tcp);
@@ -238,7 +238,7 @@ async fn a_reset_in_the_middle_of_a_frame_keeps_what_came_before_it() {
 }
 
 #[tokio::test]
-async fn a_clean_end_of_the_stream_is_an_end() {
+async fn a_clean_end_of_the_tcp_stream_is_a_disconnect() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     let mut tcp = accept(&listener).await.into_inner();
@@ -262,7 +262,7 @@ async fn silence_ends_a_connection() {
 }
 
 #[tokio::test]
-async fn pings_are_signs_of_life() {
+async fn pings_keep_a_connection_alive() {
     let (listener, base) = listen().await;
     let options = SocketOptions { silence_max: Some(Duration::from_secs(1)), ..quick() };
     let mut running = start(base, options, vec![stream("AAA")], 64);
@@ -271,9 +271,9 @@ async fn pings_are_signs_of_life() {
     running.connected().await;
     for _ in 0..15 {
         server.send(Message::Ping(Bytes::from_static(b"x"))).await.unwrap();
-        // Reading for a while is the server's only way to see the pong.
+        // The server sees the pong only while it reads.
         assert!(tokio::time::timeout(DEADLINE, server.next()).await.is_ok());
-        tokio::time::timeout(Duration::from_millis(100), server.next()).await.expect_err("one pong a ping");
+        tokio::time::timeout(Duration::from_millis(100), server.next()).await.expect_err("one pong for each ping");
     }
     server.send(Message::text(trade(1))).await.unwrap();
     assert!(matches!(running.next().await, SocketEvent::Frames { connection: 7, .. }));
@@ -281,7 +281,7 @@ async fn pings_are_signs_of_life() {
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_told_and_the_others_are_kept() {
+async fn a_refused_stream_is_reported_and_the_others_stay_subscribed() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA"), stream("BAD"), stream("CCC")], 64);
     let mut server = accept(&listener).await;
@@ -336,7 +336,7 @@ async fn commands_change_the_open_connection() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_never_answers_a_request_is_not_waited_for() {
+async fn an_unanswered_request_counts_as_accepted_after_the_timeout() {
     let (listener, base) = listen().await;
     let options = SocketOptions { answer_timeout: Duration::from_millis(50), ..quick() };
     let mut running = start(base, options, vec![stream("AAA")], 64);
@@ -347,7 +347,7 @@ async fn an_exchange_that_never_answers_a_request_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_geo_block_is_said_in_plain_words_and_tried_again() {
+async fn a_geo_block_is_reported_in_plain_words_and_the_socket_retries() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);
     let mut tcp = accept_tcp(&listener).await;
@@ -360,7 +360,7 @@ async fn a_geo_block_is_said_in_plain_words_and_tried_again() {
 }
 
 #[tokio::test]
-async fn servers_that_speak_something_else_or_nothing_are_left() {
+async fn the_socket_leaves_servers_that_speak_no_http_or_say_nothing() {
     let (listener, base) = listen().await;
     let options = SocketOptions { connect_timeout: Duration::from_millis(100), ..quick() };
     let mut running = start(base, options, vec![stream("AAA")], 64);
@@ -374,7 +374,7 @@ async fn servers_that_speak_something_else_or_nothing_are_left() {
 }
 
 #[tokio::test]
-async fn a_broken_tls_handshake_is_an_error_not_a_hang() {
+async fn a_broken_tls_handshake_is_an_error_and_does_not_hang() {
     let (listener, base) = listen().await;
     let running = start(base.replace("ws://", "wss://"), quick(), vec![stream("AAA")], 64);
     let mut tcp = accept_tcp(&listener).await;
@@ -385,7 +385,7 @@ async fn a_broken_tls_handshake_is_an_error_not_a_hang() {
 }
 
 #[tokio::test]
-async fn a_slow_receiver_loses_nothing_and_a_stop_is_obeyed_meanwhile() {
+async fn a_slow_receiver_loses_nothing_and_a_full_channel_does_not_delay_a_stop() {
     const FRAMES: usize = 100_000;
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 1);
@@ -411,7 +411,7 @@ async fn a_slow_receiver_loses_nothing_and_a_stop_is_obeyed_meanwhile() {
     }
     let mut server = serving.await.unwrap();
     let flooding = tokio::spawn(async move { while server.send(Message::text(trade(0))).await.is_ok() {} });
-    // Nobody takes events any more; a full channel must not keep the socket from stopping.
+    // The test receives no more events; the full channel must not keep the socket from stopping.
     running.stop.cancel();
     tokio::time::timeout(DEADLINE, running.task).await.expect("it stops").unwrap();
     tokio::time::timeout(DEADLINE, flooding).await.expect("its connection is closed").unwrap();
@@ -431,7 +431,7 @@ fn through(proxy: SocketAddr) -> SocketOptions {
 }
 
 #[tokio::test]
-async fn a_proxy_is_asked_for_a_tunnel() {
+async fn the_socket_requests_a_tunnel_from_its_proxy() {
     let (listener, base) = listen().await;
     let (proxy, _) = listen().await;
     let mut running = start(base, through(proxy.local_addr().unwrap()), vec![stream("AAA")], 64);
@@ -453,7 +453,7 @@ async fn a_proxy_is_asked_for_a_tunnel() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_named() {
+async fn a_proxys_refusal_is_reported_with_its_address_and_status() {
     let (proxy, _) = listen().await;
     let options = through(proxy.local_addr().unwrap());
     let running = start("ws://stream.example:9443".to_owned(), options, vec![stream("AAA")], 64);
@@ -466,7 +466,7 @@ async fn a_proxy_that_refuses_is_named() {
 }
 
 #[test]
-fn streams_are_shared_out_in_order() {
+fn streams_are_split_in_order() {
     let streams: Vec<Stream> = (0..5).map(|n| stream(&format!("S{n}"))).collect();
     let groups = split(&streams, 2);
     assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);

@@ -1,4 +1,4 @@
-//! What one connection has asked for and what was answered. Pure: the session sends and listens.
+//! The subscription requests of one connection and their answers. Pure: the session does the I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::market::Stream;
 /// The requests of one connection.
 pub(super) struct Subscriptions {
     dialect: Arc<dyn Dialect>,
-    /// What was asked for, and not refused or ended since.
+    /// Streams that were requested and neither refused nor unsubscribed since.
     requested: BTreeSet<Stream>,
     outbox: VecDeque<Request>,
-    /// Sent and not answered, by our number.
+    /// Requests that were sent and not answered, by our number.
     pending: BTreeMap<u64, Request>,
     next_id: u64,
-    /// Acknowledged, or overdue, since [`Subscriptions::take_accepted`] last told.
+    /// Streams that were acknowledged or are overdue, and that [`Subscriptions::take_accepted`] has not returned yet.
     accepted: Vec<Stream>,
 }
 
@@ -25,11 +25,11 @@ struct Request {
     text: String,
     streams: Vec<Stream>,
     is_unsubscribe: bool,
-    /// Its streams were told as accepted although no answer came in time.
+    /// No answer came in time: its streams count as accepted.
     overdue: bool,
 }
 
-/// One stream that the exchange does not want to serve.
+/// One stream that the exchange refuses to serve.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) stream: Stream,
@@ -55,7 +55,7 @@ impl Subscriptions {
         self.requested.len()
     }
 
-    /// Subscribes to what is new and ends what is no longer wanted.
+    /// Subscribes to new streams and unsubscribes from those that are no longer wanted.
     pub(super) fn set(&mut self, streams: &[Stream]) {
         let wanted: BTreeSet<Stream> = streams.iter().cloned().collect();
         let gone: Vec<Stream> = self.requested.difference(&wanted).cloned().collect();
@@ -64,19 +64,19 @@ impl Subscriptions {
         self.subscribe(&new);
     }
 
-    /// Ends and begins the subscription to streams that this connection already carries.
+    /// Unsubscribes from streams that this connection carries, and subscribes to them again.
     pub(super) fn resubscribe(&mut self, streams: &[Stream]) {
         let known: Vec<Stream> = streams.iter().filter(|stream| self.requested.contains(stream)).cloned().collect();
         self.unsubscribe(&known);
         self.subscribe(&known);
     }
 
-    /// Whether a request waits to be sent.
+    /// Whether a request waits in the outbox.
     pub(super) fn has_unsent(&self) -> bool {
         !self.outbox.is_empty()
     }
 
-    /// The next request to send now; it is pending from here on.
+    /// Takes the next request to send; it is pending from here on.
     pub(super) fn next_request(&mut self) -> Option<String> {
         let request = self.outbox.pop_front()?;
         let text = request.text.clone();
@@ -84,8 +84,8 @@ impl Subscriptions {
         Some(text)
     }
 
-    /// An answer came. A refused request with several streams is asked again in halves, until the stream that
-    /// spoils it stands alone: the others are kept.
+    /// Handles an answer. A refused request with several streams is sent again in halves, until the bad stream is
+    /// alone: the exchange accepts the others.
     pub(super) fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
         // "id = int64, string <=36, or null": an error without a number can only mean the oldest request.
         let id = id.or_else(|| self.pending.keys().next().copied())?;
@@ -110,7 +110,7 @@ impl Subscriptions {
         None
     }
 
-    /// Streams to tell as connected: `None` while a subscription is unanswered.
+    /// Takes the streams to report as connected; `None` while a subscription is unanswered.
     pub(super) fn take_accepted(&mut self) -> Option<Vec<Stream>> {
         let waiting =
             self.outbox.iter().chain(self.pending.values()).any(|request| !request.is_unsubscribe && !request.overdue);
@@ -120,7 +120,8 @@ impl Subscriptions {
         Some(std::mem::take(&mut self.accepted))
     }
 
-    /// The exchange did not answer in time: what was sent counts as accepted. Returns how many streams.
+    /// Counts unanswered requests as accepted, because the exchange did not answer in time. Returns how many streams
+    /// that concerns.
     pub(super) fn accept_overdue(&mut self) -> usize {
         let mut overdue = 0;
         for request in self.pending.values_mut().filter(|request| !request.is_unsubscribe && !request.overdue) {
@@ -144,8 +145,8 @@ impl Subscriptions {
         self.queue(streams, true);
     }
 
-    /// Puts requests for `streams` at the end of the outbox, in pieces of which each is one request: so that
-    /// an answer's number tells which streams it speaks of.
+    /// Puts requests for `streams` at the end of the outbox. It splits the streams until each part fits one request,
+    /// so that the number of an answer identifies its streams.
     fn queue(&mut self, streams: &[Stream], is_unsubscribe: bool) {
         if streams.is_empty() {
             return;
@@ -193,27 +194,27 @@ mod tests {
         Subscriptions::new(Arc::new(Binance), &streams(count))
     }
 
-    /// Sends everything, answers as `judge` says of the request's text, until nothing is left.
-    fn drive(subscriptions: &mut Subscriptions, judge: impl Fn(&str) -> Option<String>) -> Vec<Refusal> {
+    /// Sends every request and answers it with `error_of` its text, until none is left.
+    fn drive(subscriptions: &mut Subscriptions, error_of: impl Fn(&str) -> Option<String>) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         while let Some(text) = subscriptions.next_request() {
             let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].as_u64();
-            refusals.extend(subscriptions.handle_answer(id, judge(&text)));
+            refusals.extend(subscriptions.handle_answer(id, error_of(&text)));
         }
         refusals
     }
 
     #[test]
-    fn streams_are_told_once_all_requests_are_acknowledged() {
+    fn streams_are_reported_when_all_requests_are_acknowledged() {
         let mut subscriptions = new(1_024);
         let first = subscriptions.next_request().unwrap();
         assert!(first.len() < 4_096);
         subscriptions.handle_answer(Some(1), None);
         assert_eq!(subscriptions.take_accepted(), None);
         assert!(drive(&mut subscriptions, |_| None).is_empty());
-        let mut told = subscriptions.take_accepted().unwrap();
-        told.sort();
-        assert_eq!(told, streams(1_024));
+        let mut accepted = subscriptions.take_accepted().unwrap();
+        accepted.sort();
+        assert_eq!(accepted, streams(1_024));
         assert_eq!(subscriptions.take_accepted(), None);
     }
 
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_number_means_the_oldest_request() {
+    fn an_error_without_a_number_refuses_the_oldest_request() {
         let mut subscriptions = new(1);
         subscriptions.next_request();
         let refusal = subscriptions.handle_answer(None, Some("2: no".to_owned())).unwrap();
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_answered_in_time_is_told_and_may_still_be_refused() {
+    fn an_unanswered_stream_counts_as_accepted_and_may_still_be_refused() {
         let mut subscriptions = new(1);
         subscriptions.next_request();
         assert_eq!(subscriptions.take_accepted(), None);
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribing_again_ends_and_begins() {
+    fn a_resubscription_unsubscribes_first() {
         let mut subscriptions = new(2);
         drive(&mut subscriptions, |_| None);
         subscriptions.take_accepted();

@@ -1,8 +1,8 @@
-//! Each fault on request, seen by a real client.
+//! Each fault, tested with a real client.
 
 use super::*;
 
-/// A client that has seen trades, so that the connection is in use.
+/// A client that has received trades, so that the connection is in use.
 async fn recording(simulator: &Simulator) -> Client {
     let mut client = Client::subscribed(simulator, &["btcusdt@trade", "btcusdt@kline_1m"]).await;
     client.trades(20).await;
@@ -13,18 +13,18 @@ fn inject(simulator: &Simulator, fault: &str) {
     simulator.control.inject(&fault.parse().unwrap());
 }
 
-/// Reads trades until a fault's effect was seen; gives the ids.
+/// Reads trades until `seen` finds the effect of a fault in their ids; returns the ids.
 async fn until(client: &mut Client, seen: impl Fn(&[i64]) -> bool) -> Vec<i64> {
     let mut ids = client.trades(2).await;
     while !seen(&ids) {
         ids.push(client.trade().await);
-        assert!(ids.len() < 100_000, "the fault was never seen");
+        assert!(ids.len() < 100_000, "the fault had no effect");
     }
     ids
 }
 
 #[tokio::test]
-async fn a_cut_is_a_reset_and_the_market_goes_on() {
+async fn a_cut_is_a_reset_and_the_market_continues() {
     let simulator = started(options()).await;
     let mut client = recording(&simulator).await;
     inject(&simulator, "cut");
@@ -51,7 +51,7 @@ async fn a_close_has_a_close_frame() {
 }
 
 #[tokio::test]
-async fn an_outage_lets_nobody_in_and_ends() {
+async fn an_outage_refuses_connections_and_ends() {
     let simulator = started(options()).await;
     let mut client = recording(&simulator).await;
     inject(&simulator, "outage:500ms");
@@ -83,7 +83,7 @@ async fn dropped_trades_are_lost_on_the_wire_but_not_in_rest() {
 }
 
 #[tokio::test]
-async fn a_silent_stream_leaves_the_others_alone() {
+async fn a_silent_stream_does_not_affect_the_others() {
     let simulator = started(options()).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade", "ethusdt@trade"]).await;
     let mut ids = [vec![client.trade_of("BTCUSDT").await], Vec::new()];
@@ -122,7 +122,7 @@ async fn reordered_trades_all_arrive() {
 }
 
 #[tokio::test]
-async fn garbage_comes_between_whole_frames() {
+async fn garbage_comes_between_valid_frames() {
     let simulator = started(options()).await;
     let mut client = recording(&simulator).await;
     inject(&simulator, "garbage:2");
@@ -139,7 +139,7 @@ async fn garbage_comes_between_whole_frames() {
 }
 
 #[tokio::test]
-async fn the_lost_tail_is_in_rest_alone() {
+async fn only_rest_serves_a_lost_tail() {
     let simulator = started(options()).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade", "ethusdt@trade"]).await;
     client.trades(10).await;
@@ -182,7 +182,7 @@ async fn rest_is_refused_limited_and_banned_on_request() {
 }
 
 #[tokio::test]
-async fn a_lagging_database_hides_the_newest() {
+async fn a_lagging_database_hides_the_newest_rows() {
     let simulator = started(options()).await;
     recording(&simulator).await;
     inject(&simulator, "lag:1m");
@@ -207,7 +207,7 @@ async fn a_shutdown_is_announced_before_the_close() {
 }
 
 #[tokio::test]
-async fn a_stalled_connection_is_open_and_mute() {
+async fn a_stalled_connection_stays_open_and_sends_nothing() {
     let simulator = started(options()).await;
     let mut client = recording(&simulator).await;
     inject(&simulator, "stall:500ms");
@@ -220,7 +220,7 @@ async fn a_stalled_connection_is_open_and_mute() {
 }
 
 #[tokio::test]
-async fn faults_come_over_http_and_on_schedule() {
+async fn faults_are_injected_over_http_and_on_schedule() {
     let mut options = options();
     options.faults = parse_schedule("drop:BTCUSDT:5@100ms").unwrap();
     let simulator = started(options).await;

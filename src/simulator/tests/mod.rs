@@ -1,4 +1,4 @@
-//! The simulated exchange as a client sees it: over a real WebSocket and real HTTP on loopback.
+//! The simulated exchange, tested by a client over a real WebSocket and real HTTP on loopback.
 
 mod faults;
 mod rest;
@@ -43,7 +43,7 @@ impl Client {
         Self(timeout(DEADLINE, tokio_tungstenite::connect_async(url)).await.unwrap().unwrap().0)
     }
 
-    /// Connected and subscribed, the answer read.
+    /// Connects, subscribes and reads the answer.
     async fn subscribed(simulator: &Simulator, streams: &[&str]) -> Self {
         let mut client = Self::connect(simulator, "/stream").await;
         let answer = client.ask(json!({"method": "SUBSCRIBE", "params": streams, "id": 1})).await;
@@ -72,7 +72,7 @@ impl Client {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
-    /// Sends a request and reads its answer, past market data.
+    /// Sends a request and reads its answer; skips market data.
     async fn ask(&mut self, request: Value) -> Value {
         self.send(request.to_string()).await;
         loop {
@@ -142,7 +142,7 @@ async fn wait_for(what: &str, condition: impl Fn() -> bool) {
     timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }
 
-/// Where a run of ids is broken: pairs of neighbours that do not follow each other.
+/// The jumps in a sequence of ids: pairs of neighbours that do not follow each other.
 fn jumps(ids: &[i64]) -> Vec<(i64, i64)> {
     ids.windows(2).filter(|pair| pair[1] != pair[0] + 1).map(|pair| (pair[0], pair[1])).collect()
 }

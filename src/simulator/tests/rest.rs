@@ -1,9 +1,9 @@
-//! The REST side, its limits and its headers, seen by a real client.
+//! REST with its limits and headers, tested with a real client.
 
 use super::*;
 use crate::market::Interval;
 
-/// A market with an hour behind it, halted: pages do not move while they are read.
+/// A market that has halted after an hour, so that pages do not change while the test reads them.
 async fn halted(change: impl FnOnce(&mut Options)) -> Simulator {
     let mut options = options();
     let Source::Generated(generated) = &mut options.source else { unreachable!() };
@@ -79,7 +79,7 @@ async fn times_of_aggregate_trades_are_inclusive() {
 }
 
 #[tokio::test]
-async fn klines_are_those_published() {
+async fn rest_serves_the_published_klines() {
     let simulator = halted(|_| {}).await;
     let closed = simulator.control.published_klines("BTCUSDT", Interval::M1);
     assert!(closed.len() >= 59, "{} klines in an hour", closed.len());
@@ -99,7 +99,7 @@ async fn klines_are_those_published() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_gets_binances_codes() {
+async fn invalid_requests_get_binances_error_codes() {
     let simulator = halted(|_| {}).await;
     for (path, code) in [
         ("/api/v3/klines?symbol=NONSENSE&interval=1m", -1121),
@@ -118,7 +118,7 @@ async fn what_is_asked_wrongly_gets_binances_codes() {
 }
 
 #[tokio::test]
-async fn exchange_info_tells_the_limits_and_the_symbols() {
+async fn exchange_info_lists_the_limits_and_the_symbols() {
     let simulator = halted(|_| {}).await;
     let (_, _, info) = get(&simulator, "/api/v3/exchangeInfo").await;
     assert_eq!(
@@ -151,7 +151,7 @@ async fn beyond_the_weight_comes_429_and_then_the_ban() {
 }
 
 #[tokio::test]
-async fn the_truth_is_told_over_http() {
+async fn the_truth_is_served_over_http() {
     let simulator = halted(|_| {}).await;
     let (_, _, summary) = get(&simulator, "/simulator/published").await;
     let published = simulator.control.published("BTCUSDT");

@@ -1,4 +1,4 @@
-//! The WebSocket side and its limits, seen by a real client.
+//! The WebSocket and its limits, tested with a real client.
 
 use super::*;
 
@@ -14,7 +14,7 @@ async fn every_published_trade_arrives_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn the_streams_of_the_url_come_raw_or_combined() {
+async fn the_path_of_the_url_selects_raw_or_combined_frames() {
     let simulator = started(options()).await;
     let mut raw = Client::connect(&simulator, "/ws/btcusdt@trade").await;
     assert_eq!(raw.json().await["s"], "BTCUSDT");
@@ -24,13 +24,13 @@ async fn the_streams_of_the_url_come_raw_or_combined() {
 }
 
 #[tokio::test]
-async fn a_subscription_ends() {
+async fn an_unsubscribed_stream_ends_with_the_answer() {
     let simulator = started(options()).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade", "ethusdt@trade"]).await;
     client.ask(json!({"method": "UNSUBSCRIBE", "params": ["btcusdt@trade"], "id": 2})).await;
     let list = client.ask(json!({"method": "LIST_SUBSCRIPTIONS", "id": 3})).await;
     assert_eq!(list["result"], json!(["ethusdt@trade"]));
-    // What was under way before is over with the answer; from here on only the other symbol comes.
+    // After the answer only the other symbol comes.
     for _ in 0..100 {
         assert_eq!(client.json().await["data"]["s"], "ETHUSDT");
     }
@@ -84,7 +84,7 @@ async fn an_unanswered_ping_cuts_the_connection_and_an_answered_one_does_not() {
     options.limits.ping_every = Duration::from_millis(250);
     options.limits.pong_within = Duration::from_millis(750);
     let simulator = started(options).await;
-    // A client that never reads sends no pong: the connection goes although its queue is empty.
+    // A client that never reads sends no pong: the server cuts the connection although its queue is empty.
     let dead = Client::connect(&simulator, "/stream").await;
     let mut alive = Client::connect(&simulator, "/stream").await;
     let mut pings = 0;
@@ -98,7 +98,7 @@ async fn an_unanswered_ping_cuts_the_connection_and_an_answered_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_at_its_age() {
+async fn a_connection_ends_after_its_lifetime() {
     let mut options = options();
     options.limits.lifetime = Duration::from_millis(300);
     let simulator = started(options).await;
@@ -144,7 +144,7 @@ async fn klines_close_on_the_minute_and_agree_with_the_trades() {
         let kline = client.json().await["data"]["k"].take();
         match (kline["x"].as_bool().unwrap(), kline["f"].as_i64().unwrap()) {
             (false, _) => open += 1,
-            // On a machine that is busy elsewhere, half a second may pass without a trade.
+            // On a busy machine half a second may pass without a trade.
             (true, -1) => assert_eq!((kline["L"].as_i64(), kline["n"].as_i64()), (Some(-1), Some(0))),
             (true, _) => closed.push(kline),
         }
@@ -185,7 +185,7 @@ async fn a_halted_market_keeps_its_connections() {
 }
 
 #[tokio::test]
-async fn a_stop_says_goodbye() {
+async fn a_stop_sends_close_frames() {
     let simulator = started(options()).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade"]).await;
     let (code, ()) = tokio::join!(client.end(), simulator.stop());
@@ -193,7 +193,7 @@ async fn a_stop_says_goodbye() {
 }
 
 #[tokio::test]
-async fn a_flood_arrives_whole() {
+async fn a_flood_arrives_complete() {
     let listings = vec!["BTCUSDT".parse().unwrap()];
     let simulator = started(Options::new(Source::Flood(Flood { listings, seed: 3, trades: 30_000 }))).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade"]).await;
@@ -243,7 +243,7 @@ async fn a_capture_is_played_byte_for_byte_and_ends() {
 }
 
 #[test]
-fn the_real_capture_is_read_whole() {
+fn the_real_capture_is_read_completely() {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/captures");
     let directory = std::env::var_os("TAPEKEEPER_CAPTURES").map_or(beside, PathBuf::from);
     let path = directory.join("binance/ethusdt_20240808.gz");
