@@ -1,4 +1,5 @@
-//! A reload: read, validate, compare, apply; a bad file changes nothing and says why.
+//! A reload: reads, validates, compares and applies both files. A bad file changes nothing, and the error names the
+//! reason.
 
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use crate::messages;
 use super::Service;
 use super::main_loop::Reloadable;
 
-/// Where configuration and schedule came from on the command line.
+/// The paths of configuration and schedule from the command line.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigPaths {
     /// `--config`.
@@ -32,7 +33,7 @@ impl ConfigPaths {
     }
 }
 
-/// Applies what may change live: feeds and the schedule.
+/// Applies what may change live: the feeds and the schedule. Refuses any other change.
 pub async fn apply(
     service: &Service,
     reloadable: &mut Reloadable,
