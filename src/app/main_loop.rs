@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,29 +15,18 @@ use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerDeps};
-use crate::market::Stream;
 use crate::messages;
 use crate::signals::Request;
 use crate::supervisor::TaskFailure;
 use crate::systemd;
 
-use super::exchange_runtime::ExchangeRuntime;
+use super::reload::{self, Reloadable};
 use super::status::{status_line, update_exchange_health};
 use super::{Groups, Requests, RunOptions, Service};
-use super::{backends, conditions, events, exchange_monitor, reload};
+use super::{backends, conditions, events, exchange_monitor};
 
 /// Time between two updates of the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What a reload may change.
-pub struct Reloadable {
-    /// The running exchanges.
-    pub runtimes: Vec<ExchangeRuntime>,
-    /// Publishes the recorded streams.
-    pub streams: watch::Sender<Vec<Stream>>,
-    /// The schedule.
-    pub jobs: JobsHandle,
-}
 
 /// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler and the API.
 /// While history is down the start does not wait for it: repair and preload run when it is back.

@@ -57,6 +57,7 @@ use crate::systemd;
 use crate::writer::Writer;
 
 pub use reload::ConfigPaths;
+use reload::Reloadable;
 pub use snapshot_saver::SnapshotSaver;
 
 /// The grace period of each group in a stop, in order. Their sum stays below the unit's `TimeoutStopSec` (a test reads
@@ -253,7 +254,7 @@ async fn start(
     heartbeats: &Heartbeats,
     groups: &mut Groups,
     reloads: mpsc::Sender<ReloadRequest>,
-) -> Result<(Service, main_loop::Reloadable), Failure> {
+) -> Result<(Service, Reloadable), Failure> {
     let config = &run_options.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
@@ -321,7 +322,7 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    Ok((service, main_loop::Reloadable { runtimes, streams: streams_sender, jobs }))
+    Ok((service, Reloadable { runtimes, streams: streams_sender, jobs }))
 }
 
 /// The committed offsets; those of the snapshot while the log does not answer.
@@ -383,7 +384,7 @@ fn rest_clients(
 }
 
 /// Stops everything, in order; returns whether every frame is acknowledged.
-async fn stop(groups: Groups, reloadable: main_loop::Reloadable, service: &Service) -> bool {
+async fn stop(groups: Groups, reloadable: Reloadable, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
     jobs.stop().await;
     admin.stop().await;

@@ -4,16 +4,18 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::admin::ReloadReport;
 use crate::config::{self, Config};
+use crate::jobs::JobsHandle;
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
 use crate::messages;
 
 use super::Service;
-use super::main_loop::Reloadable;
+use super::exchange_runtime::ExchangeRuntime;
 
 /// The paths of configuration and schedule from the command line.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,16 @@ impl ConfigPaths {
         let loaded = config::load_all(self.config.as_deref(), self.jobs.as_deref(), &environment);
         loaded.map(|loaded| (loaded.config, loaded.schedule)).map_err(|problems| problems.to_string())
     }
+}
+
+/// What a reload may change.
+pub struct Reloadable {
+    /// The running exchanges.
+    pub runtimes: Vec<ExchangeRuntime>,
+    /// Publishes the recorded streams.
+    pub streams: watch::Sender<Vec<Stream>>,
+    /// The schedule.
+    pub jobs: JobsHandle,
 }
 
 /// Applies what may change live: the feeds and the schedule. Refuses any other change.
