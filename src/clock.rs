@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::market::Timestamp;
 
-/// Tells the time; cheap to clone.
+/// Reads the time; cheap to clone.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -13,9 +13,9 @@ impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {
         Self(Arc::new(|| {
-            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+            #[expect(clippy::disallowed_methods, reason = "only this module reads the wall clock")]
             let now = SystemTime::now();
-            // A clock before 1970 is a machine without a battery; 0 says so in every row.
+            // A clock before 1970 means a machine without a clock battery: its rows carry the time 0.
             Timestamp(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64))
         }))
     }

@@ -1,16 +1,16 @@
-//! Exit codes (sysexits), and the failure that carries one.
+//! Exit codes (as in sysexits.h), and the failure that carries one.
 
 /// The check ran and the answer is no.
 pub const NO: u8 = 1;
 /// Wrong usage of the command line.
 pub const USAGE: u8 = 64;
-/// Rows that the form asked for cannot hold.
+/// The requested output format cannot hold a row.
 pub const DATA: u8 = 65;
 /// The service is not running or does not answer.
 pub const UNAVAILABLE: u8 = 69;
 /// A bug, or something that should not happen.
 pub const INTERNAL: u8 = 70;
-/// The state directory cannot be made.
+/// The state directory cannot be created.
 pub const CANNOT_CREATE: u8 = 73;
 /// The state directory cannot be read or written.
 pub const IO: u8 = 74;

@@ -1,8 +1,7 @@
-//! A test instrument: decides, from a script or a seed, how a call to a store goes wrong.
+//! Fault injection for tests: decides, from a script or a seed, how a call to a store fails.
 //!
-//! The wrappers `log::faulty`, `history::faulty` and `cache::faulty` ask it before every call. It is
-//! built into the program's library, not into its command, so that unit tests, the fault campaign and
-//! the contract suites share it. Must not know what a store does.
+//! The wrappers `log::faulty`, `history::faulty` and `cache::faulty` ask it before every call. It is part of the
+//! library, so that unit tests, the fault campaign and the contract suites share it. Must not know what a store does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +10,22 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// How one call goes.
+/// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// As it should.
+    /// The call works.
     None,
-    /// Nothing is done and the call fails.
+    /// The store does nothing and the call fails.
     Fail,
-    /// Everything is done, and the call fails all the same: its answer is lost.
+    /// The store does the work, and the call fails because the answer is lost.
     LoseAnswer,
-    /// A first part is done and the call fails.
+    /// The store does a first part of the work and the call fails.
     Tear,
-    /// It is done late.
+    /// The call works after this delay.
     Delay(Duration),
 }
 
-/// How often a seeded plan does what, in calls of a thousand.
+/// How often a seeded plan injects each fault, in calls per thousand.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Odds {
     /// [`Fault::Fail`].
@@ -41,7 +40,7 @@ pub struct Odds {
     pub delay_max: Duration,
 }
 
-/// A plan of faults; clones share it, so a test keeps one and gives the other to the wrapper.
+/// A plan of faults. Clones share it: a test keeps one and passes the other to the wrapper.
 #[derive(Clone, Debug)]
 pub struct Faults(Arc<Mutex<Plan>>);
 
@@ -60,7 +59,7 @@ impl Faults {
         Self::new(None)
     }
 
-    /// Faults by chance, the same ones for the same seed and sequence of calls.
+    /// Random faults, the same for the same seed and sequence of calls.
     pub fn seeded(seed: u64, odds: Odds) -> Self {
         Self::new(Some((StdRng::seed_from_u64(seed), odds)))
     }
@@ -69,28 +68,28 @@ impl Faults {
         Self(Arc::new(Mutex::new(Plan { script: VecDeque::new(), seeded, outage: false, injected: 0, calls: 0 })))
     }
 
-    /// The next writes go like this, one after the other, before chance has its say again. Reads do not
-    /// use the script up: how many there are depends on timing.
+    /// Sets what happens to the next writes, in order; random faults follow after them. Reads do not consume the
+    /// script, because their number depends on timing.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().script.extend(faults);
     }
 
-    /// While it is out, every call fails and nothing is done.
+    /// During an outage every call fails and the store does nothing.
     pub fn set_outage(&self, out: bool) {
         self.lock().outage = out;
     }
 
-    /// How many calls were made to fail or wait so far.
+    /// Number of calls with an injected fault so far.
     pub fn injected(&self) -> u64 {
         self.lock().injected
     }
 
-    /// How many calls there were so far.
+    /// Number of calls so far.
     pub fn calls(&self) -> u64 {
         self.lock().calls
     }
 
-    /// How the next write goes.
+    /// What happens to the next write.
     pub fn for_write(&self) -> Fault {
         let mut plan = self.lock();
         plan.calls += 1;
@@ -103,7 +102,7 @@ impl Faults {
         }
     }
 
-    /// How the next read goes: never torn, never without its answer.
+    /// What happens to the next read: it is never torn and never loses its answer.
     pub fn for_read(&self) -> Fault {
         let mut plan = self.lock();
         plan.calls += 1;
@@ -154,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_goes_first_and_an_outage_before_all() {
+    fn an_outage_comes_before_the_script_and_the_script_before_chance() {
         let faults = Faults::none();
         faults.script([Fault::None, Fault::Tear]);
         assert_eq!(faults.for_read(), Fault::None);

@@ -1,4 +1,5 @@
-//! What is well and what is not, for `/healthz`, `/readyz` and STATUS. Knows names of parts, not what they do.
+//! Which parts of the service are degraded, and why, for `/healthz`, `/readyz` and STATUS. Knows the names of parts,
+//! not what they do.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,33 +17,33 @@ struct Inner {
 }
 
 impl Health {
-    /// READY was said.
+    /// Records that READY was sent.
     pub fn set_ready(&self) {
         self.0.ready.store(true, Ordering::Relaxed);
     }
 
-    /// STOPPING was said.
+    /// Records that STOPPING was sent.
     pub fn set_stopping(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether READY was said and STOPPING was not.
+    /// Whether READY was sent and STOPPING was not.
     pub fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Relaxed) && !self.is_stopping()
     }
 
-    /// Whether STOPPING was said.
+    /// Whether STOPPING was sent.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Relaxed)
     }
 
-    /// A part copes with a fault; `why` is shown until [`Health::restored`].
+    /// Records that a part works around a fault; health shows `why` until [`Health::restored`].
     pub fn degraded(&self, part: &str, why: &str) {
         let mut parts = self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner);
         parts.insert(part.to_owned(), why.to_owned());
     }
 
-    /// A part works again; returns whether it was degraded.
+    /// Records that a part works again; returns whether it was degraded.
     pub fn restored(&self, part: &str) -> bool {
         self.0.degraded.lock().unwrap_or_else(PoisonError::into_inner).remove(part).is_some()
     }

@@ -1,13 +1,14 @@
-//! Proof of progress: each spine loop beats once per turn, and the watchdog reads the beats.
+//! Proof of progress: each recording loop beats once per iteration, and the watchdog reads the beats. Knows the names
+//! of loops, not what they do.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest that a watched loop goes without a beat when all is well: its waits and the calls it makes end within
-/// this. The unit's `WatchdogSec` is at least four times as long (a test reads the unit to prove it).
+/// The longest time between two beats of a healthy loop: its waits and its calls end within this. The unit's
+/// `WatchdogSec` is at least four times as long (a test reads the unit file).
 pub const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// How often a loop beats while it waits for somebody else.
+/// How often a loop beats while it waits for an exchange or a store.
 const WAITING_BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One loop's heartbeat; cheap to clone and to beat.
@@ -22,16 +23,16 @@ struct WatchedLoop {
     last_ms: AtomicU64,
     count: AtomicU64,
     retired: std::sync::atomic::AtomicBool,
-    /// At this age the loop gets stuck, because somebody asked for that.
+    /// At this age the loop gets stuck on purpose (`TAPEKEEPER_FAULTS`).
     stuck_after: Option<Duration>,
 }
 
 impl Heartbeat {
-    /// Says that the loop has come round.
+    /// Records one iteration of the loop.
     pub fn beat(&self) {
         if let Some(after) = self.0.stuck_after {
             while self.0.created.elapsed() >= after {
-                // Other loops go on: this one alone is to be missed.
+                // Only this loop stops: the other loops must keep running.
                 tokio::task::block_in_place(std::thread::park);
             }
         }
@@ -39,9 +40,9 @@ impl Heartbeat {
         self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for somebody else, an exchange or a store, and beats meanwhile: that one being slow or dead is no reason
-    /// to restart us. Beats for `limit` at most, which is above the wait's own limit, so that a wait that broke its
-    /// limit is still seen.
+    /// Waits for something outside this process, an exchange or a store, and beats meanwhile: a slow or dead one is no
+    /// reason to restart this process. Beats for at most `limit`, which is longer than the wait's own timeout, so that
+    /// the watchdog still notices a wait that exceeds its timeout.
     pub async fn beat_while<T>(&self, limit: Duration, wait: impl Future<Output = T>) -> T {
         let mut wait = std::pin::pin!(wait);
         let began = Instant::now();
@@ -55,7 +56,7 @@ impl Heartbeat {
         }
     }
 
-    /// The loop has ended in order: it is no longer watched.
+    /// The loop has ended in order: the watchdog no longer watches it.
     pub fn retire(&self) {
         self.0.retired.store(true, Ordering::Relaxed);
     }
@@ -68,18 +69,18 @@ pub struct Heartbeats(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     heartbeats: Mutex<Vec<Heartbeat>>,
-    /// Loops that are to get stuck, and at which age.
+    /// Loops that get stuck on purpose, and at which age.
     stuck: OnceLock<Vec<(String, Duration)>>,
-    /// For which loop the watchdog ended the process before this one.
+    /// The loop for which the watchdog ended the previous process.
     previous_stuck_loop: OnceLock<StuckLoop>,
 }
 
 /// A loop for which the watchdog ended a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StuckLoop {
-    /// The loop's name, or several, the first to stop before the others.
+    /// The loop's name; several names when one loop blocked others, the first to stop comes first.
     pub name: String,
-    /// Milliseconds that it had not come round.
+    /// Milliseconds since its last beat.
     pub age_ms: u64,
     /// When that was, seconds since 1970.
     pub at: u64,
@@ -87,7 +88,7 @@ pub struct StuckLoop {
 
 impl std::fmt::Display for StuckLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} had not come round for {:.1} s", self.name, self.age_ms as f64 / 1e3)
+        write!(f, "{} had made no progress for {:.1} s", self.name, self.age_ms as f64 / 1e3)
     }
 }
 
@@ -103,25 +104,25 @@ pub struct LoopStatus {
 }
 
 impl Heartbeats {
-    /// Heartbeats of which these loops get stuck at this age: to show that the watchdog works, and for nothing else.
+    /// Makes these loops get stuck at this age. Only for showing that the watchdog works.
     pub fn with_stuck(stuck: Vec<(String, Duration)>) -> Self {
         let heartbeats = Self::default();
-        heartbeats.0.stuck.set(stuck).expect("it was made a line ago");
+        heartbeats.0.stuck.set(stuck).expect("`stuck` is empty: the value was created above");
         heartbeats
     }
 
-    /// Remembers for which loop the process before this one was ended.
+    /// Remembers the loop for which the watchdog ended the previous process.
     pub fn remember_stuck_loop(&self, stuck_loop: StuckLoop) {
-        // The first one stays: there is one process before this one.
+        // Called once per process; a second value is ignored.
         self.0.previous_stuck_loop.set(stuck_loop).ok();
     }
 
-    /// For which loop the process before this one was ended, if it was.
+    /// The loop for which the watchdog ended the previous process, if it did.
     pub fn previous_stuck_loop(&self) -> Option<&StuckLoop> {
         self.0.previous_stuck_loop.get()
     }
 
-    /// A new watched loop.
+    /// Adds a loop to those that the watchdog watches.
     pub fn watch(&self, name: &str) -> Heartbeat {
         let stuck = self.0.stuck.get().into_iter().flatten();
         let heartbeat = Heartbeat(Arc::new(WatchedLoop {
@@ -151,15 +152,15 @@ impl Heartbeats {
             .collect()
     }
 
-    /// The loop that has not beaten for longer than `limit`, if there is one. A loop that blocks its thread holds up
-    /// others: then all of them are named, the first to stop before the others, and the age is the first one's.
+    /// The loop whose last beat is older than `limit`, if there is one. A loop that blocks its thread also stops
+    /// others: then the name lists all of them, the first to stop comes first, and the age is that of the first.
     pub fn stuck_loop(&self, limit: Duration) -> Option<LoopStatus> {
-        let mut beats = self.statuses();
-        beats.retain(|beat| u128::from(beat.age_ms) > limit.as_millis());
-        beats.sort_by_key(|beat| std::cmp::Reverse(beat.age_ms));
-        let names: Vec<&str> = beats.iter().map(|beat| beat.name.as_str()).collect();
+        let mut stuck = self.statuses();
+        stuck.retain(|status| u128::from(status.age_ms) > limit.as_millis());
+        stuck.sort_by_key(|status| std::cmp::Reverse(status.age_ms));
+        let names: Vec<&str> = stuck.iter().map(|status| status.name.as_str()).collect();
         let name = names.join(", ");
-        let first = beats.into_iter().next()?;
+        let first = stuck.into_iter().next()?;
         Some(LoopStatus { name, ..first })
     }
 }
@@ -173,7 +174,10 @@ mod tests {
         let heartbeats = Heartbeats::default();
         let heartbeat = heartbeats.watch("ingest");
         std::thread::park_timeout(Duration::from_millis(20));
-        assert_eq!(heartbeats.stuck_loop(Duration::from_millis(1)).map(|beat| beat.name), Some("ingest".to_owned()));
+        assert_eq!(
+            heartbeats.stuck_loop(Duration::from_millis(1)).map(|status| status.name),
+            Some("ingest".to_owned())
+        );
         heartbeat.beat();
         assert!(heartbeats.stuck_loop(Duration::from_secs(5)).is_none());
         heartbeat.retire();

@@ -1,18 +1,18 @@
-//! Measurements counted in buckets, as Prometheus sums them up: how often something took how long.
+//! Counts measurements in buckets, as a Prometheus histogram does.
 //!
-//! Pure, and without a lock: whoever measures holds it as it holds its other numbers.
+//! Pure and without a lock: the owner guards it as it guards its other counters.
 
-/// Counts by upper bound.
+/// Counts of measurements by upper bound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One more than there are bounds: what is above the last.
+    /// One more than there are bounds: the last counts what exceeds every bound.
     counts: Vec<u64>,
     sum: f64,
 }
 
 impl Histogram {
-    /// Nothing measured yet; `bounds` ascend, each inclusive.
+    /// An empty histogram; `bounds` ascend and are inclusive.
     pub fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
     }
@@ -24,7 +24,7 @@ impl Histogram {
         self.sum += value;
     }
 
-    /// For each bound, how many measurements were not above it.
+    /// Each bound with the number of measurements up to it.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         self.bounds.iter().zip(&self.counts).scan(0, |total, (bound, count)| {
             *total += count;
@@ -32,12 +32,12 @@ impl Histogram {
         })
     }
 
-    /// How many measurements there were.
+    /// Number of measurements.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Their sum.
+    /// Sum of all measurements.
     pub fn sum(&self) -> f64 {
         self.sum
     }
@@ -52,7 +52,7 @@ mod tests {
     const BOUNDS: &[f64] = &[1.0, 2.0, 5.0];
 
     #[test]
-    fn a_bound_is_inclusive_and_what_is_above_all_is_counted_too() {
+    fn a_bound_is_inclusive_and_a_value_above_all_bounds_is_counted() {
         let mut histogram = Histogram::new(BOUNDS);
         for value in [0.0, 1.0, 1.5, 5.0, 9.0] {
             histogram.observe(value);

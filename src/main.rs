@@ -1,4 +1,4 @@
-//! Parse, run, exit code; everything else is in the library.
+//! Parses the command line, runs the command and returns its exit code. Everything else is in the library.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             failure.code
         }
     };
-    // A store's worker that hangs must not keep the process: everything durable is durable by now.
+    // A store's worker that hangs must not keep the process alive: all durable data is durable by now.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     ExitCode::from(code)
 }

@@ -1,20 +1,20 @@
-//! SIGTERM, SIGINT and SIGHUP, with who sent them.
+//! SIGTERM, SIGINT and SIGHUP as requests, with the sender. Must not know how a stop or a reload works.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use tokio::sync::mpsc;
 
-/// What a signal asks for.
+/// A request that came as a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// SIGTERM or SIGINT: stop in order. Says which and who sent it.
+    /// SIGTERM or SIGINT: stop in order. The text names the signal and its sender.
     Stop(String),
-    /// SIGHUP: read the configuration again. Says who sent it.
+    /// SIGHUP: read the configuration again. The text names the sender.
     Reload(String),
 }
 
-/// Listens from now on. A second SIGTERM or SIGINT ends the process at once.
+/// Starts to listen for signals. A second SIGTERM or SIGINT ends the process at once.
 pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
     let mut signals = SignalsInfo::<WithOrigin>::new([SIGTERM, SIGINT, SIGHUP])?;
     let (requests, received) = mpsc::channel(16);
@@ -29,7 +29,7 @@ pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
                 SIGHUP => Request::Reload(format!("SIGHUP from {sender}")),
                 signal => {
                     if stopping {
-                        // The second one means: now. What is not acknowledged is consumed again.
+                        // A second signal does not wait: the next start consumes what is not acknowledged.
                         tracing::warn!("a second signal from {sender}: ending at once");
                         if signal_hook::low_level::emulate_default_handler(signal).is_err() {
                             signal_hook::low_level::abort();
@@ -40,7 +40,7 @@ pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
                     Request::Stop(format!("{name} from {sender}"))
                 }
             };
-            // Full: a reload is waiting already, and says the same.
+            // A full channel already holds a reload, which has the same effect.
             if let Err(mpsc::error::TrySendError::Closed(_)) = requests.try_send(request) {
                 return;
             }
@@ -52,7 +52,7 @@ pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
 /// Sends SIGTERM to a process.
 pub fn terminate(process: i32) -> anyhow::Result<()> {
     let process =
-        rustix::process::Pid::from_raw(process).ok_or_else(|| anyhow::anyhow!("{process} is no process id"))?;
+        rustix::process::Pid::from_raw(process).ok_or_else(|| anyhow::anyhow!("{process} is not a process id"))?;
     rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
     Ok(())
 }

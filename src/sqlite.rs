@@ -1,5 +1,5 @@
-//! How this program opens an SQLite file, which schema it accepts, how it sorts SQLite's errors and
-//! how it reads beside a writer. Knows nothing of markets, logs or history.
+//! Opens SQLite files, migrates their schema, classifies SQLite's errors, and reads beside a writer. Must not know
+//! about markets, logs or history.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,26 +8,26 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::Semaphore;
 
-/// Rows are readable by other programs while we write; one that holds a lock is waited for so long.
+/// Other programs may read rows while this one writes: the longest wait for a lock that one of them holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The write-ahead log is copied into the file when it has so many bytes. Bigger means fewer copies of
-/// a page that is written again and again, smaller means less to read after a crash.
+/// SQLite copies the write-ahead log into the file when it reaches this size. Bigger means fewer copies of a page that
+/// changes often, smaller means less to read after a crash.
 const CHECKPOINT_BYTES: u32 = 64 << 20;
-/// What a burst leaves of the write-ahead log on disk.
+/// The size to which SQLite truncates the write-ahead log after a burst.
 const WAL_BYTES_MAX: u32 = 128 << 20;
-/// Pages are mapped, not copied, by readers, up to here.
+/// Readers map this many bytes of the file instead of copying pages.
 const READ_MMAP_BYTES: u32 = 256 << 20;
 
-/// What went wrong, by what can be done about it.
+/// An error of SQLite, classified by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// Full, busy or an I/O error: it may work later.
+    /// A full disk, a busy file or an I/O error: a retry may work.
     #[error("{0}")]
     Unavailable(String),
-    /// These rows cannot be stored as they are.
+    /// SQLite cannot store these rows as they are.
     #[error("{0}")]
     Refused(String),
-    /// A damaged file, another program's, another schema, or no permission: a person must act.
+    /// A damaged file, another program's file, another schema, or no permission: a person must act.
     #[error("{0}")]
     Unusable(String),
 }
@@ -54,16 +54,16 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-/// A file's schema: what makes it ours and how an older one becomes the present one.
+/// A file's schema: how this program recognizes its file and how it migrates an older version.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
-    /// What the file is, for messages: "log".
+    /// The name for messages: "log".
     pub name: &'static str,
-    /// Marks the file as ours (`PRAGMA application_id`).
+    /// Marks the file as this program's (`PRAGMA application_id`).
     pub application_id: i32,
-    /// Step `n` brings a file of version `n` to version `n + 1`; the first one makes it.
+    /// Step `n` migrates a file from version `n` to version `n + 1`; the first step creates the tables.
     pub steps: &'static [&'static str],
-    /// Bytes of a page in a new file.
+    /// Page size of a new file in bytes.
     pub page_bytes: u32,
 }
 
@@ -73,7 +73,7 @@ impl Schema {
         self.steps.len() as i64
     }
 
-    /// Opens the file for writing, makes it or brings it to the present version.
+    /// Opens the file for writing; creates it or migrates it to the present version if needed.
     pub fn open(&self, path: &Path) -> Result<Connection, Failure> {
         let named = |error: Failure| in_file(path, error);
         let mut connection = Connection::open(path).map_err(|error| named(error.into()))?;
@@ -83,13 +83,13 @@ impl Schema {
 
     fn prepare(&self, connection: &mut Connection) -> Result<(), Failure> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // Both only take effect before the first table is made.
+        // Both take effect only before the first table exists.
         connection.pragma_update(None, "page_size", self.page_bytes)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         self.refuse_foreign_file(connection, version)?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        // Durable means after a power cut: the write-ahead log is synced at every commit.
+        // FULL syncs the write-ahead log at every commit: a commit survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_BYTES / self.page_bytes)?;
         connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_MAX, |_| Ok(()))?;
@@ -110,13 +110,13 @@ impl Schema {
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 && application_id != self.application_id {
             return Err(Failure::Unusable(format!(
-                "the file is not a {} of tapekeeper: move it away or choose another data_dir",
+                "the file is not a tapekeeper {}: move it to another place or choose another data_dir",
                 self.name
             )));
         }
         if version > self.version() || version < 0 {
             return Err(Failure::Unusable(format!(
-                "the {} has schema version {version}, this program knows versions up to {}: run the newer tapekeeper",
+                "the {} has schema version {version}, this program supports up to {}: run the newer tapekeeper",
                 self.name,
                 self.version()
             )));
@@ -125,7 +125,7 @@ impl Schema {
     }
 }
 
-/// Read connections beside the writer, a few, opened as needed.
+/// A small pool of read connections beside the writer, opened as needed.
 #[derive(Clone, Debug)]
 pub struct Readers {
     path: Arc<Path>,
@@ -139,8 +139,8 @@ impl Readers {
         Self { path: Arc::from(path), idle: Arc::default(), permits: Arc::new(Semaphore::new(count)) }
     }
 
-    /// Runs a read on a blocking thread, inside one transaction, so that all its queries see one state.
-    /// When the caller goes away the read ends on its own.
+    /// Runs a read on a blocking thread and in one transaction, so that all its queries see one state. The read runs to
+    /// its end also when the caller drops the future.
     pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -151,13 +151,13 @@ impl Readers {
         let reading = tokio::task::spawn_blocking(move || {
             let connection = match readers.lock_idle().pop() {
                 Some(connection) => connection,
-                // The writer has the file open: what fails here (no descriptor left) may pass.
+                // The writer has the file open, so a failure here (no file descriptor left) is temporary.
                 None => open_reader(&readers.path).map_err(|error| Failure::Unavailable(error.to_string()))?,
             };
             let transaction = connection.unchecked_transaction()?;
             let answer = read(&transaction)?;
             transaction.finish()?;
-            // A connection on which anything failed is not used again.
+            // A connection on which anything failed does not return to the pool.
             if !readers.permits.is_closed() {
                 readers.lock_idle().push(connection);
             }
@@ -166,7 +166,7 @@ impl Readers {
         });
         match reading.await {
             Ok(answer) => answer.map_err(|error| in_file(&self.path, error)),
-            Err(_) => Err(Failure::Unavailable(format!("a read of {} was cut off", self.path.display()))),
+            Err(_) => Err(Failure::Unavailable(format!("a read of {} was aborted", self.path.display()))),
         }
     }
 
@@ -181,7 +181,7 @@ impl Readers {
             .sum()
     }
 
-    /// Later reads fail; connections are closed as soon as no read uses them.
+    /// Makes later reads fail; closes each connection as soon as no read uses it.
     pub fn close(&self) {
         self.permits.close();
         self.lock_idle().clear();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_schema_is_brought_up_and_a_newer_one_refused_by_both_versions() {
+    fn an_older_schema_is_migrated_and_a_newer_one_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
         let first = "CREATE TABLE a(x INTEGER) STRICT; INSERT INTO a VALUES (1);";

@@ -1,8 +1,7 @@
 //! The service's snapshot: saved atomically to a file and to the cache, restored at start.
 //!
-//! A save writes a temporary file, syncs it, renames it over the current one and syncs the directory, after
-//! the current one became the previous generation. So a power cut leaves one of the two whole, and the
-//! checksum tells which. This room does not know what the numbers mean to the flows.
+//! A save keeps the current file as the previous generation and then replaces it atomically. So a power cut leaves at
+//! least one of the two whole, and the checksum shows which. Must not know what the numbers mean to the recording path.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,34 +23,34 @@ pub struct Snapshot {
     pub last_processed_timestamps: BTreeMap<String, i64>,
     /// Streams that are recorded.
     pub active_subscriptions: Vec<String>,
-    /// For each log partition the next offset to consume.
+    /// The next offset to consume of each log partition.
     pub consumer_offsets: BTreeMap<String, i64>,
-    /// The log whose offsets they are: another one's positions say nothing of them.
+    /// The log to which the offsets belong: they are meaningless for another log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
     /// When the process started, RFC 3339.
     pub startup_time: String,
-    /// When it stopped in order, RFC 3339; null while it runs and after a crash.
+    /// When the process stopped in order, RFC 3339; null while it runs and after a crash.
     pub shutdown_time: Option<String>,
     /// The highest durable position of each stream: trade id, or open time in microseconds.
     pub watermarks: BTreeMap<String, i64>,
     /// The history the watermarks were written against.
     pub history_identity: Option<String>,
-    /// Trade streams of which it is not settled what came first, and since when they are recorded, milliseconds since
-    /// 1970: what they miss until their first row is known by this alone.
+    /// Trade streams whose first trade is not yet confirmed, each with the time since which it is recorded,
+    /// milliseconds since 1970. Only this time shows what a stream misses before its first row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub anchors: BTreeMap<String, i64>,
     /// Per exchange, until when it bans this address, milliseconds since 1970.
     #[serde(default)]
     pub ban_until: BTreeMap<String, i64>,
-    /// Grows with every save.
+    /// Grows by one with every save.
     pub generation: u64,
     /// CRC-32 of this document with an empty checksum, eight hexadecimal digits.
     pub checksum: String,
 }
 
 impl Snapshot {
-    /// The document as saved, with its checksum.
+    /// The JSON document with its checksum.
     pub fn encode(&self) -> anyhow::Result<String> {
         let mut unsigned = self.clone();
         unsigned.checksum = String::new();
@@ -60,7 +59,7 @@ impl Snapshot {
         serde_json::to_string_pretty(&unsigned).context("encode the state")
     }
 
-    /// Reads a document; an error when it is torn or was changed by hand.
+    /// Reads a document. Returns an error when it is torn or was edited by hand.
     pub fn decode(text: &str) -> anyhow::Result<Self> {
         let snapshot: Self = serde_json::from_str(text).context("read the state's JSON")?;
         let expected = Self::decode_checksum(&snapshot)?;
@@ -96,7 +95,8 @@ impl StateFile {
         file.write_all(document.as_bytes()).with_context(|| format!("write {}", temporary.display()))?;
         file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
         drop(file);
-        // Only a whole document becomes the previous one: a corrupt current file must not push out the last good.
+        // Only a whole document becomes the previous generation: a corrupt current file must not replace the last good
+        // one.
         if fs::read_to_string(&current).is_ok_and(|text| Snapshot::decode(&text).is_ok()) {
             let previous = self.directory.join(PREVIOUS_FILE);
             fs::rename(&current, &previous).with_context(|| format!("keep {}", previous.display()))?;
@@ -107,8 +107,8 @@ impl StateFile {
         directory.sync_all().context("sync the state directory")
     }
 
-    /// The newest whole generation, and a warning for every one that is not. Neither is an error: the cache
-    /// and history are asked next.
+    /// The newest whole generation, and a warning for each generation that is unreadable or corrupt. Never an error:
+    /// the caller reads the cache and history next.
     pub fn load(&self) -> (Option<Snapshot>, Vec<String>) {
         let mut warnings = Vec::new();
         for name in [FILE, PREVIOUS_FILE] {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded() {
+    fn the_newest_saved_generation_is_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let file = StateFile::new(directory.path());
         assert_eq!(file.load(), (None, vec![]));
@@ -163,7 +163,7 @@ mod tests {
         fs::write(&path, &text[..text.len() / 2]).unwrap();
         let (loaded, warnings) = file.load();
         assert_eq!((loaded.unwrap().generation, warnings.len()), (1, 1));
-        // The next save must not push the last good generation out with the torn one.
+        // The next save must not replace the last good generation with the torn one.
         saved(&file, 3);
         fs::write(&path, "{}").unwrap();
         assert_eq!(file.load().0.unwrap().generation, 1);

@@ -1,7 +1,7 @@
-//! Starts tasks in groups, watches them, and stops the groups in order, each within its grace.
+//! Starts tasks in groups, watches them, and stops the groups in order, each within its grace period.
 //!
-//! A spine task that ends by itself, in error or in a panic, stops the process in order (invariant 8): systemd
-//! restarts it, and what was not acknowledged is consumed again. This room knows names and times only.
+//! A task that ends in an error or a panic stops the process in order (invariant 8): systemd restarts it, and the
+//! consumer reads again what was not acknowledged. Must not know what the tasks do, only their names and grace periods.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,42 +11,42 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Tasks that are started and stopped together.
+/// Tasks that start and stop together.
 pub struct Group {
     name: &'static str,
-    /// Asks the tasks to end.
+    /// Cancelled to ask the tasks to end.
     pub stop: CancellationToken,
     tasks: JoinSet<(String, anyhow::Result<()>)>,
     grace: Duration,
 }
 
-/// A spine task that ended although nobody asked it to.
+/// A task that ended in an error or a panic before its group was stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskFailure {
-    /// The task.
+    /// The task's name; the group's name after a panic.
     pub task: String,
-    /// How it ended.
+    /// The error, or the panic.
     pub reason: String,
 }
 
 impl Group {
-    /// An empty group; its tasks get `grace` to end.
+    /// An empty group; [`Group::stop`] gives its tasks `grace` to end.
     pub fn new(name: &'static str, grace: Duration) -> Self {
         Self { name, stop: CancellationToken::new(), tasks: JoinSet::new(), grace }
     }
 
-    /// Starts a spine task.
+    /// Starts a task.
     pub fn spawn(&mut self, task: &str, future: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let task = task.to_owned();
         self.tasks.spawn(async move { (task, future.await) });
     }
 
-    /// Returns when a task ends by itself; never while all of them run.
+    /// Returns when a task fails; waits for ever while none does.
     async fn failure(&mut self) -> TaskFailure {
         loop {
             let Some(ended) = self.tasks.join_next().await else { return std::future::pending().await };
             match ended {
-                // A task with a bounded errand (`since`) is done when it is done.
+                // Some tasks do a bounded piece of work and then end (`since`).
                 Ok((task, Ok(()))) if !self.stop.is_cancelled() => {
                     info!("{task} is done");
                 }
@@ -57,15 +57,15 @@ impl Group {
         }
     }
 
-    /// Asks the tasks to end, waits for their grace, then aborts what is left. Returns whether all ended.
+    /// Asks the tasks to end, waits for the grace period, then aborts the rest. Returns whether all ended in time.
     pub async fn stop(mut self) -> bool {
         self.stop.cancel();
         let all = async {
             while let Some(ended) = self.tasks.join_next().await {
                 match ended {
                     Ok((_, Ok(()))) => {}
-                    Ok((task, Err(error))) => error!("{task} ended in an error: {error:#}"),
-                    Err(error) => error!("a task of {} ended in a panic: {error}", self.name),
+                    Ok((task, Err(error))) => error!("{task} failed while stopping: {error:#}"),
+                    Err(error) => error!("a task of {} panicked while stopping: {error}", self.name),
                 }
             }
         };
@@ -73,7 +73,7 @@ impl Group {
             return true;
         }
         warn!(
-            "{} did not end within {} s: what is not done stays unacknowledged and is done again",
+            "{} did not end within {} s: its unacknowledged work is repeated after the next start",
             self.name,
             self.grace.as_secs_f64()
         );
@@ -82,7 +82,7 @@ impl Group {
     }
 }
 
-/// Returns when a task of any group ends by itself.
+/// Returns when a task of any group fails.
 pub async fn first_failure(groups: &mut [&mut Group]) -> TaskFailure {
     let mut failures: FuturesUnordered<_> = groups.iter_mut().map(|group| group.failure()).collect();
     match failures.next().await {

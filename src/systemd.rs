@@ -1,5 +1,5 @@
-//! What we tell systemd and take from it: READY, STATUS, STOPPING, the admin listener, and the watchdog that is fed by
-//! proof of progress.
+//! The protocol with systemd: READY, STATUS, RELOADING, STOPPING, timeout extensions, the admin listener, and the
+//! watchdog, which is fed while the heartbeats prove progress. Must not know what the loops do.
 //!
 //! Outside systemd every call does nothing.
 
@@ -19,33 +19,34 @@ use crate::messages;
 
 /// Longest status text: systemd cuts longer lines in its own displays.
 const STATUS_BYTES_MAX: usize = 400;
-/// By how much a start or stop that goes on is extended each time.
+/// By how much one request extends the timeout of a start or a stop.
 const EXTEND_BY: Duration = Duration::from_secs(30);
-/// How often: a machine that is busy with something else may be late by some seconds.
+/// Time between two such requests: a busy machine may delay one by some seconds.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
-/// How long systemd may take to have read what we told it last.
+/// Longest wait for systemd to read our last message.
 const BARRIER_MAX: Duration = Duration::from_secs(1);
-/// In the state directory: the loop for which the watchdog ends the process, and its age in milliseconds.
+/// In the state directory: the name of the loop for which the watchdog ends the process, and milliseconds since its
+/// last beat.
 const STUCK_LOOP_FILE: &str = "watchdog_reason";
-/// Time for the log line that says why.
+/// Time for the journal to take the log line with the reason.
 const LOG_FLUSH_WAIT: Duration = Duration::from_millis(300);
 
-/// Start is over.
+/// Reports that the start is over.
 pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(&sanitise(status))]);
 }
 
-/// One line for `systemctl status`.
+/// Sets the status line of `systemctl status`.
 pub fn status(text: &str) {
     send(&[NotifyState::Status(&sanitise(text))]);
 }
 
-/// The stop has begun.
+/// Reports that the stop has begun.
 pub fn stopping(reason: &str) {
     send(&[NotifyState::Stopping, NotifyState::Status(&sanitise(reason))]);
 }
 
-/// A reload has begun; [`ready`] ends it.
+/// Reports that a reload has begun; [`ready`] ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -53,8 +54,8 @@ pub fn reloading() {
     }
 }
 
-/// Waits for a part of start or stop that may take longer than the unit's timeouts, and asks for more time while it goes
-/// on; for `limit` at most, so that one that hangs is still ended.
+/// Runs a part of the start or the stop that may take longer than the unit's timeouts, and asks systemd for more time
+/// meanwhile. It asks for at most `limit`, so that systemd still ends a part that hangs.
 pub async fn extend_timeout_while<T>(limit: Duration, part: impl Future<Output = T>) -> T {
     let mut part = std::pin::pin!(part);
     let began = Instant::now();
@@ -68,13 +69,14 @@ pub async fn extend_timeout_while<T>(limit: Duration, part: impl Future<Output =
     }
 }
 
-/// Waits until systemd has read everything that it was told: what is still unread when a process ends cannot be
-/// attributed to its unit.
+/// Waits until systemd has read all our messages: it cannot attribute a message to the unit once the sending process
+/// has ended.
 pub async fn barrier() {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    // systemd closes its copy of the pipe's end once it comes to this message; it must be the only line of it.
+    // systemd closes its copy of the pipe's end when it reads this message. BARRIER must be the only line of the
+    // message.
     let waited = tokio::task::spawn_blocking(|| -> io::Result<()> {
         let (mut reader, writer) = io::pipe()?;
         sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
@@ -85,11 +87,11 @@ pub async fn barrier() {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => warn!("cannot wait for systemd: {error}"),
         Ok(Err(error)) => warn!("the wait for systemd ended in a panic: {error}"),
-        Err(_elapsed) => warn!("systemd has not read our last words within {} s", BARRIER_MAX.as_secs()),
+        Err(_elapsed) => warn!("systemd has not read our last message within {} s", BARRIER_MAX.as_secs()),
     }
 }
 
-/// The listener that systemd holds for us over restarts (`tapekeeper.socket`), once.
+/// The listener that systemd keeps open across restarts (`tapekeeper.socket`). Returns it once.
 pub fn listener() -> anyhow::Result<Option<TcpListener>> {
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).context("take the listener from systemd")?;
     if let Some(listener) = &listener {
@@ -100,16 +102,16 @@ pub fn listener() -> anyhow::Result<Option<TcpListener>> {
 
 /// The watchdog's interval, when systemd watches this process.
 pub fn watchdog_interval() -> Option<Duration> {
-    // WATCHDOG_USEC=0 is what systemd says for "no watchdog"; an interval of nothing would panic the timer.
+    // systemd sends WATCHDOG_USEC=0 for "no watchdog"; a timer panics on an interval of zero.
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// Feeds the watchdog while every heartbeat beats; says which one does not, and lets systemd act. The reason is kept in
-/// `state` for the next process, because a restart clears the status.
+/// Feeds the watchdog while every loop beats. When one does not, logs its name, writes the reason into the directory
+/// `state` for the next process (a restart clears the status), and triggers the watchdog.
 ///
-/// From a thread of its own: a runtime that is stuck altogether must be noticed too, with a name. A loop counts as wedged
-/// after half the watchdog's interval without a beat: it beats once a second at least, and the other half is for the
-/// reason to be written down.
+/// It runs on its own thread, so that it also notices a runtime that is stuck as a whole. A loop counts as stuck after
+/// half the watchdog's interval without a beat: a healthy loop beats at least once a second, and the other half leaves
+/// time to write the reason.
 pub fn feed_watchdog(heartbeats: Heartbeats, interval: Duration, state: &Path) -> anyhow::Result<()> {
     let reason_file = state.join(STUCK_LOOP_FILE);
     let every = (interval / 4).max(Duration::from_millis(100));
@@ -119,7 +121,7 @@ pub fn feed_watchdog(heartbeats: Heartbeats, interval: Duration, state: &Path) -
             loop {
                 match heartbeats.stuck_loop(interval / 2) {
                     None => send(&[NotifyState::Watchdog]),
-                    Some(beat) => report_stuck_loop(&beat, &reason_file),
+                    Some(status) => report_stuck_loop(&status, &reason_file),
                 }
                 std::thread::park_timeout(every);
             }
@@ -128,24 +130,25 @@ pub fn feed_watchdog(heartbeats: Heartbeats, interval: Duration, state: &Path) -
     Ok(())
 }
 
-fn report_stuck_loop(beat: &LoopStatus, reason_file: &Path) {
-    let reason = format!("{} has not come round for {:.1} s", beat.name, beat.age_ms as f64 / 1e3);
-    error!(MESSAGE_ID = messages::LOOP_STUCK, LOOP = %beat.name, "wedged: {reason}");
-    if let Err(error) = write_reason(beat, reason_file) {
-        error!("the next process will not know why: cannot write {}: {error}", reason_file.display());
+fn report_stuck_loop(status: &LoopStatus, reason_file: &Path) {
+    let reason = format!("{} has made no progress for {:.1} s", status.name, status.age_ms as f64 / 1e3);
+    error!(MESSAGE_ID = messages::LOOP_STUCK, LOOP = %status.name, "stuck: {reason}");
+    if let Err(error) = write_reason(status, reason_file) {
+        error!("cannot write {}: {error}; the next process will not report the stuck loop", reason_file.display());
     }
     std::thread::park_timeout(LOG_FLUSH_WAIT);
-    let status = sanitise(&format!("wedged: {reason}"));
-    send(&[NotifyState::Status(&status), NotifyState::WatchdogTrigger]);
+    let line = sanitise(&format!("stuck: {reason}"));
+    send(&[NotifyState::Status(&line), NotifyState::WatchdogTrigger]);
 }
 
-fn write_reason(beat: &LoopStatus, reason_file: &Path) -> io::Result<()> {
+fn write_reason(status: &LoopStatus, reason_file: &Path) -> io::Result<()> {
     let mut file = fs::File::create(reason_file)?;
-    writeln!(file, "{} {}", beat.name, beat.age_ms)?;
+    writeln!(file, "{} {}", status.name, status.age_ms)?;
     file.sync_all()
 }
 
-/// For which loop the watchdog ended the process before this one, if it did; told once.
+/// The loop for which the watchdog ended the previous process, if it did. Removes the file, so that it is reported
+/// once.
 pub fn take_stuck_loop(state: &Path) -> Option<StuckLoop> {
     let reason_file: PathBuf = state.join(STUCK_LOOP_FILE);
     let text = fs::read_to_string(&reason_file).ok()?;
@@ -164,8 +167,8 @@ fn send(states: &[NotifyState<'_>]) {
     }
 }
 
-/// One line, without control characters: a newline in STATUS would be another assignment, and
-/// `...\nSTOPPING=1` stops the unit.
+/// One line without control characters: a newline in STATUS begins another assignment, and `...\nSTOPPING=1` stops the
+/// unit.
 fn sanitise(text: &str) -> String {
     let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if clean.len() > STATUS_BYTES_MAX {
@@ -189,12 +192,12 @@ mod tests {
     fn the_next_process_reads_the_stuck_loop_once() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(take_stuck_loop(directory.path()), None);
-        let beat = LoopStatus { name: "consume".to_owned(), age_ms: 10_250, count: 7 };
-        write_reason(&beat, &directory.path().join(STUCK_LOOP_FILE)).unwrap();
+        let status = LoopStatus { name: "consume".to_owned(), age_ms: 10_250, count: 7 };
+        write_reason(&status, &directory.path().join(STUCK_LOOP_FILE)).unwrap();
         let stuck_loop = take_stuck_loop(directory.path()).unwrap();
         assert_eq!((stuck_loop.name.as_str(), stuck_loop.age_ms), ("consume", 10_250));
         assert!(stuck_loop.at > 1_700_000_000, "{stuck_loop:?}");
-        assert_eq!(stuck_loop.to_string(), "consume had not come round for 10.2 s");
+        assert_eq!(stuck_loop.to_string(), "consume had made no progress for 10.2 s");
         assert_eq!(take_stuck_loop(directory.path()), None);
     }
 
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn a_long_status_is_cut_between_characters() {
         let cut = sanitise(&"é".repeat(500));
         assert!(cut.len() <= STATUS_BYTES_MAX && cut.ends_with('…'));
     }

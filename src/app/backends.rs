@@ -1,4 +1,4 @@
-//! What the stores are, as the status page says it: where they are kept, and which version a server is.
+//! Describes the stores for the status page: where each one is, and the version of its server.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{cache, history, log};
 use super::Groups;
 use super::stores::{ping, without_password};
 
-/// A server that was upgraded is known by its new version after so long.
+/// Time between two requests for the versions; the page shows an upgrade after at most this.
 const VERSION_POLL_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Log, history and cache in words, renewed while the service runs.
+/// Descriptions of log, history and cache, updated while the service runs.
 pub fn descriptions(config: &Config, groups: &mut Groups) -> watch::Receiver<[String; 3]> {
     let (sender, receiver) = watch::channel(describe(config, [None, None, None]));
     let is_embedded = config.log.backend == log::Backend::Embedded
@@ -34,7 +34,7 @@ async fn poll_versions(
     let polling = async {
         let mut versions = [None, None, None];
         loop {
-            // One that does not answer is what it was before.
+            // A server that does not answer keeps its last known version.
             for (known, ping) in versions.iter_mut().zip(ping(&config).await) {
                 *known = ping.version.or(known.take());
             }

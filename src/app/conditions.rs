@@ -1,4 +1,4 @@
-//! What runs of jobs may require, told from what the other rooms say of themselves.
+//! Checks the requirements of jobs against health, connections and disk.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::jobs::spec::Requirement;
 
 use super::Service;
 
-/// Tells whether something is there, or why it is not.
+/// A function that returns why a requirement is not met.
 pub fn check(service: &Service) -> Conditions {
     let service = service.clone();
     Arc::new(move |requirement| match requirement {
@@ -21,7 +21,7 @@ pub fn check(service: &Service) -> Conditions {
     })
 }
 
-/// The parts of a store say when they cope with its absence.
+/// Fails with the reason when one of these parts is degraded.
 fn not_degraded(health: &Health, parts: &[&str]) -> Result<(), String> {
     let degraded = health.degraded_parts();
     match parts.iter().find_map(|part| degraded.get(*part)) {
@@ -43,11 +43,11 @@ fn connected(service: &Service) -> Result<(), String> {
 
 fn disk_free(service: &Service, wanted: u64) -> Result<(), String> {
     let directory = &service.config.data_dir;
-    let found = rustix::fs::statvfs(directory).map_err(|error| format!("cannot ask the disk: {error}"))?;
+    let found = rustix::fs::statvfs(directory).map_err(|error| format!("cannot read the free disk space: {error}"))?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     if free >= wanted {
         return Ok(());
     }
     let mebibytes = free >> 20;
-    Err(format!("{mebibytes} MiB are free, {} are wanted", format_size(wanted)))
+    Err(format!("{mebibytes} MiB are free, the job requires {}", format_size(wanted)))
 }

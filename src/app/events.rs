@@ -1,4 +1,4 @@
-//! Tells the scheduler what happened: a connection came back, a gap was found.
+//! Reports events to the scheduler: a connection came back, a gap was found.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use crate::jobs::spec::JobEvent;
 
 use super::Service;
 
-/// How often the counters are looked at. What happens within one look is one event.
+/// Time between two reads of the counters. What happens between two reads is one event.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Counts what came back.
+/// Detects reconnects in the counters.
 #[derive(Debug, Default)]
 struct ReconnectCounter {
     connects: u64,
     disconnects: u64,
-    /// Connections that were lost and have not come back.
+    /// Lost connections that are not back yet.
     lost: u64,
 }
 
 impl ReconnectCounter {
-    /// Whether a lost connection has come back since the last look. A first one is no return.
+    /// Whether a lost connection came back since the last call. A first connection is not a reconnect.
     fn observe(&mut self, connects: u64, disconnects: u64) -> bool {
         self.lost += disconnects.saturating_sub(self.disconnects);
         let opened = connects.saturating_sub(self.connects);
@@ -34,13 +34,13 @@ impl ReconnectCounter {
     }
 }
 
-/// Looks until `stop`.
+/// Reports events until `stop`.
 pub async fn watch(service: Service, jobs: JobsHandle, stop: CancellationToken) -> anyhow::Result<()> {
     let mut reconnects = ReconnectCounter::default();
     let mut found = service.ledger.with(|ledger| ledger.totals().found);
     while !stop.is_cancelled() {
         let counters = &service.counters;
-        // Disconnects first: one that is counted in between is looked at with the next connect.
+        // Disconnects first: one that is counted between the two reads belongs to the next connect.
         let disconnects = counters.disconnects.load(Ordering::Relaxed);
         if reconnects.observe(counters.connects.load(Ordering::Relaxed), disconnects) {
             jobs.notify(JobEvent::Reconnect);
@@ -70,7 +70,7 @@ mod tests {
         assert!(!reconnects.observe(2, 1));
         assert!(reconnects.observe(3, 1), "it is back");
         assert!(!reconnects.observe(4, 1), "a new feed's");
-        assert!(reconnects.observe(5, 2), "lost and back between two looks");
+        assert!(reconnects.observe(5, 2), "lost and back between two calls");
         assert!(
             !reconnects.observe(5, 4) && reconnects.observe(6, 4) && reconnects.observe(7, 4),
             "two come back one by one"

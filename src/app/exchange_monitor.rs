@@ -1,4 +1,4 @@
-//! What the exchange says of itself: its clock, its limits, and whether it still lists what is recorded.
+//! Monitors an exchange: its clock, its limits, and whether it still lists the recorded symbols.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use crate::market::{Exchange, Stream};
 
 use super::Service;
 
-/// How often the clock is asked for while it answers.
+/// Time between two measurements of the clock while the exchange answers.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
-/// How often the listing is asked for: symbols are delisted and renamed, and 20 of weight an hour are nothing.
+/// Time between two requests for the listing: symbols are delisted and renamed, and a weight of 20 an hour is
+/// negligible.
 const LISTING_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Measures the clock's offset every few minutes, and learns limits and listing each hour and when other symbols are
-/// recorded. None of it ever rejects data.
+/// Measures the clock's offset every few minutes, and reads limits and listing every hour and when the recorded symbols
+/// change. No result rejects data.
 pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
     let mut wait = Duration::from_secs(1);
     let mut streams = service.streams.clone();
@@ -61,8 +62,8 @@ fn recorded_symbols(exchange: Exchange, streams: &[Stream]) -> Vec<String> {
     mine.map(|stream| stream.symbol.to_string()).collect::<BTreeSet<String>>().into_iter().collect()
 }
 
-/// Which of the symbols the exchange does not know; `None` when it did not say. One of them spoils the answer for all
-/// (-1121), so they are asked for in halves.
+/// The symbols that the exchange does not list; `None` when it did not answer. One unknown symbol fails the whole
+/// request (-1121), so the function divides the list in halves.
 async fn unlisted_symbols(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) -> Option<BTreeSet<String>> {
     let mut unlisted = BTreeSet::new();
     let mut parts = vec![symbols];
@@ -91,7 +92,7 @@ fn report(exchange: Exchange, service: &Service, before: &BTreeSet<String>, now:
         service.health.restored(&format!("{exchange}:{symbol}"));
     }
     for symbol in now {
-        let why = format!("{exchange} does not list {symbol}: it was delisted or renamed, take it out of the feed");
+        let why = format!("{exchange} does not list {symbol}: it was delisted or renamed, remove it from the feed");
         if !before.contains(symbol) {
             warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{why}");
         }

@@ -1,4 +1,4 @@
-//! One exchange at work: its REST client, its connections, the loop that logs what they bring.
+//! Starts one exchange: its REST client, its connections, and the ingest loop that appends their frames to the log.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -20,51 +20,51 @@ use crate::market::{Exchange, Stream, Timestamp};
 use super::Groups;
 use super::sockets::{EVENTS_MAX, Sockets};
 
-/// News of connections that may wait for the tail.
+/// Most queued connection events for the tail.
 const CONNECTION_EVENTS_MAX: usize = 256;
 
-/// One exchange at work.
+/// The running parts of one exchange.
 pub struct ExchangeRuntime {
-    /// Whose.
+    /// The exchange.
     pub exchange: Exchange,
-    /// Its language.
+    /// Its dialect.
     pub dialect: Arc<dyn Dialect>,
     /// Its REST client.
     pub rest: Arc<Rest>,
     /// Its connections.
     pub sockets: Sockets,
-    /// What they bring, to be handed to the tail once.
+    /// Events of its connections; the tail takes the receiver once.
     pub connection_events: Option<mpsc::Receiver<ConnectionEvent>>,
 }
 
-/// What every exchange shares.
+/// What all exchanges share.
 pub struct Shared {
-    /// Where frames go.
+    /// The log that takes the frames.
     pub log: Arc<dyn Log>,
-    /// Numbers connections, growing across restarts.
+    /// The number of the next connection; grows across restarts.
     pub next_connection: Arc<AtomicI64>,
     /// Every connection's state.
     pub connections: Connections,
-    /// What ingest has seen.
+    /// Counters of ingest.
     pub counters: Arc<Counters>,
-    /// What is degraded.
+    /// Degraded parts.
     pub health: Health,
-    /// The spine's heartbeats.
+    /// Heartbeats of the recording loops.
     pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
-    /// What is recorded now.
+    /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
 }
 
-/// The language of an exchange.
+/// The dialect of an exchange.
 pub fn dialect(exchange: Exchange) -> Arc<dyn Dialect> {
     match exchange {
         Exchange::Binance => Arc::new(Binance),
     }
 }
 
-/// The REST client of an exchange, with the base its feeds name.
+/// The REST client of an exchange, with the base URL of its feeds.
 pub fn rest(
     exchange: Exchange,
     feeds: &[Feed],
@@ -77,7 +77,7 @@ pub fn rest(
     Rest::new(dialect(exchange), options, clock, banned_until)
 }
 
-/// Starts an exchange: from here on its frames are safe in the log.
+/// Starts an exchange: from here its frames go to the log.
 pub(super) async fn start(
     rest: Arc<Rest>,
     exchange: Exchange,

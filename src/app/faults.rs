@@ -1,5 +1,5 @@
-//! `TAPEKEEPER_FAULTS`: loops of this process that get stuck on request, to show on a real machine that the watchdog
-//! restarts the service and says why. Off unless the variable is set, and warned of at start.
+//! `TAPEKEEPER_FAULTS`: makes loops of this process get stuck, to show on a real machine that the watchdog restarts the
+//! service and reports why. Off unless the variable is set; the start warns about it.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::config;
 use crate::heartbeat::Heartbeats;
 use crate::messages;
 
-/// The loops that can be asked for.
+/// The loops that the variable may name.
 const LOOPS: [&str; 3] = ["ingest", "consume", "scheduler"];
 
-/// This process's heartbeats, with the faults of the variable's text; none is usual.
+/// The heartbeats of this process, with the faults that the variable's text requests.
 pub fn heartbeats(requested: Option<&str>) -> anyhow::Result<Heartbeats> {
     let Some(text) = requested.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(Heartbeats::default()) };
     let stuck = read(text).map_err(|why| anyhow::anyhow!("TAPEKEEPER_FAULTS: {why}"))?;
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_read_and_anything_else_is_refused() {
+    fn faults_are_parsed_and_anything_else_is_refused() {
         let faults = read("wedge:ingest@5s, wedge:scheduler@1m").unwrap();
         assert_eq!(faults[0], ("ingest".to_owned(), Duration::from_secs(5)));
         assert_eq!(faults[1], ("scheduler".to_owned(), Duration::from_secs(60)));

@@ -1,4 +1,4 @@
-//! The service between its start and its stop: jobs, signals, reloads, the status line.
+//! The service between start and stop: the jobs, the API, signals, reloads, and the status line.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,32 +15,21 @@ use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerDeps};
-use crate::market::Stream;
 use crate::messages;
 use crate::signals::Request;
 use crate::supervisor::TaskFailure;
 use crate::systemd;
 
-use super::exchange_runtime::ExchangeRuntime;
+use super::reload::{self, Reloadable};
 use super::status::{status_line, update_exchange_health};
 use super::{Groups, Requests, RunOptions, Service};
-use super::{backends, conditions, events, exchange_monitor, reload};
+use super::{backends, conditions, events, exchange_monitor};
 
-/// How often the status line is renewed.
+/// Time between two updates of the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a reload may change.
-pub struct Reloadable {
-    /// The exchanges at work.
-    pub runtimes: Vec<ExchangeRuntime>,
-    /// Tells everybody what is recorded.
-    pub streams: watch::Sender<Vec<Stream>>,
-    /// The schedule.
-    pub jobs: JobsHandle,
-}
-
-/// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler.
-/// While history is away nothing waits for it: repair and preload follow when it is back.
+/// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler and the API.
+/// While history is down the start does not wait for it: repair and preload run when it is back.
 pub async fn start(
     service: &Service,
     schedule: &Schedule,
@@ -89,7 +77,7 @@ pub async fn start(
             Ok(())
         });
     }
-    // A first snapshot names what is recorded even when the process dies before its first period is over.
+    // The first snapshot names the recorded streams even when the process dies before the first scheduled one.
     match service.saver.save(false).await {
         Ok(saved) => info!("state saved: {saved}"),
         Err(error) => error!("cannot save the state: {error:#}"),
@@ -114,12 +102,12 @@ async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
     let recorded = service.streams.borrow().clone();
     let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await?;
     if ended > 0 {
-        info!("gaps of feeds that were removed while the service was down are superseded");
+        info!("superseded the gaps of feeds that were removed while the service was down");
     }
     Ok(())
 }
 
-/// Serves the API and the status page; an address that is taken is no reason not to record.
+/// Serves the API and the status page. An address that is in use does not prevent recording.
 async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Result<(), Failure> {
     let options = service.config.admin.clone();
     if !options.listen.ip().is_loopback() {
@@ -164,7 +152,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
     Ok(())
 }
 
-/// The port and the unix socket, as far as they can be had.
+/// The TCP listener and the unix socket, as far as they can be opened.
 async fn listeners(service: &Service) -> Listeners {
     let options = &service.config.admin;
     let (mut listeners, mut problems) = (Listeners::default(), Vec::new());
@@ -178,34 +166,36 @@ async fn listeners(service: &Service) -> Listeners {
     if let Some(path) = &options.socket {
         match AdminSocket::bind(path) {
             Ok(socket) => {
-                info!("commands of this machine come through {}", path.display());
+                info!("local commands use the socket {}", path.display());
                 listeners.unix = Some(socket);
             }
-            Err(error) => problems.push(format!("no commands through {}: {error:#}", path.display())),
+            Err(error) => {
+                problems.push(format!("cannot open the socket {} for local commands: {error:#}", path.display()))
+            }
         }
     }
     if !problems.is_empty() {
         let why = problems.join("; ");
-        error!("{why}: it stays so until it is mended and the service is restarted");
+        error!("{why}: fix it and restart the service");
         service.health.degraded("admin", &why);
     }
     listeners
 }
 
-/// systemd's listener when it holds one for us, else our own.
+/// The listener that systemd passes to this process, else a new one.
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let Some(inherited) = systemd::listener()? else { return Ok(TcpListener::bind(address).await?) };
     let inherited = TcpListener::from_std(inherited).context("take over the listener from systemd")?;
     match inherited.local_addr() {
         Ok(at) if at != address => {
-            warn!("systemd listens on {at} for us, and [admin] listen says {address}: commands will look there");
+            warn!("systemd listens on {at}, but [admin] listen is {address}: commands will use {address}");
         }
         _ => {}
     }
     Ok(inherited)
 }
 
-/// Says READY and serves until told to stop (`None`) or until a spine task fails.
+/// Sends READY, then serves until a signal requests a stop (`None`) or a task fails.
 pub async fn run(
     service: &Service,
     reloadable: &mut Reloadable,
@@ -235,7 +225,7 @@ pub async fn run(
                 }
                 Some(Request::Reload(why)) => {
                     info!("reloading: {why}");
-                    // Whoever sent the signal gets no answer: the log has the reason.
+                    // The sender of a signal gets no answer; the log has the reason.
                     reload(service, reloadable, run_options, false).await.ok();
                 }
                 None => return None,
@@ -243,13 +233,13 @@ pub async fn run(
             Some(request) = requests.reloads.recv() => {
                 let outcome = reload(service, reloadable, run_options, request.dry_run).await;
                 if request.answer.send(outcome).is_err() {
-                    warn!("whoever asked for the reload is gone");
+                    warn!("the client that requested the reload has disconnected");
                 }
             }
             _ = ticks.tick() => {
                 update_exchange_health(service).await;
                 systemd::status(&status_line(service, &reloadable.jobs).await);
-                // A ban must survive a crash too: asking again during it makes it longer.
+                // A ban must survive a crash: a request during the ban makes it longer.
                 let now = service.saver.bans();
                 if now != bans {
                     bans = now;
@@ -274,7 +264,7 @@ async fn reload(
             .await
             .map_err(|error| format!("{error:#}"));
     }
-    // Said before the files are read: `Type=notify-reload` waits for it, also when they are bad.
+    // Sent before the files are read: `Type=notify-reload` waits for it, also when the files are bad.
     systemd::reloading();
     let applied = match run_options.config_paths.load() {
         Ok((config, schedule)) => reload::apply(service, reloadable, &config, &schedule, false).await,

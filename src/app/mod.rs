@@ -1,9 +1,10 @@
-//! The composition root: what runs, in which order it starts and in which it stops.
+//! The composition root: builds the service, starts its tasks in order and stops them in order. The only module that
+//! names backends; every decision about data belongs to the modules that it connects.
 //!
-//! Start: lock the directory -> restore the snapshot -> open the log -> connect the exchange (from here frames
-//! are safe, whatever else is slow) -> history and cache -> repair, preload -> consume from the committed
-//! offset -> backfill and the tail's questions -> scheduler -> READY.
-//! A history that is away is waited for by the consumer alone, beside everything else.
+//! Start: lock the directory -> restore the snapshot -> open the log -> connect the exchanges (from here frames are
+//! safe, whatever else is slow) -> history and cache -> consume from the committed offset -> backfill and probes of the
+//! tail -> repair, preload -> scheduler -> READY. When history is down, only the consumer waits for it.
+//!
 //! Stop: scheduler and API -> sockets -> ingest flushes -> consume drains -> backfill -> last snapshot -> stores.
 
 mod backends;
@@ -56,10 +57,11 @@ use crate::systemd;
 use crate::writer::Writer;
 
 pub use reload::ConfigPaths;
+use reload::Reloadable;
 pub use snapshot_saver::SnapshotSaver;
 
-/// How long each part of a stop may take, in order; their sum stays below the unit's `TimeoutStopSec`
-/// (a test reads the unit to prove it).
+/// The grace period of each group in a stop, in order. Their sum stays below the unit's `TimeoutStopSec` (a test reads
+/// the unit file).
 pub const GRACES: [(&str, Duration); 7] = [
     ("jobs", Duration::from_secs(5)),
     ("admin", Duration::from_secs(2)),
@@ -69,44 +71,44 @@ pub const GRACES: [(&str, Duration); 7] = [
     ("backfill", Duration::from_secs(4)),
     ("cache", Duration::from_secs(3)),
 ];
-/// How long the last snapshot and the closing of the stores may take.
+/// The grace period of the last snapshot and of closing the stores.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// How long a start may go on asking systemd for more time: a large file of an older schema is brought to the present
-/// one, a large log is read again.
+/// Longest time for which a start asks systemd for more time: it may migrate a large file of an older schema or read a
+/// large log again.
 const START_MAX: Duration = Duration::from_secs(1_800);
 
-/// What to run.
+/// What [`run`] needs from the command line.
 pub struct RunOptions {
     /// The configuration.
     pub config: Config,
     /// The schedule.
     pub schedule: Schedule,
-    /// Where both came from, for a reload.
+    /// The files that a reload reads again.
     pub config_paths: ConfigPaths,
 }
 
-/// What others ask of the running service.
+/// Requests to the running service.
 struct Requests {
     signals: mpsc::Receiver<Request>,
     reloads: mpsc::Receiver<ReloadRequest>,
-    /// A reload was asked for before the start was over.
+    /// A reload was requested before the start was over.
     reload_pending: bool,
 }
 
 impl Requests {
-    /// Returns when a signal asks for a stop, with who sent it.
+    /// Returns when a signal requests a stop, with the signal and its sender.
     async fn stop(&mut self) -> String {
         loop {
             match self.signals.recv().await {
                 Some(Request::Stop(why)) => return why,
                 Some(Request::Reload(_)) => self.reload_pending = true,
-                None => return "nobody can send signals any more".to_owned(),
+                None => return "the signal listener ended".to_owned(),
             }
         }
     }
 }
 
-/// The groups of tasks, in the order they are stopped.
+/// The groups of tasks, in the order in which they stop.
 struct Groups {
     jobs: Group,
     admin: Group,
@@ -138,14 +140,14 @@ impl Groups {
     }
 }
 
-/// What the running parts share; cheap to clone.
+/// What the running tasks share; cheap to clone.
 #[derive(Clone)]
 pub struct Service {
-    /// The configuration it was started with.
+    /// The configuration at start.
     pub config: Arc<Config>,
-    /// What is recorded now.
+    /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// What the configuration of now asks for.
+    /// The feeds of the current configuration.
     pub feeds: Arc<watch::Sender<Vec<Feed>>>,
     /// The log.
     pub log: Arc<dyn Log>,
@@ -153,33 +155,33 @@ pub struct Service {
     pub history: Arc<dyn History>,
     /// The cache.
     pub cache: Arc<dyn Cache>,
-    /// Where every stream stands.
+    /// How far each stream is consumed and durable.
     pub progress: Arc<Progress>,
-    /// The gaps.
+    /// The gap ledger.
     pub ledger: SharedLedger,
-    /// How gaps are opened and repaired.
+    /// What opens and repairs gaps.
     pub backfill: backfill::Deps,
     /// Every connection's state.
     pub connections: Connections,
-    /// What ingest has seen.
+    /// Counters of ingest.
     pub counters: Arc<Counters>,
-    /// What is degraded.
+    /// Degraded parts.
     pub health: Health,
-    /// The spine's heartbeats.
+    /// Heartbeats of the recording loops.
     pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
     /// When the process started.
     pub startup: Timestamp,
-    /// Saves the snapshot.
+    /// Saves snapshots.
     pub saver: Arc<SnapshotSaver>,
-    /// Asks for a reload.
+    /// Sends reload requests to the main loop.
     pub reloads: mpsc::Sender<ReloadRequest>,
-    /// What became of them.
+    /// Counts the reloads by outcome.
     pub reloaded: Arc<ReloadCount>,
 }
 
-/// Runs the service until a signal asks for its stop or a spine task fails.
+/// Runs the service until a signal requests a stop or a task fails.
 pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> Result<(), Failure> {
     let clock = Clock::system();
     let faults_text = std::env::var("TAPEKEEPER_FAULTS").ok();
@@ -188,11 +190,14 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let _lock = stores::lock_data_dir(&run_options.config.data_dir).await?;
     let state = &run_options.config.data_dir;
     if let Some(stuck_loop) = systemd::take_stuck_loop(state) {
-        error!(MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %stuck_loop.name, "restarted by the watchdog: {stuck_loop}");
+        error!(
+            MESSAGE_ID = messages::WATCHDOG_RESTARTED, LOOP = %stuck_loop.name,
+            "restarted by the watchdog: {stuck_loop}"
+        );
         heartbeats.remember_stuck_loop(stuck_loop);
     }
     if let Some(interval) = systemd::watchdog_interval() {
-        // Not in a group: it must outlive every task, and ends with the process.
+        // Not in a group: the watchdog must outlive every task and ends with the process.
         systemd::feed_watchdog(heartbeats.clone(), interval, state)?;
     }
     let before =
@@ -204,7 +209,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let started = start(&run_options, &clock, &health, &heartbeats, &mut groups, reloads);
     let started = tokio::select! {
         started = systemd::extend_timeout_while(START_MAX, started) => started.map(Some),
-        // Not after the start: it goes on asking systemd for time, and the stop would wait for it.
+        // A stop during the start drops it: it would ask systemd for more time, and the stop would wait for it.
         why = requests.stop() => {
             info!(MESSAGE_ID = messages::STOPPING, "stopping before the start is over: {why}");
             systemd::stopping("stopping before the start is over");
@@ -214,7 +219,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let (service, mut reloadable) = match started {
         Ok(Some(started)) => started,
         unstarted => {
-            // What was logged so far stays in the log; nothing was acknowledged.
+            // Appended frames stay in the log; nothing is acknowledged yet.
             groups.sockets.stop().await;
             groups.ingest.stop().await;
             systemd::barrier().await;
@@ -224,7 +229,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let failure = main_loop::run(&service, &mut reloadable, &run_options, &mut requests, &mut groups).await;
     let reason = match &failure {
         Some(failure) => format!("{} failed: {}", failure.task, failure.reason),
-        None => "stopping as asked".to_owned(),
+        None => "stopping on request".to_owned(),
     };
     systemd::stopping(&reason);
     health.set_stopping();
@@ -234,14 +239,14 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     match failure {
         Some(failure) => Err(anyhow!("{} failed: {}", failure.task, failure.reason).into()),
         None if !drained => {
-            warn!("stopped before everything was acknowledged: it stays in the log and is consumed at the next start");
+            warn!("stopped before every frame was acknowledged: the next start consumes the rest from the log");
             Ok(())
         }
         None => Ok(()),
     }
 }
 
-/// Brings everything up, in order.
+/// Starts everything, in order.
 async fn start(
     run_options: &RunOptions,
     clock: &Clock,
@@ -249,7 +254,7 @@ async fn start(
     heartbeats: &Heartbeats,
     groups: &mut Groups,
     reloads: mpsc::Sender<ReloadRequest>,
-) -> Result<(Service, main_loop::Reloadable), Failure> {
+) -> Result<(Service, Reloadable), Failure> {
     let config = &run_options.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
@@ -317,10 +322,10 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    Ok((service, main_loop::Reloadable { runtimes, streams: streams_sender, jobs }))
+    Ok((service, Reloadable { runtimes, streams: streams_sender, jobs }))
 }
 
-/// What is committed, as far as is known: a broker that is away tells later.
+/// The committed offsets; those of the snapshot while the log does not answer.
 async fn committed(
     log: &Arc<dyn Log>,
     config: &Config,
@@ -349,7 +354,8 @@ fn shared(
 ) -> exchange_runtime::Shared {
     exchange_runtime::Shared {
         log,
-        // Milliseconds grow across restarts, and no recorder connects a thousand times a second.
+        // Milliseconds since 1970 grow across restarts, and a recorder opens fewer than a thousand connections a
+        // second.
         next_connection: Arc::new(AtomicI64::new(clock.now().millis())),
         connections: Connections::default(),
         counters: Arc::new(Counters::default()),
@@ -377,8 +383,8 @@ fn rest_clients(
     Ok(clients)
 }
 
-/// Takes everything down, in order; returns whether every frame was acknowledged.
-async fn stop(groups: Groups, reloadable: main_loop::Reloadable, service: &Service) -> bool {
+/// Stops everything, in order; returns whether every frame is acknowledged.
+async fn stop(groups: Groups, reloadable: Reloadable, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
     jobs.stop().await;
     admin.stop().await;
@@ -391,7 +397,7 @@ async fn stop(groups: Groups, reloadable: main_loop::Reloadable, service: &Servi
         }
     };
     if tokio::time::timeout(GRACES[2].1, ended).await.is_err() {
-        warn!("the sockets did not close in time");
+        warn!("the sockets did not close within their grace period");
     }
     sockets.stop().await;
     let flushed = ingest.stop().await;

@@ -1,4 +1,4 @@
-//! What carries frames from the log to the stores, and what repairs: each a task of its own.
+//! Starts the tasks that carry frames from the log to the stores, and the tasks that find and repair gaps.
 
 use std::sync::Arc;
 
@@ -25,20 +25,20 @@ use super::restore::{self, ResumeState};
 use super::snapshot_saver::SnapshotSaver;
 use super::{Groups, Service, stores};
 
-/// A fault elsewhere must not leave the consumer's questions without a limit.
+/// Most queued probes for the consumer: a fault elsewhere must not let them grow without a limit.
 const PROBES_MAX: usize = 1_024;
 
-/// Where consuming begins.
+/// The positions at which the consumer resumes; provisional while history is down.
 pub(super) struct PendingResume {
-    /// What history says; what the snapshot says while history is away.
+    /// From history; from the snapshot while history is down.
     best_known: ResumeState,
     snapshot: Option<Snapshot>,
     streams: Vec<Stream>,
-    /// Cancelled once history has answered.
+    /// Cancelled when history has answered.
     resumed: CancellationToken,
 }
 
-/// Opens history and asks where every stream stands. One that is away is no reason not to record.
+/// Opens history and reads the position of every stream. A history that is down does not prevent recording.
 pub(super) async fn open(
     config: &Config,
     snapshot: Option<Snapshot>,
@@ -58,7 +58,7 @@ pub(super) async fn open(
             resume
         }
         Err(error) if restore::is_unavailable(&error) => {
-            warn!("history is away: the log keeps everything until it is back: {error:#}");
+            warn!("history is down: frames wait in the log until it is back: {error:#}");
             health.degraded("history", &format!("{error:#}"));
             restore::from_snapshot(snapshot.as_ref(), &streams)
         }
@@ -68,17 +68,17 @@ pub(super) async fn open(
 }
 
 impl PendingResume {
-    /// What is known by now.
+    /// The best known positions.
     pub(super) fn best_known(&self) -> &ResumeState {
         &self.best_known
     }
 
-    /// Cancelled once history has answered.
+    /// Cancelled when history has answered.
     pub(super) fn resumed(&self) -> CancellationToken {
         self.resumed.clone()
     }
 
-    /// Waits for a history that is away; `None` when told to stop first.
+    /// Waits for a history that is down. Returns `None` when the stop comes first.
     async fn resume(
         self,
         history: &Arc<dyn History>,
@@ -99,7 +99,7 @@ impl PendingResume {
     }
 }
 
-/// Shows every stream where it goes on.
+/// Shows the position at which each stream resumes.
 pub(super) fn seed_progress(progress: &Progress, resume: &ResumeState, committed: &Offsets) {
     let streams = resume.watermarks.iter().map(|(stream, (position, ts))| {
         let next = stream.channel.step().map(|step| position + step);
@@ -108,7 +108,7 @@ pub(super) fn seed_progress(progress: &Progress, resume: &ResumeState, committed
     progress.publish(streams.collect::<Vec<_>>(), committed);
 }
 
-/// Starts what carries frames from the log to the stores, and what repairs.
+/// Starts the consumer, the cache's writer, and the repair tasks.
 pub(super) fn start(
     service: &Service,
     runtimes: &mut [ExchangeRuntime],
@@ -136,7 +136,8 @@ pub(super) fn start(
         heartbeat: service.heartbeats.watch("consume"),
         stop: groups.consume.stop.clone(),
     };
-    // Its own stop is the group's abort after the grace: what is not durable by then stays uncommitted.
+    // The group's abort after the grace period is the consumer's hard stop: rows that are not durable by then stay
+    // uncommitted.
     let never = CancellationToken::new();
     let batches = stores::batch_options(&service.config);
     let (progress, saver, history) = (service.progress.clone(), service.saver.clone(), service.history.clone());
@@ -162,7 +163,7 @@ pub(super) fn start(
     repair(service, runtimes, &probes, &assigned_streams, groups);
 }
 
-/// Starts what finds holes that no frame reveals, and what fills them.
+/// Starts the tasks that find gaps which no frame reveals, and the task that repairs gaps.
 fn repair(
     service: &Service,
     runtimes: &mut [ExchangeRuntime],

@@ -1,20 +1,23 @@
-//! A reload: read, validate, compare, apply; a bad file changes nothing and says why.
+//! A reload: reads, validates, compares and applies both files. A bad file changes nothing, and the error names the
+//! reason.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::admin::ReloadReport;
 use crate::config::{self, Config};
+use crate::jobs::JobsHandle;
 use crate::jobs::spec::Schedule;
 use crate::market::Stream;
 use crate::messages;
 
 use super::Service;
-use super::main_loop::Reloadable;
+use super::exchange_runtime::ExchangeRuntime;
 
-/// Where configuration and schedule came from on the command line.
+/// The paths of configuration and schedule from the command line.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigPaths {
     /// `--config`.
@@ -32,7 +35,17 @@ impl ConfigPaths {
     }
 }
 
-/// Applies what may change live: feeds and the schedule.
+/// What a reload may change.
+pub struct Reloadable {
+    /// The running exchanges.
+    pub runtimes: Vec<ExchangeRuntime>,
+    /// Publishes the recorded streams.
+    pub streams: watch::Sender<Vec<Stream>>,
+    /// The schedule.
+    pub jobs: JobsHandle,
+}
+
+/// Applies what may change live: the feeds and the schedule. Refuses any other change.
 pub async fn apply(
     service: &Service,
     reloadable: &mut Reloadable,

@@ -1,4 +1,4 @@
-//! What is known at start: the newest whole snapshot, history's own rows, and the ledger.
+//! Reads the state at start: the newest whole snapshot, history's own positions, and the gap ledger.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::ledger::Ledger;
 use crate::market::{Stream, Timestamp};
 use crate::state::{Snapshot, StateFile};
 
-/// How long the cache may take to say whether it has a backup.
+/// Longest wait for the cache's backup of the snapshot.
 const BACKUP_MAX: Duration = Duration::from_secs(5);
 
-/// How long history may take to say where every stream stands.
+/// Longest wait for history's positions of all streams.
 const RESUME_MAX: Duration = Duration::from_secs(60);
 
-/// Who waits for a history that is away.
+/// What the wait for a history that is down needs.
 pub struct HistoryWait {
     /// The time.
     pub clock: Clock,
-    /// Where it is said that history is away.
+    /// Shows that history is down.
     pub health: Health,
-    /// Proves that we wait.
+    /// Beats during the wait.
     pub heartbeat: Heartbeat,
     /// Ends the wait.
     pub stop: CancellationToken,
 }
 
-/// Where every stream goes on.
+/// The positions at which the streams resume.
 #[derive(Debug, Default)]
 pub struct ResumeState {
-    /// The highest durable position of each stream, and the exchange's time of it when known.
+    /// The highest durable position of each stream, and its exchange time when known.
     pub watermarks: HashMap<Stream, (i64, Option<Timestamp>)>,
     /// Open gaps and settled ranges.
     pub ledger: Ledger,
@@ -48,7 +48,8 @@ pub struct ResumeState {
     pub identity: Option<String>,
 }
 
-/// The newest whole snapshot: the file, the generation before it, then the cache. What is corrupt is warned of.
+/// The newest whole snapshot: from the file, from the generation before it, or from the cache. Warns about corrupt
+/// ones.
 pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance: &str) -> Option<Snapshot> {
     let (snapshot, warnings) = file.load();
     for warning in &warnings {
@@ -57,7 +58,7 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     if snapshot.is_some() {
         return snapshot;
     }
-    // A cache that is down must not hold the start: history knows the watermarks as well.
+    // A cache that is down must not delay the start: history has the watermarks too.
     let asked = tokio::time::timeout(BACKUP_MAX, cache?.get_state(instance)).await;
     let document = match asked.unwrap_or_else(|_elapsed| Err(CacheError("no answer in time".to_owned()))) {
         Ok(document) => document?,
@@ -78,8 +79,8 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
     }
 }
 
-/// Since when streams are recorded whose beginning is not settled: in the state before the exchange is connected, so that a
-/// kill at any time after it is known to the next process. Returns the snapshot as it is saved now.
+/// The recording starts of the streams whose first trade is not yet confirmed. Saves them before the exchange is
+/// connected, so that the next process knows them after a kill at any time. Returns the snapshot as saved.
 pub fn recording_starts(
     file: &StateFile,
     snapshot: Option<Snapshot>,
@@ -96,14 +97,14 @@ pub fn recording_starts(
     let mut first = snapshot.unwrap_or_default();
     first.anchors = to_save;
     first.generation += 1;
-    // Not to record for want of this file would lose more than it can tell.
+    // Refusing to record because of this file would lose more than the file is worth.
     if let Err(error) = first.encode().and_then(|document| file.save(&document)) {
-        warn!("cannot save since when the streams are recorded: {error:#}");
+        warn!("cannot save the recording starts of the streams: {error:#}");
     }
     (starts, Some(first))
 }
 
-/// What the snapshot alone says, while history is away: what was saved must not be forgotten meanwhile.
+/// The positions from the snapshot alone, while history is down: the next snapshot must not lose them.
 pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeState {
     let Some(snapshot) = snapshot else { return ResumeState::default() };
     let saved = |stream: &Stream| Some((stream.clone(), (*snapshot.watermarks.get(&stream.to_string())?, None)));
@@ -114,7 +115,7 @@ pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeS
     }
 }
 
-/// The same as [`resume`] for a history that is away now: asks until it answers. `None` when told to stop first.
+/// Repeats [`resume`] until a history that is down answers. Returns `None` when the stop comes first.
 pub async fn resume_when_available(
     history: &Arc<dyn History>,
     snapshot: Option<&Snapshot>,
@@ -127,7 +128,7 @@ pub async fn resume_when_available(
         let why = match wait.heartbeat.beat_while(RESUME_MAX * 2, asked).await {
             Ok(Ok(resume)) => {
                 wait.health.restored("history");
-                info!("history is there");
+                info!("history is available");
                 return Ok(Some(resume));
             }
             Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
@@ -142,13 +143,13 @@ pub async fn resume_when_available(
     }
 }
 
-/// Whether waiting may help.
+/// Whether a later attempt may succeed.
 pub fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Unavailable(_))))
 }
 
-/// Takes the highest watermark of snapshot and history, for the history the snapshot was written against; rows
-/// that the snapshot knows and this history lacks (a restored backup) are gaps.
+/// Takes the higher watermark of snapshot and history when the snapshot belongs to this history. Rows that were durable
+/// at the snapshot and are missing from this history (a restored backup) become gaps.
 pub async fn resume(
     history: &Arc<dyn History>,
     snapshot: Option<&Snapshot>,
@@ -166,7 +167,7 @@ pub async fn resume(
         return Ok(resume);
     }
     if snapshot.history_identity != resume.identity {
-        warn!("the saved watermarks were written against another history: each stream goes on from its own rows");
+        warn!("the saved watermarks belong to another history: each stream resumes from the rows of this one");
         return Ok(resume);
     }
     let mut lost = Vec::new();

@@ -1,4 +1,4 @@
-//! Saves the service's snapshot, to the file and to the cache's backup.
+//! Collects the service's snapshot and saves it to the file and, as a backup, to the cache.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -16,23 +16,23 @@ use crate::market::{Exchange, Stream, Timestamp};
 use crate::progress::Progress;
 use crate::state::{Snapshot, StateFile};
 
-/// Everything a snapshot is made of.
+/// The sources of a snapshot and where it goes.
 pub struct SnapshotSaver {
-    /// Where it goes first.
+    /// The file that takes it first.
     pub file: StateFile,
-    /// Where its backup goes; failing there is a warning.
+    /// The cache that takes the backup; a failure there is a warning.
     pub cache: Arc<dyn Cache>,
-    /// Names the backup.
+    /// The name of the backup.
     pub instance: String,
-    /// What is durable.
+    /// The durable positions.
     pub progress: Arc<Progress>,
-    /// What is recorded.
+    /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// Names the log whose offsets are saved.
+    /// The name of the log to which the saved offsets belong.
     pub log: String,
-    /// Who may have banned us.
+    /// The REST clients, for bans.
     pub rest: HashMap<Exchange, Arc<Rest>>,
-    /// Streams of which nothing is durable yet.
+    /// Streams whose first trade is not yet confirmed.
     pub recording_starts: Arc<RecordingStarts>,
     /// History's identity, when it is known.
     pub identity: std::sync::Mutex<Option<String>>,
@@ -40,12 +40,12 @@ pub struct SnapshotSaver {
     pub startup: Timestamp,
     /// The time.
     pub clock: Clock,
-    /// The generation saved last; also keeps two saves from crossing.
+    /// The last saved generation; the lock also keeps two saves apart.
     pub generation: Mutex<u64>,
 }
 
 impl SnapshotSaver {
-    /// Saves; `shutdown` stamps the end of an orderly stop. Returns what was saved in words.
+    /// Saves a snapshot; `shutdown` adds the time of an orderly stop. Returns a summary for the log.
     pub async fn save(&self, shutdown: bool) -> anyhow::Result<String> {
         let mut generation = self.generation.lock().await;
         let snapshot = self.snapshot(*generation + 1, shutdown);
@@ -57,12 +57,12 @@ impl SnapshotSaver {
         match tokio::time::timeout(Duration::from_secs(2), backup).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("the state is saved, but not its backup in the cache: {error}"),
-            Err(_elapsed) => warn!("the state is saved, but the cache did not take its backup within 2 s"),
+            Err(_elapsed) => warn!("the state is saved, but the cache did not accept its backup within 2 s"),
         }
         Ok(format!("generation {}, {} streams", snapshot.generation, snapshot.watermarks.len()))
     }
 
-    /// Takes over history's identity, once it is known.
+    /// Sets history's identity when it becomes known.
     pub fn set_identity(&self, identity: Option<String>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
@@ -95,7 +95,7 @@ impl SnapshotSaver {
         snapshot
     }
 
-    /// Per exchange, until when it bans this address, milliseconds since 1970.
+    /// The end of each exchange's ban of this address, milliseconds since 1970.
     pub fn bans(&self) -> BTreeMap<String, i64> {
         let now = self.clock.now();
         let bans = self.rest.iter().filter_map(|(exchange, rest)| Some((exchange, rest.banned_until()?)));

@@ -1,4 +1,4 @@
-//! Which connection carries which stream, and how that changes when the feeds do.
+//! Assigns streams to the connections of one exchange, and changes the assignment when the feeds change.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -13,7 +13,7 @@ use crate::exchange::socket::{Connections, Socket, SocketCommand, SocketEvent, S
 use crate::exchange::{Dialect, Feed};
 use crate::market::Stream;
 
-/// Most events waiting for ingest, each of up to some hundred frames: beyond that the sockets stop reading.
+/// Most queued events for ingest, each of up to some hundred frames: when the queue is full the sockets stop reading.
 pub const EVENTS_MAX: usize = 64;
 
 /// The connections of one exchange.
@@ -49,13 +49,13 @@ impl Sockets {
         Self { dialect, open: Vec::new(), events, next_connection, connections, handles, clock, stop }
     }
 
-    /// The connections of now.
+    /// The current connections.
     pub fn connection_handles(&self) -> watch::Receiver<Vec<ConnectionHandle>> {
         self.handles.subscribe()
     }
 
-    /// Makes the connections carry exactly the streams of `feeds`: what stays is not touched, what is new goes
-    /// where there is capacity.
+    /// Makes the connections subscribe to exactly the streams of `feeds`. Streams that stay are not touched; new
+    /// streams go to a connection with free capacity, else to a new one.
     pub async fn assign(&mut self, feeds: &[Feed]) {
         let mut wanted: Vec<(Option<String>, Stream)> = Vec::new();
         for feed in feeds.iter().filter(|feed| feed.exchange == self.dialect.exchange()) {
@@ -78,7 +78,7 @@ impl Sockets {
             });
             changed |= added > 0;
             if changed && open.commands.send(SocketCommand::SetStreams(open.streams.clone())).await.is_err() {
-                warn!("a connection has ended and does not take its new streams");
+                warn!("a connection has ended and cannot subscribe to its new streams");
             }
         }
         while let Some((ws_url, _)) = wanted.first().cloned() {

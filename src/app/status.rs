@@ -1,4 +1,4 @@
-//! The status line of `systemctl status`, and the exchanges' part of the health.
+//! The status line of `systemctl status`, and the health of the exchanges.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,14 +10,15 @@ use crate::market::{Exchange, Stream, Timestamp};
 
 use super::Service;
 
-/// A stream counts as receiving when a frame came within this time.
+/// A stream counts as receiving when a frame arrived within this time.
 const RECEIVING_US: i64 = 60_000_000;
-/// So few frames may wait without anybody being late: a market that trades has more within a minute.
+/// With fewer waiting frames the consumer may still be on time: a market that trades sends more within a minute.
 const WAITING_FRAMES_MAX: i64 = 1_000;
-/// A part that does not answer within this time is left out: the line must come in any case.
+/// Longest wait for one part of the line: a part that does not answer is left out.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 
-/// `14/14 streams, lag 0.3 s, 0 gaps, next snapshot 12 s`, then what is degraded, then why the watchdog restarted us.
+/// `14/14 streams, lag 0.3 s, 0 gaps, next snapshot 12 s`, then the degraded parts, then why the watchdog restarted the
+/// service.
 pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
     let streams = service.streams.borrow().clone();
     let now = service.clock.now();
@@ -44,14 +45,14 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
     line
 }
 
-/// Says in the service's health that an exchange is away, or sends nothing. Both are coped with: what is missed meanwhile
-/// is a gap, and is filled.
+/// Marks the part `exchange` as degraded while an exchange is down or sends nothing. The service works around both:
+/// missed trades are a gap, and backfill repairs it.
 pub async fn update_exchange_health(service: &Service) {
     let sockets = service.connections.snapshot();
     let mut carrying = sockets.iter().filter(|socket| socket.streams > 0);
     let down = carrying.find_map(|socket| {
         let why = socket.state.strip_prefix("waiting: ")?;
-        Some(format!("{} is away: {why}", socket.exchange))
+        Some(format!("{} is down: {why}", socket.exchange))
     });
     let problem = if down.is_some() { down } else { silent_exchange(service).await };
     match problem {
@@ -60,7 +61,8 @@ pub async fn update_exchange_health(service: &Service) {
     }
 }
 
-/// Which exchange has sent no frame of any stream for long. Not asked of the connections: silent ones are replaced.
+/// An exchange that has sent no frame of any stream for long. The connections cannot show it, because silent ones are
+/// replaced.
 async fn silent_exchange(service: &Service) -> Option<String> {
     let now = service.clock.now();
     let streams = service.streams.borrow().clone();
@@ -69,7 +71,7 @@ async fn silent_exchange(service: &Service) -> Option<String> {
         let mine = streams.iter().filter(|stream| stream.exchange == exchange);
         let newest = mine.filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
-        // While frames wait in the log, it is the consumer that is late.
+        // While frames wait in the log, the consumer is late, not the exchange.
         if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
             return Some(format!("{exchange} has sent nothing for {} s", silent / 1_000_000));
         }
@@ -77,19 +79,19 @@ async fn silent_exchange(service: &Service) -> Option<String> {
     None
 }
 
-/// How old the newest consumed frame is while others wait behind it, in seconds; nothing waits in a quiet market.
+/// The age of the newest consumed frame while others wait behind it, in seconds; 0 when no frame waits.
 async fn lag(service: &Service, now: Timestamp) -> Option<f64> {
     let usage = timeout(ANSWER_MAX, service.log.usage()).await.ok()?.ok()?;
     if usage.lag() == 0 {
         return Some(0.0);
     }
     let age = now.since(service.progress.last_received()?).max(0);
-    // What waits in a silent market are the markers of connections that were replaced for their silence.
+    // In a silent market only the markers of replaced connections wait.
     let nobody_is_late = usage.lag() < WAITING_FRAMES_MAX && age > RECEIVING_US;
     Some(if nobody_is_late { 0.0 } else { age as f64 / 1e6 })
 }
 
-/// When offsets and watermarks are saved next.
+/// The time of the next snapshot.
 async fn next_snapshot(jobs: &JobsHandle) -> Option<Timestamp> {
     let jobs = timeout(ANSWER_MAX, jobs.list()).await.ok()?.ok()?;
     let next = jobs.iter().filter(|job| job.task == "state-snapshot").filter_map(|job| job.next_run.as_deref());

@@ -1,4 +1,4 @@
-//! Opens the backends that the configuration names. Nothing else in the program knows which they are.
+//! Opens the backends that the configuration names. No other code knows which backend a store has.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -21,12 +21,13 @@ use crate::log::embedded::{self, EmbeddedLog};
 use crate::log::kafka::KafkaLog;
 use crate::log::{self, Log, LogError};
 
-/// How long a predecessor that was just killed may take to be gone, and its lock with it.
+/// Longest wait for the lock: a predecessor that was just killed may still hold it.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a store that is away is waited for at start.
+/// Longest wait at start for a store that is down.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// Makes the state directory ours: created if missing, locked against a second recorder. Keep the file open.
+/// Creates the state directory if it is missing, and locks it against a second recorder while the returned file is
+/// open.
 pub async fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
     fs::create_dir_all(data_dir)
         .with_context(|| format!("create the state directory {}", data_dir.display()))
@@ -70,7 +71,7 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     }
 }
 
-/// What tells a log from another that this recorder may be given later.
+/// A name that tells this log from any other log that the configuration may name later.
 pub fn log_name(config: &Config) -> String {
     let kafka = &config.log.kafka;
     match config.log.backend {
@@ -86,8 +87,8 @@ fn log_failure(error: LogError) -> Failure {
     }
 }
 
-/// What this recorder is called in a group, the same after every restart: `instance`, else a name that the state
-/// directory keeps.
+/// This recorder's member name in a consumer group, the same after every restart: `instance`, else a name that is
+/// stored in the state directory.
 fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
     if !instance.is_empty() {
         return Ok(instance.to_owned());
@@ -102,19 +103,19 @@ fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
         Err(error) => return Err(cannot("read", error)),
     }
     let name = format!("tapekeeper-{}", uuid::Uuid::new_v4().simple());
-    // A name that a power cut loses is replaced by another: the group then waits for one session, once.
+    // After a power cut the name may be lost and replaced: the group then waits for one session timeout, once.
     fs::write(&path, format!("{name}\n")).map_err(|error| cannot("write", error))?;
     Ok(name)
 }
 
-/// Opens the history for a command, which cannot do without.
+/// Opens the history for a command; a history that is down is an error.
 pub async fn history(config: &Config) -> Result<Arc<dyn History>, Failure> {
     let (history, answer) = history_even_if_down(config).await?;
-    answer.map_err(|why| Failure::new(UNAVAILABLE, anyhow!("history is away: {why}")))?;
+    answer.map_err(|why| Failure::new(UNAVAILABLE, anyhow!("history is down: {why}")))?;
     Ok(history)
 }
 
-/// Opens the history for a command that only reads: one that does not exist is an error, and is not made.
+/// Opens the history for a command that only reads: a history that does not exist is an error and is not created.
 pub async fn history_to_read(config: &Config) -> Result<Arc<dyn History>, Failure> {
     let (exists, place, key) = match config.history.backend {
         history::Backend::Embedded => {
@@ -123,33 +124,31 @@ pub async fn history_to_read(config: &Config) -> Result<Arc<dyn History>, Failur
         }
         history::Backend::Clickhouse => {
             let options = &config.history.clickhouse;
-            // A server that does not answer is waited for below, and then named as such.
+            // `history` below waits for a server that does not answer, and reports it.
             let exists = with_timeout(ClickhouseHistory::exists(options)).await.unwrap_or(true);
             (exists, format!("database {} of {}", options.database, options.url), "[history.clickhouse]")
         }
     };
     if !exists {
-        let why =
-            anyhow!("there is no history at {place}: nothing was recorded there yet, or {key} is not what is meant");
+        let why = anyhow!("there is no history at {place}: nothing was recorded there yet, or {key} is wrong");
         return Err(Failure::new(UNAVAILABLE, why));
     }
     history(config).await
 }
 
-/// Opens the log for a command that only reads: an embedded one that does not exist is an error, and is not made.
+/// Opens the log for a command that only reads: an embedded log that does not exist is an error and is not created.
 pub async fn log_to_read(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     let path = config.data_dir.join("log.db");
     if config.log.backend == log::Backend::Embedded && !path.exists() {
         let place = path.display();
-        let why =
-            anyhow!("there is no log at {place}: nothing was recorded there yet, or data_dir is not what is meant");
+        let why = anyhow!("there is no log at {place}: nothing was recorded there yet, or data_dir is wrong");
         return Err(Failure::new(UNAVAILABLE, why));
     }
     log(config).await
 }
 
-/// Opens the history, and says whether it answers. A server that is away is waited for at most 10 s; then its calls
-/// fail with [`HistoryError::Unavailable`] until it is there. One that is too old, or whose schema is newer, is refused.
+/// Opens the history and returns whether it answers. Waits at most 10 s for a server that is down; then its calls fail
+/// with [`HistoryError::Unavailable`] until it is back. Refuses a server that is too old and a schema that is newer.
 pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, Result<(), String>), Failure> {
     match config.history.backend {
         history::Backend::Embedded => {
@@ -174,7 +173,7 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
                     }
                     Ok(Err(HistoryError::Unavailable(why))) if tokio::time::Instant::now() >= until => break Err(why),
                     Ok(Err(HistoryError::Unavailable(why))) => {
-                        tracing::debug!("history is not there yet: {why}");
+                        tracing::debug!("history does not answer yet: {why}");
                         tokio::time::sleep(Duration::from_millis(250)).await;
                     }
                     Err(_elapsed) => break Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
@@ -185,22 +184,22 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
     }
 }
 
-/// What one store of the configuration answers to a ping.
+/// One store's answer to a ping.
 #[derive(Debug, serde::Serialize)]
 pub struct StorePing {
     /// `log`, `history` or `cache`.
     pub store: &'static str,
-    /// Which backend, and where.
+    /// Where the store is.
     pub place: String,
     /// Its name and version; absent when it does not answer.
     pub version: Option<String>,
-    /// What it lacks and will get.
+    /// Topics, tables or functions that it lacks and that the service creates at start.
     pub missing: Vec<String>,
-    /// Why it cannot be used.
+    /// Why the service cannot use it.
     pub error: Option<String>,
 }
 
-/// Asks every store that the configuration names who it is; changes nothing there.
+/// Reads the name and version of every configured store; changes nothing there.
 pub async fn ping(config: &Config) -> Vec<StorePing> {
     let answer = |store, place, answer: Result<(String, Vec<String>), String>| match answer {
         Ok((version, missing)) => StorePing { store, place, version: Some(version), missing, error: None },
@@ -241,7 +240,7 @@ async fn with_timeout<T, E: std::fmt::Display>(asked: impl Future<Output = Resul
     }
 }
 
-/// A URL as it may be shown.
+/// A URL without its user and password.
 pub fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
@@ -249,7 +248,7 @@ pub fn without_password(url: &str) -> String {
     }
 }
 
-/// When the history that the configuration names wants a batch sealed.
+/// The size and time at which consume seals a batch, for the configured history.
 pub fn batch_options(config: &Config) -> consume::Options {
     match config.history.backend {
         history::Backend::Embedded => consume::Options::default(),
@@ -260,7 +259,7 @@ pub fn batch_options(config: &Config) -> consume::Options {
     }
 }
 
-/// Opens the cache. One that is down fails its calls, not this.
+/// Opens the cache. When the server is down, its calls fail, not this function.
 pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
     match config.cache.backend {
         cache::Backend::Embedded => Ok(Arc::new(EmbeddedCache::new())),

@@ -1,11 +1,11 @@
-//! Best bid and ask.
+//! The best bid and the best ask of a symbol.
 
 use rust_decimal::Decimal;
 
 /// The top of a symbol's book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Book {
-    /// The exchange's update id: a later book has a higher one.
+    /// The exchange's update id; it grows with every update.
     pub update_id: i64,
     /// Best bid price.
     pub bid: Decimal,

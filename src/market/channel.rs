@@ -1,4 +1,4 @@
-//! What kind of data a stream carries.
+//! Channels: the kinds of data that a stream carries.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,12 +18,12 @@ pub enum Interval {
     H1,
     /// Four hours.
     H4,
-    /// One day of UTC.
+    /// One UTC day.
     D1,
 }
 
 impl Interval {
-    /// Every interval there is, shortest first.
+    /// All intervals, shortest first.
     pub const ALL: [Self; 6] = [Self::M1, Self::M5, Self::M15, Self::H1, Self::H4, Self::D1];
 
     /// `1m`, `5m`, `15m`, `1h`, `4h` or `1d`.
@@ -66,7 +66,7 @@ impl FromStr for Interval {
     }
 }
 
-/// A kind of stream that one symbol has.
+/// A kind of data that the exchange sends for a symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
     /// Every trade, numbered by the exchange.
@@ -78,7 +78,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// Every channel there is.
+    /// All channels.
     pub const ALL: [Self; 8] = [
         Self::Trade,
         Self::Kline(Interval::M1),
@@ -90,7 +90,7 @@ impl Channel {
         Self::BookTicker,
     ];
 
-    /// As written in configuration, ledger and API: `trade`, `kline_1m`, `book_ticker`.
+    /// The name in configuration, ledger and API: `trade`, `kline_1m`, `book_ticker`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Trade => "trade",
@@ -104,8 +104,8 @@ impl Channel {
         }
     }
 
-    /// The distance between two neighbouring positions: 1 for trade ids, the interval's
-    /// microseconds for kline open times; `None` for what is not numbered.
+    /// The distance between two neighbouring positions: 1 for trade ids, the interval in microseconds for kline open
+    /// times, `None` for a channel without positions.
     pub const fn step(self) -> Option<i64> {
         match self {
             Self::Trade => Some(1),
@@ -114,7 +114,7 @@ impl Channel {
         }
     }
 
-    /// Positions from `first` to `last` as people read them: `7..9`, a kline's as the time at which it opened.
+    /// Positions from `first` to `last` for people: `7..9` for trade ids, open times for klines.
     pub fn span(self, first: i64, last: i64) -> String {
         match self {
             Self::Kline(_) => {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_read_when_a_kline_opened() {
+    fn a_span_of_klines_shows_open_times() {
         assert_eq!(Channel::Trade.span(7, 9), "7..9");
         let minute = Channel::Kline(Interval::M1);
         let (first, last) = (1_795_820_580_000_000, 1_795_820_640_000_000);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_reads_back() {
+    fn every_name_parses_back() {
         for channel in Channel::ALL {
             assert_eq!(channel.as_str().parse(), Ok(channel));
         }

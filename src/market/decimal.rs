@@ -1,9 +1,9 @@
-//! Exact numbers: text to decimal and back, never through a binary float.
+//! Exact numbers: parses and prints decimals, never through a binary float.
 
 use rust_decimal::Decimal;
 
-/// Parses a decimal exactly; `None` when it is not a plain number or needs more digits than
-/// a decimal holds (28), because a rounded price is a wrong price.
+/// Parses a decimal exactly. Returns `None` when the text is not a plain number or needs more than the 28 digits that a
+/// decimal holds, because a rounded price is a wrong price.
 pub fn parse_decimal(text: &str) -> Option<Decimal> {
     match parse_short(text.as_bytes()) {
         Some(value) => Some(value),
@@ -11,8 +11,8 @@ pub fn parse_decimal(text: &str) -> Option<Decimal> {
     }
 }
 
-/// The numbers that exchanges send, at a third of the cost: at most 18 digits, which an `i64` holds, with
-/// at least one on each side of the point. `None` leaves the text to the general parser.
+/// A fast path, at a third of the cost, for the numbers that exchanges send: at most 18 digits, which an `i64` holds,
+/// with at least one digit on each side of the point. `None` leaves the text to the general parser.
 fn parse_short(text: &[u8]) -> Option<Decimal> {
     if text.len() > 19 {
         return None;
@@ -21,7 +21,7 @@ fn parse_short(text: &[u8]) -> Option<Decimal> {
     let mut point = None;
     for (index, &byte) in text.iter().enumerate() {
         match byte {
-            // Nineteen digits without a point may wrap; they are given up below.
+            // Nineteen digits without a point may wrap; the check below refuses them.
             b'0'..=b'9' => mantissa = mantissa.wrapping_mul(10).wrapping_add(i64::from(byte - b'0')),
             b'.' if point.is_none() && index > 0 => point = Some(index),
             _ => return None,
@@ -35,7 +35,7 @@ fn parse_short(text: &[u8]) -> Option<Decimal> {
     (scale > 0).then(|| Decimal::new(mantissa, scale as u32))
 }
 
-/// Plain notation without exponent or trailing zeros: `61234.56`, `0`.
+/// The decimal in plain notation, without exponent or trailing zeros: `61234.56`, `0`.
 pub fn plain(value: Decimal) -> String {
     value.normalize().to_string()
 }
@@ -48,7 +48,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_short_parser_says_what_the_general_one_says(text in "-?[0-9]{0,20}\\.?[0-9]{0,20}|[0-9.+_ e-]{0,12}") {
+        fn the_short_parser_agrees_with_the_general_one(text in "-?[0-9]{0,20}\\.?[0-9]{0,20}|[0-9.+_ e-]{0,12}") {
             if let Some(value) = parse_short(text.as_bytes()) {
                 let general = Decimal::from_str_exact(&text).unwrap();
                 prop_assert_eq!((value, value.scale()), (general, general.scale()));
@@ -62,7 +62,7 @@ mod tests {
         }
 
         #[test]
-        fn prices_as_sent_take_the_short_way(mantissa in 0_i64..10_i64.pow(16), scale in 0_u32..=8) {
+        fn prices_as_sent_take_the_fast_path(mantissa in 0_i64..10_i64.pow(16), scale in 0_u32..=8) {
             let value = Decimal::new(mantissa, scale);
             prop_assert_eq!(parse_short(value.to_string().as_bytes()), Some(value));
         }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_zeros_go() {
+    fn trailing_zeros_are_removed() {
         check("61234.56000000", "61234.56");
         check("100.00000000", "100");
         check("0.00000000", "0");
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_not_rounded() {
+    fn a_number_that_does_not_fit_is_refused_not_rounded() {
         assert_eq!(parse_decimal("0.12345678901234567890123456789012"), None);
         assert_eq!(parse_decimal("12a"), None);
         assert_eq!(parse_decimal(""), None);

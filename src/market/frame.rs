@@ -1,4 +1,4 @@
-//! What the log holds: bytes as received, with when and where they came from.
+//! The record of the log: bytes as received, with the time and the connection.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Timestamp;
 
-/// What a log record is.
+/// The kind of a log record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// A frame from the exchange; the payload is its bytes, untouched.
@@ -41,14 +41,14 @@ impl Origin {
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What keeps order: `binance:BTCUSDT`, so that all channels of a symbol stay in one
-    /// partition. Markers and frames of no known stream carry `binance`.
+    /// The partition key: `binance:BTCUSDT`, so that all channels of a symbol stay in one partition and in order.
+    /// Connection markers and frames of an unknown stream carry `binance`.
     pub key: Arc<str>,
-    /// When the bytes arrived, by our clock.
+    /// When the bytes arrived, by this machine's clock.
     pub received_at: Timestamp,
-    /// Which connection of this recorder they came over; grows with every connect, across restarts.
+    /// The connection of this recorder that received them; the number grows with every connect, across restarts.
     pub connection: i64,
-    /// What this record is.
+    /// The kind of this record.
     pub origin: Origin,
     /// The bytes as received.
     pub payload: Bytes,

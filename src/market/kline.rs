@@ -1,4 +1,4 @@
-//! A candle.
+//! A kline (candlestick).
 
 use rust_decimal::Decimal;
 
@@ -7,11 +7,11 @@ use super::{Interval, Timestamp};
 /// Open, high, low, close and volume of one interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kline {
-    /// Its length.
+    /// Length of the interval.
     pub interval: Interval,
     /// First instant of the interval.
     pub open_time: Timestamp,
-    /// Last instant of the interval as the exchange gives it (Binance: the last millisecond).
+    /// Last instant of the interval as the exchange sends it (Binance: the last millisecond).
     pub close_time: Timestamp,
     /// First price.
     pub open: Decimal,
@@ -27,10 +27,10 @@ pub struct Kline {
     pub quote_volume: Decimal,
     /// Number of trades.
     pub trade_count: i64,
-    /// First trade's id, -1 when there was no trade or the source does not say.
+    /// Id of the first trade; -1 when there was no trade or the source does not provide it.
     pub first_trade_id: i64,
-    /// Last trade's id, -1 when there was no trade or the source does not say.
+    /// Id of the last trade; -1 when there was no trade or the source does not provide it.
     pub last_trade_id: i64,
-    /// Whether the interval is over and these are its final values.
+    /// Whether the interval is over and the values are final.
     pub closed: bool,
 }

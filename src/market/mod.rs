@@ -1,6 +1,6 @@
 //! The vocabulary of a market: exchange, symbol, channel, stream, trade, kline, tick, book, frame.
 //!
-//! Pure: no I/O, no clock, no runtime. Every other room speaks these words and adds none of its own.
+//! Pure: no I/O, no clock, no runtime. Every other module uses these types.
 
 mod book;
 mod channel;

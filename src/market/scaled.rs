@@ -1,13 +1,13 @@
-//! A decimal as Decimal(38, 18), the type of ClickHouse's columns and of Parquet's: an integer, 10^18 times as large.
+//! Decimals as Decimal(38, 18), the type of the columns in ClickHouse and Parquet: an integer, 10^18 times as large.
 
 use rust_decimal::Decimal;
 
-/// Digits behind the point in every column.
+/// Digits after the point in every column.
 const SCALE: u32 = 18;
-/// What 38 digits can hold.
+/// The largest number of 38 digits.
 const MAX: u128 = 10_u128.pow(38) - 1;
 
-/// Exactly 10^18 times `value`; `None` when that is no integer of 38 digits.
+/// Exactly 10^18 times `value`; `None` when that is not an integer of at most 38 digits.
 pub fn scaled(value: Decimal) -> Option<i128> {
     let mut mantissa = value.mantissa();
     let mut scale = value.scale();
@@ -22,11 +22,11 @@ pub fn scaled(value: Decimal) -> Option<i128> {
     (scaled.unsigned_abs() <= MAX).then_some(scaled)
 }
 
-/// The decimal that was scaled, without trailing zeros; `None` when it has more digits than a decimal holds,
-/// which nothing that [`scaled`] made has.
+/// The inverse of [`scaled`], without trailing zeros; `None` when the number needs more digits than a decimal holds,
+/// which never happens to a result of [`scaled`].
 pub fn unscaled(mut scaled: i128) -> Option<Decimal> {
     let mut scale = SCALE;
-    // Most values lose ten zeros here: eight at a time saves most of the divisions of 128 bits.
+    // Most values have ten trailing zeros: removing eight at a time saves most of the 128-bit divisions.
     while scale >= 8 && scaled % 100_000_000 == 0 {
         scaled /= 100_000_000;
         scale -= 8;
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_exact_and_what_does_not_is_refused() {
+    fn a_value_that_fits_is_exact_and_any_other_is_refused() {
         check("0", Some(0));
         check("61234.56000000", Some(61_234_560_000_000_000_000_000));
         check("-0.5", Some(-500_000_000_000_000_000));
@@ -72,7 +72,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics_and_what_fits_comes_back(
+        fn scaling_never_panics_and_a_value_that_fits_comes_back(
             mantissa in -(1_i128 << 96) + 1..1_i128 << 96, shift in 0_u32..96, scale in 0_u32..29
         ) {
             let value = Decimal::from_i128_with_scale(mantissa >> shift, scale);

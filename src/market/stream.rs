@@ -1,4 +1,4 @@
-//! Who sends what: exchange, symbol, and the stream that is one channel of one symbol.
+//! Exchange, symbol, and stream: one channel of one symbol.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Channel;
 
-/// An exchange whose dialect is built.
+/// An exchange that this program can record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Exchange {
     /// Binance Spot.
@@ -14,10 +14,10 @@ pub enum Exchange {
 }
 
 impl Exchange {
-    /// Every exchange that can be recorded.
+    /// All exchanges.
     pub const ALL: [Self; 1] = [Self::Binance];
 
-    /// Lower case, as configured and stored.
+    /// The name in configuration and storage, in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Binance => "binance",
@@ -39,17 +39,17 @@ impl FromStr for Exchange {
     }
 }
 
-/// A traded pair as the exchange spells it; cheap to clone.
+/// A traded pair in the exchange's spelling; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Symbol(Arc<str>);
 
 impl Symbol {
-    /// Keeps the exchange's own spelling.
+    /// A symbol in the exchange's spelling.
     pub fn new(text: &str) -> Self {
         Self(Arc::from(text))
     }
 
-    /// The exchange's own spelling.
+    /// The symbol in the exchange's spelling.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -70,21 +70,21 @@ impl std::borrow::Borrow<str> for Symbol {
 /// One channel of one symbol of one exchange; written `binance:BTCUSDT:trade`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stream {
-    /// Who sends it.
+    /// The exchange that sends it.
     pub exchange: Exchange,
     /// The traded pair.
     pub symbol: Symbol,
-    /// What it carries.
+    /// The kind of data.
     pub channel: Channel,
 }
 
 impl Stream {
-    /// Puts the three parts together.
+    /// A stream of these three parts.
     pub fn new(exchange: Exchange, symbol: Symbol, channel: Channel) -> Self {
         Self { exchange, symbol, channel }
     }
 
-    /// The key of its frames in the log: all channels of a symbol share it, and so their order.
+    /// The key of its frames in the log. All channels of a symbol share it, so the log keeps their order.
     pub fn log_key(&self) -> String {
         format!("{}:{}", self.exchange, self.symbol)
     }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_reads_back() {
+    fn a_stream_parses_back() {
         let stream: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
         assert_eq!(stream.to_string(), "binance:BTCUSDT:kline_1m");
         assert!("binance:BTCUSDT".parse::<Stream>().is_err());

@@ -1,4 +1,4 @@
-//! Microseconds since 1970 UTC, the one unit of time in storage.
+//! Microseconds since 1970 UTC, the only unit of time in storage.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
-/// Microseconds in a day; ClickHouse partitions and coverage rows are days of UTC.
+/// Microseconds in a day; ClickHouse partitions and coverage rows are UTC days.
 pub const DAY_US: i64 = 86_400_000_000;
 
 impl Timestamp {
@@ -35,12 +35,12 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Days since 1970 of the UTC day this instant lies in.
+    /// The UTC day of this instant, in days since 1970.
     pub const fn day(self) -> i64 {
         self.0.div_euclid(DAY_US)
     }
 
-    /// As chrono sees it; `None` outside chrono's range of years.
+    /// The instant as a chrono type; `None` outside chrono's range of years.
     pub fn to_chrono(self) -> Option<chrono::DateTime<chrono::Utc>> {
         chrono::DateTime::from_timestamp_micros(self.0)
     }
@@ -53,7 +53,7 @@ impl Timestamp {
         }
     }
 
-    /// Reads RFC 3339 with any offset, or a bare date, which means its midnight in UTC.
+    /// Parses RFC 3339 with any offset, or a bare date, which means its midnight in UTC.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
             return Some(Self(at.timestamp_micros()));
@@ -74,12 +74,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_its_midnight_in_utc() {
+    fn a_date_means_its_midnight_in_utc() {
         assert_eq!(Timestamp::parse("1970-01-02"), Some(Timestamp(DAY_US)));
     }
 
     #[test]
-    fn an_offset_is_taken_into_account() {
+    fn an_offset_is_applied() {
         assert_eq!(Timestamp::parse("1970-01-01T01:00:00+01:00"), Some(Timestamp(0)));
         assert_eq!(Timestamp::parse("yesterday"), None);
     }

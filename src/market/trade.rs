@@ -1,4 +1,4 @@
-//! A trade, and the tick that is the latest one of a symbol.
+//! A trade, and the tick: the latest trade of a symbol.
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +44,7 @@ impl FromStr for Side {
     }
 }
 
-/// One trade of a symbol, identified by the exchange's own id.
+/// One trade of a symbol, identified by the exchange's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trade {
     /// The exchange's id, contiguous per symbol on Binance Spot.

@@ -1,8 +1,8 @@
-//! Lines to journald by tracing-journald, behind a bounded queue: a journal that stalls costs lines, never a wait.
+//! Sends log events to journald through a bounded queue: a journal that stalls costs lines, never a wait.
 //!
-//! tracing-journald sends from the thread that logs, and a stopped journald holds that thread for as long as it is
-//! stopped. So an event is kept, with its fields owned, and said again on a thread of its own, where only tracing-journald
-//! listens.
+//! tracing-journald sends from the thread that logs, and a stopped journald blocks that thread until it runs again. So
+//! the layer here copies each event with its fields into a queue, and a thread of its own dispatches the copies to
+//! tracing-journald. Must not know what the events mean.
 
 use std::fmt::{Debug, Write};
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::messages;
 
-/// Most lines that wait: at some hundred bytes each a megabyte, and minutes of a busy recorder.
+/// Most queued lines: about a megabyte at some hundred bytes each, and minutes of a busy recorder.
 const LINES_MAX: usize = 4_096;
-/// A longer value is cut: a line shall not be a file.
+/// A longer value is cut, so that a line stays a line.
 const VALUE_BYTES_MAX: usize = 16 << 10;
 /// Fields of one event; tracing's own macros allow no more.
 const FIELDS_MAX: usize = 32;
-/// How long the last lines may take.
+/// Longest wait for the last lines at exit.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
-/// The field of an event that is critical: tracing's levels end at ERROR.
+/// An event with this field is critical: tracing has no level above ERROR.
 const PRIORITY: &str = "PRIORITY";
 
 enum QueueItem {
@@ -36,23 +36,23 @@ enum QueueItem {
     Flush(SyncSender<()>),
 }
 
-/// The queue's end at which lines go in.
+/// The sending end of the queue.
 pub struct Writer {
     queue: SyncSender<QueueItem>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Keeps events and queues them.
+/// The tracing layer that copies events into the queue.
 pub struct JournalLayer {
     queue: SyncSender<QueueItem>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Who hears the lines on the queue's thread.
+/// Where the queue's thread dispatches the events.
 pub struct Sinks {
-    /// Of lines as they are.
+    /// For events that are not critical.
     pub normal: Dispatch,
-    /// Of those that are critical.
+    /// For critical events, with the journal's priority `crit`.
     pub critical: Dispatch,
 }
 
@@ -72,13 +72,13 @@ impl Sinks {
     }
 }
 
-/// `journalctl -p notice` shows warnings and errors, not every line.
+/// Info lines get the priority `info`, so that `journalctl -p notice` shows only warnings and errors.
 fn mappings() -> PriorityMappings {
     PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() }
 }
 
 impl Writer {
-    /// A queue to this machine's journal, and the thread that empties it.
+    /// Opens this machine's journal and starts the thread that sends to it.
     pub fn start() -> anyhow::Result<Self> {
         Self::to(Sinks::journal()?, LINES_MAX)
     }
@@ -92,15 +92,15 @@ impl Writer {
         Ok(Self { queue, dropped })
     }
 
-    /// What the subscriber is given.
+    /// The layer for the subscriber.
     pub fn layer(&self) -> JournalLayer {
         JournalLayer { queue: self.queue.clone(), dropped: self.dropped.clone() }
     }
 
-    /// Waits until everything queued so far is sent; not for long.
+    /// Waits until the queued events are sent, for at most `FLUSH_MAX`.
     pub fn flush(&self) {
         let (done, sent) = sync_channel(1);
-        // Full means that the journal stalls: then the last lines are lost with the others.
+        // A full queue means that the journal stalls: then the last lines are lost too.
         if self.queue.try_send(QueueItem::Flush(done)).is_ok() {
             sent.recv_timeout(FLUSH_MAX).ok();
         }
@@ -116,15 +116,15 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
     }
 }
 
-/// Lines that were dropped since the process began; there is one journal.
+/// Lines dropped since the process began. A process has one journal, so a static is enough.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many log lines the journal did not take in time since the process began.
+/// Number of log lines dropped since the process began because the journal was too slow.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// The queue's other end.
+/// Runs on the queue's thread: sends events until every sender is gone.
 fn send_all(sinks: &Sinks, queue: &Receiver<QueueItem>, dropped: &AtomicU64) {
     while let Ok(item) = queue.recv() {
         match item {
@@ -136,12 +136,12 @@ fn send_all(sinks: &Sinks, queue: &Receiver<QueueItem>, dropped: &AtomicU64) {
                         warn!(
                             MESSAGE_ID = messages::LINES_DROPPED,
                             DROPPED = lost,
-                            "{lost} log lines were dropped: the journal did not take them in time"
+                            "{lost} log lines were dropped: the journal did not accept them in time"
                         );
                     });
                 }
             }
-            // Whoever flushes may have given up.
+            // The caller of flush may have stopped waiting.
             QueueItem::Flush(done) => drop(done.try_send(())),
         }
     }
@@ -226,7 +226,7 @@ pub(super) mod tests {
 
     const WAIT_MAX: Duration = Duration::from_secs(30);
 
-    /// Tells of every event that it hears: level, then `NAME=value` of each field.
+    /// Sends the text of every event to a channel: level, then `NAME=value` of each field.
     pub struct CapturingLayer(Mutex<Sender<String>>);
 
     impl<S: Subscriber> Layer<S> for CapturingLayer {
@@ -249,7 +249,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Sinks, and what the normal and the critical one hear.
+    /// Sinks, and the lines that the normal and the critical sink receive.
     pub fn capturing_sinks() -> (Sinks, Receiver<String>, Receiver<String>) {
         let capture = || {
             let (sender, lines) = std::sync::mpsc::channel();
@@ -282,7 +282,7 @@ pub(super) mod tests {
         assert!(lines.try_recv().is_err());
     }
 
-    /// Takes the first event and holds it until it is told to go on.
+    /// Blocks on the first error until the test resumes it.
     struct Stalled(Mutex<Receiver<()>>);
 
     impl<S: Subscriber> Layer<S> for Stalled {

@@ -1,6 +1,6 @@
-//! Where log lines go: the journal with fields under systemd, text or JSON on stderr elsewhere.
+//! Sends log lines to the journal with their fields under systemd, and as text or JSON to stderr elsewhere.
 //!
-//! No caller ever waits for the journal: `journal.rs` queues and sends.
+//! No caller waits for the journal: `journal.rs` queues and sends. Must not know what the lines mean.
 
 mod journal;
 
@@ -17,21 +17,21 @@ pub use journal::lines_dropped;
 
 use crate::messages;
 
-/// How lines look when they do not go to the journal.
+/// The format of lines that do not go to the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Human,
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
-/// The journal's numbers for priorities.
+/// The journal's number for the priority `crit`.
 const PRIORITY_CRIT: i64 = 2;
 
-/// Keeps the lines flowing; when it goes, the last ones are given a moment to arrive.
-#[must_use = "lines that are still queued are lost when nobody holds it to the end"]
+/// Keeps the connection to the journal; dropping it flushes the last lines.
+#[must_use = "queued lines are lost unless this value lives to the end of the process"]
 pub struct Telemetry(Option<journal::Writer>);
 
 impl Drop for Telemetry {
@@ -42,7 +42,7 @@ impl Drop for Telemetry {
     }
 }
 
-/// Installs the process's subscriber, once. `TAPEKEEPER_LOG` sets the filter (default `info`).
+/// Installs the process's tracing subscriber and panic hook. `TAPEKEEPER_LOG` sets the filter (default `info`).
 pub fn install(format: LogFormat) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_env("TAPEKEEPER_LOG")
         .unwrap_or_else(|_unset| EnvFilter::new("info,tokio_cron_scheduler=warn"));
@@ -67,7 +67,7 @@ fn text(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
 }
 
-/// Fields in capitals are the journal's: people read the same in the message.
+/// Omits fields in capitals: they are for the journal, and the message contains the same for people.
 fn human_fields(line: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let name = field.name();
     if name == "message" {
@@ -82,11 +82,11 @@ fn human_fields(line: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debu
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied();
-    let why = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text");
+    let why = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
-    let thread = thread.name().unwrap_or("without a name");
-    // Empty unless RUST_BACKTRACE asks for one.
+    let thread = thread.name().unwrap_or("unnamed");
+    // Captured only when RUST_BACKTRACE is set.
     let backtrace = std::backtrace::Backtrace::capture();
     let frames = match backtrace.status() {
         std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
@@ -99,8 +99,8 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// Whether stderr goes to the journal: systemd names the device and inode of what it connected. A process that was given
-/// another stderr has the variable too, and its lines belong there.
+/// Whether stderr goes to the journal: JOURNAL_STREAM holds the device and inode that systemd connected. A process with
+/// a redirected stderr inherits the variable too, and its lines belong to its own stderr.
 fn under_systemd() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
@@ -120,7 +120,7 @@ mod tests {
         let (sinks, _, critical_lines) = journal::tests::capturing_sinks();
         let writer = journal::Writer::to(sinks, 16).unwrap();
         let layer = writer.layer();
-        // Other tests of this process panic too, and mean it.
+        // Panics of other tests in this process must reach the default hook.
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| match std::thread::current().name() {
             Some(THREAD) => report_panic(panic),

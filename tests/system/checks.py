@@ -241,7 +241,7 @@ def a_stuck_loop_is_restarted_by_the_watchdog_and_named(test, loop):
     )
     expect(words, words)
     said = service.journal("--lines=200 --priority=err")
-    expect(f"wedged: {loop} has not come round" in said and f"restarted by the watchdog: {loop}" in said, said)
+    expect(f"stuck: {loop} has made no progress" in said and f"restarted by the watchdog: {loop}" in said, said)
     service.stop()
     service.drop_in("")
     service.start()

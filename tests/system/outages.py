@@ -50,7 +50,7 @@ def an_exchange_that_is_down_restarts_nothing(test):
     machine.wait_for("it says so", lambda: "no connection" in service.journal("--lines=50"), 30)
     words = degraded_for(test, away)[0].get("exchange", "")
     test.measured(f"exchange away for {away:.0f} s: {words}")
-    expect("is away" in words, f"the health did not say so: {service.health()}")
+    expect("is down" in words, f"the health did not say so: {service.health()}")
     expect(service.restarts() == restarts, "it was restarted")
     # What was missed comes back within the exchange's request budget.
     service.assert_complete(120 + 2 * away)

@@ -99,14 +99,14 @@ async fn a_stuck_loop_is_named_and_the_next_process_names_it_again() {
     app.set_env("TAPEKEEPER_FAULTS", "wedge:consume@2s");
     app.spawn();
     systemd.expect("READY=1").await;
-    let wedged = systemd.expect("WATCHDOG=trigger").await;
-    assert!(wedged.contains("STATUS=wedged: consume has not come round"), "{wedged:?}");
+    let stuck = systemd.expect("WATCHDOG=trigger").await;
+    assert!(stuck.contains("STATUS=stuck: consume has made no progress"), "{stuck:?}");
     assert!(app.log().contains("TAPEKEEPER_FAULTS is set"), "faults are warned of");
     app.kill().await;
 
     app.set_env("TAPEKEEPER_FAULTS", "");
     app.start().await;
-    systemd.expect("STATUS=restarted by the watchdog: consume had not come round").await;
+    systemd.expect("STATUS=restarted by the watchdog: consume had made no progress").await;
     let ready = systemd.expect("READY=1").await;
     assert!(ready.contains("; restarted by the watchdog: consume"), "{ready:?}");
     let metrics = app.http().get(format!("{}/metrics", app.base_url())).send().await.unwrap().text().await.unwrap();
