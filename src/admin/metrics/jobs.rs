@@ -1,32 +1,30 @@
 //! The schedule's numbers.
 
-use super::exposition::MetricsText;
+use super::exposition::Metrics;
 use crate::admin::{AppState, status_model};
 use crate::jobs::JobStatus;
 use crate::market::Timestamp;
 
 /// Every job of the schedule.
-pub async fn jobs(text: &mut MetricsText, state: &AppState) {
+pub async fn jobs(metrics: &mut Metrics, state: &AppState) {
     let Ok(jobs) = status_model::within_timeout(state.jobs.list()).await else { return };
-    let counters: [(&str, &str, Counter); 3] = [
+    let counters: [(&'static str, &'static str, Counter); 3] = [
         ("tapekeeper_job_runs_total", "Runs of a job.", |job| job.runs),
         ("tapekeeper_job_failures_total", "Runs that failed or took too long.", |job| job.failures),
         ("tapekeeper_job_missed_total", "Instants that passed without a run.", |job| job.missed),
     ];
     for (name, help, value) in counters {
-        text.head(name, "counter", help);
-        for job in &jobs {
-            text.sample(name, &[("job", &job.name)], value(job) as f64);
-        }
+        let values = jobs.iter().map(|job| (job.name.as_str(), value(job) as f64));
+        metrics.counter(name, help).add_each("job", values);
     }
-    let name = "tapekeeper_job_outcomes_total";
-    text.head(name, "counter", "Rows of the run history, by how the run ended or why there was none.");
+    let help = "Rows of the run history, by how the run ended or why there was none.";
+    let family = metrics.counter("tapekeeper_job_outcomes_total", help);
     for job in &jobs {
         for (outcome, count) in &job.outcomes {
-            text.sample(name, &[("job", &job.name), ("outcome", outcome)], *count as f64);
+            family.add(&[("job", &job.name), ("outcome", outcome)], *count as f64);
         }
     }
-    let gauges: [(&str, &str, Gauge); 6] = [
+    let gauges: [(&'static str, &'static str, Gauge); 6] = [
         ("tapekeeper_job_lateness_seconds", "How late its last run started.", |job| {
             Some(job.last_lateness_ms? as f64 / 1e3)
         }),
@@ -41,10 +39,8 @@ pub async fn jobs(text: &mut MetricsText, state: &AppState) {
         }),
     ];
     for (name, help, value) in gauges {
-        text.head(name, "gauge", help);
-        for (job, value) in jobs.iter().filter_map(|job| Some((job, value(job)?))) {
-            text.sample(name, &[("job", &job.name)], value);
-        }
+        let values = jobs.iter().filter_map(|job| Some((job.name.as_str(), value(job)?)));
+        metrics.gauge(name, help).add_each("job", values);
     }
 }
 

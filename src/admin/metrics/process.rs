@@ -2,24 +2,24 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use super::exposition::MetricsText;
+use super::exposition::Metrics;
 use crate::admin::AppState;
 
 /// Memory, descriptors, time.
-pub fn process(text: &mut MetricsText, state: &AppState) {
+pub fn process(metrics: &mut Metrics, state: &AppState) {
     let started = state.startup.micros() as f64 / 1e6;
-    text.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
+    metrics.gauge("process_start_time_seconds", "When the process started, since 1970.").set(started);
     if let Some(seconds) = cpu_seconds() {
-        text.one("process_cpu_seconds_total", "counter", "Time on a processor, user and system.", &[], seconds);
+        metrics.counter("process_cpu_seconds_total", "Time on a processor, user and system.").set(seconds);
     }
     if let Some(bytes) = resident_bytes() {
-        text.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+        metrics.gauge("process_resident_memory_bytes", "Resident memory.").set(bytes as f64);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        text.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
+        metrics.gauge("process_open_fds", "Open file descriptors.").set(files.count() as f64);
     }
     if let Some(limit) = getrlimit(Resource::Nofile).current {
-        text.one("process_max_fds", "gauge", "How many file descriptors it may have open.", &[], limit as f64);
+        metrics.gauge("process_max_fds", "How many file descriptors it may have open.").set(limit as f64);
     }
 }
 
