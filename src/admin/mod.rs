@@ -60,6 +60,8 @@ use time_series::TimeSeries;
 const BODY_MAX: usize = 64 << 10;
 /// A loop that has not beaten for so long makes `/healthz` fail; systemd's watchdog acts at the same age.
 const BEAT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for one answer of a store that is down, so that a status still shows the other parts.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a reload changed, or would change.
 #[derive(Clone, Debug, Default)]

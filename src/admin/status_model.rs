@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -21,10 +20,7 @@ use super::documents::{
     CacheStatus, CoverageView, DiskStatus, FrameCount, GapCount, GapView, HistoryStatus, JobChanges, JobCount,
     LogStatus, NextRun, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
 };
-use super::{AppState, BEAT_MAX, ReloadReport, time_series};
-
-/// How long a store that is away may keep whoever looks at the rest.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+use super::{AppState, BEAT_MAX, ReloadReport, STORE_TIMEOUT, time_series};
 
 /// A frame within this time means that a stream is receiving. Microseconds.
 const RECEIVING_US: i64 = 60_000_000;

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppState, status_model};
+use super::{AppState, STORE_TIMEOUT};
 use crate::market::Timestamp;
 
 /// How often a sample is taken.
@@ -89,8 +89,8 @@ impl TimeSeries {
 }
 
 async fn sample(state: &AppState, at: Timestamp, frames: f64) -> Sample {
-    let usage = status_model::within_timeout(state.log.usage()).await.ok();
-    let lag = usage.map(|usage| lag(state, at, usage.lag(), frames));
+    let usage = timeout(STORE_TIMEOUT, state.log.usage()).await;
+    let lag = usage.ok().and_then(Result::ok).map(|usage| lag(state, at, usage.lag(), frames));
     let (free, kept) = (free_bytes(&state.data_dir), kept_bytes(&state.data_dir));
     Sample { at, frames, lag, missing: missing(state), free, kept }
 }
