@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::audit::{self, ConsistencyReport, RepairReport};
+use crate::audit;
 use crate::history::GapFilter;
 use crate::market::{Stream, Symbol};
 
@@ -36,7 +36,7 @@ pub const ROWS_MAX: usize = 10_000;
 #[into_params(parameter_in = Query)]
 pub struct SymbolQuery {
     /// Only of this symbol, which must be recorded.
-    symbol: Option<String>,
+    pub symbol: Option<String>,
 }
 
 /// `?state=open|all&symbol=&limit=`.
@@ -84,7 +84,11 @@ pub fn row_limit(requested: Option<usize>, default: usize) -> usize {
     requested.unwrap_or(default).clamp(1, ROWS_MAX)
 }
 
-fn recorded_streams(state: &AppState, symbol: Option<&str>) -> Result<Vec<Stream>, ApiError> {
+/// The recorded streams of a symbol, or all of them.
+///
+/// # Errors
+/// 404 when the symbol is not recorded.
+pub fn recorded_streams(state: &AppState, symbol: Option<&str>) -> Result<Vec<Stream>, ApiError> {
     let mut streams = state.streams.borrow().clone();
     if let Some(symbol) = symbol {
         streams.retain(|stream| stream.symbol.as_str() == symbol);
@@ -195,36 +199,4 @@ pub async fn reload(State(state): State<Arc<AppState>>, query: QueryParameters<R
         Ok(Ok(Err(why))) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded", why)),
         Ok(Err(_)) | Err(_) => Err(busy()),
     }
-}
-
-/// Compares the cache with history
-#[utoipa::path(get, path = "/api/v1/admin/consistency-check", tag = "repair", params(SymbolQuery), responses(
-    (status = 200, description = "Every difference", body = ConsistencyReport),
-    CommonErrors, ParameterErrors, UnknownNameErrors, UnavailableErrors,
-))]
-pub async fn consistency_check(
-    State(state): State<Arc<AppState>>,
-    query: QueryParameters<SymbolQuery>,
-) -> ApiResult<ConsistencyReport> {
-    let streams = recorded_streams(&state, parse_query(query)?.symbol.as_deref())?;
-    let report = audit::check(&state.history, &state.cache, &streams).await;
-    Ok(Json(report.map_err(|error| ApiError::unavailable(&error))?))
-}
-
-/// Compares, and repairs what can be repaired
-#[utoipa::path(post, path = "/api/v1/admin/repair-data", tag = "repair", security((), ("token" = [])),
-    params(SymbolQuery),
-    responses(
-    (status = 200, description = "What was repaired, and what was not", body = RepairReport),
-    CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
-))]
-pub async fn repair_data(
-    State(state): State<Arc<AppState>>,
-    query: QueryParameters<SymbolQuery>,
-) -> ApiResult<RepairReport> {
-    let streams = recorded_streams(&state, parse_query(query)?.symbol.as_deref())?;
-    let report = audit::check(&state.history, &state.cache, &streams).await;
-    let report = report.map_err(|error| ApiError::unavailable(&error))?;
-    let repaired = audit::repair(&state.cache, &state.backfill, report).await;
-    Ok(Json(repaired.map_err(|error| ApiError::unavailable(&error))?))
 }

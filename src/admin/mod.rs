@@ -4,6 +4,7 @@
 //! `{"error": {"code", "message"}}` with the right status.
 
 mod api;
+mod audit_api;
 mod backfill_api;
 mod background_count;
 mod documents;
@@ -174,7 +175,7 @@ fn endpoints(state: &Arc<AppState>) -> (Router<Arc<AppState>>, utoipa::openapi::
         .routes(routes!(jobs::pause_job))
         .routes(routes!(jobs::resume_job))
         .routes(routes!(api::reload))
-        .routes(routes!(api::repair_data))
+        .routes(routes!(audit_api::repair_data))
         .routes(routes!(backfill_api::backfill))
         .layer(from_fn_with_state(state.clone(), guard::authorize_change));
     let asking = OpenApiRouter::new()
@@ -187,7 +188,7 @@ fn endpoints(state: &Arc<AppState>) -> (Router<Arc<AppState>>, utoipa::openapi::
         .routes(routes!(api::coverage))
         .routes(routes!(jobs::jobs))
         .routes(routes!(jobs::job_history))
-        .routes(routes!(api::consistency_check))
+        .routes(routes!(audit_api::consistency_check))
         .routes(routes!(openapi::openapi))
         .merge(changing)
         .layer(from_fn_with_state(Arc::new(guard::RequestLimits::default()), guard::limit_concurrency));
