@@ -29,7 +29,7 @@ pub async fn consistency_check(
 #[utoipa::path(post, path = "/api/v1/admin/repair-data", tag = "repair", security((), ("token" = [])),
     params(SymbolQuery),
     responses(
-    (status = 200, description = "What was repaired, and what was not", body = RepairReport),
+    (status = 200, description = "Counts of repaired and unrepaired entries", body = RepairReport),
     CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
 pub async fn repair_data(

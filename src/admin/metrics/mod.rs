@@ -20,7 +20,7 @@ use super::response::{CommonErrors, UnavailableErrors};
 use super::{AppState, status_model};
 use exposition::{CONTENT_TYPE, Metrics};
 
-/// Everything worth a graph or an alert
+/// Metrics for graphs and alerts
 #[utoipa::path(get, path = "/metrics", tag = "status", responses(
     (status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain"),
     CommonErrors, UnavailableErrors,
@@ -46,7 +46,7 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     watchdog(&mut metrics, &state);
     configuration(&mut metrics, &state);
     let degraded = state.health.degraded_parts();
-    let family = metrics.gauge("tapekeeper_degraded", "1 for each part that copes with a fault.");
+    let family = metrics.gauge("tapekeeper_degraded", "1 for each degraded part.");
     family.add_each("part", degraded.keys().map(|part| (part.as_str(), 1.0)));
     let receiving = status_model::streams(&state).iter().filter(|stream| stream.receiving).count();
     metrics.gauge("tapekeeper_streams_receiving", "Streams with a frame in the last minute.").set(receiving as f64);
@@ -59,28 +59,28 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
     let ingest = &state.counters;
     let totals = [
         ("tapekeeper_frames_total", "Frames made durable in the log.", ingest.frames.load(Relaxed)),
-        ("tapekeeper_frame_bytes_total", "Their bytes.", ingest.bytes.load(Relaxed)),
+        ("tapekeeper_frame_bytes_total", "Bytes of these frames.", ingest.bytes.load(Relaxed)),
         ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.refused.load(Relaxed)),
         ("tapekeeper_connects_total", "Connections opened.", ingest.connects.load(Relaxed)),
         ("tapekeeper_disconnects_total", "Connections ended.", ingest.disconnects.load(Relaxed)),
         ("tapekeeper_frames_consumed_total", "Frames consumed.", state.progress.frames.load(Relaxed)),
         ("tapekeeper_rows_total", "Rows made durable in history.", state.progress.rows.load(Relaxed)),
         ("tapekeeper_batches_total", "Batches made durable in history.", state.progress.batches.load(Relaxed)),
-        ("tapekeeper_dead_letters_total", "Frames set aside.", state.progress.dead_letters.load(Relaxed)),
-        ("tapekeeper_backfilled_rows_total", "Rows that came back over REST.", state.backfill.rows.load(Relaxed)),
+        ("tapekeeper_dead_letters_total", "Frames stored as dead letters.", state.progress.dead_letters.load(Relaxed)),
+        ("tapekeeper_backfilled_rows_total", "Rows that REST returned.", state.backfill.rows.load(Relaxed)),
     ];
     for (name, help, value) in totals {
         metrics.counter(name, help).set(value as f64);
     }
     let dropped = crate::telemetry::lines_dropped() as f64;
-    metrics.counter("tapekeeper_log_lines_dropped_total", "Log lines that the journal did not take.").set(dropped);
+    metrics.counter("tapekeeper_log_lines_dropped_total", "Log lines that the journal did not accept.").set(dropped);
     let batches = state.progress.batch_times();
     metrics.histogram(
         "tapekeeper_insert_duration_seconds",
         "How long batches took to become durable.",
         &batches.insert,
     );
-    let help = "From the arrival of a batch's newest frame until it was durable.";
+    let help = "Time from the arrival of a batch's newest frame until it was durable.";
     metrics.histogram("tapekeeper_batch_delay_seconds", help, &batches.delay);
 }
 
@@ -91,7 +91,7 @@ fn gaps(metrics: &mut Metrics, state: &AppState) {
     let family = metrics.gauge("tapekeeper_gaps", "Gaps that are not closed, by state.");
     family.add_each("state", states.map(|(state, count)| (state.as_str(), count as f64)));
     metrics.gauge("tapekeeper_gaps_open", "Gaps that are not closed.").set(open as f64);
-    metrics.gauge("tapekeeper_gaps_missing", "Positions that open gaps miss.").set(missing as f64);
+    metrics.gauge("tapekeeper_gaps_missing", "Missing positions in open gaps.").set(missing as f64);
     metrics.counter("tapekeeper_gaps_found_total", "Gaps found.").set(totals.found as f64);
     metrics.counter("tapekeeper_gaps_filled_total", "Gaps closed as filled.").set(totals.filled as f64);
     let closed = [
@@ -102,13 +102,13 @@ fn gaps(metrics: &mut Metrics, state: &AppState) {
     ];
     let family = metrics.counter("tapekeeper_gaps_closed_total", "Gaps closed, by state.");
     family.add_each("state", closed.map(|(state, count)| (state, count as f64)));
-    metrics.histogram("tapekeeper_gap_heal_seconds", "From the finding of a gap until it was filled.", &heal);
+    metrics.histogram("tapekeeper_gap_heal_seconds", "Time from the detection of a gap until it was filled.", &heal);
 }
 
 async fn stores(metrics: &mut Metrics, state: &AppState) {
     if let Ok(usage) = status_model::within_timeout(state.log.usage()).await {
         let lag = usage.lag();
-        metrics.gauge("tapekeeper_log_lag_frames", "Frames logged and not consumed.").set(lag as f64);
+        metrics.gauge("tapekeeper_log_lag_frames", "Frames in the log that are not consumed yet.").set(lag as f64);
         let newest = state.progress.last_received().filter(|_| lag > 0);
         let seconds = newest.map_or(0.0, |at| state.clock.now().since(at).max(0) as f64 / 1e6);
         let help = "Age of the newest consumed frame while others wait; 0 when none does.";
@@ -126,12 +126,13 @@ async fn stores(metrics: &mut Metrics, state: &AppState) {
 
 fn watchdog(metrics: &mut Metrics, state: &AppState) {
     let beats = state.heartbeats.statuses();
-    let family = metrics.gauge("tapekeeper_watchdog_beat_age_seconds", "Time since a spine loop last came round.");
+    let family =
+        metrics.gauge("tapekeeper_watchdog_beat_age_seconds", "Time since the last heartbeat of a recording loop.");
     family.add_each("loop", beats.iter().map(|beat| (beat.name.as_str(), beat.age_ms as f64 / 1e3)));
-    let family = metrics.counter("tapekeeper_watchdog_beats_total", "How often a spine loop came round.");
+    let family = metrics.counter("tapekeeper_watchdog_beats_total", "Heartbeats of a recording loop.");
     family.add_each("loop", beats.iter().map(|beat| (beat.name.as_str(), beat.count as f64)));
     if let Some(stuck_loop) = state.heartbeats.previous_stuck_loop() {
-        let help = "When the watchdog ended the process before this one, and for which loop.";
+        let help = "When the watchdog killed the previous process, and which loop was stuck.";
         let family = metrics.gauge("tapekeeper_watchdog_restart_timestamp_seconds", help);
         family.add_each("loop", [(stuck_loop.name.as_str(), stuck_loop.at as f64)]);
     }
@@ -150,13 +151,13 @@ fn configuration(metrics: &mut Metrics, state: &AppState) {
 
 fn exchanges(metrics: &mut Metrics, state: &AppState) {
     let connected = state.connections.snapshot().iter().filter(|socket| socket.connected_since.is_some()).count();
-    metrics.gauge("tapekeeper_connections_open", "Connections to exchanges.").set(connected as f64);
+    metrics.gauge("tapekeeper_connections_open", "Open connections to exchanges.").set(connected as f64);
     let mut sockets: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for socket in state.connections.snapshot() {
         let sums = sockets.entry(socket.exchange).or_default();
         *sums = (sums.0 + socket.reconnects, sums.1 + socket.rotations);
     }
-    let family = metrics.counter("tapekeeper_reconnects_total", "Connections made again after one was lost.");
+    let family = metrics.counter("tapekeeper_reconnects_total", "Reconnects after a lost connection.");
     family.add_each("exchange", sockets.iter().map(|(exchange, sums)| (*exchange, sums.0 as f64)));
     let family = metrics.counter("tapekeeper_rotations_total", "Connections replaced before the exchange ended them.");
     family.add_each("exchange", sockets.iter().map(|(exchange, sums)| (*exchange, sums.1 as f64)));
@@ -169,7 +170,7 @@ fn exchanges(metrics: &mut Metrics, state: &AppState) {
         .gauge("tapekeeper_rest_weight_used", "Request weight used in this minute.")
         .add_each("exchange", by_exchange(|rest| f64::from(rest.used)));
     metrics
-        .gauge("tapekeeper_rest_weight_limit", "Request weight a minute allows.")
+        .gauge("tapekeeper_rest_weight_limit", "Request weight allowed per minute.")
         .add_each("exchange", by_exchange(|rest| f64::from(rest.limit)));
     let now = state.clock.now().micros();
     let is_banned = |rest: &RestStatus| f64::from(u8::from(rest.banned_until.is_some_and(|until| until > now)));
@@ -180,7 +181,7 @@ fn exchanges(metrics: &mut Metrics, state: &AppState) {
         .counter("tapekeeper_rest_requests_total", "Requests sent.")
         .add_each("exchange", by_exchange(|rest| rest.requests as f64));
     metrics
-        .counter("tapekeeper_rest_failures_total", "Requests without a usable answer.")
+        .counter("tapekeeper_rest_failures_total", "Requests without a usable response.")
         .add_each("exchange", by_exchange(|rest| rest.failures as f64));
     let offsets = clients.iter().filter_map(|(exchange, rest)| Some((*exchange, rest.clock_offset_us? as f64 / 1e6)));
     metrics
