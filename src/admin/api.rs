@@ -1,4 +1,4 @@
-//! The endpoints of `/api/v1` that tell where the service stands and have it repaired, `/healthz` and `/readyz`.
+//! The endpoints of `/api/v1` for status, streams, gaps, coverage and reload; `/healthz` and `/readyz`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::audit::{self, ConsistencyReport, RepairReport};
+use crate::audit;
 use crate::history::GapFilter;
 use crate::market::{Stream, Symbol};
 
@@ -22,12 +22,12 @@ use super::response::{
 };
 use super::{AppState, BEAT_MAX, ReloadRequest, status_model};
 
-/// A document, or why there is none.
+/// A JSON document, or the error.
 pub type ApiResult<T> = Result<Json<T>, ApiError>;
-/// What stands after the question mark.
+/// The parsed query string.
 pub type QueryParameters<T> = Result<Query<T>, QueryRejection>;
 
-/// Most rows one answer lists.
+/// Most rows of one response.
 pub const ROWS_MAX: usize = 10_000;
 
 /// `?symbol=`.
@@ -35,8 +35,8 @@ pub const ROWS_MAX: usize = 10_000;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct SymbolQuery {
-    /// Only of this symbol, which must be recorded.
-    symbol: Option<String>,
+    /// Only this symbol, which must be recorded.
+    pub symbol: Option<String>,
 }
 
 /// `?state=open|all&symbol=&limit=`.
@@ -47,9 +47,9 @@ pub struct GapsQuery {
     /// Which rows; default: all.
     #[param(inline)]
     state: Option<GapSelection>,
-    /// Only of this symbol.
+    /// Only this symbol.
     symbol: Option<String>,
-    /// At most so many, 10,000 at most; default: 1,000.
+    /// Most rows to list, up to 10,000; default: 1,000.
     limit: Option<usize>,
 }
 
@@ -57,9 +57,9 @@ pub struct GapsQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GapSelection {
-    /// Those that are not closed.
+    /// The rows that are not closed.
     Open,
-    /// Every one.
+    /// Every row.
     All,
 }
 
@@ -68,23 +68,27 @@ pub enum GapSelection {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReloadQuery {
-    /// Only say what would change.
+    /// Report what would change, and change nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// The parameters, when they make sense.
+/// The query, or 400 when it is invalid.
 pub fn parse_query<T>(query: QueryParameters<T>) -> Result<T, ApiError> {
     let Query(parsed) = query?;
     Ok(parsed)
 }
 
-/// 0 means "all" to the stores, and nobody may ask for that.
+/// A limit from 1 to [`ROWS_MAX`]: the stores read 0 as "all", which no request may ask for.
 pub fn row_limit(requested: Option<usize>, default: usize) -> usize {
     requested.unwrap_or(default).clamp(1, ROWS_MAX)
 }
 
-fn recorded_streams(state: &AppState, symbol: Option<&str>) -> Result<Vec<Stream>, ApiError> {
+/// The recorded streams of a symbol, or all of them.
+///
+/// # Errors
+/// 404 when the symbol is not recorded.
+pub fn recorded_streams(state: &AppState, symbol: Option<&str>) -> Result<Vec<Stream>, ApiError> {
     let mut streams = state.streams.borrow().clone();
     if let Some(symbol) = symbol {
         streams.retain(|stream| stream.symbol.as_str() == symbol);
@@ -96,12 +100,12 @@ fn recorded_streams(state: &AppState, symbol: Option<&str>) -> Result<Vec<Stream
     Ok(streams)
 }
 
-/// Whether the loops come round
+/// Whether the recording loops make progress
 ///
-/// 200 while the spine loops beat; the body names what is degraded.
+/// 200 while every recording loop beats; the body names the degraded parts.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses(
-    (status = 200, description = "The loops come round", body = HealthView),
-    (status = 503, description = "A loop is wedged", body = HealthView),
+    (status = 200, description = "Every loop makes progress", body = HealthView),
+    (status = 503, description = "A loop is stuck", body = HealthView),
     CommonErrors,
 ))]
 pub async fn healthz(State(state): State<Arc<AppState>>) -> (StatusCode, Json<HealthView>) {
@@ -115,12 +119,12 @@ pub async fn healthz(State(state): State<Arc<AppState>>) -> (StatusCode, Json<He
     (code, Json(HealthView { status, degraded, wedged }))
 }
 
-/// Whether it records
+/// Whether the service records
 ///
 /// 200 after READY while the log accepts writes.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
-    (status = 200, description = "It records", body = ReadyView),
-    (status = 503, description = "It does not, and why", body = ReadyView),
+    (status = 200, description = "The service records", body = ReadyView),
+    (status = 503, description = "The service does not record, with the reason", body = ReadyView),
     CommonErrors,
 ))]
 pub async fn readyz(State(state): State<Arc<AppState>>) -> (StatusCode, Json<ReadyView>) {
@@ -132,7 +136,7 @@ pub async fn readyz(State(state): State<Arc<AppState>>) -> (StatusCode, Json<Rea
 
 /// The whole service in one document
 #[utoipa::path(get, path = "/api/v1/status", tag = "status", responses(
-    (status = 200, description = "Where it stands", body = Status), CommonErrors, UnavailableErrors,
+    (status = 200, description = "The status document", body = Status), CommonErrors, UnavailableErrors,
 ))]
 pub async fn status(State(state): State<Arc<AppState>>) -> Json<Status> {
     Json(status_model::status(&state).await)
@@ -140,7 +144,7 @@ pub async fn status(State(state): State<Arc<AppState>>) -> Json<Status> {
 
 /// Every recorded stream
 #[utoipa::path(get, path = "/api/v1/streams", tag = "status", responses(
-    (status = 200, description = "Where each stands", body = [StreamView]), CommonErrors, UnavailableErrors,
+    (status = 200, description = "Each stream with its progress", body = [StreamView]), CommonErrors, UnavailableErrors,
 ))]
 pub async fn streams(State(state): State<Arc<AppState>>) -> Json<Vec<StreamView>> {
     Json(status_model::streams(&state))
@@ -148,7 +152,8 @@ pub async fn streams(State(state): State<Arc<AppState>>) -> Json<Vec<StreamView>
 
 /// The gap ledger, newest first
 #[utoipa::path(get, path = "/api/v1/gaps", tag = "gaps", params(GapsQuery), responses(
-    (status = 200, description = "Its rows", body = [GapView]), CommonErrors, ParameterErrors, UnavailableErrors,
+    (status = 200, description = "The rows of the ledger", body = [GapView]),
+    CommonErrors, ParameterErrors, UnavailableErrors,
 ))]
 pub async fn gaps(State(state): State<Arc<AppState>>, query: QueryParameters<GapsQuery>) -> ApiResult<Vec<GapView>> {
     let query = parse_query(query)?;
@@ -160,7 +165,7 @@ pub async fn gaps(State(state): State<Arc<AppState>>, query: QueryParameters<Gap
     Ok(Json(rows.iter().map(status_model::gap).collect()))
 }
 
-/// What history holds, counted there
+/// What history holds and lacks, counted now
 #[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(SymbolQuery), responses(
     (status = 200, description = "Per stream and day", body = [CoverageView]),
     CommonErrors, ParameterErrors, UnknownNameErrors, UnavailableErrors,
@@ -175,19 +180,19 @@ pub async fn coverage(
     Ok(Json(coverage.into_iter().map(|counted| status_model::coverage(&state, counted)).collect()))
 }
 
-/// Reads configuration and schedule again
+/// Reloads the configuration and the schedule
 ///
-/// 422 with every error when they are bad, and nothing changes.
+/// When the files are invalid, the response is 422 with every error, and nothing changes.
 #[utoipa::path(post, path = "/api/v1/reload", tag = "status", security((), ("token" = [])),
     params(ReloadQuery), responses(
     (status = 200, description = "What changed", body = ReloadView),
-    (status = 422, description = "The files are bad, or ask for a restart (`not_reloaded`)", body = ErrorDocument),
+    (status = 422, description = "Invalid files, or a change that needs a restart (`not_reloaded`)", body = ErrorDocument),
     CommonErrors, ParameterErrors, TokenErrors, UnavailableErrors,
 ))]
 pub async fn reload(State(state): State<Arc<AppState>>, query: QueryParameters<ReloadQuery>) -> ApiResult<ReloadView> {
     let (answer, answered) = oneshot::channel();
     let request = ReloadRequest { dry_run: parse_query(query)?.dry_run, answer };
-    let busy = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "another reload is under way");
+    let busy = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "another reload is in progress");
     state.reloads.try_send(request).map_err(|_full| busy())?;
     let outcome = tokio::time::timeout(Duration::from_secs(30), answered).await;
     match outcome {
@@ -195,36 +200,4 @@ pub async fn reload(State(state): State<Arc<AppState>>, query: QueryParameters<R
         Ok(Ok(Err(why))) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded", why)),
         Ok(Err(_)) | Err(_) => Err(busy()),
     }
-}
-
-/// Compares the cache with history
-#[utoipa::path(get, path = "/api/v1/admin/consistency-check", tag = "repair", params(SymbolQuery), responses(
-    (status = 200, description = "Every difference", body = ConsistencyReport),
-    CommonErrors, ParameterErrors, UnknownNameErrors, UnavailableErrors,
-))]
-pub async fn consistency_check(
-    State(state): State<Arc<AppState>>,
-    query: QueryParameters<SymbolQuery>,
-) -> ApiResult<ConsistencyReport> {
-    let streams = recorded_streams(&state, parse_query(query)?.symbol.as_deref())?;
-    let report = audit::check(&state.history, &state.cache, &streams).await;
-    Ok(Json(report.map_err(|error| ApiError::unavailable(&error))?))
-}
-
-/// Compares, and repairs what can be repaired
-#[utoipa::path(post, path = "/api/v1/admin/repair-data", tag = "repair", security((), ("token" = [])),
-    params(SymbolQuery),
-    responses(
-    (status = 200, description = "What was repaired, and what was not", body = RepairReport),
-    CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
-))]
-pub async fn repair_data(
-    State(state): State<Arc<AppState>>,
-    query: QueryParameters<SymbolQuery>,
-) -> ApiResult<RepairReport> {
-    let streams = recorded_streams(&state, parse_query(query)?.symbol.as_deref())?;
-    let report = audit::check(&state.history, &state.cache, &streams).await;
-    let report = report.map_err(|error| ApiError::unavailable(&error))?;
-    let repaired = audit::repair(&state.cache, &state.backfill, report).await;
-    Ok(Json(repaired.map_err(|error| ApiError::unavailable(&error))?))
 }

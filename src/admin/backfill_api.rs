@@ -22,7 +22,7 @@ use super::response::{
     ApiError, CommonErrors, ErrorDocument, ParameterErrors, TokenErrors, UnavailableErrors, UnknownNameErrors,
 };
 
-/// What an operator asks to have backfilled: ids, or RFC 3339 times.
+/// The range to backfill: trade ids, or RFC 3339 times.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackfillRequest {
@@ -33,7 +33,7 @@ pub struct BackfillRequest {
     /// The first trade's id, or a time.
     #[schema(value_type = IdOrTime)]
     from: Value,
-    /// The last trade's id, or the time before which it was.
+    /// The last trade's id, or the time that ends the range (exclusive).
     #[schema(value_type = IdOrTime)]
     to: Value,
 }
@@ -41,19 +41,20 @@ pub struct BackfillRequest {
 /// A trade id, or RFC 3339.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "describes what `parse_id_or_time` reads, whose refusals say more than a derived one's")]
+#[expect(dead_code, reason = "describes what `parse_id_or_time` reads, whose errors say more than a derived one's")]
 enum IdOrTime {
     Id(u64),
     Time(String),
 }
 
-/// Has a range of trades fetched that history does not have
+/// Fetches the trades of a range that history lacks
 ///
-/// It opens gaps, which are filled as the exchange's weight allows. Trades that history has cost nothing.
+/// Opens gaps. Backfill fills them as fast as the exchange's request weight allows. Trades that history holds are not
+/// requested.
 #[utoipa::path(post, path = "/api/v1/admin/backfill", tag = "repair", security((), ("token" = [])),
     request_body = BackfillRequest, responses(
-    (status = 200, description = "What will be fetched", body = BackfillView),
-    (status = 409, description = "Nothing of the stream was recorded yet (`nothing_recorded`)", body = ErrorDocument),
+    (status = 200, description = "The missing trades that will be fetched", body = BackfillView),
+    (status = 409, description = "No trade of the stream is recorded yet (`nothing_recorded`)", body = ErrorDocument),
     (status = 413, description = "The body has too many bytes (`too_large`)", body = ErrorDocument),
     CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
@@ -62,7 +63,7 @@ pub async fn backfill(
     body: Result<Bytes, BytesRejection>,
 ) -> ApiResult<BackfillView> {
     let request: BackfillRequest = serde_json::from_slice(&body?)
-        .map_err(|error| ApiError::bad_request(format!("the body is not right: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the body is invalid: {error}")))?;
     let exchange = request.exchange.parse();
     let exchange = exchange.map_err(|()| ApiError::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
     let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
@@ -82,8 +83,8 @@ pub async fn backfill(
     }))
 }
 
-/// How many seconds the exchange's weight allows for so many trades, when nothing else is repaired; null when nobody
-/// speaks to the exchange.
+/// Seconds that the exchange's request weight needs for this many trades when nothing else is repaired; none without a
+/// REST client for the exchange.
 fn estimate_s(state: &AppState, stream: &Stream, positions: i64) -> Option<i64> {
     let (rest, dialect) = (state.backfill.rest.get(&stream.exchange)?, state.backfill.dialects.get(&stream.exchange)?);
     let status = rest.status();
@@ -93,10 +94,10 @@ fn estimate_s(state: &AppState, stream: &Stream, positions: i64) -> Option<i64> 
     Some(pages.saturating_mul(i64::from(page)).saturating_mul(60) / per_minute)
 }
 
-/// The ids that are meant, none of them beyond what the exchange has numbered so far.
+/// The requested ids, up to the newest recorded one.
 async fn requested_range(state: &AppState, stream: &Stream, request: &BackfillRequest) -> Result<Range, ApiError> {
     let Some(newest) = state.progress.stream(stream).next.map(|next| next - 1) else {
-        let message = format!("nothing of {stream} was recorded yet: ask again after its first trade");
+        let message = format!("no trade of {stream} is recorded yet: try again after its first trade");
         return Err(ApiError::new(StatusCode::CONFLICT, "nothing_recorded", message));
     };
     let (from, to) = (parse_id_or_time(&request.from)?, parse_id_or_time(&request.to)?);
@@ -107,9 +108,9 @@ async fn requested_range(state: &AppState, stream: &Stream, request: &BackfillRe
     range.ok_or_else(|| ApiError::bad_request(format!("there is no trade from {from} to {to}; the newest is {newest}")))
 }
 
-/// An id or a time.
+/// Reads a trade id or a time.
 fn parse_id_or_time(value: &Value) -> Result<RangeBound, ApiError> {
     let id = value.as_i64().filter(|id| *id >= 0).map(RangeBound::Id);
-    let place = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(RangeBound::At));
-    place.ok_or_else(|| ApiError::bad_request(format!("{value} is neither a trade id nor a time")))
+    let bound = id.or_else(|| value.as_str().and_then(Timestamp::parse).map(RangeBound::At));
+    bound.ok_or_else(|| ApiError::bad_request(format!("{value} is neither a trade id nor a time")))
 }

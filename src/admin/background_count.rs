@@ -1,8 +1,8 @@
-//! What the status page has counted in history, but not for every look at it.
+//! Counts history in the background for all readers of the status page.
 //!
-//! A count reads every key of a stream's last weeks. Ten open pages that ask each few seconds would read history all day;
-//! so one loop counts for all who look, only while somebody does, and at most a twentieth of the time, however large
-//! history is and however many look.
+//! A count reads every key of a stream's last weeks. Ten open pages that each count every few seconds would read
+//! history all day. So one loop counts for all readers, only while somebody reads, and for at most a twentieth of the
+//! time. It must not know what is counted.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A count is not repeated sooner, however fast it is.
+/// Shortest pause between two counts.
 const AGE_MIN: Duration = Duration::from_secs(2);
-/// A count that took this long is shown for twenty times as long.
+/// The pause after a count is this many times as long as the count took.
 const PAUSE_FACTOR: u32 = 20;
-/// The longest count: weeks of the busiest markets are read in less.
+/// Longest time for a count: weeks of the busiest markets take less.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long whoever opens the page waits for a count before it is shown with an older one.
+/// Longest wait for a new count when a page opens; then it shows the older one.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The last count, shared by all who look.
+/// The last count, shared by all readers.
 pub struct BackgroundCount<T> {
     requested: Notify,
     last: watch::Sender<CountSnapshot<T>>,
 }
 
-/// What is shown.
+/// The last count and its age.
 pub struct CountSnapshot<T> {
-    /// What was counted; empty before the first count.
+    /// The result; empty before the first count.
     pub value: Arc<T>,
-    /// Why there is no newer one.
+    /// Why there is no newer result.
     pub error: Option<String>,
     /// When the last attempt ended, and how long it took.
     attempt: Option<(Instant, Duration)>,
@@ -50,7 +50,7 @@ impl<T: Default> Default for BackgroundCount<T> {
 }
 
 impl<T> BackgroundCount<T> {
-    /// Counts while somebody looks, until `stop`.
+    /// Counts whenever a reader has asked, until `stop`.
     pub async fn run<Count>(&self, stop: &CancellationToken, count: impl Fn() -> Count)
     where
         Count: Future<Output = anyhow::Result<T>>,
@@ -78,18 +78,18 @@ impl<T> BackgroundCount<T> {
         stop.run_until_cancelled(counting).await;
     }
 
-    /// What was counted last, for the one that counts next.
+    /// The last result, for the next count to build on.
     pub fn value(&self) -> Arc<T> {
         self.last.borrow().value.clone()
     }
 
-    /// The last count; asks for a newer one.
+    /// The last count; requests a newer one.
     pub fn latest(&self) -> CountSnapshot<T> {
         self.requested.notify_one();
         self.last.borrow().clone()
     }
 
-    /// Waits a little for a count that is as new as there may be, for whoever looks only once.
+    /// Waits for a fresh count, for at most [`WAIT_MAX`]: for a reader that asks only once.
     pub async fn wait_for_fresh(&self) {
         let mut last = self.last.subscribe();
         let is_fresh = last
@@ -98,7 +98,7 @@ impl<T> BackgroundCount<T> {
             .is_some_and(|(at, took)| at.elapsed() < (took * PAUSE_FACTOR).max(AGE_MIN));
         self.requested.notify_one();
         if !is_fresh {
-            // Whether it came or not: what there is, is shown, and says how old it is.
+            // After a timeout the page shows the older count and its age.
             tokio::time::timeout(WAIT_MAX, last.changed()).await.ok();
         }
     }

@@ -1,6 +1,6 @@
-//! The API's documents, as they are served and as `/api/v1/openapi.json` describes them.
+//! The JSON documents of the API. `/api/v1/openapi.json` is generated from them.
 //!
-//! Names and shapes are a contract (DESIGN.md, section 5): fields may be added, none may go.
+//! Names and shapes are a contract (DESIGN.md, section 5): add fields, never remove one.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use crate::gap::Evidence;
 use crate::heartbeat::LoopStatus;
 use crate::log::LogUsage;
 
-/// What a part says, or why it says nothing.
+/// A part's status, or the error when the part does not answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PartStatus<T> {
-    /// It answered.
+    /// The part answered.
     Available(T),
-    /// It did not.
+    /// The part did not answer.
     Unavailable {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
 
 impl<T> PartStatus<T> {
-    /// An answer as it is, made of what a part said.
+    /// Converts a part's answer.
     pub fn from_result<S>(result: Result<S, String>, available: impl FnOnce(S) -> T) -> Self {
         match result {
             Ok(value) => Self::Available(available(value)),
@@ -45,19 +45,19 @@ pub struct Status {
     pub version: &'static str,
     /// The recorder's name among several; empty for one.
     pub instance: String,
-    /// After READY until the stop.
+    /// True from READY until the stop.
     pub ready: bool,
-    /// The stop has begun.
+    /// The service is stopping.
     pub stopping: bool,
-    /// The loop that makes no progress.
+    /// The loop that is stuck.
     pub wedged: Option<String>,
-    /// Parts that cope with a fault, and with which.
+    /// The degraded parts and their faults.
     pub degraded: BTreeMap<String, String>,
-    /// RFC 3339.
+    /// When the process started, RFC 3339.
     pub started_at: String,
     /// Seconds since then.
     pub uptime_s: i64,
-    /// How many streams there are.
+    /// The number of streams.
     pub streams: StreamCount,
     /// The log.
     pub log: PartStatus<LogStatus>,
@@ -67,265 +67,265 @@ pub struct Status {
     pub cache: CacheStatus,
     /// The disk.
     pub disk: DiskStatus,
-    /// The ledger in numbers.
+    /// The number of gaps.
     pub gaps: GapCount,
-    /// Frames since the start.
+    /// Frames since the process started.
     pub frames: FrameCount,
-    /// Rows made durable since the start.
+    /// Rows made durable since the process started.
     pub rows: u64,
-    /// Of these, how many came over REST.
+    /// How many of these came over REST.
     pub backfilled: u64,
-    /// Frames that could not be used, in history; null when it does not answer.
+    /// Dead letters in history; null when history does not answer.
     pub dead_letters: Option<u64>,
-    /// What went wrong last, part by part, whether or not it works again.
+    /// The last error of each part, also when the part works again.
     pub last_errors: Vec<PartError>,
-    /// Every socket.
+    /// Every WebSocket connection.
     pub connections: Vec<ConnectionStatus>,
-    /// Connections that ended since the start.
+    /// Connections that ended since the process started.
     pub reconnects: u64,
     /// Every exchange's REST client.
     pub rest: BTreeMap<String, RestStatus>,
-    /// The schedule in numbers.
+    /// The number of jobs.
     pub jobs: PartStatus<JobCount>,
     /// The loops that the watchdog watches.
     pub beats: Vec<LoopStatus>,
 }
 
-/// How many streams there are.
+/// The number of streams.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct StreamCount {
-    /// Recorded.
+    /// Recorded streams.
     pub total: usize,
-    /// With a frame in the last minute.
+    /// Streams with a frame in the last minute.
     pub receiving: usize,
 }
 
-/// Where the log stands.
+/// The state of the log.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LogStatus {
-    /// Frames written and not consumed.
+    /// Frames in the log that are not consumed yet.
     pub lag_frames: i64,
-    /// How long a frame waits before it is a row, seconds, by what comes in; null when the log cannot tell.
+    /// Estimated seconds from a frame's arrival until it is a row; null when the log does not answer.
     #[schema(required = true)]
     pub lag_s: Option<f64>,
-    /// What it holds.
+    /// Offsets and bytes.
     pub usage: LogUsage,
 }
 
-/// Where history stands.
+/// The state of history.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HistoryStatus {
-    /// Bytes on disk; null when the store does not know.
+    /// Bytes on disk; null when the store does not report them.
     #[schema(required = true)]
     pub bytes: Option<u64>,
 }
 
-/// The disk of the data directory, and when it is full if everything goes on as in the last hour.
+/// The disk of the data directory, and the forecast from the last hour.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct DiskStatus {
-    /// Bytes that are free to us; null when it cannot be asked.
+    /// Free bytes for this user; null when the disk cannot be read.
     #[schema(required = true)]
     pub free_bytes: Option<u64>,
     /// Bytes of our own files.
     #[schema(required = true)]
     pub kept_bytes: Option<u64>,
-    /// Bytes by which these grow an hour; null for the first half hour.
+    /// Growth of our own files, bytes per hour; null for the first half hour.
     #[schema(required = true)]
     pub growth_bytes_per_hour: Option<f64>,
-    /// Seconds until our own growth has filled the disk; null when it does not grow, or for the first half hour.
+    /// Seconds until our own growth fills the disk; null without growth, and for the first half hour.
     #[schema(required = true)]
     pub full_in_s: Option<f64>,
 }
 
-/// Where the cache stands.
+/// The state of the cache.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CacheStatus {
     /// Keys that wait to be written.
     pub waiting: usize,
 }
 
-/// The ledger in numbers.
+/// The number of gaps.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GapCount {
-    /// Not closed.
+    /// Gaps that are not closed.
     pub open: usize,
-    /// Positions that these miss.
+    /// Missing positions in these.
     pub missing: i64,
-    /// Found since the start.
+    /// Gaps found since the process started.
     pub found: u64,
-    /// Closed as filled since the start.
+    /// Gaps closed as filled since the process started.
     pub filled: u64,
-    /// Closed in another way since the start.
+    /// Gaps closed in another state since the process started.
     pub closed_otherwise: u64,
 }
 
-/// Frames since the start.
+/// Frames since the process started.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FrameCount {
-    /// Made durable in the log.
+    /// Frames made durable in the log.
     pub received: u64,
-    /// Consumed.
+    /// Frames consumed.
     pub consumed: u64,
 }
 
-/// What went wrong somewhere.
+/// The last error of a part.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PartError {
-    /// Where.
+    /// The part.
     pub part: String,
-    /// What.
+    /// The error.
     pub error: String,
 }
 
-/// The schedule in numbers.
+/// The number of jobs.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobCount {
-    /// Jobs.
+    /// All jobs.
     pub total: usize,
-    /// Of these, running now.
+    /// Jobs that are running.
     pub running: usize,
-    /// Of these, paused.
+    /// Paused jobs.
     pub paused: usize,
-    /// Names of those whose last run ended and not well.
+    /// Names of the jobs whose last run failed, timed out or was cancelled.
     pub failing: Vec<String>,
-    /// The one that runs next.
+    /// The job that runs next.
     #[schema(required = true)]
     pub next: Option<NextRun>,
 }
 
-/// One stream as shown.
+/// One stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct StreamView {
-    /// Whose.
+    /// The exchange.
     pub exchange: String,
-    /// Which symbol.
+    /// The symbol.
     pub symbol: String,
     /// `trade`, `kline_1m`...
     pub channel: String,
-    /// The last position that is durable or in the ledger.
+    /// The last position that is durable in history or in the ledger.
     pub last: Option<i64>,
     /// The exchange's time of the newest row, RFC 3339.
     pub last_ts: Option<String>,
-    /// When its newest frame arrived, RFC 3339.
+    /// When the newest frame arrived, RFC 3339.
     pub last_received: Option<String>,
     /// Seconds since then.
     pub age_s: Option<f64>,
-    /// The connection it came over.
+    /// The connection of the newest frame.
     pub connection: Option<i64>,
-    /// Frames since the start.
+    /// Frames since the process started.
     pub frames: u64,
-    /// Frames behind the one that is awaited.
+    /// Frames behind the expected position: late ones and duplicates.
     pub behind: u64,
-    /// Gaps that are not closed.
+    /// The number of gaps that are not closed.
     pub open_gaps: usize,
-    /// A frame came in the last minute.
+    /// Whether a frame arrived in the last minute.
     pub receiving: bool,
 }
 
-/// A row of the ledger; the names are history's.
+/// A row of the ledger, with the column names of history.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GapView {
     /// A UUIDv7.
     pub gap_id: String,
-    /// Whose.
+    /// The exchange.
     pub exchange: &'static str,
-    /// Which symbol.
+    /// The symbol.
     pub symbol: String,
     /// `trade`, `kline_1m`...
     pub channel: &'static str,
     /// First missing trade id, or open time in microseconds.
     pub first_missing: i64,
-    /// The last one, inclusive.
+    /// Last missing trade id or open time, inclusive.
     pub last_missing: i64,
-    /// How many positions that is.
+    /// The number of positions in the range.
     pub missing: i64,
-    /// The exchange's time of the row before it, RFC 3339.
+    /// The exchange's time of the row before the gap, RFC 3339.
     pub from_ts: Option<String>,
-    /// The exchange's time of the row after it, RFC 3339.
+    /// The exchange's time of the row after the gap, RFC 3339.
     pub to_ts: Option<String>,
     /// `open`, `filling`, `filled`, `never_existed`, `unrecoverable` or `superseded`.
     pub state: &'static str,
-    /// RFC 3339.
+    /// When the gap was found, RFC 3339.
     pub detected_at: String,
-    /// RFC 3339; null while it is not closed.
+    /// When the gap was closed, RFC 3339; null while it is not closed.
     pub closed_at: Option<String>,
     /// Rows that came back.
     pub filled: i64,
-    /// Where they came from: `rest`, `socket`, `cache`; empty before the first.
+    /// Their source: `rest`, `socket` or `cache`; empty before the first.
     pub filled_by: String,
-    /// When the latest of them was counted, RFC 3339.
+    /// When the last of them was counted, RFC 3339.
     pub filled_at: Option<String>,
-    /// Repairs begun.
+    /// Repairs started.
     pub attempts: i64,
-    /// Why it stands where it stands.
+    /// Why the gap is in its state.
     pub reason: String,
-    /// How we know.
+    /// How the gap was found.
     pub evidence: Evidence,
 }
 
-/// What history holds of a stream, and what its exchange gives back.
+/// What history holds of a stream, and what the exchange still serves.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CoverageView {
-    /// As it was counted.
+    /// The count.
     #[serde(flatten)]
     pub counted: Coverage,
-    /// What comes back over REST, by the exchange's documents; null when nobody speaks to the exchange.
+    /// What REST returns according to the exchange's documentation; null without a client for the exchange.
     pub recoverable: Option<RestRecovery>,
 }
 
-/// How what is missing of a stream comes back.
+/// How backfill requests the missing rows of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RestRecovery {
-    /// How it is asked for, exactly: `trade_id` or `open_time`.
+    /// The key of a request: `trade_id` or `open_time`.
     pub by: &'static str,
-    /// Most rows one request gives.
+    /// Most rows of one response.
     pub rows_per_request: i64,
-    /// What one request costs of the exchange's weight.
+    /// Request weight of one request.
     pub request_weight: u32,
-    /// Seconds for which the exchange serves what is old; null is without limit.
+    /// Age up to which the exchange serves old rows, seconds; null without a limit.
     pub kept_s: Option<u64>,
 }
 
-/// A run of a job: history's columns, how late it started, and its report as the document that it is.
+/// A run of a job: the columns of history, its lateness, and its report as JSON.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RunView {
     /// A UUIDv7.
     pub run_id: String,
-    /// The job.
+    /// The job's name.
     pub job: String,
     /// `schedule`, `catch-up`, `manual`, `retry` or `event`.
     pub trigger: String,
-    /// Microseconds since 1970.
+    /// The scheduled instant, microseconds since 1970.
     pub scheduled_at: i64,
-    /// Microseconds since 1970; null when it never started.
+    /// The start, microseconds since 1970; null when the run never started.
     pub started_at: Option<i64>,
-    /// Microseconds since 1970; null while it runs.
+    /// The end, microseconds since 1970; null while the job runs.
     pub finished_at: Option<i64>,
-    /// 1 for the first try.
+    /// 1 for the first attempt.
     pub attempt: i64,
     /// `running`, `succeeded`, `failed`, `timed_out`, `cancelled`, `skipped` or `deferred`.
     pub outcome: String,
-    /// Why, when it did not succeed.
+    /// Why the run did not succeed.
     pub reason: String,
     /// `[from, to)` in microseconds, when the job has a window.
     pub window: Option<(i64, i64)>,
-    /// How much later than scheduled it started.
+    /// How much later than scheduled the run started, milliseconds.
     pub lateness_ms: Option<i64>,
-    /// The task's own report; null when there is none.
+    /// The task's report; null without one.
     pub report: Value,
 }
 
-/// A run that was asked for: that it has begun, or, with `wait=true`, how it ended.
+/// A requested run: its id, or, with `wait=true`, the finished run.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum RunResponse {
-    /// How it ended.
+    /// The run has finished.
     Finished(Box<RunView>),
-    /// It has begun.
+    /// The run has started.
     Started(RunStarted),
 }
 
-/// A run that has begun.
+/// A run that has started.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunStarted {
@@ -333,14 +333,14 @@ pub struct RunStarted {
     pub run_id: String,
 }
 
-/// Whether a job runs by itself.
+/// Whether a job is paused.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PauseState {
-    /// Its name.
+    /// The job's name.
     pub job: String,
-    /// It does not.
+    /// True after a pause, false after a resume.
     pub paused: bool,
-    /// Why, when it was paused just now.
+    /// The reason of a pause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -348,67 +348,67 @@ pub struct PauseState {
 /// What a reload changed, or would change.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReloadView {
-    /// In words.
+    /// One sentence.
     pub changed: String,
-    /// The schedule's part of it.
+    /// The changed jobs.
     pub jobs: JobChanges,
-    /// Every job of the schedule as it is afterwards.
+    /// Every job of the schedule after the reload.
     pub next_runs: Vec<NextRun>,
 }
 
-/// Jobs by what became of them.
+/// The names of the jobs that a reload changed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobChanges {
-    /// New.
+    /// New jobs.
     pub added: Vec<String>,
-    /// Changed.
+    /// Changed jobs.
     pub changed: Vec<String>,
-    /// Gone.
+    /// Removed jobs.
     pub removed: Vec<String>,
 }
 
 /// When a job runs next.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NextRun {
-    /// Its name.
+    /// The job's name.
     pub job: String,
-    /// RFC 3339; null when it does not run by itself.
+    /// RFC 3339; null when the job does not run on schedule.
     pub next_run: Option<String>,
 }
 
 /// What a backfill will fetch.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct BackfillView {
-    /// First id that was meant.
+    /// First id of the range.
     pub first: i64,
-    /// Last id that was meant.
+    /// Last id of the range.
     pub last: i64,
-    /// How many of these history lacks.
+    /// How many of these ids history lacks.
     pub missing: i64,
-    /// Rows of the ledger that were opened for them.
+    /// Gaps that were opened for them.
     pub gaps_opened: usize,
-    /// There are more ranges: ask again afterwards.
+    /// Whether more ranges are missing: send the request again later.
     pub more: bool,
-    /// Seconds that the exchange's weight allows for them; null when nobody speaks to the exchange.
+    /// Estimated seconds by the exchange's request weight; null without a client for the exchange.
     pub estimate_s: Option<i64>,
 }
 
-/// Whether the loops come round.
+/// Whether the recording loops make progress.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HealthView {
     /// `ok`, `degraded` or `wedged`.
     pub status: &'static str,
-    /// Parts that cope with a fault, and with which.
+    /// The degraded parts and their faults.
     pub degraded: BTreeMap<String, String>,
-    /// The loop that makes no progress.
+    /// The loop that is stuck.
     pub wedged: Option<LoopStatus>,
 }
 
-/// Whether it records.
+/// Whether the service records.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReadyView {
-    /// After READY while the log accepts writes.
+    /// True after READY while the log accepts writes.
     pub ready: bool,
-    /// Why the log does not.
+    /// Why the log does not accept writes.
     pub reason: Option<String>,
 }

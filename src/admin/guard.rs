@@ -1,4 +1,6 @@
-//! Who may ask for what: no foreign page, no rebound name, no stranger's change, no endless request.
+//! Middleware that limits and authorises requests: timeouts, concurrency, Host and Origin checks, the admin token.
+//!
+//! It must not know what an endpoint does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,28 +17,29 @@ use super::AppState;
 use super::listener::Caller;
 use super::response::ApiError;
 
-/// Longest request; a coverage of everything is the slowest.
+/// Longest time for a request; the coverage of all streams is the slowest.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Ends what takes too long.
+/// Ends a request that takes too long.
 pub async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => {
-            let message = format!("not done within {} s", limit.as_secs_f64());
+            let message = format!("the request took longer than {} s", limit.as_secs_f64());
             ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
         }
     }
 }
 
-/// Requests at work at a time: each may hold a reader of a store, and the recorder comes first.
+/// Most TCP requests in progress: each may hold a reader of a store, and recording comes first.
 pub const CONCURRENT_REQUESTS_MAX: usize = 32;
-/// Of these, how many may come through the unix socket beside all that come over TCP: the operator's come first.
+/// Most requests in progress through the unix socket. They have a limit of their own, so that the operator never waits
+/// for TCP clients.
 const UNIX_REQUESTS_MAX: usize = 8;
-/// How long a request waits for its turn.
+/// Longest wait for a permit.
 const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Whose turn it is.
+/// The permits for requests in progress.
 pub struct RequestLimits {
     tcp: Semaphore,
     unix: Semaphore,
@@ -44,7 +47,7 @@ pub struct RequestLimits {
 }
 
 impl RequestLimits {
-    /// So many at a time over TCP, and how long others wait.
+    /// Allows `tcp` requests over TCP; further ones wait for `wait`.
     pub fn new(tcp: usize, wait: Duration) -> Self {
         Self { tcp: Semaphore::new(tcp), unix: Semaphore::new(UNIX_REQUESTS_MAX), wait }
     }
@@ -56,7 +59,8 @@ impl Default for RequestLimits {
     }
 }
 
-/// Lets [`CONCURRENT_REQUESTS_MAX`] requests work at a time; others wait a little, then are told to come back.
+/// Lets [`CONCURRENT_REQUESTS_MAX`] requests run at a time. Others wait for [`QUEUE_WAIT_MAX`], then get 503 with
+/// Retry-After.
 pub async fn limit_concurrency(
     State(limits): State<Arc<RequestLimits>>,
     Extension(caller): Extension<Caller>,
@@ -67,27 +71,28 @@ pub async fn limit_concurrency(
     match tokio::time::timeout(limits.wait, permits.acquire()).await {
         Ok(Ok(_permit)) => next.run(request).await,
         Ok(Err(_)) | Err(_) => {
-            let message = "as many requests as there may be are at work already: ask again later";
+            let message = "too many requests are in progress: try again later";
             let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
             ([(header::RETRY_AFTER, "5")], error).into_response()
         }
     }
 }
 
-/// Longest address of a request, with its parameters.
+/// Longest path and query of a request.
 pub const URI_BYTES_MAX: usize = 4 << 10;
 
-/// Refuses addresses that no request of ours has.
+/// Refuses addresses that are longer than any valid request.
 pub async fn limit_uri_length(request: Request, next: Next) -> Response {
     let length = request.uri().path_and_query().map_or(0, |address| address.as_str().len());
     if length <= URI_BYTES_MAX {
         return next.run(request).await;
     }
-    let message = format!("an address has {URI_BYTES_MAX} bytes at most");
+    let message = format!("the address is longer than {URI_BYTES_MAX} bytes");
     ApiError::new(StatusCode::URI_TOO_LONG, "address_too_long", message).into_response()
 }
 
-/// A page elsewhere can point a name of its own at this address (DNS rebinding); its requests carry that name.
+/// Refuses a Host header that does not name this service. A page elsewhere can point its own name at this address (DNS
+/// rebinding); its requests then carry that name.
 pub async fn check_host(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
@@ -95,16 +100,16 @@ pub async fn check_host(
     next: Next,
 ) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // A token proves who asks, whatever the name; without one a name must not be a stranger's.
-    // No page reaches a unix socket.
+    // A token identifies the caller, whatever the name. No page can reach a unix socket.
     if caller == Caller::Unix || is_own_host(host) || is_token(bearer(request.headers()), &state) {
         return next.run(request).await;
     }
-    let message = format!("`{host}` is not a name of this service: ask by its address, or with its token");
+    let message = format!("`{host}` is not a name of this service: use its IP address, or send the admin token");
     ApiError::new(StatusCode::FORBIDDEN, "unknown_host", message).into_response()
 }
 
-/// What changes something comes from no foreign page, and through the unix socket, from loopback or with the token.
+/// Allows a change only when no page of another site sends it, and only through the unix socket, from loopback or with
+/// the token.
 pub async fn authorize_change(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
@@ -122,14 +127,14 @@ pub async fn authorize_change(
     ApiError::new(StatusCode::UNAUTHORIZED, "token_needed", message).into_response()
 }
 
-/// The error of a page of another site, when it is one that asks.
+/// The error for a request that a page of another site sends; none for any other request.
 pub fn cross_site_error(headers: &HeaderMap) -> Option<ApiError> {
     let message = "a page of another site must not change anything here";
     is_cross_site(headers).then(|| ApiError::new(StatusCode::FORBIDDEN, "cross_site", message))
 }
 
-/// Whether whoever asks may change something: through the unix socket, from loopback, or with the token, wherever that
-/// stood.
+/// Whether the caller may change something: through the unix socket, from loopback, or with the token that a header or
+/// a form has `given`.
 pub fn is_trusted(state: &AppState, caller: Caller, given: &str) -> bool {
     let is_local = match caller {
         Caller::Unix => true,
@@ -145,7 +150,7 @@ fn bearer(headers: &HeaderMap) -> &str {
 
 fn is_token(given: &str, state: &AppState) -> bool {
     let Some(token) = state.options.token.as_deref() else { return false };
-    // Every byte is compared, so that the time taken does not tell how much was right.
+    // Compares every byte, so that the time does not reveal how many bytes match.
     given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
@@ -160,7 +165,7 @@ fn is_own_host(host: &str) -> bool {
     name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-/// Browsers say where a request comes from; curl does not, and is nobody's page.
+/// Browsers send the origin of a request. curl does not, and it is not a page.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {

@@ -21,7 +21,7 @@ use super::{AppState, status_model};
 
 type NamePath = Result<Path<String>, PathRejection>;
 
-/// Longest reason for a pause that is kept: a sentence, not a document.
+/// Most characters of a pause's reason: a sentence, not a document.
 const REASON_MAX: usize = 500;
 
 /// `?job=&limit=`.
@@ -29,9 +29,9 @@ const REASON_MAX: usize = 500;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RunsQuery {
-    /// Only of this job.
+    /// Only this job.
     job: Option<String>,
-    /// At most so many, 10,000 at most; default: 100.
+    /// Most runs to list, up to 10,000; default: 100.
     limit: Option<usize>,
 }
 
@@ -40,7 +40,7 @@ pub struct RunsQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PauseQuery {
-    /// For those who wonder later.
+    /// Why the job is paused; shown until it resumes.
     reason: Option<String>,
 }
 
@@ -49,14 +49,14 @@ pub struct PauseQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RunQuery {
-    /// Answer with the finished run.
+    /// Wait for the run and return it when it has finished.
     #[serde(default)]
     wait: bool,
 }
 
 /// Every job of the schedule
 #[utoipa::path(get, path = "/api/v1/jobs", tag = "jobs", responses(
-    (status = 200, description = "With its next run and its last outcome", body = [JobStatus]),
+    (status = 200, description = "Each job with its next run and its last outcome", body = [JobStatus]),
     CommonErrors, UnavailableErrors,
 ))]
 pub async fn jobs(State(state): State<Arc<AppState>>) -> ApiResult<Vec<JobStatus>> {
@@ -65,7 +65,7 @@ pub async fn jobs(State(state): State<Arc<AppState>>) -> ApiResult<Vec<JobStatus
 
 /// Runs, newest first
 #[utoipa::path(get, path = "/api/v1/jobs/history", tag = "jobs", params(RunsQuery), responses(
-    (status = 200, description = "As history has them", body = [RunView]),
+    (status = 200, description = "The runs that history holds", body = [RunView]),
     CommonErrors, ParameterErrors, UnavailableErrors,
 ))]
 pub async fn job_history(
@@ -81,11 +81,12 @@ pub async fn job_history(
 
 /// Runs a job now
 ///
-/// With `wait=true` the answer is the finished run; one that takes longer than a request may is 504, and goes on.
+/// With `wait=true` the response is the finished run. When the run takes longer than a request may, the response is 504
+/// and the run continues.
 #[utoipa::path(post, path = "/api/v1/jobs/{name}/run", tag = "jobs", security((), ("token" = [])),
     params(("name" = String, Path, description = "The job's name"), RunQuery), responses(
     (status = 200, description = "The run", body = RunResponse),
-    (status = 409, description = "It runs already, or may not run now (`not_started`)", body = ErrorDocument),
+    (status = 409, description = "The job runs already, or may not run now (`not_started`)", body = ErrorDocument),
     CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
 pub async fn run_job(
@@ -109,10 +110,10 @@ pub async fn run_job(
     })
 }
 
-/// Pauses a job, over restarts too
+/// Pauses a job, also across restarts
 #[utoipa::path(post, path = "/api/v1/jobs/{name}/pause", tag = "jobs", security((), ("token" = [])),
     params(("name" = String, Path, description = "The job's name"), PauseQuery), responses(
-    (status = 200, description = "It is paused", body = PauseState),
+    (status = 200, description = "The job is paused", body = PauseState),
     CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
 pub async fn pause_job(
@@ -127,10 +128,10 @@ pub async fn pause_job(
     paused(known, PauseState { job: name, paused: true, reason: Some(reason) })
 }
 
-/// Lets a paused job run again
+/// Resumes a paused job
 #[utoipa::path(post, path = "/api/v1/jobs/{name}/resume", tag = "jobs", security((), ("token" = [])),
     params(("name" = String, Path, description = "The job's name")), responses(
-    (status = 200, description = "It runs by itself again", body = PauseState),
+    (status = 200, description = "The job runs on schedule again", body = PauseState),
     CommonErrors, ParameterErrors, TokenErrors, UnknownNameErrors, UnavailableErrors,
 ))]
 pub async fn resume_job(State(state): State<Arc<AppState>>, name: NamePath) -> ApiResult<PauseState> {

@@ -1,8 +1,8 @@
-//! Listeners that keep their connections few, and connections that do not wait for ever for whoever does not read.
+//! Listeners that limit their connections, and connections that time out when the client does not read.
 //!
-//! Every connection costs a file descriptor, and the recorder needs its own for sockets and stores: whoever opens
-//! connections without end waits in the kernel's queue, and recording goes on. The unix socket has permits of its own: a
-//! crowd on TCP does not keep the operator out.
+//! Every connection costs a file descriptor, and the recorder needs descriptors for exchanges and stores. Connections
+//! above the limit wait in the kernel's queue and do not disturb recording. The unix socket has permits of its own: a
+//! crowd on TCP does not lock the operator out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,23 +20,23 @@ use tracing::debug;
 
 use super::socket::AdminSocket;
 
-/// Most TCP connections at a time: ten open pages and a scraper need a tenth of it.
+/// Most open TCP connections: ten open pages and a scraper need a tenth of them.
 pub const CONNECTIONS_MAX: usize = 128;
-/// Most connections of the unix socket: a command makes one.
+/// Most open connections through the unix socket: a command opens one.
 const UNIX_CONNECTIONS_MAX: usize = 16;
-/// How long a client may keep us from writing: one that reads nothing would hold its permit for ever.
+/// Longest time that a write may stall: a client that reads nothing would hold its permit for ever.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
-/// Who asks, in every request's extensions.
+/// Where a request comes from, in every request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Came through the unix socket: the file's permission has let them in.
+    /// Through the unix socket: the file's permissions authorise the caller.
     Unix,
-    /// Came over TCP, from this address.
+    /// Over TCP, from this address.
     Tcp(SocketAddr),
 }
 
-/// Where connections come from, few at a time.
+/// A listener that accepts a limited number of connections.
 pub struct LimitedListener {
     listener: Socket,
     permits: Arc<Semaphore>,
@@ -48,24 +48,24 @@ enum Socket {
 }
 
 impl LimitedListener {
-    /// The port.
+    /// On a TCP port.
     pub fn tcp(listener: TcpListener) -> Self {
         Self { listener: Socket::Tcp(listener), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
-    /// The file.
+    /// On the unix socket.
     pub fn unix(socket: AdminSocket) -> Self {
         Self { listener: Socket::Unix(socket), permits: Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX)) }
     }
 
-    /// The next connection, once there is a permit for it.
+    /// Waits for a permit and accepts the next connection.
     pub async fn accept(&mut self) -> (Connection, Caller) {
         let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        // Axum's own accept waits and tries again when descriptors run out.
+        // Axum's accept waits and tries again when descriptors run out.
         let (stream, caller) = match &mut self.listener {
             Socket::Tcp(listener) => {
                 let (stream, peer) = Listener::accept(listener).await;
-                // An answer is small and whole: there is nothing to wait for to send along with it.
+                // A response is written at once: there is nothing to batch it with.
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!("cannot set TCP_NODELAY: {error}");
                 }
@@ -82,16 +82,16 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// A connection that gives its permit back when it ends, and ends when nobody reads it.
+/// A connection that returns its permit when it ends, and that ends when the client does not read.
 pub struct Connection {
     stream: Stream,
-    /// Runs while the client's and our buffers are full.
+    /// Runs while the buffers of both sides are full.
     write_deadline: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// What a write came to, or an error when the client has been in its way for [`WRITE_STALL_MAX`].
+    /// The result of a write, or an error when it has stalled for [`WRITE_STALL_MAX`].
     fn or_write_timeout<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             self.write_deadline = None;
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_nothing_is_left_after_a_while() {
+    async fn a_client_that_reads_nothing_times_out() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, _permit: permit };

@@ -1,9 +1,10 @@
 //! The HTTP API, the status page, the metrics.
 //!
-//! It shows what the other rooms know and asks them to act; it decides nothing itself. Errors are
-//! `{"error": {"code", "message"}}` with the right status.
+//! It shows the state of the other modules and passes requests on to them. It makes no decision of its own and must not
+//! know a concrete backend. Errors are `{"error": {"code", "message"}}` with the matching status.
 
 mod api;
+mod audit_api;
 mod backfill_api;
 mod background_count;
 mod documents;
@@ -58,39 +59,41 @@ use time_series::TimeSeries;
 
 /// Largest request body.
 const BODY_MAX: usize = 64 << 10;
-/// A loop that has not beaten for so long makes `/healthz` fail; systemd's watchdog acts at the same age.
+/// A recording loop without a heartbeat for this long makes `/healthz` fail; systemd's watchdog acts at the same age.
 const BEAT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for one answer of a store that is down, so that a status still shows the other parts.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a reload changed, or would change.
 #[derive(Clone, Debug, Default)]
 pub struct ReloadReport {
-    /// In words.
+    /// One sentence.
     pub summary: String,
-    /// The schedule's part of it.
+    /// The jobs that were added, changed and removed.
     pub jobs: Changes,
 }
 
-/// Asks for a reload; answered with what changed, or why nothing did.
+/// A request for a reload. The main loop answers what changed, or why nothing did.
 pub struct ReloadRequest {
-    /// Only say what would change.
+    /// Report what would change, and change nothing.
     pub dry_run: bool,
-    /// Where the answer goes.
+    /// Receives the answer.
     pub answer: oneshot::Sender<Result<ReloadReport, String>>,
 }
 
-/// What became of reloads since the process began.
+/// Outcomes of reloads since the process started.
 #[derive(Debug, Default)]
 pub struct ReloadCount {
-    /// Applied, or nothing was to be changed.
+    /// Applied, also when nothing had changed.
     pub applied: AtomicU64,
-    /// Refused: the files were bad, or asked for a restart.
+    /// Refused: the files are invalid, or a change needs a restart.
     pub refused: AtomicU64,
-    /// The last one was refused.
+    /// Whether the last reload was refused.
     pub last_refused: AtomicBool,
 }
 
 impl ReloadCount {
-    /// Counts one.
+    /// Counts one reload.
     pub fn count(&self, is_applied: bool) {
         let outcome = if is_applied { &self.applied } else { &self.refused };
         outcome.fetch_add(1, Ordering::Relaxed);
@@ -98,12 +101,12 @@ impl ReloadCount {
     }
 }
 
-/// What is shown and who is asked.
+/// Everything the handlers read and call.
 #[derive(Clone)]
 pub struct AppState {
-    /// The recorder's name among several.
+    /// The recorder's name among several; empty for one.
     pub instance: String,
-    /// What is recorded now.
+    /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// The log.
     pub log: Arc<dyn Log>,
@@ -111,44 +114,44 @@ pub struct AppState {
     pub history: Arc<dyn History>,
     /// The cache.
     pub cache: Arc<dyn Cache>,
-    /// Where every stream stands.
+    /// The progress of every stream.
     pub progress: Arc<Progress>,
-    /// The gaps.
+    /// The open gaps.
     pub ledger: SharedLedger,
-    /// How gaps are opened.
+    /// Opens gaps, and holds the REST clients and the writer.
     pub backfill: backfill::Deps,
-    /// Every connection's state.
+    /// The state of every connection.
     pub connections: Connections,
-    /// What ingest has seen.
+    /// What ingest has counted.
     pub counters: Arc<Counters>,
-    /// What is degraded.
+    /// Readiness and degraded parts.
     pub health: Health,
-    /// The spine's heartbeats.
+    /// The heartbeats of the recording loops.
     pub heartbeats: Heartbeats,
-    /// The time.
+    /// The wall clock.
     pub clock: Clock,
     /// When the process started.
     pub startup: Timestamp,
-    /// The schedule.
+    /// The scheduler.
     pub jobs: JobsHandle,
-    /// Asks for a reload.
+    /// Sends requests for a reload to the main loop.
     pub reloads: mpsc::Sender<ReloadRequest>,
-    /// What became of them.
+    /// Outcomes of reloads.
     pub reload_count: Arc<ReloadCount>,
-    /// Where the stores are whose disk may fill up.
+    /// The directory of the embedded stores; its disk may fill up.
     pub data_dir: PathBuf,
-    /// The last hour.
+    /// Samples of the last hour.
     pub time_series: Arc<TimeSeries>,
-    /// What the stores are, in words: log, history, cache.
+    /// The name of each store's backend: log, history, cache.
     pub backends: watch::Receiver<[String; 3]>,
-    /// Who may change something.
+    /// The listen address and the admin token.
     pub options: AdminOptions,
 }
 
-/// Where requests come from: the port, the unix socket, or both.
+/// The sockets to serve: TCP, unix, or both.
 #[derive(Default)]
 pub struct Listeners {
-    /// The port.
+    /// The TCP port.
     pub tcp: Option<TcpListener>,
     /// The unix socket.
     pub unix: Option<AdminSocket>,
@@ -156,7 +159,7 @@ pub struct Listeners {
 
 /// Serves until `stop`.
 pub async fn serve(listeners: Listeners, state: AppState, stop: CancellationToken) -> anyhow::Result<()> {
-    // The unix socket first: whoever crowds the port does not keep the operator waiting.
+    // The unix socket comes first: a crowd on the port does not make the operator wait.
     let unix = listeners.unix.map(listener::LimitedListener::unix).into_iter();
     let limited = unix.chain(listeners.tcp.map(listener::LimitedListener::tcp)).collect();
     let (state, page) = (Arc::new(state), Arc::new(page::Page::new(stop.clone())));
@@ -165,14 +168,14 @@ pub async fn serve(listeners: Listeners, state: AppState, stop: CancellationToke
     Ok(())
 }
 
-/// Every endpoint, and the document of them all.
+/// Every endpoint, and the OpenAPI document that describes them.
 fn endpoints(state: &Arc<AppState>) -> (Router<Arc<AppState>>, utoipa::openapi::OpenApi) {
     let changing = OpenApiRouter::new()
         .routes(routes!(jobs::run_job))
         .routes(routes!(jobs::pause_job))
         .routes(routes!(jobs::resume_job))
         .routes(routes!(api::reload))
-        .routes(routes!(api::repair_data))
+        .routes(routes!(audit_api::repair_data))
         .routes(routes!(backfill_api::backfill))
         .layer(from_fn_with_state(state.clone(), guard::authorize_change));
     let asking = OpenApiRouter::new()
@@ -185,12 +188,12 @@ fn endpoints(state: &Arc<AppState>) -> (Router<Arc<AppState>>, utoipa::openapi::
         .routes(routes!(api::coverage))
         .routes(routes!(jobs::jobs))
         .routes(routes!(jobs::job_history))
-        .routes(routes!(api::consistency_check))
+        .routes(routes!(audit_api::consistency_check))
         .routes(routes!(openapi::openapi))
         .merge(changing)
         .layer(from_fn_with_state(Arc::new(guard::RequestLimits::default()), guard::limit_concurrency));
-    // Probes wait for nobody's turn: a busy API is no reason to restart the recorder. Pages that listen have places of
-    // their own, and the limit of time ends no stream that has begun.
+    // Probes are outside the concurrency limit: a busy API must not cause a restart of the recorder. `/events` has a
+    // limit of its own, and the request timeout does not end a stream that has started.
     OpenApiRouter::with_openapi(openapi::ApiInfo::openapi())
         .routes(routes!(api::healthz))
         .routes(routes!(api::readyz))

@@ -1,4 +1,4 @@
-//! `/api/v1/openapi.json`: the document of every endpoint, made from the types that serve it.
+//! `/api/v1/openapi.json`: the OpenAPI document, generated from the types that the endpoints serve.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use super::response::{CommonErrors, UnavailableErrors};
 
-/// What the document says beside its endpoints.
+/// The title, the tags and the security scheme of the document.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Tapekeeper",
-        description = "Where the recorder stands, and what it is asked to do.\n\nErrors are `{\"error\": {\"code\", \"message\"}}`. \
-            An address that is not here is 404 (`not_found`).\n\nThrough the unix socket and from loopback nobody \
-            needs a token to change something; from anywhere else it is `Authorization: Bearer ...`, or the form's \
-            `token` for a button of the page.",
+        description = "The recorder's state, and requests that change it.\n\n\
+            Errors are `{\"error\": {\"code\", \"message\"}}`. An unknown address is 404 (`not_found`).\n\nChanges through the unix socket and from loopback need no \
+            token; from any other address they need `Authorization: Bearer ...`, or the form's `token` for a button \
+            of the page.",
     ),
     tags(
-        (name = "status", description = "Where it stands"),
-        (name = "gaps", description = "What is missing"),
+        (name = "status", description = "State of the recorder"),
+        (name = "gaps", description = "Missing ranges"),
         (name = "jobs", description = "The schedule"),
-        (name = "repair", description = "What can be mended"),
+        (name = "repair", description = "Checks and repairs"),
         (name = "health", description = "For probes"),
         (name = "page", description = "For people, in a browser"),
     ),
@@ -43,19 +43,19 @@ impl utoipa::Modify for Token {
     }
 }
 
-/// The document, written once.
+/// The document, serialised once.
 #[derive(Clone)]
 pub struct OpenApiDocument(Arc<Bytes>);
 
 impl OpenApiDocument {
-    /// Writes it.
+    /// Serialises it.
     pub fn new(document: &utoipa::openapi::OpenApi) -> Self {
         let text = document.to_pretty_json().expect("the document is made of names and texts");
         Self(Arc::new(text.into()))
     }
 }
 
-/// This document
+/// This OpenAPI document
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "status", responses(
     (status = 200, description = "OpenAPI 3.1", body = serde_json::Value), CommonErrors, UnavailableErrors,
 ))]

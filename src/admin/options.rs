@@ -1,4 +1,4 @@
-//! What a user may set about the admin listener.
+//! The options of the admin listener.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 /// `[admin]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminOptions {
-    /// Where HTTP is served.
+    /// The TCP address to serve.
     pub listen: SocketAddr,
-    /// Demanded of requests that change something, from anywhere but loopback.
+    /// The token that changes need unless they come from loopback.
     pub token: Option<String>,
-    /// A unix socket for the command line.
+    /// The path of the unix socket for the command line.
     pub socket: Option<PathBuf>,
 }
 

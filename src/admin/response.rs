@@ -1,4 +1,4 @@
-//! Errors as every endpoint gives them, and the sets of them that endpoints have.
+//! The error that every endpoint returns, and the sets of error responses that the OpenAPI document lists.
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FormRejection, PathRejection, QueryRejection};
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-/// An error answer.
+/// An error response.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -16,17 +16,17 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// An answer with this status, a code for programs and a message for people.
+    /// An error with this status, a code for programs and a message for people.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 
-    /// A store does not answer.
+    /// 503: a store does not answer.
     pub fn unavailable(error: &anyhow::Error) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("{error:#}"))
     }
 
-    /// What was asked makes no sense.
+    /// 400: the request is invalid.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
@@ -68,13 +68,13 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Every error's document.
+/// The document of every error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorDocument {
     error: ErrorBody,
 }
 
-/// What went wrong.
+/// The error itself.
 #[derive(Debug, Serialize, ToSchema)]
 struct ErrorBody {
     /// For programs: `bad_request`, `unknown_host`, `token_needed`...
@@ -83,62 +83,63 @@ struct ErrorBody {
     message: String,
 }
 
-/// What may come of any request. What the HTTP parser answers has no body.
+/// Errors that every endpoint may return. Those of the HTTP parser have no body.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what ApiError and the HTTP parser send")]
 pub enum CommonErrors {
-    /// The request is no HTTP; without a body.
+    /// The request is not valid HTTP; without a body.
     #[response(status = 400)]
     NoHttp,
-    /// The Host is no name of this service (`unknown_host`), or a page of another site asks (`cross_site`).
+    /// The Host header does not name this service (`unknown_host`), or the request comes from a page of another site
+    /// (`cross_site`).
     #[response(status = 403)]
     Forbidden(#[to_schema] ErrorDocument),
-    /// This address takes another method (`method_not_allowed`).
+    /// The address does not accept this method (`method_not_allowed`).
     #[response(status = 405)]
     OtherMethod(#[to_schema] ErrorDocument),
-    /// The address has too many bytes (`address_too_long`).
+    /// The address is too long (`address_too_long`).
     #[response(status = 414)]
     AddressTooLong(#[to_schema] ErrorDocument),
-    /// The head has too many bytes or lines; without a body.
+    /// The headers have too many bytes or lines; without a body.
     #[response(status = 431)]
     HeadTooLong,
-    /// Not done in time (`timeout`).
+    /// The request took too long (`timeout`).
     #[response(status = 504)]
     Timeout(#[to_schema] ErrorDocument),
 }
 
-/// What may come of a request that waits for its turn or asks a store.
+/// Errors of an endpoint with the concurrency limit or a call to a store.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what ApiError sends")]
 pub enum UnavailableErrors {
-    /// A store does not answer (`unavailable`), or too many requests are at work (`busy`).
+    /// A store does not answer (`unavailable`), or too many requests are in progress (`busy`).
     #[response(status = 503)]
     Unavailable(#[to_schema] ErrorDocument),
 }
 
-/// What may come of a request with parameters or a body.
+/// Errors of an endpoint with parameters or a body.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what ApiError sends")]
 pub enum ParameterErrors {
-    /// A parameter or the body makes no sense (`bad_request`); without a body when the request is no HTTP.
+    /// A parameter or the body is invalid (`bad_request`); without a body when the request is not valid HTTP.
     #[response(status = 400)]
     BadRequest(#[to_schema] ErrorDocument),
 }
 
-/// What may come of a request that changes something.
+/// Errors of an endpoint that changes something.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what ApiError sends")]
 pub enum TokenErrors {
-    /// This way in needs the bearer token (`token_needed`).
+    /// Requests from this address need the bearer token (`token_needed`).
     #[response(status = 401)]
     TokenNeeded(#[to_schema] ErrorDocument),
 }
 
-/// What may come of a request that names something.
+/// Errors of an endpoint that takes the name of a job or a symbol.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "describes what ApiError sends")]
 pub enum UnknownNameErrors {
-    /// There is no such job (`unknown_job`), or this symbol is not recorded (`unknown_symbol`).
+    /// The job does not exist (`unknown_job`), or the symbol is not recorded (`unknown_symbol`).
     #[response(status = 404)]
     Unknown(#[to_schema] ErrorDocument),
 }
@@ -148,5 +149,5 @@ pub async fn not_found() -> ApiError {
 }
 
 pub async fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes another method")
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address does not accept this method")
 }

@@ -1,7 +1,8 @@
-//! Serves HTTP on the listeners there are: few connections, short heads, no waiting for who sends nothing.
+//! Serves HTTP/1 on the listeners, with limits for headers and for idle connections.
 //!
-//! At the stop nothing more is accepted, and [`DRAIN_TIME`] later the connections are ended: one that was accepted
-//! just before gets its request answered. When systemd holds the listener, whoever comes later waits for the next process.
+//! At the stop it accepts nothing more, and [`DRAIN_TIME`] later it shuts the connections down: a connection that was
+//! accepted just before still gets its response. When systemd holds the listener, later clients wait for the next
+//! process.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -20,16 +21,16 @@ use tracing::{debug, error};
 
 use super::listener::{Caller, Connection, LimitedListener};
 
-/// How long a connection may take to send its request when the service stops: on one machine that is immediate.
+/// How long an accepted connection may take to send its request when the service stops; a local client sends at once.
 pub const DRAIN_TIME: Duration = Duration::from_millis(250);
-/// How long a request's head may take, and how long a connection may be idle between two requests.
+/// Longest time for the headers of a request, and longest idle time between two requests.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest head of a request, its address included: a browser's cookies for other services on this host fit.
+/// Most bytes of a request's headers and address. A browser's cookies for other services on this host fit.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Most header lines of a request; a browser sends about fifteen.
 const HEADERS_MAX: usize = 64;
 
-/// Serves until `stop`, and then the last requests.
+/// Serves until `stop`, then finishes the last requests.
 pub async fn serve(mut listeners: Vec<LimitedListener>, router: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let closing = CancellationToken::new();
@@ -51,23 +52,23 @@ pub async fn serve(mut listeners: Vec<LimitedListener>, router: Router, stop: Ca
     }
 }
 
-/// The next connection of any listener; the first listener's when several have one.
+/// The next connection of any listener; the first listener wins when several have one.
 async fn accept_any(listeners: &mut [LimitedListener]) -> (Connection, Caller) {
     if listeners.is_empty() {
         return std::future::pending().await;
     }
-    // An accept that is not taken has taken nothing.
+    // Dropping the other accepts loses no connection.
     select_all(listeners.iter_mut().map(|listener| Box::pin(listener.accept()))).await.0
 }
 
-/// A handler that panics ends its connection, and nothing else.
+/// Logs a handler's panic; it ends only its own connection.
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         error!("an API request ended in a panic: {error}");
     }
 }
 
-/// Answers one connection's requests until either side ends it.
+/// Serves the requests of one connection until either side closes it.
 async fn serve_connection(connection: Connection, caller: Caller, router: Router, closing: CancellationToken) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -1,8 +1,9 @@
-//! What the API and the page show, gathered from the rooms that know it.
+//! Builds the documents that the API and the page show, from the state of the other modules.
+//!
+//! It must not know the page's markup or HTTP.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -21,12 +22,9 @@ use super::documents::{
     CacheStatus, CoverageView, DiskStatus, FrameCount, GapCount, GapView, HistoryStatus, JobChanges, JobCount,
     LogStatus, NextRun, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
 };
-use super::{AppState, BEAT_MAX, ReloadReport, time_series};
+use super::{AppState, BEAT_MAX, ReloadReport, STORE_TIMEOUT, time_series};
 
-/// How long a store that is away may keep whoever looks at the rest.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A frame within this time means that a stream is receiving. Microseconds.
+/// A stream with a frame within this time is receiving, microseconds.
 const RECEIVING_US: i64 = 60_000_000;
 
 /// Every recorded stream.
@@ -56,7 +54,7 @@ pub fn streams(state: &AppState) -> Vec<StreamView> {
     streams.into_iter().map(view).collect()
 }
 
-/// A stream's coverage as shown.
+/// A stream's coverage as the API shows it.
 pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     let channel = counted.channel.parse::<Channel>().ok();
     let exchange = counted.exchange.parse::<Exchange>().ok();
@@ -75,7 +73,7 @@ fn recoverable(dialect: &dyn Dialect, channel: Channel) -> RestRecovery {
     RestRecovery { by, rows_per_request, request_weight: request.weight, kept_s }
 }
 
-/// A ledger row as shown.
+/// A gap as the API shows it.
 pub fn gap(gap: &Gap) -> GapView {
     GapView {
         gap_id: gap.gap_id.clone(),
@@ -99,7 +97,7 @@ pub fn gap(gap: &Gap) -> GapView {
     }
 }
 
-/// A run as shown.
+/// A job's run as the API shows it.
 pub fn run(run: &JobRun) -> RunView {
     RunView {
         run_id: run.run_id.clone(),
@@ -117,20 +115,21 @@ pub fn run(run: &JobRun) -> RunView {
     }
 }
 
-/// Instants as text, all in UTC, are in the order of time.
+/// The job that runs next. RFC 3339 texts in UTC sort in the order of time.
 fn next_run(jobs: &[JobStatus]) -> Option<NextRun> {
     let due = jobs.iter().filter(|job| job.next_run.is_some()).min_by(|a, b| a.next_run.cmp(&b.next_run))?;
     Some(NextRun { job: due.name.clone(), next_run: due.next_run.clone() })
 }
 
-/// What a reload changed; `next_runs` are those of the schedule as it is afterwards.
+/// What a reload changed; `next_runs` is the schedule after the reload.
 pub fn reload(report: ReloadReport) -> ReloadView {
     let Changes { added, changed, removed, next } = report.jobs;
     let next = next.into_iter().map(|(job, at)| NextRun { job, next_run: at.map(Timestamp::rfc3339) });
     ReloadView { changed: report.summary, jobs: JobChanges { added, changed, removed }, next_runs: next.collect() }
 }
 
-/// An answer that comes soon, or why there is none: one store that is away must not hide the others.
+/// A store's answer, or the error when it fails or takes longer than [`STORE_TIMEOUT`]: one store that is down must not
+/// hide the others.
 pub async fn within_timeout<T, E: Display>(answer: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(STORE_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| format!("{error:#}")),
@@ -138,7 +137,7 @@ pub async fn within_timeout<T, E: Display>(answer: impl Future<Output = Result<T
     }
 }
 
-/// [`status`] as the page reads it.
+/// [`status`] as JSON, which the page reads.
 pub async fn status_json(state: &AppState) -> Value {
     json!(status(state).await)
 }
@@ -224,13 +223,13 @@ fn job_count(jobs: &[JobStatus]) -> JobCount {
     }
 }
 
-/// Whether a job's last run ended and not well.
+/// Whether a job's last run failed, timed out or was cancelled.
 pub fn last_run_failed(job: &JobStatus) -> bool {
     let outcome = job.last_outcome.as_deref().unwrap_or_default();
     matches!(outcome, "failed" | "timed_out" | "cancelled")
 }
 
-/// What went wrong last, part by part, whether or not it works again.
+/// The last error of each part, also when the part works again.
 fn last_errors(
     connections: &[ConnectionStatus],
     rest: &BTreeMap<String, RestStatus>,

@@ -1,4 +1,6 @@
-//! The last hour in samples, taken by the service itself: a page that is opened now shows what was before.
+//! The last hour as samples. The service takes them itself, so that a page that opens now shows the past hour.
+//!
+//! It must not know the status document or the page: both read it.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -6,38 +8,38 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppState, status_model};
+use super::{AppState, STORE_TIMEOUT};
 use crate::market::Timestamp;
 
 /// How often a sample is taken.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// Samples kept: an hour of them.
 const SAMPLES_MAX: usize = 720;
-/// A forecast is made from no shorter time: a file that was just made is no trend.
+/// Shortest time that a forecast is made from: a file that was just created is not a trend.
 const FORECAST_MIN_US: i64 = 1_800_000_000;
 
-/// A disk that our own growth fills sooner is somebody's business, seconds.
+/// When our own growth fills the disk sooner than this, the status warns, seconds.
 pub const FULL_SOON_S: f64 = 7.0 * 86_400.0;
-/// Bytes below which the disk is nearly full, however slowly it fills.
+/// Below this many free bytes the disk is nearly full, however slowly it fills.
 pub const FREE_MIN: u64 = 1 << 30;
 
-/// How things stood at one instant.
+/// The recorder's state at one instant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// When.
+    /// When it was taken.
     pub at: Timestamp,
-    /// Frames that became durable in the log each second since the sample before.
+    /// Frames per second that became durable in the log since the previous sample.
     pub frames: f64,
-    /// How long a frame waits in the log before it is a row, seconds; none when the log cannot tell.
+    /// How long a frame waits in the log before it is a row, seconds; none when the log does not answer.
     pub lag: Option<f64>,
-    /// Positions that open gaps still miss.
+    /// Missing positions in open gaps.
     pub missing: i64,
-    /// Bytes that are free where the stores are.
+    /// Free bytes on the disk of the data directory.
     pub free: Option<u64>,
-    /// Bytes of what we keep there ourselves.
+    /// Bytes of our own files in that directory.
     pub kept: Option<u64>,
 }
 
@@ -46,10 +48,10 @@ pub struct Sample {
 pub struct TimeSeries(Mutex<VecDeque<Sample>>);
 
 impl TimeSeries {
-    /// Samples until `stop`.
+    /// Takes samples until `stop`.
     pub async fn run(&self, state: &AppState, stop: &CancellationToken) {
         let mut ticks = interval(SAMPLE_EVERY);
-        // After a machine slept one sample is enough.
+        // One sample is enough after the machine was suspended.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before = (state.clock.now(), state.counters.frames.load(Relaxed));
         let sampling = async {
@@ -57,7 +59,7 @@ impl TimeSeries {
             loop {
                 ticks.tick().await;
                 let (now, frames) = (state.clock.now(), state.counters.frames.load(Relaxed));
-                // By the clock and not by the tick: a busy machine is late with both.
+                // The rate uses the clock, not the interval: on a busy machine the tick is late.
                 let seconds = now.since(before.0).max(1) as f64 / 1e6;
                 let rate = frames.saturating_sub(before.1) as f64 / seconds;
                 before = (now, frames);
@@ -67,7 +69,7 @@ impl TimeSeries {
         stop.run_until_cancelled(sampling).await;
     }
 
-    /// Adds a sample; the oldest one goes when there is no more room.
+    /// Adds a sample and drops the oldest one when the hour is full.
     pub fn add(&self, sample: Sample) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() == SAMPLES_MAX {
@@ -76,21 +78,21 @@ impl TimeSeries {
         samples.push_back(sample);
     }
 
-    /// How long a frame that waits with so many others waits, seconds; none before the first sample.
+    /// How long a frame waits in the log when `waiting` frames wait, seconds; none before the first sample.
     pub fn lag(&self, state: &AppState, waiting: i64) -> Option<f64> {
         let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner).back()?.frames;
         Some(lag(state, state.clock.now(), waiting, frames))
     }
 
-    /// All of them, oldest first.
+    /// All samples, oldest first.
     pub fn samples(&self) -> Vec<Sample> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 }
 
 async fn sample(state: &AppState, at: Timestamp, frames: f64) -> Sample {
-    let usage = status_model::within_timeout(state.log.usage()).await.ok();
-    let lag = usage.map(|usage| lag(state, at, usage.lag(), frames));
+    let usage = timeout(STORE_TIMEOUT, state.log.usage()).await;
+    let lag = usage.ok().and_then(Result::ok).map(|usage| lag(state, at, usage.lag(), frames));
     let (free, kept) = (free_bytes(&state.data_dir), kept_bytes(&state.data_dir));
     Sample { at, frames, lag, missing: missing(state), free, kept }
 }
@@ -100,13 +102,13 @@ fn lag(state: &AppState, at: Timestamp, waiting: i64, frames: f64) -> f64 {
     frame_lag_s(waiting, frames, age)
 }
 
-/// Positions that open gaps miss and that did not come back yet.
+/// Positions in open gaps that are still missing.
 pub fn missing(state: &AppState) -> i64 {
     state.ledger.with(|ledger| ledger.rows().map(|gap| gap.missing()).sum())
 }
 
-/// How long a frame waits when so many wait, so many come a second, and the newest one that is a row is so old: what
-/// waits, divided by what comes, but no longer than since the consumer was at work.
+/// How long a frame waits, seconds: the waiting frames divided by the frames per second, but at most `age`, the seconds
+/// since the newest consumed frame arrived.
 fn frame_lag_s(waiting: i64, frames: f64, age: f64) -> f64 {
     match waiting {
         ..=0 => 0.0,
@@ -114,7 +116,7 @@ fn frame_lag_s(waiting: i64, frames: f64, age: f64) -> f64 {
     }
 }
 
-/// Bytes that are free to us on the disk of this directory.
+/// Bytes on the disk of this directory that are free for this user.
 pub fn free_bytes(directory: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(directory).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
@@ -133,18 +135,18 @@ pub fn kept_bytes(directory: &Path) -> Option<u64> {
     )
 }
 
-/// What becomes of the disk if it goes on as in the samples.
+/// When the disk is full if it fills as fast as in the samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Forecast {
-    /// Bytes a second that our own files grow by; none while the samples are too few.
+    /// Growth of our own files, bytes per second; none while there are too few samples.
     pub growth: Option<f64>,
-    /// Seconds until our own growth has filled the disk.
+    /// Seconds until our own growth fills the disk.
     pub own_full_in_s: Option<f64>,
-    /// Seconds until it is full by whatever fills it.
+    /// Seconds until the disk is full, whoever fills it.
     pub any_full_in_s: Option<f64>,
 }
 
-/// Looks ahead from these samples.
+/// The forecast from these samples.
 pub fn forecast(samples: &[Sample]) -> Forecast {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Forecast::default() };
     let took = last.at.since(first.at);
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_kept_and_the_oldest_goes() {
+    fn a_full_hour_drops_the_oldest_sample() {
         let time_series = TimeSeries::default();
         (0..=SAMPLES_MAX as i64).for_each(|second| time_series.add(sample(second, 0)));
         let samples = time_series.samples();
@@ -182,15 +184,15 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_a_quiet_market_that_has_just_come_is_not_late() {
+    fn a_new_frame_of_a_quiet_market_is_not_late() {
         assert_eq!(frame_lag_s(0, 100.0, 9.0), 0.0);
-        assert_eq!(frame_lag_s(1, 2.0, 30.0), 0.5, "the one before it came half a minute ago");
-        assert_eq!(frame_lag_s(5_000, 1_000.0, 5.2), 5.0, "the consumer stands");
-        assert_eq!(frame_lag_s(7, 0.0, 8.0), 8.0, "nothing comes any more");
+        assert_eq!(frame_lag_s(1, 2.0, 30.0), 0.5, "the frame before it arrived half a minute ago");
+        assert_eq!(frame_lag_s(5_000, 1_000.0, 5.2), 5.0, "the consumer is stuck");
+        assert_eq!(frame_lag_s(7, 0.0, 8.0), 8.0, "no frame arrives");
     }
 
     #[test]
-    fn the_disk_is_full_when_what_is_left_is_used_as_fast() {
+    fn the_forecast_divides_the_free_bytes_by_the_growth() {
         let of = |samples: &[(i64, u64, u64)]| {
             let sample = |(at, free, kept): &(i64, u64, u64)| Sample { kept: Some(*kept), ..sample(*at, *free) };
             forecast(&samples.iter().map(sample).collect::<Vec<_>>())

@@ -1,25 +1,25 @@
-//! The process, named as every Prometheus client names it.
+//! Metrics of the process, under the names that every Prometheus client library uses.
 
 use rustix::process::{Resource, getrlimit};
 
-use super::exposition::MetricsText;
+use super::exposition::Metrics;
 use crate::admin::AppState;
 
-/// Memory, descriptors, time.
-pub fn process(text: &mut MetricsText, state: &AppState) {
+/// Adds start time, CPU time, memory and file descriptors.
+pub fn process(metrics: &mut Metrics, state: &AppState) {
     let started = state.startup.micros() as f64 / 1e6;
-    text.one("process_start_time_seconds", "gauge", "When the process started, since 1970.", &[], started);
+    metrics.gauge("process_start_time_seconds", "When the process started, since 1970.").set(started);
     if let Some(seconds) = cpu_seconds() {
-        text.one("process_cpu_seconds_total", "counter", "Time on a processor, user and system.", &[], seconds);
+        metrics.counter("process_cpu_seconds_total", "CPU time, user and system.").set(seconds);
     }
     if let Some(bytes) = resident_bytes() {
-        text.one("process_resident_memory_bytes", "gauge", "Resident memory.", &[], bytes as f64);
+        metrics.gauge("process_resident_memory_bytes", "Resident memory.").set(bytes as f64);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        text.one("process_open_fds", "gauge", "Open file descriptors.", &[], files.count() as f64);
+        metrics.gauge("process_open_fds", "Open file descriptors.").set(files.count() as f64);
     }
     if let Some(limit) = getrlimit(Resource::Nofile).current {
-        text.one("process_max_fds", "gauge", "How many file descriptors it may have open.", &[], limit as f64);
+        metrics.gauge("process_max_fds", "Limit of open file descriptors.").set(limit as f64);
     }
 }
 
@@ -29,7 +29,7 @@ fn resident_bytes() -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// Fields 14 and 15 of `/proc/self/stat`; the second one is the program's name and may hold spaces.
+/// Fields 14 and 15 of `/proc/self/stat`. The program's name, field 2, may contain spaces.
 fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);

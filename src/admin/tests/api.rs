@@ -1,4 +1,4 @@
-//! Every endpoint: its shape when all is well, and its error when not.
+//! Every endpoint: the shape of its success and of its errors.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ async fn status_names_every_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_looks_ahead_to_when_the_disk_is_full() {
+async fn status_forecasts_when_the_disk_is_full() {
     let served = Served::start().await;
     let (_, document) = served.get("/api/v1/status").await;
     let (disk, log) = (&document["disk"], &document["log"]);
@@ -55,7 +55,7 @@ async fn status_looks_ahead_to_when_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_answers_while_history_is_away() {
+async fn status_answers_while_history_is_down() {
     let served = Served::start().await;
     served.faults.set_outage(true);
     served.state.health.degraded("history", "the disk is full");
@@ -67,7 +67,7 @@ async fn status_answers_while_history_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_the_loops_and_readiness_is_the_log() {
+async fn healthz_reports_the_loops_and_readyz_the_log() {
     let served = Served::start().await;
     assert_eq!(served.get("/healthz").await.0, 200);
     assert_eq!(served.get("/readyz").await, (200, json!({ "ready": true, "reason": null })));
@@ -83,7 +83,7 @@ async fn health_is_the_loops_and_readiness_is_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_say_where_they_stand() {
+async fn streams_show_their_progress() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=5).await;
     let (status, streams) = served.get("/api/v1/streams").await;
@@ -108,7 +108,7 @@ async fn with_gaps() -> Served {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gaps_are_listed_with_the_ledgers_names() {
+async fn gaps_have_the_column_names_of_the_ledger() {
     let served = with_gaps().await;
     let (status, all) = served.get("/api/v1/gaps?state=all").await;
     assert_eq!((status, all.as_array().map(Vec::len)), (200, Some(2)));
@@ -126,14 +126,14 @@ async fn gaps_are_listed_with_the_ledgers_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_all_gaps_by_asking_for_none() {
+async fn a_limit_of_zero_does_not_list_all_gaps() {
     let served = with_gaps().await;
     assert_eq!(served.get("/api/v1/gaps?limit=0").await.1.as_array().map(Vec::len), Some(1));
     assert_eq!(served.get("/api/v1/gaps?limit=1").await.1.as_array().map(Vec::len), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn coverage_shows_the_hole() {
+async fn coverage_shows_the_missing_range() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
     let (status, coverage) = served.get("/api/v1/coverage?symbol=BTCUSDT").await;
@@ -142,7 +142,7 @@ async fn coverage_shows_the_hole() {
     assert_eq!((&row["expected"], &row["present"], &row["missing"]), (&json!(8), &json!(5), &json!([[4, 6]])));
     assert_eq!((&row["first"], &row["last"], &row["complete"]), (&json!(1), &json!(8), &json!(false)));
     assert_eq!((&row["state"], &row["days"][0]["missing"]), (&json!("open"), &json!([[4, 6]])));
-    assert_eq!(row["recoverable"], Value::Null, "nobody speaks to an exchange here");
+    assert_eq!(row["recoverable"], Value::Null, "there is no client for the exchange here");
     assert_eq!(code(&served.get("/api/v1/coverage?symbol=NOPE").await), (404, "unknown_symbol"));
     served.faults.set_outage(true);
     assert_eq!(code(&served.get("/api/v1/coverage").await), (503, "unavailable"));
@@ -169,7 +169,7 @@ async fn jobs_are_listed_run_paused_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_is_answered_by_the_service() {
+async fn the_main_loop_answers_a_reload() {
     let mut served = Served::start().await;
     let next = vec![("a".to_owned(), Some(Timestamp(60_000_000))), ("b".to_owned(), None)];
     let jobs = Changes { added: vec!["a".to_owned()], next, ..Changes::default() };
@@ -200,7 +200,7 @@ async fn a_reload_is_answered_by_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_check_finds_what_the_repair_mends() {
+async fn a_repair_fixes_what_the_check_finds() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=5).await;
     let (status, report) = served.get("/api/v1/admin/consistency-check?symbol=BTCUSDT").await;
@@ -221,7 +221,7 @@ async fn the_check_finds_what_the_repair_mends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backfill_opens_gaps_for_what_exists_and_is_missing() {
+async fn a_backfill_opens_gaps_for_missing_trades_that_exist() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
     let ask = |from: Value, to: Value| {
@@ -230,7 +230,7 @@ async fn a_backfill_opens_gaps_for_what_exists_and_is_missing() {
         async move { served.post("/api/v1/admin/backfill", &body.to_string()).await }
     };
     let mut answer = ask(json!(2), json!(1_000_000_000_000_000_000_i64)).await;
-    // One page of 25 at 3,000 a minute is half a second.
+    // One page of weight 25, at a weight of 3,000 per minute, takes half a second.
     let estimate = answer.1.as_object_mut().unwrap().remove("estimate_s").unwrap();
     assert!(estimate.is_null() || estimate == 0, "{estimate}");
     let opened = json!({ "first": 2, "last": 8, "missing": 3, "gaps_opened": 1, "more": false });
@@ -242,12 +242,12 @@ async fn a_backfill_opens_gaps_for_what_exists_and_is_missing() {
     assert_eq!(code(&ask(json!(-5), json!(4)).await), (400, "bad_request"));
     assert_eq!(code(&ask(json!(1.5), json!(4)).await), (400, "bad_request"));
     assert_eq!(code(&ask(json!("yesterday"), json!(4)).await), (400, "bad_request"));
-    // The exchange does not answer: it alone knows which id a time has.
+    // Only the exchange knows which id a time has, and it does not answer here.
     assert_eq!(code(&ask(json!("2026-01-01"), json!(4)).await), (503, "unavailable"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backfill_that_makes_no_sense_says_why() {
+async fn an_invalid_backfill_is_refused_with_its_code() {
     let served = Served::start().await;
     for (body, expected) in [
         ("", (400, "bad_request")),
@@ -265,7 +265,7 @@ async fn a_backfill_that_makes_no_sense_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_or_not_meant_is_an_error_document() {
+async fn unknown_addresses_and_invalid_parameters_are_error_documents() {
     let served = Served::start().await;
     assert_eq!(code(&served.get("/nope").await), (404, "not_found"));
     assert_eq!(code(&served.post("/api/v1/status", "").await), (405, "method_not_allowed"));

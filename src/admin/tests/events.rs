@@ -1,4 +1,4 @@
-//! `/events`: what changes on open pages, told to all of them, and to no more than there are places for.
+//! `/events` sends the changed parts to every open page, up to the limit of subscribers.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use super::Served;
 use crate::admin::page::events::SUBSCRIBERS_MAX;
 
-/// How long a busy machine may take for what takes two seconds.
+/// Deadline for an event, which usually takes two seconds: the machine may be busy.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A page that listens.
+/// A page that reads `/events`.
 struct Subscriber {
     answer: reqwest::Response,
     buffer: String,
@@ -32,7 +32,7 @@ impl Subscriber {
         Self { answer, buffer: String::new() }
     }
 
-    /// The next event; none when the service has ended the stream.
+    /// The next event; none after the service has ended the stream.
     async fn next(&mut self) -> Option<Message> {
         loop {
             if let Some((event, rest)) = self.buffer.split_once("\n\n") {
@@ -52,7 +52,7 @@ impl Subscriber {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_is_told_all_of_it_and_then_what_has_changed() {
+async fn a_page_receives_every_part_first_and_then_the_changed_ones() {
     let served = Served::start().await;
     let mut subscriber = Subscriber::new(&served).await;
     let first = subscriber.next().await.unwrap().update;
@@ -61,24 +61,24 @@ async fn a_page_is_told_all_of_it_and_then_what_has_changed() {
     let parts = first["parts"].as_object().unwrap();
     assert_eq!(parts.len(), 9, "{:?}", parts.keys());
     for id in parts.keys() {
-        assert!(page.contains(&format!(" id=\"{id}\"")), "{id} has a place on the page");
+        assert!(page.contains(&format!(" id=\"{id}\"")), "the page has no element {id}");
     }
-    served.state.health.degraded("cache", "redis is away");
+    served.state.health.degraded("cache", "redis is down");
     let until = Instant::now() + EVENT_TIMEOUT;
     loop {
         let message = subscriber.next().await.unwrap().update;
         let parts = message["parts"].as_object().unwrap();
-        assert!(!parts.contains_key("streams"), "nothing of the streams has changed");
-        if parts.get("action-items").is_some_and(|items| items.as_str().unwrap().contains("redis is away")) {
+        assert!(!parts.contains_key("streams"), "the streams have not changed");
+        if parts.get("action-items").is_some_and(|items| items.as_str().unwrap().contains("redis is down")) {
             assert_eq!(message["title"], "(1) Tapekeeper: degraded");
             break;
         }
-        assert!(Instant::now() < until, "it was never told");
+        assert!(Instant::now() < until, "no event has the change");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_told_was_printed_once_for_all() {
+async fn all_subscribers_receive_the_same_renderings() {
     let served = Served::start().await;
     let begun = Instant::now();
     let mut renderings = HashSet::new();
@@ -91,7 +91,7 @@ async fn what_is_told_was_printed_once_for_all() {
             renderings.insert(subscriber.next().await.unwrap().rendering);
         }
     }
-    // One a second, and one that was begun before the first.
+    // One per second, and one that started before the first.
     let most = begun.elapsed().as_secs() as usize + 2;
     assert!(renderings.len() <= most, "{} renderings in {:?}", renderings.len(), begun.elapsed());
 }
@@ -108,7 +108,7 @@ async fn the_stream_ends_with_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_again() {
+async fn a_subscriber_above_the_limit_is_refused_until_another_leaves() {
     let served = Served::start().await;
     let mut subscribers = Vec::new();
     for _ in 0..SUBSCRIBERS_MAX {
@@ -117,19 +117,19 @@ async fn more_pages_than_there_are_places_are_told_to_ask_and_a_place_is_free_ag
     let refused = served.http.get(served.url("/events")).send().await.unwrap();
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "30"));
     let foreign = served.http.get(served.url("/events")).header("sec-fetch-site", "cross-site");
-    assert_eq!(foreign.send().await.unwrap().status(), 403, "a page of another site takes no place");
-    // The page itself and the API wait for none of them.
+    assert_eq!(foreign.send().await.unwrap().status(), 403, "a page of another site is refused");
+    // The page itself and the API do not wait for a permit of the subscribers.
     assert!(served.text("/").await.contains("<h1>"));
     drop(subscribers.pop());
     let until = Instant::now() + EVENT_TIMEOUT;
     while served.http.get(served.url("/events")).send().await.unwrap().status() != 200 {
-        assert!(Instant::now() < until, "the place is never free");
+        assert!(Instant::now() < until, "the permit is never returned");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_cannot_listen_asks_for_the_parts_alone() {
+async fn a_page_without_events_can_request_the_parts_as_json() {
     let served = Served::start().await;
     let message = Subscriber::new(&served).await.next().await.unwrap().update;
     let request = served.http.get(served.url("/")).header("accept", "application/json");

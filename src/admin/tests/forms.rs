@@ -1,35 +1,35 @@
-//! The page's buttons: forms that work without a script, with the API's permission.
+//! The page's buttons: forms that work without JavaScript and need the same permission as the API.
 
 use reqwest::header::{CONTENT_TYPE, LOCATION, ORIGIN};
 
 use super::{Served, document};
 use crate::admin::AdminOptions;
 
-/// What a browser sends when a button is pressed.
+/// The request that a browser sends for a button.
 fn submit(served: &Served, form: &str) -> reqwest::RequestBuilder {
     let request = served.http.post(served.url("/do")).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     request.header(ORIGIN, format!("http://{}", served.address)).body(form.to_owned())
 }
 
-/// What the page that follows says of it.
+/// The result that the page shows after the redirect.
 async fn result_of(served: &Served, form: &str) -> String {
     let answer = submit(served, form).send().await.unwrap();
     assert_eq!(answer.status(), 200, "the client has followed the redirect");
     assert!(answer.url().query().is_some_and(|query| query.starts_with("result=")), "{}", answer.url());
     let page = answer.text().await.unwrap();
-    let from = page.find("<div id=\"result\" role=\"status\">").expect("the place of answers");
+    let from = page.find("<div id=\"result\" role=\"status\">").expect("the page has an element for results");
     let result = &page[from..page[from..].find("</div>").map_or(page.len(), |end| from + end)];
     result.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_runs_pauses_and_resumes_and_the_page_says_so() {
+async fn the_page_shows_that_a_job_ran_paused_and_resumed() {
     let served = Served::start().await;
     let answer = result_of(&served, "do=run+state-snapshot").await;
     assert!(answer.contains("class=\"good\"") && answer.contains("state-snapshot ran and succeeded"), "{answer}");
     let answer = result_of(&served, "do=pause+state-snapshot").await;
     assert!(answer.contains("state-snapshot is paused"), "{answer}");
-    // At once, although a rendering is good for a second.
+    // At once, although a rendering is reused for a second.
     let page = served.text("/").await;
     assert!(page.contains("value=\"resume state-snapshot\"") && page.contains("it is paused: from the status page"));
     assert_eq!(served.get("/api/v1/jobs").await.1[0]["paused"], true);
@@ -39,7 +39,7 @@ async fn a_job_runs_pauses_and_resumes_and_the_page_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_says_what_it_did() {
+async fn a_repair_reports_its_counts() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=8).await;
     let answer = result_of(&served, "do=repair").await;
@@ -47,7 +47,7 @@ async fn a_repair_says_what_it_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_done_is_said_and_not_done() {
+async fn a_refused_action_changes_nothing_and_is_reported() {
     let served = Served::start().await;
     for (form, words) in [
         ("do=run+nothing", "did not run: there is no job `nothing`"),
@@ -66,7 +66,7 @@ async fn what_cannot_be_done_is_said_and_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_cannot_put_words_on_the_page() {
+async fn an_address_cannot_put_text_on_the_page() {
     let served = Served::start().await;
     for query in ["result=All+is+well", "result=", "other=1", "result=%FF"] {
         let page = served.text(&format!("/?{query}")).await;
@@ -75,7 +75,7 @@ async fn an_address_cannot_put_words_on_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_another_site_presses_no_button() {
+async fn a_page_of_another_site_cannot_submit_a_form() {
     let served = Served::start().await;
     let form = "do=pause+state-snapshot";
     for (name, value) in [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
@@ -87,7 +87,7 @@ async fn a_page_of_another_site_presses_no_button() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_loopback_the_form_asks_for_the_token_and_only_the_right_one_helps() {
+async fn beyond_loopback_a_form_needs_the_right_token() {
     let listen = "0.0.0.0:8081".parse().unwrap();
     let options = AdminOptions { listen, token: Some("s&cret".to_owned()), socket: None };
     let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
@@ -104,7 +104,7 @@ async fn beyond_loopback_the_form_asks_for_the_token_and_only_the_right_one_help
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_beyond_loopback_there_is_no_button() {
+async fn beyond_loopback_there_are_no_buttons_without_a_token() {
     let options = AdminOptions { listen: "0.0.0.0:8081".parse().unwrap(), token: None, socket: None };
     let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
     let page = served.text("/").await;
@@ -114,7 +114,7 @@ async fn without_a_token_beyond_loopback_there_is_no_button() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_browser_is_sent_back_by_the_method_that_repeats_nothing() {
+async fn a_form_answers_with_a_redirect_to_get() {
     let served = Served::start().await;
     let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     let http = http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone()).build().unwrap();

@@ -1,4 +1,4 @@
-//! Who may ask for what, how much and for how long.
+//! Authorisation, concurrency limits, size limits and timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ async fn a_page_of_another_site_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_loopback_a_change_needs_the_token_and_a_look_does_not() {
+async fn beyond_loopback_a_change_needs_the_token_and_a_read_does_not() {
     let listen = "0.0.0.0:8081".parse().unwrap();
     let options = AdminOptions { listen, token: Some("secret".to_owned()), socket: None };
     let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
@@ -59,13 +59,13 @@ async fn beyond_loopback_a_change_needs_the_token_and_a_look_does_not() {
     }
     let request = served.http.post(served.url(RUN)).bearer_auth("secret");
     assert_eq!(document(request).await.0, 200);
-    // A token is no reason to serve a page of another site.
+    // A token does not allow a page of another site.
     let request = served.http.post(served.url(RUN)).bearer_auth("secret").header(ORIGIN, "http://evil.example");
     assert_eq!(refused(request).await, (403, "cross_site".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_nobody_changes_anything_from_beyond_loopback() {
+async fn beyond_loopback_nothing_changes_when_no_token_is_set() {
     let options = AdminOptions { listen: "0.0.0.0:8081".parse().unwrap(), token: None, socket: None };
     let served = Served::with(options, &["binance:BTCUSDT:trade"]).await;
     for given in ["", "Bearer ", "Bearer x"] {
@@ -75,21 +75,21 @@ async fn without_a_token_nobody_changes_anything_from_beyond_loopback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_end_with_the_service_and_take_no_more_than_their_places() {
+async fn idle_connections_are_limited_and_end_with_the_service() {
     let served = Served::start().await;
     let mut idle = Vec::new();
     for _ in 0..crate::admin::listener::CONNECTIONS_MAX {
         idle.push(TcpStream::connect(served.address).await.unwrap());
     }
-    // The next one is in the kernel's queue and served as soon as a place is free.
+    // The next connection waits in the kernel's queue and is served as soon as a permit is free.
     let mut waiting = TcpStream::connect(served.address).await.unwrap();
     waiting.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let early = tokio::time::timeout(Duration::from_millis(200), waiting.read_to_end(&mut answer)).await;
-    assert!(early.is_err(), "served before there was a place: {}", String::from_utf8_lossy(&answer));
+    assert!(early.is_err(), "served without a permit: {}", String::from_utf8_lossy(&answer));
     drop(idle.pop());
     let answered = tokio::time::timeout(Duration::from_secs(10), waiting.read_to_end(&mut answer)).await;
-    answered.expect("a free place is taken").unwrap();
+    answered.expect("the waiting connection gets the permit").unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     served.stop.cancel();
     let mut byte = [0];
@@ -98,7 +98,7 @@ async fn idle_connections_end_with_the_service_and_take_no_more_than_their_place
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_too_long_or_finds_no_turn_is_told_so() {
+async fn a_slow_request_is_504_and_one_without_a_permit_is_503() {
     let none = Arc::new(guard::RequestLimits::new(0, Duration::from_millis(20)));
     let router = Router::new()
         .route("/busy", get(async || "never").layer(from_fn_with_state(none, guard::limit_concurrency)))
@@ -120,7 +120,7 @@ async fn a_connection_that_was_accepted_just_before_the_stop_is_answered() {
     loop {
         let served = Served::start().await;
         let mut late = TcpStream::connect(served.address).await.unwrap();
-        // Accepted one after the other: when this one is answered, the one before it is accepted.
+        // Connections are accepted in order: when this one is answered, the one before it has been accepted.
         assert_eq!(served.get("/healthz").await.0, 200);
         served.stop.cancel();
         let mut answer = Vec::new();
@@ -132,14 +132,14 @@ async fn a_connection_that_was_accepted_just_before_the_stop_is_answered() {
                 return;
             }
         }
-        // A busy machine may be later than what is waited for.
+        // A busy machine may miss the deadline: try again.
         tries += 1;
         assert!(tries < 5, "never answered: {}", String::from_utf8_lossy(&answer));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_the_unix_socket_a_change_needs_no_token_and_any_name_will_do() {
+async fn the_unix_socket_needs_no_token_and_accepts_any_host() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("admin.sock");
     let listen = "0.0.0.0:8081".parse().unwrap();
@@ -159,7 +159,7 @@ async fn through_the_unix_socket_a_change_needs_no_token_and_any_name_will_do() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_on_the_port_does_not_keep_the_operator_out() {
+async fn a_crowd_on_the_port_does_not_lock_the_operator_out() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("admin.sock");
     let options = AdminOptions { socket: Some(socket.clone()), ..AdminOptions::default() };
@@ -172,7 +172,7 @@ async fn a_crowd_on_the_port_does_not_keep_the_operator_out() {
     assert_eq!(document(near.get("http://near/api/v1/status")).await.0, 200);
 }
 
-/// Everything that is answered to these bytes until the connection ends.
+/// Sends these bytes and returns everything that the service sends until the connection ends.
 pub(super) async fn send_raw(served: &Served, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -184,7 +184,7 @@ pub(super) async fn send_raw(served: &Served, bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_no_whole_head_in_time_is_let_go() {
+async fn a_client_that_sends_incomplete_headers_is_disconnected() {
     let served = Served::start().await;
     let began = std::time::Instant::now();
     let (nothing, half) = tokio::join!(
@@ -192,14 +192,14 @@ async fn who_sends_no_whole_head_in_time_is_let_go() {
         send_raw(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
     );
     assert!(!nothing.contains(" 200 ") && !half.contains(" 200 "), "{nothing}{half}");
-    assert!(began.elapsed() >= server::HEAD_TIMEOUT, "let go after {:?}", began.elapsed());
-    // Idle after an answer is the same as before a request.
+    assert!(began.elapsed() >= server::HEAD_TIMEOUT, "disconnected after {:?}", began.elapsed());
+    // The same limit holds for an idle connection after a response.
     let answered = send_raw(&served, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_and_addresses_that_are_too_long_are_refused() {
+async fn headers_and_addresses_that_are_too_long_are_refused() {
     let served = Served::start().await;
     let head = format!("X-Long: {}", "x".repeat(server::HEAD_BYTES_MAX));
     let many = "X-Many: x\r\n".repeat(100);
@@ -213,7 +213,7 @@ async fn heads_and_addresses_that_are_too_long_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_does_not_come_ends_with_the_time_for_a_request() {
+async fn an_incomplete_body_ends_with_the_request_timeout() {
     let read = async |body: axum::body::Bytes| body.len().to_string();
     let router = Router::new()
         .route("/read", axum::routing::post(read))
@@ -225,7 +225,7 @@ async fn a_body_that_does_not_come_ends_with_the_time_for_a_request() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
     let mut answer = Vec::new();
-    // What is unread of the body is in the way of another request: the connection ends.
+    // The connection ends, because the rest of the body could still arrive in place of another request.
     let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
     ended.expect("the connection ends").unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 504"), "{}", String::from_utf8_lossy(&answer));

@@ -1,4 +1,4 @@
-//! `/metrics` is what Prometheus reads, and has what the alert rules and the dashboard ask for.
+//! `/metrics` is valid Prometheus text, and exports every metric that the alert rules and the dashboard use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -14,11 +14,11 @@ use crate::market::{Stream, Timestamp};
 const RULES: &str = include_str!("../../../packaging/prometheus-rules.yml");
 const DASHBOARD: &str = include_str!("../../../packaging/grafana-dashboard.json");
 
-/// A recorder that has seen everything once.
+/// A recorder in which every event has happened once, so that every metric has a sample.
 async fn seasoned() -> Served {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=5).await;
-    served.state.health.degraded("cache", "redis is away");
+    served.state.health.degraded("cache", "redis is down");
     served.state.heartbeats.remember_stuck_loop(StuckLoop {
         name: "consume".to_owned(),
         at: 1_790_000_000,
@@ -36,7 +36,7 @@ async fn seasoned() -> Served {
     served
 }
 
-/// What each name is, as `# TYPE` says.
+/// The type of each metric, from the `# TYPE` lines.
 fn kinds(text: &str) -> BTreeMap<&str, &str> {
     let mut kinds = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -46,7 +46,7 @@ fn kinds(text: &str) -> BTreeMap<&str, &str> {
     kinds
 }
 
-/// The name that was described, of a sample's.
+/// The described metric that a sample belongs to.
 fn described<'a>(sample: &'a str, kinds: &BTreeMap<&str, &str>) -> Option<&'a str> {
     if kinds.contains_key(sample) {
         return Some(sample);
@@ -55,7 +55,7 @@ fn described<'a>(sample: &'a str, kinds: &BTreeMap<&str, &str>) -> Option<&'a st
     (kinds.get(family) == Some(&"histogram")).then_some(family)
 }
 
-/// Every metric that a text names.
+/// Every metric name in a text.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("tapekeeper_") || word.starts_with("process_")).collect()
@@ -68,7 +68,7 @@ async fn metrics_are_well_formed_and_named_once() {
     let kinds = kinds(&text);
     for (name, kind) in &kinds {
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
-        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not explained");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
     }
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (sample, value) = line.rsplit_once(' ').unwrap();
@@ -102,7 +102,7 @@ async fn metrics_are_well_formed_and_named_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_finds_nothing_to_say() {
+async fn promtool_reports_nothing() {
     let text = seasoned().await.text("/metrics").await;
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -119,7 +119,7 @@ async fn promtool_finds_nothing_to_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_rules_and_dashboard_name_is_exported() {
+async fn every_metric_of_the_rules_and_the_dashboard_is_exported() {
     let text = seasoned().await.text("/metrics").await;
     let kinds = kinds(&text);
     let exports = |name: &str| described(name, &kinds).is_some();
@@ -127,13 +127,13 @@ async fn what_rules_and_dashboard_name_is_exported() {
         let names = named(content);
         assert!(names.len() > 15, "{file} names {names:?} only");
         let unknown: Vec<&str> = names.into_iter().filter(|name| !exports(name)).collect();
-        assert!(unknown.is_empty(), "{file} names {unknown:?}, which nobody exports");
+        assert!(unknown.is_empty(), "{file} names {unknown:?}, which are not exported");
     }
-    assert!(!exports("tapekeeper_frames") && !exports("tapekeeper_gaps_bucket"), "anything would do");
+    assert!(!exports("tapekeeper_frames") && !exports("tapekeeper_gaps_bucket"), "the check accepts any name");
 }
 
 #[test]
-fn every_panel_of_the_dashboard_says_what_it_shows_and_asks_for_it() {
+fn every_panel_of_the_dashboard_has_a_description_and_a_query() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let mut ids = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
@@ -142,7 +142,7 @@ fn every_panel_of_the_dashboard_says_what_it_shows_and_asks_for_it() {
             continue;
         }
         let title = panel["title"].as_str().unwrap();
-        assert!(panel["description"].as_str().is_some_and(|words| !words.is_empty()), "{title} says nothing");
+        assert!(panel["description"].as_str().is_some_and(|words| !words.is_empty()), "{title} has no description");
         for target in panel["targets"].as_array().unwrap() {
             let query = target["expr"].as_str().unwrap();
             assert!(!named(query).is_empty() && query.contains("$instance"), "{title}: {query}");

@@ -1,4 +1,4 @@
-//! The API and the page as a client sees them, over real sockets and the embedded stores.
+//! Tests of the API and the page through real sockets, on the embedded stores.
 
 mod api;
 mod events;
@@ -43,11 +43,11 @@ use crate::writer::Writer;
 /// Noon of a day in 2026.
 pub(super) const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
 
-/// A state that is served, and the hands on what it shows.
+/// A served [`AppState`], and handles to change what it shows.
 pub(super) struct Served {
     pub(super) state: AppState,
     pub(super) history: Arc<dyn History>,
-    /// Breaks history.
+    /// Makes calls to history fail.
     faults: Faults,
     reloads: mpsc::Receiver<ReloadRequest>,
     address: SocketAddr,
@@ -148,7 +148,7 @@ impl Served {
         self.http.get(self.url(path)).send().await.unwrap().text().await.unwrap()
     }
 
-    /// Trades with these ids in history, and the progress as the consumer would leave it.
+    /// Stores trades with these ids in history, and publishes the stream's progress as the consumer would.
     pub(super) async fn store(&self, stream: &str, ids: impl IntoIterator<Item = i64>) {
         let stream: Stream = stream.parse().unwrap();
         let trades: Vec<TradeRow> = ids.into_iter().map(|id| trade(&stream.symbol, id)).collect();
@@ -193,11 +193,11 @@ async fn document(request: reqwest::RequestBuilder) -> (u16, Value) {
     (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} with {text:?}: {error}")))
 }
 
-/// One job that runs when it is asked to.
+/// Starts a scheduler with one job, which runs on request.
 fn run_jobs(services: Services, heartbeats: &Heartbeats, stop: CancellationToken) -> JobsHandle {
     let when = When::every(Duration::from_secs(3_600));
     let mut spec = JobSpec::new("state-snapshot", TaskKind::StateSnapshot, when);
-    spec.description = "Saves what is known".to_owned();
+    spec.description = "Saves the state".to_owned();
     let (history, clock) = (services.history.clone(), services.clock.clone());
     let deps = RunnerDeps {
         services,

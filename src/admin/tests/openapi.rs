@@ -1,4 +1,4 @@
-//! The document tells the truth: every endpoint is in it, and what they answer is as it says.
+//! The OpenAPI document lists every endpoint, and every response matches it.
 
 use jsonschema::{Draft, Validator};
 use reqwest::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER};
@@ -13,7 +13,7 @@ use crate::gap::{Evidence, Gap, Range};
 use crate::history::Batch;
 use crate::market::{Stream, Timestamp};
 
-/// The document's part that describes an answer, with everything that it names.
+/// A validator for one response, built from the document's schema.
 fn schema(api: &Value, method: &str, path: &str, status: u16) -> Validator {
     let described = &api["paths"][path][method]["responses"][status.to_string()];
     assert!(described.is_object(), "{method} {path} has no answer {status}");
@@ -23,7 +23,7 @@ fn schema(api: &Value, method: &str, path: &str, status: u16) -> Validator {
     jsonschema::options().with_draft(Draft::Draft202012).build(&schema).unwrap()
 }
 
-/// The answer's status, which the document names, as it names the content type and what stands in it.
+/// Checks a response's status, content type and body against the document, and returns the status.
 async fn as_described(api: &Value, method: &str, path: &str, answer: Response) -> u16 {
     let status = answer.status().as_u16();
     let described = &api["paths"][path][method]["responses"][status.to_string()];
@@ -55,7 +55,7 @@ async fn served() -> Served {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_answered_is_as_the_document_says() {
+async fn every_response_matches_the_document() {
     let served = served().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     let known = json!({ "exchange": "binance", "symbol": "BTCUSDT", "from": 2, "to": 8 });
@@ -96,7 +96,7 @@ async fn what_is_answered_is_as_the_document_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_history_is_away_is_in_the_document_too() {
+async fn the_responses_while_history_is_down_match_the_document() {
     let served = served().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     served.faults.set_outage(true);
@@ -109,14 +109,14 @@ async fn a_service_whose_history_is_away_is_in_the_document_too() {
         let validated = schema(&api, "get", path, status).validate(&answer).map_err(|error| error.to_string());
         assert_eq!(validated, Ok(()), "{path}: {answer:#}");
     }
-    // A schema that takes anything would take this one as well.
+    // A schema that accepts anything would accept this one as well.
     assert!(schema(&api, "get", "/readyz", 503).validate(&json!({ "ready": "no" })).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else() {
+async fn the_document_lists_exactly_the_endpoints() {
     let mut served = Served::start().await;
-    // Nobody answers a reload here: it is refused as busy at once.
+    // Nothing answers a reload here: it is refused as busy at once.
     drop(std::mem::replace(&mut served.reloads, tokio::sync::mpsc::channel(1).1));
     let (_, api) = served.get("/api/v1/openapi.json").await;
     assert_eq!(api["openapi"], "3.1.0");
@@ -130,7 +130,7 @@ async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else()
         for (method, operation) in operations.as_object().unwrap() {
             assert!(
                 operation["summary"].as_str().is_some_and(|words| !words.is_empty()),
-                "{method} {path} says nothing"
+                "{method} {path} has no summary"
             );
             let answers = operation["responses"].as_object().unwrap();
             let common: Vec<&str> = ["400", "403", "405", "414", "431", "504"]
@@ -138,7 +138,7 @@ async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else()
                 .filter(|status| !answers.contains_key(*status))
                 .collect();
             assert!(common.is_empty(), "{method} {path} does not name {common:?}");
-            // Without the token a button says so on the page.
+            // A form without the token redirects to the page, which shows the error.
             assert_eq!(answers.contains_key("401"), method == "post" && path != "/do", "{method} {path}");
             let asked: Method = method.to_uppercase().parse().unwrap();
             let url = served.url(&path.replace("{name}", "nope"));
@@ -153,7 +153,7 @@ async fn every_endpoint_is_in_the_document_and_the_document_names_nothing_else()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_and_its_buttons_are_as_the_document_says() {
+async fn the_page_and_its_forms_match_the_document() {
     let served = served().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     let http = builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -183,7 +183,7 @@ async fn the_page_and_its_buttons_are_as_the_document_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_listening_comes_to_is_as_the_document_says() {
+async fn the_responses_of_events_match_the_document() {
     let served = Served::start().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     let mut subscribers = Vec::new();
@@ -195,7 +195,7 @@ async fn what_listening_comes_to_is_as_the_document_says() {
     let refused = served.http.get(served.url("/events")).send().await.unwrap();
     assert!(refused.headers().contains_key(RETRY_AFTER));
     assert_eq!(as_described(&api, "get", "/events", refused).await, 503);
-    // Each event's data is what the page gives for JSON.
+    // The data of each event has the schema of the page's JSON.
     let mut stream = subscribers.remove(0);
     let mut events = String::new();
     while !events.contains("\n\n") {
@@ -208,7 +208,7 @@ async fn what_listening_comes_to_is_as_the_document_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_parser_refuses_has_no_body_and_is_in_the_document() {
+async fn the_parsers_errors_have_no_body_and_are_in_the_document() {
     let served = Served::start().await;
     let (_, api) = served.get("/api/v1/openapi.json").await;
     let long = format!("X-Long: {}", "x".repeat(server::HEAD_BYTES_MAX));

@@ -1,4 +1,4 @@
-//! The page: whole without JavaScript, honest when something cannot be read, and never a stranger's markup.
+//! The page is complete without JavaScript, reports what it cannot read, and escapes every text from outside.
 
 use super::{NOW, Served};
 use crate::admin::AdminOptions;
@@ -10,18 +10,18 @@ use crate::market::{Stream, Timestamp};
 async fn every_part_is_on_the_page() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", [1, 2, 3, 7, 8]).await;
-    served.state.health.degraded("cache", "redis is away");
+    served.state.health.degraded("cache", "redis is down");
     let page = served.text("/").await;
     for title in ["Worth a look", "The last hour", "Coverage", "Gaps", "Jobs", "Stores and connections", "Streams"] {
         assert!(page.contains(&format!(">{title}</h2>")), "{title} is missing");
     }
     let unexplained = "2026-09-21: open gap, 3 holes that no gap names";
     let parts =
-        ["1.5 s ago", ">cache</b> redis is away", "state-snapshot", "none was ever found", unexplained, "history.db"];
+        ["1.5 s ago", ">cache</b> redis is down", "state-snapshot", "none was ever found", unexplained, "history.db"];
     for part in parts {
         assert!(page.contains(part), "{part} is missing in\n{page}");
     }
-    assert!(!page.contains("src=") && !page.contains("http-equiv"), "nothing is loaded from anywhere");
+    assert!(!page.contains("src=") && !page.contains("http-equiv"), "the page loads something");
     for tag in ["table", "tr", "ul", "li", "div", "section", "svg", "g", "p", "span", "form", "button", "figure", "dl"]
     {
         let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
@@ -30,7 +30,7 @@ async fn every_part_is_on_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_nothing_needs_a_person_nothing_is_said() {
+async fn without_problems_there_are_no_action_items() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", 1..=8).await;
     served.store("binance:ETHUSDT:trade", 1..=8).await;
@@ -40,7 +40,7 @@ async fn when_nothing_needs_a_person_nothing_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_runs_or_styles_but_what_stands_in_the_page() {
+async fn the_policy_allows_only_the_pages_own_script_and_style() {
     let served = Served::start().await;
     let mut nonces = Vec::new();
     for _ in 0..2 {
@@ -56,7 +56,7 @@ async fn nothing_runs_or_styles_but_what_stands_in_the_page() {
         }
         nonces.push(nonce);
     }
-    assert_ne!(nonces[0], nonces[1], "a nonce that repeats is none");
+    assert_ne!(nonces[0], nonces[1], "the nonce repeats");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,12 +76,12 @@ async fn a_name_cannot_become_markup() {
     for markup in [evil, "<img", "<b onmouseover"] {
         assert!(!page.contains(markup), "{markup} got through");
     }
-    // In the API text is text: JSON, and no browser sniffs it.
+    // The API sends the name unchanged: it is JSON, and browsers do not render it.
     assert_eq!(served.get("/api/v1/streams").await.1[0]["symbol"], evil);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_said_and_is_not_nothing() {
+async fn the_page_reports_what_it_cannot_read() {
     let served = Served::start().await;
     served.faults.set_outage(true);
     let page = served.text("/").await;
@@ -110,7 +110,7 @@ async fn an_old_open_gap_is_shown_before_newer_closed_ones() {
     assert!(page.contains("1 gap is open for longer than 10 min"), "{page}");
 }
 
-/// A run of so many seconds ago, that took so long.
+/// A run that started `seconds_ago` and took `took_s`; without it the run never started.
 fn run(outcome: &str, seconds_ago: i64, took_s: Option<i64>, reason: &str) -> JobRun {
     let at = NOW.micros() - seconds_ago * 1_000_000;
     JobRun {
@@ -129,7 +129,7 @@ fn run(outcome: &str, seconds_ago: i64, took_s: Option<i64>, reason: &str) -> Jo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_shows_what_ran_what_did_not_and_what_is_next() {
+async fn a_lane_shows_past_skipped_and_next_runs() {
     let served = Served::start().await;
     let runs = [
         run("succeeded", 3_000, Some(120), ""),
@@ -151,19 +151,19 @@ async fn a_lane_shows_what_ran_what_did_not_and_what_is_next() {
                 hour\"";
     assert!(lane.contains(said), "{lane}");
     let count = |class: &str| lane.matches(&format!("<g class=\"o-{class}\">")).count();
-    // Two that would stand on each other are one mark; what was before the hour is not drawn.
+    // Two runs at the same place are one mark, and a run before the last hour is not drawn.
     assert_eq!(["succeeded", "failed", "timed_out", "cancelled", "skipped", "deferred"].map(count), [2, 1, 1, 1, 1, 1]);
     for words in
         ["from 14:08:20: 2 runs succeeded", "failed in 1.0 s: no disk", "skipped: it still runs", "succeeded in 2 min"]
     {
         assert!(lane.contains(words), "{words} is missing in {lane}");
     }
-    // 3,000 s ago of 4,200 s that begin 3,600 s ago.
+    // The lane covers 4,200 s and starts 3,600 s ago; the run started 3,000 s ago.
     assert!(lane.contains("<rect x=\"14.29%\"") && lane.contains("width=\"2.86%\""), "{lane}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_lost_for_good_is_said_first_and_drawn_where_it_was() {
+async fn lost_rows_come_first_and_are_drawn_at_their_minutes() {
     let served = Served::start().await;
     served.store("binance:BTCUSDT:trade", (1..=9).chain(20..=29)).await;
     served.store("binance:ETHUSDT:trade", 1..=9).await;
