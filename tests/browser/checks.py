@@ -98,9 +98,9 @@ def it_renders_at_every_size_in_light_and_dark_with_and_without_a_script(test):
             page.screenshot(path=test.pictures / f"{name}.png", full_page=True)
             wide, room = page.evaluate(WIDER)
             expect(wide <= room, f"{name}: the body is {wide} pixels wide and has {room}")
-            for heading in ("Worth a look", "The last hour", "Coverage", "Gaps", "Jobs", "Stores and connections", "Streams"):
+            for heading in ("Notices", "The last hour", "Coverage", "Gaps", "Jobs", "Stores and connections", "Streams"):
                 expect(page.get_by_role("heading", name=heading, exact=True).count() == 1, f"{name}: {heading} is missing")
-            for words in ("came back by REST", "open for", "rows missing", "SQLite"):
+            for words in ("over REST", "open for", "rows missing", "SQLite"):
                 expect(words in page.content(), f"{name}: {words} is missing")
             expect(page.locator("#lost").is_hidden(), f"{name}: it says that the service does not answer")
 
@@ -154,7 +154,7 @@ def buttons_work_with_a_script_and_keep_the_focus(test):
         page.get_by_role("button", name="Pause: retention").click()
         page.locator("#result", has_text="retention is paused").wait_for()
         expect(test.recorder.job("retention")["paused"], "it is not paused")
-        page.locator("#action-items", has_text="it is paused: from the status page").wait_for()
+        page.locator("#action-items", has_text="paused: from the status page").wait_for()
         focused = page.evaluate("() => document.activeElement.id")
         expect(focused == "resume-retention", f"the focus is on {focused!r}")
         page.keyboard.press("Enter")
@@ -169,7 +169,7 @@ def buttons_work_without_a_script(test):
     with test.page("390", script=False) as page:
         # Not state-snapshot: a press is refused while its own run, every two seconds, is under way.
         page.get_by_role("button", name="Run now: retention").click()
-        page.locator("#result", has_text=re.compile("retention (ran and succeeded|has begun)")).wait_for()
+        page.locator("#result", has_text=re.compile("retention (ran and succeeded|has started)")).wait_for()
         wait_for("it ran", lambda: test.recorder.job("retention")["last_outcome"] == "succeeded")
         page.get_by_role("button", name="Pause: retention").click()
         page.locator("#result", has_text="retention is paused").wait_for()
@@ -194,7 +194,7 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
                 break
             expect(at[1], f"the focus on {at[0]!r} is not seen")
             reached.append(at[0])
-        for wanted in ("Skip to what it shows", "repair", "run-retention", "pause-state-snapshot", "streams-table", "metrics"):
+        for wanted in ("Skip to the content", "repair", "run-retention", "pause-state-snapshot", "streams-table", "metrics"):
             expect(wanted in reached, f"{wanted} is not reached: {reached}")
         button = page.get_by_role("button", name="Run now: retention")
         button.focus()

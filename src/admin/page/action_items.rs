@@ -1,45 +1,48 @@
-//! What needs a person, the worst first. Nothing when there is nothing.
+//! The list of problems and notices, the worst first. It is empty when nothing needs attention.
+
+use maud::{Markup, html};
 
 use crate::admin::status_model;
 use crate::gap::{Gap, GapState};
 use crate::market::Timestamp;
 
 use super::super::time_series;
-use super::html::{Escaped, pluralize, put, size, span};
-use super::render::Facts;
+use super::facts::Facts;
+use super::format::{pluralize, size, span};
 
-/// A gap that is open for longer does not heal by itself: repairs are tried every few seconds.
+/// Backfill tries a gap every few seconds: one that is open for longer needs a person. Microseconds.
 const OPEN_MAX_US: i64 = 600_000_000;
-/// What was lost for good or set aside is said for so long.
+/// How long the list shows lost rows and dead letters, microseconds.
 const LOST_SHOWN_US: i64 = 86_400_000_000;
-/// The same of one that others fill, who may stop as suddenly, seconds.
+/// The list shows a disk that all its users together fill within this time, seconds. Others may stop as suddenly as they
+/// began, so this is shorter than the limit for our own growth.
 const DISK_FULL_SOON_S: f64 = 6.0 * 3_600.0;
-/// A clock that is further off makes times of receipt wrong, microseconds.
+/// An exchange clock that differs by more makes receive times misleading, microseconds.
 const CLOCK_MAX_US: i64 = 1_000_000;
 
 /// Something that a person should look at.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ActionItem {
-    /// Whether data is lost or recording stands, or it only copes.
+    /// A problem: rows are lost, or recording has stopped. Otherwise a notice.
     pub is_bad: bool,
-    /// Which part.
+    /// The affected part.
     pub part: String,
-    /// What is the matter.
+    /// What happened.
     pub why: String,
-    /// What to do, a command where there is one.
+    /// What to do, as a command where there is one.
     pub hint: String,
 }
 
-/// Everything that needs a person.
+/// All problems and notices.
 pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
     let mut items = Vec::new();
     let mut say = |is_bad: bool, part: &str, why: String, hint: &str| {
         items.push(ActionItem { is_bad, part: part.to_owned(), why, hint: hint.to_owned() });
     };
     let status = &facts.status;
-    if let Some(wedged) = facts.wedged() {
+    if let Some(stuck_loop) = facts.stuck_loop() {
         let why = format!("this loop has made no progress for {} s", facts.beat_max_s());
-        say(true, wedged, why, "under systemd the watchdog restarts the service; the journal has the reason");
+        say(true, stuck_loop, why, "under systemd the watchdog restarts the service; the journal has the reason");
     }
     for (part, why) in status["degraded"].as_object().into_iter().flatten() {
         let why = why.as_str().unwrap_or_default().to_owned();
@@ -47,7 +50,7 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
             matches!(part.as_str(), "exchange" | "history" | "ingest" | "log"),
             part,
             why,
-            "it copes, and tries again by itself",
+            "the recorder retries by itself",
         );
     }
     for part in ["log", "history", "jobs"] {
@@ -57,20 +60,20 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
         if let Some(until) = rest["banned_until"].as_i64().filter(|until| *until > facts.now.micros()) {
-            let why = format!("it bans this address until {} UTC: no gap is repaired until then", clock(until));
-            say(true, &format!("{exchange} REST"), why, "look for what else asks from this address");
+            let why = format!("the exchange bans this address until {} UTC; gaps wait until then", clock(until));
+            say(true, &format!("{exchange} REST"), why, "find what else sends requests from this address");
         }
         if let Some(offset) = rest["clock_offset_us"].as_i64().filter(|offset| offset.abs() > CLOCK_MAX_US) {
-            let why = format!("its clock and ours are {} apart", span(offset.abs() as f64 / 1e6));
-            say(false, &format!("{exchange} clock"), why, "is the clock of this machine synchronised?");
+            let why = format!("its clock differs from ours by {}", span(offset.abs() as f64 / 1e6));
+            say(false, &format!("{exchange} clock"), why, "check that the clock of this machine is synchronised");
         }
     }
     for item in gap_items(facts).into_iter().chain(disk_item(facts)).chain(job_items(facts)) {
         items.push(item);
     }
-    // Letters are kept for weeks; what is known for longer than a day is no news.
-    let is_news = |at: Timestamp| facts.now.since(at) < LOST_SHOWN_US;
-    if let Some(letter) = facts.letter.as_ref().filter(|letter| is_news(letter.received_at)) {
+    // History keeps dead letters for weeks; the list shows them for a day.
+    let is_recent = |at: Timestamp| facts.now.since(at) < LOST_SHOWN_US;
+    if let Some(letter) = facts.letter.as_ref().filter(|letter| is_recent(letter.received_at)) {
         let letters = status["dead_letters"].as_i64().unwrap_or(1);
         let why = format!(
             "{} could not be decoded or stored, the last one at {} UTC: {}",
@@ -78,7 +81,7 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
             clock(letter.received_at.micros()),
             letter.reason
         );
-        let hint = "kept with its bytes; tapekeeper replay reads frames again";
+        let hint = "history keeps the bytes; tapekeeper replay decodes frames again";
         items.push(ActionItem { is_bad: false, part: "dead letters".to_owned(), why, hint: hint.to_owned() });
     }
     items.sort_by_key(|item| !item.is_bad);
@@ -117,7 +120,7 @@ fn gap_items(facts: &Facts) -> Vec<ActionItem> {
             let rows: i64 = lost.iter().map(|gap| gap.missing()).sum();
             let (symbol, channel) = (last.stream.symbol.as_str(), last.stream.channel.as_str());
             let why = format!(
-                "{} lost for good in the last day, of {symbol} {channel} last: {}",
+                "{} lost in the last day, the newest in {symbol} {channel}: {}",
                 pluralize(rows, "row was", "rows were"),
                 last.reason
             );
@@ -127,7 +130,7 @@ fn gap_items(facts: &Facts) -> Vec<ActionItem> {
     items
 }
 
-/// Whether a gap should have been filled by now; what a person asked for may take its time.
+/// Whether a gap should have been filled by now; a requested backfill may take longer.
 fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
     now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_requested()
 }
@@ -139,12 +142,12 @@ fn disk_item(facts: &Facts) -> Option<ActionItem> {
     let any_full_in_s = forecast.any_full_in_s.filter(|seconds| *seconds < DISK_FULL_SOON_S);
     let left = size(free as f64);
     let why = match (own_full_in_s, any_full_in_s) {
-        (_, Some(seconds)) => format!("{left} are free: full in {} if it goes on like this", span(seconds)),
-        (Some(seconds), None) => format!("{left} are free: full in {} as history and log grow", span(seconds)),
-        (None, None) if free < time_series::FREE_MIN => format!("{left} are free"),
+        (_, Some(seconds)) => format!("{left} free: full in {} at the present rate", span(seconds)),
+        (Some(seconds), None) => format!("{left} free: full in {} as history and log grow", span(seconds)),
+        (None, None) if free < time_series::FREE_MIN => format!("{left} free"),
         (None, None) => return None,
     };
-    let hint = "make room, or shorten [log] retention";
+    let hint = "free some space, or shorten [log] retention";
     Some(ActionItem { is_bad: free < time_series::FREE_MIN, part: "disk".to_owned(), why, hint: hint.to_owned() })
 }
 
@@ -157,11 +160,11 @@ fn job_items(facts: &Facts) -> Vec<ActionItem> {
         let is_degraded = facts.status["degraded"][format!("job {}", job.name)].is_string();
         if status_model::last_run_failed(job) && !is_degraded {
             let outcome = job.last_outcome.as_deref().unwrap_or_default().replace('_', " ");
-            say(format!("its last run {outcome}"), format!("tapekeeper jobs history {}", job.name));
+            say(format!("the last run {outcome}"), format!("tapekeeper jobs history {}", job.name));
         }
         if job.paused {
             let reason = job.paused_reason.clone().unwrap_or_default();
-            say(format!("it is paused: {reason}"), format!("tapekeeper jobs resume {}", job.name));
+            say(format!("paused: {reason}"), format!("tapekeeper jobs resume {}", job.name));
         }
     }
     items
@@ -171,28 +174,29 @@ fn clock(at: i64) -> String {
     Timestamp(at).rfc3339().get(..16).unwrap_or_default().replacen('T', " ", 1)
 }
 
-/// Draws them; nothing when there are none.
-pub fn list(out: &mut String, items: &[ActionItem]) {
-    if items.is_empty() {
-        return;
-    }
+/// The list; nothing when it is empty.
+pub fn list(items: &[ActionItem]) -> Markup {
     let is_bad = items.iter().any(|item| item.is_bad);
-    let (class, title) = if is_bad { ("bad", "Needs a person") } else { ("warn", "Worth a look") };
-    put(out, format_args!("<div class=\"action-items {class}\"><h2>{title}</h2><ul>"));
-    for item in items {
-        let (class, mark) = if item.is_bad { ("bad", "\u{2715}") } else { ("warn", "!") };
-        put(
-            out,
-            format_args!(
-                "<li><span class=\"mark {class}\" aria-hidden=\"true\">{mark}</span><p><b class=\"{class}\">{}</b> {}",
-                Escaped(&item.part),
-                Escaped(&item.why)
-            ),
-        );
-        if !item.hint.is_empty() {
-            put(out, format_args!(" <span class=\"dim\">{}</span>", Escaped(&item.hint)));
+    let (class, title) = if is_bad { ("bad", "Problems") } else { ("warn", "Notices") };
+    html! {
+        @if !items.is_empty() {
+            div class={ "action-items " (class) } {
+                h2 { (title) }
+                ul { @for item in items { (row(item)) } }
+            }
         }
-        out.push_str("</p></li>");
     }
-    out.push_str("</ul></div>");
+}
+
+fn row(item: &ActionItem) -> Markup {
+    let (class, mark) = if item.is_bad { ("bad", "\u{2715}") } else { ("warn", "!") };
+    html! {
+        li {
+            span class={ "mark " (class) } aria-hidden="true" { (mark) }
+            p {
+                b class=(class) { (item.part) } " " (item.why)
+                @if !item.hint.is_empty() { " " span class="dim" { (item.hint) } }
+            }
+        }
+    }
 }

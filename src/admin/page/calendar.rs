@@ -1,50 +1,50 @@
-//! What became of every day and of every minute of today, stream by stream. Pure.
+//! The state of every day and of every minute of today, stream by stream. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::audit::Coverage;
 use crate::gap::{Gap, GapState};
 use crate::history::MinuteCount;
 use crate::market::{Channel, DAY_US, Interval, Stream, Timestamp};
 
-use super::coverage_cells::Basis;
+use super::coverage_cells::TodayCounts;
 
-/// Days that are drawn: five weeks.
+/// Days of the calendar: five weeks.
 pub const DAYS: i64 = 35;
 /// Minutes of a day.
 pub const MINUTES: i64 = 1_440;
 const MINUTE_US: i64 = Interval::M1.micros();
 
-/// What became of a stretch of time, the worst last.
+/// The state of a cell (a day or a minute), the worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CellState {
-    /// Nothing is known of it: before the first row, or after the last one.
+    /// Before the first row, or after the last one.
     #[default]
-    Nothing,
-    /// Every position is there, as it came.
+    Unknown,
+    /// Every position was recorded live.
     Complete,
-    /// Every position is there, some of them fetched later.
+    /// Every position is stored, some of them backfilled.
     Backfilled,
-    /// Something of it is lost for good.
+    /// A position is lost: the exchange no longer serves it.
     Lost,
-    /// Something of it is missing.
+    /// A position is missing.
     Open,
 }
 
-/// What became of a day.
+/// The state and the counts of a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Day {
-    /// The worst of it.
-    pub cell_state: CellState,
+    /// Its worst state.
+    pub state: CellState,
     /// Rows stored.
     pub present: i64,
-    /// Of these, how many were fetched later.
+    /// How many of these were backfilled.
     pub backfilled: i64,
-    /// Positions that no gap explains and that are not there.
+    /// Missing positions that no gap explains.
     pub unexplained: i64,
 }
 
-/// A stream as drawn.
+/// The calendar of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamCalendar {
     /// The last [`DAYS`] days, today last.
@@ -53,23 +53,12 @@ pub struct StreamCalendar {
     pub minutes: Vec<CellState>,
     /// Positions missing in open gaps.
     pub missing: i64,
-    /// Positions lost for good in these days.
+    /// Positions lost in these days.
     pub lost: i64,
 }
 
-/// Today, as it was counted.
-#[derive(Clone, Debug, Default)]
-pub struct TodayCounts {
-    /// Rows of each minute of the day, by stream.
-    pub minutes: HashMap<Stream, Vec<MinuteCount>>,
-    /// The newest rows of the ledger, and all open ones.
-    pub gaps: Vec<Gap>,
-    /// What it was counted on.
-    pub basis: Basis,
-}
-
-/// When what a gap misses was traded, as far as it is known: the first instant, when that is known, and the last one.
-/// None when nothing is known of it.
+/// When the missing positions of a gap were traded: the first instant, if known, and the last one. `None` when neither is
+/// known.
 fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
     if let Channel::Kline(interval) = gap.stream.channel {
         // A kline's position is the time at which it opened.
@@ -79,7 +68,7 @@ fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
     let [from, to] = [gap.from_ts, gap.to_ts].map(|at| at.map(Timestamp::micros));
     match (from, to, cell_state(gap.state)) {
         (Some(from), Some(to), _) => Some((Some(from.min(to)), to.max(from))),
-        // What was found to be missing was traded before that.
+        // The exchange traded the missing positions before the gap was found.
         (Some(from), None, CellState::Open) => Some((Some(from), found.max(from))),
         (None, to, CellState::Open) => Some((None, to.unwrap_or(found))),
         (None, None, _) => None,
@@ -87,18 +76,18 @@ fn span(gap: &Gap) -> Option<(Option<i64>, i64)> {
     }
 }
 
-/// Raises what a gap covers in a stretch of time whose places are so long and begin at `begin`. When nobody knows where
-/// the gap begins, that is every place without a row of its own, from the first one that is `known` on.
-fn mark_gap(stretch: &mut [CellState], gap: &Gap, long: i64, begin: i64, known: i64, has_rows: &dyn Fn(usize) -> bool) {
+/// Raises the cells that a gap covers; cells are `length` long and the first one begins at `begin`. When the start of the gap is
+/// not known, the gap covers every cell without a row, from the first `known` one on.
+fn mark_gap(cells: &mut [CellState], gap: &Gap, length: i64, begin: i64, known: i64, has_rows: &dyn Fn(usize) -> bool) {
     let Some((from, to)) = span(gap) else { return };
-    let (cell_state, to) = (cell_state(gap.state), to.div_euclid(long) - begin);
+    let (cell_state, to) = (cell_state(gap.state), to.div_euclid(length) - begin);
     match from {
-        Some(from) => mark(stretch, from.div_euclid(long) - begin, to, cell_state),
+        Some(from) => mark(cells, from.div_euclid(length) - begin, to, cell_state),
         None => {
-            mark(stretch, to, to, cell_state);
-            let empty = |at: &i64| usize::try_from(*at).is_ok_and(|at| at < stretch.len() && !has_rows(at));
+            mark(cells, to, to, cell_state);
+            let empty = |at: &i64| usize::try_from(*at).is_ok_and(|at| at < cells.len() && !has_rows(at));
             for at in (known.max(0)..to).filter(empty).collect::<Vec<_>>() {
-                mark(stretch, at, at, cell_state);
+                mark(cells, at, at, cell_state);
             }
         }
     }
@@ -108,12 +97,12 @@ fn cell_state(state: GapState) -> CellState {
     match state {
         GapState::Open | GapState::Filling => CellState::Open,
         GapState::Unrecoverable => CellState::Lost,
-        // What came back is told by its rows; what never was is not missing.
-        GapState::Filled | GapState::NeverExisted | GapState::Superseded => CellState::Nothing,
+        // The rows of a filled gap are counted themselves; a position that never existed is not missing.
+        GapState::Filled | GapState::NeverExisted | GapState::Superseded => CellState::Unknown,
     }
 }
 
-/// The first day that is drawn, in days since 1970.
+/// The first day of the calendar, in days since 1970.
 pub fn first_day(now: Timestamp) -> i64 {
     now.day() - DAYS + 1
 }
@@ -140,11 +129,11 @@ pub fn stream_calendar(
 }
 
 fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: bool, now: Timestamp) -> Vec<CellState> {
-    let mut minutes = vec![CellState::Nothing; MINUTES as usize];
+    let mut minutes = vec![CellState::Unknown; MINUTES as usize];
     let midnight = now.day() * MINUTES;
     let step = stream.channel.step().unwrap_or(1).max(MINUTE_US) / MINUTE_US;
-    // Between two rows nothing is unknown: a hole would be a gap. What was quiet is as the row before it, and a kline
-    // speaks for all of its minutes.
+    // Nothing is unknown between two rows: a missing row would be a gap. A quiet minute has the state of the row before it,
+    // and a kline covers all of its minutes.
     let first = if is_older { midnight } else { counts.first().map_or(midnight, |count| count.minute) };
     for (at, count) in counts.iter().enumerate() {
         let from = if at == 0 { first } else { count.minute };
@@ -160,12 +149,12 @@ fn minutes(stream: &Stream, counts: &[MinuteCount], gaps: &[&Gap], is_older: boo
     minutes
 }
 
-/// Raises what lies in `from..=to` to at least `cell_state`.
-fn mark(stretch: &mut [CellState], from: i64, to: i64, cell_state: CellState) {
-    let end = to.saturating_add(1).clamp(0, stretch.len() as i64);
+/// Raises the cells `from..=to` to at least `state`.
+fn mark(cells: &mut [CellState], from: i64, to: i64, state: CellState) {
+    let end = to.saturating_add(1).clamp(0, cells.len() as i64);
     let from = from.clamp(0, end);
-    for place in &mut stretch[from as usize..end as usize] {
-        *place = cell_state.max(*place);
+    for cell in &mut cells[from as usize..end as usize] {
+        *cell = state.max(*cell);
     }
 }
 
@@ -183,35 +172,35 @@ fn days(
             continue;
         };
         let Some(day) = days.get_mut(at) else { continue };
-        let cell_state = if counted.backfilled > 0 { CellState::Backfilled } else { CellState::Complete };
+        let state = if counted.backfilled > 0 { CellState::Backfilled } else { CellState::Complete };
         let unexplained = (counted.expected - counted.present).max(0);
-        *day = Day { cell_state, present: counted.present, backfilled: counted.backfilled, unexplained };
+        *day = Day { state, present: counted.present, backfilled: counted.backfilled, unexplained };
     }
-    let mut cell_states: Vec<CellState> = days.iter().map(|day| day.cell_state).collect();
+    let mut cell_states: Vec<CellState> = days.iter().map(|day| day.state).collect();
     let first = days.iter().position(|day| day.present > 0).map_or(DAYS, |first| first as i64);
     for gap in gaps {
         mark_gap(&mut cell_states, gap, DAY_US, oldest, first, &|at| days.get(at).is_some_and(|day| day.present > 0));
     }
     for (day, cell_state) in days.iter_mut().zip(cell_states) {
-        day.cell_state = cell_state;
+        day.state = cell_state;
         if matches!(cell_state, CellState::Open | CellState::Lost) {
             day.unexplained = 0;
         } else if day.unexplained > 0 {
-            day.cell_state = CellState::Open;
+            day.state = CellState::Open;
         }
     }
-    // Today was counted more lately than the days before it.
+    // Today's count is newer than that of the days before it.
     if let Some(day) = days.last_mut()
         && !counts.is_empty()
     {
         day.present = counts.iter().map(|count| count.present).sum();
         day.backfilled = counts.iter().map(|count| count.backfilled).sum();
-        day.cell_state = minutes.iter().copied().max().unwrap_or_default().max(day.cell_state);
+        day.state = minutes.iter().copied().max().unwrap_or_default().max(day.state);
     }
     days
 }
 
-/// Stretches of the same kind: where each begins, how long it is, and what it is.
+/// Runs of equal cells: the first cell, the number of cells, and their state.
 pub fn segments(cell_states: &[CellState]) -> Vec<(usize, usize, CellState)> {
     let mut all: Vec<(usize, usize, CellState)> = Vec::new();
     for (at, cell_state) in cell_states.iter().enumerate() {

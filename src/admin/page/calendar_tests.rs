@@ -1,4 +1,6 @@
-//! The calendar's classes, on a stream that was recorded since yesterday.
+//! The calendar's cell states, for a stream recorded since yesterday.
+
+use std::collections::HashMap;
 
 use super::*;
 use crate::audit;
@@ -69,7 +71,7 @@ fn coverage(days: &[(i64, i64, i64, i64)]) -> Coverage {
 
 /// The segments of today, as minutes and words.
 fn drawn(calendar: &StreamCalendar) -> Vec<(usize, usize, CellState)> {
-    segments(&calendar.minutes).into_iter().filter(|(_, _, cell_state)| *cell_state != CellState::Nothing).collect()
+    segments(&calendar.minutes).into_iter().filter(|(_, _, cell_state)| *cell_state != CellState::Unknown).collect()
 }
 
 #[test]
@@ -77,7 +79,7 @@ fn what_lies_between_two_rows_is_complete_and_what_lies_outside_is_unknown() {
     let calendar = stream_calendar(&trades(), None, &today(&trades(), &[(60, 5, 0), (90, 5, 0)], Vec::new()), NOW);
     assert_eq!(drawn(&calendar), [(60, 31, CellState::Complete)]);
     assert_eq!(calendar.minutes.len(), MINUTES as usize);
-    assert_eq!(calendar.days.last().map(|day| (day.cell_state, day.present)), Some((CellState::Complete, 10)));
+    assert_eq!(calendar.days.last().map(|day| (day.state, day.present)), Some((CellState::Complete, 10)));
     assert!(calendar.days[..34].iter().all(|day| *day == Day::default()));
 }
 
@@ -86,7 +88,7 @@ fn a_stream_of_yesterday_is_known_since_midnight() {
     let yesterday = coverage(&[(1, 10, 10, 0)]);
     let calendar = stream_calendar(&trades(), Some(&yesterday), &today(&trades(), &[(90, 5, 0)], Vec::new()), NOW);
     assert_eq!(drawn(&calendar), [(0, 91, CellState::Complete)]);
-    assert_eq!(calendar.days[33].cell_state, CellState::Complete);
+    assert_eq!(calendar.days[33].state, CellState::Complete);
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn the_worst_of_a_minute_is_what_is_drawn() {
     assert_eq!(drawn(&calendar), expected);
     assert_eq!((calendar.missing, calendar.lost), (10, 10));
     let day = calendar.days.last().unwrap();
-    assert_eq!((day.cell_state, day.present, day.backfilled), (CellState::Open, 15, 2));
+    assert_eq!((day.state, day.present, day.backfilled), (CellState::Open, 15, 2));
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn a_gap_over_midnight_is_on_both_days() {
         NOW,
     );
     assert_eq!(drawn(&calendar), [(0, 6, CellState::Open), (6, 4, CellState::Complete)]);
-    assert_eq!([33, 34].map(|day: usize| calendar.days[day].cell_state), [CellState::Open, CellState::Open]);
+    assert_eq!([33, 34].map(|day: usize| calendar.days[day].state), [CellState::Open, CellState::Open]);
 }
 
 #[test]
@@ -129,9 +131,9 @@ fn a_day_that_lacks_what_no_gap_names_is_not_called_complete() {
     let calendar =
         stream_calendar(&trades(), Some(&coverage(&[(2, 10, 7, 0), (1, 10, 10, 1)])), &TodayCounts::default(), NOW);
     let [before, yesterday, today] = [32, 33, 34].map(|day: usize| calendar.days[day]);
-    assert_eq!((before.cell_state, before.unexplained), (CellState::Open, 3));
-    assert_eq!((yesterday.cell_state, yesterday.unexplained), (CellState::Backfilled, 0));
-    assert_eq!(today.cell_state, CellState::Nothing);
+    assert_eq!((before.state, before.unexplained), (CellState::Open, 3));
+    assert_eq!((yesterday.state, yesterday.unexplained), (CellState::Backfilled, 0));
+    assert_eq!(today.state, CellState::Unknown);
 }
 
 #[test]
@@ -152,7 +154,7 @@ fn what_is_before_the_calendar_is_not_drawn() {
     let old = gap(&trades(), GapState::Unrecoverable, at(-MINUTES * 60), at(-MINUTES * 59));
     let calendar =
         stream_calendar(&trades(), Some(&coverage(&[(60, 10, 10, 0)])), &today(&trades(), &[], vec![old]), NOW);
-    assert!(calendar.days.iter().all(|day| day.cell_state == CellState::Nothing));
+    assert!(calendar.days.iter().all(|day| day.state == CellState::Unknown));
     assert_eq!((calendar.lost, drawn(&calendar)), (0, Vec::new()));
 }
 
@@ -170,10 +172,10 @@ fn a_gap_that_begins_nobody_knows_where_is_wherever_there_is_no_row() {
         (81, 10, CellState::Open),
     ];
     assert_eq!(drawn(&calendar), expected);
-    let days = [30, 31, 32, 33, 34].map(|day: usize| calendar.days[day].cell_state);
+    let days = [30, 31, 32, 33, 34].map(|day: usize| calendar.days[day].state);
     assert_eq!(
         days,
-        [CellState::Nothing, CellState::Backfilled, CellState::Open, CellState::Backfilled, CellState::Open]
+        [CellState::Unknown, CellState::Backfilled, CellState::Open, CellState::Backfilled, CellState::Open]
     );
 }
 
@@ -186,7 +188,7 @@ fn what_a_tail_lacks_reaches_from_the_last_row_to_when_it_was_found() {
 }
 
 #[test]
-fn what_was_lost_nobody_knows_when_is_told_and_not_drawn() {
+fn a_loss_without_a_known_time_is_counted_and_not_drawn() {
     let mut lost = gap(&trades(), GapState::Unrecoverable, at(0), at(0));
     (lost.from_ts, lost.to_ts) = (None, None);
     let calendar = stream_calendar(&trades(), None, &today(&trades(), &[(80, 5, 0)], vec![lost]), NOW);

@@ -1,38 +1,48 @@
-//! Counts today's minutes in history: all of them once, and then only the newest as long as nothing comes back to the
-//! older ones.
+//! Counts today's minutes in history: all of them once, and then only the newest, until backfill adds rows to older ones.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::admin::AppState;
-use crate::history::GapFilter;
+use crate::gap::Gap;
+use crate::history::{GapFilter, MinuteCount};
 use crate::market::{DAY_US, Interval, Stream, Timestamp};
 
-use super::calendar::TodayCounts;
-
-/// Ledger rows that the calendar is drawn from, besides the open ones.
+/// Newest ledger rows that the calendar uses, besides all open ones.
 const LEDGER_MAX: usize = 10_000;
-/// Rows come in the order of time, but for so much: the exchange's clock is not ours, and frames overtake each other.
+/// The most by which rows arrive out of the order of time: the exchange's clock is not ours, and frames overtake each other.
 const DISORDER_US: i64 = 180_000_000;
-/// All minutes are counted again after so long, whatever is known.
+/// All minutes are counted again after this time, in any case.
 const FULL_COUNT_EVERY_US: i64 = 600_000_000;
 
-/// What a count was made of, to tell how much of it the next one may keep.
+/// What a count was based on; the next count reuses it when little has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Basis {
     day: i64,
     streams: Vec<Stream>,
-    /// Rows that had come back by then.
+    /// Rows that had been backfilled by then.
     backfilled: u64,
-    /// When the newest frame of all that were rows by then had arrived.
+    /// Receive time of the newest frame that had become a row by then.
     newest_received: Option<Timestamp>,
-    /// When all minutes were counted last.
+    /// The last count of all minutes.
     full_count_at: Timestamp,
 }
 
-/// Counts today for these streams, after `before`.
+/// Today's counts, stream by stream.
+#[derive(Clone, Debug, Default)]
+pub struct TodayCounts {
+    /// Rows of each minute of the day.
+    pub minutes: HashMap<Stream, Vec<MinuteCount>>,
+    /// The newest rows of the ledger, and all open ones.
+    pub gaps: Vec<Gap>,
+    /// What the counts were based on.
+    pub basis: Basis,
+}
+
+/// Counts today for these streams; reuses the part of `before` that cannot have changed.
 pub async fn today(state: &AppState, streams: Vec<Stream>, before: &TodayCounts) -> anyhow::Result<TodayCounts> {
     let now = state.clock.now();
-    // Told before the rows are read: what comes in between is counted now and again next time.
+    // Read before the rows are: rows that arrive in between are counted now and again next time.
     let backfilled = state.backfill.rows.load(Relaxed);
     let mut basis = Basis {
         day: now.day(),
@@ -41,7 +51,7 @@ pub async fn today(state: &AppState, streams: Vec<Stream>, before: &TodayCounts)
         newest_received: state.progress.last_received(),
         full_count_at: now,
     };
-    let mut minutes = std::collections::HashMap::new();
+    let mut minutes = HashMap::new();
     let mut since = Timestamp(now.day() * DAY_US);
     if let Some(unchanged) = unchanged_until(&before.basis, &basis).filter(|unchanged| *unchanged > since) {
         let first = unchanged.micros().div_euclid(Interval::M1.micros());
@@ -58,7 +68,7 @@ pub async fn today(state: &AppState, streams: Vec<Stream>, before: &TodayCounts)
     Ok(TodayCounts { minutes, gaps: ledger(state).await?, basis })
 }
 
-/// Until when nothing can have changed since `before`; none when all is to be counted.
+/// The instant before which nothing can have changed since `before`; `None` when all must be counted.
 fn unchanged_until(before: &Basis, now: &Basis) -> Option<Timestamp> {
     let is_incremental = before.day == now.day
         && before.streams == now.streams
@@ -67,7 +77,7 @@ fn unchanged_until(before: &Basis, now: &Basis) -> Option<Timestamp> {
     before.newest_received.filter(|_| is_incremental).map(|newest_received| newest_received.plus_micros(-DISORDER_US))
 }
 
-async fn ledger(state: &AppState) -> anyhow::Result<Vec<crate::gap::Gap>> {
+async fn ledger(state: &AppState) -> anyhow::Result<Vec<Gap>> {
     let newest = GapFilter { limit: LEDGER_MAX, ..GapFilter::default() };
     let mut gaps = state.history.gaps(&newest).await?;
     if gaps.len() == LEDGER_MAX {
@@ -82,9 +92,9 @@ async fn ledger(state: &AppState) -> anyhow::Result<Vec<crate::gap::Gap>> {
 mod tests {
     use super::*;
     use crate::admin::tests::{NOW, Served, trade};
-    use crate::history::{Batch, MinuteCount};
+    use crate::history::Batch;
 
-    /// Stores a trade of so many minutes before now.
+    /// Stores a trade from `minutes_ago` minutes before now.
     async fn store(served: &Served, stream: &Stream, id: i64, minutes_ago: i64) {
         let mut row = trade(&stream.symbol, id);
         row.trade.ts = NOW.plus_micros(-minutes_ago * Interval::M1.micros());
@@ -100,10 +110,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn only_the_newest_minutes_are_counted_again_until_something_comes_back() {
+    async fn only_the_newest_minutes_are_counted_again_until_backfill_adds_rows() {
         let served = Served::start().await;
         let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
-        // Leaves the progress at a frame of a moment ago.
+        // Sets the progress to a frame of a moment ago.
         served.store(&stream.to_string(), [1_000]).await;
         store(&served, &stream, 100, 60).await;
         store(&served, &stream, 300, 1).await;
@@ -115,7 +125,7 @@ mod tests {
         assert_eq!(counts, [(60, 1), (1, 2), (0, 1)], "the old minute is not read");
         served.state.backfill.rows.fetch_add(1, Relaxed);
         let (third, counts) = count(&served, &stream, &second).await;
-        assert_eq!(counts, [(60, 2), (1, 2), (0, 1)], "something came back");
+        assert_eq!(counts, [(60, 2), (1, 2), (0, 1)], "backfill added a row");
         store(&served, &stream, 102, 60).await;
         let mut yesterdays = third.clone();
         yesterdays.basis.day -= 1;

@@ -1,4 +1,4 @@
-//! `/events`: what changes on the page, as server-sent events. What is sent was printed once for all who listen.
+//! `/events`: changes of the page as server-sent events. All subscribers share one rendering.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,38 +22,38 @@ use crate::admin::{AppState, guard};
 use super::Page;
 use super::render::Rendering;
 
-/// Open pages that are told of changes at a time; further ones ask from time to time instead.
+/// Most pages that may subscribe at a time; further pages poll instead.
 pub const SUBSCRIBERS_MAX: usize = 32;
-/// How often a page is told what has changed.
+/// Time between two updates of a page.
 const UPDATE_EVERY: Duration = Duration::from_secs(2);
-/// When a browser whose connection ended tries again.
+/// How long a browser waits before it reconnects.
 const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// What a page is told.
+/// One update of an open page.
 #[derive(Serialize, ToSchema)]
 pub struct PageUpdate {
-    /// The program that printed it: a page of another one loads itself anew.
+    /// The program that rendered it: a page of another program reloads itself.
     page: String,
     /// The document's title.
     title: String,
-    /// Markup by the id of the element that it stands in: all parts, or those that have changed.
+    /// Markup by the id of the element that it replaces: all parts, or the changed ones.
     pub parts: BTreeMap<&'static str, String>,
 }
 
-/// One page that listens.
+/// One subscribed page.
 struct Subscriber {
     page: Arc<Page>,
     state: Arc<AppState>,
     ticks: Interval,
-    /// The newest rendering that it has.
+    /// The newest rendering that it has received.
     last_sent: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-/// What changes on the page
+/// Changes of the page
 ///
-/// It ends when the service stops. Each event is a rendering: `id` is its number, `retry` says when to come back, and `data`
-/// is one line of JSON as `GET /` gives it for `Accept: application/json`: at first every part, then those that have changed.
+/// The stream ends when the service stops. Each event is a rendering: `id` is its number, `retry` the reconnection delay, and `data`
+/// one line of JSON, as `GET /` returns it for `Accept: application/json`: first every part, then the changed ones.
 #[utoipa::path(get, path = "/events", tag = "page", responses(
     (status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
     CommonErrors, UnavailableErrors,
@@ -63,17 +63,17 @@ pub async fn events(
     Extension(page): Extension<Arc<Page>>,
     headers: HeaderMap,
 ) -> Response {
-    // A page of another site could not read it, but it could take all permits.
+    // A page of another site could not read the events, but it could take all permits.
     if let Some(error) = guard::cross_site_error(&headers) {
         return error.into_response();
     }
     let Ok(permit) = page.permits.clone().try_acquire_owned() else {
-        let message = format!("{SUBSCRIBERS_MAX} pages listen already: ask for the page itself from time to time");
+        let message = format!("{SUBSCRIBERS_MAX} pages already receive events: poll the page itself instead");
         let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
         return ([(header::RETRY_AFTER, "30")], error).into_response();
     };
     let mut ticks = interval(UPDATE_EVERY);
-    // A page that was slow to read needs only the newest.
+    // A page that reads slowly needs only the newest rendering.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let subscriber = Subscriber { page, state, ticks, last_sent: 0, _permit: permit };
     let events = stream::unfold(subscriber, |mut subscriber| async {
@@ -84,7 +84,7 @@ pub async fn events(
 }
 
 impl Subscriber {
-    /// The next event; none when the service stops.
+    /// The next event; `None` when the service stops.
     async fn next(&mut self) -> Option<Event> {
         let Self { page, state, ticks, last_sent, .. } = self;
         let stop = page.stop.clone();
@@ -93,15 +93,15 @@ impl Subscriber {
             page.renderer.latest(state).await
         };
         let rendering = stop.run_until_cancelled(rendering).await?;
-        // JSON has no line ends, so this is one line of data.
-        let text = serde_json::to_string(&update_since(&rendering, *last_sent)).expect("an update is made of texts");
+        // Compact JSON has no line breaks, so this is one line of data.
+        let text = serde_json::to_string(&update_since(&rendering, *last_sent)).expect("an update is made of strings");
         let event = Event::default().id(rendering.number.to_string()).retry(RECONNECT_DELAY).data(text);
         *last_sent = rendering.number;
         Some(event)
     }
 }
 
-/// The parts that are newer than `last_sent`, by their ids.
+/// The parts that changed after the rendering `last_sent`.
 pub fn update_since(rendering: &Rendering, last_sent: u64) -> PageUpdate {
     let update = rendering.parts.iter().filter(|part| part.since > last_sent);
     let parts = update.map(|part| (part.id, part.markup.to_string())).collect();

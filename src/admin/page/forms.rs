@@ -1,7 +1,7 @@
-//! `POST /do`: what the page's buttons ask for, by an HTML form, so that they work without a script too.
+//! `POST /do`: the buttons of the page, as an HTML form, so that they work without a script too.
 //!
-//! The same permission as the API's: no page of another site, and from loopback or with the token, which stands in the
-//! form here. What came of it is said on the page that the browser is sent back to.
+//! The rules are those of the API: no request from another site, and only from loopback or with the token, which is a field of
+//! the form. The browser is redirected to the page, which shows the result.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,42 +22,42 @@ use crate::admin::{AppState, guard};
 use crate::audit;
 
 use super::Page;
-use super::html::pluralize;
+use super::format::pluralize;
 
-/// Answers that are kept until their browser comes back for them.
+/// Results kept until their browser loads them.
 const RESULTS_MAX: usize = 64;
-/// How long a browser waits for a run to end before it is told that it runs.
+/// How long the response waits for a run to end; after that it reports that the job has started.
 const RUN_MAX: Duration = Duration::from_secs(2);
-/// How long a repair may take.
+/// The longest a repair may take.
 const REPAIR_MAX: Duration = Duration::from_secs(30);
 
-/// What a form says.
+/// The fields of the form.
 #[derive(Deserialize, ToSchema)]
 pub struct FormRequest {
     /// `run NAME`, `pause NAME`, `resume NAME`, `repair`, or `try`, which only tries the token.
     #[serde(rename = "do")]
     action: String,
-    /// The admin token; from loopback none is needed.
+    /// The admin token; not needed from loopback.
     #[serde(default)]
     token: String,
 }
 
-/// What came of it, for the page.
+/// The result of a form.
 #[derive(Clone)]
 pub struct FormResult {
     id: String,
-    /// Whether it was done.
+    /// Whether the action succeeded.
     pub is_done: bool,
-    /// In words.
+    /// The result, as text.
     pub words: String,
 }
 
-/// The last results. They are kept here and not in the address, so that an address cannot put words on the page.
+/// The last results. They are stored here and not in the address, so that an address cannot put text on the page.
 #[derive(Default)]
 pub struct FormResults(Mutex<VecDeque<FormResult>>);
 
 impl FormResults {
-    /// The answer with this id.
+    /// The result with this id.
     pub fn find(&self, id: &str) -> Option<FormResult> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|result| result.id == id).cloned()
     }
@@ -75,14 +75,14 @@ impl FormResults {
     }
 }
 
-/// Does what a button of the page asks for
+/// Runs the action of a button
 ///
-/// It answers browsers: what came of it is said on the page that they are sent back to. Programs use `/api/v1`.
+/// This is for browsers, which are redirected to the page with the result. Programs use `/api/v1`.
 #[utoipa::path(post, path = "/do", tag = "page",
     request_body(content = FormRequest, content_type = "application/x-www-form-urlencoded"), responses(
-    (status = 303, description = "Done or not, as the page says", headers(("location" = String, description = "The page"))),
+    (status = 303, description = "The action ran; the page shows its result", headers(("location" = String, description = "The page"))),
     (status = 413, description = "The form has too many bytes (`too_large`)", body = ErrorDocument),
-    (status = 415, description = "It is no form (`no_form`)", body = ErrorDocument),
+    (status = 415, description = "The body is not a form (`no_form`)", body = ErrorDocument),
     CommonErrors, ParameterErrors, UnavailableErrors,
 ))]
 pub async fn submit(
@@ -110,14 +110,14 @@ pub async fn submit(
     Redirect::to(&format!("/?result={}", page.results.store(answer))).into_response()
 }
 
-/// Does what was asked; says what came of it, or why it was not done.
+/// Runs the action; returns its result, or why nothing was done.
 async fn execute(state: &AppState, action: &str) -> Result<String, String> {
     let (verb, job) = action.split_once(' ').unwrap_or((action, ""));
     let done = match verb {
         "run" => run(state, job).await,
         "pause" => state.jobs.pause(job, "from the status page").await.map(|known| {
             if known {
-                Ok(format!("{job} is paused, over restarts too, until it is resumed"))
+                Ok(format!("{job} is paused until it is resumed, also across restarts"))
             } else {
                 Err(unknown(job))
             }
@@ -131,9 +131,9 @@ async fn execute(state: &AppState, action: &str) -> Result<String, String> {
             tokio::time::timeout(REPAIR_MAX, repair(state)).await.map_err(anyhow::Error::from).flatten().map(Ok)
         }
         "try" => Ok(Ok("the token is right; nothing was changed".to_owned())),
-        _ => Ok(Err(format!("nothing was done: `{verb}` is none of run, pause, resume, repair"))),
+        _ => Ok(Err(format!("nothing was done: `{verb}` is not run, pause, resume or repair"))),
     };
-    done.unwrap_or_else(|error| Err(format!("it cannot be done now: {error:#}")))
+    done.unwrap_or_else(|error| Err(format!("the action failed: {error:#}")))
 }
 
 fn unknown(job: &str) -> String {
@@ -141,9 +141,9 @@ fn unknown(job: &str) -> String {
 }
 
 async fn run(state: &AppState, job: &str) -> anyhow::Result<Result<String, String>> {
-    // The run goes on when nobody waits any more.
+    // The run continues after this wait.
     let Ok(ended) = tokio::time::timeout(RUN_MAX, state.jobs.run_to_end(job)).await else {
-        return Ok(Ok(format!("{job} has begun: how it ends is shown in its lane")));
+        return Ok(Ok(format!("{job} has started: its lane shows the outcome")));
     };
     Ok(match ended? {
         Ok(run) if run.outcome == "succeeded" => Ok(format!("{job} ran and succeeded")),
@@ -159,8 +159,8 @@ async fn repair(state: &AppState) -> anyhow::Result<String> {
     let checked = pluralize(report.checked as i64, "entry was", "entries were");
     let repaired = audit::repair(&state.cache, &state.backfill, report).await.context("repair")?;
     let unrepaired = match repaired.unrepaired.len() {
-        0 => "nothing is left over".to_owned(),
-        left => format!("{} left to a person", pluralize(left as i64, "entry is", "entries are")),
+        0 => "none left".to_owned(),
+        left => format!("{} left for a person", pluralize(left as i64, "entry is", "entries are")),
     };
     Ok(format!(
         "{checked} compared, {} repaired, {} sent to backfill, {unrepaired}",

@@ -1,124 +1,137 @@
-//! The jobs, a lane each: what ran in the last hour and how it ended, what did not run, and what is next.
+//! The jobs, one lane each: the runs of the last hour with their outcomes, what did not run, and the next run.
 //!
-//! An outcome is told by colour, by shape and in words.
+//! Colour, shape and text all show the outcome.
 
 use std::collections::BTreeMap;
+
+use maud::{Markup, html};
 
 use crate::admin::status_model;
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
 use crate::market::Timestamp;
 
-use super::html::{Escaped, instant, pluralize, put, span};
-use super::render::{Facts, RUNS_MAX};
+use super::facts::{Facts, RUNS_MAX};
+use super::format::{pluralize, span};
+use super::html::instant;
 
-/// Time drawn before now.
+/// Time drawn before now, microseconds.
 const PAST_US: i64 = 3_600_000_000;
-/// Time drawn after now.
+/// Time drawn after now, microseconds.
 const FUTURE_US: i64 = 600_000_000;
-/// Lanes move by so much at a time: a page that is looked at is not sent anew every second.
+/// Lanes move in steps of this length: otherwise an open page would receive them every second. Microseconds.
 const STEP_US: i64 = 10_000_000;
 /// Height of a lane, pixels.
 const HEIGHT: i64 = 22;
-/// What is drawn of a run, in the order of drawing: what went wrong stands above.
+/// Outcomes in the order of drawing: failures are drawn over the others.
 const OUTCOMES: [&str; 7] = ["succeeded", "skipped", "deferred", "cancelled", "timed_out", "failed", "running"];
+/// The shape of each mark.
+const SHAPES: [(&str, &str); 8] = [
+    ("succeeded", "M-1.5 -7h3v14h-3z"),
+    ("failed", "M-5 -5L5 5M-5 5L5 -5"),
+    ("timed_out", "M-5 -6H5L-5 6H5Z"),
+    ("cancelled", "M-4 -4h8v8h-8z"),
+    ("skipped", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0"),
+    ("deferred", "M-5 4L0 -5L5 4Z"),
+    ("running", "M-3 -6L5 0L-3 6Z"),
+    ("next", "M-5 0L0 -5L5 0L0 5Z"),
+];
 
-/// The marks, to be used by name; they stand once on the page.
-pub const MARKS: &str = "<svg class=\"defs\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\
-    <path id=\"m-succeeded\" d=\"M-1.5 -7h3v14h-3z\"/><path id=\"m-failed\" d=\"M-5 -5L5 5M-5 5L5 -5\"/>\
-    <path id=\"m-timed_out\" d=\"M-5 -6H5L-5 6H5Z\"/><path id=\"m-cancelled\" d=\"M-4 -4h8v8h-8z\"/>\
-    <circle id=\"m-skipped\" r=\"4\"/><path id=\"m-deferred\" d=\"M-5 4L0 -5L5 4Z\"/>\
-    <path id=\"m-running\" d=\"M-3 -6L5 0L-3 6Z\"/><path id=\"m-next\" d=\"M-5 0L0 -5L5 0L0 5Z\"/></defs></svg>";
+/// The definitions of the marks, which the lanes use by name; once on the page.
+pub fn marks() -> Markup {
+    html! {
+        svg class="defs" width="0" height="0" aria-hidden="true" {
+            defs { @for (name, path) in SHAPES { path id={ "m-" (name) } d=(path) {} } }
+        }
+    }
+}
 
-/// Where lanes begin and end.
+/// The time that the lanes span.
 #[derive(Clone, Copy)]
 struct Window {
     now: Timestamp,
 }
 
 impl Window {
-    /// Percent of the width at which an instant lies.
+    /// The x of an instant, in percent of the width.
     fn at(self, at: i64) -> f64 {
         (at - (self.now.micros() - PAST_US)) as f64 / (PAST_US + FUTURE_US) as f64 * 100.0
     }
 }
 
 /// Every job.
-pub fn jobs(out: &mut String, facts: &Facts) {
+pub fn jobs(facts: &Facts) -> Markup {
     let jobs = match &facts.jobs {
         Ok(jobs) => jobs.as_slice(),
-        Err(why) => {
-            put(out, format_args!("<p class=\"bad\">the scheduler cannot be asked: {}</p>", Escaped(why)));
-            return;
-        }
+        Err(why) => return html! { p class="bad" { "the scheduler does not answer: " (why) } },
     };
     let mut runs: BTreeMap<&str, Vec<&JobRun>> = BTreeMap::new();
     let mut begins = None;
-    match &facts.runs {
-        Ok(all) => {
-            all.iter().for_each(|run| runs.entry(&run.job).or_default().push(run));
-            begins = all.last().filter(|_| all.len() == RUNS_MAX).map(|run| run.scheduled_at);
-        }
-        Err(why) => put(out, format_args!("<p class=\"bad\">past runs cannot be read: {}</p>", Escaped(why))),
+    if let Ok(all) = &facts.runs {
+        all.iter().for_each(|run| runs.entry(&run.job).or_default().push(run));
+        begins = all.last().filter(|_| all.len() == RUNS_MAX).map(|run| run.scheduled_at);
     }
-    if jobs.is_empty() {
-        out.push_str("<p class=\"dim\">none is scheduled</p>");
-        return;
-    }
-    legend(out);
+    let begins = begins.filter(|begins| *begins > facts.now.micros() - PAST_US);
     let window = Window { now: Timestamp(facts.now.micros() / STEP_US * STEP_US) };
-    out.push_str("<ul class=\"lanes\">");
-    for job in jobs {
-        row(out, job, runs.get(job.name.as_str()).map_or(&[], Vec::as_slice), facts, window);
+    html! {
+        @if let Err(why) = &facts.runs { p class="bad" { "past runs cannot be read: " (why) } }
+        @if jobs.is_empty() {
+            p class="dim" { "no job is scheduled" }
+        } @else {
+            (legend())
+            ul class="lanes" {
+                @for job in jobs {
+                    (row(job, runs.get(job.name.as_str()).map_or(&[], Vec::as_slice), facts, window))
+                }
+            }
+            p class="dim note" {
+                "the last hour, now at the upright line, and ten minutes after it; times are UTC"
+                @if let Some(begins) = begins {
+                    "; runs before " (instant(Timestamp(begins), facts.now)) " are not drawn"
+                }
+            }
+        }
     }
-    out.push_str(
-        "</ul><p class=\"dim note\">the last hour, now at the upright line, and ten minutes after it; times are UTC",
-    );
-    if let Some(begins) = begins.filter(|begins| *begins > facts.now.micros() - PAST_US) {
-        put(out, format_args!("; runs before {} are not drawn", instant(Timestamp(begins), facts.now)));
-    }
-    out.push_str("</p>");
 }
 
-fn legend(out: &mut String) {
-    out.push_str("<ul class=\"legend\">");
-    for outcome in OUTCOMES.into_iter().chain(["next"]) {
-        put(
-            out,
-            format_args!(
-                "<li><svg class=\"o-{outcome}\" aria-hidden=\"true\" viewBox=\"-8 -10 16 20\"><use href=\"#m-{outcome}\"/>\
-                 </svg>{}</li>",
-                outcome.replace('_', " ")
-            ),
-        );
+fn legend() -> Markup {
+    html! {
+        ul class="legend" {
+            @for outcome in OUTCOMES.into_iter().chain(["next"]) {
+                li {
+                    svg class={ "o-" (outcome) } aria-hidden="true" viewBox="-8 -10 16 20" {
+                        use href={ "#m-" (outcome) } {}
+                    }
+                    (outcome.replace('_', " "))
+                }
+            }
+        }
     }
-    out.push_str("</ul>");
 }
 
-fn row(out: &mut String, job: &JobStatus, runs: &[&JobRun], facts: &Facts, window: Window) {
-    let recent: Vec<&JobRun> = runs.iter().copied().filter(|run| when(run) >= facts.now.micros() - PAST_US).collect();
-    put(
-        out,
-        format_args!(
-            "<li><div class=\"what\"><b>{}</b> <span class=\"dim\">{}</span></div>",
-            Escaped(&job.name),
-            Escaped(&job.when)
-        ),
-    );
-    lane(out, job, &recent, window);
-    out.push_str("<div class=\"how\">");
-    state(out, job, facts.now);
-    put(out, format_args!("<br><span class=\"dim\">{}", Escaped(&hour(&recent))));
-    if let Some(summary) = job.last_summary.as_deref().filter(|summary| !summary.is_empty()) {
-        put(out, format_args!(" &middot; {}", Escaped(summary)));
+fn row(job: &JobStatus, runs: &[&JobRun], facts: &Facts, window: Window) -> Markup {
+    let recent: Vec<&JobRun> =
+        runs.iter().copied().filter(|run| drawn_at(run) >= facts.now.micros() - PAST_US).collect();
+    let summary = job.last_summary.as_deref().filter(|summary| !summary.is_empty());
+    html! {
+        li {
+            div class="what" { b { (job.name) } " " span class="dim" { (job.when) } }
+            (lane(job, &recent, window))
+            div class="how" {
+                (state(job, facts.now))
+                br;
+                span class="dim" {
+                    (last_hour(&recent))
+                    @if let Some(summary) = summary { " \u{b7} " (summary) }
+                }
+            }
+            @if facts.may_change { (buttons(job)) }
+        }
     }
-    out.push_str("</span></div>");
-    buttons(out, job, facts.may_change);
-    out.push_str("</li>");
 }
 
-/// How it stands now: what it does, how the last run ended, when it runs next.
-fn state(out: &mut String, job: &JobStatus, now: Timestamp) {
+/// The present state: whether it runs, how the last run ended, when the next one is due.
+fn state(job: &JobStatus, now: Timestamp) -> Markup {
     let outcome = if job.running { "running" } else { job.last_outcome.as_deref().unwrap_or("not run yet") };
     let (class, mark) = match outcome {
         "succeeded" => ("good", "\u{2713} "),
@@ -127,26 +140,20 @@ fn state(out: &mut String, job: &JobStatus, now: Timestamp) {
         "not run yet" => ("dim", ""),
         _ => ("warn", "! "),
     };
-    put(
-        out,
-        format_args!(
-            "<span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span>{}</span>",
-            Escaped(&outcome.replace('_', " "))
-        ),
-    );
-    if let Some(at) = job.last_finished.as_deref().and_then(Timestamp::parse) {
-        put(out, format_args!(" {}", instant(at, now)));
-    }
-    match (job.paused, job.enabled, job.next_run.as_deref().and_then(Timestamp::parse)) {
-        (true, ..) => out.push_str(", <b class=\"warn\">paused</b>"),
-        (_, false, _) => out.push_str(", off: runs by hand only"),
-        (.., Some(next)) => put(out, format_args!(", next {}", instant(next, now))),
-        (.., None) => {}
+    html! {
+        span class=(class) { span aria-hidden="true" { (mark) } (outcome.replace('_', " ")) }
+        @if let Some(at) = job.last_finished.as_deref().and_then(Timestamp::parse) { " " (instant(at, now)) }
+        @match (job.paused, job.enabled, job.next_run.as_deref().and_then(Timestamp::parse)) {
+            (true, ..) => { ", " b class="warn" { "paused" } }
+            (_, false, _) => { ", off: runs only when a person starts it" }
+            (.., Some(next)) => { ", next " (instant(next, now)) }
+            (.., None) => {}
+        }
     }
 }
 
 /// `118 succeeded, 3 skipped in the last hour`.
-fn hour(recent: &[&JobRun]) -> String {
+fn last_hour(recent: &[&JobRun]) -> String {
     let mut parts = Vec::new();
     for outcome in OUTCOMES {
         let count = recent.iter().filter(|run| run.outcome == outcome).count();
@@ -161,67 +168,70 @@ fn hour(recent: &[&JobRun]) -> String {
     }
 }
 
-/// When a run is drawn: when it started, or should have.
-fn when(run: &JobRun) -> i64 {
+/// The instant at which a run is drawn: its start, or when it was due.
+fn drawn_at(run: &JobRun) -> i64 {
     run.started_at.unwrap_or(run.scheduled_at)
 }
 
-fn lane(out: &mut String, job: &JobStatus, recent: &[&JobRun], window: Window) {
-    put(
-        out,
-        format_args!(
-            "<svg class=\"lane\" role=\"img\" aria-label=\"{}: {}\" width=\"100%\" height=\"{HEIGHT}\">\
-             <rect class=\"ground\" y=\"{}\" width=\"100%\" height=\"1\"/>",
-            Escaped(&job.name),
-            Escaped(&hour(recent)),
-            HEIGHT / 2
-        ),
-    );
-    for outcome in OUTCOMES {
-        let mut drawn: Vec<(i64, i64, Vec<&JobRun>)> = Vec::new();
-        let mut of: Vec<&JobRun> = recent.iter().copied().filter(|run| run.outcome == outcome).collect();
-        of.sort_by_key(|run| when(run));
-        for run in of {
-            let end = run.finished_at.unwrap_or(if outcome == "running" { window.now.micros() } else { when(run) });
-            // Marks that would stand on each other are one, which says how many.
-            match drawn.last_mut() {
-                Some((from, to, runs)) if when(run) - *from < STEP_US => {
-                    *to = end.max(*to);
-                    runs.push(run);
+fn lane(job: &JobStatus, recent: &[&JobRun], window: Window) -> Markup {
+    let now = window.at(window.now.micros());
+    let next = job.next_run.as_deref().and_then(Timestamp::parse).filter(|_| !job.paused && job.enabled);
+    let next = next.filter(|next| (now..99.5).contains(&window.at(next.micros())));
+    html! {
+        svg class="lane" role="img" aria-label=(format!("{}: {}", job.name, last_hour(recent))) width="100%"
+            height=(HEIGHT) {
+            rect class="ground" y=(HEIGHT / 2) width="100%" height="1" {}
+            @for outcome in OUTCOMES {
+                @for (from, to, runs) in marks_of(outcome, recent, window) {
+                    (mark(outcome, window.at(from), window.at(to), &title(&runs)))
                 }
-                _ => drawn.push((when(run), end, vec![run])),
+            }
+            rect class="now" x=(format!("{now:.2}%")) width="1.5" height="100%" {}
+            @if let Some(next) = next {
+                (mark("next", window.at(next.micros()), 0.0, &format!("next at {}", clock(next.micros()))))
             }
         }
-        for (from, to, runs) in drawn {
-            mark(out, outcome, window.at(from), window.at(to), &title(&runs));
-        }
     }
-    let now = window.at(window.now.micros());
-    put(out, format_args!("<rect class=\"now\" x=\"{now:.2}%\" width=\"1.5\" height=\"100%\"/>"));
-    let next = job.next_run.as_deref().and_then(Timestamp::parse).filter(|_| !job.paused && job.enabled);
-    if let Some(next) = next.filter(|next| (now..99.5).contains(&window.at(next.micros()))) {
-        mark(out, "next", window.at(next.micros()), 0.0, &format!("next at {}", clock(next.micros())));
-    }
-    out.push_str("</svg>");
 }
 
-fn mark(out: &mut String, outcome: &str, from: f64, to: f64, title: &str) {
-    let (middle, wide) = (HEIGHT / 2, to - from);
-    put(out, format_args!("<g class=\"o-{outcome}\"><title>{}</title>", Escaped(title)));
-    // A run that took long enough to be seen has a length.
-    if wide > 0.3 {
-        put(out, format_args!("<rect x=\"{from:.2}%\" y=\"{}\" width=\"{wide:.2}%\" height=\"6\"/>", middle - 3));
+/// The marks of one outcome: start, end, runs. Marks that would overlap become one, whose title gives the number of runs.
+fn marks_of<'a>(outcome: &str, recent: &[&'a JobRun], window: Window) -> Vec<(i64, i64, Vec<&'a JobRun>)> {
+    let mut marks: Vec<(i64, i64, Vec<&JobRun>)> = Vec::new();
+    let mut runs: Vec<&JobRun> = recent.iter().copied().filter(|run| run.outcome == outcome).collect();
+    runs.sort_by_key(|run| drawn_at(run));
+    for run in runs {
+        let end = run.finished_at.unwrap_or(if outcome == "running" { window.now.micros() } else { drawn_at(run) });
+        match marks.last_mut() {
+            Some((from, to, runs)) if drawn_at(run) - *from < STEP_US => {
+                *to = end.max(*to);
+                runs.push(run);
+            }
+            _ => marks.push((drawn_at(run), end, vec![run])),
+        }
     }
-    put(out, format_args!("<use href=\"#m-{outcome}\" x=\"{from:.2}%\" y=\"{middle}\"/></g>"));
+    marks
+}
+
+fn mark(outcome: &str, from: f64, to: f64, title: &str) -> Markup {
+    let (middle, width) = (HEIGHT / 2, to - from);
+    let x = format!("{from:.2}%");
+    html! {
+        g class={ "o-" (outcome) } {
+            title { (title) }
+            // A run that is long enough to be seen has a length.
+            @if width > 0.3 { rect x=(x) y=(middle - 3) width=(format!("{width:.2}%")) height="6" {} }
+            use href={ "#m-" (outcome) } x=(x) y=(middle) {}
+        }
+    }
 }
 
 fn title(runs: &[&JobRun]) -> String {
     let Some(run) = runs.first() else { return String::new() };
     let outcome = run.outcome.replace('_', " ");
     if runs.len() > 1 {
-        return format!("from {}: {} {outcome}", clock(when(run)), pluralize(runs.len() as i64, "run", "runs"));
+        return format!("from {}: {} {outcome}", clock(drawn_at(run)), pluralize(runs.len() as i64, "run", "runs"));
     }
-    let mut words = format!("{} {outcome}", clock(when(run)));
+    let mut words = format!("{} {outcome}", clock(drawn_at(run)));
     if let (Some(from), Some(to)) = (run.started_at, run.finished_at) {
         words.push_str(&format!(" in {}", span(to.saturating_sub(from).max(0) as f64 / 1e6)));
     }
@@ -235,21 +245,15 @@ fn clock(at: i64) -> String {
     Timestamp(at).rfc3339().get(11..19).unwrap_or_default().to_owned()
 }
 
-fn buttons(out: &mut String, job: &JobStatus, may_change: bool) {
-    if !may_change {
-        return;
+fn buttons(job: &JobStatus) -> Markup {
+    let name = &job.name;
+    let pause = if job.paused { ("resume", "Resume") } else { ("pause", "Pause") };
+    html! {
+        div class="buttons" {
+            @for (verb, label) in [("run", "Run now"), pause] {
+                button form="do" name="do" value={ (verb) " " (name) } id={ (verb) "-" (name) }
+                    aria-label={ (label) ": " (name) } { (label) }
+            }
+        }
     }
-    let name = Escaped(&job.name);
-    out.push_str("<div class=\"buttons\">");
-    let (verb, label) = if job.paused { ("resume", "Resume") } else { ("pause", "Pause") };
-    for (verb, label) in [("run", "Run now"), (verb, label)] {
-        put(
-            out,
-            format_args!(
-                "<button form=\"do\" name=\"do\" value=\"{verb} {name}\" id=\"{verb}-{name}\" \
-                 aria-label=\"{label}: {name}\">{label}</button>"
-            ),
-        );
-    }
-    out.push_str("</div>");
 }

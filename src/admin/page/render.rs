@@ -1,88 +1,45 @@
-//! Prints the page's parts once for all who look: those who ask for `/` and those who listen to `/events`.
+//! Renders the parts of the page, once for all viewers: those who load `/` and those who listen to `/events`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use maud::Markup;
 use tokio::sync::Mutex;
 
-use crate::admin::background_count::{BackgroundCount, CountSnapshot};
-use crate::admin::status_model::{self, StreamView};
-use crate::admin::{AppState, BEAT_MAX};
+use crate::admin::AppState;
+use crate::admin::background_count::BackgroundCount;
+use crate::admin::status_model;
 use crate::audit::{self, Coverage};
-use crate::gap::Gap;
-use crate::history::{DeadLetter, GapFilter, JobRun};
-use crate::jobs::JobStatus;
-use crate::market::{Stream, Timestamp};
+use crate::history::GapFilter;
+use crate::market::Stream;
 
-use super::super::time_series::{self, Sample};
+use super::super::time_series;
 use super::action_items::ActionItem;
-use super::calendar::TodayCounts;
+use super::coverage_cells::TodayCounts;
+use super::facts::{Facts, GAPS_MAX, RUNS_MAX, STREAMS_MAX};
 use super::{action_items, calendar, charts, coverage, coverage_cells, gaps, jobs, stores, streams, summary};
 
-/// A rendering is good for so long, however many ask.
+/// All requests within this time get the same rendering.
 const AGE_MAX: Duration = Duration::from_secs(1);
-/// Ledger rows shown of each kind, open and closed; the API has all of them.
-const GAPS_MAX: usize = 30;
-/// Streams whose coverage is drawn; the API has all of them.
-pub const STREAMS_MAX: usize = 40;
-/// Runs that lanes are drawn from.
-pub const RUNS_MAX: usize = 1_000;
 
-/// What the page tells, read once for a rendering.
-pub struct Facts {
-    /// When it was read.
-    pub now: Timestamp,
-    /// The status document.
-    pub status: Value,
-    /// Every stream.
-    pub streams: Vec<StreamView>,
-    /// Streams that are drawn in the calendar.
-    pub calendar_streams: Vec<Stream>,
-    /// Their coverage of the days that are drawn.
-    pub coverage: CountSnapshot<Vec<Coverage>>,
-    /// Their minutes of today.
-    pub today: CountSnapshot<TodayCounts>,
-    /// Open gaps, or why they cannot be read.
-    pub open: Result<Vec<Gap>, String>,
-    /// The newest gaps, open or closed.
-    pub newest: Result<Vec<Gap>, String>,
-    /// The newest dead letter, when there is one and it can be read.
-    pub letter: Option<DeadLetter>,
-    /// The jobs.
-    pub jobs: Result<Vec<JobStatus>, String>,
-    /// Their newest runs.
-    pub runs: Result<Vec<JobRun>, String>,
-    /// Positions that open gaps still miss.
-    pub missing: i64,
-    /// The last hour.
-    pub samples: Vec<Sample>,
-    /// Bytes that are free on the stores' disk.
-    pub free: Option<u64>,
-    /// What the stores are, in words: log, history, cache.
-    pub backends: [String; 3],
-    /// Whether buttons would be refused without a token, whatever it is.
-    pub may_change: bool,
-}
-
-/// The page's parts at one time.
+/// The parts of the page at one time.
 pub struct Rendering {
     /// Grows with every rendering.
     pub number: u64,
     /// The document's title.
     pub title: String,
-    /// Every part: its place on the page, its markup, and the rendering in which that changed.
+    /// Every part.
     pub parts: Vec<Part>,
 }
 
-/// A part of the page that is renewed as a whole.
+/// A part of the page, which the browser replaces as a whole.
 #[derive(Clone)]
 pub struct Part {
     /// The id of its element.
     pub id: &'static str,
-    /// What stands in it.
+    /// The content of that element.
     pub markup: Arc<str>,
-    /// The rendering that brought it.
+    /// The number of the rendering that changed it last.
     pub since: u64,
 }
 
@@ -93,7 +50,7 @@ impl Rendering {
     }
 }
 
-/// Prints renderings, and counts what they show of history.
+/// Renders the page, and counts in the background what it shows of history.
 #[derive(Default)]
 pub struct Renderer {
     coverage: BackgroundCount<Vec<Coverage>>,
@@ -102,7 +59,7 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// Samples, and counts while somebody looks, until `stop`.
+    /// Takes samples, and counts while the page has viewers, until `stop`.
     pub async fn run(&self, state: &AppState, stop: &tokio_util::sync::CancellationToken) {
         let coverage = self.coverage.run(stop, || async {
             audit::coverage(&state.history, &calendar_streams(state), Some(calendar::first_day(state.clock.now())))
@@ -114,19 +71,19 @@ impl Renderer {
         tokio::join!(coverage, today, state.time_series.run(state, stop));
     }
 
-    /// Waits a little for new counts, for whoever looks only once.
+    /// Waits a little for new counts, for a viewer who loads the page only once.
     pub async fn refresh_counts(&self) {
         tokio::join!(self.coverage.wait_for_fresh(), self.today.wait_for_fresh());
     }
 
-    /// The next rendering shows what has just been changed.
+    /// Makes the next rendering show a change that was just made.
     pub async fn invalidate(&self) {
         if let Some((rendered_at, _)) = &mut *self.last.lock().await {
             *rendered_at = rendered_at.checked_sub(AGE_MAX).unwrap_or(*rendered_at);
         }
     }
 
-    /// The newest rendering, at most a second old. Whoever asks while one is printed gets that one.
+    /// The newest rendering, at most a second old. Requests that arrive during a rendering wait for it and share it.
     pub async fn latest(&self, state: &AppState) -> Arc<Rendering> {
         let mut last = self.last.lock().await;
         if let Some((rendered_at, rendering)) = &*last
@@ -174,19 +131,7 @@ impl Renderer {
     }
 }
 
-impl Facts {
-    /// The loop that makes no progress, if there is one.
-    pub fn wedged(&self) -> Option<&str> {
-        self.status["wedged"].as_str()
-    }
-
-    /// Since when a loop counts as wedged, seconds.
-    pub fn beat_max_s(&self) -> u64 {
-        BEAT_MAX.as_secs()
-    }
-}
-
-/// Streams that are drawn: with very many those with open gaps come first.
+/// The streams of the calendar. When there are more than [`STREAMS_MAX`], those with open gaps come first.
 fn calendar_streams(state: &AppState) -> Vec<Stream> {
     let mut streams = state.streams.borrow().clone();
     streams.retain(|stream| stream.channel.step().is_some());
@@ -197,27 +142,26 @@ fn calendar_streams(state: &AppState) -> Vec<Stream> {
     streams
 }
 
-/// Makes a rendering; a part that reads as before is not news.
+/// Renders every part; an unchanged part keeps the number of its last change, so that `/events` does not send it.
 fn render(facts: &Facts, before: Option<&Rendering>) -> Rendering {
     let items = action_items::action_items(facts);
     let number = before.map_or(0, |before| before.number) + 1;
     let calendars: Vec<_> = facts.calendar_streams.iter().map(|stream| (stream, calendar_of(facts, stream))).collect();
     let mut parts = Vec::new();
-    let mut add = |id: &'static str, draw: &dyn Fn(&mut String)| {
-        let mut markup = String::new();
-        draw(&mut markup);
+    let mut add = |id: &'static str, markup: Markup| {
+        let markup = markup.into_string();
         let same = before.and_then(|before| before.parts.iter().find(|part| part.id == id && *part.markup == *markup));
         parts.push(same.cloned().unwrap_or_else(|| Part { id, markup: markup.into(), since: number }));
     };
-    add("head", &|out| summary::head(out, facts, &items));
-    add("action-items", &|out| action_items::list(out, &items));
-    add("summary", &|out| summary::tiles(out, facts));
-    add("trend", &|out| charts::charts(out, facts));
-    add("coverage", &|out| coverage::coverage(out, facts, &calendars));
-    add("gaps", &|out| gaps::gaps(out, facts));
-    add("jobs", &|out| jobs::jobs(out, facts));
-    add("stores", &|out| stores::stores(out, facts));
-    add("streams", &|out| streams::streams(out, facts));
+    add("head", summary::head(facts, &items));
+    add("action-items", action_items::list(&items));
+    add("summary", summary::tiles(facts));
+    add("trend", charts::charts(facts));
+    add("coverage", coverage::coverage(facts, &calendars));
+    add("gaps", gaps::gaps(facts));
+    add("jobs", jobs::jobs(facts));
+    add("stores", stores::stores(facts));
+    add("streams", streams::streams(facts));
     Rendering { number, title: title(facts, &items), parts }
 }
 

@@ -1,26 +1,27 @@
-//! Stores and connections with their state, a card each.
+//! One card for each store, the disk, each connection and each REST client.
 
+use maud::{Markup, html};
 use serde_json::Value;
 
 use crate::market::Timestamp;
 
 use super::super::time_series;
-use super::html::{Escaped, grouped, pluralize, put, size, span};
-use super::render::Facts;
+use super::facts::Facts;
+use super::format::{grouped, pluralize, size, span};
 
-/// A card: a name, a state, and what there is to say, line by line.
+/// A card: a name, a state, and lines of detail.
 struct Card {
     name: String,
     class: &'static str,
     state: String,
     lines: Vec<(&'static str, String)>,
-    /// A part of a whole, 0 to 1, drawn as a bar.
+    /// The used part of a whole, 0 to 1, drawn as a bar.
     used: Option<f64>,
 }
 
 impl Card {
-    fn new(name: &str, state: Option<&str>) -> Self {
-        let (class, words) = state.map_or(("good", "ok"), |why| ("bad", why));
+    fn new(name: &str, error: Option<&str>) -> Self {
+        let (class, words) = error.map_or(("good", "ok"), |why| ("bad", why));
         Self { name: name.to_owned(), class, state: words.to_owned(), lines: Vec::new(), used: None }
     }
 
@@ -31,76 +32,66 @@ impl Card {
         self
     }
 
-    fn put(&self, out: &mut String) {
+    fn markup(&self) -> Markup {
         let mark = match self.class {
             "good" => "\u{2713}",
             "warn" => "!",
             _ => "\u{2715}",
         };
-        put(
-            out,
-            format_args!(
-                "<li class=\"card\"><h3>{} <span class=\"{}\"><span aria-hidden=\"true\">{mark}</span> {}</span></h3>",
-                Escaped(&self.name),
-                self.class,
-                Escaped(&self.state)
-            ),
-        );
-        if let Some(used) = self.used {
-            let percent = (used * 100.0).clamp(0.0, 100.0);
-            put(
-                out,
-                format_args!(
-                    "<svg class=\"part\" aria-hidden=\"true\"><rect class=\"rest\" width=\"100%\" height=\"100%\"/>\
-                     <rect class=\"used\" width=\"{percent:.1}%\" height=\"100%\"/></svg>"
-                ),
-            );
+        html! {
+            li class="card" {
+                h3 { (self.name) " " span class=(self.class) { span aria-hidden="true" { (mark) } " " (self.state) } }
+                @if let Some(used) = self.used {
+                    svg class="part" aria-hidden="true" {
+                        rect class="rest" width="100%" height="100%" {}
+                        rect class="used" width=(format!("{:.1}%", (used * 100.0).clamp(0.0, 100.0))) height="100%" {}
+                    }
+                }
+                dl { @for (name, value) in &self.lines { div { dt class="dim" { (name) } dd { (value) } } } }
+            }
         }
-        out.push_str("<dl>");
-        for (name, value) in &self.lines {
-            put(out, format_args!("<div><dt class=\"dim\">{name}</dt><dd>{}</dd></div>", Escaped(value)));
-        }
-        out.push_str("</dl></li>");
     }
 }
 
-/// All of them: stores, disk, sockets, REST.
-pub fn stores(out: &mut String, facts: &Facts) {
-    out.push_str("<ul class=\"cards\">");
+/// All cards: stores, disk, connections, REST clients.
+pub fn stores(facts: &Facts) -> Markup {
+    let status = &facts.status;
+    let connections = status["connections"].as_array().into_iter().flatten().enumerate();
+    let connections = connections.map(|(at, socket)| connection(at + 1, socket, facts.now));
+    let is_degraded = status["degraded"]["rest"].is_string();
+    let clients = status["rest"].as_object().into_iter().flatten();
+    let clients = clients.map(|(exchange, client)| rest(exchange, client, is_degraded, facts.now));
+    let cards = kept_in(facts).into_iter().chain([disk(facts)]).chain(connections).chain(clients);
+    html! { ul class="cards" { @for card in cards { (card.markup()) } } }
+}
+
+/// Log, history and cache.
+fn kept_in(facts: &Facts) -> [Card; 3] {
     let status = &facts.status;
     let number = |value: &Value| value.as_f64().map_or("not known".to_owned(), grouped);
     let bytes = |value: &Value| value.as_f64().map_or(String::new(), size);
-    let why = |part: &str| status["degraded"][part].as_str().or(status[part]["error"].as_str());
+    let error = |part: &str| status["degraded"][part].as_str().or(status[part]["error"].as_str());
     let [log, history, cache] = &facts.backends;
-    Card::new("Log", why("log"))
-        .line("kept in", log.clone())
-        .line("on disk", bytes(&status["log"]["usage"]["bytes"]))
-        .line("waiting", format!("{} frames", number(&status["log"]["lag_frames"])))
-        .line("received", format!("{} frames", number(&status["frames"]["received"])))
-        .put(out);
-    Card::new("History", why("history"))
-        .line("kept in", history.clone())
-        .line("on disk", bytes(&status["history"]["bytes"]))
-        .line("rows", number(&status["rows"]))
-        .line("fetched later", number(&status["backfilled"]))
-        .put(out);
     let waiting = status["cache"]["waiting"].as_i64().unwrap_or_default();
-    Card::new("Cache", why("cache"))
-        .line("kept in", cache.clone())
-        .line("waiting", format!("{} to be written", pluralize(waiting, "key", "keys")))
-        .put(out);
-    disk(facts).put(out);
-    for (at, socket) in status["connections"].as_array().into_iter().flatten().enumerate() {
-        connection(at + 1, socket, facts.now).put(out);
-    }
-    for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
-        self::rest(exchange, rest, status["degraded"]["rest"].is_string(), facts.now).put(out);
-    }
-    out.push_str("</ul>");
+    [
+        Card::new("Log", error("log"))
+            .line("backend", log.clone())
+            .line("on disk", bytes(&status["log"]["usage"]["bytes"]))
+            .line("waiting", format!("{} frames", number(&status["log"]["lag_frames"])))
+            .line("received", format!("{} frames", number(&status["frames"]["received"]))),
+        Card::new("History", error("history"))
+            .line("backend", history.clone())
+            .line("on disk", bytes(&status["history"]["bytes"]))
+            .line("rows", number(&status["rows"]))
+            .line("backfilled", number(&status["backfilled"])),
+        Card::new("Cache", error("cache"))
+            .line("backend", cache.clone())
+            .line("waiting", format!("{} to write", pluralize(waiting, "key", "keys"))),
+    ]
 }
 
 fn disk(facts: &Facts) -> Card {
-    let Some(free) = facts.free else { return Card::new("Disk", Some("it cannot be asked")) };
+    let Some(free) = facts.free else { return Card::new("Disk", Some("the system does not report its free space")) };
     let forecast = time_series::forecast(&facts.samples);
     let kept = facts.samples.last().and_then(|sample| sample.kept).map(|kept| size(kept as f64));
     let growth = match forecast.growth {
@@ -110,27 +101,27 @@ fn disk(facts: &Facts) -> Card {
     };
     Card::new("Disk", None)
         .line("free", size(free as f64))
-        .line("we keep", kept.unwrap_or_default())
-        .line("it grows", growth)
+        .line("used by us", kept.unwrap_or_default())
+        .line("grows", growth)
         .line("full in", forecast.own_full_in_s.map(span).unwrap_or_default())
 }
 
 fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {
     let exchange = socket["exchange"].as_str().unwrap_or_default();
-    // `waiting: why`: the why is long.
+    // The state is `waiting: why`, and the reason can be long.
     let state = socket["state"].as_str().unwrap_or_default();
     let (state, why) = state.split_once(": ").unwrap_or((state, ""));
     let mut card = Card::new(&format!("{exchange} socket {number}"), Some(state));
     card.class = if state == "connected" { "good" } else { "warn" };
     let ago = |name: &str| socket[name].as_i64().map(|at| span(now.micros().saturating_sub(at).max(0) as f64 / 1e6));
     let times = |name: &str| grouped(socket[name].as_f64().unwrap_or_default());
-    card.line("because", why.to_owned())
+    card.line("reason", why.to_owned())
         .line("streams", times("streams"))
         .line("connected for", ago("connected_since").unwrap_or_default())
         .line("last frame", ago("last_frame_at").map_or("none yet".to_owned(), |ago| format!("{ago} ago")))
         .line("frames", times("frames"))
         .line("reconnects", format!("{}, and {} planned", times("reconnects"), times("rotations")))
-        .line("ended before", socket["last_error"].as_str().unwrap_or_default().to_owned())
+        .line("last error", socket["last_error"].as_str().unwrap_or_default().to_owned())
 }
 
 fn rest(exchange: &str, rest: &Value, is_degraded: bool, now: Timestamp) -> Card {
@@ -138,7 +129,7 @@ fn rest(exchange: &str, rest: &Value, is_degraded: bool, now: Timestamp) -> Card
     let mut card = Card::new(&format!("{exchange} REST"), None);
     match (until("banned_until"), until("limited_until")) {
         (Some(until), _) => (card.class, card.state) = ("bad", format!("banned until {until}")),
-        (_, Some(until)) => (card.class, card.state) = ("warn", format!("told to wait until {until}")),
+        (_, Some(until)) => (card.class, card.state) = ("warn", format!("limited until {until}")),
         _ if is_degraded => (card.class, card.state) = ("warn", "failing".to_owned()),
         _ => {}
     }
@@ -148,9 +139,9 @@ fn rest(exchange: &str, rest: &Value, is_degraded: bool, now: Timestamp) -> Card
     let offset = rest["clock_offset_us"].as_f64().map_or("not measured yet".to_owned(), |us| {
         format!("{:.1} ms {} ours", us.abs() / 1e3, if us < 0.0 { "behind" } else { "ahead of" })
     });
-    card.line("weight used", format!("{} of {} in this minute", grouped(used), grouped(limit)))
-        .line("repairs may", format!("use {} % of it", rest["share_percent"]))
+    card.line("weight used", format!("{} of {} this minute", grouped(used), grouped(limit)))
+        .line("backfill share", format!("{} %", rest["share_percent"]))
         .line("requests", format!("{}, {} failed", grouped(number("requests")), grouped(number("failures"))))
-        .line("its clock", offset)
-        .line("last failure", rest["last_error"].as_str().unwrap_or_default().to_owned())
+        .line("clock", offset)
+        .line("last error", rest["last_error"].as_str().unwrap_or_default().to_owned())
 }

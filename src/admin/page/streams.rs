@@ -1,42 +1,57 @@
-//! The streams, as consumed from the log.
+//! The table of streams, as the consumer reads them from the log.
 
+use maud::Markup;
+
+use crate::admin::status_model::StreamView;
 use crate::market::{Channel, Timestamp};
 
+use super::facts::Facts;
+use super::format::{grouped, span};
 use super::gaps::position_text;
-use super::html::{Cell, Table, grouped, span};
-use super::render::Facts;
+use super::html::{Cell, Table};
 
-/// Rows shown: this table is sent anew every other second. The API has all of them.
+/// Rows shown: the page receives this table again every other second. The API returns all of them.
 const ROWS_MAX: usize = 60;
 
-/// One row a stream; with very many those that are silent or have open gaps come first.
-pub fn streams(out: &mut String, facts: &Facts) {
-    let heads =
-        ["stream", "state", "last frame#", "last position#", "its time", "frames#", "late or double#", "open gaps#"];
-    let caption = "as consumed from the log; frames since this process began";
-    let mut table = Table::begin(out, facts.now, "streams-table", caption, &heads);
-    let mut rows: Vec<_> = facts.streams.iter().collect();
-    if rows.len() > ROWS_MAX {
-        rows.sort_by_key(|row| row.receiving && row.open_gaps == 0);
+/// One row a stream. When there are more than [`ROWS_MAX`], streams that are silent or have open gaps come first.
+pub fn streams(facts: &Facts) -> Markup {
+    let mut streams: Vec<&StreamView> = facts.streams.iter().collect();
+    let mut note = streams.is_empty().then(|| "no feed is configured".to_owned());
+    if streams.len() > ROWS_MAX {
+        streams.sort_by_key(|stream| stream.receiving && stream.open_gaps == 0);
+        note = Some(format!("and {} more: /api/v1/streams has all", streams.len() - ROWS_MAX));
     }
-    for row in rows.iter().take(ROWS_MAX) {
-        let (class, state) = if row.receiving { ("good", "receiving") } else { ("warn", "silent") };
-        let gaps = if row.open_gaps > 0 { "n bad" } else { "n" };
-        let channel = row.channel.parse().unwrap_or(Channel::BookTicker);
-        table.row(&[
-            Cell::Head(format!("{} {}", row.symbol, row.channel)),
-            Cell::Mark(class, state.to_owned()),
-            Cell::Number(row.age_s.map_or("never".to_owned(), |age| format!("{} ago", span(age)))),
-            Cell::Number(row.last.map_or(String::new(), |at| position_text(channel, at))),
-            Cell::At(row.last_ts.as_deref().and_then(Timestamp::parse)),
-            Cell::Number(grouped(row.frames as f64)),
-            Cell::Number(grouped(row.behind as f64)),
-            Cell::Mark(gaps, row.open_gaps.to_string()),
-        ]);
-    }
-    if rows.len() > ROWS_MAX {
-        let words = format!("and {} more, in the order of trouble: /api/v1/streams has all", rows.len() - ROWS_MAX);
-        table.note("dim", &words);
-    }
-    table.end("no feed is configured");
+    let table = Table {
+        id: "streams-table",
+        caption: "as consumed from the log; frames since this process started",
+        heads: &[
+            "stream",
+            "state",
+            "last frame#",
+            "last position#",
+            "its time",
+            "frames#",
+            "late or double#",
+            "open gaps#",
+        ],
+        rows: streams.into_iter().take(ROWS_MAX).map(row).collect(),
+        note,
+    };
+    table.markup(facts.now)
+}
+
+fn row(stream: &StreamView) -> Vec<Cell> {
+    let (class, state) = if stream.receiving { ("good", "receiving") } else { ("warn", "silent") };
+    let gaps = if stream.open_gaps > 0 { "n bad" } else { "n" };
+    let channel = stream.channel.parse().unwrap_or(Channel::BookTicker);
+    vec![
+        Cell::Head(format!("{} {}", stream.symbol, stream.channel)),
+        Cell::Mark(class, state.to_owned()),
+        Cell::Number(stream.age_s.map_or("never".to_owned(), |age| format!("{} ago", span(age)))),
+        Cell::Number(stream.last.map_or(String::new(), |at| position_text(channel, at))),
+        Cell::At(stream.last_ts.as_deref().and_then(Timestamp::parse)),
+        Cell::Number(grouped(stream.frames as f64)),
+        Cell::Number(grouped(stream.behind as f64)),
+        Cell::Mark(gaps, stream.open_gaps.to_string()),
+    ]
 }
