@@ -7,7 +7,7 @@ use crate::exchange::rest::{Rest, RestError};
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, KlineRow, TradeRow};
-use crate::market::{Channel, Interval, Kline, Timestamp};
+use crate::market::{Channel, Interval, Kline};
 use crate::writer::Rows;
 
 use super::attempt::{RepairError, ServedPosition};
