@@ -1,4 +1,4 @@
-//! The cache in memory. It is empty at every start and rebuilt from history.
+//! The cache in memory. It is empty at every start, and the recorder fills it from history.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::{Cache, CacheError, Update};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
-/// The latest value of everything, in this process. One lock: an update is microseconds.
+/// The latest value of every stream, in this process. One lock is enough: an update takes microseconds.
 #[derive(Debug, Default)]
 pub struct EmbeddedCache(Mutex<Values>);
 
@@ -29,7 +29,7 @@ impl EmbeddedCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Values> {
-        // Every value is written whole: a panic elsewhere leaves nothing half done.
+        // Each value is written whole, so a panic of another holder leaves no partial value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +88,7 @@ impl Cache for EmbeddedCache {
     }
 }
 
-/// Later open time first; within one interval a closed kline is final and more trades are later.
+/// By open time; then a closed kline is newer than an open one; then more trades are newer.
 fn is_newer_kline(kline: &Kline, stored: &Kline) -> bool {
     (kline.open_time, kline.closed, kline.trade_count) > (stored.open_time, stored.closed, stored.trade_count)
 }

@@ -1,4 +1,5 @@
-//! A test instrument: a cache that fails, loses answers, tears updates and is late, as [`Faults`] says.
+//! A fault injector for tests: a cache that fails, loses responses, applies half an update and delays, as [`Faults`]
+//! decides.
 
 use std::sync::Arc;
 
@@ -8,14 +9,14 @@ use super::{Cache, CacheError, Update};
 use crate::faults::{Fault, Faults};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
-/// Wraps any cache; keeps every promise of the port but that calls succeed.
+/// Wraps any cache. It keeps every promise of the port, but calls fail more often.
 pub struct FaultyCache {
     inner: Arc<dyn Cache>,
     faults: Faults,
 }
 
 impl FaultyCache {
-    /// `inner` with faults.
+    /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Cache>, faults: Faults) -> Self {
         Self { inner, faults }
     }
@@ -36,7 +37,7 @@ fn injected() -> CacheError {
     CacheError("injected fault".to_owned())
 }
 
-/// Every second value.
+/// The update with every second value only.
 fn half(update: &Update) -> Update {
     Update {
         ticks: update.ticks.iter().step_by(2).cloned().collect(),

@@ -1,13 +1,15 @@
-//! The port of the cache, the latest value of everything, and its contract.
+//! The port of the cache, which holds the latest value of every stream, and its contract.
 //!
-//! What the contract suite in `tests/it/contracts` holds every backend to:
+//! The contract suite in `tests/it/contracts` checks these promises on every backend:
 //!
-//! 1. **The cache only moves forward.** A tick is replaced only by one with a higher (ts, id), a kline
-//!    only by one with a later open time, or of the same open time closed over open, then with more trades,
-//!    a book only by one with a higher update id. The store decides, so no race rolls a value back.
-//! 2. **Apply is all or retry.** On an error any part may have been applied; applying again is harmless.
-//! 3. **What was applied is read back** exactly: decimals and times as given.
-//! 4. **Losing it loses nothing**: everything here is rebuilt from history.
+//! 1. **The cache only moves forward.** A tick replaces one with a lower (ts, id). A kline replaces one with an earlier
+//!    open time; at the same open time a closed kline replaces an open one, and then more trades replace fewer. A book
+//!    replaces one with a lower update id. The store decides, so no race moves a value back.
+//! 2. **Apply may be repeated.** After an error, any part of the update may be applied. Applying it again is harmless.
+//! 3. **Reads are exact**: decimals and times are returned as they were applied.
+//! 4. **A lost cache loses no data**: the recorder rebuilds everything here from history.
+//!
+//! Times are microseconds since 1970 UTC. This module must not know where the values come from.
 
 pub mod embedded;
 pub mod faulty;
@@ -25,50 +27,52 @@ pub use write_behind::run_write_behind;
 
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
-/// Why the cache did not do what was asked. There is one way to cope: note the keys and repair later.
+/// Why a call failed. There is one kind of error, because callers always do the same: keep the values and retry later.
 #[derive(Debug, thiserror::Error)]
 #[error("cache unavailable: {0}")]
 pub struct CacheError(pub String);
 
-/// Latest values, at most one per key.
+/// Values to apply. If several have the same key, the newest one wins.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// Latest trades.
+    /// Trades, by exchange and symbol.
     pub ticks: Vec<(Exchange, Symbol, Tick)>,
-    /// Latest klines, closed or open.
+    /// Klines, closed or open, by exchange, symbol and interval.
     pub klines: Vec<(Exchange, Symbol, Kline)>,
-    /// Latest books.
+    /// Best bids and asks, by exchange and symbol.
     pub books: Vec<(Exchange, Symbol, Book)>,
 }
 
 impl Update {
-    /// Whether there is nothing to write.
+    /// Whether it contains no value.
     pub fn is_empty(&self) -> bool {
         self.ticks.is_empty() && self.klines.is_empty() && self.books.is_empty()
     }
 }
 
-/// The latest value of everything.
+/// The latest value of every stream.
 #[async_trait]
 pub trait Cache: Send + Sync {
-    /// Moves keys forward; what is not newer is left alone. Returns how many keys moved.
+    /// Writes every value that is newer than the stored one (promise 1), and skips the others. Returns the number of
+    /// writes.
     async fn apply(&self, update: &Update) -> Result<u64, CacheError>;
 
-    /// The latest tick of each symbol, in the order asked; `None` when there is none.
+    /// Reads the latest tick of each symbol, in the order of `symbols`; `None` if there is none.
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError>;
 
-    /// The latest kline of each (symbol, interval), in the order asked; `None` when there is none.
+    /// Reads the latest kline of each (symbol, interval), in the order of `keys`; `None` if there is none.
     async fn klines(&self, exchange: Exchange, keys: &[(Symbol, Interval)]) -> Result<Vec<Option<Kline>>, CacheError>;
 
-    /// The latest book of each symbol, in the order asked; `None` when there is none.
+    /// Reads the latest book of each symbol, in the order of `symbols`; `None` if there is none.
     async fn books(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Book>>, CacheError>;
 
-    /// Keeps the service's state document under `service_state:market_data[:INSTANCE]`.
+    /// Stores the state document of a recorder under `service_state:market_data[:INSTANCE]`; an empty `instance` is the
+    /// default one.
     async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError>;
 
-    /// The service's state document, when there is one.
+    /// Reads the state document of a recorder; `None` if there is none.
     async fn get_state(&self, instance: &str) -> Result<Option<String>, CacheError>;
 
-    /// Whether it answers; the version it names.
+    /// Checks that the store responds; returns its name and version, for example `redis 7.0.15`.
     async fn ping(&self) -> Result<String, CacheError>;
 }

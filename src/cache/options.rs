@@ -1,9 +1,9 @@
-//! What a user may set about the cache.
+//! The user's settings of the cache.
 
-/// Which cache.
+/// The backend of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// This process's memory.
+    /// The memory of this process.
     #[default]
     Embedded,
     /// Redis.
@@ -13,7 +13,7 @@ pub enum Backend {
 /// `[cache]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Which cache.
+    /// The backend.
     pub backend: Backend,
     /// `[cache.redis]`.
     pub redis: RedisOptions,
@@ -22,11 +22,11 @@ pub struct Options {
 /// `[cache.redis]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisOptions {
-    /// `redis://host:port/database`.
+    /// The URL of one server, `redis://host:port/database`.
     pub url: String,
-    /// Nodes of a cluster, in place of `url`: any of them, the others are asked for.
+    /// URLs of nodes of a cluster, in place of `url`. One live node is enough: the client discovers the others.
     pub nodes: Vec<String>,
-    /// Replaces the one in the URL.
+    /// The password; overrides the one in the URL.
     pub password: Option<String>,
 }
 

@@ -1,7 +1,7 @@
-//! What is on its way to the cache: at most one value per key, however long the cache is away.
+//! The values that wait for the cache: at most one per key, however long the cache is down.
 //!
-//! Writers put values in and go on; one loop carries them out. So a dead cache never blocks an offset,
-//! and costs no more memory than there are keys.
+//! Writers add values without waiting, and the write-behind loop takes them. So a cache that is down never delays a
+//! commit of the log, and the memory is bounded by the number of keys.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
 use super::Update;
 
-/// Values waiting for the cache, the newest per key.
+/// Values that wait for the cache, the newest of each key.
 #[derive(Debug, Default)]
 pub struct PendingUpdates {
     values: Mutex<Pending>,
@@ -27,18 +27,19 @@ struct Pending {
     books: HashMap<(Exchange, Symbol), Book>,
 }
 
-/// Whether a tick replaces another: later, or as late with a higher id.
+/// Whether a tick replaces another: its time is later, or the same with a higher id.
 pub fn tick_is_newer(new: &Tick, old: &Tick) -> bool {
     (new.ts, new.id) > (old.ts, old.id)
 }
 
-/// Whether a kline replaces another: a later interval, or the same one closed over open, or with more trades.
+/// Whether a kline replaces another: it opened later; or it opened at the same time and is closed while the other is
+/// open; or both are equal in that and it has more trades.
 pub fn kline_is_newer(new: &Kline, old: &Kline) -> bool {
     (new.open_time, new.closed, new.trade_count) > (old.open_time, old.closed, old.trade_count)
 }
 
 impl PendingUpdates {
-    /// Offers the last trade and kline of each stream of a batch.
+    /// Adds the newest trade and kline of each stream of a batch.
     pub fn offer_rows(&self, batch: &Batch) {
         let mut ticks: HashMap<(Exchange, &Symbol), &Tick> = HashMap::new();
         for row in &batch.trades {
@@ -65,7 +66,7 @@ impl PendingUpdates {
         self.offered.notify_one();
     }
 
-    /// Offers values that are in no batch: open klines, books, repairs, or what could not be applied.
+    /// Adds values that are in no batch: open klines, books, repairs, or values of a failed write.
     pub fn offer(&self, update: Update) {
         if update.is_empty() {
             return;
@@ -87,7 +88,7 @@ impl PendingUpdates {
         self.offered.notify_one();
     }
 
-    /// Takes everything that waits.
+    /// Takes all values.
     pub fn take(&self) -> Update {
         let values = std::mem::take(&mut *self.values.lock().unwrap_or_else(PoisonError::into_inner));
         Update {
@@ -97,18 +98,18 @@ impl PendingUpdates {
         }
     }
 
-    /// How many keys wait.
+    /// The number of pending keys.
     pub fn len(&self) -> usize {
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.ticks.len() + values.klines.len() + values.books.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether no value is pending.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns once something was offered since the last call.
+    /// Waits until values are added after the last call.
     pub async fn offered(&self) {
         self.offered.notified().await;
     }
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_waits_once_with_its_newest_value() {
+    fn each_key_is_pending_once_with_its_newest_value() {
         let pending = PendingUpdates::default();
         for (id, ts) in [(2, 20), (3, 20), (1, 10), (9, 5)] {
             let symbol = Symbol::new("BTCUSDT");

@@ -1,8 +1,8 @@
-//! The cache in Redis 7.0 or newer, a server or a cluster: hashes that other programs read, moved forward by a function
-//! that Redis runs.
+//! The cache in Redis 7.0 or newer, a server or a cluster. Values are hashes that other programs read; a Redis function
+//! replaces them only with newer ones.
 //!
-//! One FCALL names one key, so every call stays in one hash slot. The function is loaded, on every primary, when a server
-//! answers that it does not have it: at first use, and after a restart that lost it.
+//! Each FCALL names one key, so it stays in one hash slot. When a server reports that it lacks the function, the
+//! recorder loads it on every primary: at first use, and after a restart that lost it.
 
 mod connection;
 mod hashes;
@@ -17,37 +17,38 @@ use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 use connection::Connection;
 use hashes::{HashFields, HashWrite};
 
-/// Decides in Redis what is newer.
+/// The library that decides in Redis which value is newer.
 const LIBRARY: &str = include_str!("redis/forward.lua");
 /// The function of [`LIBRARY`].
 const FORWARD: &str = "tapekeeper_forward_1";
-/// Commands that travel together: a few milliseconds of Redis, and no answer that grows with the number of symbols.
+/// The largest number of commands of one request: it takes Redis a few milliseconds, and bounds the size of a response.
 const COMMANDS_MAX: usize = 1_000;
 
-/// The latest value of everything, in Redis.
+/// The latest value of every stream, in Redis.
 #[derive(Clone, Debug)]
 pub struct RedisCache {
     connection: Connection,
 }
 
 impl RedisCache {
-    /// Who answers, and what it lacks, without changing anything: a line, and further ones of what is missing.
+    /// Inspects the server or cluster without changing it. Returns a line that describes it, and a line for each
+    /// missing item.
     pub async fn inspect(options: &RedisOptions) -> Result<(String, Vec<String>), CacheError> {
         inspect::inspect(&Self::connect(options)?.connection).await
     }
 
-    /// A cache at `options.url`, or in the cluster of `options.nodes`. Connects at first use and again whenever the
-    /// connection is lost, so a server that is down fails calls (within seconds), not this. Needs a tokio runtime; fails
-    /// on a bad URL.
+    /// A cache at `options.url`, or in the cluster of `options.nodes`. It connects at first use and again after a lost
+    /// connection, so a server that is down fails the calls (within seconds) and not this function. Needs a tokio
+    /// runtime. Fails on an invalid URL.
     pub fn connect(options: &RedisOptions) -> Result<Self, CacheError> {
         let connection = Connection::new(options).map_err(|error| redis_error("set up the connection", &error))?;
         Ok(Self { connection })
     }
 
-    /// One command and its answer.
+    /// Sends one command and returns its response.
     async fn one<T: FromRedisValue>(&self, what: &str, command: Cmd) -> Result<T, CacheError> {
         let answer = self.connection.send(&[command]).await.map(|mut answers| answers.pop());
-        let nothing = || CacheError(format!("{what} in Redis: no answer"));
+        let nothing = || CacheError(format!("{what} in Redis: no response"));
         match answer {
             Ok(Some(Ok(answer))) => Ok(answer),
             Ok(Some(Err(error))) | Err(error) => Err(redis_error(what, &error)),
@@ -55,7 +56,8 @@ impl RedisCache {
         }
     }
 
-    /// Sends forward calls and loads the function first if a server lacks it.
+    /// Calls the function for each hash, and loads it first if a server lacks it; returns the number of replaced
+    /// hashes.
     async fn forward(&self, hashes: &[HashWrite]) -> Result<u64, CacheError> {
         let call = |hash: &HashWrite| {
             let mut call = redis::cmd("FCALL");
@@ -82,7 +84,7 @@ impl RedisCache {
 
     async fn load(&self) -> Result<(), CacheError> {
         let mut command = redis::cmd("FUNCTION");
-        // What is replaced is the same, see the library: so a primary that has it already is no error.
+        // The library of one name never changes (see its source), so replacing it on a primary that has it is harmless.
         command.arg("LOAD").arg("REPLACE").arg(LIBRARY);
         match self.connection.send_to_all(&command).await {
             Ok(_names) => Ok(()),
@@ -93,7 +95,7 @@ impl RedisCache {
         }
     }
 
-    /// Reads a hash per key, in order.
+    /// Reads one hash per key, in the order of `keys`.
     async fn read<T>(&self, keys: &[String], read: fn(&HashFields) -> Option<T>) -> Result<Vec<Option<T>>, CacheError> {
         let mut values = Vec::with_capacity(keys.len());
         for keys in keys.chunks(COMMANDS_MAX) {
@@ -103,7 +105,7 @@ impl RedisCache {
                 let stored: HashFields = stored.map_err(|error| redis_error("read keys", &error))?;
                 let value = read(&stored);
                 if value.is_none() && !stored.is_empty() {
-                    warn!(key, "{key} in Redis is not as we write it, taken for missing");
+                    warn!(key, "{key} in Redis has another format, the recorder treats it as missing");
                 }
                 values.push(value);
             }

@@ -1,4 +1,4 @@
-//! The one loop that carries values to the cache, however often the cache is away.
+//! The write-behind loop: writes pending values to the cache, and retries while the cache is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::messages;
 
 use super::{Cache, PendingUpdates};
 
-/// How long one write may take before its keys go back to wait.
+/// The longest write. After that its values are pending again.
 const APPLY_MAX: Duration = Duration::from_secs(5);
-/// How soon a cache that failed is tried again.
+/// The delay before the retry of a failed write.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Carries until `stop`, and then once more, so that what was consumed last is there.
+/// Writes until `stop`, and then once more, so that the cache gets the last consumed values.
 pub async fn run_write_behind(
     cache: Arc<dyn Cache>,
     pending: Arc<PendingUpdates>,
@@ -40,7 +40,7 @@ pub async fn run_write_behind(
             };
             if let Some(why) = failure {
                 if !failing {
-                    warn!(MESSAGE_ID = messages::CACHE_UNAVAILABLE, error = %why, "the cache does not take values, they wait: {why}");
+                    warn!(MESSAGE_ID = messages::CACHE_UNAVAILABLE, error = %why, "the cache does not accept values, they wait: {why}");
                 }
                 failing = true;
                 health.degraded("cache", &why);
@@ -51,7 +51,7 @@ pub async fn run_write_behind(
             } else if failing {
                 failing = false;
                 health.restored("cache");
-                info!("the cache takes values again");
+                info!("the cache accepts values again");
             }
         }
         if last {

@@ -1,10 +1,10 @@
 //! History in ClickHouse 24.8 or newer, over HTTP.
 //!
-//! Every table is a ReplacingMergeTree on its key: copies of a row collapse when parts merge, and reads do not
-//! see them before (FINAL). An insert is durable when it is answered. It may be stored in part when it fails:
-//! the caller inserts the same batch again and the server keeps one of each block.
+//! Every table is a ReplacingMergeTree on its key: merges collapse the copies of a row, and reads use FINAL, so they
+//! never see copies. An insert is durable when the server responds. A failed insert may be stored in part: the caller
+//! inserts the same batch again, and the server keeps one copy of each block.
 //!
-//! The server need not be there when this is made: what is missing is created at the first call that reaches it.
+//! The server may be down at construction: the first call that reaches it creates the missing tables.
 
 mod coverage;
 mod encode;
@@ -35,13 +35,13 @@ use server::Server;
 pub struct ClickhouseHistory {
     server: Server,
     options: ClickhouseOptions,
-    /// Set once the server was found new enough and its tables ours.
+    /// Set when the server is new enough and its schema is up to date.
     identity: OnceCell<String>,
     closed: AtomicBool,
 }
 
 impl ClickhouseHistory {
-    /// History at `options.url`, which may be down: every call prepares the store first unless one has.
+    /// History at `options.url`, which may be down. Each call prepares the store unless an earlier one has done it.
     pub fn new(options: &ClickhouseOptions) -> Self {
         Self {
             server: Server::new(options),
@@ -51,18 +51,18 @@ impl ClickhouseHistory {
         }
     }
 
-    /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
+    /// Inspects the server without changing it. Returns a line that describes it, and a line for each missing item.
     pub async fn inspect(options: &ClickhouseOptions) -> Result<(String, Vec<String>), HistoryError> {
         schema::inspect(&Server::new(options)).await
     }
 
-    /// Whether there is a history, without making one.
+    /// Whether the database contains a history. Creates nothing.
     pub async fn exists(options: &ClickhouseOptions) -> Result<bool, HistoryError> {
         schema::exists(&Server::new(options)).await
     }
 
-    /// Checks the server's version, creates the database, migrates its tables, reads the identity. Fails with
-    /// [`HistoryError::Schema`] when the server is too old or the schema newer than this program.
+    /// Checks the version of the server, creates the database, migrates its tables and reads the identity. Fails with
+    /// [`HistoryError::Schema`] if the server is too old or the schema is newer than this program.
     pub async fn prepare(&self) -> Result<&str, HistoryError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(HistoryError::Unavailable("history is closed".to_owned()));
@@ -70,7 +70,7 @@ impl ClickhouseHistory {
         Ok(self.identity.get_or_try_init(|| schema::prepare(&self.server)).await?)
     }
 
-    /// The server, prepared.
+    /// Prepares the store; returns its server.
     async fn server(&self) -> Result<&Server, HistoryError> {
         self.prepare().await?;
         Ok(&self.server)
@@ -81,7 +81,7 @@ impl ClickhouseHistory {
     }
 }
 
-/// A number of rows that the server's LIMIT takes.
+/// A limit as the number that SQL's LIMIT accepts.
 fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -95,7 +95,7 @@ impl History for ClickhouseHistory {
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         self.prepare().await?;
         let token = batch.token.as_str();
-        // In this order: a crash between two leaves a gap too many, never an unknown hole.
+        // Gaps first: a crash after them leaves a gap row too many, but never a missing range without one.
         if !batch.gaps.is_empty() {
             self.put("gaps", encode::GAPS, token, encode::gaps(&batch.gaps)?).await?;
         }
@@ -200,7 +200,7 @@ impl History for ClickhouseHistory {
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         self.prepare().await?;
-        // Without a token: a run that becomes what it was before is written all the same.
+        // No token: the server would drop a run that returns to an earlier state as a duplicate.
         self.put("job_runs", encode::JOB_RUNS, "", encode::job_run(run)).await
     }
 
@@ -234,7 +234,7 @@ impl History for ClickhouseHistory {
     }
 
     async fn close(&self) -> Result<(), HistoryError> {
-        // Nothing is held back: what was answered is on the server's disk.
+        // There is nothing to flush: every successful insert is on the server's disk.
         self.closed.store(true, Ordering::Release);
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! History in SQLite: one file, one writer thread, readers beside it.
+//! History in SQLite: one file, one writer thread and concurrent readers.
 //!
-//! Inserts that wait together share one transaction and one sync. The file's tables are DESIGN.md's
-//! contract with dashboards and audits; other programs may read them while we write.
+//! Inserts that wait at the same time share one transaction and one sync. The tables are the contract of DESIGN.md
+//! section 5 with dashboards and audits; other programs may read them during writes.
 
 mod coverage;
 mod decimal_text;
@@ -29,9 +29,9 @@ use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
 use crate::sqlite::{Failure, Readers};
 use writer::{Request, Work, Writer};
 
-/// Requests that may wait for the writer; further callers wait for room.
+/// Requests that wait in the writer's channel. Further callers wait until it has room.
 const REQUESTS_MAX: usize = 64;
-/// Reads that may run at once.
+/// Reads that run at the same time.
 const READERS_MAX: usize = 3;
 
 /// History in one SQLite file.
@@ -44,8 +44,8 @@ pub struct EmbeddedHistory {
 }
 
 impl EmbeddedHistory {
-    /// Opens `{data_dir}/history.db`, or makes it; the directory must exist. Another process may have
-    /// the file open too.
+    /// Opens the file `{data_dir}/history.db`, or creates it. The directory must exist. Other processes may have the
+    /// file open.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
         let connection = schema::SCHEMA.open(path)?;
         let identity = schema::identity(&connection)?;
@@ -69,8 +69,8 @@ impl EmbeddedHistory {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Hands work to the writer and waits until it is durable; returns how many rows changed. Once the
-    /// writer has it, it is carried out, whether or not the caller still waits.
+    /// Sends work to the writer and waits until it is durable; returns the number of removed rows. The writer executes
+    /// all work that it has received, even if the caller stops waiting.
     async fn write(&self, work: Work) -> Result<u64, HistoryError> {
         let closed = || HistoryError::Unavailable("history is closed".to_owned());
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -216,7 +216,7 @@ impl History for EmbeddedHistory {
         let mut removed = self.write(Work::RemoveExpired(*retention)).await?;
         let Some(before) = retention.rows_before else { return Ok(removed) };
         let mut cursor = retention::Cursor::default();
-        // The readers look for what is old; the writer is only given bounded chunks that hold some.
+        // Readers search for old rows; the writer gets only bounded chunks that contain some.
         loop {
             let from = cursor.clone();
             let chunk = self.read(move |connection| retention::next_chunk(connection, from, before)).await?;
@@ -244,7 +244,7 @@ impl History for EmbeddedHistory {
 
 impl Drop for EmbeddedHistory {
     fn drop(&mut self) {
-        // Waits for the work that the writer already has: whoever opens the file next finds it at rest.
+        // Waits for the work that the writer has received, so that the next process opens a file without a writer.
         if let Some(thread) = self.stop()
             && thread.join().is_err()
         {

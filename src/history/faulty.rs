@@ -1,5 +1,5 @@
-//! A test instrument: a history that fails, loses answers, tears batches, refuses marked trades and is
-//! late, as [`Faults`] and the test say.
+//! A fault injector for tests: a history that fails, loses responses, stores half a batch, refuses marked trades and
+//! delays, as [`Faults`] and the test decide.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
 
-/// Wraps any history; keeps every promise of the port but that calls succeed.
+/// Wraps any history. It keeps every promise of the port, but calls fail more often.
 pub struct FaultyHistory {
     inner: Arc<dyn History>,
     faults: Faults,
@@ -22,12 +22,12 @@ pub struct FaultyHistory {
 }
 
 impl FaultyHistory {
-    /// `inner` with faults.
+    /// Wraps `inner`.
     pub fn new(inner: Arc<dyn History>, faults: Faults) -> Self {
         Self { inner, faults, refused: Mutex::default() }
     }
 
-    /// From now on a batch that holds this trade is refused with [`HistoryError::Data`], whole.
+    /// From now on refuses every batch that contains this trade with [`HistoryError::Data`].
     pub fn refuse_trade(&self, symbol: Symbol, trade_id: i64) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert((symbol, trade_id));
     }
@@ -59,17 +59,17 @@ fn injected() -> HistoryError {
     HistoryError::Unavailable("injected fault".to_owned())
 }
 
-/// Holds a test's paused clock until the answer is dropped: tokio moves such a clock on as soon as every task waits,
-/// also when one waits for a store's own thread, and a deadline would pass before a write had its chance. It does not
-/// move on while a blocking task runs.
+/// Stops a test's paused clock until the returned sender is dropped. tokio advances a paused clock as soon as every
+/// task waits, even for the thread of a store, so a deadline could pass before a write runs. It does not advance the
+/// clock while a blocking task runs.
 fn hold_clock() -> std::sync::mpsc::Sender<()> {
-    let (hold, held) = std::sync::mpsc::channel();
+    let (hold, released) = std::sync::mpsc::channel();
     // The task ends when the sender is dropped, which `recv` reports as an error.
-    drop(tokio::task::spawn_blocking(move || held.recv().is_err()));
+    drop(tokio::task::spawn_blocking(move || released.recv().is_err()));
     hold
 }
 
-/// The first half of the rows, in the order in which a store writes them: gaps before all (promise 3).
+/// The first half of the rows, in the order in which a store writes them: gaps first (promise 3).
 fn first_half(batch: &Batch) -> Batch {
     let mut rest = batch.rows() / 2;
     let mut take = |rows: usize| {
@@ -220,7 +220,7 @@ impl History for FaultyHistory {
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         self.before_read().await?;
-        let _still = hold_clock();
+        let _paused_clock = hold_clock();
         self.inner.put_run(run).await
     }
 

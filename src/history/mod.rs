@@ -1,21 +1,23 @@
-//! The port of the history, everything that happened, and its contract.
+//! The port of history, which holds all recorded rows, and its contract.
 //!
-//! What the contract suite in `tests/it/contracts` holds every backend to:
+//! The contract suite in `tests/it/contracts` checks these promises on every backend:
 //!
-//! 1. **Insert is durable and whole for its caller.** When [`History::insert`] returns `Ok`, every row
-//!    survives SIGKILL and a power cut. On an error none, some or all rows may be there; the caller
-//!    inserts the same batch again.
-//! 2. **One row per key.** A trade is (exchange, symbol, trade_id), a kline (exchange, symbol, interval,
-//!    open_time), a gap its `gap_id`, a dead letter its place in the log. Of two copies the one with the
-//!    higher `version` is read; of equal versions either (they are the same).
-//! 3. **Gaps are written before or with the rows that revealed them**, so a crash between the two
-//!    leaves a gap too many, which a recount closes, never a hole that nobody knows.
-//! 4. **Reads see what was inserted before**, from any handle.
-//! 5. **Identity.** [`History::identity`] is made once, with the store, and never changes; watermarks of
-//!    another history do not count for this one.
-//! 6. **A newer schema is refused** with [`HistoryError::Schema`] naming both versions.
+//! 1. **Insert is durable, and may be repeated.** When [`History::insert`] returns `Ok`, every row of the batch
+//!    survives SIGKILL and a power cut. On an error, none, some or all of the rows may be stored: the caller inserts
+//!    the same batch again.
+//! 2. **One row per key.** The key of a trade is (exchange, symbol, trade_id), of a kline (exchange, symbol, interval,
+//!    open_time), of a gap `gap_id`, of a dead letter (log partition, log offset), of a run `run_id`. Reads return the
+//!    copy with the highest `version`, of equal versions either one. Dead letters and runs have no version: of these the
+//!    last write wins.
+//! 3. **Gaps are stored before or with the rows that revealed them.** A crash between the two leaves a gap row too
+//!    many, which a recount closes, but never a missing range without a gap row.
+//! 4. **Reads see earlier inserts**, from every handle.
+//! 5. **Identity.** The store gets its [`History::identity`] when it is created, and keeps it. Watermarks that were
+//!    written against another history do not count for this one.
+//! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions.
 //!
-//! Decimals are exact, times are microseconds. This room knows rows; it does not know where they come from.
+//! Decimals are exact. Times are microseconds since 1970 UTC. A position is a trade id, or the open time of a kline in
+//! microseconds. This module knows rows; it must not know where they come from.
 
 pub mod clickhouse;
 pub mod embedded;
@@ -36,75 +38,78 @@ pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
 
-/// How far positions may be out of the order of time where a read relies on that order. An exchange numbers its trades as
-/// they happen, so an hour is more than there will be, and costs little beside the days that are read.
+/// The largest difference in time between a trade and one with a higher id that is earlier. Reads that rely on the
+/// order of time tolerate this much. An exchange numbers its trades as they happen, so an hour is more than enough, and
+/// it costs little compared with the days that such a read covers.
 pub const DISORDER_MAX: Duration = Duration::from_secs(3_600);
 
-/// Why history did not do what was asked; each variant is handled differently.
+/// Why a call failed. Callers handle each variant differently.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// It may work later: busy, full, away. Retry for ever with back-off.
+    /// A later call may succeed: the store is busy, full, down or closed. Retry with back-off, without a limit.
     #[error("history unavailable: {0}")]
     Unavailable(String),
-    /// The rows of this call cannot be stored: bisect to the one that is to blame.
+    /// The store refuses the rows of this call, or a stored row is invalid. After an insert, bisect to find the bad
+    /// row.
     #[error("history refused the rows: {0}")]
     Data(String),
-    /// The store is not the one this program knows: stop and alarm.
+    /// The schema or the server is not supported: stop and alert.
     #[error("history has the wrong schema: {0}")]
     Schema(String),
 }
 
-/// The highest position of a stream that is durable in history.
+/// The highest stored position of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// Whose.
+    /// The stream.
     pub stream: Stream,
-    /// Trade id, or open time in microseconds.
+    /// The trade id, or the open time in microseconds.
     pub position: i64,
-    /// The exchange's time of that row.
+    /// The exchange's time of the row.
     pub ts: Timestamp,
 }
 
-/// Which gaps to list.
+/// Selects gaps.
 #[derive(Clone, Debug, Default)]
 pub struct GapFilter {
-    /// Only those not closed.
+    /// Only open gaps.
     pub open_only: bool,
-    /// Only of this symbol.
+    /// Only gaps of this symbol.
     pub symbol: Option<Symbol>,
-    /// At most so many, newest first; 0 means all.
+    /// The largest number of gaps; 0 means all.
     pub limit: usize,
 }
 
-/// What [`History::retain`] removes; nothing where nothing is set.
+/// What [`History::retain`] removes. A field that is `None` removes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Dead letters received before this instant.
+    /// Removes dead letters that were received before this time.
     pub dead_letters_before: Option<Timestamp>,
-    /// Runs scheduled before this instant.
+    /// Removes runs that were scheduled before this time.
     pub runs_before: Option<Timestamp>,
-    /// All runs of a job but so many, the first ones that [`History::runs`] lists.
+    /// Keeps this many runs of each job, the first ones that [`History::runs`] lists, and removes the others.
     pub runs_per_job: Option<u32>,
-    /// Trades and klines of the exchange's time before this instant.
+    /// Removes trades and klines whose exchange time (of a kline its open time) is before this time.
     pub rows_before: Option<Timestamp>,
 }
 
-/// Everything that happened.
+/// All recorded rows: trades, klines, gaps, dead letters and runs of jobs.
 #[async_trait]
 pub trait History: Send + Sync {
-    /// The store's own UUID.
+    /// The UUID of the store (promise 5).
     async fn identity(&self) -> Result<String, HistoryError>;
 
-    /// Stores a batch; durable when it returns.
+    /// Stores a batch; it is durable when this returns `Ok` (promise 1).
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError>;
 
-    /// The highest stored position of each stream that has rows; one query per kind.
+    /// The highest stored position of each stream that has rows, in any order. Runs one query for trades and one for
+    /// klines.
     async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError>;
 
-    /// The trade with the highest id of each symbol that has one; one query for all.
+    /// The trade with the highest id of each symbol that has trades, in any order. Runs one query.
     async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError>;
 
-    /// The latest closed kline of each symbol and interval that has one; one query for all.
+    /// The latest closed kline of each symbol and interval that has klines, in any order. Runs one query.
     async fn latest_klines(
         &self,
         exchange: Exchange,
@@ -112,24 +117,25 @@ pub trait History: Send + Sync {
         intervals: &[Interval],
     ) -> Result<Vec<KlineRow>, HistoryError>;
 
-    /// The trades with exactly these ids that are stored; one query for all.
+    /// The stored trades with exactly these ids, in any order; other ids are skipped. Runs one query.
     async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError>;
 
-    /// The klines with exactly these open times that are stored; one query for all.
+    /// The stored klines with exactly these open times, in any order; other times are skipped. Runs one query.
     async fn klines_by_time(
         &self,
         exchange: Exchange,
         keys: &[(Symbol, Interval, Timestamp)],
     ) -> Result<Vec<KlineRow>, HistoryError>;
 
-    /// Stored trades of a symbol with ids in `range`, ascending, at most `limit`.
+    /// The stored trades of a stream with ids in `range`, ascending, at most `limit`.
     async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError>;
 
-    /// Stored klines of a stream with open times in `range`, ascending, at most `limit`.
+    /// The stored klines of a stream with open times in `range`, ascending, at most `limit`. Empty for a stream of
+    /// trades.
     async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError>;
 
-    /// Stored one-minute klines of these symbols that opened at `since` or later, ascending within a symbol; one query
-    /// for all.
+    /// The stored one-minute klines of these symbols that opened at `since` or later, ascending within a symbol. Runs
+    /// one query.
     async fn minute_klines(
         &self,
         exchange: Exchange,
@@ -137,54 +143,54 @@ pub trait History: Send + Sync {
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError>;
 
-    /// How many positions of `range` are stored; a missing count is `range.len(step) - present`.
+    /// The number of stored positions in `range`; `range.len(step) - present` are missing.
     async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError>;
 
-    /// The first and last stored position; `None` when there is no row.
+    /// The first and last stored position; `None` if the stream has no row.
     async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError>;
 
-    /// The ranges inside `range` that are not stored, ascending, at most `limit` of them.
+    /// The ranges inside `range` that are not stored, ascending, at most `limit`.
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
 
-    /// Rows per stream and UTC day, counted in the store, ascending within a stream; one query per kind for all streams.
-    /// With `first_day` ([`CoverageDay::day`]) only that day and later ones, and older rows are not read: for that a
-    /// stream's positions grow with its time, out of order by [`DISORDER_MAX`] at most.
+    /// Counts the rows of each stream and UTC day in the store, ascending within a stream. Runs one query for trades
+    /// and one for klines. With `first_day` ([`CoverageDay::day`]) it returns only that day and later ones and does not
+    /// read older rows. That relies on positions that increase with time, out of order by at most [`DISORDER_MAX`].
     async fn days(
         &self,
         streams: &[Stream],
         first_day: Option<i64>,
     ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
 
-    /// Rows per stream and UTC minute of the exchange's time at `since` or later, counted in the store, ascending within a
-    /// stream, streams in any order; one query per kind for all streams. For the last day or so: a stream's positions
-    /// grow with its time, and what is out of order around `since` itself may be left out.
+    /// Counts the rows of each stream and UTC minute in the store, for exchange times at `since` or later, ascending
+    /// within a stream, streams in any order. Runs one query for trades and one for klines. Use it for about the last
+    /// day: it relies on positions that increase with time, and may miss rows that are out of order around `since`.
     async fn per_minute(
         &self,
         streams: &[Stream],
         since: Timestamp,
     ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError>;
 
-    /// Ledger rows.
+    /// The gaps that `filter` selects, newest first by detection.
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;
 
-    /// The newest dead letters, at most `limit`.
+    /// The newest dead letters, newest first, at most `limit`.
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError>;
 
-    /// How many dead letters there are.
+    /// The number of dead letters.
     async fn dead_letter_count(&self) -> Result<u64, HistoryError>;
 
-    /// Writes a job's run; the same `run_id` again replaces it.
+    /// Stores a run of a job; replaces the run with the same `run_id`.
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError>;
 
-    /// The newest runs, of one job or of all, at most `limit`.
+    /// The newest runs of one job or of all, by scheduled time and then `run_id`, newest first, at most `limit`.
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
 
-    /// Removes what `retention` names; returns how many rows went.
+    /// Removes the rows that `retention` selects; returns their number.
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError>;
 
-    /// Bytes on disk, when the backend knows.
+    /// Bytes on disk; `None` if the backend cannot tell.
     async fn bytes(&self) -> Result<Option<u64>, HistoryError>;
 
-    /// Flushes and closes; later calls fail.
+    /// Flushes and closes the store. Later calls fail with [`HistoryError::Unavailable`]; another `close` succeeds.
     async fn close(&self) -> Result<(), HistoryError>;
 }

@@ -1,8 +1,8 @@
-//! What a user may set about history.
+//! The user's settings of history.
 
 use std::time::Duration;
 
-/// Which history.
+/// The backend of history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     /// One file, `{data_dir}/history.db`.
@@ -15,7 +15,7 @@ pub enum Backend {
 /// `[history]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Which history.
+    /// The backend.
     pub backend: Backend,
     /// `[history.clickhouse]`.
     pub clickhouse: ClickhouseOptions,
@@ -24,19 +24,19 @@ pub struct Options {
 /// `[history.clickhouse]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClickhouseOptions {
-    /// Its HTTP interface.
+    /// The URL of the HTTP interface.
     pub url: String,
-    /// Created when missing.
+    /// The database; created if it does not exist.
     pub database: String,
-    /// Who we are there.
+    /// The user name.
     pub user: String,
-    /// And how it knows.
+    /// The password.
     pub password: Option<String>,
-    /// A batch is inserted at so many rows,
+    /// The recorder inserts a batch when it has this many rows,
     pub batch_rows: usize,
-    /// or so many bytes,
+    /// or this many bytes,
     pub batch_bytes: usize,
-    /// or at this age.
+    /// or is this old.
     pub batch_time: Duration,
 }
 

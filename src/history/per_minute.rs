@@ -1,12 +1,12 @@
-//! What is stored of one UTC minute.
+//! The number of stored rows of one UTC minute.
 
-/// Rows of one stream whose exchange's time lies in one UTC minute.
+/// The rows of one stream whose exchange time lies in one UTC minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinuteCount {
-    /// Minutes since 1970.
+    /// The minute, in minutes since 1970 UTC.
     pub minute: i64,
-    /// Stored positions.
+    /// The number of stored positions.
     pub present: i64,
-    /// Of these, how many came over REST.
+    /// The number of those that came over REST.
     pub backfilled: i64,
 }

@@ -1,4 +1,4 @@
-//! The rows history holds, and the batch they travel in.
+//! The rows of history, and the batch that stores them together.
 
 use std::sync::Arc;
 
@@ -8,68 +8,68 @@ use crate::gap::Gap;
 use crate::log::Partition;
 use crate::market::{Exchange, Kline, Symbol, Timestamp, Trade};
 
-/// Raised when a decoder changes what it makes of the same bytes: a replay then wins over what an
-/// older decoder wrote.
+/// The revision of the decoders. Raise it when a decoder returns another result for the same bytes: the rows of a
+/// replay then win over those of an older decoder.
 const DECODER_REVISION: i64 = 1;
-/// `version` of a row that came back over REST.
+/// The `version` of a row that came over REST.
 pub const VERSION_BACKFILLED: i64 = DECODER_REVISION * 2;
-/// `version` of a row that came over the socket: it wins over a backfilled copy.
+/// The `version` of a row that came over the socket. It wins over a backfilled copy.
 pub const VERSION_LIVE: i64 = DECODER_REVISION * 2 + 1;
 
-/// A trade as stored.
+/// A stored trade.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TradeRow {
-    /// Where it was traded.
+    /// The exchange.
     pub exchange: Exchange,
-    /// What was traded.
+    /// The symbol.
     pub symbol: Symbol,
     /// The trade itself.
     pub trade: Trade,
-    /// When its bytes reached us.
+    /// The receive time of its bytes.
     pub received_at: Timestamp,
-    /// Whether it came over REST after being missed.
+    /// Whether backfill fetched it over REST.
     pub is_backfilled: bool,
 }
 
 impl TradeRow {
-    /// Which copy wins: decoder revision x 2 + (1 live, 0 backfilled).
+    /// The copy with the highest version wins: decoder revision x 2 + (1 if live, 0 if backfilled).
     pub fn version(&self) -> i64 {
         if self.is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
     }
 }
 
-/// A closed kline as stored.
+/// A stored kline; it is always closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KlineRow {
-    /// Where it was traded.
+    /// The exchange.
     pub exchange: Exchange,
-    /// What was traded.
+    /// The symbol.
     pub symbol: Symbol,
     /// The kline itself.
     pub kline: Kline,
-    /// Whether it came over REST after being missed.
+    /// Whether backfill fetched it over REST.
     pub is_backfilled: bool,
 }
 
 impl KlineRow {
-    /// Which copy wins: decoder revision x 2 + (1 live, 0 backfilled).
+    /// The copy with the highest version wins: decoder revision x 2 + (1 if live, 0 if backfilled).
     pub fn version(&self) -> i64 {
         if self.is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
     }
 }
 
-/// A frame that could not be decoded or stored, with its bytes.
+/// A frame that could not be decoded or stored, with its bytes and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where it is in the log.
+    /// Its partition in the log.
     pub partition: Partition,
-    /// Where it is in the log.
+    /// Its offset in that partition.
     pub offset: i64,
-    /// When its bytes reached us.
+    /// The receive time of its bytes.
     pub received_at: Timestamp,
-    /// The log's key, or the stream when it is known.
+    /// The stream if it is known, else the key of the frame.
     pub stream: Arc<str>,
-    /// Why it is here.
+    /// Why the frame could not be decoded or stored.
     pub reason: String,
     /// The bytes as received.
     pub payload: Bytes,
@@ -80,82 +80,82 @@ pub struct DeadLetter {
 pub struct JobRun {
     /// A UUIDv7.
     pub run_id: String,
-    /// The job's name in `jobs.toml`.
+    /// The name of the job in `jobs.toml`.
     pub job: String,
     /// `schedule`, `catch-up`, `manual`, `retry` or `event`.
     pub trigger: String,
-    /// When it should have started, microseconds since 1970.
+    /// The scheduled start, in microseconds since 1970 UTC.
     pub scheduled_at: i64,
-    /// When it started, microseconds since 1970; null when it never did.
+    /// The start, in microseconds since 1970 UTC; null if it did not start.
     pub started_at: Option<i64>,
-    /// When it ended, microseconds since 1970; null while it runs.
+    /// The end, in microseconds since 1970 UTC; null while it runs.
     pub finished_at: Option<i64>,
-    /// 1 for the first try.
+    /// The number of the attempt, from 1.
     pub attempt: i64,
     /// `running`, `succeeded`, `failed`, `timed_out`, `cancelled`, `skipped` or `deferred`.
     pub outcome: String,
-    /// Why, when it did not succeed.
+    /// The reason if it did not succeed, else empty.
     pub reason: String,
-    /// `[from, to)` of the run's window in microseconds, when the job has one.
+    /// The time window `[from, to)` of the run in microseconds since 1970 UTC, if the job has one.
     pub window: Option<(i64, i64)>,
-    /// The task's own report, JSON.
+    /// The report of the task, as JSON.
     pub report: String,
 }
 
 impl JobRun {
-    /// How much later than scheduled it started, microseconds.
+    /// The delay of the start after the scheduled time, in microseconds; `None` if it did not start.
     pub fn lateness_us(&self) -> Option<i64> {
         Some((self.started_at? - self.scheduled_at).max(0))
     }
 }
 
-/// Rows that belong together: one insert, one durability.
+/// Rows that one insert stores.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// New or changed ledger rows; they go first.
+    /// New or changed gaps; they are stored first (promise 3).
     pub gaps: Vec<Gap>,
     /// Trades.
     pub trades: Vec<TradeRow>,
     /// Closed klines.
     pub klines: Vec<KlineRow>,
-    /// Frames that could not be decoded.
+    /// Frames that could not be decoded or stored.
     pub dead_letters: Vec<DeadLetter>,
-    /// Names the batch for stores that deduplicate retried inserts: the same token, the same rows.
+    /// Identifies the batch for stores that deduplicate repeated inserts: batches with one token have the same rows.
     pub token: String,
 }
 
 impl Batch {
-    /// Whether there is nothing to store.
+    /// Whether it contains no row.
     pub fn is_empty(&self) -> bool {
         self.rows() == 0
     }
 
-    /// How many rows it holds.
+    /// The number of rows of all kinds.
     pub fn rows(&self) -> usize {
         self.gaps.len() + self.trades.len() + self.klines.len() + self.dead_letters.len()
     }
 }
 
-/// How much of a range is stored.
+/// The number of stored positions of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Positions that are stored.
+    /// The number of stored positions.
     pub present: i64,
-    /// Of these, how many came over REST.
+    /// The number of those that came over REST.
     pub backfilled: i64,
 }
 
-/// What is stored of one UTC day.
+/// The stored rows of one stream and UTC day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoverageDay {
-    /// Days since 1970.
+    /// The day, in days since 1970 UTC.
     pub day: i64,
     /// First stored position of the day.
     pub first: i64,
     /// Last stored position of the day.
     pub last: i64,
-    /// Stored positions.
+    /// The number of stored positions.
     pub present: i64,
-    /// Of these, how many came over REST.
+    /// The number of those that came over REST.
     pub backfilled: i64,
 }

@@ -1,10 +1,10 @@
-//! The log in SQLite: one file, one partition (0), one writer thread, readers beside it.
+//! The log in SQLite: one file, one partition (0), one writer thread and concurrent readers.
 //!
-//! Appends and commits that wait together share one transaction and one sync. A consumer at the end is
-//! served from memory; one that lags reads the file. Must not know what is inside a frame.
+//! Appends and commits that wait at the same time share one transaction and one sync. A consumer at the end of the log
+//! reads from memory; a lagging consumer reads the file. This module must not know what a frame contains.
 //!
-//! Offsets are never used twice: retention removes only below the committed position, which is itself
-//! durable in the file, so the next offset is always the higher of (last row + 1, committed).
+//! An offset is never used twice: retention removes only frames below the committed offset, which is durable in the
+//! same file. So the next offset is always the higher of last row + 1 and the committed offset.
 
 mod consumer;
 mod retention;
@@ -27,19 +27,19 @@ use writer::{Request, Writer};
 
 /// The one partition.
 pub const PARTITION: Partition = 0;
-/// Appends and commits that may wait for the writer; further callers wait for room.
+/// Requests that wait in the writer's channel. Further callers wait until it has room.
 const REQUESTS_MAX: usize = 64;
-/// Consumers and replays that may read the file at once.
+/// Consumers and replays that read the file at the same time.
 const READERS_MAX: usize = 2;
 
-/// How the embedded log behaves.
+/// The limits of the embedded log.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Most records of one delivery.
+    /// The largest number of records of one delivery.
     pub batch_records: usize,
-    /// A delivery ends with the record that exceeds so many bytes of payload.
+    /// A delivery ends with the record that exceeds this number of payload bytes.
     pub batch_bytes: usize,
-    /// Recently appended frames kept in memory for consumers at the end, in bytes.
+    /// Bytes of recently appended frames that stay in memory for consumers at the end of the log.
     pub recent_bytes: usize,
 }
 
@@ -57,20 +57,20 @@ pub struct EmbeddedLog {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-/// What the log and its consumers have in common.
+/// State that the log shares with its consumers.
 #[derive(Debug)]
 struct Shared {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     readers: Readers,
     recent: Arc<Mutex<Ring>>,
-    /// Next offset to be written; everything below it is durable.
+    /// Next offset to write; all frames below it are durable.
     end: watch::Receiver<i64>,
-    /// Next offset to be consumed, when one was ever committed.
+    /// Next offset to consume; `None` before the first commit.
     committed: watch::Receiver<Option<i64>>,
 }
 
 impl EmbeddedLog {
-    /// Opens `{data_dir}/log.db`, or makes it; the directory must exist.
+    /// Opens the file `{data_dir}/log.db`, or creates it. The directory must exist.
     pub fn open(path: &Path, options: Options) -> Result<Self, LogError> {
         let recent = Arc::new(Mutex::new(Ring::new(options.recent_bytes)));
         let writer = Writer::open(path, Arc::clone(&recent))?;
@@ -106,8 +106,8 @@ impl Shared {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a request to the writer and waits for its answer. Once the writer has the request it carries
-    /// it out, whether or not the caller still waits.
+    /// Sends a request to the writer and waits for the response. The writer executes every request that it has
+    /// received, even if the caller stops waiting.
     async fn request<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
@@ -122,14 +122,16 @@ impl Shared {
 
     async fn commit(&self, offsets: &Offsets) -> Result<(), LogError> {
         if let Some(partition) = offsets.keys().find(|partition| **partition != PARTITION) {
-            return Err(LogError::Fatal(format!("commit partition {partition}: the embedded log has only 0")));
+            return Err(LogError::Fatal(format!(
+                "commit partition {partition}: the embedded log has only partition 0"
+            )));
         }
         let Some(next) = offsets.get(&PARTITION).copied() else { return Ok(()) };
         self.request(|done| Request::Commit { next, done }).await
     }
 
-    /// At most `records` records from `offset` on, from memory when it has them; ends with the record
-    /// that exceeds `bytes`.
+    /// Reads at most `records` records, starting at `offset`, from memory if they are there. Ends with the record that
+    /// exceeds `bytes` of payload.
     async fn read(&self, offset: i64, records: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
         if let Some(found) = self.lock_recent().read(offset, records, bytes) {
             return Ok(found);
@@ -181,7 +183,7 @@ impl Log for EmbeddedLog {
 
     async fn retain(&self, older_than: Timestamp, bytes: u64) -> Result<u64, LogError> {
         let mut removed = 0;
-        // One bounded step a turn, so that appends are never kept waiting for long.
+        // Each request removes a bounded number of frames, so that appends between them never wait long.
         loop {
             let step = self.shared.request(|done| Request::Retain { older_than, bytes, done }).await?;
             removed += step.removed;
@@ -203,7 +205,7 @@ impl Log for EmbeddedLog {
 
 impl Drop for EmbeddedLog {
     fn drop(&mut self) {
-        // Waits for the requests that the writer already has: whoever opens the file next finds it at rest.
+        // Waits for the requests that the writer has received, so that the next process opens a file without a writer.
         if let Some(thread) = self.stop()
             && thread.join().is_err()
         {

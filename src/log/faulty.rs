@@ -1,4 +1,5 @@
-//! A test instrument: a log that fails, loses answers, tears batches and is late, as [`Faults`] says.
+//! A fault injector for tests: a log that fails, loses responses, appends half a batch and delays, as [`Faults`]
+//! decides.
 
 use std::sync::Arc;
 
@@ -8,14 +9,14 @@ use super::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Rec
 use crate::faults::{Fault, Faults};
 use crate::market::{Frame, Timestamp};
 
-/// Wraps any log; keeps every promise of the port but that calls succeed.
+/// Wraps any log. It keeps every promise of the port, but calls fail more often.
 pub struct FaultyLog {
     inner: Arc<dyn Log>,
     faults: Faults,
 }
 
 impl FaultyLog {
-    /// `inner` with faults; consumers made from it share them.
+    /// Wraps `inner`. Its consumers share the same faults.
     pub fn new(inner: Arc<dyn Log>, faults: Faults) -> Self {
         Self { inner, faults }
     }
@@ -108,7 +109,7 @@ impl Consumer for FaultyConsumer {
                 self.inner.commit(offsets).await
             }
             Fault::Fail => Err(injected()),
-            // A commit is one value: it is there or it is not.
+            // A commit is one value: it cannot be torn.
             Fault::LoseAnswer | Fault::Tear => {
                 self.inner.commit(offsets).await?;
                 Err(injected())

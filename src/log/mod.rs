@@ -1,24 +1,24 @@
 //! The port of the durable event log, and its contract.
 //!
-//! A log keeps frames in order, per partition, until they are consumed and old. Its promises,
-//! which the contract suite in `tests/it/contracts` holds every backend to:
+//! A log stores frames in order, per partition, until they are consumed and expired. The contract suite in
+//! `tests/it/contracts` checks these promises on every backend:
 //!
-//! 1. **Append is durable.** When [`Log::append`] returns `Ok`, every frame of the call survives
-//!    SIGKILL and a power cut. On an error, none, some or all of them may be in the log, or on their
-//!    way to it: the caller appends all of them again, and consumers see duplicates, which is harmless.
-//! 2. **Order.** Frames with one key stay in the order they were appended, in one partition.
-//! 3. **Positions are dense and grow.** A frame's offset never changes. Committed positions name
-//!    the *next* offset to read.
-//! 4. **A consumer starts at the committed position**, or at the first frame kept when none is
-//!    committed, and sees every frame from there, in order, at least once.
-//! 5. **Commit is explicit.** Nothing is committed but by [`Consumer::commit`]; it never moves back.
-//! 6. **Retention never drops what was not consumed.** [`Log::retain`] removes old frames by age and
-//!    by size, only below the committed position. A backend whose server drops frames by itself
-//!    ([`kafka`]) removes nothing here, and says what the user must see to.
-//! 7. **A full disk refuses.** `append` returns [`LogError::Unavailable`], the log stays readable
-//!    and commits keep working where the backend can; nothing is overwritten.
+//! 1. **Append is durable.** When [`Log::append`] returns `Ok`, every frame of the call survives SIGKILL and a power
+//!    cut. On an error, none, some or all of the frames may be in the log or still in flight: the caller appends all of
+//!    them again. Consumers then see duplicates, which are harmless.
+//! 2. **Order.** Frames with the same key are in one partition, in the order of their appends.
+//! 3. **Offsets are dense and increase.** The offset of a frame never changes. A committed offset is the *next* offset
+//!    to read.
+//! 4. **A consumer starts at the committed offset**, or at the first stored frame if there is none, and receives every
+//!    frame from there, in order, at least once.
+//! 5. **Commit is explicit.** Only [`Consumer::commit`] commits, and a committed offset never decreases.
+//! 6. **Retention drops only consumed frames.** [`Log::retain`] removes old frames by age and by size, and only below
+//!    the committed offset. A backend whose server drops frames itself ([`kafka`]) removes nothing here; its
+//!    documentation says what the operator must configure instead.
+//! 7. **A full disk refuses appends.** `append` returns [`LogError::Unavailable`]; the log stays readable, and commits
+//!    continue where the backend allows it. Nothing is overwritten.
 //!
-//! This room knows frames and positions; it does not know what is inside a frame.
+//! This module knows frames and offsets. It must not know what a frame contains.
 
 pub mod embedded;
 pub mod faulty;
@@ -34,93 +34,93 @@ pub use options::{Backend, KafkaOptions, Options};
 
 use crate::market::Frame;
 
-/// A partition's number; the embedded log has one, number 0.
+/// The number of a partition, from 0. The embedded log has only partition 0.
 pub type Partition = i32;
 
-/// For each partition the next offset to read.
+/// The next offset to read, by partition.
 pub type Offsets = BTreeMap<Partition, i64>;
 
-/// Why the log did not do what was asked.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// It may work later: the disk is full, the broker is away. Retry with back-off.
+    /// A later call may succeed: the disk is full, the broker is down. Retry with back-off.
     #[error("log unavailable: {0}")]
     Unavailable(String),
-    /// It will not work without a person: another schema, a damaged file, no permission.
+    /// No call succeeds until an operator acts: a foreign schema, a damaged file, a missing permission.
     #[error("log unusable: {0}")]
     Fatal(String),
 }
 
-/// A frame with its place in the log.
+/// A frame with its partition and offset.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Which partition it is in.
+    /// The partition of the frame.
     pub partition: Partition,
-    /// Its offset there.
+    /// The offset of the frame in the partition.
     pub offset: i64,
     /// The frame.
     pub frame: Frame,
 }
 
-/// What a consumer is handed next.
+/// One result of [`Consumer::next`].
 #[derive(Debug)]
 pub enum Delivery {
-    /// Frames in order; `more` says that the log holds further ones already.
+    /// Frames, possibly none.
     Records {
-        /// In offset order per partition.
+        /// Ascending by offset within each partition.
         records: Vec<Record>,
-        /// Whether another call would return at once.
+        /// Whether the log already has further frames, so that the next call returns at once.
         more: bool,
     },
-    /// These partitions are ours from now on; records of them follow. Their streams' watermarks
-    /// must be taken from history before the first record is decoded.
+    /// This consumer owns these partitions from now on; their records follow. The caller reads the watermarks of their
+    /// streams from history before it decodes the first record.
     Assigned(Vec<Partition>),
-    /// These partitions are about to leave us: make durable and commit what was delivered of them,
-    /// then drop the value to let the rebalance go on. After `deadline` it goes on regardless.
+    /// This consumer is about to lose these partitions. The caller makes the delivered records durable and sends the
+    /// offsets to commit; the rebalance waits for that, at most `deadline`.
     Revoked {
-        /// The partitions that leave.
+        /// The revoked partitions.
         partitions: Vec<Partition>,
-        /// How long the log waits.
+        /// The longest time that the log waits for `done`.
         deadline: Duration,
-        /// Answer with the positions to commit; dropping it commits nothing.
+        /// Receives the offsets to commit. Dropping it commits nothing.
         done: tokio::sync::oneshot::Sender<Offsets>,
     },
 }
 
-/// Reads the log in order. One per worker.
+/// Reads the log in order. Each worker has its own consumer.
 #[async_trait]
 pub trait Consumer: Send {
-    /// Waits for the next delivery; at least once a second it returns, with no records when there
-    /// are none, so that the caller's loop can beat. Safe to cancel: nothing is lost.
+    /// Waits for the next delivery. It returns at least once a second, without records if there are none, so that the
+    /// caller's loop can send its heartbeat. Cancelling the call loses nothing.
     async fn next(&mut self) -> Result<Delivery, LogError>;
 
-    /// Records that everything below these positions is durable elsewhere. Positions of partitions that have
-    /// left are passed over: they are their new owner's to commit.
+    /// Records that all frames below these offsets are durable in history. Skips partitions that this consumer has
+    /// lost: their new owner commits them.
     async fn commit(&mut self, offsets: &Offsets) -> Result<(), LogError>;
 
-    /// Stops delivering records of all partitions (`true`) or resumes (`false`), for
-    /// back-pressure; [`Consumer::next`] must still be called.
+    /// Stops (`true`) or resumes (`false`) the delivery of records from all partitions, for back-pressure. The caller
+    /// continues to call [`Consumer::next`] while paused.
     fn pause(&mut self, paused: bool);
 }
 
-/// How much a log holds.
+/// What the log contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct LogUsage {
-    /// First offset kept, per partition.
+    /// First stored offset, per partition.
     #[schema(value_type = BTreeMap<String, i64>)]
     pub first: Offsets,
-    /// Next offset to be written, per partition.
+    /// Next offset to write, per partition.
     #[schema(value_type = BTreeMap<String, i64>)]
     pub end: Offsets,
-    /// Next offset to be consumed, per partition.
+    /// Next offset to consume, per partition; a partition without a commit is absent.
     #[schema(value_type = BTreeMap<String, i64>)]
     pub committed: Offsets,
-    /// Bytes on disk, when the backend knows.
+    /// Bytes on disk; `None` if the backend cannot tell.
     pub bytes: Option<u64>,
 }
 
 impl LogUsage {
-    /// Frames written but not committed.
+    /// The number of frames that are stored and not committed.
     pub fn lag(&self) -> i64 {
         self.end
             .iter()
@@ -135,25 +135,27 @@ impl LogUsage {
 /// The durable event log.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// Appends frames; durable when it returns (promise 1).
+    /// Appends frames; they are durable when it returns `Ok` (promise 1).
     async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError>;
 
-    /// A new consumer at the committed positions.
+    /// Opens a consumer at the committed offsets (promise 4).
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError>;
 
-    /// Frames of one partition from `offset` on, at most `limit`, for replay; empty at the end.
+    /// Reads at most `limit` records of a partition, starting at `offset` or the first stored one, for replay. Empty at
+    /// the end of the partition.
     async fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError>;
 
-    /// Which partition takes the frames of this key; `None` while the log cannot know.
+    /// The partition that frames with this key go to; `None` until the log knows the number of partitions.
     fn partition(&self, key: &str) -> Option<Partition>;
 
-    /// First, end and committed positions, and the size.
+    /// First, end and committed offsets, and the size.
     async fn usage(&self) -> Result<LogUsage, LogError>;
 
-    /// Drops consumed frames that are older than `older_than` or beyond `bytes`; returns how many, 0 where
-    /// the backend's server does it by itself.
+    /// Drops consumed frames that were received before `older_than`, and then the oldest consumed ones until the log
+    /// fits into `bytes` (promise 6). Returns the number of dropped frames; 0 if the backend's server drops frames
+    /// itself.
     async fn retain(&self, older_than: crate::market::Timestamp, bytes: u64) -> Result<u64, LogError>;
 
-    /// Flushes and closes; later calls fail.
+    /// Flushes and closes the log. Later calls fail; another `close` succeeds.
     async fn close(&self) -> Result<(), LogError>;
 }

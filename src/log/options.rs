@@ -1,9 +1,9 @@
-//! What a user may set about the log.
+//! The user's settings of the log.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Which log.
+/// The backend of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     /// One file, `{data_dir}/log.db`.
@@ -16,11 +16,11 @@ pub enum Backend {
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Which log.
+    /// The backend.
     pub backend: Backend,
-    /// Consumed frames older than this go.
+    /// Retention removes consumed frames that are older than this.
     pub retention: Duration,
-    /// Consumed frames beyond so many bytes go.
+    /// Retention removes the oldest consumed frames while the log is larger than this, in bytes.
     pub retention_bytes: u64,
     /// `[log.kafka]`.
     pub kafka: KafkaOptions,
@@ -29,21 +29,21 @@ pub struct Options {
 /// `[log.kafka]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaOptions {
-    /// `host:port`, several separated by commas.
+    /// Addresses `host:port`, separated by commas.
     pub brokers: String,
-    /// Created with `partitions` when missing.
+    /// The topic; created with `partitions` partitions if it does not exist.
     pub topic: String,
-    /// See `topic`.
+    /// The number of partitions of a topic that the recorder creates.
     pub partitions: i32,
-    /// Recorders with the same group share the partitions.
+    /// The consumer group. Recorders of one group share the partitions.
     pub group_id: String,
-    /// How long a dead consumer keeps its partitions.
+    /// The time after which the group assigns the partitions of a dead consumer to others.
     pub session_timeout: Duration,
-    /// Most records one poll hands to the decoder.
+    /// The largest number of records of one delivery.
     pub batch_records: usize,
-    /// Further settings of librdkafka, by its names: TLS, SASL.
+    /// Further settings by librdkafka's own names, such as TLS and SASL.
     pub client: BTreeMap<String, String>,
-    /// For SASL.
+    /// The SASL password.
     pub password: Option<String>,
 }
 

@@ -1,8 +1,8 @@
-//! The way to Redis: one server, or a cluster of them.
+//! The connection to Redis: one server or a cluster.
 //!
-//! In a cluster every command names one key and travels on its own, at the same time as the others: the client sends it
-//! to the primary of the key's slot and follows MOVED and ASK. A pipeline could not: it stays on one node, and only its
-//! first command would be admitted to a slot that is being moved.
+//! In a cluster each command names one key and is sent separately, concurrently with the others: the client sends it to
+//! the primary of the key's slot and follows MOVED and ASK. A pipeline cannot do that: it stays on one node, and a slot
+//! that is being moved would accept only its first command.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio::sync::Mutex;
 
 use crate::cache::RedisOptions;
 
-/// How long a connection may take to come up.
+/// The longest connection attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// How long an answer may take: below the carrier's own limit, so that it hears why.
+/// The longest wait for a response. It is below the limit of the write-behind loop, so that the loop gets the reason.
 const RESPONSE_MAX: Duration = Duration::from_secs(4);
-/// How often the client of a cluster tries a command again by itself: enough to follow a slot that moves twice. A node
-/// that is gone is the caller's matter, who tries again when its successor may be there.
+/// The retries of a command by the cluster client: enough to follow a slot that moves twice. When a node is down the
+/// caller retries later, after its replica may have taken over.
 const REDIRECTS_MAX: u32 = 4;
 
-/// A connection that comes back.
+/// A connection that reconnects by itself.
 #[derive(Clone)]
 pub(super) enum Connection {
     /// To one server.
@@ -38,7 +38,7 @@ pub(super) enum Connection {
 #[derive(Clone)]
 pub(super) struct Cluster {
     client: Arc<ClusterClient>,
-    /// Given up when it knows no node any more; the next call begins again from the nodes of the configuration.
+    /// Dropped when it may have lost all nodes; the next call connects to the nodes of the configuration again.
     connection: Arc<Mutex<Option<ClusterConnection>>>,
 }
 
@@ -49,11 +49,11 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects nothing yet; fails on a bad URL.
+    /// Does not connect yet. Fails on an invalid URL.
     pub(super) fn new(options: &RedisOptions) -> RedisResult<Self> {
         if options.nodes.is_empty() {
             let config = ConnectionManagerConfig::new()
-                // The callers retry, and each try shall end soon.
+                // The callers retry, so each attempt must end soon.
                 .set_number_of_retries(0)
                 .set_connection_timeout(Some(CONNECT_MAX))
                 .set_response_timeout(Some(RESPONSE_MAX));
@@ -71,7 +71,7 @@ impl Connection {
         Ok(Self::Cluster(Cluster { client: Arc::new(client), connection: Arc::default() }))
     }
 
-    /// Answers in the commands' order. The outer error: no command may have been carried out.
+    /// Sends commands; returns their responses in the same order. After an outer error it is unknown which of them ran.
     pub(super) async fn send<T: FromRedisValue>(&self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<T>>> {
         match self {
             Self::Server(connection) => {
@@ -82,7 +82,7 @@ impl Connection {
                 }
                 let first = pipeline.query_async(&mut connection.clone()).await;
                 match first {
-                    // The connection had been lost before, which only a call can find out.
+                    // The connection may have been lost before this call, and only a call notices that.
                     Err(error) if error.is_io_error() && !error.is_timeout() => {
                         pipeline.query_async(&mut connection.clone()).await
                     }
@@ -104,7 +104,7 @@ impl Connection {
         }
     }
 
-    /// The answer of every primary, by its address.
+    /// Sends a command to every primary; returns the responses with the addresses (empty for a single server).
     pub(super) async fn send_to_all(&self, command: &Cmd) -> RedisResult<Vec<(String, Value)>> {
         match self {
             Self::Server(_) => {
@@ -120,7 +120,7 @@ impl Connection {
                     cluster.disconnect().await;
                 }
                 let Value::Map(answers) = answer? else {
-                    return Err((ErrorKind::UnexpectedReturnType, "not an answer of each node").into());
+                    return Err((ErrorKind::UnexpectedReturnType, "the response is not a map of nodes").into());
                 };
                 let named = |(node, answer)| Ok((String::from_redis_value(node)?, answer));
                 answers.into_iter().map(named).collect()
@@ -147,7 +147,7 @@ impl Cluster {
     }
 }
 
-/// Whether the client may have lost its way to the cluster.
+/// Whether the client may have lost its connections to the cluster.
 fn is_connection_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.kind() == ErrorKind::ClusterConnectionNotFound
 }

@@ -1,10 +1,10 @@
 #!lua name=tapekeeper_1
 
--- The one place where "only if newer" is decided. A library is never replaced: changed code gets another
+-- This function decides "only if newer". The code of a library never changes: changed code gets another
 -- number, so that recorders of different versions can share a server.
 
--- Whether integer text a stands before (-1), at (0) or after (1) b. As text, because Lua's numbers are exact
--- only up to 2^53 and an exchange may number its trades higher.
+-- Compares the integers a and b: -1 if a is lower, 0 if equal, 1 if higher. It compares text, because Lua's numbers
+-- are exact only up to 2^53, and an exchange may number its trades higher.
 local function compare(a, b)
   local a_negative, b_negative = a:sub(1, 1) == '-', b:sub(1, 1) == '-'
   if a_negative ~= b_negative then
@@ -17,7 +17,7 @@ local function compare(a, b)
   if #a ~= #b then
     return #a > #b and after or -after
   end
-  -- Digits of one length: bytes decide, whatever the server's locale.
+  -- With the same number of digits the bytes decide, independent of the server's locale.
   for i = 1, #a do
     local x, y = a:byte(i), b:byte(i)
     if x ~= y then
@@ -34,7 +34,7 @@ local function is_newer(key, order, args)
   end
   local held = redis.call('HMGET', key, unpack(names))
   for i = 1, order do
-    -- What is no integer was not written by this function and gives way.
+    -- This function did not write a field that is not an integer: replace it.
     if not held[i] or not held[i]:match('^%-?%d+$') then
       return true
     end
@@ -47,8 +47,8 @@ local function is_newer(key, order, args)
 end
 
 -- FCALL tapekeeper_forward_1 1 KEY ORDER NAME VALUE [NAME VALUE ...]
--- Writes the fields if the first ORDER of them, integers compared in turn, are newer than those held.
--- Returns 1 if they were, else 0.
+-- Writes the fields if the first ORDER of them, compared one after the other as integers, are newer than the stored
+-- ones. Returns 1 if it wrote them, else 0.
 redis.register_function('tapekeeper_forward_1', function(keys, args)
   if not is_newer(keys[1], tonumber(args[1]), args) then
     return 0

@@ -1,13 +1,13 @@
-//! Keys and hashes as DESIGN.md section 5 gives them: what is written, and what it reads back as.
+//! The keys and hashes of DESIGN.md section 5: how values are written, and how they are read.
 //!
-//! Times are microseconds, decimals plain text, `closed` 0 or 1.
+//! Times are microseconds since 1970 UTC, decimals are plain text, `closed` is 0 or 1.
 
 use std::collections::HashMap;
 use std::str::FromStr;
 
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick, Timestamp, parse_decimal, plain};
 
-/// The fields of a hash in the order written; the first `order` decide what is newer.
+/// A hash to write. The first `order` fields decide whether it is newer than the stored one.
 #[derive(Debug)]
 pub(super) struct HashWrite {
     pub(super) key: String,
@@ -33,7 +33,7 @@ const KLINE: [&str; 13] = [
 ];
 const BOOK: [&str; 5] = ["update_id", "bid", "bid_quantity", "ask", "ask_quantity"];
 
-// The braces are Redis's own: what stands between them chooses the hash slot, one per symbol.
+// The text between the braces selects the hash slot (a Redis hash tag): all keys of a symbol share one.
 
 /// `tick:{binance:BTCUSDT}`
 pub(super) fn tick_key(exchange: Exchange, symbol: &Symbol) -> String {
@@ -58,7 +58,7 @@ pub(super) fn state_key(instance: &str) -> String {
     }
 }
 
-/// A tick's hash: later, or as late with a higher id, is newer.
+/// The hash of a tick: a later time is newer, then a higher id.
 pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> HashWrite {
     let values = [
         tick.ts.micros().to_string(),
@@ -70,7 +70,7 @@ pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> HashWrit
     HashWrite { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
 }
 
-/// A kline's hash: a later interval, then closed over open, then more trades is newer.
+/// The hash of a kline: a later open time is newer, then closed before open, then more trades.
 pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> HashWrite {
     let values = [
         kline.open_time.micros().to_string(),
@@ -91,7 +91,7 @@ pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> HashW
     HashWrite { key, order: 3, fields: KLINE.into_iter().zip(values).collect() }
 }
 
-/// A book's hash: a higher update id is newer.
+/// The hash of a book: a higher update id is newer.
 pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> HashWrite {
     let values = [
         book.update_id.to_string(),
@@ -103,7 +103,7 @@ pub(super) fn book(exchange: Exchange, symbol: &Symbol, book: &Book) -> HashWrit
     HashWrite { key: book_key(exchange, symbol), order: 1, fields: BOOK.into_iter().zip(values).collect() }
 }
 
-/// What HGETALL answers.
+/// The response to HGETALL.
 pub(super) type HashFields = HashMap<String, String>;
 
 fn field<T: FromStr>(stored: &HashFields, name: &str) -> Option<T> {
@@ -118,7 +118,7 @@ fn time(stored: &HashFields, name: &str) -> Option<Timestamp> {
     field(stored, name).map(Timestamp)
 }
 
-/// Reads a tick's hash; `None` when a field is missing or has no meaning.
+/// Reads the hash of a tick; `None` if a field is missing or invalid.
 pub(super) fn read_tick(stored: &HashFields) -> Option<Tick> {
     Some(Tick {
         id: field(stored, "trade_id")?,
@@ -129,7 +129,7 @@ pub(super) fn read_tick(stored: &HashFields) -> Option<Tick> {
     })
 }
 
-/// Reads a kline's hash; `None` when a field is missing or has no meaning.
+/// Reads the hash of a kline; `None` if a field is missing or invalid.
 pub(super) fn read_kline(stored: &HashFields) -> Option<Kline> {
     Some(Kline {
         interval: field(stored, "interval")?,
@@ -148,7 +148,7 @@ pub(super) fn read_kline(stored: &HashFields) -> Option<Kline> {
     })
 }
 
-/// Reads a book's hash; `None` when a field is missing or has no meaning.
+/// Reads the hash of a book; `None` if a field is missing or invalid.
 pub(super) fn read_book(stored: &HashFields) -> Option<Book> {
     Some(Book {
         update_id: field(stored, "update_id")?,

@@ -1,4 +1,4 @@
-//! Who answers at a Redis, and what is missing there; nothing is changed.
+//! Inspects a Redis server or cluster: its version, and what the recorder needs there. It changes nothing.
 
 use redis::{Cmd, RedisResult, Value, from_redis_value};
 
@@ -6,12 +6,12 @@ use super::connection::Connection;
 use super::redis_error;
 use crate::cache::CacheError;
 
-/// The name in the first line of the library.
+/// The library's name, as in its first line.
 const LIBRARY_NAME: &str = "tapekeeper_1";
-/// Slots of a cluster, each of which a primary must have.
+/// The number of hash slots of a cluster.
 const SLOTS: &str = "16384";
 
-/// A line, and further ones of what is missing.
+/// Returns a line that describes the server or cluster, and a line for each missing item.
 pub(super) async fn inspect(connection: &Connection) -> Result<(String, Vec<String>), CacheError> {
     let infos = infos(connection).await?;
     let version = version_of(&infos);
@@ -31,20 +31,20 @@ pub(super) async fn inspect(connection: &Connection) -> Result<(String, Vec<Stri
     let libraries = match connection.send_to_all(&command).await {
         Ok(libraries) => libraries,
         Err(error) if error.to_string().contains("unknown command") => {
-            return Err(CacheError(format!("{version} knows no functions: Redis 7.0 or newer is needed")));
+            return Err(CacheError(format!("{version} has no functions: Redis 7.0 or newer is needed")));
         }
-        Err(error) => return Err(redis_error("ask for the function", &error)),
+        Err(error) => return Err(redis_error("look up the function", &error)),
     };
     for (node, found) in libraries {
         if !matches!(found, Value::Array(found) if !found.is_empty()) {
-            let place = if node.is_empty() { String::new() } else { format!(" at {node}") };
-            missing.push(format!("our function{place}: loaded at the first write"));
+            let at = if node.is_empty() { String::new() } else { format!(" at {node}") };
+            missing.push(format!("our function{at}: the first write loads it"));
         }
     }
     Ok((line, missing))
 }
 
-/// `redis 7.0.15`; of a cluster, one of its nodes.
+/// The version, as `redis 7.0.15`; in a cluster that of one node.
 pub(super) async fn version(connection: &Connection) -> Result<String, CacheError> {
     Ok(version_of(&infos(connection).await?))
 }
@@ -55,10 +55,10 @@ fn version_of(infos: &[(String, String)]) -> String {
 }
 
 async fn infos(connection: &Connection) -> Result<Vec<(String, String)>, CacheError> {
-    texts(connection, "ask for the version", super::with_arg("INFO", "server")).await
+    texts(connection, "read the version", super::with_arg("INFO", "server")).await
 }
 
-/// The primaries by name, and the slots that nobody serves.
+/// The line that describes a cluster. Fails if a node reports that the cluster is down.
 async fn cluster(
     connection: &Connection,
     version: &str,
@@ -68,12 +68,12 @@ async fn cluster(
     let line = format!("{version}, a cluster of {} primaries: {}", primaries.len(), primaries.join(", "));
     let mut command = redis::cmd("CLUSTER");
     command.arg("INFO");
-    let states = texts(connection, "ask for the cluster's state", command).await?;
+    let states = texts(connection, "read the cluster's state", command).await?;
     for (node, info) in &states {
         if field(info, "cluster_state") != Some("ok") {
             let slots = field(info, "cluster_slots_ok").unwrap_or("0");
             return Err(CacheError(format!(
-                "{line}: {node} says that the cluster is down, {slots} of {SLOTS} slots are served"
+                "{line}: {node} reports that the cluster is down: {slots} of {SLOTS} slots are served"
             )));
         }
     }
@@ -87,7 +87,7 @@ async fn texts(connection: &Connection, what: &str, command: Cmd) -> Result<Vec<
     texts.map_err(|error| redis_error(what, &error))
 }
 
-/// A field of INFO's answer.
+/// A field of the response to INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }

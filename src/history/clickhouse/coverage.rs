@@ -1,4 +1,4 @@
-//! What is stored of a stream and what is not: counts, extent, holes, days. One query each.
+//! Which positions of a stream are stored: counts, extent, missing ranges, days. Each is one query.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -8,12 +8,12 @@ use crate::gap::Range;
 use crate::history::{Count, CoverageDay, HistoryError};
 use crate::market::{Channel, DAY_US, Stream, Symbol, Timestamp};
 
-/// The parts of a query that depend on the stream's kind.
+/// The parts of a query that depend on the channel of the stream.
 struct Series {
     table: &'static str,
-    /// The condition on all of the key but the position.
+    /// The condition on the key without the position.
     key: String,
-    /// The position as Int64.
+    /// The expression of the position, an Int64.
     position: &'static str,
     channel: Channel,
 }
@@ -43,10 +43,10 @@ struct DayRecord {
     backfilled: i64,
 }
 
-/// The last instant of the columns' type, in 2299.
+/// The last time that the columns' type can hold, in 2299.
 const LAST: i64 = 10_413_791_999_000_000;
 
-/// The condition that an open time lies in `range`.
+/// The SQL condition that an open time lies in `range`.
 pub(super) fn open_times(range: Range) -> String {
     let [first, last] = [range.first, range.last].map(|at| time(Timestamp(at.clamp(0, LAST))));
     if range.last < 0 { "0".to_owned() } else { format!("open_time BETWEEN {first} AND {last}") }
@@ -69,7 +69,8 @@ impl Series {
         }
     }
 
-    /// The condition of the whole key with a position in `range`, in terms that the primary key knows.
+    /// The SQL condition on the key with a position in `range`. It uses the columns themselves, so that the primary
+    /// index applies.
     fn within(&self, range: Range) -> String {
         let Self { key, .. } = self;
         match self.channel {
@@ -79,7 +80,7 @@ impl Series {
     }
 }
 
-/// How many positions of `range` are stored.
+/// The number of stored positions in `range`.
 pub(super) async fn count(server: &Server, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
     let Some(series) = Series::of(stream) else { return Ok(Count::default()) };
     let sql = format!(
@@ -104,8 +105,8 @@ pub(super) async fn extent(server: &Server, stream: &Stream) -> Result<Option<Ra
     Ok((present > 0).then_some(Range { first, last }))
 }
 
-/// The ranges inside `range` that are not stored, ascending, at most `limit`: the server compares each stored
-/// position with the one before it, and answers only where they are not neighbours.
+/// The ranges inside `range` that are not stored, ascending, at most `limit`. The server compares each stored position
+/// with the previous one, and returns only the pairs that are not consecutive.
 pub(super) async fn missing(
     server: &Server,
     stream: &Stream,
@@ -116,7 +117,8 @@ pub(super) async fn missing(
     if limit == 0 {
         return Ok(Vec::new());
     }
-    // A position on each side of the range bounds the holes at its ends; 128 bits, because it may not be an i64.
+    // An artificial position on each side bounds the missing ranges at the ends. It may overflow an i64, hence 128
+    // bits.
     let (before, after) = (i128::from(range.first) - i128::from(step), i128::from(range.last) + i128::from(step));
     let sql = format!(
         "SELECT toInt64(previous + {step}) AS first, toInt64(position - {step}) AS last FROM
@@ -141,7 +143,7 @@ struct MissingRange {
     last: i64,
 }
 
-/// Rows per stream and UTC day, one query per kind. The tables' partitions are days: older ones are not read.
+/// Rows per stream and UTC day. The tables are partitioned by day, so the server does not read older days.
 pub(super) async fn days(
     server: &Server,
     streams: &[Stream],
@@ -194,7 +196,7 @@ fn kline_key(stream: &Stream) -> Option<String> {
 
 fn day(record: DayRecord) -> Result<(Stream, CoverageDay), HistoryError> {
     let DayRecord { exchange, symbol, channel, day, first, last, present, backfilled } = record;
-    let invalid = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let invalid = |what: &str| HistoryError::Data(format!("a row has an invalid {what}"));
     let exchange = exchange.parse().map_err(|_| invalid("exchange"))?;
     let channel = channel.parse().map_err(|()| invalid("interval"))?;
     let stream = Stream::new(exchange, Symbol::new(&symbol), channel);

@@ -1,5 +1,5 @@
-//! Rows as RowBinaryWithNamesAndTypes: the server checks names and types against its own, so a column that
-//! changed under us is refused and never filled with another's bytes.
+//! Encodes rows as RowBinaryWithNamesAndTypes. The server compares the names and types with its own, so it refuses rows
+//! for a table that another program has changed, and never fills a column with the bytes of another.
 
 use rust_decimal::Decimal;
 
@@ -7,7 +7,7 @@ use crate::gap::Gap;
 use crate::history::{DeadLetter, HistoryError, JobRun, KlineRow, TradeRow};
 use crate::market::{DAY_US, Side, Timestamp, scaled};
 
-/// A table's columns: name and type.
+/// The columns of a table: name and type.
 pub(super) type Columns = &'static [(&'static str, &'static str)];
 
 const TEXT: &str = "String";
@@ -89,17 +89,17 @@ pub(super) const JOB_RUNS: Columns = &[
     ("report", TEXT),
 ];
 
-/// The last day of the type Date, 2149-06-06: rows are partitioned by it.
+/// The number of days of the type Date, which ends at 2149-06-06. Partitions use that type.
 const DAYS_MAX: i64 = 65_535;
-/// More than a trade takes: texts of 16 bytes, eight columns of at most 16.
+/// An upper bound of the size of a trade: two texts of 16 bytes each, and eight columns of at most 16 bytes.
 const ROW_BYTES: usize = 112;
 
-/// Names of columns, with commas.
+/// The names of the columns, separated by commas.
 pub(super) fn names(columns: Columns) -> String {
     columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(",")
 }
 
-/// Rows on their way.
+/// Encoded rows.
 pub(super) struct Encoded(Vec<u8>);
 
 impl Encoded {
@@ -141,7 +141,7 @@ impl Encoded {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// A number that the column cannot hold below zero.
+    /// A number of an unsigned column.
     fn unsigned(&mut self, value: i64, what: &str) -> Result<(), HistoryError> {
         if value < 0 {
             return Err(HistoryError::Data(format!("{what} {value} is negative")));
@@ -154,7 +154,7 @@ impl Encoded {
         self.int(at.micros());
     }
 
-    /// The time that a row is partitioned by.
+    /// The time whose day is the row's partition.
     fn day_time(&mut self, at: Timestamp) -> Result<(), HistoryError> {
         if !(0..DAYS_MAX * DAY_US).contains(&at.micros()) {
             return Err(HistoryError::Data(format!("time {at} is outside 1970 to 2149")));
@@ -182,7 +182,7 @@ impl Encoded {
     }
 }
 
-/// Trades; fails on the first one that the columns cannot hold.
+/// Encodes trades. Fails on the first one that the columns cannot hold.
 pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
     let mut to = Encoded::new(TRADES, rows.len());
     for row in rows {
@@ -203,7 +203,7 @@ pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
     Ok(to)
 }
 
-/// Klines; fails on the first one that the columns cannot hold.
+/// Encodes klines. Fails on the first one that the columns cannot hold.
 pub(super) fn klines(rows: &[KlineRow]) -> Result<Encoded, HistoryError> {
     let mut to = Encoded::new(KLINES, rows.len());
     for row in rows {
@@ -225,7 +225,7 @@ pub(super) fn klines(rows: &[KlineRow]) -> Result<Encoded, HistoryError> {
     Ok(to)
 }
 
-/// Ledger rows.
+/// Encodes gaps.
 pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
     let mut to = Encoded::new(GAPS, gaps.len());
     for gap in gaps {
@@ -253,7 +253,7 @@ pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
     Ok(to)
 }
 
-/// Dead letters.
+/// Encodes dead letters.
 pub(super) fn dead_letters(letters: &[DeadLetter]) -> Encoded {
     let mut to = Encoded::new(DEAD_LETTERS, letters.len());
     for letter in letters {
@@ -267,7 +267,7 @@ pub(super) fn dead_letters(letters: &[DeadLetter]) -> Encoded {
     to
 }
 
-/// A job's run.
+/// Encodes the run of a job.
 pub(super) fn job_run(run: &JobRun) -> Encoded {
     let mut to = Encoded::new(JOB_RUNS, 1);
     to.text(&run.run_id);

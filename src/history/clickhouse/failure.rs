@@ -1,13 +1,12 @@
-//! What ClickHouse and the way to it can answer, sorted into what the caller does about it.
+//! Classifies the errors of ClickHouse and of the network by what the caller must do.
 //!
-//! What is not known to be about the rows or the tables is taken to pass: a row is never set aside, and the
-//! recorder never stopped, for a reason that might go away.
+//! An unknown error is `Unavailable`: a temporary condition must never make a row a dead letter or stop the recorder.
 
 use clickhouse::error::Error;
 
 use crate::history::HistoryError;
 
-/// Codes that speak of the values of rows.
+/// Error codes that concern the values of rows.
 const ABOUT_ROWS: [u32; 13] = [
     6,   // CANNOT_PARSE_TEXT
     26,  // CANNOT_PARSE_QUOTED_STRING
@@ -23,7 +22,7 @@ const ABOUT_ROWS: [u32; 13] = [
     407, // DECIMAL_OVERFLOW
     469, // VIOLATED_CONSTRAINT
 ];
-/// Codes that say that the tables or the server are not the ones this program knows.
+/// Error codes that mean that the tables or the server do not match this program.
 const ABOUT_SCHEMA: [u32; 12] = [
     8,   // THERE_IS_NO_COLUMN
     10,  // NOT_FOUND_COLUMN_IN_BLOCK
@@ -39,7 +38,7 @@ const ABOUT_SCHEMA: [u32; 12] = [
     115, // UNKNOWN_SETTING
 ];
 
-/// Sorts an answer of the crate.
+/// Classifies an error of the client crate.
 pub(super) fn classify(error: Error) -> HistoryError {
     match error {
         Error::BadResponse(text) => classify_response(text),
@@ -51,7 +50,7 @@ pub(super) fn classify(error: Error) -> HistoryError {
 
 fn classify_response(text: String) -> HistoryError {
     let Some(code) = code(&text) else { return HistoryError::Unavailable(text) };
-    // The server compares the types that an insert names with the table's: the columns changed, not the rows.
+    // The types of an insert differ from the table's: another program changed the columns, the rows are not wrong.
     let is_type = code == 117 && text.contains("Type of '");
     if is_type || ABOUT_SCHEMA.contains(&code) {
         HistoryError::Schema(text)
@@ -62,14 +61,14 @@ fn classify_response(text: String) -> HistoryError {
     }
 }
 
-/// The number in `Code: 60. DB::Exception: ...`
+/// The error code 60 in `Code: 60. DB::Exception: ...`.
 fn code(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("Code: ")?;
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits[..end].parse().ok()
 }
 
-/// The crate's message names only the outermost layer: "connection refused" stands in its sources.
+/// The message with those of its sources: the outermost one does not contain "connection refused".
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_sorted_by_what_is_to_be_done() {
+    fn an_error_is_classified_by_its_code_and_unavailable_without_one() {
         check("Code: 252. DB::Exception: Too many parts (300). Merges are slower. (TOO_MANY_PARTS)", "unavailable");
         check("Code: 241. DB::Exception: Memory limit exceeded (MEMORY_LIMIT_EXCEEDED)", "unavailable");
         check("Code: 159. DB::Exception: Timeout exceeded (TIMEOUT_EXCEEDED)", "unavailable");

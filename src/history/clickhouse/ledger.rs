@@ -1,4 +1,4 @@
-//! The gap ledger, the dead letters and the jobs' runs, as read back.
+//! Reads gaps, dead letters and the runs of jobs.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ struct RunRecord {
     report: String,
 }
 
-/// A String column is bytes: a payload need not be text.
+/// Reads a String column as bytes, because a payload may not be valid UTF-8.
 mod bytes_of {
     use serde::Deserializer;
     use serde::de::{Error, Visitor};
@@ -87,7 +87,7 @@ mod bytes_of {
     }
 }
 
-/// Ledger rows, newest first.
+/// The gaps that `filter` selects, newest first.
 pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
     let symbol = filter.symbol.as_ref().map(|symbol| format!(" AND symbol = {}", quote(symbol.as_str())));
     let open = if filter.open_only { " AND closed_at IS NULL" } else { "" };
@@ -104,7 +104,7 @@ pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>
 }
 
 fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
-    let damaged = |column: &str| HistoryError::Data(format!("{column} of gap {} has no meaning", record.gap_id));
+    let damaged = |column: &str| HistoryError::Data(format!("gap {} has an invalid {column}", record.gap_id));
     let exchange = record.exchange.parse().map_err(|_| damaged("exchange"))?;
     let channel = record.channel.parse().map_err(|()| damaged("channel"))?;
     Ok(Gap {
@@ -126,7 +126,7 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
     })
 }
 
-/// The newest dead letters.
+/// The newest dead letters, newest first.
 pub(super) async fn dead_letters(server: &Server, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
     let sql = format!(
         "SELECT log_partition, log_offset, received_at, stream, reason, payload FROM {}.dead_letters FINAL
@@ -145,12 +145,12 @@ pub(super) async fn dead_letters(server: &Server, limit: usize) -> Result<Vec<De
     Ok(server.rows(&sql).await?.into_iter().map(letter).collect())
 }
 
-/// How many dead letters there are.
+/// The number of dead letters.
 pub(super) async fn dead_letter_count(server: &Server) -> Result<u64, HistoryError> {
     server.one(&format!("SELECT count() FROM {}.dead_letters FINAL", server.database)).await
 }
 
-/// The newest runs, of one job or of all.
+/// The newest runs of one job or of all, newest first.
 pub(super) async fn runs(server: &Server, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
     let of_job = job.map(|job| format!("WHERE job = {}", quote(job))).unwrap_or_default();
     let sql = format!(

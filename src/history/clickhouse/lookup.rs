@@ -1,4 +1,4 @@
-//! Rows by key, the latest row of each key, rows by range: one query each, for any number of symbols.
+//! Reads rows by key, the latest rows, and rows by range. Each is one query for any number of symbols.
 
 use clickhouse::Row;
 use rust_decimal::Decimal;
@@ -52,9 +52,9 @@ struct WatermarkRecord {
     at: i64,
 }
 
-/// A value that no column of ours should hold.
+/// The error for a stored value that this program cannot have written.
 fn invalid(what: &str) -> HistoryError {
-    HistoryError::Data(format!("a stored {what} has no meaning here"))
+    HistoryError::Data(format!("history contains an invalid {what}"))
 }
 
 fn decimal(value: i128) -> Result<Decimal, HistoryError> {
@@ -105,7 +105,7 @@ fn kline_rows(records: Vec<KlineRecord>, exchange: Exchange) -> Result<Vec<Kline
     records.into_iter().map(row).collect()
 }
 
-/// The highest stored position of each stream that has rows: one query for each kind.
+/// The highest stored position of each stream that has rows.
 pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
     let db = &server.database;
     let mut found = Vec::new();
@@ -144,13 +144,13 @@ pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Ve
             found.push(Watermark { stream, position, ts: Timestamp(at) });
         }
     }
-    // A query asks for symbols: of a symbol's streams only some may have been asked for.
+    // A query selects by symbol, so it may return other streams of a symbol.
     let wanted: std::collections::HashSet<&Stream> = streams.iter().collect();
     found.retain(|watermark| wanted.contains(&watermark.stream));
     Ok(found)
 }
 
-/// The trade with the highest id of each symbol: the ids alone are searched, then one row of each is read.
+/// The trade with the highest id of each symbol. The subquery reads only the ids, then one row of each symbol is read.
 pub(super) async fn latest_trades(
     server: &Server,
     exchange: Exchange,
@@ -190,13 +190,13 @@ pub(super) async fn latest_klines(
     kline_rows(server.rows(&sql).await?, exchange)
 }
 
-/// The trades with exactly these ids that are stored.
+/// The stored trades with exactly these ids.
 pub(super) async fn trades_by_id(
     server: &Server,
     exchange: Exchange,
     keys: &[(Symbol, i64)],
 ) -> Result<Vec<TradeRow>, HistoryError> {
-    // No trade has a negative id, and the column's type has none.
+    // The column is unsigned, and no trade has a negative id.
     let keys: Vec<String> = keys
         .iter()
         .filter(|(_, id)| *id >= 0)
@@ -212,7 +212,7 @@ pub(super) async fn trades_by_id(
     trade_rows(server.rows(&sql).await?, exchange)
 }
 
-/// The klines with exactly these open times that are stored.
+/// The stored klines with exactly these open times.
 pub(super) async fn klines_by_time(
     server: &Server,
     exchange: Exchange,
@@ -233,7 +233,7 @@ pub(super) async fn klines_by_time(
     kline_rows(server.rows(&sql).await?, exchange)
 }
 
-/// Stored trades with ids in `range`, ascending.
+/// The stored trades with ids in `range`, ascending.
 pub(super) async fn trades(
     server: &Server,
     stream: &Stream,
@@ -251,7 +251,7 @@ pub(super) async fn trades(
     trade_rows(server.rows(&sql).await?, stream.exchange)
 }
 
-/// Stored klines with open times in `range`, ascending.
+/// The stored klines with open times in `range`, ascending.
 pub(super) async fn klines(
     server: &Server,
     stream: &Stream,
@@ -269,7 +269,7 @@ pub(super) async fn klines(
     kline_rows(server.rows(&sql).await?, stream.exchange)
 }
 
-/// One-minute klines of these symbols from `since` on.
+/// The one-minute klines of these symbols that opened at `since` or later.
 pub(super) async fn minute_klines(
     server: &Server,
     exchange: Exchange,

@@ -1,4 +1,4 @@
-//! Rows per minute of a stream's last hours: one query per kind, and the tables' partitions are days.
+//! Counts rows per minute. The tables are partitioned by day, so the server reads only the last days.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ struct MinuteRecord {
     backfilled: i64,
 }
 
-/// Rows per stream and UTC minute from `since` on.
+/// Rows per stream and UTC minute, for exchange times at `since` or later.
 pub(super) async fn per_minute(
     server: &Server,
     streams: &[Stream],
@@ -59,7 +59,7 @@ pub(super) async fn per_minute(
 
 fn minute(record: MinuteRecord) -> Result<(Stream, MinuteCount), HistoryError> {
     let MinuteRecord { exchange, symbol, channel, minute, present, backfilled } = record;
-    let invalid = |what: &str| HistoryError::Data(format!("a row's {what} has no meaning"));
+    let invalid = |what: &str| HistoryError::Data(format!("a row has an invalid {what}"));
     let exchange = exchange.parse().map_err(|_| invalid("exchange"))?;
     let channel = channel.parse().map_err(|()| invalid("interval"))?;
     let stream = Stream::new(exchange, Symbol::new(&symbol), channel);

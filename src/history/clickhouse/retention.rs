@@ -1,4 +1,4 @@
-//! What history forgets. Whole days go as partitions, at no cost; only the day that is cut is written anew.
+//! Retention. Whole days are dropped as partitions, which is cheap; the server rewrites only the day that is cut.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ struct PartitionRecord {
     id: String,
 }
 
-/// Removes rows of `table` whose `column` is before an instant; returns how many keys went.
+/// Removes the rows of `table` whose `column` is before a time; returns the number of keys.
 pub(super) async fn remove(server: &Server, table: &str, column: &str, before: Timestamp) -> Result<u64, HistoryError> {
     remove_where(server, table, &format!("{column} < {}", time(before))).await
 }
@@ -21,7 +21,7 @@ async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u
     let db = &server.database;
     let old: u64 = server.one(&format!("SELECT count() FROM {db}.{table} FINAL WHERE {condition}")).await?;
     if old > 0 {
-        // Waits until it is done: readers never see what the answer says is gone.
+        // Waits for the mutation, so that readers do not see removed rows after this returns.
         let sql = format!("ALTER TABLE {db}.{table} DELETE WHERE {condition} SETTINGS mutations_sync = 1");
         server.command(&sql).await?;
     }
@@ -35,9 +35,9 @@ struct ExcessRun {
     run_id: String,
 }
 
-/// Removes all runs of each job but the newest so many; returns how many went.
+/// Keeps the newest `kept` runs of each job and removes the others; returns the number of removed runs.
 pub(super) async fn remove_runs(server: &Server, kept: u32) -> Result<u64, HistoryError> {
-    // The first one of each job that goes, in the order in which runs are listed.
+    // The newest run to remove of each job, in the order of `runs`.
     let sql = format!(
         "SELECT job, scheduled_at, run_id FROM {}.job_runs FINAL
          ORDER BY job, scheduled_at DESC, run_id DESC LIMIT {kept}, 1 BY job",
@@ -54,7 +54,8 @@ pub(super) async fn remove_runs(server: &Server, kept: u32) -> Result<u64, Histo
     remove_where(server, "job_runs", &conditions.join(" OR ")).await
 }
 
-/// The same for a table that is partitioned by the day of `column`.
+/// Removes the rows of `table` whose `column` is before a time, where the day of `column` is the partition; returns the
+/// number of keys.
 pub(super) async fn remove_days(
     server: &Server,
     options: &ClickhouseOptions,
@@ -67,7 +68,7 @@ pub(super) async fn remove_days(
     if old == 0 {
         return Ok(0);
     }
-    // The id of a day's partition is its date, as in 20240808.
+    // The partition id of a day is its date, for example 20240808.
     let sql = format!(
         "SELECT DISTINCT partition_id AS id FROM system.parts WHERE active AND database = {} AND table = '{table}'
            AND partition_id < formatDateTime(toDate({cut}), '%Y%m%d') ORDER BY id",

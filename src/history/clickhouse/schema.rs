@@ -1,24 +1,24 @@
-//! The tables in ClickHouse: names as DESIGN.md section 5 gives them, made and migrated in numbered steps.
+//! Creates and migrates the tables of DESIGN.md section 5 in ClickHouse, in numbered steps.
 //!
-//! Every statement may run again, and beside another recorder's.
+//! Every statement is idempotent, and another recorder may run it at the same time.
 
 use super::server::{Server, quote};
 use crate::history::HistoryError;
 
-/// What all tables share. An insert is on the disk when it is answered (off by default, and settings of the
-/// table, which an insert cannot turn on).
+/// The settings of all tables: an insert is on disk when the server responds. These are off by default, and an insert
+/// cannot turn them on, because they are settings of the table.
 const DURABLE: &str = "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1";
-/// Retried inserts that the server recognises: more than are on their way at any time.
+/// The number of insert tokens that the server remembers: more than are in flight at any time.
 const WINDOW: &str = "non_replicated_deduplication_window = 1000";
-/// The oldest server whose tables and settings are these.
+/// The oldest server that supports these tables and settings.
 const OLDEST_SERVER: (u32, u32) = (24, 8);
-/// The schema this program knows.
+/// The schema version of this program.
 pub(super) const VERSION: u32 = 2;
 
-/// The statements of each step, in order; step n makes schema n. `{db}` is the quoted database.
+/// The statements of each migration; step n creates schema version n. `{db}` is the quoted database.
 const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE];
 
-/// What `evidence` says, to be asked for by column (also of rows from before), and what filled a gap.
+/// Columns for the fields of `evidence` (also of older rows), and for the source that filled a gap.
 const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
      ADD COLUMN IF NOT EXISTS detected_by String DEFAULT JSONExtractString(evidence, 'by'),
      ADD COLUMN IF NOT EXISTS previous_id Nullable(Int64) DEFAULT JSONExtract(evidence, 'previous', 'Nullable(Int64)'),
@@ -82,7 +82,7 @@ const FIRST: &[&str] = &[
        version UInt64,
        evidence String COMMENT 'JSON'
      ) ENGINE = ReplacingMergeTree(version) ORDER BY gap_id {durable}, {window}",
-    // No version: the log may have been made anew, then the place is the newer frame's.
+    // No version: after the log was recreated, the newer frame at an offset replaces the older one.
     "CREATE TABLE IF NOT EXISTS {db}.dead_letters (
        id String ALIAS concat(toString(log_partition), ':', toString(log_offset)),
        log_partition Int32,
@@ -92,7 +92,7 @@ const FIRST: &[&str] = &[
        reason String,
        payload String
      ) ENGINE = ReplacingMergeTree ORDER BY (log_partition, log_offset) {durable}, {window}",
-    // No version: a run is replaced by what was written last.
+    // No version: the last write of a run replaces the earlier ones.
     "CREATE TABLE IF NOT EXISTS {db}.job_runs (
        run_id String,
        job LowCardinality(String),
@@ -109,7 +109,7 @@ const FIRST: &[&str] = &[
      ) ENGINE = ReplacingMergeTree ORDER BY run_id {durable}",
 ];
 
-/// The server's version, and what [`prepare`] would make there.
+/// Returns the version of the server, and a line for each thing that [`prepare`] would create.
 pub(super) async fn inspect(server: &Server) -> Result<(String, Vec<String>), HistoryError> {
     let text: String = server.one("SELECT version()").await?;
     refuse_older(&text)?;
@@ -119,27 +119,30 @@ pub(super) async fn inspect(server: &Server) -> Result<(String, Vec<String>), Hi
     );
     let tables: u64 = server.one(&known).await?;
     let missing = match tables {
-        0 => vec![format!("{} has no tables: made at the first start", server.name())],
-        found if found % 2 == 0 => vec![format!("{} has tables, but none of ours yet", server.name())],
+        0 => vec![format!("{} has no tables: the first start creates them", server.name())],
+        found if found % 2 == 0 => {
+            vec![format!("{} has only foreign tables: the first start creates ours", server.name())]
+        }
         _ => {
             let found: u32 =
                 server.one(&format!("SELECT max(version) FROM {}.schema_migrations", server.database)).await?;
             refuse_newer(server, found)?;
-            let behind = format!("schema {found} at {}: moved to {VERSION} at the next start", server.name());
-            if found < VERSION { vec![behind] } else { Vec::new() }
+            let outdated =
+                format!("{} has schema version {found}: the next start migrates it to {VERSION}", server.name());
+            if found < VERSION { vec![outdated] } else { Vec::new() }
         }
     };
     Ok((format!("ClickHouse {text}"), missing))
 }
 
-/// Whether our tables were made.
+/// Whether the tables exist.
 pub(super) async fn exists(server: &Server) -> Result<bool, HistoryError> {
     let database = quote(server.plain_database());
     let sql = format!("SELECT count() FROM system.tables WHERE database = {database} AND name = 'schema_migrations'");
     Ok(server.one::<u64>(&sql).await? > 0)
 }
 
-/// Refuses a schema that this program does not know.
+/// Refuses a schema that is newer than this program.
 fn refuse_newer(server: &Server, found: u32) -> Result<(), HistoryError> {
     if found > VERSION {
         return Err(HistoryError::Schema(format!(
@@ -150,7 +153,7 @@ fn refuse_newer(server: &Server, found: u32) -> Result<(), HistoryError> {
     Ok(())
 }
 
-/// Refuses a server that is too old, creates what is missing and returns the store's identity.
+/// Refuses an unsupported server or schema, creates and migrates the tables, and returns the identity of the store.
 pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
     let text: String = server.one("SELECT version()").await?;
     refuse_older(&text)?;
@@ -180,7 +183,7 @@ pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
     identity(server).await
 }
 
-/// The store's own UUID; a new store gets one.
+/// The UUID of the store; a new store gets one.
 async fn identity(server: &Server) -> Result<String, HistoryError> {
     let db = &server.database;
     let select = format!("SELECT min(uuid) FROM {db}.identity");
@@ -188,7 +191,7 @@ async fn identity(server: &Server) -> Result<String, HistoryError> {
     if !found.is_empty() {
         return Ok(found);
     }
-    // Two recorders may come here at once: with one token the server keeps the first row only.
+    // Two recorders may run this at once: both use one token, so the server keeps only the first row.
     let made = uuid::Uuid::new_v4();
     server
         .command(&format!(
@@ -203,12 +206,12 @@ async fn identity(server: &Server) -> Result<String, HistoryError> {
 fn refuse_older(version: &str) -> Result<(), HistoryError> {
     let mut numbers = version.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        return Err(HistoryError::Schema(format!("the server's version {version:?} cannot be read")));
+        return Err(HistoryError::Schema(format!("cannot parse the server's version {version:?}")));
     };
     if (major, minor) < OLDEST_SERVER {
         let (major, minor) = OLDEST_SERVER;
         return Err(HistoryError::Schema(format!(
-            "the server is ClickHouse {version}, {major}.{minor} or newer is needed"
+            "the server is ClickHouse {version}: {major}.{minor} or newer is needed"
         )));
     }
     Ok(())

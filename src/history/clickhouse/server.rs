@@ -1,4 +1,4 @@
-//! One ClickHouse server over HTTP: every request has a limit, every failure its kind.
+//! The HTTP client of one ClickHouse server: every request has a time limit, and every error is classified.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
@@ -9,21 +9,21 @@ use clickhouse::{Client, RowOwned, RowRead};
 use super::failure::classify;
 use crate::history::{ClickhouseOptions, HistoryError};
 
-/// How long a question may take: the longest counts a stream of years.
+/// The longest query: one that counts years of a stream.
 const QUERY_MAX: Duration = Duration::from_secs(60);
-/// How long an insert may take: a busy disk syncs late, and giving up early only doubles its work.
+/// The longest insert: a busy disk syncs late, and an early retry would only double its work.
 const INSERT_MAX: Duration = Duration::from_secs(60);
-/// How long a change of tables or a removal may take.
+/// The longest change of a table or removal of rows.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
-/// Bytes compressed and sent at once.
+/// Bytes that are compressed and sent together.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Keys travel in the text of a query: 256 KiB, the default, would be 8,000 of them.
+/// The largest query text. It contains keys, and the default of 256 KiB would limit them to 8,000.
 const QUERY_BYTES_MAX: &str = "67108864";
 
-/// A server and the database there.
+/// A server and its database.
 pub(super) struct Server {
     client: Client,
-    /// Quoted.
+    /// The quoted name of the database.
     pub(super) database: String,
     plain_database: String,
     url: String,
@@ -48,35 +48,35 @@ impl Server {
         Self { client, database, plain_database: options.database.clone(), url: options.url.clone() }
     }
 
-    /// The database's name without quotes.
+    /// The name of the database without quotes.
     pub(super) fn plain_database(&self) -> &str {
         &self.plain_database
     }
 
-    /// For messages.
+    /// The database and the URL, for messages.
     pub(super) fn name(&self) -> String {
         format!("database {} at {}", self.database, self.url)
     }
 
-    /// The rows that a query answers.
+    /// Runs a query and returns its rows.
     pub(super) async fn rows<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
-        // Raw: a question mark in a symbol is no placeholder.
+        // Raw, because a question mark in a symbol is not a placeholder.
         let query = self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX);
         with_timeout(QUERY_MAX, query.fetch_all::<T>()).await
     }
 
-    /// The one row that a query answers.
+    /// Runs a query and returns its only row.
     pub(super) async fn one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, HistoryError> {
         with_timeout(QUERY_MAX, self.client.query_raw(sql).fetch_one::<T>()).await
     }
 
-    /// Carries out what answers nothing.
+    /// Runs a statement without a result.
     pub(super) async fn command(&self, sql: &str) -> Result<(), HistoryError> {
         with_timeout(COMMAND_MAX, self.client.query_raw(sql).execute()).await
     }
 
-    /// Inserts rows in RowBinaryWithNamesAndTypes; they are on the disk when it returns (a setting of the tables). The same rows under
-    /// the same token are stored once; without a token they are stored again.
+    /// Inserts rows in RowBinaryWithNamesAndTypes; they are on disk when it returns (by a setting of the tables). The
+    /// server stores the same rows with the same token once; without a token it stores them again.
     pub(super) async fn insert(
         &self,
         table: &str,
@@ -88,14 +88,14 @@ impl Server {
         let mut insert = self
             .client
             .insert_formatted_with(sql)
-            // On by default since 26.2: it would answer for a buffer, not for the disk.
+            // On by default since 26.2: the response would only mean that the rows are in a buffer.
             .with_setting("async_insert", "0")
-            // A backfill of daily klines spans years of days in one insert.
+            // A backfill of daily klines inserts rows of thousands of days, each a partition.
             .with_setting("max_partitions_per_insert_block", "0");
         insert = if token.is_empty() {
             insert.with_setting("insert_deduplicate", "0")
         } else {
-            // A log that was made anew repeats its positions, and so its tokens, with other rows.
+            // A recreated log repeats its offsets, and so its tokens, with other rows: the hash distinguishes them.
             let mut hasher = DefaultHasher::new();
             hasher.write(&rows);
             insert
@@ -123,17 +123,17 @@ async fn with_timeout<T>(
     }
 }
 
-/// A text in single quotes.
+/// A text as an SQL literal.
 pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Texts in quotes, with commas.
+/// Texts as SQL literals, separated by commas.
 pub(super) fn quote_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     texts.into_iter().map(quote).collect::<Vec<_>>().join(",")
 }
 
-/// An instant as a literal of the columns' type.
+/// A time as an SQL literal of the columns' type.
 pub(super) fn time(at: crate::market::Timestamp) -> String {
     format!("fromUnixTimestamp64Micro({}, 'UTC')", at.micros())
 }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quote_ends_nothing() {
+    fn quotes_and_backslashes_are_escaped() {
         assert_eq!(quote("BTC'; DROP TABLE x --\\"), "'BTC\\'; DROP TABLE x --\\\\'");
         assert_eq!(quote_all(["A", "B"]), "'A','B'");
     }

@@ -1,4 +1,4 @@
-//! What is stored of a stream and what is not: counts, extent, holes, days.
+//! Which positions of a stream are stored: counts, extent, missing ranges, days.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use crate::gap::Range;
 use crate::history::{Count, CoverageDay, DISORDER_MAX};
 use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
-/// The parts of a query that depend on the stream's kind.
+/// The parts of a query that depend on the channel of the stream.
 struct Series<'a> {
-    /// The table and the condition on all of the key but the position.
+    /// The table, and the condition on the key without the position.
     rows: &'static str,
     /// The column of the position.
     position: &'static str,
@@ -23,7 +23,7 @@ struct Series<'a> {
 const TRADES: &str = "trades WHERE exchange = ?1 AND symbol = ?2";
 const KLINES: &str = "klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3";
 
-/// How many positions of `range` are stored.
+/// The number of stored positions in `range`.
 pub(super) fn count(connection: &Connection, stream: &Stream, range: Range) -> rusqlite::Result<Count> {
     let names = names(stream);
     let Some(mut series) = series(&names) else { return Ok(Count::default()) };
@@ -43,7 +43,7 @@ pub(super) fn count(connection: &Connection, stream: &Stream, range: Range) -> r
 pub(super) fn extent(connection: &Connection, stream: &Stream) -> rusqlite::Result<Option<Range>> {
     let names = names(stream);
     let Some(series) = series(&names) else { return Ok(None) };
-    // Two queries that each end at an end of the index; one with min and max would read all of it.
+    // Two queries, each of which reads one end of the index: one query with min and max would read the whole index.
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
         let query = format!("SELECT {function}({}) FROM {}", series.position, series.rows);
         let mut select = connection.prepare_cached(&query)?;
@@ -55,7 +55,7 @@ pub(super) fn extent(connection: &Connection, stream: &Stream) -> rusqlite::Resu
     Ok(end("min")?.zip(end("max")?).map(|(first, last)| Range { first, last }))
 }
 
-/// The ranges inside `range` that are not stored, ascending, at most `limit`: reads the keys once, in order.
+/// The ranges inside `range` that are not stored, ascending, at most `limit`. Reads the keys once, in order.
 pub(super) fn missing(
     connection: &Connection,
     stream: &Stream,
@@ -74,7 +74,7 @@ pub(super) fn missing(
     bind(&mut select, &series.key)?;
     let mut rows = select.raw_query();
     let mut ranges = Vec::new();
-    // The next position that should be there; `None` when the last one that can be named was.
+    // The next position to expect; `None` after the highest possible one.
     let mut expected = Some(range.first);
     while ranges.len() < limit
         && let Some(row) = rows.next()?
@@ -95,7 +95,7 @@ pub(super) fn missing(
     Ok(ranges)
 }
 
-/// Rows per stream and UTC day: reads the keys once, in order, those of `first_day` and later.
+/// Rows per stream and UTC day, from `first_day`. Reads the keys once, in order.
 pub(super) fn days(
     connection: &Connection,
     streams: &[Stream],
@@ -113,10 +113,10 @@ fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -
     let names = names(stream);
     let Some(mut series) = series(&names) else { return Ok(Vec::new()) };
     let mut query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);
-    // Declared before the key that borrows them.
+    // Declared here because the key borrows them.
     let (first, since_us);
     if let Some(since) = since {
-        // A kline's position is its time. Trades have no index on it: where they begin is found in their ids.
+        // The position of a kline is its time. Trades have no index on time, so a search by id finds the first one.
         let begin = match stream.channel {
             Channel::Trade => first_since(connection, stream, since.plus_micros(-(DISORDER_MAX.as_micros() as i64)))?,
             _ => Some(since.micros()),
@@ -144,7 +144,7 @@ fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -
     Ok(days.into_values().collect())
 }
 
-/// What identifies the stream's rows: exchange, symbol and, for klines, the interval.
+/// The key of the stream's rows: exchange, symbol and, for klines, the interval.
 fn names(stream: &Stream) -> Option<(&str, &str, Option<&'static str>)> {
     match stream.channel {
         Channel::Trade => Some((stream.exchange.as_str(), stream.symbol.as_str(), None)),
@@ -162,7 +162,7 @@ fn series<'a>(names: &'a Option<(&'a str, &'a str, Option<&'static str>)>) -> Op
     })
 }
 
-/// Binds by number; a number that the query does not use is left out.
+/// Binds the values by number, as many as the query has parameters.
 fn bind(select: &mut rusqlite::Statement<'_>, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
     for (number, value) in (1..=select.parameter_count()).zip(values) {
         select.raw_bind_parameter(number, value)?;

@@ -1,11 +1,11 @@
-//! A decimal as stored: plain notation, as `market::plain` writes it, into a buffer that is used again.
+//! Formats decimals for storage, in plain notation as `market::plain`, but into a reused buffer.
 
 use rust_decimal::Decimal;
 
-/// Sign, 29 digits, point, and the zeros of "0.": more than any decimal has.
+/// The size of the buffer. Sign, 29 digits, point and leading zero need less.
 const TEXT_MAX: usize = 48;
 
-/// Writes decimals without allocating.
+/// Formats decimals without allocation.
 #[derive(Debug)]
 pub(super) struct DecimalText([u8; TEXT_MAX]);
 
@@ -14,7 +14,7 @@ impl DecimalText {
         Self([0; TEXT_MAX])
     }
 
-    /// Plain notation without exponent or trailing zeros; valid until the next call.
+    /// Plain notation without exponent or trailing zeros. The text is valid until the next call.
     pub(super) fn plain(&mut self, value: Decimal) -> &str {
         let mut rest = value.mantissa().unsigned_abs();
         let mut scale = value.scale();
@@ -37,7 +37,7 @@ impl DecimalText {
         let mut at = TEXT_MAX;
         let mut digits = 0;
         let mut small = u64::try_from(rest).ok();
-        // From the last digit to the first; the point stands before the last `scale` ones.
+        // Writes from the last digit to the first; the point comes before the last `scale` digits.
         loop {
             let digit = match &mut small {
                 Some(small) => {

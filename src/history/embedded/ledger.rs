@@ -1,4 +1,4 @@
-//! The gap ledger, the dead letters and the jobs' runs, as read back.
+//! Reads gaps, dead letters and the runs of jobs.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::gap::{Gap, Range};
 use crate::history::{DeadLetter, GapFilter, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
-/// Ledger rows, newest first.
+/// The gaps that `filter` selects, newest first.
 pub(super) fn gaps(connection: &Connection, filter: &GapFilter) -> rusqlite::Result<Vec<Gap>> {
     let mut query = "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state,
         detected_at, closed_at, filled, attempts, reason, evidence, version, filled_by, filled_at FROM gaps
@@ -49,7 +49,7 @@ fn gap_row(row: &Row<'_>) -> rusqlite::Result<Gap> {
     })
 }
 
-/// The newest dead letters.
+/// The newest dead letters, newest first.
 pub(super) fn dead_letters(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DeadLetter>> {
     let mut select = connection.prepare_cached(
         "SELECT log_partition, log_offset, received_at, stream, reason, payload FROM dead_letters
@@ -68,13 +68,13 @@ pub(super) fn dead_letters(connection: &Connection, limit: usize) -> rusqlite::R
     rows.collect()
 }
 
-/// How many dead letters there are.
+/// The number of dead letters.
 pub(super) fn dead_letter_count(connection: &Connection) -> rusqlite::Result<u64> {
     let count: i64 = connection.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0))?;
     Ok(count.unsigned_abs())
 }
 
-/// The newest runs, of one job or of all.
+/// The newest runs of one job or of all, newest first.
 pub(super) fn runs(connection: &Connection, job: Option<&str>, limit: usize) -> rusqlite::Result<Vec<JobRun>> {
     let of_job = if job.is_some() { "WHERE job = ?1" } else { "WHERE ?1 IS NULL" };
     let mut select = connection.prepare_cached(&format!(

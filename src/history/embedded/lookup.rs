@@ -1,5 +1,5 @@
-//! Rows by key, and the latest row of each key: each a bounded number of index look-ups in one query,
-//! for any number of symbols.
+//! Reads rows by key, the latest rows, and rows by range. Each query by key does a bounded number of index look-ups per
+//! key, for any number of symbols.
 
 use rusqlite::{Connection, Row, params};
 
@@ -99,7 +99,7 @@ pub(super) fn latest_klines(
     rows.collect()
 }
 
-/// The trades with exactly these ids that are stored.
+/// The stored trades with exactly these ids.
 pub(super) fn trades_by_id(
     connection: &Connection,
     exchange: Exchange,
@@ -116,7 +116,7 @@ pub(super) fn trades_by_id(
     rows.collect()
 }
 
-/// The klines with exactly these open times that are stored.
+/// The stored klines with exactly these open times.
 pub(super) fn klines_by_time(
     connection: &Connection,
     exchange: Exchange,
@@ -135,7 +135,7 @@ pub(super) fn klines_by_time(
     rows.collect()
 }
 
-/// Stored trades with ids in `range`, ascending.
+/// The stored trades with ids in `range`, ascending.
 pub(super) fn trades(
     connection: &Connection,
     stream: &Stream,
@@ -155,7 +155,7 @@ pub(super) fn trades(
     rows.collect()
 }
 
-/// Stored klines with open times in `range`, ascending.
+/// The stored klines with open times in `range`, ascending.
 pub(super) fn klines(
     connection: &Connection,
     stream: &Stream,
@@ -177,7 +177,8 @@ pub(super) fn klines(
     rows.collect()
 }
 
-/// One-minute klines of these symbols from `since` on; no symbol is a question of its own to another process.
+/// The one-minute klines of these symbols that opened at `since` or later. One query per symbol is cheap in a local
+/// file.
 pub(super) fn minute_klines(
     connection: &Connection,
     exchange: Exchange,
@@ -230,12 +231,12 @@ fn kline_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<KlineRow> {
     Ok(KlineRow { exchange, symbol: Symbol::new(row.get_ref(0)?.as_str()?), kline, is_backfilled: row.get(13)? })
 }
 
-/// A text column in the vocabulary's own terms; a text that has no meaning is a damaged row.
+/// Parses a text column. Fails on an invalid text, which means that the row is damaged.
 pub(super) fn read<T>(row: &Row<'_>, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text = row.get_ref(column)?.as_str()?;
     parse(text).ok_or_else(|| {
         let name = row.as_ref().column_name(column).unwrap_or_default().to_owned();
-        let what = format!("{text:?} in column {name} has no meaning");
+        let what = format!("invalid text {text:?} in column {name}");
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
     })
 }
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
     use crate::history::embedded::schema::SCHEMA;
 
-    /// SQLite's own account of how it would answer.
+    /// The query plan of SQLite.
     fn plan(connection: &Connection, query: &str) -> String {
         let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
         let mut rows = explain.raw_query();
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_rows_are_found_without_reading_the_others() {
+    fn the_latest_rows_are_found_by_the_primary_key_without_a_scan() {
         let directory = tempfile::tempdir().unwrap();
         let connection = SCHEMA.open(&directory.path().join("history.db")).unwrap();
         for query in [WATERMARKS_TRADES, WATERMARKS_KLINES, &latest_trades_query(), &latest_klines_query()] {

@@ -1,11 +1,11 @@
-//! Rows per minute of a stream's last hours, found without an index on time: positions grow with it.
+//! Counts rows per minute without an index on time: it relies on positions that increase with time.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::history::MinuteCount;
 use crate::market::{Channel, Interval, Stream, Timestamp};
 
-/// Rows per stream and UTC minute from `since` on: reads the keys from there on once, in order.
+/// Rows per stream and UTC minute, for exchange times at `since` or later. Reads the keys once, in order.
 pub(super) fn per_minute(
     connection: &Connection,
     streams: &[Stream],
@@ -46,9 +46,9 @@ fn klines(
     count_by_minute(rows)
 }
 
-/// A place in the ids from which on every trade of `since` or later is found, by halving: a day of a busy market is
-/// millions of rows, and what came before it many times that. Where ids do not grow with time it finds one of the places
-/// at which an older trade is followed by one that is not.
+/// The first trade id at `since` or later, found by binary search, because a busy market has millions of rows per day.
+/// Where ids do not increase with time it returns one of the ids whose predecessor is older than `since`. `None`
+/// without a trade.
 pub(super) fn first_since(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlite::Result<Option<i64>> {
     let key = params![stream.exchange.as_str(), stream.symbol.as_str()];
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
@@ -65,20 +65,20 @@ pub(super) fn first_since(connection: &Connection, stream: &Stream, since: Times
         let at = select.query_row(key, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?;
         match at {
             Some((id, ts)) if ts < since.micros() => low = id.saturating_add(1),
-            // Nothing at or after `middle`: what was the last row went meanwhile.
+            // No row at or after `middle`: retention has removed the last row meanwhile.
             Some(_) | None => high = middle,
         }
     }
     Ok(Some(low))
 }
 
-/// Rows of a time and a flag, nearly in the order of time, counted by minute.
+/// Counts rows of (time, is_backfilled) by minute. The rows are nearly in the order of time.
 fn count_by_minute(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<Vec<MinuteCount>> {
     let mut minutes: Vec<MinuteCount> = Vec::new();
     while let Some(row) = rows.next()? {
         let minute = row.get::<_, i64>(0)?.div_euclid(Interval::M1.micros());
         let backfilled: i64 = row.get(1)?;
-        // The newest minute is nearly always the one; a row out of order is sought from there.
+        // The row nearly always belongs to the newest minute; only a row out of order needs the search.
         let at = match minutes.last() {
             Some(last) if last.minute == minute => Ok(minutes.len() - 1),
             _ => minutes.binary_search_by_key(&minute, |count| count.minute),

@@ -1,17 +1,17 @@
-//! What history forgets: old dead letters and runs, and, when asked, old rows, a bounded chunk at a time.
+//! Retention: removes old dead letters and runs, and, if configured, old rows in bounded chunks.
 //!
-//! Rows have no index by time (it would cost every insert): readers walk the key in chunks and the
-//! writer removes only from chunks that hold something old.
+//! Rows have no index on time, because every insert would pay for it. So readers walk the key in chunks, and the writer
+//! removes rows only from chunks that contain old ones.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::history::Retention;
 use crate::market::Timestamp;
 
-/// Rows of one chunk: some ten milliseconds of the writer.
+/// The largest chunk, in rows: about ten milliseconds of the writer.
 const CHUNK_ROWS: i64 = 10_000;
 
-/// The tables that hold rows of the exchange's time: the key but for the position, the position, the time.
+/// The tables whose rows have an exchange time.
 const TABLES: [Table; 2] = [
     Table {
         name: "trades",
@@ -34,7 +34,7 @@ const TABLES: [Table; 2] = [
 #[derive(Debug)]
 struct Table {
     name: &'static str,
-    /// What names a series: exchange, symbol, and the interval or nothing.
+    /// The columns of a series: exchange, symbol, and the interval or an empty text.
     columns: &'static str,
     key: &'static str,
     series: &'static str,
@@ -42,35 +42,35 @@ struct Table {
     time: &'static str,
 }
 
-/// How far the walk has come: everything up to here was looked at.
+/// How far the walk has come: all rows up to here have been checked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cursor {
     table: usize,
-    /// Exchange, symbol, and the interval or nothing.
+    /// Exchange, symbol, and the interval or an empty text.
     series: [String; 3],
-    /// Last position looked at; `None` before the first of the series.
+    /// The last checked position; `None` before the first one of the series.
     position: Option<i64>,
 }
 
-/// Neighbouring rows of one series.
+/// Consecutive rows of one series.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     table: usize,
     series: [String; 3],
     first: i64,
     last: i64,
-    /// Whether a row of it is older than asked.
+    /// Whether it contains a row that is older than the limit.
     pub(super) has_old: bool,
 }
 
 impl Chunk {
-    /// Where to go on.
+    /// The cursor after this chunk.
     pub(super) fn next_cursor(&self) -> Cursor {
         Cursor { table: self.table, series: self.series.clone(), position: Some(self.last) }
     }
 }
 
-/// Removes the dead letters and the runs that are not kept; returns how many went.
+/// Removes expired dead letters and runs; returns their number.
 pub(super) fn remove_expired(connection: &Connection, retention: &Retention) -> rusqlite::Result<u64> {
     let mut removed = 0;
     if let Some(before) = retention.dead_letters_before {
@@ -85,11 +85,11 @@ pub(super) fn remove_expired(connection: &Connection, retention: &Retention) -> 
     Ok(removed as u64)
 }
 
-/// Removes all runs of each job but the newest so many; returns how many went. Walks the index from each job's newest run
-/// on: to number all of them would sort the table, every few minutes, on the one thread that writes.
+/// Keeps the newest `kept` runs of each job and removes the others; returns their number. Walks the index from the
+/// newest run of each job: a window function would sort the whole table on the writer thread, every few minutes.
 fn remove_excess_runs(connection: &Connection, kept: u32) -> rusqlite::Result<usize> {
     let mut next_job = connection.prepare_cached("SELECT min(job) FROM job_runs WHERE job > ?1")?;
-    // In the order in which runs are listed.
+    // The order of `runs`.
     let mut first_to_go = connection.prepare_cached(
         "SELECT scheduled_at, run_id FROM job_runs WHERE job = ?1
          ORDER BY scheduled_at DESC, run_id DESC LIMIT 1 OFFSET ?2",
@@ -160,7 +160,7 @@ fn next_series(connection: &Connection, table: &Table, after: &[String; 3]) -> r
     Ok(Some([row.get(0)?, row.get(1)?, row.get(2)?]))
 }
 
-/// Removes what is older than `before` in a chunk; returns how many rows went.
+/// Removes the rows of a chunk that are older than `before`; returns their number.
 pub(super) fn remove(connection: &Connection, chunk: &Chunk, before: Timestamp) -> rusqlite::Result<u64> {
     let Table { name, key, series, position, time, .. } = &TABLES[chunk.table];
     let query = format!("DELETE FROM {name} WHERE {key} = {series} AND {position} BETWEEN ?4 AND ?5 AND {time} < ?6");

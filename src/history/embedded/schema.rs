@@ -1,6 +1,6 @@
-//! The tables of `history.db`: names and encodings are DESIGN.md section 5, "History".
+//! The tables of `history.db`, with the names and encodings of DESIGN.md section 5, "History".
 //!
-//! Times are microseconds since 1970 UTC, decimals plain text, booleans 0 and 1.
+//! Times are microseconds since 1970 UTC, decimals are plain text, booleans are 0 and 1.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -96,7 +96,7 @@ pub(super) const SCHEMA: Schema = Schema {
          ) STRICT, WITHOUT ROWID;
          CREATE INDEX job_runs_by_time ON job_runs(scheduled_at);
          CREATE INDEX job_runs_by_job ON job_runs(job, scheduled_at);",
-        // What `evidence` says, to be asked for by column, and what filled a gap.
+        // Columns for the fields of `evidence`, and for the source that filled a gap.
         "ALTER TABLE gaps ADD COLUMN detected_by TEXT NOT NULL DEFAULT '';
          ALTER TABLE gaps ADD COLUMN previous_id INTEGER;
          ALTER TABLE gaps ADD COLUMN next_id INTEGER;
@@ -109,17 +109,17 @@ pub(super) const SCHEMA: Schema = Schema {
            next_id = evidence ->> '$.next', log_partition = evidence ->> '$.partition',
            log_offset = evidence ->> '$.offset', connection = evidence ->> '$.connection';",
     ],
-    // A batch of many symbols touches a page of each: small pages write less (measured: a quarter less time).
+    // A batch of many symbols changes a page of each one, so small pages write less (measured: a quarter less time).
     page_bytes: 4_096,
 };
 
-/// The store's own UUID; a new store gets one.
+/// The UUID of the store; a new store gets one.
 pub(super) fn identity(connection: &Connection) -> Result<String, Failure> {
     let select = || connection.query_row("SELECT uuid FROM identity", [], |row| row.get(0)).optional();
     if let Some(identity) = select()? {
         return Ok(identity);
     }
-    // Two processes may come here at once: the first one's row is the store's.
+    // Two processes may run this at once: the row of the first one stays.
     let made = uuid::Uuid::new_v4().to_string();
     connection.execute("INSERT INTO identity(one, uuid) VALUES (1, ?1) ON CONFLICT DO NOTHING", [&made])?;
     Ok(select()?.unwrap_or(made))
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_history_of_the_first_schema_is_brought_up_with_its_gaps() {
+    fn a_history_of_the_first_schema_is_migrated_with_its_gaps() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("history.db");
         let first = Schema { steps: &SCHEMA.steps[..1], ..SCHEMA };

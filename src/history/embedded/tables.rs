@@ -1,4 +1,4 @@
-//! How the rows of a batch are written. Of two copies the one with the higher version stays.
+//! Writes the rows of a batch. Of two copies the one with the higher version stays.
 
 use rusqlite::{Connection, params};
 
@@ -38,7 +38,7 @@ const INSERT_GAP: &str =
     filled_by = excluded.filled_by, filled_at = excluded.filled_at
   WHERE excluded.version > version";
 
-// The log may have been made anew beside an older history: then the place is the newer frame's.
+// After the log was recreated, the newer frame at an offset replaces the older one.
 const INSERT_DEAD_LETTER: &str =
     "INSERT INTO dead_letters(log_partition, log_offset, received_at, stream, reason, payload)
   VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -158,7 +158,7 @@ fn insert_dead_letters(connection: &Connection, letters: &[DeadLetter]) -> rusql
     Ok(())
 }
 
-/// Writes a run; the same `run_id` again replaces it.
+/// Writes a run; replaces the run with the same `run_id`.
 pub(super) fn put_run(connection: &Connection, run: &JobRun) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT OR REPLACE INTO job_runs(run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome,

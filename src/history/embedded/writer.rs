@@ -1,4 +1,4 @@
-//! The one thread that writes history: work that waits together shares a transaction and its sync.
+//! The only thread that writes history: work that waits at the same time shares one transaction and one sync.
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -9,28 +9,28 @@ use crate::history::{Batch, HistoryError, JobRun, Retention};
 use crate::market::Timestamp;
 use crate::sqlite::Failure;
 
-/// A transaction is closed to further work at so many rows: a sync is paid for long before, and the
-/// first caller does not wait for all the others.
+/// The number of rows at which a transaction takes no further work: more would not make the sync cheaper per row, but
+/// the first caller would wait longer.
 const GROUP_ROWS_MAX: usize = 20_000;
 
-/// Something to write; all of it is idempotent.
+/// A unit of work for the writer. Each kind is idempotent.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// The rows of a batch.
+    /// Insert the rows of a batch.
     Insert(Batch),
-    /// A job's run.
+    /// Store a run of a job.
     PutRun(JobRun),
-    /// Remove dead letters and runs that are not kept.
+    /// Remove expired dead letters and runs.
     RemoveExpired(Retention),
-    /// Remove what is older than `before` in a chunk of a table.
+    /// Remove the rows of a chunk that are older than `before`.
     RemoveRows { chunk: Chunk, before: Timestamp },
 }
 
-/// Work, and who waits for it.
+/// Work, and the channel for its response.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) work: Work,
-    /// Gets the number of rows removed, when it is durable.
+    /// Receives the number of removed rows when the work is durable.
     pub(super) done: oneshot::Sender<Result<u64, HistoryError>>,
 }
 
@@ -45,7 +45,7 @@ impl Writer {
         Self { connection }
     }
 
-    /// Works until nobody can ask any more.
+    /// Runs until the last sender is dropped.
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
         while let Some(first) = waiting.blocking_recv() {
             let mut rows = first.work.rows();
@@ -60,7 +60,8 @@ impl Writer {
         }
     }
 
-    /// Carries out work together; when that fails each alone, so that one cannot spoil the others.
+    /// Executes the work in one transaction. If that fails it executes each unit separately, so that one bad batch does
+    /// not fail the others.
     fn process_group(&mut self, group: Vec<Request>) {
         let works: Vec<&Work> = group.iter().map(|request| &request.work).collect();
         let answers = match self.write(&works) {
@@ -70,12 +71,12 @@ impl Writer {
         };
         for (request, answer) in group.into_iter().zip::<Vec<Result<u64, Failure>>>(answers) {
             if request.done.send(answer.map_err(HistoryError::from)).is_err() {
-                tracing::debug!("a caller of history went away before its answer");
+                tracing::debug!("a caller of history stopped waiting for its response");
             }
         }
     }
 
-    /// One transaction; returns how many rows each removed.
+    /// Executes one transaction; returns the number of rows that each unit removed.
     fn write(&mut self, works: &[&Work]) -> Result<Vec<u64>, Failure> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut removed = Vec::with_capacity(works.len());

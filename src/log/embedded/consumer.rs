@@ -1,4 +1,4 @@
-//! A consumer of the embedded log: it alone knows how far it has read; the file knows what is committed.
+//! A consumer of the embedded log. It remembers how far it has read; only the committed offset is in the file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use super::{Options, PARTITION, Shared};
 use crate::log::{Consumer, Delivery, LogError, Offsets};
 
-/// The longest that [`Consumer::next`] waits: the caller's loop must come round at least once a second.
+/// The longest time that [`Consumer::next`] waits: the caller's loop must run at least once a second.
 const WAIT: Duration = Duration::from_millis(500);
 
 pub(super) struct EmbeddedConsumer {
     shared: Arc<Shared>,
     options: Options,
     end: tokio::sync::watch::Receiver<i64>,
-    /// Next offset to deliver. Moves only when a delivery is returned, so a cancelled wait loses nothing.
+    /// Next offset to deliver. It advances only when `next` returns a delivery, so a cancelled wait loses nothing.
     next: i64,
     assigned: bool,
     paused: bool,

@@ -1,4 +1,4 @@
-//! What the log forgets: consumed frames that are old, or beyond the size, a bounded portion at a time.
+//! Retention of the log: removes consumed frames by age and by size, in bounded steps.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -7,13 +7,13 @@ use super::writer::RetainStep;
 use crate::market::Timestamp;
 use crate::sqlite::Failure;
 
-/// Frames removed in one transaction: some ten milliseconds, in which appends wait.
+/// Frames that one transaction removes: about ten milliseconds, while appends wait.
 const STEP_FRAMES_MAX: i64 = 10_000;
-/// Free pages given back to the file system in one transaction.
+/// Free pages that one transaction returns to the file system.
 const STEP_PAGES_MAX: i64 = 1_000;
 
-/// One step. A file that is mostly free pages (after a long outage of the consumer) shrinks again; short
-/// of that free pages are used for what comes next.
+/// Runs one step. A file of mostly free pages (after a long outage of the consumer) shrinks; otherwise later frames
+/// reuse the free pages.
 pub(super) fn step(
     connection: &mut Connection,
     committed: Option<i64>,
@@ -32,7 +32,7 @@ pub(super) fn step(
         let keep_from = old.max(beyond);
         step.removed = rows::remove_below(&transaction, keep_from)?;
         step.keep_from = keep_from;
-        // The average size is an estimate: what is left may still be too big.
+        // The average size is an estimate: the remaining frames may still exceed the limit.
         step.more = keep_from < committed && (keep_from == limit || frames_beyond(&transaction, keep_from, bytes)? > 0);
     }
     if step.removed == 0 && is_mostly_free(&transaction)? {
@@ -49,7 +49,7 @@ pub(super) fn step(
     Ok(step)
 }
 
-/// How many of the oldest frames must go so that the used pages fit into `bytes`, by the average size.
+/// The number of oldest frames to remove so that the used pages fit into `bytes`, by the average size of a frame.
 fn frames_beyond(connection: &Connection, first: i64, bytes: u64) -> rusqlite::Result<i64> {
     let pages = pragma(connection, "page_count")? - pragma(connection, "freelist_count")?;
     let used = pages * pragma(connection, "page_size")?;
@@ -61,7 +61,7 @@ fn frames_beyond(connection: &Connection, first: i64, bytes: u64) -> rusqlite::R
     Ok(excess.div_euclid((used / frames).max(1)) + 1)
 }
 
-/// Whether more than half of a file that is worth shrinking (64 MiB) is free.
+/// Whether more than half of the pages are free in a file that is larger than 64 MiB; a smaller file need not shrink.
 fn is_mostly_free(connection: &Connection) -> rusqlite::Result<bool> {
     let pages = pragma(connection, "page_count")?;
     let free = pragma(connection, "freelist_count")?;

@@ -1,13 +1,13 @@
-//! The frames appended last, in memory, so that a consumer at the end never reads the file.
+//! The most recent frames in memory, so that a consumer at the end of the log never reads the file.
 
 use std::collections::VecDeque;
 
 use crate::log::Record;
 
-/// What a record costs beside its payload and key.
+/// Bytes of memory of a record without its payload and key.
 const RECORD_OVERHEAD: usize = 120;
 
-/// A run of neighbouring records that ends at the log's end, bounded by bytes.
+/// Consecutive records up to the end of the log, bounded by bytes.
 #[derive(Debug)]
 pub(super) struct Ring {
     records: VecDeque<Record>,
@@ -20,9 +20,9 @@ impl Ring {
         Self { records: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Adds what was just made durable.
+    /// Adds a record that has just become durable.
     pub(super) fn push(&mut self, record: Record) {
-        // A run with a hole would hand out records as neighbours that are not.
+        // `read` computes an index from the offset, so the records must be consecutive.
         if self.records.back().is_some_and(|last| last.offset + 1 != record.offset) {
             self.records.clear();
             self.bytes = 0;
@@ -35,7 +35,7 @@ impl Ring {
         }
     }
 
-    /// Forgets what the file has forgotten: a replay must find the same in both.
+    /// Drops the records that retention removed from the file, so that a replay reads the same from both.
     pub(super) fn remove_below(&mut self, offset: i64) {
         while self.records.front().is_some_and(|first| first.offset < offset) {
             let Some(old) = self.records.pop_front() else { return };
@@ -43,8 +43,8 @@ impl Ring {
         }
     }
 
-    /// At most `records` records from `offset` on, up to and with the one that exceeds `bytes`; `None`
-    /// when `offset` is not in memory.
+    /// Reads at most `records` records, starting at `offset`. Ends with the record that exceeds `bytes` of payload.
+    /// `None` if `offset` is not in memory.
     pub(super) fn read(&self, offset: i64, records: usize, bytes: usize) -> Option<Vec<Record>> {
         let first = self.records.front()?.offset;
         let skip = usize::try_from(offset.checked_sub(first)?).ok()?;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_in_memory_is_served() {
+    fn an_offset_that_is_not_in_memory_returns_none() {
         let mut ring = Ring::new(3 * (RECORD_OVERHEAD + 10));
         for offset in 5..10 {
             ring.push(record(offset, 10));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_starts_a_new_run() {
+    fn a_jump_in_offsets_clears_the_ring() {
         let mut ring = Ring::new(10_000);
         ring.push(record(1, 1));
         ring.push(record(3, 1));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_beyond_the_limit_is_not_kept() {
+    fn a_record_larger_than_the_limit_is_not_kept() {
         let mut ring = Ring::new(500);
         ring.push(record(1, 1_000));
         assert_eq!(offsets(&ring, 1, 9, 999), None);

@@ -1,4 +1,4 @@
-//! The log's table, and how its rows are read and written.
+//! The tables of the log, and the statements that read and write their rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ pub(super) const SCHEMA: Schema = Schema {
            payload BLOB NOT NULL
          ) STRICT;
          CREATE TABLE committed(log_partition INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT;"],
-    // 16 KiB would save a fifth of a microsecond a frame at full load, and double what a lone append writes.
+    // Pages of 16 KiB save a fifth of a microsecond per frame at full load, but double what a single append writes.
     page_bytes: 8_192,
 };
 
 const INSERT: &str =
     "INSERT INTO frames(offset, key, received_at, connection, origin, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 
-/// Writes frames from `offset` on.
+/// Writes frames, the first one at `offset`.
 pub(super) fn append(connection: &Connection, offset: i64, frames: &[Frame]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(INSERT)?;
     for (offset, frame) in (offset..).zip(frames) {
@@ -47,7 +47,7 @@ pub(super) fn append(connection: &Connection, offset: i64, frames: &[Frame]) -> 
     Ok(())
 }
 
-/// At most `records` records from `offset` on, up to and with the one that exceeds `bytes` of payload.
+/// Reads at most `records` records, starting at `offset`. Ends with the record that exceeds `bytes` of payload.
 pub(super) fn read(
     connection: &Connection,
     offset: i64,
@@ -81,24 +81,24 @@ pub(super) fn read(
     Ok(found)
 }
 
-/// The first offset kept.
+/// The first stored offset.
 pub(super) fn first(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT min(offset) FROM frames", [], |row| row.get(0))
 }
 
-/// The last offset kept.
+/// The last stored offset.
 pub(super) fn last(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT max(offset) FROM frames", [], |row| row.get(0))
 }
 
-/// The committed position, when there is one.
+/// The committed offset, if there is one.
 pub(super) fn committed(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection
         .query_row("SELECT next FROM committed WHERE log_partition = ?1", [PARTITION], |row| row.get(0))
         .optional()
 }
 
-/// Moves the committed position forward, never back.
+/// Raises the committed offset; never lowers it.
 pub(super) fn commit(connection: &Connection, next: i64) -> rusqlite::Result<()> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO committed(log_partition, next) VALUES (?1, ?2)
@@ -108,7 +108,7 @@ pub(super) fn commit(connection: &Connection, next: i64) -> rusqlite::Result<()>
     Ok(())
 }
 
-/// The first offset in `[from, to)` whose frame came at or after `instant`.
+/// The first offset in `[from, to)` whose frame was received at or after `instant`.
 pub(super) fn first_since(
     connection: &Connection,
     from: i64,
@@ -121,7 +121,7 @@ pub(super) fn first_since(
     select.query_row(params![from, to, instant.micros()], |row| row.get(0)).optional()
 }
 
-/// Removes everything below `offset`; returns how many frames went.
+/// Removes all frames below `offset`; returns their number.
 pub(super) fn remove_below(connection: &Connection, offset: i64) -> rusqlite::Result<u64> {
     let removed = connection.prepare_cached("DELETE FROM frames WHERE offset < ?1")?.execute([offset])?;
     Ok(removed as u64)

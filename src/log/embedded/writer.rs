@@ -1,4 +1,4 @@
-//! The one thread that writes the log: requests that wait together share a transaction and its sync.
+//! The only thread that writes the log: requests that wait at the same time share one transaction and one sync.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,33 +12,33 @@ use crate::log::{LogError, Record};
 use crate::market::{Frame, Timestamp};
 use crate::sqlite::Failure;
 
-/// A transaction is closed to further requests at so many frames: a sync is paid for long before, and
-/// the first caller does not wait for all the others.
+/// The number of frames at which a transaction takes no further request: more would not make the sync cheaper per
+/// frame, but the first caller would wait longer.
 const GROUP_FRAMES_MAX: usize = 20_000;
 
-/// What the writer is asked to do; `done` gets the answer when it is durable.
+/// A request to the writer. `done` receives the response when the result is durable.
 #[derive(Debug)]
 pub(super) enum Request {
     /// Append frames.
     Append { frames: Vec<Frame>, done: oneshot::Sender<Result<(), LogError>> },
-    /// Move the committed position to `next`.
+    /// Raise the committed offset to `next`.
     Commit { next: i64, done: oneshot::Sender<Result<(), LogError>> },
-    /// Remove one bounded portion of what is consumed and old, or beyond the size.
+    /// Run one bounded step of retention.
     Retain { older_than: Timestamp, bytes: u64, done: oneshot::Sender<Result<RetainStep, LogError>> },
 }
 
-/// What one step of retention did.
+/// The result of one step of retention.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RetainStep {
     /// Frames removed.
     pub(super) removed: u64,
-    /// The first offset that may still be there.
+    /// The first offset that the step kept.
     pub(super) keep_from: i64,
-    /// Whether there is more to do.
+    /// Whether another step is needed.
     pub(super) more: bool,
 }
 
-/// The write connection and the positions that follow from what it wrote.
+/// The write connection, and the offsets that it has made durable.
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: Connection,
@@ -64,7 +64,7 @@ impl Writer {
         self.committed.subscribe()
     }
 
-    /// Works until nobody can ask any more.
+    /// Runs until the last sender is dropped.
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
         let mut deferred = None;
         while let Some(first) = deferred.take().or_else(|| waiting.blocking_recv()) {
@@ -73,7 +73,7 @@ impl Writer {
             while frames < GROUP_FRAMES_MAX
                 && let Ok(request) = waiting.try_recv()
             {
-                // Retention has its own transaction, in its own group.
+                // Retention runs its own transaction, so it forms a group of its own.
                 if matches!(request, Request::Retain { .. }) {
                     deferred = Some(request);
                     break;
@@ -85,7 +85,8 @@ impl Writer {
         }
     }
 
-    /// Carries out requests together; when that fails each alone, so that one cannot spoil the others.
+    /// Executes the requests in one transaction. If that fails it executes each one separately, so that one bad request
+    /// does not fail the others.
     fn process_group(&mut self, group: Vec<Request>) {
         if group.len() > 1
             && let Ok(end) = self.write(&group)
@@ -108,7 +109,7 @@ impl Writer {
         }
     }
 
-    /// One transaction; returns the committed position that it wrote.
+    /// Executes one transaction; returns the committed offset after it.
     fn write(&mut self, group: &[Request]) -> Result<Option<i64>, Failure> {
         let mut end = *self.end.borrow();
         let mut committed = *self.committed.borrow();
@@ -119,7 +120,7 @@ impl Writer {
                     rows::append(&transaction, end, frames)?;
                     end += frames.len() as i64;
                 }
-                // A position beyond the end would swallow frames that are yet to come.
+                // An offset beyond the end would skip frames that are still to come.
                 Request::Commit { next, .. } => committed = committed.max(Some((*next).min(end))),
                 Request::Retain { .. } => {}
             }
@@ -133,7 +134,7 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Tells everyone: the ring and the end first, so that who is answered finds the frames readable.
+    /// Updates the ring and the end before it sends the responses, so that a caller can read its frames at once.
     fn answer(&mut self, group: Vec<Request>, written: &Result<Option<i64>, Failure>) {
         let mut answers = Vec::with_capacity(group.len());
         let mut end = *self.end.borrow();
@@ -176,7 +177,7 @@ impl Request {
 
 fn answer<T>(done: oneshot::Sender<Result<T, LogError>>, result: Result<T, LogError>) {
     if done.send(result).is_err() {
-        tracing::debug!("a caller of the log went away before its answer");
+        tracing::debug!("a caller of the log stopped waiting for its response");
     }
 }
 
@@ -202,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_refuses_alone_what_does_not_fit_and_nothing_is_lost() {
+    fn a_full_disk_refuses_only_the_append_that_does_not_fit() {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = writer(directory.path());
         let (before, stored) = append(10);
         writer.process_group(vec![before]);
         stored.blocking_recv().unwrap().unwrap();
-        // As a full disk answers: SQLITE_FULL.
+        // SQLite returns SQLITE_FULL, as on a full disk.
         writer.connection.pragma_update_and_check(None, "max_page_count", 20, |_| Ok(())).unwrap();
         let (big, refused) = append(1 << 20);
         let (small, stored) = append(10);
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!((*writer.end.borrow(), *writer.committed.borrow()), (2, Some(1)));
         let kept = rows::read(&writer.connection, 0, 9, 1 << 30).unwrap();
         assert_eq!(kept.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1]);
-        // Space returns: the same frame fits and takes the next offset.
+        // With free space the same frame fits and takes the next offset.
         writer.connection.pragma_update_and_check(None, "max_page_count", 1 << 20, |_| Ok(())).unwrap();
         let (big, stored) = append(1 << 20);
         writer.process_group(vec![big]);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_beyond_the_end_is_taken_to_the_end() {
+    fn a_commit_beyond_the_end_commits_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = writer(directory.path());
         let (done, answer) = oneshot::channel();

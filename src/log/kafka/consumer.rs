@@ -1,4 +1,4 @@
-//! The caller's side of a member of the group: takes what its thread hands over, and commits.
+//! The caller's side of one group member: takes the deliveries of its poll thread, and commits.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +19,15 @@ use super::settings;
 use super::topic::{list, offsets};
 use crate::log::{Consumer, Delivery, KafkaOptions, LogError, Offsets, Partition};
 
-/// The longest that [`Consumer::next`] waits: the caller's loop must come round at least once a second.
+/// The longest time that [`Consumer::next`] waits: the caller's loop must run at least once a second.
 const WAIT: Duration = Duration::from_millis(500);
-/// How long a commit is waited for; it goes on by itself, and the next one waits for it.
+/// How long a caller waits for a commit. A late commit continues in the background, and the next one waits for it.
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
-/// How long the question what is committed may take.
+/// The longest request for the committed offsets.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 
-/// Numbers of members of one process: static membership needs the same names after a restart.
+/// Hands out the member ids of one process. Static membership needs the same ids after a restart, so the lowest free
+/// one is used.
 #[derive(Clone, Default)]
 pub(super) struct MemberIds {
     in_use: Arc<Mutex<BTreeSet<usize>>>,
@@ -45,13 +46,13 @@ impl MemberIds {
     }
 }
 
-/// One member of the group.
+/// One member of the consumer group.
 pub(super) struct KafkaConsumer {
     deliveries: Arc<DeliveryQueue>,
-    /// The thread owns the client: dropping it is polling until the group has let it go.
+    /// The poll thread owns the client, because dropping it polls until the member has left the group.
     client: Weak<Member>,
     topic: String,
-    /// Partitions that the caller was told of, with what is known to be committed.
+    /// Partitions of which the caller has received the assignment, with the committed offset if it is known.
     assigned: std::collections::BTreeMap<Partition, Option<i64>>,
     committing: Option<JoinHandle<Result<Offsets, LogError>>>,
     paused: bool,
@@ -61,7 +62,7 @@ pub(super) struct KafkaConsumer {
 }
 
 impl KafkaConsumer {
-    /// Joins the group, in a thread of its own. Blocks for a moment.
+    /// Joins the group, and starts the poll thread. Blocks for a moment.
     pub(super) fn join(
         options: &KafkaOptions,
         instance_id: &str,
@@ -108,7 +109,7 @@ impl KafkaConsumer {
         }
     }
 
-    /// Waits for the commit that is under way.
+    /// Waits for the commit in progress, if there is one.
     async fn await_commit(&mut self) -> Result<(), LogError> {
         let Some(commit) = &mut self.committing else { return Ok(()) };
         let late = || LogError::Unavailable("the broker does not acknowledge a commit".to_owned());
@@ -140,9 +141,9 @@ impl Consumer for KafkaConsumer {
     }
 
     async fn commit(&mut self, wanted: &Offsets) -> Result<(), LogError> {
-        // One that came too late before tells nothing of this one.
+        // A failure of the previous commit does not concern this one, unless it still runs.
         if let Err(LogError::Unavailable(why)) = self.await_commit().await {
-            debug!("the commit before this one: {why}");
+            debug!("the previous commit failed: {why}");
             if self.committing.is_some() {
                 return Err(LogError::Unavailable(why));
             }
@@ -153,7 +154,7 @@ impl Consumer for KafkaConsumer {
             .filter(|(_, next, committed)| committed.is_none_or(|committed| committed < *next))
             .collect();
         if forward.len() < wanted.len() {
-            debug!("of the positions {wanted:?} some are committed already, or another's");
+            debug!("some of the offsets {wanted:?} are committed already or belong to another consumer");
         }
         if forward.is_empty() {
             return Ok(());
@@ -175,7 +176,7 @@ impl Drop for KafkaConsumer {
     }
 }
 
-/// Commits what moves forward, and returns what is committed then. Blocks.
+/// Commits the offsets that are higher than the committed ones; returns the committed offsets. Blocks.
 fn commit(client: &Weak<Member>, topic: &str, forward: &[(Partition, i64, Option<i64>)]) -> Result<Offsets, LogError> {
     let Some(client) = client.upgrade() else {
         return Err(LogError::Fatal("the consumer's thread has ended".to_owned()));
@@ -186,7 +187,7 @@ fn commit(client: &Weak<Member>, topic: &str, forward: &[(Partition, i64, Option
     let mut committed = Offsets::new();
     if unknown.count() > 0 {
         let answer = client.committed_offsets(unknown, REQUEST_MAX);
-        committed = offsets(&answer.map_err(|error| errors.classify("read the committed positions", &error))?);
+        committed = offsets(&answer.map_err(|error| errors.classify("read the committed offsets", &error))?);
     }
     let ahead: Offsets = forward
         .iter()

@@ -1,4 +1,5 @@
-//! What the poll thread hands to the consumer's caller: a short queue, and what happens to it when partitions leave.
+//! The bounded queue of deliveries from the poll thread to the consumer's caller. It drops the records of revoked
+//! partitions.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
@@ -12,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::log::{Delivery, LogError, Offsets, Partition, Record};
 
-/// Deliveries that wait to be taken, at most; each is bounded by the poll thread.
+/// The largest number of batches in the queue. The poll thread bounds each batch.
 const BATCHES_MAX: usize = 4;
 
 enum Item {
@@ -25,7 +26,8 @@ enum Item {
 struct State {
     queue: VecDeque<Item>,
     error: Option<LogError>,
-    /// Left since the last batch was pushed: what was gathered of them meanwhile is not ours any more.
+    /// Partitions revoked since the last push: the batch that the poll thread is building may still contain their
+    /// records.
     revoked: BTreeSet<Partition>,
     closed: bool,
 }
@@ -39,8 +41,8 @@ pub(super) struct DeliveryQueue {
 }
 
 impl DeliveryQueue {
-    /// Adds records, however full it is: the poll thread stops gathering when there is no room. `take_records` is told which
-    /// partitions' records are not ours any more.
+    /// Adds records without a limit: the poll thread checks for room before it builds a batch. `take_records` gets a
+    /// predicate for the partitions that were revoked meanwhile, and returns the records of the others.
     pub(super) fn push(&self, more: bool, take_records: impl FnOnce(&dyn Fn(Partition) -> bool) -> Vec<Record>) {
         let mut state = self.lock();
         let revoked = std::mem::take(&mut state.revoked);
@@ -52,7 +54,7 @@ impl DeliveryQueue {
         }
     }
 
-    /// Waits for room for another batch; false when there is none after `limit`.
+    /// Waits at most `limit` for room for another batch; returns whether there is room.
     pub(super) fn wait_for_room(&self, limit: Duration) -> bool {
         let state = self.lock();
         let full = |state: &mut State| !state.closed && state.batches() >= BATCHES_MAX;
@@ -61,22 +63,23 @@ impl DeliveryQueue {
         !full(&mut state)
     }
 
-    /// These partitions are ours from now on.
+    /// Adds the assignment of these partitions.
     pub(super) fn assigned(&self, partitions: Vec<Partition>) {
         if partitions.is_empty() {
             return;
         }
         let mut state = self.lock();
-        // What comes of them from now on is ours. What was gathered before they left was pushed when they left: the poll
-        // ends with every rebalance.
+        // Records that arrive from now on belong to this member. No older record is left in the builder: a rebalance
+        // ends the poll, and so the batch.
         state.revoked.retain(|partition| !partitions.contains(partition));
         state.queue.push_back(Item::Assigned(partitions));
         drop(state);
         self.item_added.notify_one();
     }
 
-    /// These partitions leave: what waits of them is dropped, and the caller is told before anything else. The answer comes
-    /// within `deadline` or not at all; `None` when nothing of them was ever handed over.
+    /// Revokes these partitions: drops their queued records and puts the revocation first in the queue. The receiver
+    /// gets the offsets to commit within `deadline`, or nothing. `None` if the caller has not received their assignment
+    /// yet.
     pub(super) fn revoke(&self, partitions: &[Partition], deadline: Duration) -> Option<oneshot::Receiver<Offsets>> {
         let mut state = self.lock();
         if state.closed {
@@ -109,7 +112,7 @@ impl DeliveryQueue {
         Some(answer)
     }
 
-    /// The next call of the caller fails with this.
+    /// Makes the caller's next call fail with this error.
     pub(super) fn fail(&self, error: LogError) {
         let mut state = self.lock();
         if !matches!(state.error, Some(LogError::Fatal(_))) {
@@ -119,12 +122,12 @@ impl DeliveryQueue {
         self.item_added.notify_one();
     }
 
-    /// Waits up to `limit` for a delivery; without records while `paused`.
+    /// Waits at most `limit` for a delivery. While `paused` it returns no records.
     pub(super) async fn next(&self, paused: bool, limit: Duration) -> Result<Option<Delivery>, LogError> {
         let until = tokio::time::Instant::now() + limit;
         loop {
             let item_added = self.item_added.notified();
-            // Taken without an await: a caller that gives up waiting loses nothing.
+            // There is no await after the item leaves the queue, so a cancelled call loses nothing.
             if let Some(delivery) = self.take(paused)? {
                 return Ok(Some(delivery));
             }
@@ -154,7 +157,8 @@ impl DeliveryQueue {
         }))
     }
 
-    /// The caller is gone: nothing is handed over any more, and whoever waits for an answer stops.
+    /// Closes the queue when the caller has dropped its consumer: drops all items, which also ends a pending
+    /// revocation.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -163,7 +167,7 @@ impl DeliveryQueue {
         self.space_freed.notify_one();
     }
 
-    /// Whether the caller is gone.
+    /// Whether the caller has dropped its consumer.
     pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
     }
@@ -179,8 +183,8 @@ impl State {
     }
 }
 
-/// Waits on this thread for an answer of the async side; empty when it does not come in time. A runtime is not asked
-/// for its timer: it may be shutting down.
+/// Blocks this thread until the async side sends the offsets; empty if it does not within `deadline`. It does not use
+/// the timer of the runtime, which may be shutting down.
 pub(super) fn wait_for_answer(mut answer: oneshot::Receiver<Offsets>, deadline: Duration) -> Offsets {
     let until = Instant::now() + deadline;
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -240,22 +244,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_of_a_partition_that_leaves_is_dropped_and_the_caller_is_told_first() {
+    async fn a_revocation_drops_the_queued_records_and_is_delivered_first() {
         let deliveries = DeliveryQueue::default();
         deliveries.assigned(vec![0, 1]);
         assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [0, 1]));
         push(&deliveries, vec![record(0, 1), record(1, 1)]);
         push(&deliveries, vec![record(1, 2)]);
         let answer = deliveries.revoke(&[1], LONG).unwrap();
-        // Gathered before the partition left, pushed after it.
+        // Polled before the revocation, pushed after it.
         push(&deliveries, vec![record(1, 3), record(0, 2)]);
-        let Some(Delivery::Revoked { partitions, done, .. }) = next(&deliveries).await else { panic!("not told") };
+        let Some(Delivery::Revoked { partitions, done, .. }) = next(&deliveries).await else { panic!("no revocation") };
         assert_eq!(partitions, [1]);
         done.send(Offsets::from([(1, 1)])).unwrap();
         assert_eq!(wait_for_answer(answer, LONG), Offsets::from([(1, 1)]));
         assert_eq!(offsets(next(&deliveries).await), [(0, 1)]);
         assert_eq!(offsets(next(&deliveries).await), [(0, 2)]);
-        // It comes back: its records are ours again.
+        // The partition is assigned again, and its records are delivered again.
         deliveries.assigned(vec![1]);
         push(&deliveries, vec![record(1, 1)]);
         assert!(matches!(next(&deliveries).await, Some(Delivery::Assigned(partitions)) if partitions == [1]));
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_dropped_of_a_partition_that_left_and_came_back_while_nothing_was_gathered() {
+    async fn a_partition_that_is_revoked_and_assigned_again_before_a_push_loses_no_record() {
         let deliveries = DeliveryQueue::default();
         deliveries.assigned(vec![0]);
         assert!(deliveries.revoke(&[0], LONG).is_none());
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_partition_that_comes_and_leaves_untold_is_never_told_of() {
+    async fn a_partition_revoked_before_its_assignment_was_delivered_is_never_delivered() {
         let deliveries = DeliveryQueue::default();
         deliveries.assigned(vec![0, 1]);
         assert!(deliveries.revoke(&[1], LONG).is_none());
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_paused_caller_hears_of_partitions_but_gets_no_records() {
+    async fn a_paused_caller_receives_assignments_but_no_records() {
         let deliveries = DeliveryQueue::default();
         push(&deliveries, vec![record(0, 1)]);
         deliveries.assigned(vec![1]);
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_room_again_when_a_batch_was_taken() {
+    async fn taking_a_batch_makes_room_for_another() {
         let deliveries = DeliveryQueue::default();
         for offset in 0..BATCHES_MAX as i64 {
             assert!(deliveries.wait_for_room(LONG));
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_does_not_come_is_not_waited_for() {
+    fn waiting_for_offsets_ends_at_the_deadline_and_when_the_queue_closes() {
         let (done, answer) = oneshot::channel();
         assert!(wait_for_answer(answer, SOON).is_empty());
         assert!(done.send(Offsets::new()).is_err());

@@ -1,4 +1,4 @@
-//! What librdkafka says by itself: its log lines and its errors, and what they mean to a caller.
+//! Receives the log lines and errors of librdkafka, and classifies errors for the callers of the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,17 +10,18 @@ use tracing::{debug, warn};
 
 use crate::log::LogError;
 
-/// Remembers the last error of the clients that share it, for messages: a call that timed out does not say why.
+/// Remembers the last error of the clients that share it: the error of a call that timed out does not contain the
+/// reason.
 #[derive(Clone, Default)]
 pub(super) struct ErrorTracker {
     last: Arc<Mutex<Option<(Code, String)>>>,
-    /// Why we were not let in: "all brokers are down" follows it at once, and says less.
+    /// The reason why the broker refused access. It is kept apart because "all brokers are down" follows at once.
     refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl ClientContext for ErrorTracker {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        // A broker that is away is an error to librdkafka; to us it is a reason to wait.
+        // For librdkafka a broker that is down is an error; the recorder only waits for it.
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -38,7 +39,7 @@ impl ClientContext for ErrorTracker {
                 *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
             }
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            // That all are down follows why each is, and says less.
+            // "All brokers are down" follows the more specific error of each broker.
             if code != Code::AllBrokersDown || last.is_none() {
                 *last = Some((code, reason.to_owned()));
             }
@@ -49,7 +50,7 @@ impl ClientContext for ErrorTracker {
 impl ConsumerContext for ErrorTracker {}
 
 impl ErrorTracker {
-    /// Sorts an error of `doing`. The broker may come back; a setting does not change by itself.
+    /// Classifies an error of the operation `doing`: fatal if a setting must change, else unavailable.
     pub(super) fn classify(&self, doing: &str, error: &KafkaError) -> LogError {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let because = last.as_ref().map(|(_, reason)| format!(" ({reason})")).unwrap_or_default();
@@ -57,7 +58,7 @@ impl ErrorTracker {
         let is_fatal = match error {
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => true,
             KafkaError::MessageConsumptionFatal(_) => true,
-            // What timed out may have timed out because it was not let in.
+            // A time-out may be the consequence of an earlier refusal.
             _ => code.is_some_and(needs_operator) || last.is_some_and(|(code, _)| needs_operator(code)),
         };
         if !is_fatal {
@@ -75,31 +76,31 @@ impl ErrorTracker {
         LogError::Fatal(format!("{doing}: {error}{because}{hint}"))
     }
 
-    /// Why nothing is acknowledged, as far as is known.
+    /// The last error of a client, for the message of a call that timed out.
     pub(super) fn reason(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().map_or_else(|| "the broker does not answer".to_owned(), |(_, reason)| reason.clone())
     }
 
-    /// Why we are not let in, when that is so.
+    /// The reason why the broker refused access, if it did.
     pub(super) fn refusal(&self) -> Option<String> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A broker answered: what was said before does not count any more.
+    /// Forgets earlier errors, because a broker has responded.
     pub(super) fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// Whether the broker's certificate is not one that we trust. At start that is a setting; while we record it is waited
-/// for, as a renewed certificate may come a moment before its authority.
+/// Whether the recorder does not trust the certificate of the broker. At start that is fatal; later the recorder waits,
+/// because an operator may renew a certificate a moment before its authority.
 fn is_untrusted(code: Code, reason: &str) -> bool {
     code == Code::SSL && reason.contains("certificate")
 }
 
-/// Whether waiting does not help.
+/// Whether the error remains until an operator changes something.
 fn needs_operator(code: Code) -> bool {
     matches!(
         code,
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_away_is_waited_for_and_the_reason_is_told() {
+    fn an_error_of_a_broker_that_is_down_is_unavailable_and_names_the_reason() {
         let errors = ErrorTracker::default();
         errors.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
         let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_broker_is_down_says_more_than_that_all_are() {
+    fn the_error_of_one_broker_is_kept_when_all_brokers_are_down() {
         let errors = ErrorTracker::default();
         errors.error(KafkaError::Global(Code::BrokerTransportFailure), "connecting to a SSL listener?");
         errors.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_trusted_is_a_refusal_at_start_and_waited_for_later() {
+    fn an_untrusted_certificate_is_a_refusal_and_classified_as_unavailable() {
         let errors = ErrorTracker::default();
         errors.error(KafkaError::Global(Code::SSL), "SSL handshake failed: certificate verify failed");
         assert!(errors.refusal().is_some());
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_password_is_for_a_person() {
+    fn a_wrong_password_is_fatal_until_a_broker_responds() {
         let errors = ErrorTracker::default();
         errors.error(KafkaError::Global(Code::Authentication), "SASL authentication failed");
         let error = errors.classify("list the topic", &KafkaError::MetadataFetch(Code::OperationTimedOut));

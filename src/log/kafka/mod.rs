@@ -1,16 +1,16 @@
 //! The log as a topic of Apache Kafka.
 //!
-//! Where Kafka's ways differ from the embedded log's, within the contract:
+//! Within the contract, Kafka differs from the embedded log in these points:
 //!
-//! * **Durable** (promise 1) is acknowledged by every replica in sync. A topic that we make on a cluster of one broker
-//!   is flushed to the disk before it acknowledges, as nobody else has the frame; on a larger one give it
-//!   `min.insync.replicas=2` or more.
-//! * **Retention** (promise 6) is the broker's: [`Log::retain`] drops nothing and returns 0. The broker drops by age and
-//!   size whether a frame was consumed or not, so `retention` must be longer than the longest outage of
-//!   history; what is dropped unconsumed is a gap, found by its ids and repaired over REST.
-//! * **A full disk** (promise 7) stops a broker: appends then wait, and say so.
-//! * **Append** returns [`LogError::Unavailable`] when the broker takes longer than some seconds; the frames are on their
-//!   way all the same, and the same append again waits for them instead of sending them twice.
+//! * **Durable** (promise 1): every in-sync replica acknowledges an append. On a cluster of one broker the recorder
+//!   creates the topic with a flush to disk before each acknowledgement, because no other broker has the frame. On a
+//!   larger cluster set `min.insync.replicas=2` or more.
+//! * **Retention** (promise 6): the broker drops records, [`Log::retain`] drops nothing and returns 0. The broker drops
+//!   by age and size, consumed or not, so `retention` must be longer than the longest outage of history. A record that
+//!   is dropped unconsumed becomes a gap: the tracker finds it by its ids, and backfill repairs it over REST.
+//! * **A full disk** (promise 7) stops a broker: appends then wait, and their error contains the reason.
+//! * **Append** returns [`LogError::Unavailable`] when the broker takes longer than some seconds. The frames are still
+//!   in flight; a second append of the same frames waits for them and sends nothing twice.
 
 mod consumer;
 mod delivery_queue;
@@ -40,10 +40,10 @@ use reader::Reader;
 use super::{Consumer, KafkaOptions, Log, LogError, LogUsage, Options, Partition, Record};
 use crate::market::{Frame, Timestamp};
 
-/// How long [`Log::close`] waits for what was given to be acknowledged.
+/// How long [`Log::close`] waits for the acknowledgement of all frames.
 const CLOSE_WAIT: Duration = Duration::from_secs(4);
 
-/// How long after a failed question its reason may come.
+/// How long librdkafka may take after a failed request to report the reason.
 const REASON_WAIT: Duration = Duration::from_secs(1);
 
 /// A topic of Apache Kafka as the log.
@@ -54,42 +54,42 @@ pub struct KafkaLog {
     instance_id: String,
 }
 
-/// What the blocking calls need.
+/// The state that the blocking calls use.
 struct Shared {
     options: Options,
     errors: ErrorTracker,
-    /// Asks for positions; never a member of the group.
+    /// Reads metadata and offsets; never joins the group.
     metadata_client: Arc<BaseConsumer<ErrorTracker>>,
     reader_config: ClientConfig,
     reader: Mutex<Option<Reader>>,
-    /// Whether the topic was seen with all its partitions.
+    /// Whether the topic exists and every partition has a leader.
     is_ready: AtomicBool,
-    /// How many partitions it has; 0 until it was seen.
+    /// The number of partitions; 0 until `is_ready`.
     partitions: AtomicU32,
     closed: Arc<AtomicBool>,
 }
 
 impl KafkaLog {
-    /// Who answers, and what it lacks, without making anything: a line, and further ones of what is missing.
+    /// Inspects the cluster without changing it. Returns a line that describes it, and a line for each missing item.
     pub async fn inspect(options: &Options) -> Result<(String, Vec<String>), LogError> {
         let options = options.clone();
         let inspected = tokio::task::spawn_blocking(move || inspect(&options)).await;
-        inspected.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
+        inspected.map_err(|error| LogError::Fatal(format!("query Kafka: {error}")))?
     }
 
-    /// Connects and makes the topic when it is missing. `instance_id` must be the same after a restart and
-    /// no other recorder's: with it the group knows who comes back.
+    /// Connects, and creates the topic if it does not exist. `instance_id` must be unique among the recorders and the
+    /// same after a restart, so that the group recognises the returning member.
     ///
-    /// A broker that is away is no error: the topic is looked for again with the first use. A setting that is unknown
-    /// or refused is, and so is a cluster that does not let us in.
+    /// A broker that is down is not an error: the first use checks the topic again. Fails with [`LogError::Fatal`] on
+    /// an unknown or refused setting, and on a cluster that refuses access.
     pub async fn open(options: &Options, instance_id: &str) -> Result<Self, LogError> {
         let kafka = &options.kafka;
         let errors = ErrorTracker::default();
         let reader_config = settings::reader(kafka)?;
         let metadata_client = BaseConsumer::from_config_and_context(&reader_config, errors.clone());
-        let metadata_client = Arc::new(metadata_client.map_err(|error| errors.classify("make a client", &error))?);
+        let metadata_client = Arc::new(metadata_client.map_err(|error| errors.classify("create a client", &error))?);
         let polled_client = metadata_client.clone();
-        // Nothing is consumed through it, but what it has to say would pile up.
+        // This client consumes nothing, but its events would pile up without a poll.
         let poll_client = move || while polled_client.poll(Duration::ZERO).is_some() {};
         let producer = Producer::start(&settings::producer(kafka)?, &kafka.topic, errors.clone(), poll_client)?;
         let shared = Shared {
@@ -110,17 +110,18 @@ impl KafkaLog {
         };
         match log.blocking(|shared| shared.ensure_topic()).await {
             Ok(()) => {}
-            // Only now: a recorder at work outlives a broker that forgets passwords for a moment.
+            // A refusal is fatal only here: a running recorder survives a broker that refuses a password for a moment.
             Err(LogError::Unavailable(why)) => match log.refusal().await {
-                Some(refusal) => return Err(LogError::Fatal(format!("Kafka does not let us in: {refusal}"))),
-                None => warn!("Kafka is not there yet: {why}"),
+                Some(refusal) => return Err(LogError::Fatal(format!("Kafka refuses access: {refusal}"))),
+                None => warn!("Kafka is not reachable yet: {why}"),
             },
             Err(fatal) => return Err(fatal),
         }
         Ok(log)
     }
 
-    /// Why we are not let in, when that is so: waited for where a broker may refuse us, because reasons come late.
+    /// The reason why the broker refused access, if it did. With a security protocol it waits for it, because
+    /// librdkafka reports it late.
     async fn refusal(&self) -> Option<String> {
         if self.shared.options.kafka.client.contains_key("security.protocol") {
             let until = tokio::time::Instant::now() + REASON_WAIT;
@@ -131,7 +132,7 @@ impl KafkaLog {
         self.shared.errors.refusal()
     }
 
-    /// Runs what waits for the broker off the runtime's threads.
+    /// Runs a blocking call on a thread for blocking work.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, LogError> + Send + 'static,
@@ -141,7 +142,7 @@ impl KafkaLog {
         }
         let shared = self.shared.clone();
         let answer = tokio::task::spawn_blocking(move || work(&shared)).await;
-        answer.map_err(|error| LogError::Fatal(format!("ask Kafka: {error}")))?
+        answer.map_err(|error| LogError::Fatal(format!("query Kafka: {error}")))?
     }
 }
 
@@ -150,15 +151,15 @@ fn inspect(options: &Options) -> Result<(String, Vec<String>), LogError> {
     let errors = ErrorTracker::default();
     let client: BaseConsumer<ErrorTracker> =
         BaseConsumer::from_config_and_context(&settings::reader(kafka)?, errors.clone())
-            .map_err(|error| errors.classify("make a client", &error))?;
+            .map_err(|error| errors.classify("create a client", &error))?;
     let topic = topic::describe(&client, &kafka.topic).map_err(|error| {
-        // Its reasons come with polls, one at a time.
+        // Each poll delivers one error event.
         let until = std::time::Instant::now() + REASON_WAIT;
         while errors.refusal().is_none() && std::time::Instant::now() < until {
             client.poll(Duration::from_millis(20));
         }
         match (errors.refusal(), error) {
-            (Some(refusal), _) => LogError::Fatal(format!("Kafka does not let us in: {refusal}")),
+            (Some(refusal), _) => LogError::Fatal(format!("Kafka refuses access: {refusal}")),
             (None, LogError::Unavailable(why)) => {
                 LogError::Unavailable(format!("{why}: {}", unanswered_reason(&errors, kafka)))
             }
@@ -169,26 +170,31 @@ fn inspect(options: &Options) -> Result<(String, Vec<String>), LogError> {
         kafka.client.get("security.protocol").is_none_or(|protocol| !protocol.to_lowercase().contains("ssl"));
     let brokers = kafka.brokers.split(',').filter(|_| is_plain);
     let release = brokers.map(str::trim).find_map(version::release);
-    let release = release.map_or_else(|| "of a release that it does not name".to_owned(), |text| format!("{text}.x"));
+    let release = release.map_or_else(|| "of unknown release".to_owned(), |text| format!("{text}.x"));
     let line = format!("Kafka {release}, {} brokers", topic.brokers);
     let missing = match topic.partitions.len() {
-        0 => vec![format!("the topic {}: made at the first start, with {} partitions", kafka.topic, kafka.partitions)],
+        0 => {
+            vec![format!("the topic {}: the first start creates it with {} partitions", kafka.topic, kafka.partitions)]
+        }
         found if found as i32 != kafka.partitions => {
-            vec![format!("the topic {} has {found} partitions, not {}: used as it is", kafka.topic, kafka.partitions)]
+            vec![format!(
+                "the topic {} has {found} partitions, not {}: the recorder uses it unchanged",
+                kafka.topic, kafka.partitions
+            )]
         }
         _ => Vec::new(),
     };
     Ok((line, missing))
 }
 
-/// Why a broker does not answer, as far as is known. Of one that hangs up on us, because we speak plainly to TLS or the
-/// other way round, librdkafka says no more than of one that is away.
+/// The reason why no broker responds. librdkafka reports the same error for a broker that is down and for one that
+/// closes the connection because one side expects TLS, so this checks for an open port.
 fn unanswered_reason(errors: &ErrorTracker, kafka: &KafkaOptions) -> String {
     match kafka.brokers.split(',').map(str::trim).find(|broker| version::listens(broker)) {
         None => errors.reason(),
         Some(broker) => format!(
-            "{broker} takes connections and gives no answer: it starts, or \"security.protocol\" under \
-             [log.kafka.client] is not that of its listener"
+            "{broker} accepts connections but does not respond: it is starting, or \"security.protocol\" under \
+             [log.kafka.client] is not the protocol of its listener"
         ),
     }
 }
@@ -210,7 +216,7 @@ impl Shared {
             None => Reader::new(&self.reader_config, &self.errors)?,
         };
         let records = open.read(&self.options.kafka.topic, partition, offset, limit)?;
-        // At the end it would only read ahead what nobody asks for.
+        // At the end of the partition the open reader would prefetch records that no caller wants.
         if records.len() == limit {
             *reader = Some(open);
         }
@@ -221,7 +227,7 @@ impl Shared {
 #[async_trait]
 impl Log for KafkaLog {
     async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError> {
-        // librdkafka fails what is sent to a topic that does not exist.
+        // librdkafka fails records for a topic that does not exist.
         if !self.shared.is_ready.load(Ordering::Acquire) || self.shared.closed.load(Ordering::Acquire) {
             self.blocking(|shared| shared.ensure_topic()).await?;
         }
@@ -244,7 +250,8 @@ impl Log for KafkaLog {
         self.blocking(move |shared| shared.read(partition, offset, limit)).await
     }
 
-    /// The partitioner `consistent`: it must say where a frame will go before there is one.
+    /// Computes the partition as librdkafka's partitioner `consistent` does, because a caller asks before it sends a
+    /// frame.
     fn partition(&self, key: &str) -> Option<Partition> {
         let partitions = self.shared.partitions.load(Ordering::Acquire);
         (partitions > 0).then(|| (crc32fast::hash(key.as_bytes()) % partitions) as Partition)
@@ -254,7 +261,7 @@ impl Log for KafkaLog {
         self.blocking(|shared| topic::usage(&shared.metadata_client, &shared.options.kafka.topic)).await
     }
 
-    /// The broker drops frames, by `retention.ms` and `retention.bytes` of the topic.
+    /// Drops nothing: the broker drops records by `retention.ms` and `retention.bytes` of the topic.
     async fn retain(&self, _older_than: Timestamp, _bytes: u64) -> Result<u64, LogError> {
         self.blocking(|_| Ok(0)).await
     }

@@ -1,5 +1,5 @@
-//! The thread of one member of the group: it polls, whatever the caller does, for a member that does not poll is thrown
-//! out. Rebalances happen on it, inside the poll.
+//! The poll thread of one group member. It polls even when the caller is busy, because the group removes a member that
+//! does not poll. Rebalances run on this thread, inside the poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +16,19 @@ use super::record::RecordBatchBuilder;
 use super::topic::list;
 use crate::log::{LogError, Partition};
 
-/// How long one poll waits; the thread looks whether to stop in between.
+/// How long one poll waits. Between polls the thread checks whether to stop.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the caller may be busy before partitions are paused: pausing throws away what was read ahead, so it is not
-/// done for a moment's work.
+/// How long the caller may be busy before the thread pauses the partitions. A pause discards prefetched records, so a
+/// short delay does not cause one.
 const BUSY_MAX: Duration = Duration::from_millis(500);
-/// Bytes of one batch, at most.
+/// The largest batch, in bytes of payload.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// The client of a member of the group.
+/// The client of a group member.
 pub(super) type Member = BaseConsumer<GroupContext>;
 
-/// Runs until the caller is gone, then leaves. Leaving may take long when the broker is away: nobody waits for it.
+/// Runs until the caller drops its consumer, then leaves the group. Leaving may take long when the broker is down; no
+/// caller waits for it.
 pub(super) fn run(client: Arc<Member>, deliveries: &DeliveryQueue, batch_records: usize) {
     let mut batch = RecordBatchBuilder::default();
     while !deliveries.is_closed() {
@@ -41,7 +42,7 @@ pub(super) fn run(client: Arc<Member>, deliveries: &DeliveryQueue, batch_records
     }
 }
 
-/// Polls until nothing more is there at once, or a batch is full; then true.
+/// Polls until no record is available at once, or until the batch is full; returns whether it is full.
 fn fill_batch(
     client: &Member,
     deliveries: &DeliveryQueue,
@@ -60,16 +61,16 @@ fn fill_batch(
     true
 }
 
-/// The caller does not keep up: reads no further, but goes on polling until there is room.
+/// Pauses the partitions and continues to poll until the queue has room, because the caller does not keep up.
 fn wait_paused(client: &Member, deliveries: &DeliveryQueue) {
     let pause = client.assignment().and_then(|partitions| client.pause(&partitions));
     if let Err(error) = pause {
         warn!("cannot pause partitions: {error}");
     }
-    debug!("the caller does not keep up, partitions are paused");
+    debug!("paused the partitions: the caller does not keep up");
     let mut batch = RecordBatchBuilder::default();
     while !deliveries.wait_for_room(Duration::ZERO) && !deliveries.is_closed() {
-        // A partition that is assigned meanwhile is not paused; its records are kept, and there are few at a time.
+        // A partition that is assigned meanwhile is not paused yet: the few records that it delivers are kept.
         match client.poll(POLL) {
             Some(Ok(message)) => {
                 batch.add(&message);
@@ -87,7 +88,8 @@ fn wait_paused(client: &Member, deliveries: &DeliveryQueue) {
     }
 }
 
-/// What the caller must know of an error; the rest passes by itself.
+/// Passes an error to the caller if it is fatal or if the topic or all brokers are unavailable. Other errors are
+/// temporary, and librdkafka retries.
 fn report(client: &Member, deliveries: &DeliveryQueue, error: &KafkaError) {
     let failure = client.context().errors.classify("consume", error);
     let concerns_caller = matches!(failure, LogError::Fatal(_))
@@ -99,7 +101,7 @@ fn report(client: &Member, deliveries: &DeliveryQueue, error: &KafkaError) {
     }
 }
 
-/// What happens at a rebalance.
+/// Handles the rebalances of a group member.
 pub(super) struct GroupContext {
     pub(super) errors: ErrorTracker,
     pub(super) topic: String,
@@ -128,7 +130,7 @@ impl ConsumerContext for GroupContext {
 
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(partitions) = rebalance {
-            // librdkafka remembers that a partition was paused when it left: it would come back silent, for good.
+            // librdkafka keeps a partition paused across a revocation: without a resume it would never deliver again.
             if let Err(error) = client.resume(partitions) {
                 self.deliveries.fail(LogError::Fatal(format!("cannot resume partitions: {error}")));
             }
@@ -138,13 +140,13 @@ impl ConsumerContext for GroupContext {
 }
 
 impl GroupContext {
-    /// Lets partitions go: what the caller makes durable in time is committed before they leave.
+    /// Revokes partitions: waits for the caller to make their records durable, and commits them.
     fn revoke(&self, client: &BaseConsumer<Self>, partitions: &[Partition]) {
         let lost = client.assignment_lost();
         let Some(answer) = self.deliveries.revoke(partitions, self.revoke_deadline) else { return };
         if lost {
-            // They are another's already: a commit would be refused, and waiting would keep us out of the group.
-            warn!("lost partitions {partitions:?}: what was not committed is consumed by their new owner");
+            // Another member owns them already: the broker would refuse a commit, and waiting would delay the new join.
+            warn!("lost partitions {partitions:?}: their new owner consumes the uncommitted records");
             return;
         }
         let offsets = wait_for_answer(answer, self.revoke_deadline);
@@ -153,9 +155,9 @@ impl GroupContext {
         if offsets.count() > 0
             && let Err(error) = client.commit(&offsets, CommitMode::Sync)
         {
-            warn!("cannot commit what leaves, it is consumed again: {error}");
+            warn!("cannot commit the revoked partitions, their records are consumed again: {error}");
         }
-        info!("partitions {partitions:?} leave");
+        info!("partitions {partitions:?} were revoked");
     }
 
     fn partition_ids(&self, partitions: &TopicPartitionList) -> Vec<Partition> {

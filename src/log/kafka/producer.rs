@@ -1,9 +1,9 @@
-//! Appending: frames are given to librdkafka, which sends them in order and once (idempotent, acks=all), and an append
-//! is done when every one of its frames is acknowledged.
+//! Appends frames through librdkafka, which sends them in order and once (idempotent, acks=all). An append completes
+//! when the broker has acknowledged all of its frames.
 //!
-//! A broker that is away fails nothing: what was given waits in librdkafka's bounded queue for as long as it takes. An
-//! append that takes too long returns `Unavailable` all the same, so that the caller's loop can beat and can say
-//! so; when it is called again with the same frames it waits for the first try, and nothing is sent twice.
+//! While the broker is down the frames wait in librdkafka's bounded queue without a time limit. An append that takes
+//! too long returns `Unavailable`, so that the caller's loop can send its heartbeat and report the outage. A second
+//! call with the same frames waits for the first attempt, so nothing is sent twice.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,13 +23,13 @@ use super::record;
 use crate::log::LogError;
 use crate::market::Frame;
 
-/// How long an append waits for its acknowledgements before it says that the log is unavailable.
+/// How long an append waits for its acknowledgements before it returns `Unavailable`.
 const APPEND_WAIT: Duration = Duration::from_secs(5);
-/// How often a full queue is tried again.
+/// The interval of retries while the queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// How long one poll for acknowledgements takes at most: the thread looks whether to stop in between.
+/// How long one poll for acknowledgements waits. Between polls the thread checks whether to stop.
 const POLL: Duration = Duration::from_millis(100);
-/// Appends that returned before they were acknowledged and are remembered; there is one caller, or a few.
+/// The largest number of remembered appends that returned before their acknowledgement. There are only a few callers.
 const UNFINISHED_MAX: usize = 8;
 
 /// Appends to one topic.
@@ -42,7 +42,8 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Makes the client, and the thread that hears its acknowledgements and calls `on_poll` ten times a second.
+    /// Creates the client, and starts the thread that polls for acknowledgements and calls `on_poll` ten times a
+    /// second.
     pub(super) fn start(
         config: &ClientConfig,
         topic: &str,
@@ -50,7 +51,7 @@ impl Producer {
         mut on_poll: impl FnMut() + Send + 'static,
     ) -> Result<Self, LogError> {
         let client = BaseProducer::from_config_and_context(config, DeliveryReports(errors.clone()));
-        let client = Arc::new(client.map_err(|error| errors.classify("make a producer", &error))?);
+        let client = Arc::new(client.map_err(|error| errors.classify("create a producer", &error))?);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled_client, is_stopped) = (client.clone(), stop.clone());
         let thread = move || {
@@ -66,7 +67,7 @@ impl Producer {
         Ok(Self { client, topic: topic.into(), errors, unfinished: Mutex::default(), stop })
     }
 
-    /// Appends frames; durable when it returns.
+    /// Appends frames; they are durable when it returns `Ok`.
     pub(super) async fn append(&self, frames: Vec<Frame>) -> Result<(), LogError> {
         let mut attempt = self.resume(frames);
         let until = Instant::now() + APPEND_WAIT;
@@ -85,7 +86,7 @@ impl Producer {
         }
     }
 
-    /// Waits until everything that was given is acknowledged.
+    /// Waits at most `limit` until the broker has acknowledged all frames.
     pub(super) async fn flush(&self, limit: Duration) -> Result<(), LogError> {
         let until = Instant::now() + limit;
         while self.client.in_flight_count() > 0 {
@@ -98,14 +99,14 @@ impl Producer {
         Ok(())
     }
 
-    /// The unfinished first try of these frames, or a new one.
+    /// The unfinished attempt to append these frames, or a new one.
     fn resume(&self, frames: Vec<Frame>) -> Attempt {
         let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
         let index = unfinished.iter().position(|attempt| attempt.frames == frames);
         index.and_then(|index| unfinished.remove(index)).unwrap_or_else(|| Attempt::new(frames))
     }
 
-    /// Remembers an attempt that takes too long, when there is anything of it on its way.
+    /// Remembers an attempt that takes too long, if some of its frames are in flight; returns the error for the caller.
     fn defer(&self, attempt: Attempt) -> LogError {
         let waits = attempt.acks.pending.load(Ordering::Acquire);
         let why = LogError::Unavailable(format!("{waits} frames wait for the broker: {}", self.errors.reason()));
@@ -119,7 +120,8 @@ impl Producer {
         why
     }
 
-    /// Gives frames to librdkafka until its queue is full; off the runtime's threads, for it copies them all.
+    /// Passes frames to librdkafka until its queue is full. It runs on a thread for blocking work, because it copies
+    /// them.
     async fn send(&self, mut attempt: Attempt) -> Result<Attempt, LogError> {
         let (client, topic, errors) = (self.client.clone(), self.topic.clone(), self.errors.clone());
         let work = move || {
@@ -138,21 +140,21 @@ impl Producer {
         };
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|error| LogError::Fatal(format!("give frames to the producer: {error}")))?
+            .map_err(|error| LogError::Fatal(format!("pass frames to the producer: {error}")))?
     }
 }
 
 impl Drop for Producer {
-    /// Nothing is waited for here: the thread drops the client, which may take half a second.
+    /// Does not wait: the thread drops the client, which may take half a second.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// Frames on their way.
+/// The frames of one append, and their acknowledgements.
 struct Attempt {
     frames: Vec<Frame>,
-    /// How many librdkafka has.
+    /// The number of frames that librdkafka has accepted.
     sent: usize,
     acks: Arc<Acks>,
 }
@@ -168,7 +170,7 @@ impl Attempt {
     }
 }
 
-/// What is known of an attempt's frames.
+/// Counts the acknowledgements of an attempt.
 struct Acks {
     pending: AtomicUsize,
     failure: Mutex<Option<LogError>>,
@@ -176,7 +178,7 @@ struct Acks {
 }
 
 impl Acks {
-    /// Waits until all are acknowledged, or for one that failed; false when neither happens in time.
+    /// Waits until all frames are acknowledged, or fails with the first failed frame. Returns false at `until`.
     async fn wait_until(&self, until: Instant) -> Result<bool, LogError> {
         loop {
             let changed = self.changed.notified();
@@ -193,7 +195,7 @@ impl Acks {
     }
 }
 
-/// Hears of every frame what became of it.
+/// Receives the delivery report of every frame.
 struct DeliveryReports(ErrorTracker);
 
 impl ClientContext for DeliveryReports {
@@ -227,7 +229,7 @@ impl ProducerContext for DeliveryReports {
 fn classify(errors: &ErrorTracker, error: &KafkaError) -> LogError {
     match error.rdkafka_error_code() {
         Some(Code::MessageSizeTooLarge) => {
-            LogError::Fatal("the topic refuses a frame for its size: raise its max.message.bytes".to_owned())
+            LogError::Fatal("the topic refuses a frame because of its size: raise its max.message.bytes".to_owned())
         }
         Some(Code::Fatal) => LogError::Fatal(format!("append: {}", errors.reason())),
         _ => errors.classify("append", error),

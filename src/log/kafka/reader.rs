@@ -1,4 +1,4 @@
-//! Reading for replay: from any position, without being a member of the group.
+//! Reads records for replay, from any offset, without joining the group.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,25 @@ use super::record::RecordBatchBuilder;
 use super::topic::list;
 use crate::log::{LogError, Partition, Record};
 
-/// How long the broker may send nothing while there is something.
+/// How long the broker may send no record although there are more.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// How long one question to the broker may take.
+/// The longest request to the broker.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 
-/// A client that reads a partition on from where it was.
+/// A client that continues where the last read ended.
 pub(super) struct Reader {
     client: BaseConsumer<ErrorTracker>,
     at: Option<(Partition, i64)>,
 }
 
 impl Reader {
-    /// Makes the client; it connects when it reads.
+    /// Creates the client, which connects at the first read.
     pub(super) fn new(config: &ClientConfig, errors: &ErrorTracker) -> Result<Self, LogError> {
         let client = BaseConsumer::from_config_and_context(config, errors.clone());
-        Ok(Self { client: client.map_err(|error| errors.classify("make a reader", &error))?, at: None })
+        Ok(Self { client: client.map_err(|error| errors.classify("create a reader", &error))?, at: None })
     }
 
-    /// Up to `limit` records of a partition from `offset` on. Blocks.
+    /// Reads at most `limit` records of a partition, starting at `offset`. Blocks.
     pub(super) fn read(
         &mut self,
         topic: &str,
@@ -39,7 +39,7 @@ impl Reader {
     ) -> Result<Vec<Record>, LogError> {
         let errors = self.client.context().clone();
         let watermarks = self.client.fetch_watermarks(topic, partition, REQUEST_MAX);
-        let (first, end) = watermarks.map_err(|error| errors.classify("read the partition's positions", &error))?;
+        let (first, end) = watermarks.map_err(|error| errors.classify("read the partition's offsets", &error))?;
         let offset = offset.max(first);
         if offset >= end || limit == 0 {
             return Ok(Vec::new());
@@ -61,7 +61,7 @@ impl Reader {
                 }
                 Some(Err(error)) => match errors.classify("read the log", &error) {
                     LogError::Fatal(why) => return Err(LogError::Fatal(why)),
-                    // The client goes on by itself when the broker is back.
+                    // The client continues by itself when the broker is up again.
                     LogError::Unavailable(_) => {}
                 },
                 None => {}

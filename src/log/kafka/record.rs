@@ -1,4 +1,5 @@
-//! A frame as a Kafka record: the key keeps the order, the value is the bytes as received, the rest are headers.
+//! A frame as a Kafka record: the key is the frame's key, the value its bytes as received; the other fields are
+//! headers.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,14 +11,14 @@ use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use crate::log::{Partition, Record};
 use crate::market::{Frame, Origin, Timestamp};
 
-/// Header: when the bytes arrived, microseconds since 1970 UTC, as text.
+/// Header: the receive time in microseconds since 1970 UTC, as text.
 const RECEIVED_AT: &str = "received_at";
-/// Header: the connection's number, as text.
+/// Header: the number of the connection, as text.
 const CONNECTION: &str = "connection";
 /// Header: [`Origin::code`], as text.
 const ORIGIN: &str = "origin";
 
-/// So many different keys are remembered; an exchange lists fewer symbols.
+/// The largest number of remembered keys; an exchange lists fewer symbols.
 const KEYS_MAX: usize = 10_000;
 
 /// The headers of a frame.
@@ -31,8 +32,8 @@ pub(super) fn headers(frame: &Frame) -> OwnedHeaders {
         .insert(Header { key: ORIGIN, value: Some(&origin) })
 }
 
-/// Gathers records of one delivery. Their payloads lie in one piece of memory: an allocation for each would cost
-/// more than the copy.
+/// Builds the records of one delivery. All payloads share one allocation: an allocation per record would cost more than
+/// the copy.
 #[derive(Default)]
 pub(super) struct RecordBatchBuilder {
     keys: HashMap<Box<[u8]>, Arc<str>>,
@@ -41,13 +42,13 @@ pub(super) struct RecordBatchBuilder {
 }
 
 impl RecordBatchBuilder {
-    /// Adds a record as it came.
+    /// Adds a received record.
     pub(super) fn add(&mut self, message: &BorrowedMessage<'_>) {
         let payload = message.payload().unwrap_or_default();
         let span = self.payloads.len()..self.payloads.len() + payload.len();
         self.payloads.extend_from_slice(payload);
         let key = self.key(message.key().unwrap_or_default());
-        // A record of another producer may lack our headers: then it is a frame of when it was written.
+        // A record of another producer may lack the header: its receive time is then the record's timestamp.
         let mut received_at = None;
         let mut frame = Frame {
             key,
@@ -71,17 +72,17 @@ impl RecordBatchBuilder {
         self.records.push((record, span));
     }
 
-    /// How many were gathered.
+    /// The number of records.
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Their payloads' bytes.
+    /// The size of all payloads, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.payloads.len()
     }
 
-    /// What was gathered but for some partitions' records; empties this.
+    /// Takes all records, except those of the partitions that `without` names.
     pub(super) fn take(&mut self, without: &dyn Fn(Partition) -> bool) -> Vec<Record> {
         let payloads = Bytes::from(std::mem::take(&mut self.payloads));
         let kept = self.records.drain(..).filter(|(record, _)| !without(record.partition));

@@ -1,5 +1,5 @@
-//! What librdkafka is told. A user's `[log.kafka.client]` overrides ours, but for the settings that the log's
-//! contract stands on: those are refused by name.
+//! The settings of librdkafka. A user's `[log.kafka.client]` overrides the defaults here, but not the settings that the
+//! contract of the log depends on: those are refused by name.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use crate::log::{KafkaOptions, LogError};
 
-/// The largest frame the topic takes; an exchange's frames are a hundredth of it.
+/// The largest frame of the topic. An exchange's frames are a hundredth of that.
 pub(super) const FRAME_BYTES_MAX: usize = 16 << 20;
-/// Frames that wait for a broker, at most, in memory: minutes of a busy market. Beyond it appends wait.
+/// The memory for frames that wait for a broker: minutes of a busy market. When it is full appends wait.
 const PRODUCER_QUEUE_KBYTES: usize = 64 << 10;
 /// See [`PRODUCER_QUEUE_KBYTES`].
 const PRODUCER_QUEUE_FRAMES: usize = 1_000_000;
-/// What a consumer reads ahead, at most.
+/// The memory for the prefetched records of a consumer.
 const CONSUMER_QUEUE_KBYTES: usize = 32 << 10;
 
-/// Settings that would break a promise, and where the user finds what they want.
+/// Settings that would break a promise, and what to set instead or why.
 const REFUSED: [(&[&str], &str); 8] = [
     (&["bootstrap.servers", "metadata.broker.list"], "set [log.kafka] brokers"),
     (&["group.id"], "set [log.kafka] group_id"),
@@ -33,30 +33,30 @@ const REFUSED: [(&[&str], &str); 8] = [
             "group.protocol",
             "partition.assignment.strategy",
         ],
-        "an offset is committed when its frame is durable, by the recorder alone",
+        "only the recorder commits an offset, when its frame is durable",
     ),
     (
         &["enable.idempotence", "acks", "request.required.acks", "retries", "message.send.max.retries"],
-        "an append is acknowledged when it is durable, once",
+        "an append must be durable and sent once",
     ),
-    (&["message.timeout.ms", "delivery.timeout.ms", "transactional.id"], "a frame waits for as long as it takes"),
-    (&["partitioner", "queuing.strategy", "message.max.bytes"], "a stream stays in order in its partition"),
+    (&["message.timeout.ms", "delivery.timeout.ms", "transactional.id"], "a frame waits without a time limit"),
+    (&["partitioner", "queuing.strategy", "message.max.bytes"], "each stream must stay in order in one partition"),
 ];
 
 /// The settings of the producer.
 pub(super) fn producer(options: &KafkaOptions) -> Result<ClientConfig, LogError> {
     let mut config = base(options);
     config.set("compression.type", "lz4");
-    // Ingest has gathered frames for company already.
+    // Ingest batches frames already.
     config.set("linger.ms", "1");
     config.set("queue.buffering.max.kbytes", PRODUCER_QUEUE_KBYTES.to_string());
     config.set("queue.buffering.max.messages", PRODUCER_QUEUE_FRAMES.to_string());
     user(&mut config, options)?;
     config.set("enable.idempotence", "true");
     config.set("acks", "all");
-    // A key's partition is its CRC-32 modulo their number: `KafkaLog::partition` says the same.
+    // The partition is the CRC-32 of the key modulo the number of partitions, as in `KafkaLog::partition`.
     config.set("partitioner", "consistent");
-    // Five minutes by default: then a broker away for six would fail what waits.
+    // The default is five minutes: frames would fail when a broker is down for longer.
     config.set("message.timeout.ms", "0");
     Ok(config)
 }
@@ -74,20 +74,20 @@ pub(super) fn reader(options: &KafkaOptions) -> Result<ClientConfig, LogError> {
     Ok(config)
 }
 
-/// The settings of the group's member `member`.
+/// The settings of the group member with the id `member`.
 pub(super) fn member(options: &KafkaOptions, member: &str) -> Result<ClientConfig, LogError> {
     let mut config = reader(options)?;
     let session = options.session_timeout.as_millis();
     config.set("group.instance.id", member);
     config.set("partition.assignment.strategy", "cooperative-sticky");
     config.set("session.timeout.ms", session.to_string());
-    // A rebalance is noticed with a heartbeat, and a cooperative one takes two: beat often.
+    // A member notices a rebalance by a heartbeat, and a cooperative rebalance takes two: so send them often.
     config.set("heartbeat.interval.ms", (session / 10).clamp(200, 1_000).to_string());
     config.set("max.poll.interval.ms", session.max(300_000).to_string());
     Ok(config)
 }
 
-/// How long a partition that leaves is waited for.
+/// How long a revocation waits for the caller.
 pub(super) fn revoke_deadline(options: &KafkaOptions) -> Duration {
     options.session_timeout / 3
 }
@@ -100,7 +100,7 @@ fn base(options: &KafkaOptions) -> ClientConfig {
     config.set("message.max.bytes", FRAME_BYTES_MAX.to_string());
     config.set("socket.keepalive.enable", "true");
     config.set("log.connection.close", "false");
-    // Ten seconds by default: longer than a broker's restart.
+    // The default is ten seconds, longer than a broker's restart.
     config.set("reconnect.backoff.max.ms", "1000");
     config
 }
@@ -136,17 +136,17 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_the_contract_stands_on_is_refused_by_name() {
+    fn a_setting_that_the_contract_depends_on_is_refused_by_name() {
         for (names, instead) in REFUSED {
             for name in names {
-                let Err(LogError::Fatal(why)) = producer(&with(name, "1")) else { panic!("{name} was taken") };
+                let Err(LogError::Fatal(why)) = producer(&with(name, "1")) else { panic!("{name} was accepted") };
                 assert!(why.contains(name) && why.contains(instead), "{why}");
             }
         }
     }
 
     #[test]
-    fn every_setting_of_ours_is_known_to_librdkafka() {
+    fn librdkafka_accepts_every_default_setting() {
         let options = KafkaOptions { password: Some("secret".to_owned()), ..KafkaOptions::default() };
         for config in [producer(&options), reader(&options), member(&options, "here-0")] {
             config.unwrap().create_native_config().unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_not_a_setting_of_the_file() {
+    fn the_password_becomes_the_sasl_password() {
         let options = KafkaOptions { password: Some("secret".to_owned()), ..KafkaOptions::default() };
         assert_eq!(producer(&options).unwrap().get("sasl.password"), Some("secret"));
         assert_eq!(producer(&KafkaOptions::default()).unwrap().get("sasl.password"), None);

@@ -1,18 +1,18 @@
-//! Which Kafka answers: librdkafka does not tell, but a broker names the newest metadata version it can work with, and
-//! that is the release's own.
+//! Finds the release of a Kafka broker. librdkafka does not report it, but a broker names the newest metadata version
+//! that it supports, and each release has its own.
 //!
-//! One request, ApiVersions 3, is written by hand: <https://kafka.apache.org/protocol#The_Messages_ApiVersions>. Brokers
-//! behind TLS or SASL are not asked.
+//! This file encodes one request by hand, ApiVersions 3: <https://kafka.apache.org/protocol#The_Messages_ApiVersions>.
+//! It works only with brokers without TLS and SASL.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// How long each step may take.
+/// The longest time for each network step.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// Larger answers are not a broker's.
+/// A larger response is not from a broker.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// The releases, by the first metadata version of each.
+/// The releases with the first metadata version of each.
 const RELEASES: [(i16, &str); 13] = [
     (1, "3.0"),
     (2, "3.1"),
@@ -29,14 +29,15 @@ const RELEASES: [(i16, &str); 13] = [
     (28, "4.2"),
 ];
 
-/// The release of the broker at `address` (`host:port`); `None` when it does not say. Blocks.
+/// The release of the broker at `address` (`host:port`); `None` if it does not respond or the release is unknown.
+/// Blocks.
 pub(super) fn release(address: &str) -> Option<&'static str> {
     let answer = request_api_versions(address).ok()?;
     let newest = metadata_version(&answer)?;
     RELEASES.iter().rev().find(|(first, _)| newest >= *first).map(|(_, release)| *release)
 }
 
-/// Whether somebody takes connections at `address`. Blocks.
+/// Whether the address accepts connections. Blocks.
 pub(super) fn listens(address: &str) -> bool {
     connect(address).is_ok()
 }
@@ -66,7 +67,7 @@ fn request_api_versions(address: &str) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The highest version of the feature `metadata.version` in an answer.
+/// The highest version of the feature `metadata.version` in a response.
 fn metadata_version(answer: &[u8]) -> Option<i16> {
     let mut bytes = Bytes(answer);
     // Correlation and error code.
@@ -81,7 +82,7 @@ fn metadata_version(answer: &[u8]) -> Option<i16> {
     for _ in 0..bytes.number()? {
         let (tag, size) = (bytes.number()?, bytes.number()?);
         let mut field = Bytes(bytes.take(size)?);
-        // Tag 0: the features it can work with.
+        // Tag 0: the supported features.
         if tag != 0 {
             continue;
         }
@@ -108,7 +109,7 @@ impl<'a> Bytes<'a> {
         Some(taken)
     }
 
-    /// An unsigned number of seven bits a byte, the lowest first.
+    /// An unsigned varint: seven bits per byte, the lowest first.
     fn number(&mut self) -> Option<usize> {
         let mut number = 0;
         for index in 0..5 {
@@ -135,7 +136,7 @@ impl<'a> Bytes<'a> {
 mod tests {
     use super::*;
 
-    /// An answer with one API and one feature.
+    /// A response with one API and one feature.
     fn answer(feature: &[u8], highest: i16) -> Vec<u8> {
         let mut field = vec![2, feature.len() as u8 + 1];
         field.extend(feature);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_answer_is_no_answer() {
+    fn a_truncated_response_has_no_version() {
         let whole = answer(b"metadata.version", 27);
         for length in 0..whole.len() - 3 {
             assert_eq!(metadata_version(&whole[..length]), None, "{length}");

@@ -18,20 +18,20 @@ use tapekeeper::market::{Book, Interval, Kline, Side, Tick};
 use super::retry::Retrying;
 use super::{BINANCE, NOON, run, runtime, symbol};
 
-/// An empty cache each time; opened again it may be empty too (promise 4).
+/// A cache that is empty when first opened. After it is opened again it may be empty too (promise 4).
 pub trait CacheStore: Send + Sync {
     fn open(&self) -> Arc<dyn Cache>;
 }
 
-/// Holds a backend to every promise; each check gets a fresh store.
+/// Checks every promise on a backend; each check gets a fresh store.
 pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn CacheStore>) {
     run("1: ticks move forward", new_store, |s| Box::pin(a_tick_only_moves_forward(s)));
     run("1: klines move forward", new_store, |s| Box::pin(a_kline_only_moves_forward(s)));
     run("1: books move forward", new_store, |s| Box::pin(a_book_only_moves_forward(s)));
     run("1: concurrent writers", new_store, |s| Box::pin(concurrent_writers_leave_the_newest(s)));
     run("2: applying again", new_store, |s| Box::pin(applying_again_changes_nothing(s)));
-    run("3: exact values", new_store, |s| Box::pin(values_come_back_exactly(s)));
-    run("answers in the order asked", new_store, |s| Box::pin(answers_come_in_the_order_asked(s)));
+    run("3: exact values", new_store, |s| Box::pin(values_are_read_exactly(s)));
+    run("reads in the order of the keys", new_store, |s| Box::pin(values_are_returned_in_the_order_of_the_keys(s)));
     run("the state's backup", new_store, |s| Box::pin(a_state_is_kept_per_instance(s)));
     behaves_like_a_maximum(new_store);
 }
@@ -91,7 +91,7 @@ async fn latest_book(cache: &dyn Cache) -> Option<Book> {
 async fn a_tick_only_moves_forward(store: &dyn CacheStore) {
     let cache = store.open();
     assert_eq!(latest_tick(&*cache).await, None);
-    // (ts, id) applied, and whether it is the latest afterwards.
+    // The applied (ts, id), and whether it is the latest afterwards.
     for (ts, id, wins) in
         [(10, 5, true), (9, 99, false), (10, 4, false), (10, 6, true), (11, 1, true), (10, 100, false), (12, 2, true)]
     {
@@ -136,9 +136,9 @@ async fn concurrent_writers_leave_the_newest(store: &dyn CacheStore) {
         .map(|writer| {
             let cache = Arc::clone(&cache);
             tokio::spawn(async move {
-                for turn in 0..100_i64 {
-                    // Each goes over the same values in another order.
-                    let value = (turn * [1, 3, 7, 9, 11, 13][writer]) % 100 + 1;
+                for step in 0..100_i64 {
+                    // Each writer applies the same values in another order.
+                    let value = (step * [1, 3, 7, 9, 11, 13][writer]) % 100 + 1;
                     let mut update = ticks(&[tick(value, value)]);
                     update.books = books(&[book(value)]).books;
                     update.klines = klines(&[kline(value, 1, false)]).klines;
@@ -165,12 +165,12 @@ async fn applying_again_changes_nothing(store: &dyn CacheStore) {
     assert_eq!(cache.apply(&update).await.unwrap(), 0);
     assert_eq!(cache.apply(&Update::default()).await.unwrap(), 0);
     assert_eq!(latest_tick(&*cache).await, Some(tick(10, 5)));
-    // Of several values of one key in one update the newest stays, wherever it stands.
+    // Of several values of one key in one update the newest stays, at any place in the list.
     cache.apply(&ticks(&[tick(12, 7), tick(14, 9), tick(13, 8)])).await.unwrap();
     assert_eq!(latest_tick(&*cache).await, Some(tick(14, 9)));
 }
 
-async fn values_come_back_exactly(store: &dyn CacheStore) {
+async fn values_are_read_exactly(store: &dyn CacheStore) {
     let cache = store.open();
     let decimals = ["79228162514264337593543950335", "0.0000000000000000000000000001", "61234.56", "0"];
     for (at, text) in decimals.iter().enumerate() {
@@ -188,16 +188,16 @@ async fn values_come_back_exactly(store: &dyn CacheStore) {
     }
 }
 
-async fn answers_come_in_the_order_asked(store: &dyn CacheStore) {
+async fn values_are_returned_in_the_order_of_the_keys(store: &dyn CacheStore) {
     let cache = store.open();
     let mut update = Update::default();
     for number in 0..50 {
         update.ticks.push((BINANCE, symbol(&format!("S{number}USDT")), tick(number, number)));
     }
     cache.apply(&update).await.unwrap();
-    let asked: Vec<_> = (0..60).rev().map(|number| symbol(&format!("S{number}USDT"))).collect();
+    let symbols: Vec<_> = (0..60).rev().map(|number| symbol(&format!("S{number}USDT"))).collect();
     let expected: Vec<_> = (0..60).rev().map(|number| (number < 50).then(|| tick(number, number))).collect();
-    assert_eq!(cache.ticks(BINANCE, &asked).await.unwrap(), expected);
+    assert_eq!(cache.ticks(BINANCE, &symbols).await.unwrap(), expected);
     let minute = kline(3, 1, true);
     let hour = Kline { interval: Interval::H1, ..kline(0, 60, false) };
     cache.apply(&klines(&[minute, hour])).await.unwrap();
@@ -216,7 +216,7 @@ async fn a_state_is_kept_per_instance(store: &dyn CacheStore) {
     assert!(!cache.ping().await.unwrap().is_empty());
 }
 
-/// Whatever is applied in whatever order, the latest is the maximum by (ts, id).
+/// After updates in any order, the latest tick is the maximum by (ts, id).
 fn behaves_like_a_maximum(new_store: &dyn Fn() -> Box<dyn CacheStore>) {
     eprintln!("promise: 1, against a naive model");
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
@@ -230,13 +230,13 @@ fn behaves_like_a_maximum(new_store: &dyn Fn() -> Box<dyn CacheStore>) {
                 let mut update = Update::default();
                 for (key, ts, id) in values {
                     update.ticks.push((BINANCE, symbol(&format!("S{key}")), tick(ts, id)));
-                    let held = model.entry(key).or_insert((ts, id));
-                    *held = (*held).max((ts, id));
+                    let latest = model.entry(key).or_insert((ts, id));
+                    *latest = (*latest).max((ts, id));
                 }
                 cache.apply(&update).await.unwrap();
-                let asked: Vec<_> = (0..3).map(|key| symbol(&format!("S{key}"))).collect();
+                let symbols: Vec<_> = (0..3).map(|key| symbol(&format!("S{key}"))).collect();
                 let expected: Vec<_> = (0..3).map(|key| model.get(&key).map(|&(ts, id)| tick(ts, id))).collect();
-                assert_eq!(cache.ticks(BINANCE, &asked).await.unwrap(), expected);
+                assert_eq!(cache.ticks(BINANCE, &symbols).await.unwrap(), expected);
             }
         });
         Ok(())
@@ -266,7 +266,7 @@ fn the_embedded_cache_keeps_every_promise() {
 }
 
 #[test]
-fn a_cache_that_fails_tears_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
+fn a_cache_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
     let delay_max = Duration::from_millis(1);
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max };
     let seed = rand::random();

@@ -18,32 +18,32 @@ use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 use super::{BINANCE, NOON, run, runtime, symbol};
 use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trades};
 
-/// A history that can be opened again; the caller drops what it opened before.
+/// A history that can be opened repeatedly. The caller drops the previous handle before it opens another.
 pub trait HistoryStore: Send + Sync {
     fn open(&self) -> Arc<dyn History>;
 }
 
-/// Holds a backend to every promise; each check gets a fresh store.
+/// Checks every promise on a backend; each check gets a fresh store.
 pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("1: an insert is durable", new_store, |s| Box::pin(an_insert_is_durable(s)));
     run("1: inserting again", new_store, |s| Box::pin(inserting_again_changes_nothing(s)));
     run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
-    run("2: gaps", new_store, |s| Box::pin(a_gap_is_its_highest_version(s)));
-    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_position_in_the_log(s)));
+    run("2: gaps", new_store, |s| Box::pin(the_highest_version_of_a_gap_is_read(s)));
+    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
     run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
     run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
     run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
-    run("exact decimals", new_store, |s| Box::pin(decimals_come_back_exactly(s)));
-    run("watermarks and latest rows", new_store, |s| Box::pin(the_latest_of_every_symbol_is_found(s)));
+    run("exact decimals", new_store, |s| Box::pin(decimals_are_read_exactly(s)));
+    run("watermarks and latest rows", new_store, |s| Box::pin(the_latest_rows_of_every_symbol_are_found(s)));
     run("rows by key", new_store, |s| Box::pin(rows_are_found_by_key(s)));
     run("rows by range", new_store, |s| Box::pin(rows_are_listed_by_range(s)));
     run("huge ids", new_store, |s| Box::pin(huge_ids_are_counted(s)));
-    run("days", new_store, |s| Box::pin(days_are_days_of_utc(s)));
-    run("days from one on", new_store, |s| Box::pin(days::days_are_counted_from_one_on(s)));
-    run("minutes", new_store, |s| Box::pin(per_minute::minutes_are_counted_from_an_instant_on(s)));
+    run("days", new_store, |s| Box::pin(days_are_utc_days(s)));
+    run("days from a first day", new_store, |s| Box::pin(days::rows_per_day_start_at_the_first_day(s)));
+    run("minutes", new_store, |s| Box::pin(per_minute::rows_per_minute_start_at_an_instant(s)));
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
-    run("runs that are kept", new_store, |s| Box::pin(retention::the_newest_runs_of_each_job_are_kept(s)));
+    run("retention of runs", new_store, |s| Box::pin(retention::the_newest_runs_of_each_job_are_kept(s)));
     run("retention", new_store, |s| Box::pin(retention::old_rows_are_removed_and_no_others(s)));
     behaves_like_a_map(new_store);
 }
@@ -57,7 +57,7 @@ async fn all_trades(history: &dyn History, name: &str) -> Vec<TradeRow> {
     history.trades(&stream(name, "trade"), whole, usize::MAX).await.unwrap()
 }
 
-/// Asserts that history holds exactly [`everything`].
+/// Asserts that history contains exactly [`everything`].
 async fn assert_holds_everything(history: &dyn History) {
     let batch = everything();
     assert_eq!(all_trades(history, "BTCUSDT").await, batch.trades);
@@ -99,12 +99,12 @@ async fn the_higher_version_is_read(store: &dyn HistoryStore) {
         row
     };
     let (one, two) = (trade("BTCUSDT", 1), trade("BTCUSDT", 2));
-    // Live first for 1, backfilled first for 2: live wins both times.
+    // Trade 1 arrives live first, trade 2 backfilled first: the live copy wins both times.
     history.insert(&trades(vec![one.clone(), backfilled(two.clone())])).await.unwrap();
     assert_eq!(all_trades(&*history, "BTCUSDT").await, [one.clone(), backfilled(two.clone())]);
     history.insert(&trades(vec![backfilled(one.clone()), two.clone()])).await.unwrap();
     assert_eq!(all_trades(&*history, "BTCUSDT").await, [one, two]);
-    // Both in one batch, either way round.
+    // Both copies in one batch, in either order.
     let (three, four) = (trade("BTCUSDT", 3), trade("BTCUSDT", 4));
     let both = vec![backfilled(three.clone()), three.clone(), four.clone(), backfilled(four.clone())];
     history.insert(&trades(both)).await.unwrap();
@@ -124,7 +124,7 @@ async fn the_higher_version_is_read(store: &dyn HistoryStore) {
     assert_eq!(count, Count { present: 1, backfilled: 0 });
 }
 
-async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
+async fn the_highest_version_of_a_gap_is_read(store: &dyn HistoryStore) {
     let history = store.open();
     let put = async |gap: &Gap| {
         history.insert(&Batch { gaps: vec![gap.clone()], ..Batch::default() }).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     put(&gap).await;
     let found = gap.clone();
     gap.attempts = 1;
-    assert!(gap.advance(GapState::Filling, "asked the exchange", NOON.plus_micros(1)));
+    assert!(gap.advance(GapState::Filling, "requested from the exchange", NOON.plus_micros(1)));
     put(&gap).await;
     assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
     // An old version that arrives late changes nothing.
@@ -156,7 +156,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), []);
     assert_eq!(history.gaps(&filter(false, None, 0)).await.unwrap(), [gap.clone()]);
 
-    // Newest first, by symbol, and no more than asked.
+    // Newest first, by symbol, and at most the limit.
     let mut others = Vec::new();
     for number in 1..4 {
         let range = Range { first: number, last: number };
@@ -173,7 +173,7 @@ async fn a_gap_is_its_highest_version(store: &dyn HistoryStore) {
     assert_eq!(open_of_eth, [third]);
 }
 
-async fn a_dead_letter_is_identified_by_its_position_in_the_log(store: &dyn HistoryStore) {
+async fn a_dead_letter_is_identified_by_its_offset_in_the_log(store: &dyn HistoryStore) {
     let history = store.open();
     let letters: Vec<_> = (0..5).map(dead_letter).collect();
     for _ in 0..2 {
@@ -191,7 +191,7 @@ async fn concurrent_inserts_leave_one_row_per_key(store: &dyn HistoryStore) {
         .map(|writer| {
             let history = Arc::clone(&history);
             tokio::spawn(async move {
-                // Neighbours overlap by half.
+                // Consecutive writers overlap by half.
                 for start in (writer * 50..writer * 50 + 100).step_by(10) {
                     let rows = (start..start + 10).map(|id| trade("BTCUSDT", id)).collect();
                     history.insert(&trades(rows)).await.unwrap();
@@ -216,16 +216,16 @@ async fn any_handle_reads_what_was_inserted(store: &dyn HistoryStore) {
 async fn the_identity_never_changes(store: &dyn HistoryStore) {
     let history = store.open();
     let identity = history.identity().await.unwrap();
-    assert!(uuid::Uuid::parse_str(&identity).is_ok(), "{identity} is no UUID");
+    assert!(uuid::Uuid::parse_str(&identity).is_ok(), "{identity} is not a UUID");
     drop(history);
     for _ in 0..3 {
         assert_eq!(store.open().identity().await.unwrap(), identity);
     }
 }
 
-async fn decimals_come_back_exactly(store: &dyn HistoryStore) {
+async fn decimals_are_read_exactly(store: &dyn HistoryStore) {
     let history = store.open();
-    // What every backend can hold: 20 digits before the point and 18 behind it, 28 in all.
+    // What every backend can store: 20 digits before the point and 18 after it, 28 in total.
     let texts =
         ["61234.56", "0.000000000000000001", "12345678901234567890", "9999999999.123456789012345678", "0", "1200"];
     let mut rows = Vec::new();
@@ -243,7 +243,7 @@ async fn decimals_come_back_exactly(store: &dyn HistoryStore) {
     }
 }
 
-async fn the_latest_of_every_symbol_is_found(store: &dyn HistoryStore) {
+async fn the_latest_rows_of_every_symbol_are_found(store: &dyn HistoryStore) {
     let history = store.open();
     let names: Vec<String> = (0..40).map(|number| format!("S{number}USDT")).collect();
     let mut batch = Batch::default();
@@ -304,7 +304,7 @@ async fn rows_are_found_by_key(store: &dyn HistoryStore) {
 
 async fn rows_are_listed_by_range(store: &dyn HistoryStore) {
     let history = store.open();
-    // In no order: a backfill writes what lies before.
+    // Not in order, as a backfill writes older rows later.
     let ids = [30, 10, 11, 50, 12, 31];
     history.insert(&trades(ids.iter().map(|id| trade("BTCUSDT", *id)).collect())).await.unwrap();
     let of = stream("BTCUSDT", "trade");
@@ -317,13 +317,13 @@ async fn rows_are_listed_by_range(store: &dyn HistoryStore) {
     assert_eq!(listed(13, 29, 9).await, [] as [i64; 0]);
     assert_eq!(history.extent(&of).await.unwrap(), Some(Range { first: 10, last: 50 }));
     assert_eq!(history.extent(&stream("ETHUSDT", "trade")).await.unwrap(), None);
-    let holes = |first, last, limit| history.missing(&of, Range { first, last }, limit);
+    let missing = |first, last, limit| history.missing(&of, Range { first, last }, limit);
     let range = |first, last| Range { first, last };
-    assert_eq!(holes(5, 55, 9).await.unwrap(), [range(5, 9), range(13, 29), range(32, 49), range(51, 55)]);
-    assert_eq!(holes(5, 55, 2).await.unwrap(), [range(5, 9), range(13, 29)]);
-    assert_eq!(holes(10, 12, 9).await.unwrap(), []);
-    assert_eq!(holes(10, 12, 0).await.unwrap(), []);
-    assert_eq!(holes(20, 25, 9).await.unwrap(), [range(20, 25)]);
+    assert_eq!(missing(5, 55, 9).await.unwrap(), [range(5, 9), range(13, 29), range(32, 49), range(51, 55)]);
+    assert_eq!(missing(5, 55, 2).await.unwrap(), [range(5, 9), range(13, 29)]);
+    assert_eq!(missing(10, 12, 9).await.unwrap(), []);
+    assert_eq!(missing(10, 12, 0).await.unwrap(), []);
+    assert_eq!(missing(20, 25, 9).await.unwrap(), [range(20, 25)]);
 }
 
 async fn huge_ids_are_counted(store: &dyn HistoryStore) {
@@ -335,13 +335,13 @@ async fn huge_ids_are_counted(store: &dyn HistoryStore) {
     let whole = Range { first: 1, last: top };
     assert_eq!(history.extent(&of).await.unwrap(), Some(whole));
     assert_eq!(history.count(&of, whole).await.unwrap(), Count { present: 5, backfilled: 0 });
-    let holes = [Range { first: 3, last: top - 4 }, Range { first: top - 1, last: top - 1 }];
-    assert_eq!(history.missing(&of, whole, 9).await.unwrap(), holes);
+    let ranges = [Range { first: 3, last: top - 4 }, Range { first: top - 1, last: top - 1 }];
+    assert_eq!(history.missing(&of, whole, 9).await.unwrap(), ranges);
     let nothing = history.missing(&stream("ETHUSDT", "trade"), whole, 9).await.unwrap();
     assert_eq!(nothing, [whole]);
 }
 
-async fn days_are_days_of_utc(store: &dyn HistoryStore) {
+async fn days_are_utc_days(store: &dyn HistoryStore) {
     let history = store.open();
     let mut rows = Vec::new();
     let midnight = NOON.day() * DAY_US;
@@ -365,7 +365,7 @@ async fn days_are_days_of_utc(store: &dyn HistoryStore) {
     assert_eq!(history.days(std::slice::from_ref(&eth), None).await.unwrap(), []);
     let minutes = stream("XRPUSDT", "kline_1m");
     let all = history.days(&[btc, eth, xrp.clone(), minutes.clone()], None).await.unwrap();
-    assert_eq!(all.len(), 5, "one answer for all: {all:?}");
+    assert_eq!(all.len(), 5, "one result for all streams: {all:?}");
     assert_eq!(all[..3], expected);
     assert_eq!((&all[3].0, all[3].1.present, &all[4].0, all[4].1.present), (&xrp, 1, &minutes, 1));
     let at = kline("XRPUSDT", 1).kline.open_time;
@@ -409,7 +409,7 @@ async fn runs_are_replaced_and_listed(store: &dyn HistoryStore) {
     assert_eq!(history.runs(Some("none"), 99).await.unwrap(), []);
 }
 
-/// Whatever is inserted in whatever order, history reads like a map from id to the highest version.
+/// After inserts in any order, history reads like a map from id to the highest version.
 fn behaves_like_a_map(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     eprintln!("promise: 2, against a naive model");
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
@@ -424,21 +424,21 @@ fn behaves_like_a_map(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
                 let mut batch = Batch::default();
                 for (id, is_backfilled) in rows {
                     batch.trades.push(TradeRow { is_backfilled, ..trade("BTCUSDT", id) });
-                    model.entry(id).and_modify(|held| *held &= is_backfilled).or_insert(is_backfilled);
+                    model.entry(id).and_modify(|stored| *stored &= is_backfilled).or_insert(is_backfilled);
                 }
                 history.insert(&batch).await.unwrap();
             }
             let stored = all_trades(&*history, "BTCUSDT").await;
             assert!(stored.iter().map(|row| (row.trade.id, row.is_backfilled)).eq(model.clone()));
-            let asked = Range { first: 10, last: 49 };
+            let requested = Range { first: 10, last: 49 };
             let in_range: BTreeMap<_, _> = model.range(10..=49).collect();
             let backfilled = in_range.values().filter(|is_backfilled| ***is_backfilled).count() as i64;
             let count = Count { present: in_range.len() as i64, backfilled };
-            assert_eq!(history.count(&of, asked).await.unwrap(), count);
-            let holes = history.missing(&of, asked, usize::MAX).await.unwrap();
-            let missing: BTreeSet<i64> = holes.iter().flat_map(|hole| hole.first..=hole.last).collect();
+            assert_eq!(history.count(&of, requested).await.unwrap(), count);
+            let ranges = history.missing(&of, requested, usize::MAX).await.unwrap();
+            let missing: BTreeSet<i64> = ranges.iter().flat_map(|range| range.first..=range.last).collect();
             assert_eq!(missing, (10..=49).filter(|id| !model.contains_key(id)).collect());
-            assert!(holes.windows(2).all(|pair| pair[0].last + 1 < pair[1].first), "{holes:?}");
+            assert!(ranges.windows(2).all(|pair| pair[0].last + 1 < pair[1].first), "{ranges:?}");
         });
         Ok(())
     });

@@ -18,38 +18,38 @@ use tapekeeper::market::{Frame, Origin, Timestamp};
 use super::retry::Retrying;
 use super::{NOON, run, runtime};
 
-/// Everything happens within it, or the test fails.
+/// The longest wait of a test.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// "Older than this" for frames of any age.
+/// A retention limit that makes every frame old.
 const ANY_AGE: Timestamp = Timestamp(i64::MAX);
-/// "Older than this" for no frame at all.
+/// A retention limit that makes no frame old.
 const NO_AGE: Timestamp = Timestamp(i64::MIN);
 
-/// A log that can be opened again; the caller drops what it opened before.
+/// A log that can be opened repeatedly. The caller drops the previous handle before it opens another.
 pub trait LogStore: Send + Sync {
     fn open(&self) -> Arc<dyn Log>;
 
-    /// Whether [`Log::retain`] drops frames; else the backend does by itself, some day.
+    /// Whether [`Log::retain`] drops frames. If not, the server of the backend drops them.
     fn retains(&self) -> bool {
         true
     }
 }
 
-/// Holds a backend to every promise; each check gets a fresh store, and so does each of the `cases` of a random caller.
+/// Checks every promise on a backend. Each check gets a fresh store, and so does each of the `cases` of random calls.
 pub fn keeps_every_promise(cases: u32, new_store: &dyn Fn() -> Box<dyn LogStore>) {
     run("1: an append is durable", new_store, |s| Box::pin(an_append_is_durable(s)));
-    run("1: any bytes", new_store, |s| Box::pin(any_bytes_come_back(s)));
+    run("1: any bytes", new_store, |s| Box::pin(any_bytes_are_read_exactly(s)));
     run("2: order, concurrent appends", new_store, |s| Box::pin(concurrent_appends_keep_the_order_of_each_key(s)));
     run("3: offsets are dense", new_store, |s| Box::pin(offsets_are_dense_and_never_used_again(s)));
-    run("4: start at the committed position", new_store, |s| Box::pin(a_consumer_starts_at_what_was_committed(s)));
+    run("4: start at the committed offset", new_store, |s| Box::pin(a_consumer_starts_at_the_committed_offset(s)));
     run("4: a cancelled wait", new_store, |s| Box::pin(a_cancelled_wait_loses_nothing(s)));
-    run("4: a backlog", new_store, |s| Box::pin(a_backlog_is_delivered_whole(s)));
+    run("4: a backlog", new_store, |s| Box::pin(a_backlog_is_delivered_completely(s)));
     run("5: a commit never moves back", new_store, |s| Box::pin(a_commit_never_moves_back(s)));
     run("next returns within a second", new_store, |s| Box::pin(an_idle_or_paused_consumer_returns(s)));
     run("read", new_store, |s| Box::pin(a_replay_reads_from_any_offset(s)));
-    run("close", new_store, |s| Box::pin(a_closed_log_refuses(s)));
+    run("close", new_store, |s| Box::pin(a_closed_log_refuses_appends(s)));
     if new_store().retains() {
-        run("6: retention", new_store, |s| Box::pin(retention_never_drops_what_was_not_consumed(s)));
+        run("6: retention", new_store, |s| Box::pin(retention_never_drops_unconsumed_frames(s)));
         run("6: retention by size", new_store, |s| Box::pin(retention_by_size_keeps_the_newest(s)));
     }
     behaves_like_a_vector(new_store, cases);
@@ -69,17 +69,17 @@ fn frames(numbers: std::ops::Range<i64>) -> Vec<Frame> {
     numbers.map(|number| frame("binance:BTCUSDT", number)).collect()
 }
 
-/// Takes deliveries until `count` records came; checks that offsets follow each other.
+/// Takes deliveries until `count` records have arrived; checks that offsets increase.
 async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<Record> {
     let started = Instant::now();
     let mut taken: Vec<Record> = Vec::new();
     let mut last: BTreeMap<Partition, i64> = BTreeMap::new();
     while taken.len() < count {
-        assert!(started.elapsed() < DEADLINE, "{} of {count} records came", taken.len());
+        assert!(started.elapsed() < DEADLINE, "{} of {count} records arrived", taken.len());
         if let Delivery::Records { records, .. } = consumer.next().await.unwrap() {
             for record in records {
                 let before = last.insert(record.partition, record.offset);
-                assert!(before.is_none_or(|before| before < record.offset), "offsets grow");
+                assert!(before.is_none_or(|before| before < record.offset), "offsets increase");
                 taken.push(record);
             }
         }
@@ -107,7 +107,7 @@ async fn an_append_is_durable(store: &dyn LogStore) {
     assert_eq!(frames_of(take(&mut *consumer, 2_000).await), frames(0..2_000));
 }
 
-async fn any_bytes_come_back(store: &dyn LogStore) {
+async fn any_bytes_are_read_exactly(store: &dyn LogStore) {
     let odd = [
         Frame { payload: Vec::new().into(), origin: Origin::Connected, ..frame("binance", 1) },
         Frame { payload: vec![0, 255, 0, 128].into(), origin: Origin::Disconnected, ..frame("binance", 2) },
@@ -155,25 +155,25 @@ async fn concurrent_appends_keep_the_order_of_each_key(store: &dyn LogStore) {
 
 async fn offsets_are_dense_and_never_used_again(store: &dyn LogStore) {
     let log = store.open();
-    let mut seen = Vec::new();
+    let mut offsets = Vec::new();
     let mut consumer = log.consumer().await.unwrap();
     for round in 0..3 {
         log.append(frames(round * 10..round * 10 + 10)).await.unwrap();
         let records = take(&mut *consumer, 10).await;
-        seen.extend(records.iter().map(|record| record.offset));
+        offsets.extend(records.iter().map(|record| record.offset));
         consumer.commit(&after(&records)).await.unwrap();
-        // Everything is consumed: the log may become empty.
+        // All frames are consumed, so retention may empty the log.
         log.retain(ANY_AGE, 0).await.unwrap();
     }
     drop((consumer, log));
     let log = store.open();
     let mut consumer = log.consumer().await.unwrap();
     log.append(frames(30..40)).await.unwrap();
-    seen.extend(take(&mut *consumer, 10).await.iter().map(|record| record.offset));
-    assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
+    offsets.extend(take(&mut *consumer, 10).await.iter().map(|record| record.offset));
+    assert!(offsets.windows(2).all(|pair| pair[1] == pair[0] + 1), "{offsets:?}");
 }
 
-async fn a_consumer_starts_at_what_was_committed(store: &dyn LogStore) {
+async fn a_consumer_starts_at_the_committed_offset(store: &dyn LogStore) {
     let log = store.open();
     log.append(frames(0..100)).await.unwrap();
     let mut consumer = log.consumer().await.unwrap();
@@ -185,7 +185,7 @@ async fn a_consumer_starts_at_what_was_committed(store: &dyn LogStore) {
     };
     assert!(matches!(first, Delivery::Assigned(_)), "partitions are named before their records: {first:?}");
     let records = take(&mut *consumer, 100).await;
-    // Delivered is not consumed: without a commit they all come again.
+    // Without a commit all records are delivered again.
     drop((consumer, log));
     let log = store.open();
     let mut consumer = log.consumer().await.unwrap();
@@ -211,12 +211,12 @@ async fn a_cancelled_wait_loses_nothing(store: &dyn LogStore) {
     };
     let started = Instant::now();
     let mut taken = Vec::new();
-    let mut turn = 0;
+    let mut round = 0;
     while taken.len() < 200 {
-        assert!(started.elapsed() < DEADLINE, "{} of 200 records came", taken.len());
-        turn += 1;
-        let patience = Duration::from_micros(turn % 7 * 50);
-        if let Ok(delivery) = tokio::time::timeout(patience, consumer.next()).await
+        assert!(started.elapsed() < DEADLINE, "{} of 200 records arrived", taken.len());
+        round += 1;
+        let limit = Duration::from_micros(round % 7 * 50);
+        if let Ok(delivery) = tokio::time::timeout(limit, consumer.next()).await
             && let Delivery::Records { records, .. } = delivery.unwrap()
         {
             taken.extend(records);
@@ -226,13 +226,13 @@ async fn a_cancelled_wait_loses_nothing(store: &dyn LogStore) {
     assert_eq!(frames_of(taken), frames(0..200));
 }
 
-async fn a_backlog_is_delivered_whole(store: &dyn LogStore) {
+async fn a_backlog_is_delivered_completely(store: &dyn LogStore) {
     let log = store.open();
     for start in (0..20_000).step_by(5_000) {
         log.append(frames(start..start + 5_000)).await.unwrap();
     }
     drop(log);
-    // Half of it from the file, half from wherever the newest are kept, with appends in between.
+    // A backend may deliver a part from the file and a part from memory, with appends in between.
     let log = store.open();
     let mut consumer = log.consumer().await.unwrap();
     log.append(frames(20_000..22_000)).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_backlog_is_delivered_whole(store: &dyn LogStore) {
             taken.extend(records);
         }
     }
-    assert!(announced, "a backlog is announced");
+    assert!(announced, "a delivery reports that there are more");
     assert_eq!(frames_of(taken), frames(0..22_000));
 }
 
@@ -253,7 +253,7 @@ async fn a_commit_never_moves_back(store: &dyn LogStore) {
     log.append(frames(0..50)).await.unwrap();
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 50).await;
-    assert!(log.usage().await.unwrap().committed.is_empty(), "nothing is committed but by commit");
+    assert!(log.usage().await.unwrap().committed.is_empty(), "only commit commits");
     consumer.commit(&Offsets::new()).await.unwrap();
     assert!(log.usage().await.unwrap().committed.is_empty());
     consumer.commit(&after(&records[..30])).await.unwrap();
@@ -280,14 +280,14 @@ async fn an_idle_or_paused_consumer_returns(store: &dyn LogStore) {
     assert_eq!(frames_of(take(&mut *consumer, 5).await), frames(5..10));
 }
 
-async fn retention_never_drops_what_was_not_consumed(store: &dyn LogStore) {
+async fn retention_never_drops_unconsumed_frames(store: &dyn LogStore) {
     let log = store.open();
     log.append(frames(0..1_000)).await.unwrap();
     assert_eq!(log.retain(ANY_AGE, 0).await.unwrap(), 0, "nothing is committed");
     let mut consumer = log.consumer().await.unwrap();
     let records = take(&mut *consumer, 1_000).await;
     consumer.commit(&after(&records[..600])).await.unwrap();
-    // Frames of before the 250th are old; of these all are consumed.
+    // The frames before the 250th are old, and all of them are consumed.
     assert_eq!(log.retain(NOON.plus_micros(250), u64::MAX).await.unwrap(), 250);
     assert_eq!(log.retain(NO_AGE, u64::MAX).await.unwrap(), 0);
     assert_eq!(log.retain(ANY_AGE, u64::MAX).await.unwrap(), 350);
@@ -310,8 +310,8 @@ async fn retention_by_size_keeps_the_newest(store: &dyn LogStore) {
     consumer.commit(&after(&records)).await.unwrap();
     let limit = 1 << 20;
     let removed = log.retain(NO_AGE, limit).await.unwrap() as i64;
-    // About 100 bytes a frame: a MiB holds some 10,000 of them.
-    assert!((10_000..COUNT - 2_000).contains(&removed), "{removed} frames went");
+    // A frame takes about 100 bytes, so about 10,000 fit into a MiB.
+    assert!((10_000..COUNT - 2_000).contains(&removed), "{removed} frames were removed");
     let kept = log.read(records[0].partition, 0, usize::MAX).await.unwrap();
     assert_eq!(frames_of(kept), frames(removed..COUNT));
     assert_eq!(log.retain(NO_AGE, limit).await.unwrap(), 0, "it fits now");
@@ -332,7 +332,7 @@ async fn a_replay_reads_from_any_offset(store: &dyn LogStore) {
     assert!(log.usage().await.unwrap().committed.is_empty(), "a replay commits nothing");
 }
 
-async fn a_closed_log_refuses(store: &dyn LogStore) {
+async fn a_closed_log_refuses_appends(store: &dyn LogStore) {
     let log = store.open();
     log.append(frames(0..10)).await.unwrap();
     log.close().await.unwrap();
@@ -344,12 +344,12 @@ async fn a_closed_log_refuses(store: &dyn LogStore) {
     assert_eq!(frames_of(take(&mut *consumer, 10).await), frames(0..10));
 }
 
-/// What a random caller does.
+/// One call of a random sequence.
 #[derive(Clone, Debug)]
 enum Step {
     Append(i64),
     Take,
-    /// Commits this share of what was delivered, in percent.
+    /// Commits this percentage of the delivered records.
     Commit(usize),
     RetainOlderThan(i64),
     Reopen,
@@ -365,7 +365,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Any sequence of calls leaves what a vector with two positions would.
+/// After any sequence of calls the log equals a vector with two offsets.
 fn behaves_like_a_vector(new_store: &dyn Fn() -> Box<dyn LogStore>, cases: u32) {
     eprintln!("promise: all, against a naive model");
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
@@ -383,7 +383,7 @@ fn behaves_like_a_vector(new_store: &dyn Fn() -> Box<dyn LogStore>, cases: u32) 
 async fn run_steps(store: &dyn LogStore, steps: &[Step]) {
     let mut log = store.open();
     let mut consumer = log.consumer().await.unwrap();
-    // Of the model: frames ever appended, the first kept, the next to deliver, the committed position.
+    // The model: the next offset to append, the first stored one, the next to deliver, the committed one.
     let (mut end, mut first, mut next, mut committed) = (0_i64, 0_i64, 0_i64, 0_i64);
     for step in steps {
         match step {
@@ -397,9 +397,9 @@ async fn run_steps(store: &dyn LogStore, steps: &[Step]) {
                 next = end;
             }
             Step::Commit(percent) => {
-                let position = first + (next - first).max(0) * *percent as i64 / 100;
-                consumer.commit(&Offsets::from([(0, position)])).await.unwrap();
-                committed = committed.max(position);
+                let offset = first + (next - first).max(0) * *percent as i64 / 100;
+                consumer.commit(&Offsets::from([(0, offset)])).await.unwrap();
+                committed = committed.max(offset);
             }
             Step::RetainOlderThan(number) => {
                 let keep_from = if store.retains() { committed.min(*number).max(first) } else { first };
@@ -448,14 +448,14 @@ fn the_embedded_log_keeps_every_promise() {
 }
 
 #[test]
-fn the_embedded_log_keeps_every_promise_without_memory_and_in_small_deliveries() {
+fn the_embedded_log_keeps_every_promise_with_little_memory_and_small_deliveries() {
     let options = Options { batch_records: 7, batch_bytes: 300, recent_bytes: 1_000 };
     keeps_every_promise(24, &|| embedded(options, None));
 }
 
 #[test]
-fn a_log_that_fails_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
-    // No torn and no unanswered appends here: their copies would be in the way of exact checks.
+fn a_log_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
+    // No torn appends and no lost responses here: the duplicates would break the exact comparisons.
     let odds = Odds { fail: 200, delay: 100, delay_max: Duration::from_millis(2), ..Odds::default() };
     let seed = rand::random();
     eprintln!("seed {seed}");
@@ -465,7 +465,7 @@ fn a_log_that_fails_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
 }
 
 #[tokio::test]
-async fn torn_and_unanswered_appends_lose_nothing_and_only_repeat() {
+async fn torn_appends_and_lost_responses_cause_duplicates_and_lose_no_frame() {
     let seed = rand::random();
     eprintln!("seed {seed}");
     let odds = Odds { fail: 100, lose_answer: 200, tear: 200, ..Odds::default() };
@@ -484,5 +484,5 @@ async fn torn_and_unanswered_appends_lose_nothing_and_only_repeat() {
             once.push(frame);
         }
     }
-    assert_eq!(once, frames(0..500), "first copies are in order");
+    assert_eq!(once, frames(0..500), "the first copies are in order");
 }

@@ -1,4 +1,4 @@
-//! A caller that tries again whatever is unavailable, as the flows do.
+//! Wrappers of the ports that retry unavailable calls, as the recording path does.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use tapekeeper::history::{
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
 
-/// More failures in a row than any plan of faults makes.
+/// More attempts than consecutive faults of any test.
 const ATTEMPTS_MAX: usize = 200;
 
-/// Retries what is unavailable; hands everything else on.
+/// Retries unavailable calls; returns every other result.
 pub struct Retrying<T: ?Sized>(pub Arc<T>);
 
-/// Whether another try may help.
+/// Whether another attempt may succeed.
 trait Retryable {
     fn is_retryable(&self) -> bool;
 }
@@ -57,7 +57,7 @@ struct RetryingConsumer(Box<dyn Consumer>);
 #[async_trait]
 impl Consumer for RetryingConsumer {
     async fn next(&mut self) -> Result<Delivery, LogError> {
-        // Written out: the retried call borrows the consumer.
+        // A loop instead of `retry`, because the call borrows the consumer mutably.
         for _ in 1..ATTEMPTS_MAX {
             match self.0.next().await {
                 Err(error) if error.is_retryable() => tokio::task::yield_now().await,
@@ -67,14 +67,14 @@ impl Consumer for RetryingConsumer {
         self.0.next().await
     }
 
-    async fn commit(&mut self, positions: &Offsets) -> Result<(), LogError> {
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), LogError> {
         for _ in 1..ATTEMPTS_MAX {
-            match self.0.commit(positions).await {
+            match self.0.commit(offsets).await {
                 Err(error) if error.is_retryable() => tokio::task::yield_now().await,
                 answer => return answer,
             }
         }
-        self.0.commit(positions).await
+        self.0.commit(offsets).await
     }
 
     fn pause(&mut self, paused: bool) {

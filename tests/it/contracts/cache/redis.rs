@@ -1,4 +1,4 @@
-//! The cache in a real Redis runs the suite, and what only a server can do to it.
+//! Runs the suite on the cache in a real Redis, and tests what only a server can do to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::contracts::retry::Retrying;
 use crate::contracts::{BINANCE, symbol};
 use crate::servers::redis::Redis;
 
-/// One server or a cluster, behind faults or not.
+/// One server or a cluster, with or without faults.
 pub(super) struct RedisStore {
     pub(super) options: RedisOptions,
     pub(super) faults: Option<Faults>,
@@ -33,13 +33,13 @@ impl CacheStore for RedisStore {
     }
 }
 
-/// What a person would type: the answer of one command.
+/// Sends one command, as an operator would, and returns the response.
 async fn run_command<T: redis::FromRedisValue>(options: &RedisOptions, command: &[&str]) -> T {
     let client = redis::Client::open(options.url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut asked = redis::cmd(command[0]);
-    asked.arg(&command[1..]);
-    asked.query_async(&mut connection).await.unwrap()
+    let mut query = redis::cmd(command[0]);
+    query.arg(&command[1..]);
+    query.query_async(&mut connection).await.unwrap()
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn redis_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
 
 /// DESIGN.md section 5: other programs read the keys.
 #[tokio::test]
-async fn keys_are_readable_by_others_in_the_documented_encoding() {
+async fn other_programs_read_the_keys_in_the_documented_encoding() {
     let Some(redis) = Redis::shared() else { return };
     let options = redis.database();
     let cache = RedisCache::connect(&options).unwrap();
@@ -73,27 +73,27 @@ async fn keys_are_readable_by_others_in_the_documented_encoding() {
     update.klines = klines(&[kline(5, 3, true)]).klines;
     update.books = books(&[book(4)]).books;
     assert_eq!(cache.apply(&update).await.unwrap(), 3);
-    let held: Vec<String> =
+    let stored: Vec<String> =
         run_command(&options, &["HMGET", "tick:{binance:BTCUSDT}", "trade_id", "ts", "price", "quantity", "side"])
             .await;
-    assert_eq!(held, ["7", &sent.ts.micros().to_string(), "61234.56", "0", "buy"]);
-    let held: Vec<String> =
+    assert_eq!(stored, ["7", &sent.ts.micros().to_string(), "61234.56", "0", "buy"]);
+    let stored: Vec<String> =
         run_command(&options, &["HMGET", "kline:{binance:BTCUSDT}:1m", "interval", "trade_count", "closed"]).await;
-    assert_eq!(held, [Interval::M1.as_str(), "3", "1"]);
-    let held: Vec<String> = run_command(
+    assert_eq!(stored, [Interval::M1.as_str(), "3", "1"]);
+    let stored: Vec<String> = run_command(
         &options,
         &["HMGET", "book:{binance:BTCUSDT}", "update_id", "bid", "bid_quantity", "ask", "ask_quantity"],
     )
     .await;
-    assert_eq!(held, ["4", "4", "1", "5", "2"]);
+    assert_eq!(stored, ["4", "4", "1", "5", "2"]);
     cache.put_state("b", "{}").await.unwrap();
     assert_eq!(run_command::<String>(&options, &["GET", "service_state:market_data:b"]).await, "{}");
-    // No value is lost to a time-out.
+    // No key expires.
     assert_eq!(run_command::<i64>(&options, &["TTL", "service_state:market_data:b"]).await, -1);
 }
 
 #[tokio::test]
-async fn a_redis_that_was_killed_and_lost_everything_is_used_again() {
+async fn the_cache_reconnects_to_a_redis_that_was_killed_and_lost_everything() {
     let Some(redis) = Redis::start() else { return };
     let options = redis.database();
     let cache = RedisCache::connect(&options).unwrap();
@@ -105,9 +105,9 @@ async fn a_redis_that_was_killed_and_lost_everything_is_used_again() {
         assert!(failure.contains("in Redis"), "{failure}");
         cache.ticks(BINANCE, &[symbol("BTCUSDT")]).await.unwrap_err();
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "a dead server is noticed soon: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "a call to a dead server fails soon: {:?}", began.elapsed());
     redis.server.restart();
-    // The first call after a restart succeeds: it connects again and loads the function.
+    // The first call after a restart succeeds: it reconnects and loads the function.
     assert_eq!(cache.apply(&ticks(&[tick(9, 4)])).await.unwrap(), 1);
     assert_eq!(latest_tick(&cache).await, Some(tick(9, 4)));
     let _: String = run_command(&options, &["FUNCTION", "FLUSH"]).await;

@@ -1,4 +1,4 @@
-//! The cache in a Redis Cluster runs the suite, through slots that move and primaries that die.
+//! Runs the suite on the cache in a Redis Cluster, and tests slots that move and primaries that die.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::servers::redis::Redis;
 use crate::servers::redis_cluster::{RedisCluster, run_command, try_command};
 
 const KEY: &str = "tick:{binance:BTCUSDT}";
-/// How long a replica may take until it is the primary, on a busy machine.
+/// How long a replica may take to become the primary, on a busy machine.
 const TAKEOVER_MAX: Duration = Duration::from_secs(60);
 
-/// Starts one off the runtime, which it would block.
+/// Starts a cluster on a thread for blocking work.
 async fn start() -> Option<RedisCluster> {
     tokio::task::spawn_blocking(RedisCluster::start).await.unwrap()
 }
@@ -29,7 +29,7 @@ fn a_redis_cluster_keeps_every_promise() {
     eprintln!("seed {seed}");
     let faults = Faults::seeded(seed, odds);
     for faults in [None, Some(faults)] {
-        // There are no databases in a cluster: each check gets an emptied one.
+        // A cluster has only one database, so each check gets the emptied cluster.
         keeps_every_promise(&|| {
             cluster.clear();
             Box::new(RedisStore { options: cluster.options(), faults: faults.clone() })
@@ -44,11 +44,11 @@ async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
     let (line, missing) = RedisCache::inspect(&options).await.unwrap();
     assert!(line.starts_with("redis ") && line.contains("a cluster of 3 primaries: 127.0.0.1:"), "{line}");
     for node in &cluster.nodes[..3] {
-        let place = format!("127.0.0.1:{}", node.port);
-        assert!(line.contains(&place) && missing.iter().any(|word| word.contains(&place)), "{line}: {missing:?}");
+        let address = format!("127.0.0.1:{}", node.port);
+        assert!(line.contains(&address) && missing.iter().any(|line| line.contains(&address)), "{line}: {missing:?}");
     }
     assert_eq!(missing.len(), 3);
-    // One node of the configuration is enough, and a dead one beside it is no matter.
+    // One live node of the configuration is enough, even beside a dead one.
     let nowhere = format!("redis://127.0.0.1:{}", crate::servers::free_port());
     let options = RedisOptions { nodes: vec![nowhere, options.nodes[4].clone()], ..options };
     let cache = RedisCache::connect(&options).unwrap();
@@ -59,7 +59,7 @@ async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
     assert_eq!(cache.apply(&update).await.unwrap(), 2_500);
     assert_eq!(cache.apply(&update).await.unwrap(), 0);
     eprintln!("5,000 keys in {:?}", began.elapsed());
-    assert!(cache.ticks(BINANCE, &symbols).await.unwrap().iter().all(|held| *held == Some(tick(5, 7))));
+    assert!(cache.ticks(BINANCE, &symbols).await.unwrap().iter().all(|stored| *stored == Some(tick(5, 7))));
     for node in &cluster.nodes[..3] {
         assert!(run_command::<i64>(node.port, &["DBSIZE"]) > 500);
     }
@@ -69,7 +69,7 @@ async fn keys_are_spread_and_the_function_is_loaded_on_every_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_moves_is_followed_before_while_and_after() {
+async fn writes_and_reads_follow_a_slot_before_during_and_after_its_move() {
     let Some(cluster) = start().await else { return };
     let cache = RedisCache::connect(&cluster.options()).unwrap();
     assert_eq!(cache.apply(&ticks(&[tick(1, 1)])).await.unwrap(), 1);
@@ -81,7 +81,7 @@ async fn a_slot_that_moves_is_followed_before_while_and_after() {
         (run_command(old.port, &["CLUSTER", "MYID"]), run_command(new.port, &["CLUSTER", "MYID"]));
     run_command::<String>(new.port, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &old_id]);
     run_command::<String>(old.port, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &new_id]);
-    // The tick is still at the old node; the book is nowhere yet: ASK sends it to the new one.
+    // The tick is still on the old node. The book does not exist yet, so ASK redirects it to the new one.
     assert_eq!(cache.apply(&ticks(&[tick(2, 2)])).await.unwrap(), 1);
     let mut update = super::books(&[super::book(4)]);
     update.ticks = ticks(&[tick(3, 3)]).ticks;
@@ -89,7 +89,7 @@ async fn a_slot_that_moves_is_followed_before_while_and_after() {
     assert_eq!(latest_tick(&cache).await, Some(tick(3, 3)));
     assert!(
         try_command::<Vec<String>>(new.port, &["HKEYS", "book:{binance:BTCUSDT}"]).is_err(),
-        "only who asks is served"
+        "the new node serves only commands after ASKING"
     );
     assert_eq!(cache.books(BINANCE, &[symbol("BTCUSDT")]).await.unwrap(), [Some(super::book(4))]);
     run_command::<String>(old.port, &["MIGRATE", "127.0.0.1", &new.port.to_string(), KEY, "0", "5000"]);
@@ -97,14 +97,14 @@ async fn a_slot_that_moves_is_followed_before_while_and_after() {
     for node in [new, old] {
         run_command::<String>(node.port, &["CLUSTER", "SETSLOT", &slot, "NODE", &new_id]);
     }
-    // MOVED: the client learns it by the way.
+    // The client follows MOVED and learns the new owner.
     assert_eq!(cache.apply(&ticks(&[tick(5, 5)])).await.unwrap(), 1);
     assert_eq!(latest_tick(&cache).await, Some(tick(5, 5)));
     assert_eq!(run_command::<String>(new.port, &["HGET", KEY, "trade_id"]), "5");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_dies_is_followed_by_its_replica_and_nothing_goes_back() {
+async fn after_the_death_of_a_primary_its_replica_takes_over_and_no_value_moves_back() {
     let Some(cluster) = start().await else { return };
     let cache = RedisCache::connect(&cluster.options()).unwrap();
     assert_eq!(cache.apply(&ticks(&[tick(10, 10)])).await.unwrap(), 1);
@@ -114,13 +114,13 @@ async fn a_primary_that_dies_is_followed_by_its_replica_and_nothing_goes_back() 
     let began = Instant::now();
     let mut failures = Vec::new();
     let moved = loop {
-        let asked = Instant::now();
+        let started = Instant::now();
         match cache.apply(&ticks(&[tick(11, 11)])).await {
             Ok(moved) => break moved,
-            Err(error) => failures.push(format!("{:?}: {error}", asked.elapsed())),
+            Err(error) => failures.push(format!("{:?}: {error}", started.elapsed())),
         }
-        assert!(asked.elapsed() < Duration::from_secs(20), "a dead primary is noticed soon: {failures:?}");
-        assert!(began.elapsed() < TAKEOVER_MAX, "nobody took over: {failures:?}");
+        assert!(started.elapsed() < Duration::from_secs(20), "a call to a dead primary fails soon: {failures:?}");
+        assert!(began.elapsed() < TAKEOVER_MAX, "no replica took over: {failures:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     eprintln!("written again after {:?} and {} failures: {failures:?}", began.elapsed(), failures.len());
@@ -136,17 +136,17 @@ async fn a_cluster_that_is_down_fails_calls_soon_and_is_used_again() {
     for node in &cluster.nodes {
         node.kill();
     }
-    for _try in 0..3 {
-        let asked = Instant::now();
+    for _attempt in 0..3 {
+        let started = Instant::now();
         let failure = cache.apply(&ticks(&[tick(2, 2)])).await.unwrap_err().to_string();
         assert!(failure.contains("in Redis"), "{failure}");
-        assert!(asked.elapsed() < Duration::from_secs(20), "{:?}: {failure}", asked.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}: {failure}", started.elapsed());
     }
     tokio::task::block_in_place(|| {
         cluster.nodes.iter().for_each(|node| node.restart());
         cluster.wait_until_ready();
     });
-    // Everything is lost, the function too.
+    // The cluster has lost everything, including the function.
     let began = Instant::now();
     while let Err(error) = cache.apply(&ticks(&[tick(1, 1)])).await {
         assert!(began.elapsed() < TAKEOVER_MAX, "{error}");

@@ -1,4 +1,4 @@
-//! History in a real ClickHouse engine runs the suite, and what only a server can do to it.
+//! Runs the suite on history in a real ClickHouse, and tests what only a server can do to it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,7 +31,7 @@ impl HistoryStore for ClickhouseStore {
     }
 }
 
-/// What a person would type: the answer of one statement. `{db}` is the database.
+/// Sends one statement, as an operator would, and returns the response. `{db}` stands for the database.
 fn query(options: &ClickhouseOptions, sql: &str) -> String {
     let sql = sql.replace("{db}", &format!("`{}`", options.database));
     let mut connection = TcpStream::connect(options.url.trim_start_matches("http://")).unwrap();
@@ -63,7 +63,7 @@ fn clickhouse_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
 
 /// DESIGN.md section 5: other programs read the tables.
 #[tokio::test]
-async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
+async fn other_programs_read_the_tables_in_the_documented_encoding() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let options = clickhouse.database();
     let history = ClickhouseHistory::new(&options);
@@ -81,7 +81,7 @@ async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
 }
 
 #[tokio::test]
-async fn the_same_batch_with_the_same_token_is_stored_once_and_other_rows_under_it_are_kept() {
+async fn the_same_batch_with_the_same_token_is_stored_once_and_other_rows_with_it_are_kept() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let options = clickhouse.database();
     let history = ClickhouseHistory::new(&options);
@@ -90,7 +90,7 @@ async fn the_same_batch_with_the_same_token_is_stored_once_and_other_rows_under_
     }
     let parts_rows = "SELECT count() FROM {db}.trades";
     assert_eq!(query(&options, parts_rows), "500", "without FINAL: the server dropped the copies");
-    // A log that was made anew repeats its positions.
+    // A recreated log repeats its offsets, and so its tokens.
     let other = Batch { token: everything().token, ..trades(vec![trade("BTCUSDT", 1_000)]) };
     history.insert(&other).await.unwrap();
     assert_eq!(query(&options, parts_rows), "501");
@@ -104,8 +104,8 @@ async fn acknowledged_rows_survive_a_kill_and_the_recorder_resumes() {
     history.insert(&everything()).await.unwrap();
     let identity = history.identity().await.unwrap();
     clickhouse.server.kill();
-    let away = history.insert(&everything()).await;
-    assert!(matches!(away, Err(HistoryError::Unavailable(_))), "{away:?}");
+    let failure = history.insert(&everything()).await;
+    assert!(matches!(failure, Err(HistoryError::Unavailable(_))), "{failure:?}");
     let fresh = ClickhouseHistory::new(&options);
     assert!(matches!(fresh.identity().await, Err(HistoryError::Unavailable(_))));
     clickhouse.server.restart();
@@ -194,7 +194,7 @@ async fn a_row_that_the_columns_cannot_hold_is_refused_alone() {
 }
 
 #[tokio::test]
-async fn a_symbol_is_never_sql() {
+async fn a_symbol_is_quoted_in_sql() {
     let Some(clickhouse) = Clickhouse::shared() else { return };
     let history = ClickhouseHistory::new(&clickhouse.database());
     let name = "A'B\\C?D`E{F:G}";
@@ -204,16 +204,16 @@ async fn a_symbol_is_never_sql() {
     assert_eq!(history.latest_trades(super::BINANCE, &symbols).await.unwrap(), [trade(name, 1)]);
 }
 
-/// Answers every request with the same bytes and closes, for as long as the test runs.
+/// Starts a server that sends the same bytes to every request and closes the connection, until the test ends.
 fn fake_server(answer: &'static str) -> ClickhouseOptions {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for connection in listener.incoming() {
             let mut connection = connection.unwrap();
-            let mut asked = [0; 4_096];
-            if connection.read(&mut asked).is_ok_and(|bytes| bytes > 0) {
-                // The client may have gone away already.
+            let mut request = [0; 4_096];
+            if connection.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+                // The client may have closed the connection already.
                 connection.write_all(answer.as_bytes()).ok();
             }
         }
@@ -233,7 +233,7 @@ async fn a_server_that_is_too_old_is_refused_naming_both_versions() {
 }
 
 #[tokio::test]
-async fn a_server_error_or_a_cut_answer_is_retryable() {
+async fn a_server_error_or_a_truncated_response_is_unavailable() {
     for answer in [
         "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops",
         "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",

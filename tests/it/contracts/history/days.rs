@@ -1,4 +1,4 @@
-//! Rows per day from a day on: what the status page draws of the last weeks.
+//! `History::days` with a first day, as the status page uses it for the last weeks.
 
 use tapekeeper::history::{Batch, CoverageDay, DISORDER_MAX};
 use tapekeeper::market::{DAY_US, Stream, Timestamp};
@@ -6,15 +6,15 @@ use tapekeeper::market::{DAY_US, Stream, Timestamp};
 use super::rows::{kline, stream, trade};
 use super::{HistoryStore, NOON};
 
-/// The documentation of `days`.
-pub async fn days_are_counted_from_one_on(store: &dyn HistoryStore) {
+/// Checks the documentation of `days`.
+pub async fn rows_per_day_start_at_the_first_day(store: &dyn HistoryStore) {
     let history = store.open();
     let [btc, eth, minutes] = [("BTCUSDT", "trade"), ("ETHUSDT", "trade"), ("BTCUSDT", "kline_1m")]
         .map(|(symbol, channel)| stream(symbol, channel));
     let all = [btc.clone(), eth.clone(), minutes.clone()];
     let today = NOON.day();
     assert_eq!(history.days(&all, Some(today)).await.unwrap(), [], "nothing is stored yet");
-    // Ten days with a hole in the ids of each; ids grow with time but for the two about midnight.
+    // Ten days, each with one missing id. Ids increase with time, except for two around midnight.
     let midnight = today * DAY_US;
     let mut batch = Batch::default();
     let late = DISORDER_MAX.as_micros() as i64;
@@ -27,8 +27,8 @@ pub async fn days_are_counted_from_one_on(store: &dyn HistoryStore) {
         }
     }
     let first_of = |day: i64| ((day + 9) * 999) as usize;
-    // The first id of the day before yesterday was traded just before midnight, and an id of an hour before it was
-    // traded at midnight.
+    // The first id of the day before yesterday traded just before midnight, and an id of one hour earlier traded at
+    // midnight.
     batch.trades[first_of(-2)].trade.ts = Timestamp(midnight - 2 * DAY_US - 1);
     let early = first_of(-2) - (late / (DAY_US / 1_000)) as usize;
     batch.trades[early].trade.ts = Timestamp(midnight - 2 * DAY_US);
@@ -59,9 +59,9 @@ pub async fn days_are_counted_from_one_on(store: &dyn HistoryStore) {
         let day = Timestamp(at).day();
         CoverageDay { day, first: at, last, present, backfilled: 0 }
     };
-    let begun = CoverageDay { first: early, ..ids(2) };
+    let partial = CoverageDay { first: early, ..ids(2) };
     let found = from(today - 2).await;
-    assert_eq!(of(&found, &btc), [begun, ids(1), ids(0)], "each trade in its own day, wherever its id stands");
+    assert_eq!(of(&found, &btc), [partial, ids(1), ids(0)], "each trade counts in its own day, independent of its id");
     assert_eq!(of(&found, &eth).len(), 1);
     let klines = [
         open(midnight - DAY_US - 60_000_000, midnight - DAY_US - 60_000_000, 1),
@@ -69,11 +69,11 @@ pub async fn days_are_counted_from_one_on(store: &dyn HistoryStore) {
         open(midnight, midnight, 1),
     ];
     assert_eq!(of(&found, &minutes), klines);
-    // A bound exactly on a kline's and a trade's time, and a stream that has nothing since.
+    // A first day that begins exactly at a kline and a trade, and a stream without later rows.
     let found = from(today - 1).await;
     assert_eq!((of(&found, &btc), of(&found, &minutes)), (vec![ids(1), ids(0)], klines[1..].to_vec()));
     assert_eq!(of(&found, &eth), []);
-    // After the last row, before the first one, and before the time of computers.
+    // After the last row, before the first one, and before 1970.
     assert_eq!(from(today + 1).await, []);
     let whole = history.days(&all, None).await.unwrap();
     assert_eq!(of(&whole, &btc).len(), 10);

@@ -1,4 +1,4 @@
-//! The embedded history runs the suite, by itself and behind faults, and shows its tables to others.
+//! Runs the suite on the embedded history, with and without faults, and tests its tables and files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn the_embedded_history_keeps_every_promise() {
 }
 
 #[test]
-fn a_history_that_fails_tears_and_is_late_keeps_every_promise_to_a_caller_that_retries() {
+fn a_history_behind_faults_keeps_every_promise_to_a_caller_that_retries() {
     let delay_max = Duration::from_millis(1);
     let odds = Odds { fail: 100, lose_answer: 100, tear: 100, delay: 50, delay_max };
     let seed = rand::random();
@@ -77,9 +77,9 @@ fn a_file_that_is_not_a_history_is_refused() {
     assert!(matches!(EmbeddedHistory::open(&store.path()), Err(HistoryError::Schema(_))));
 }
 
-/// DESIGN.md section 5: other programs read the file while it is written.
+/// DESIGN.md section 5: other programs read the file during writes.
 #[tokio::test]
-async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
+async fn other_programs_read_the_tables_in_the_documented_encoding() {
     let store = Embedded::new(None);
     let history = store.open();
     let mut row = trade("BTCUSDT", 1);
@@ -102,7 +102,7 @@ async fn the_tables_are_readable_by_others_in_the_documented_encoding() {
         .query_row("SELECT count(*) FROM klines WHERE interval = '1m' AND high = '20.1'", [], |row| row.get(0))
         .unwrap();
     assert_eq!(klines, 1);
-    // Decimals of all 28 digits are exact here, though not in every backend.
+    // This backend stores all 28 digits of a decimal exactly; others may not.
     row.trade.price = "0.0000000000000000000000000001".parse().unwrap();
     row.trade.quantity = "79228162514264337593543950335".parse().unwrap();
     row.trade.id = 2;

@@ -1,4 +1,4 @@
-//! Rows per minute: what the status page draws of today.
+//! `History::per_minute`, as the status page uses it for today.
 
 use tapekeeper::history::MinuteCount;
 use tapekeeper::market::{Interval, Timestamp};
@@ -6,13 +6,13 @@ use tapekeeper::market::{Interval, Timestamp};
 use super::rows::{kline, klines, stream, trade, trades};
 use super::{HistoryStore, NOON};
 
-/// The documentation of `per_minute`.
-pub async fn minutes_are_counted_from_an_instant_on(store: &dyn HistoryStore) {
+/// Checks the documentation of `per_minute`.
+pub async fn rows_per_minute_start_at_an_instant(store: &dyn HistoryStore) {
     let history = store.open();
     let [btc, eth, minutes] = [("BTCUSDT", "trade"), ("ETHUSDT", "trade"), ("BTCUSDT", "kline_1m")]
         .map(|(symbol, channel)| stream(symbol, channel));
     assert_eq!(history.per_minute(&[btc.clone(), minutes.clone()], NOON).await.unwrap(), []);
-    // A trade a minute, ten thousand of them with a hole; then three in one minute, the last but one out of order.
+    // Ten thousand trades, one per minute, with a gap; then three in one minute, the last but one out of order.
     let mut rows: Vec<_> =
         (0..10_000).filter(|id| !(9_990..9_995).contains(id)).map(|id| trade("BTCUSDT", id)).collect();
     let last = trade("BTCUSDT", 10_000).trade.ts;
@@ -38,8 +38,8 @@ pub async fn minutes_are_counted_from_an_instant_on(store: &dyn HistoryStore) {
     expected.extend([count(9_999, 2, 0), count(10_000, 3, 1)]);
     assert_eq!(of(&btc), expected);
     assert_eq!(of(&minutes), [9_996, 9_997, 9_998].map(|minute| count(minute, 1, 0)));
-    assert_eq!(of(&eth), [], "nobody asked for it");
-    // From the middle of a minute on, from after the last row on, and for a stream without a row.
+    assert_eq!(of(&eth), [], "the stream was not requested");
+    // From the middle of a minute, from after the last row, and for a stream without rows.
     let middle = history.per_minute(std::slice::from_ref(&btc), last.plus_micros(4)).await.unwrap();
     assert_eq!(middle, [(btc.clone(), count(10_000, 1, 0))]);
     assert_eq!(history.per_minute(&[btc], last.plus_micros(6)).await.unwrap(), []);

@@ -1,4 +1,4 @@
-//! Rows to insert: each is a function of its position, so that what comes back can be told from it.
+//! Rows to insert. Each is a function of its position, so that a test can compute the expected row.
 
 use rust_decimal::Decimal;
 use tapekeeper::gap::{Evidence, Gap, Range};
@@ -13,7 +13,7 @@ pub fn stream(name: &str, channel: &str) -> Stream {
     Stream::new(BINANCE, symbol(name), channel.parse().unwrap())
 }
 
-/// A live trade, a minute after the one before it.
+/// A live trade, one minute after the previous id.
 pub fn trade(name: &str, id: i64) -> TradeRow {
     let side = if id % 2 == 0 { Side::Buy } else { Side::Sell };
     let ts = NOON.plus_micros((id % 100_000) * MINUTE_US);
@@ -78,7 +78,7 @@ pub fn klines(klines: Vec<KlineRow>) -> Batch {
     Batch { klines, ..Batch::default() }
 }
 
-/// Some rows of every kind, the same at every call.
+/// Some rows of every kind; every call returns the same.
 pub fn everything() -> Batch {
     let gap = Gap {
         gap_id: "0190-0001".to_owned(),

@@ -1,4 +1,4 @@
-//! The log in a real Kafka runs the suite, and what only a broker and a group can do to it.
+//! Runs the suite on the log in a real Kafka, and tests what only a broker and a consumer group can do to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tapekeeper::market::Frame;
 use super::{DEADLINE, LogStore, after, frame, frames, frames_of, keeps_every_promise, take};
 use crate::servers::kafka::Kafka;
 
-/// A broker, however it is spoken to.
+/// A topic of a broker, with or without TLS.
 pub(super) struct KafkaStore {
     pub(super) options: Options,
     pub(super) runtime: tokio::runtime::Runtime,
@@ -19,7 +19,7 @@ pub(super) struct KafkaStore {
 
 impl LogStore for KafkaStore {
     fn open(&self) -> Arc<dyn Log> {
-        // The check runs on a runtime of its own, and opening is its only blocking step.
+        // The caller runs on another runtime, and this is its only blocking call.
         let (sender, receiver) = std::sync::mpsc::channel();
         let options = self.options.clone();
         self.runtime.spawn(async move { sender.send(KafkaLog::open(&options, "tests").await.unwrap()) });
@@ -35,26 +35,26 @@ async fn open(options: &Options, instance: &str) -> KafkaLog {
     KafkaLog::open(options, instance).await.unwrap()
 }
 
-/// Frames of several streams, so that they spread over the partitions; numbers grow within a stream.
+/// Frames of several streams, so that they spread over the partitions. Numbers increase within a stream.
 fn spread(numbers: std::ops::Range<i64>) -> Vec<Frame> {
     numbers.map(|number| frame(&format!("binance:S{}", number % 7), number)).collect()
 }
 
-/// Appends as ingest does: again and again while the log is unavailable.
+/// Appends as ingest does: retries while the log is unavailable; returns the number of failures.
 async fn append_with_retry(log: &dyn Log, frames: &[Frame]) -> usize {
-    let mut refused = 0;
+    let mut failures = 0;
     loop {
         match log.append(frames.to_vec()).await {
-            Ok(()) => return refused,
+            Ok(()) => return failures,
             Err(LogError::Unavailable(why)) => eprintln!("refused: {why}"),
             Err(LogError::Fatal(why)) => panic!("{why}"),
         }
-        refused += 1;
+        failures += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// What the topic holds, of all partitions.
+/// All records of all partitions.
 async fn all_records(log: &dyn Log) -> Vec<Record> {
     let mut records = Vec::new();
     for partition in log.usage().await.unwrap().end.into_keys() {
@@ -63,7 +63,7 @@ async fn all_records(log: &dyn Log) -> Vec<Record> {
     records
 }
 
-/// Each stream's frames once and in order, in one partition.
+/// Asserts that the frames of each stream are stored once, in order, in one partition.
 fn assert_complete(records: &[Record], all: &[Frame]) {
     let mut streams: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records {
@@ -72,13 +72,13 @@ fn assert_complete(records: &[Record], all: &[Frame]) {
     for (key, records) in &streams {
         assert!(records.iter().all(|record| record.partition == records[0].partition), "{key} is in one partition");
         let expected: Vec<&Frame> = all.iter().filter(|frame| *frame.key == **key).collect();
-        let came: Vec<&Frame> = records.iter().map(|record| &record.frame).collect();
-        assert!(came == expected, "{key}: {} came of {}", came.len(), expected.len());
+        let arrived: Vec<&Frame> = records.iter().map(|record| &record.frame).collect();
+        assert!(arrived == expected, "{key}: {} of {} frames", arrived.len(), expected.len());
     }
     assert_eq!(records.len(), all.len());
 }
 
-/// A member of a group that makes everything durable at once, as a test's history is a vector.
+/// A group member that makes every record durable at once, in a vector.
 struct Worker {
     consumer: Box<dyn Consumer>,
     assigned: BTreeSet<Partition>,
@@ -90,24 +90,24 @@ impl Worker {
         Self { consumer: log.consumer().await.unwrap(), assigned: BTreeSet::new(), taken: Vec::new() }
     }
 
-    /// Takes one delivery; commits what it took.
+    /// Takes one delivery and commits its records.
     async fn poll(&mut self) {
         match self.consumer.next().await {
             Ok(Delivery::Records { records, .. }) if records.is_empty() => {}
             Ok(Delivery::Records { records, .. }) => {
                 let foreign = records.iter().find(|record| !self.assigned.contains(&record.partition));
-                assert!(foreign.is_none(), "a record of a partition that is not ours: {foreign:?}");
-                let positions = after(&records);
+                assert!(foreign.is_none(), "a record of a partition that is not assigned: {foreign:?}");
+                let offsets = after(&records);
                 self.taken.extend(records);
-                self.consumer.commit(&positions).await.unwrap();
+                self.consumer.commit(&offsets).await.unwrap();
             }
             Ok(Delivery::Assigned(partitions)) => self.assigned.extend(partitions),
             Ok(Delivery::Revoked { partitions, done, .. }) => {
                 self.assigned.retain(|partition| !partitions.contains(partition));
-                let mut positions = after(&self.taken);
-                positions.retain(|partition, _| partitions.contains(partition));
-                // A worker that was busy for longer than the deadline is not waited for.
-                done.send(positions).ok();
+                let mut offsets = after(&self.taken);
+                offsets.retain(|partition, _| partitions.contains(partition));
+                // The receiver is dropped if the worker was busy for longer than the deadline.
+                done.send(offsets).ok();
             }
             Err(LogError::Unavailable(why)) => eprintln!("not consumed: {why}"),
             Err(LogError::Fatal(why)) => panic!("{why}"),
@@ -115,13 +115,13 @@ impl Worker {
     }
 }
 
-/// Turns all workers until a condition holds.
+/// Runs all workers until a condition holds.
 async fn poll_until(workers: &mut [&mut Worker], what: &str, condition: impl Fn(&[&mut Worker]) -> bool) {
     let began = Instant::now();
     while !condition(workers) {
         assert!(began.elapsed() < DEADLINE, "{what}: not in time");
-        let turns = workers.iter_mut().map(|worker| worker.poll());
-        futures_util::future::join_all(turns).await;
+        let steps = workers.iter_mut().map(|worker| worker.poll());
+        futures_util::future::join_all(steps).await;
     }
 }
 
@@ -137,7 +137,7 @@ fn kafka_keeps_every_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_spread_over_the_partitions_and_stay_whole() {
+async fn streams_spread_over_the_partitions_and_each_stays_in_one() {
     let Some(kafka) = Kafka::shared() else { return };
     let log = open(&kafka.topic(3), "one").await;
     for start in (0..3_000).step_by(500) {
@@ -159,7 +159,7 @@ async fn streams_spread_over_the_partitions_and_stay_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_killed_during_appends_fails_no_frame_and_repeats_none() {
+async fn a_broker_killed_during_appends_loses_no_frame_and_repeats_none() {
     let Some(kafka) = Kafka::start() else { return };
     let kafka = Arc::new(kafka);
     let log = open(&kafka.topic(3), "one").await;
@@ -191,7 +191,7 @@ async fn a_broker_killed_during_appends_fails_no_frame_and_repeats_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_append_that_is_repeated_while_the_broker_is_down_is_in_the_log_once() {
+async fn an_append_that_is_repeated_while_the_broker_is_down_is_stored_once() {
     let Some(kafka) = Kafka::start() else { return };
     let log = open(&kafka.topic(1), "one").await;
     log.append(frames(0..10)).await.unwrap();
@@ -225,7 +225,7 @@ async fn two_recorders_share_the_partitions_and_one_takes_over() {
     log.append(spread(1_000..3_000)).await.unwrap();
     poll_until(&mut [&mut one, &mut two], "both consume", |w| w[0].taken.len() + w[1].taken.len() == 3_000).await;
     assert!(one.taken.len() > 1_000 && !two.taken.is_empty());
-    // Gone without a word: a static member keeps its partitions until its session lapses.
+    // A static member that disappears keeps its partitions until its session expires.
     let mut taken = std::mem::take(&mut two.taken);
     drop((two, other));
     log.append(spread(3_000..4_000)).await.unwrap();
@@ -247,23 +247,23 @@ async fn a_partition_that_was_revoked_while_paused_and_comes_back_is_consumed() 
     }
     let mut one = Worker::new(&log).await;
     poll_until(&mut [&mut one], "one begins", |w| !w[0].taken.is_empty()).await;
-    // One is busy: what it was read ahead fills up, and its partitions are paused.
+    // The first worker is busy: its queue fills up, and its partitions are paused.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let other = open(&options, "two").await;
     let mut two = Worker::new(&other).await;
     poll_until(&mut [&mut two], "two gets a share", |w| !w[0].assigned.is_empty()).await;
     let mut taken = std::mem::take(&mut two.taken);
     drop((two, other));
-    let place = |record: &Record| (record.partition, record.offset);
-    let mut came: BTreeSet<(Partition, i64)> = taken.iter().map(place).collect();
+    let id = |record: &Record| (record.partition, record.offset);
+    let mut arrived: BTreeSet<(Partition, i64)> = taken.iter().map(id).collect();
     let began = Instant::now();
-    while came.len() < 40_000 {
-        assert!(began.elapsed() < DEADLINE, "{} of 40000 came", came.len());
+    while arrived.len() < 40_000 {
+        assert!(began.elapsed() < DEADLINE, "{} of 40000 records arrived", arrived.len());
         one.poll().await;
-        came.extend(one.taken.iter().map(place));
+        arrived.extend(one.taken.iter().map(id));
         taken.append(&mut one.taken);
     }
-    let once: BTreeMap<_, Record> = taken.into_iter().map(|record| (place(&record), record)).collect();
+    let once: BTreeMap<_, Record> = taken.into_iter().map(|record| (id(&record), record)).collect();
     assert_complete(&once.into_values().collect::<Vec<_>>(), &spread(0..40_000));
 }
 
@@ -281,21 +281,21 @@ async fn a_restarted_recorder_consumes_at_once() {
     log.append(spread(100..200)).await.unwrap();
     let began = Instant::now();
     let mut worker = Worker::new(&log).await;
-    poll_until(&mut [&mut worker], "it goes on", |w| w[0].taken.len() == 100).await;
+    poll_until(&mut [&mut worker], "the rest is consumed", |w| w[0].taken.len() == 100).await;
     eprintln!("consumed again after {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(10), "it waited for its own session to lapse");
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for its own session to expire");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_nobody_consumes_stay_in_the_broker() {
+async fn records_that_the_caller_does_not_take_stay_in_the_broker() {
     const FRAME: usize = 64 << 10;
     const COUNT: i64 = 3_000;
     let Some(kafka) = Kafka::shared() else { return };
     let mut options = kafka.topic(3);
-    // Beyond it a member that does not poll is thrown out; the recorder does, however busy its caller is.
+    // The group removes a member that does not poll for longer; the recorder polls even when the caller is busy.
     options.kafka.session_timeout = Duration::from_secs(6);
     let log = open(&options, "one").await;
-    // Pieces of noise that do not compress.
+    // Random payloads, which do not compress.
     let noise: bytes::Bytes = (0..FRAME * 20).map(|_| rand::random::<u8>()).collect();
     for start in (0..COUNT).step_by(100) {
         let noise = |number: i64| {
@@ -310,21 +310,21 @@ async fn records_that_nobody_consumes_stay_in_the_broker() {
     // A caller that is busy for longer than the session.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 100 << 20, "{} MB of {} were read ahead", grown >> 20, (COUNT as usize * FRAME) >> 20);
-    eprintln!("read ahead: {} MB", grown >> 20);
+    assert!(grown < 100 << 20, "{} MB of {} were prefetched", grown >> 20, (COUNT as usize * FRAME) >> 20);
+    eprintln!("prefetched: {} MB", grown >> 20);
     let mut count = worker.taken.len();
     worker.taken.clear();
     let began = Instant::now();
     while count < COUNT as usize {
-        assert!(began.elapsed() < DEADLINE, "{count} of {COUNT} came");
+        assert!(began.elapsed() < DEADLINE, "{count} of {COUNT} records arrived");
         worker.poll().await;
         count += worker.taken.drain(..).count();
     }
-    assert_eq!(count, COUNT as usize, "nothing twice: the member stayed in the group");
+    assert_eq!(count, COUNT as usize, "no record twice: the member stayed in the group");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_cannot_work_is_fatal_and_named() {
+async fn an_invalid_setting_is_fatal_and_named() {
     let with = |name: &str, value: &str| {
         let mut options = Options::default();
         options.kafka.client.insert(name.to_owned(), value.to_owned());
@@ -332,7 +332,7 @@ async fn a_setting_that_cannot_work_is_fatal_and_named() {
     };
     for (name, value) in [("enable.auto.commit", "true"), ("no.such.setting", "1"), ("socket.timeout.ms", "soon")] {
         let Err(LogError::Fatal(why)) = KafkaLog::open(&with(name, value), "one").await.map(|_| ()) else {
-            panic!("{name} was taken")
+            panic!("{name} was accepted")
         };
         assert!(why.contains(name), "{why}");
     }
@@ -350,7 +350,7 @@ async fn a_password_opens_the_broker_and_a_wrong_one_is_fatal() {
     }
     options.kafka.password = Some("guessed".to_owned());
     let Err(LogError::Fatal(why)) = KafkaLog::open(&options, "one").await.map(|_| ()) else {
-        panic!("a wrong password is no reason to wait")
+        panic!("a wrong password was not fatal")
     };
     assert!(why.contains("uthentication"), "{why}");
     options.kafka.password = Some("geheim".to_owned());
@@ -362,7 +362,7 @@ async fn a_password_opens_the_broker_and_a_wrong_one_is_fatal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_down_at_the_start_is_waited_for() {
+async fn a_broker_that_is_down_at_the_start_makes_calls_unavailable() {
     let mut options = Options::default();
     options.kafka.brokers = format!("127.0.0.1:{}", crate::servers::free_port());
     let log = open(&options, "one").await;

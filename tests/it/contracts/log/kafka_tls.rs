@@ -1,6 +1,7 @@
-//! Kafka behind TLS with SASL/SCRAM runs the suite; a wrong authority, password or protocol is said plainly.
+//! Runs the suite on Kafka behind TLS with SASL/SCRAM, and tests the errors for a wrong authority, password or
+//! protocol.
 //!
-//! Only in a build with the feature kafka-tls: `tests/run --soak` makes one.
+//! It needs a build with the feature kafka-tls, as `tests/run --soak` makes.
 
 use tapekeeper::log::kafka::KafkaLog;
 use tapekeeper::log::{Log, LogError, Options};
@@ -53,22 +54,22 @@ async fn a_broker_behind_tls_takes_frames_and_a_refusal_gives_its_reason() {
         options
     };
     let stranger = kafka.server.directory.path().join("stranger.pem").display().to_string();
-    for (options, said) in [
+    for (options, reason) in [
         (changed("ssl.ca.location", &stranger), "certificate verify failed"),
         (changed("password", "guessed"), "uthentication failed"),
         (changed("sasl.username", "nobody"), "uthentication failed"),
         (changed("sasl.mechanism", "PLAIN"), "mechanism"),
     ] {
         let Err(LogError::Fatal(why)) = KafkaLog::open(&options, "one").await.map(|_| ()) else {
-            panic!("to wait is no help: {said}")
+            panic!("not fatal: {reason}")
         };
-        assert!(why.contains(said), "{why}");
+        assert!(why.contains(reason), "{why}");
         let Err(LogError::Fatal(why)) = KafkaLog::inspect(&options).await.map(|_| ()) else {
-            panic!("to wait is no help: {said}")
+            panic!("not fatal: {reason}")
         };
-        assert!(why.contains(said), "{why}");
+        assert!(why.contains(reason), "{why}");
     }
-    // Who speaks plainly to a listener behind TLS may as well have met a broker that starts.
+    // A client without TLS cannot distinguish a TLS listener from a broker that is starting.
     let why = KafkaLog::inspect(&changed("security.protocol", "SASL_PLAINTEXT")).await.map(|_| ()).unwrap_err();
     assert!(matches!(&why, LogError::Unavailable(why) if why.contains("security.protocol")), "{why}");
 }
@@ -93,7 +94,7 @@ async fn check_names_a_wrong_certificate_and_a_wrong_password() {
     configure("stranger.pem", "geheim");
     let output = app.command(&["check", "--connect"]).await;
     assert!(output.code == Some(69) && output.out.contains("certificate verify failed"), "{output:?}");
-    assert!(output.out.contains("ssl.ca.location"), "what to set is named: {output:?}");
+    assert!(output.out.contains("ssl.ca.location"), "the output names the setting: {output:?}");
     configure("ca.pem", "guessed");
     let output = app.command(&["check", "--connect"]).await;
     assert!(output.code == Some(69) && output.out.contains("uthentication failed"), "{output:?}");
