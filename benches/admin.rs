@@ -1,12 +1,12 @@
-//! What looking costs: 500 requests a second on the API and ten open pages, while 10,000 trades a second are recorded on
-//! the embedded stores with fsync on.
+//! The cost of API requests and status pages: 500 requests per second and ten open pages, while the recorder stores
+//! 10,000 trades per second in the embedded stores with fsync on.
 //!
 //! `cargo bench --bench admin [-- --runs 3 --seconds 20 --rate 10000 --requests 500 --pages 10]`
 //!
-//! Paired runs, without and with somebody who looks: a new exchange, a new recorder and new stores each time. Exchange,
-//! recorder and whoever looks share this machine's cores, as nobody's dashboards would. Rows a second and delay (from a
-//! frame's arrival until it is durable; the bound of the histogram's bucket) are the recorder's own metrics, processor
-//! time is from /proc. It fails when a gap was found, or when the median of the pairs is more than 5 % slower.
+//! Each pair is one run without and one with these clients; each run has a new exchange, a new recorder and new stores.
+//! All of them share the cores of this machine, which a real dashboard would not. Rows per second and delay (from the
+//! receipt of a frame until it is durable, as the bound of a histogram bucket) are metrics of the recorder; CPU time is
+//! from /proc. Fails if the recorder finds a gap, or if the median of the pairs is more than 5 % slower.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tapekeeper");
 const SYMBOLS: &str = "BTCUSDT,ETHUSDT,SOLUSDT,BNBUSDT,XRPUSDT,DOGEUSDT,ADAUSDT,PEPEUSDT";
-/// What is asked, in turn; a scraper's, a dashboard's and a person's questions.
+/// The requests, in turn, as a scraper, a dashboard and an operator send them.
 const PATHS: [&str; 8] = [
     "/api/v1/status",
     "/api/v1/streams",
@@ -29,10 +29,10 @@ const PATHS: [&str; 8] = [
     "/api/v1/jobs/history?limit=20",
     "/api/v1/gaps?limit=100",
 ];
-/// Connections that ask.
+/// The number of concurrent API clients.
 const CLIENTS: u64 = 10;
 const START_MAX: Duration = Duration::from_secs(60);
-/// Until the first rows are over and every part has begun.
+/// The time before the measurement, until all tasks run steadily.
 const WARM_UP: Duration = Duration::from_secs(5);
 const SLOWER_MAX: f64 = 0.05;
 
@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     println!("{rate} trades/s, {requests} requests/s and {pages} pages, {} s a run, fsync on", span.as_secs());
     println!(
         "{:>3} {:<9} {:>8} {:>10} {:>9} {:>5} {:>11} {:>9}",
-        "run", "looked at", "rows/s", "CPU cores", "p99 s", "gaps", "requests/s", "refused"
+        "run", "load", "rows/s", "CPU cores", "p99 s", "gaps", "requests/s", "failed"
     );
     let runtime = tokio::runtime::Runtime::new()?;
     let mut ratios = Vec::new();
@@ -55,49 +55,49 @@ fn main() -> anyhow::Result<()> {
     for run in 1..=runs {
         let mut pair = Vec::new();
         for load in [None, Some(Load { requests, pages })] {
-            let seen = runtime.block_on(measure(rate, span, load))?;
-            let looked = if load.is_some() { "yes" } else { "no" };
+            let measured = runtime.block_on(measure(rate, span, load))?;
+            let loaded = if load.is_some() { "yes" } else { "no" };
             println!(
-                "{run:>3} {looked:<9} {:>8.0} {:>10.2} {:>9.3} {:>5} {:>11.0} {:>9}",
-                seen.rows, seen.cores, seen.delay, seen.gaps, seen.requests, seen.refused
+                "{run:>3} {loaded:<9} {:>8.0} {:>10.2} {:>9.3} {:>5} {:>11.0} {:>9}",
+                measured.rows, measured.cores, measured.delay, measured.gaps, measured.requests, measured.failed
             );
-            gaps += seen.gaps;
-            pair.push(seen.rows);
+            gaps += measured.gaps;
+            pair.push(measured.rows);
         }
         ratios.push(pair[1] / pair[0]);
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
-    println!("median of the pairs: {:+.2} % rows/s while looked at; {gaps} gaps found", (median - 1.0) * 100.0);
+    println!("median of the pairs: {:+.2} % rows/s under load; {gaps} gaps found", (median - 1.0) * 100.0);
     ensure!(gaps == 0.0, "a gap was found");
     ensure!(median > 1.0 - SLOWER_MAX, "recording is more than {} % slower", SLOWER_MAX * 100.0);
     Ok(())
 }
 
-/// Who looks.
+/// The load of the admin API.
 #[derive(Clone, Copy)]
 struct Load {
     requests: u64,
     pages: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Measurement {
     rows: f64,
     cores: f64,
     delay: f64,
     gaps: f64,
     requests: f64,
-    refused: u64,
+    failed: u64,
 }
 
-/// A child that ends with its handle.
+/// A child process that ends when it is dropped.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
         if self.0.kill().is_err() || self.0.wait().is_err() {
-            eprintln!("process {} is left behind", self.0.id());
+            eprintln!("cannot stop process {}", self.0.id());
         }
     }
 }
@@ -135,17 +135,17 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
     wait_until_up(&http, &format!("{base}/readyz")).await?;
     tokio::time::sleep(WARM_UP).await;
     let mut clients = JoinSet::new();
-    let (asked, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (requested, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     if let Some(load) = load {
-        start_load(&mut clients, load, &base, &asked, &refused)?;
+        start_load(&mut clients, load, &base, &requested, &failed)?;
         tokio::time::sleep(WARM_UP).await;
     }
     let (before, cpu, requests) =
-        (metrics(&http, &base).await?, cpu_seconds(recorder.0.id())?, asked.load(Ordering::Relaxed));
+        (metrics(&http, &base).await?, cpu_seconds(recorder.0.id())?, requested.load(Ordering::Relaxed));
     let began = Instant::now();
     tokio::time::sleep(span).await;
     let (after, took) = (metrics(&http, &base).await?, began.elapsed().as_secs_f64());
-    let requests = asked.load(Ordering::Relaxed) - requests;
+    let requests = requested.load(Ordering::Relaxed) - requests;
     let cores = (cpu_seconds(recorder.0.id())? - cpu) / took;
     clients.shutdown().await;
     Ok(Measurement {
@@ -154,37 +154,37 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
         delay: delay(&before, &after)?,
         gaps: number(&after, "tapekeeper_gaps_found_total")?,
         requests: requests as f64 / took,
-        refused: refused.load(Ordering::Relaxed),
+        failed: failed.load(Ordering::Relaxed),
     })
 }
 
-/// Starts who asks and who has a page open.
+/// Starts the API clients and the open pages.
 fn start_load(
     clients: &mut JoinSet<()>,
     load: Load,
     base: &str,
-    asked: &Arc<AtomicU64>,
-    refused: &Arc<AtomicU64>,
+    requested: &Arc<AtomicU64>,
+    failed: &Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
     for number in 0..CLIENTS {
-        let (http, base, asked, refused) = (client()?, base.to_owned(), asked.clone(), refused.clone());
-        let mut turns = tokio::time::interval(Duration::from_secs_f64(CLIENTS as f64 / load.requests.max(1) as f64));
+        let (http, base, requested, failed) = (client()?, base.to_owned(), requested.clone(), failed.clone());
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(CLIENTS as f64 / load.requests.max(1) as f64));
         clients.spawn(async move {
             for path in PATHS.iter().cycle().skip(number as usize) {
-                turns.tick().await;
+                ticks.tick().await;
                 let answer =
                     async { http.get(format!("{base}{path}")).send().await?.error_for_status()?.bytes().await };
-                asked.fetch_add(1, Ordering::Relaxed);
+                requested.fetch_add(1, Ordering::Relaxed);
                 if answer.await.is_err() {
-                    refused.fetch_add(1, Ordering::Relaxed);
+                    failed.fetch_add(1, Ordering::Relaxed);
                 }
             }
         });
     }
     for _ in 0..load.pages {
-        let (http, base, refused) = (client()?, base.to_owned(), refused.clone());
+        let (http, base, failed) = (client()?, base.to_owned(), failed.clone());
         clients.spawn(async move {
-            // As a browser does: the page, then what changes of it, for as long as it is open.
+            // Like a browser: loads the page, then reads its events until the end of the run.
             let page = async {
                 http.get(&base).send().await?.error_for_status()?.bytes().await?;
                 let mut events = http.get(format!("{base}/events")).send().await?.error_for_status()?;
@@ -192,7 +192,7 @@ fn start_load(
                 anyhow::Ok(())
             };
             if page.await.is_err() {
-                refused.fetch_add(1, Ordering::Relaxed);
+                failed.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
@@ -204,7 +204,7 @@ fn client() -> anyhow::Result<reqwest::Client> {
     Ok(http.tls_backend_preconfigured((*tapekeeper::exchange::tls_config()).clone()).build()?)
 }
 
-/// Waits until an address answers with success.
+/// Waits until a URL responds with success.
 async fn wait_until_up(http: &reqwest::Client, url: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
@@ -212,7 +212,7 @@ async fn wait_until_up(http: &reqwest::Client, url: &str) -> anyhow::Result<()> 
             return Ok(());
         }
         if began.elapsed() > START_MAX {
-            bail!("{url} does not answer");
+            bail!("{url} does not respond");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -228,7 +228,7 @@ fn number(metrics: &str, sample: &str) -> anyhow::Result<f64> {
     line.and_then(|value| value.parse().ok()).with_context(|| format!("there is no {sample}"))
 }
 
-/// The bound under which 99 % of the batches between the two were.
+/// The bucket bound below which the delay of 99 % of the batches between the two scrapes lies.
 fn delay(before: &str, after: &str) -> anyhow::Result<f64> {
     let name = "tapekeeper_batch_delay_seconds";
     let grown = |sample: &str| anyhow::Ok(number(after, sample)? - number(before, sample)?);
@@ -243,7 +243,7 @@ fn delay(before: &str, after: &str) -> anyhow::Result<f64> {
     Ok(f64::INFINITY)
 }
 
-/// CPU time of a process so far, user and system.
+/// The CPU time of a process, user and system, in seconds.
 fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -1,9 +1,10 @@
-//! What audits cost at 400 symbols: consistency check, preload of a cold cache, and the sweep's recount of 4 million
-//! trades. On the embedded stores, and on ClickHouse and Redis when they can be had here (`tests/servers/prepare`).
+//! The cost of audits with 400 symbols: the consistency check, the preload of a cold cache, and the sweep's recount of
+//! 4 million trades. Runs on the embedded stores, and on ClickHouse and Redis if `tests/servers/prepare` has installed
+//! them.
 //!
 //! `cargo bench --bench audits`; prints the median of several rounds.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 #[path = "../tests/it/servers/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
@@ -27,7 +28,7 @@ use tapekeeper::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timest
 
 const SYMBOLS: usize = 400;
 const TRADES_EACH: i64 = 10_000;
-/// A whole day of closed minutes: the most that is read to build what is not stored.
+/// One day of closed minutes: the most that a preload reads to build the other intervals.
 const MINUTES_EACH: i64 = 1_440;
 const ROUNDS: usize = 5;
 /// 2026-01-01T00:00:00Z.

@@ -1,9 +1,9 @@
-//! What the scheduler costs: a day of a thousand jobs on a simulated clock, and how late runs start on a real one.
+//! The cost of the scheduler: a day of a thousand jobs on a simulated clock, and how late runs start on a real one.
 //!
-//! `cargo bench --bench jobs [-- simulate|lateness]`. The lateness is that of a task which does nothing, on the runner
-//! as the service has it, with its runs recorded in an embedded history; the machine should be idle.
+//! `cargo bench --bench jobs [-- simulate|lateness]`. The lateness is measured with a task that does nothing, on the
+//! runner of the service, which stores the runs in an embedded history. The machine should be idle.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use tapekeeper::market::Timestamp;
 use tapekeeper::writer::Writer;
 use tokio_util::sync::CancellationToken;
 
-/// Jobs of the simulated day.
+/// The number of jobs of the simulated day.
 const JOBS: u64 = 1_000;
-/// How long lateness is measured.
+/// How long the lateness is measured.
 const MEASURED: Duration = Duration::from_secs(30);
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
     }
 }
 
-/// Half of them by periods from half a minute up, half by the calendar in four timezones.
+/// Half of the jobs run by periods of half a minute and more, half by cron in four timezones.
 fn schedule() -> Schedule {
     let timezones = [
         chrono_tz::Tz::UTC,

@@ -1,8 +1,8 @@
-//! Frames per second through the real pipeline: socket frame -> embedded log -> decode, tracker -> embedded
-//! history and cache, with fsync on.
+//! Frames per second through the real recording path: socket -> embedded log -> decoder and tracker -> embedded history
+//! and cache, with fsync on.
 //!
-//! The exchange is a child process on loopback that sends prepared trade frames as fast as they are taken, so
-//! its cost is not counted; the recorder's own is read from /proc. Run it on one core with `taskset -c 0`.
+//! The exchange is a child process on loopback that sends prepared trade frames as fast as the recorder reads them. Its
+//! CPU time does not count; that of the recorder is from /proc. Run it on one core with `taskset -c 0`.
 //!
 //! `cargo bench --bench pipeline [-- --frames 1000000 --runs 5]`
 
@@ -78,7 +78,7 @@ fn spawn_exchange(frames: u64) -> anyhow::Result<Child> {
     Ok(command.spawn()?)
 }
 
-/// A frame as Binance sends it, with an id of its own.
+/// A trade frame as Binance sends it; `n` determines its id.
 fn frame(n: u64) -> String {
     let symbol = SYMBOLS[n as usize % SYMBOLS.len()];
     let (id, ms) = (1_000_000_000 + n / SYMBOLS.len() as u64, 1_723_161_254_000 + n / 100);
@@ -92,7 +92,7 @@ fn frame(n: u64) -> String {
     )
 }
 
-/// One connection gets all frames, then silence until it closes.
+/// Sends all frames to one connection, then waits until it closes.
 async fn exchange(frames: u64) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("ws://{}", listener.local_addr()?);
@@ -138,13 +138,12 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let socket = tokio::spawn(socket.run(streams.clone()));
     let (connection_events, _received) = mpsc::channel(16);
     let (_streams, streams) = watch::channel(streams);
-    let counters = Arc::new(Counters::default());
     let deps = ingest::Deps {
         log: log.clone(),
         dialect: dialect.clone(),
         health: health.clone(),
         clock: clock.clone(),
-        counters,
+        counters: Arc::new(Counters::default()),
         streams: streams.clone(),
         connection_events,
     };
@@ -161,27 +160,15 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     };
     let (_probes, received_probes) = mpsc::channel(1);
     let drain = CancellationToken::new();
-    let buffer = ReorderBuffer::new([dialect]);
-    let options = consume::Options::default();
+    let (buffer, options) = (ReorderBuffer::new([dialect]), consume::Options::default());
     let heartbeat = heartbeats.watch("consume");
-    let consume = tokio::spawn(consume::run(
-        deps,
-        buffer,
-        received_probes,
-        options,
-        heartbeat,
-        drain.clone(),
-        CancellationToken::new(),
-    ));
+    let consume_stop = CancellationToken::new();
+    let consume = consume::run(deps, buffer, received_probes, options, heartbeat, drain.clone(), consume_stop);
+    let consume = tokio::spawn(consume);
     let cache_stop = CancellationToken::new();
-    let cache = Arc::new(EmbeddedCache::new());
-    let cache_writer = tokio::spawn(cache::run_write_behind(
-        cache,
-        pending_updates,
-        health,
-        heartbeats.watch("cache"),
-        cache_stop.clone(),
-    ));
+    let (cache, heartbeat) = (Arc::new(EmbeddedCache::new()), heartbeats.watch("cache"));
+    let cache_writer =
+        tokio::spawn(cache::run_write_behind(cache, pending_updates, health, heartbeat, cache_stop.clone()));
     while progress.rows.load(Ordering::Relaxed) < frames {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -195,7 +182,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU time of this process so far, user and system.
+/// The CPU time of this process, user and system, in seconds.
 fn cpu_seconds() -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -1,10 +1,10 @@
-//! How long until everything is back after the exchange was out of reach: 50 symbols, the exchange's own request
-//! weight limits, one `run` process on the embedded stores.
+//! The time until all gaps are repaired after an outage of the exchange: 50 symbols, the exchange's own request weight
+//! limits, one `run` process on the embedded stores.
 //!
-//! `cargo bench --bench repair [-- --rounds 5 --outage 30 --rate 500]`; takes a minute a round.
+//! `cargo bench --bench repair [-- --rounds 5 --outage 30 --rate 500]`; a round takes a minute.
 //!
-//! The clock of a symbol starts when the exchange can be reached again, so the back-off of the sockets is part of the
-//! figure, and ends when its last gap of the outage is closed: what came back was counted in history.
+//! The time of a symbol starts when the exchange is reachable again, so it includes the back-off of the sockets. It
+//! ends when the last gap of the outage closes, after the recorder has counted the backfilled rows in history.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ use tapekeeper::simulator::{self, Generated, Listing, Options, Simulator, Source
 use tokio_util::sync::CancellationToken;
 
 const SYMBOLS: usize = 50;
-/// Recording between the end of one outage and the begin of the next: the minute's request weight is whole again.
+/// The time between two outages. After it the request weight of the minute is available again.
 const PAUSE: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
         at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
     let (rounds, outage, rate) = (value("--rounds", 5), value("--outage", 30), value("--rate", 500));
-    println!("{SYMBOLS} symbols, {rate} trades a second, out of reach for {outage} s");
+    println!("{SYMBOLS} symbols, {rate} trades per second, unreachable for {outage} s");
     let runtime = tokio::runtime::Runtime::new()?;
     let mut all = runtime.block_on(measure(rounds, Duration::from_secs(outage), rate as f64))?;
     all.sort_by(f64::total_cmp);
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Seconds from the end of each outage until each symbol was whole.
+/// The seconds from the end of each outage until the last gap of each symbol closed.
 async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec<f64>> {
     let (stop, clock) = (CancellationToken::new(), Clock::system());
     let simulator = exchange(rate, stop.clone()).await?;
@@ -65,7 +65,7 @@ async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec
         for symbol in simulator.control.symbols() {
             let of = gaps.iter().filter(|gap| gap["symbol"] == symbol.as_str());
             let closed = of.filter_map(|gap| Timestamp::parse(gap["closed_at"].as_str()?)).max();
-            // A symbol that did not trade meanwhile has nothing to heal.
+            // A symbol without trades during the outage has no gap.
             recovered.extend(closed.map(|closed| (closed.micros() - ended.micros()) as f64 / 1e6));
         }
         recovered.sort_by(f64::total_cmp);
@@ -94,7 +94,7 @@ async fn exchange(rate: f64, stop: CancellationToken) -> anyhow::Result<Simulato
     simulator::start(Options::new(source), stop).await
 }
 
-/// A recorder's directory.
+/// The directory and the admin port of a recorder.
 struct Setup {
     directory: tempfile::TempDir,
     admin: u16,
@@ -123,7 +123,7 @@ impl Setup {
         Ok(Recorder(command.stdin(Stdio::null()).stderr(log).spawn()?))
     }
 
-    /// The gaps found since then, when all of them are closed.
+    /// Waits until all gaps that were found since then are closed, and returns them.
     async fn closed_gaps(&self, since: Timestamp) -> anyhow::Result<Vec<Value>> {
         let began = Instant::now();
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE);
@@ -137,7 +137,7 @@ impl Setup {
             if !gaps.is_empty() && gaps.iter().all(|gap| !gap["closed_at"].is_null()) {
                 return Ok(gaps);
             }
-            ensure!(began.elapsed() < DEADLINE, "not healed: {}\n{}", gaps.len(), self.log()?);
+            ensure!(began.elapsed() < DEADLINE, "not repaired: {}\n{}", gaps.len(), self.log()?);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -149,13 +149,13 @@ impl Setup {
     }
 }
 
-/// Ends with the benchmark.
+/// A recorder process that ends when it is dropped.
 struct Recorder(Child);
 
 impl Drop for Recorder {
     fn drop(&mut self) {
         if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("the recorder was not stopped: {error}");
+            eprintln!("cannot stop the recorder: {error}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Kafka -> ClickHouse + Redis: the recorder's own process on real servers on this machine, with fsync on.
+//! Kafka -> ClickHouse + Redis: one recorder process on real servers on this machine, with fsync on.
 //!
 //! `cargo bench --bench servers [-- --frames 2000000 --runs 3 --seconds 20 --outage 60]`
 //!
-//! * Throughput: so many frames lie in the topic before the recorder starts; counted from its first durable row to its
-//!   last. CPU and memory are the recorder's alone, from /proc.
-//! * Latency: 10,000 frames a second, from just before the frame is given to Kafka until a query finds its row. The
-//!   query runs every 20 ms, so figures are up to that much too long.
-//! * Keys: how fast the cache moves many keys forward.
-//! * Outage: the same rate while ClickHouse is away; the recorder's memory before, at most and after.
+//! * Throughput: the topic contains all frames before the recorder starts; measured from its first durable row to its
+//!   last. CPU time and memory are those of the recorder, from /proc.
+//! * Latency: 10,000 frames per second, from just before the append to Kafka until a query finds the row. The query
+//!   runs every 20 ms, so the figures may be that much too high.
+//! * Keys: how fast the cache updates many keys.
+//! * Outage: the same rate while ClickHouse is down; the memory of the recorder before, at the peak and after.
 
 #[path = "../tests/it/servers/mod.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "the tests use more of it, and a test may panic")]
@@ -29,10 +29,10 @@ use tapekeeper::log::kafka::KafkaLog;
 use tapekeeper::log::{KafkaOptions, Log, Options};
 use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Tick, Timestamp};
 
-/// Symbols that spread over six partitions.
+/// The number of symbols; they spread over six partitions.
 const SYMBOLS: usize = 24;
 const PARTITIONS: i32 = 6;
-/// Frames a second of the latency and outage parts.
+/// Frames per second of the latency and outage parts.
 const RATE: u64 = 10_000;
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A trade as Binance sends it: every symbol's ids are dense.
+/// A trade frame as Binance sends it. The ids of each symbol are dense.
 fn frame(n: u64) -> Frame {
     let symbol = format!("S{:02}USDT", n as usize % SYMBOLS);
     let (id, ms) = (1_000_000_000 + n / SYMBOLS as u64, 1_723_161_254_000 + n / 10);
@@ -86,7 +86,7 @@ fn frame(n: u64) -> Frame {
     Frame { key, received_at: Timestamp(ms as i64 * 1_000), connection: 1, origin: Origin::Socket, payload }
 }
 
-/// Servers of their own and a recorder on them.
+/// New servers, and the configuration of a recorder that uses them.
 struct Setup {
     kafka: Kafka,
     clickhouse: Clickhouse,
@@ -98,7 +98,7 @@ struct Setup {
 
 impl Setup {
     async fn new() -> anyhow::Result<Self> {
-        let none = "a server cannot be had here";
+        let none = "a server is not installed here";
         let kafka = Kafka::start().context(none)?;
         let (clickhouse, redis) = (Clickhouse::start().context(none)?, Redis::start().context(none)?);
         let directory = tempfile::tempdir()?;
@@ -126,7 +126,7 @@ impl Setup {
         Ok(Self { kafka, clickhouse, _redis: redis, log, directory, admin })
     }
 
-    /// Starts the recorder. The exchange is away: what it consumes lies in the topic.
+    /// Starts the recorder. There is no exchange: the recorder consumes what the benchmark appends to the topic.
     fn recorder(&self) -> anyhow::Result<Recorder> {
         let config = self.directory.path().join("tapekeeper.toml");
         let log = std::fs::File::create(self.directory.path().join("recorder.log"))?;
@@ -135,12 +135,12 @@ impl Setup {
         Ok(Recorder { child: command.spawn()?, admin: self.admin })
     }
 
-    async fn ask(&self, sql: &str) -> anyhow::Result<String> {
+    async fn query(&self, sql: &str) -> anyhow::Result<String> {
         let url = format!("http://127.0.0.1:{}/?database=tapekeeper", self.clickhouse.server.port);
         Ok(client()?.post(url).body(sql.to_owned()).send().await?.error_for_status()?.text().await?)
     }
 
-    /// Gives frames to Kafka at `RATE` until `until`; returns the number of the next one.
+    /// Appends frames to Kafka at `RATE` until `until`; returns the number of the next frame.
     async fn produce(&self, mut next: u64, until: Instant, sent: &mut VecDeque<(u64, Instant)>) -> anyhow::Result<u64> {
         let (began, first) = (Instant::now(), next);
         while Instant::now() < until {
@@ -156,14 +156,14 @@ impl Setup {
     }
 }
 
-/// The recorder's process.
+/// A recorder process that ends when it is dropped.
 struct Recorder {
     child: Child,
     admin: u16,
 }
 
 impl Recorder {
-    /// Rows that it has made durable.
+    /// The number of rows that it has made durable.
     async fn rows(&self) -> anyhow::Result<u64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.admin);
         let Ok(answer) = client()?.get(url).send().await else { return Ok(0) };
@@ -184,7 +184,7 @@ impl Recorder {
         }
     }
 
-    /// User and system time so far, in seconds.
+    /// The CPU time, user and system, in seconds.
     fn cpu(&self) -> anyhow::Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -213,7 +213,7 @@ fn client() -> anyhow::Result<reqwest::Client> {
     Ok(http.tls_backend_preconfigured((*tapekeeper::exchange::tls_config()).clone()).build()?)
 }
 
-/// Rows a second, CPU-seconds per million rows, resident memory in MiB at the end.
+/// Rows per second, CPU seconds per million rows, and resident memory in MiB at the end.
 async fn throughput(frames: u64) -> anyhow::Result<(f64, f64, u64)> {
     let setup = Setup::new().await?;
     let mut next = 0;
@@ -229,12 +229,12 @@ async fn throughput(frames: u64) -> anyhow::Result<(f64, f64, u64)> {
     let (wall, cpu) = (began.elapsed().as_secs_f64(), recorder.cpu()? - cpu);
     let rows = (frames - first) as f64;
     let rss = recorder.rss_mib()?;
-    let stored = setup.ask("SELECT count() FROM trades FINAL").await?;
+    let stored = setup.query("SELECT count() FROM trades FINAL").await?;
     anyhow::ensure!(stored.trim() == frames.to_string(), "{} rows of {frames}", stored.trim());
     Ok((rows / wall, cpu * 1e6 / rows, rss))
 }
 
-/// From just before a frame is given to Kafka until a query finds its row.
+/// Measures the time from just before the append of a frame until a query finds its row.
 async fn latency(seconds: u64) -> anyhow::Result<()> {
     let setup = Setup::new().await?;
     setup.log.append(vec![frame(0)]).await?;
@@ -243,10 +243,10 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut sent = VecDeque::new();
     let (sender, mut seen) = tokio::sync::mpsc::channel(100_000);
-    let looking = async {
+    let polling = async {
         while Instant::now() < until + Duration::from_secs(2) {
-            // Batches span partitions: a row is visible when the symbol's own newest is.
-            let newest = setup.ask("SELECT symbol, max(trade_id) FROM trades GROUP BY symbol").await?;
+            // Batches span partitions, so visibility is checked per symbol, by its newest id.
+            let newest = setup.query("SELECT symbol, max(trade_id) FROM trades GROUP BY symbol").await?;
             let now = Instant::now();
             for line in newest.lines() {
                 let (symbol, id) = line.split_once('\t').context("two columns")?;
@@ -258,8 +258,8 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    let (last, looked) = tokio::join!(setup.produce(1, until, &mut sent), looking);
-    looked?;
+    let (last, polled) = tokio::join!(setup.produce(1, until, &mut sent), polling);
+    polled?;
     drop(sender);
     let mut newest = vec![VecDeque::new(); SYMBOLS];
     while let Some((number, at)) = seen.recv().await {
@@ -285,7 +285,7 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The recorder's memory while ClickHouse is away.
+/// Measures the memory of the recorder while ClickHouse is down.
 async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     let setup = Setup::new().await?;
     setup.log.append(vec![frame(0)]).await?;
@@ -306,8 +306,8 @@ async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     recorder.wait_for_rows(next).await?;
     println!(
-        "ClickHouse away {seconds} s at {RATE}/s: {before} MiB before, {most} MiB at most meanwhile, {} MiB after; \
-         {next} rows were there {:.1} s after it was back (port {})",
+        "ClickHouse down for {seconds} s at {RATE}/s: {before} MiB before, {most} MiB at the peak, {} MiB after; \
+         {next} rows were stored {:.1} s after it was up again (port {})",
         recorder.rss_mib()?,
         began.elapsed().as_secs_f64(),
         setup.kafka.server.port
@@ -315,9 +315,9 @@ async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Latest values moved forward in Redis, by so many keys an update.
+/// Measures updates of Redis with different numbers of keys.
 async fn keys() -> anyhow::Result<()> {
-    let redis = Redis::start().context("a server cannot be had here")?;
+    let redis = Redis::start().context("a server is not installed here")?;
     for keys in [1_i64, 100, 400, 2_000] {
         let cache = RedisCache::connect(&redis.database())?;
         let rounds = 40_000 / keys;

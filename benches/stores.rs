@@ -1,9 +1,10 @@
-//! What the embedded stores cost: append, consume, read back and insert, with fsync on, in a directory
-//! that TAPEKEEPER_BENCH_DIR names (default: the system's temporary one, which must be a real disk).
+//! The cost of the embedded stores: append, consume, read and insert, with fsync on, in the directory
+//! TAPEKEEPER_BENCH_DIR (default: the system's temporary directory, which must be on a real disk).
 //!
-//! `cargo bench --bench stores [-- log|history]`; prints the median of several rounds as rows/s and microseconds a row.
+//! `cargo bench --bench stores [-- log|history]`; prints the median of several rounds as rows/s and microseconds per
+//! row.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,9 +17,9 @@ use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::{Delivery, Log, Offsets};
 use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Timestamp, Trade};
 
-/// Rows of one round.
+/// The number of rows of a round.
 const ROWS: usize = 200_000;
-/// Rounds; the median is printed.
+/// The number of rounds.
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -46,28 +47,28 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(base).unwrap()
 }
 
-/// Time by the clock, and time of processors as the kernel counts it for this process, in steps of 10 ms:
-/// on a machine that others use too only the second one can be compared.
+/// Elapsed time, and the CPU time of this process in steps of 10 ms. On a shared machine only the CPU time is
+/// comparable.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     elapsed: Duration,
-    processors: Duration,
+    cpu: Duration,
 }
 
-/// Both times when it was made.
+/// The start: the instant and the CPU time.
 struct Stopwatch(Instant, Duration);
 
 impl Stopwatch {
     fn start() -> Self {
-        Self(Instant::now(), processor_time())
+        Self(Instant::now(), cpu_time())
     }
 
     fn stop(self) -> Cost {
-        Cost { elapsed: self.0.elapsed(), processors: processor_time() - self.1 }
+        Cost { elapsed: self.0.elapsed(), cpu: cpu_time() - self.1 }
     }
 }
 
-fn processor_time() -> Duration {
+fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // User and system time are the 14th and 15th field; the name before may hold anything but ')'.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
@@ -75,24 +76,24 @@ fn processor_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Prints the medians of some rounds of `rows` rows each.
+/// Prints the medians of rounds of `rows` rows each.
 fn report(what: &str, rows: usize, rounds: &[Cost]) {
     let median = |time: fn(&Cost) -> Duration| {
         let mut times: Vec<Duration> = rounds.iter().map(time).collect();
         times.sort();
         times[times.len() / 2].as_secs_f64()
     };
-    let (elapsed, processors) = (median(|cost| cost.elapsed), median(|cost| cost.processors));
+    let (elapsed, cpu) = (median(|cost| cost.elapsed), median(|cost| cost.cpu));
     let per_row = 1e6 / rows as f64;
     println!(
-        "{what:<52}{:>10.0} rows/s {:>9.3} us/row, {:.3} us/row of processors",
+        "{what:<52}{:>10.0} rows/s {:>9.3} us/row, {:.3} us/row of CPU time",
         rows as f64 / elapsed,
         elapsed * per_row,
-        processors * per_row
+        cpu * per_row
     );
 }
 
-/// A trade's frame as Binance sends it, about 180 bytes.
+/// A trade frame as Binance sends it, about 180 bytes.
 fn frame(symbol: &str, id: i64) -> Frame {
     let payload = format!(
         "{{\"stream\":\"{symbol}@trade\",\"data\":{{\"e\":\"trade\",\"E\":1723118400123,\"s\":\"{symbol}\",\"t\":{id},\
@@ -110,7 +111,7 @@ fn frame(symbol: &str, id: i64) -> Frame {
 async fn bench_log(batch: usize) {
     let directory = directory();
     let path = directory.path().join("log.db");
-    // A sync for every single frame is a thousand times slower: fewer of them say as much.
+    // A sync per frame is a thousand times slower, so fewer frames are enough.
     let rows = if batch == 1 { 500 } else { ROWS };
     let frames: Vec<Frame> = (0..rows).map(|id| frame("BTCUSDT", id as i64)).collect();
     let log = EmbeddedLog::open(&path, Options::default()).unwrap();
@@ -119,28 +120,28 @@ async fn bench_log(batch: usize) {
     let mut end = 0;
     for _ in 0..ROUNDS {
         let chunks: Vec<Vec<Frame>> = frames.chunks(batch).map(<[Frame]>::to_vec).collect();
-        let watch = Stopwatch::start();
+        let stopwatch = Stopwatch::start();
         for chunk in chunks {
             log.append(chunk).await.unwrap();
         }
-        appends.push(watch.stop());
+        appends.push(stopwatch.stop());
         end += rows as i64;
-        let watch = Stopwatch::start();
+        let stopwatch = Stopwatch::start();
         consume_to(&mut *consumer, end).await;
-        tails.push(watch.stop());
+        tails.push(stopwatch.stop());
         consumer.commit(&Offsets::from([(0, end)])).await.unwrap();
-        let watch = Stopwatch::start();
+        let stopwatch = Stopwatch::start();
         let cold = EmbeddedLog::open(&path, Options::default()).unwrap();
         let read = cold.read(0, end - rows as i64, rows).await.unwrap();
-        backlogs.push(watch.stop());
+        backlogs.push(stopwatch.stop());
         assert_eq!(read.len(), rows);
     }
-    report(&format!("log: append 180-byte frames, {batch} a call"), rows, &appends);
+    report(&format!("log: append 180-byte frames, {batch} per call"), rows, &appends);
     report("log: consume", rows, &tails);
     report("log: read from the file", rows, &backlogs);
-    let watch = Stopwatch::start();
+    let stopwatch = Stopwatch::start();
     let removed = log.retain(Timestamp(i64::MAX), 0).await.unwrap();
-    report("log: retention", removed as usize, &[watch.stop()]);
+    report("log: retention", removed as usize, &[stopwatch.stop()]);
     println!("log: {:.1} MB on disk", log.usage().await.unwrap().bytes.unwrap() as f64 / 1e6);
 }
 
@@ -173,31 +174,31 @@ async fn bench_history(batch: usize, symbols: usize) {
         let batches: Vec<Batch> =
             rows.chunks(batch).map(|rows| Batch { trades: rows.to_vec(), ..Batch::default() }).collect();
         for durations in [&mut inserts, &mut again] {
-            let watch = Stopwatch::start();
+            let stopwatch = Stopwatch::start();
             for batch in &batches {
                 history.insert(batch).await.unwrap();
             }
-            durations.push(watch.stop());
+            durations.push(stopwatch.stop());
         }
     }
-    report(&format!("history: insert trades of {symbols} symbols, {batch} a call"), ROWS, &inserts);
+    report(&format!("history: insert trades of {symbols} symbols, {batch} per call"), ROWS, &inserts);
     report("history: insert them again", ROWS, &again);
     let stream =
         tapekeeper::market::Stream::new(Exchange::Binance, names[0].clone(), tapekeeper::market::Channel::Trade);
     let extent = history.extent(&stream).await.unwrap().unwrap();
     let stored = (ROUNDS * ROWS) / symbols;
-    let watch = Stopwatch::start();
+    let stopwatch = Stopwatch::start();
     assert_eq!(history.missing(&stream, extent, 9).await.unwrap(), []);
-    report("history: look for holes", stored, &[watch.stop()]);
-    let watch = Stopwatch::start();
+    report("history: find missing ranges", stored, &[stopwatch.stop()]);
+    let stopwatch = Stopwatch::start();
     history.days(std::slice::from_ref(&stream), None).await.unwrap();
-    report("history: days", stored, &[watch.stop()]);
-    let watch = Stopwatch::start();
+    report("history: days", stored, &[stopwatch.stop()]);
+    let stopwatch = Stopwatch::start();
     history.trades(&stream, Range { first: 0, last: i64::MAX }, ROWS).await.unwrap();
-    report("history: read trades", stored.min(ROWS), &[watch.stop()]);
-    let watch = Stopwatch::start();
+    report("history: read trades", stored.min(ROWS), &[stopwatch.stop()]);
+    let stopwatch = Stopwatch::start();
     assert_eq!(history.latest_trades(Exchange::Binance, &names).await.unwrap().len(), symbols);
-    report("history: latest trade of every symbol", symbols, &[watch.stop()]);
+    report("history: latest trade of every symbol", symbols, &[stopwatch.stop()]);
     let bytes = history.bytes().await.unwrap().unwrap();
-    println!("history: {:.0} bytes a row on disk", bytes as f64 / (ROUNDS * ROWS) as f64);
+    println!("history: {:.0} bytes per row on disk", bytes as f64 / (ROUNDS * ROWS) as f64);
 }
