@@ -107,6 +107,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod atomic_file;
 pub mod audit;
 pub mod backfill;
 pub mod cache;

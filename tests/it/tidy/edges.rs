@@ -16,6 +16,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("health", &[], "names of parts"),
     ("heartbeat", &[], "names of loops"),
     ("signals", &[], ""),
+    ("atomic_file", &[], "paths and bytes only; the snapshot and the scheduler's state use it"),
     ("sqlite", &[], "how a file is opened; log and history share it"),
     ("supervisor", &[], ""),
     ("systemd", &["messages", "heartbeat"], "the watchdog is fed by the heartbeats"),
@@ -30,7 +31,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["faults", "health", "history", "market", "messages", "heartbeat"],
         "an update is made from a batch of history's rows",
     ),
-    ("state", &[], "does not know what the numbers mean"),
+    ("state", &["atomic_file"], "does not know what the numbers mean"),
     (
         "writer",
         &["cache", "health", "history", "log", "market", "messages", "heartbeat"],
@@ -83,7 +84,20 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
     (
         "jobs",
-        &["audit", "backfill", "cache", "clock", "gap", "health", "history", "log", "market", "messages", "heartbeat"],
+        &[
+            "atomic_file",
+            "audit",
+            "backfill",
+            "cache",
+            "clock",
+            "gap",
+            "health",
+            "history",
+            "log",
+            "market",
+            "messages",
+            "heartbeat",
+        ],
         "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
     ),
     (
