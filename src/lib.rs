@@ -131,6 +131,7 @@ pub mod market;
 pub mod messages;
 pub mod progress;
 pub mod replay;
+pub mod retry;
 pub mod signals;
 pub mod simulator;
 pub mod sqlite;
