@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,6 +22,7 @@ use crate::heartbeat::Heartbeat;
 use crate::log::{Log, LogError};
 use crate::market::{Frame, Origin, Stream, Timestamp};
 use crate::messages;
+use crate::retry::Backoff;
 
 /// How long a batch collects frames: one fsync per frame would wear out the disk in a busy market.
 const LINGER: Duration = Duration::from_millis(10);
@@ -31,7 +31,9 @@ const APPEND_FRAMES_MAX: usize = 8_192;
 /// Longest append: a broker may be down for an hour without losing a frame, so an append that waits is not a stuck
 /// loop. Beyond this limit something else is wrong.
 const APPEND_MAX: Duration = Duration::from_secs(2 * 3_600);
-/// Longest wait between two append attempts.
+/// First delay between two append attempts; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest delay between two append attempts.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// What ingest has counted; cheap to read.
@@ -170,7 +172,7 @@ async fn append(
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
 ) -> Result<bool, LogError> {
-    let mut wait = Duration::from_millis(50);
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failed = false;
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.payload.len() as u64).sum());
     loop {
@@ -201,12 +203,9 @@ async fn append(
                 deps.health.degraded("ingest", &format!("the log refuses frames: {why}"));
             }
         }
-        let jitter = rand::rng().random_range(0.5..1.0);
-        tokio::select! {
-            () = stop.cancelled() => return Ok(false),
-            () = tokio::time::sleep(wait.mul_f64(jitter)) => {}
+        if !backoff.wait(stop).await {
+            return Ok(false);
         }
-        wait = (wait * 2).min(RETRY_MAX);
     }
 }
 

@@ -107,6 +107,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod atomic_file;
 pub mod audit;
 pub mod backfill;
 pub mod cache;
@@ -130,6 +131,7 @@ pub mod market;
 pub mod messages;
 pub mod progress;
 pub mod replay;
+pub mod retry;
 pub mod signals;
 pub mod simulator;
 pub mod sqlite;

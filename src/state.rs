@@ -4,12 +4,13 @@
 //! least one of the two whole, and the checksum shows which. Must not know what the numbers mean to the recording path.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
 
 /// The current generation.
 pub const FILE: &str = "service_state.json";
@@ -90,21 +91,14 @@ impl StateFile {
     /// Saves a document durably; the one before becomes the previous generation.
     pub fn save(&self, document: &str) -> anyhow::Result<()> {
         let current = self.directory.join(FILE);
-        let temporary = self.directory.join(format!("{FILE}.tmp"));
-        let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
-        file.write_all(document.as_bytes()).with_context(|| format!("write {}", temporary.display()))?;
-        file.sync_all().with_context(|| format!("sync {}", temporary.display()))?;
-        drop(file);
+        let staged = atomic_file::stage(&current, document.as_bytes())?;
         // Only a whole document becomes the previous generation: a corrupt current file must not replace the last good
         // one.
         if fs::read_to_string(&current).is_ok_and(|text| Snapshot::decode(&text).is_ok()) {
             let previous = self.directory.join(PREVIOUS_FILE);
             fs::rename(&current, &previous).with_context(|| format!("keep {}", previous.display()))?;
         }
-        fs::rename(&temporary, &current).with_context(|| format!("replace {}", current.display()))?;
-        // Without this the rename itself may not survive a power cut.
-        let directory = File::open(&self.directory).context("open the state directory")?;
-        directory.sync_all().context("sync the state directory")
+        staged.commit()
     }
 
     /// The newest whole generation, and a warning for each generation that is unreadable or corrupt. Never an error:

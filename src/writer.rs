@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -19,6 +18,7 @@ use crate::history::{Batch, DeadLetter, History, HistoryError};
 use crate::log::Partition;
 use crate::market::Timestamp;
 use crate::messages;
+use crate::retry::Backoff;
 
 /// First wait between two inserts; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -106,7 +106,7 @@ impl Writer {
         heartbeat: &Heartbeat,
         stop: &CancellationToken,
     ) -> Result<Result<(), String>, WriteError> {
-        let mut wait = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut failed = false;
         loop {
             let insert = tokio::time::timeout(INSERT_MAX, self.history.insert(batch));
@@ -133,12 +133,9 @@ impl Writer {
                     self.health.degraded("history", &why);
                 }
             }
-            let jitter = rand::rng().random_range(0.5..1.0);
-            tokio::select! {
-                () = stop.cancelled() => return Err(WriteError::Stopped),
-                () = tokio::time::sleep(wait.mul_f64(jitter)) => {}
+            if !backoff.wait(stop).await {
+                return Err(WriteError::Stopped);
             }
-            wait = (wait * 2).min(RETRY_MAX);
         }
     }
 

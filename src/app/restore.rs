@@ -17,6 +17,7 @@ use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::ledger::Ledger;
 use crate::market::{Stream, Timestamp};
+use crate::retry;
 use crate::state::{Snapshot, StateFile};
 
 /// Longest wait for the cache's backup of the snapshot.
@@ -24,6 +25,8 @@ const BACKUP_MAX: Duration = Duration::from_secs(5);
 
 /// Longest wait for history's positions of all streams.
 const RESUME_MAX: Duration = Duration::from_secs(60);
+/// Delay between two attempts to read from a history that is down.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What the wait for a history that is down needs.
 pub struct HistoryWait {
@@ -136,9 +139,8 @@ pub async fn resume_when_available(
             Err(_elapsed) => format!("no answer within {} s", RESUME_MAX.as_secs()),
         };
         wait.health.degraded("history", &why);
-        tokio::select! {
-            () = wait.stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        if !retry::wait(RETRY_DELAY, &wait.stop).await {
+            return Ok(None);
         }
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::messages;
+use crate::retry;
 
 use super::{Cache, PendingUpdates};
 
@@ -46,7 +47,7 @@ pub async fn run_write_behind(
                 health.degraded("cache", &why);
                 pending.offer(update);
                 if !last {
-                    wait(&stop).await;
+                    retry::wait(RETRY_INTERVAL, &stop).await;
                 }
             } else if failing {
                 failing = false;
@@ -63,12 +64,5 @@ pub async fn run_write_behind(
             () = pending.offered() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-    }
-}
-
-async fn wait(stop: &CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = tokio::time::sleep(RETRY_INTERVAL) => {}
     }
 }

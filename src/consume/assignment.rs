@@ -10,6 +10,7 @@ use crate::gap::Gap;
 use crate::history::{GapFilter, History, HistoryError, Watermark};
 use crate::log::Partition;
 use crate::market::Stream;
+use crate::retry;
 
 use super::worker::Worker;
 use super::{ConsumeError, ReorderBuffer};
@@ -76,9 +77,8 @@ impl Worker {
             };
             warn!("cannot read the watermarks of partitions {partitions:?} from history, trying again: {why}");
             self.deps.health.degraded("history", &why);
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(RETRY_AFTER) => {}
+            if !retry::wait(RETRY_AFTER, &self.stop).await {
+                return Ok(());
             }
         }
     }

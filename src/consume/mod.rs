@@ -26,6 +26,7 @@ use crate::ledger::SharedLedger;
 use crate::log::{Consumer, Log, LogError};
 use crate::market::Stream;
 use crate::progress::Progress;
+use crate::retry;
 use crate::writer::Writer;
 use worker::Worker;
 
@@ -167,9 +168,8 @@ async fn subscribe(
             Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
             Err(LogError::Unavailable(why)) => {
                 deps.health.degraded("log", &why);
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(None),
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                if !retry::wait(Duration::from_secs(1), stop).await {
+                    return Ok(None);
                 }
             }
         }

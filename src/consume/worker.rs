@@ -12,6 +12,7 @@ use crate::heartbeat::Heartbeat;
 use crate::log::{Consumer, Delivery, LogError, Offsets, Partition};
 use crate::market::Timestamp;
 use crate::messages;
+use crate::retry;
 use crate::writer::WriteError;
 
 use super::{ConsumeError, Deps, DetectedGap, Probe, ReadyBatch, ReorderBuffer};
@@ -85,10 +86,7 @@ impl Worker {
 
     pub(super) async fn wait_for_log(&mut self, why: &str) -> Option<Timestamp> {
         self.deps.health.degraded("log", why);
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
-        }
+        retry::wait(Duration::from_millis(500), &self.stop).await;
         None
     }
 

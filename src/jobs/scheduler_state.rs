@@ -3,8 +3,8 @@
 //! or replaced.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::warn;
 
+use crate::atomic_file;
 use crate::market::Timestamp;
 
 /// The file's name in the state directory.
@@ -69,19 +70,7 @@ impl SchedulerState {
     /// Replaces the whole file: after a crash at any moment it is the old one or the new one.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self).context("serialize the jobs' state")?;
-        let fresh = path.with_extension("json.new");
-        let written = || -> std::io::Result<()> {
-            let mut file = File::create(&fresh)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&fresh, path)?;
-            // The rename must survive a power cut too.
-            match path.parent() {
-                Some(directory) => File::open(directory)?.sync_all(),
-                None => Ok(()),
-            }
-        };
-        written().with_context(|| format!("write {}", path.display()))
+        atomic_file::write(path, text.as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 }
 

@@ -30,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::{ConnectError, Retry, WebSocket};
 use self::connections::StatusHandle;
-use self::pace::Backoff;
 use self::session::SessionEnd;
 use super::{Dialect, Proxy};
 use crate::clock::Clock;
 use crate::market::{Stream, Timestamp};
+use crate::retry::Backoff;
 
 /// How long a stopping socket waits until the channel takes its last event.
 const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
@@ -236,7 +236,7 @@ impl Socket {
 
     fn after_failure(&self, error: &ConnectError, backoff: &mut Backoff, status: &StatusHandle) -> Duration {
         let wait = match error.retry {
-            Retry::Backoff => backoff.next(rand::random()),
+            Retry::Backoff => backoff.next_delay(),
             Retry::Slowly => self.options.refused_wait,
             Retry::After(wait) => wait,
         };
@@ -259,7 +259,7 @@ fn after_session(end: &SessionEnd, backoff: &mut Backoff) -> Duration {
             return Duration::ZERO;
         }
     }
-    backoff.next(rand::random())
+    backoff.next_delay()
 }
 
 #[cfg(test)]

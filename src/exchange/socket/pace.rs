@@ -29,32 +29,6 @@ impl Pacer {
     }
 }
 
-/// Doubles the wait after each failure up to a cap. Jitter keeps many recorders from reconnecting at the same time.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    min: Duration,
-    max: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, failures: 0 }
-    }
-
-    /// The next wait, between half the doubled wait and all of it; `jitter` is in 0..=1.
-    pub(super) fn next(&mut self, jitter: f64) -> Duration {
-        let doubled = self.min.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.max);
-        self.failures = self.failures.saturating_add(1);
-        doubled.mul_f64(0.5 + jitter / 2.0)
-    }
-
-    /// Starts again from the shortest wait.
-    pub(super) fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
 /// Keeps connection attempts under the exchange's limit per address: half of them may come at any time, the others
 /// are spread over the rest of the window.
 #[derive(Debug, Default)]
@@ -102,19 +76,6 @@ mod tests {
         assert_eq!(pacer.ready_at(), start + Duration::from_millis(500));
         pacer.spend(start + Duration::from_secs(9));
         assert_eq!(pacer.ready_at(), start + Duration::from_millis(9_250));
-    }
-
-    #[test]
-    fn waits_double_up_to_the_cap_until_a_reset() {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-        let waits: Vec<u128> = (0..9).map(|_| backoff.next(1.0).as_millis()).collect();
-        assert_eq!(waits, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-        for _ in 0..100 {
-            backoff.next(0.0);
-        }
-        assert_eq!(backoff.next(0.0).as_millis(), 15_000);
-        backoff.reset();
-        assert_eq!(backoff.next(0.5).as_micros(), 187_500);
     }
 
     proptest! {
