@@ -52,7 +52,7 @@ async fn a_refused_action_changes_nothing_and_is_reported() {
     for (form, words) in [
         ("do=run+nothing", "did not run: there is no job `nothing`"),
         ("do=pause+nothing", "there is no job `nothing`"),
-        ("do=explode", "`explode` is none of run, pause, resume, repair"),
+        ("do=explode", "`explode` is not run, pause, resume or repair"),
         ("do=run+%3Cscript%3E", "&lt;script&gt; did not run"),
     ] {
         let answer = result_of(&served, form).await;
