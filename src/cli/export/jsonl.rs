@@ -2,7 +2,7 @@
 
 use super::columns::{Cell, Columns};
 
-/// Appends a row's line.
+/// Appends the line of a row.
 pub fn push_row(text: &mut String, columns: Columns, cells: &[Cell<'_>]) {
     for (at, ((column, _), cell)) in columns.iter().zip(cells).enumerate() {
         text.push_str(if at > 0 { ",\"" } else { "{\"" });
