@@ -72,11 +72,11 @@ pub enum JobsCommand {
     Run {
         /// Its name
         name: String,
-        /// Wait for its end; exit 1 when it fails
+        /// Wait for its end; exit 1 unless it succeeds
         #[arg(long)]
         wait: bool,
     },
-    /// Pauses a job: only `jobs run` starts it
+    /// Pauses a job, so that its schedule does not start it
     Pause {
         /// Its name
         name: String,

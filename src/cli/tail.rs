@@ -108,7 +108,7 @@ impl Tail {
             if let Some(last) = self.last.insert(stream.clone(), row.trade.id)
                 && last + 1 < row.trade.id
             {
-                eprintln!("{stream}: {}..{} is not in history yet", last + 1, row.trade.id - 1);
+                eprintln!("{stream}: {}..{} is missing in history", last + 1, row.trade.id - 1);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Rows as JSON lines: an object a line, decimals as text so that they stay exact.
+//! Rows as JSON lines: one object per line, decimals as text so that they stay exact.
 
 use super::columns::{Cell, Columns};
 
