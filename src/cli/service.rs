@@ -1,8 +1,8 @@
-//! Commands that ask the running service: status, gaps, coverage, audit, repair, backfill, reload, jobs.
+//! Commands that need the running service: status, gaps, coverage, repair, backfill, reload, jobs.
 
 use std::time::Duration;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
@@ -10,50 +10,40 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, coverage, output, status, table, watch};
-use crate::cli::output::print_line;
+use super::output::{self, Format, cell, position, print_document, print_line, print_rows};
+use super::{backfill, coverage, status, watch};
 
-/// How often a run that is waited for is asked after.
+/// Time between two requests for the state of a run.
 const POLL_EVERY: Duration = Duration::from_millis(200);
-/// Longest wait for a run; its own timeout ends it much sooner, unless somebody set it higher.
+/// Longest wait for a run. The job's own timeout usually ends it much sooner.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// How a command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Tables for people.
-    #[default]
-    Human,
-    /// One document, or one object a line for lists.
-    Json,
-}
-
-/// What is asked of the service.
+/// Commands that need the service.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Shows streams, lag, gaps, stores and what needs a person
+    /// Shows streams, lag, gaps, stores and problems
     Status(watch::Args),
     /// Lists the gap ledger, newest first
     Gaps {
-        /// Only those that are not closed
+        /// Only gaps that are not closed
         #[arg(long)]
         open: bool,
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
     },
-    /// Counts in history what is stored of each stream; exit 1 when something is missing
+    /// Counts the rows of each stream in history; exit 1 when something is missing
     Coverage {
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
-        /// A line for each day of UTC too (JSON always has them)
+        /// Also a line for each UTC day (JSON always has the days)
         #[arg(long)]
         days: bool,
     },
-    /// Compares the cache with history and repairs what can be repaired
+    /// Compares the cache with history and repairs differences
     Repair {
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
         /// Only compare; exit 1 when something differs
@@ -62,18 +52,18 @@ pub enum Command {
     },
     /// Fetches older trades over REST: trade ids, or RFC 3339 times
     Backfill(backfill::Args),
-    /// Reads configuration and schedule again; exit 78 when they are bad, and nothing changes
+    /// Reads configuration and schedule again; exit 78 and no change when one is wrong
     Reload {
-        /// Only say what would change
+        /// Only print what would change
         #[arg(long)]
         dry_run: bool,
-        /// Wait until it is done (it always does; for systemd units that say so)
+        /// Wait until it is done; it always waits, the flag is for systemd units
         #[arg(long)]
         wait: bool,
     },
 }
 
-/// What is asked of the scheduler.
+/// Commands of the scheduler that need the service.
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobsCommand {
     /// Lists jobs with their next run and last outcome
@@ -82,15 +72,15 @@ pub enum JobsCommand {
     Run {
         /// Its name
         name: String,
-        /// Wait for its end, and exit as the run did
+        /// Wait for its end; exit 1 unless it succeeds
         #[arg(long)]
         wait: bool,
     },
-    /// Keeps a job from running by itself
+    /// Pauses a job, so that its schedule does not start it
     Pause {
         /// Its name
         name: String,
-        /// Why, for those who wonder later
+        /// The reason, for later readers
         #[arg(long)]
         reason: Option<String>,
     },
@@ -101,15 +91,15 @@ pub enum JobsCommand {
     },
     /// Lists runs, newest first
     History {
-        /// Only of this job
+        /// Only this job
         name: Option<String>,
-        /// At most so many
+        /// Number of runs
         #[arg(short = 'n', long, default_value_t = 20)]
         limit: usize,
     },
 }
 
-/// Asks, prints, and says how to exit.
+/// Runs a command; returns the exit code.
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8, Failure> {
     match command {
         Command::Status(watch::Args { watch: Some(every) }) => {
@@ -147,7 +137,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8
     }
 }
 
-/// `sweep 10:50`, or `sweep 11-24 10:50` when that was not today: what did it and when.
+/// Who did it, and when: `sweep 10:50`, or `sweep 11-24 10:50` when that was not today.
 fn actor_and_time(by: &Value, at: &Value, today: &str) -> Value {
     let at = at.as_str().unwrap_or_default();
     let shown = if at.starts_with(today) { at.get(11..16) } else { at.get(5..16) };
@@ -169,7 +159,7 @@ fn show_gaps(mut gaps: Value, format: Format) {
     }
     print_rows(&gaps, &["symbol", "channel", "state", "missing", "first", "last", "found", "filled", "tries"], format);
     if format == Format::Human {
-        // A reason is a sentence, which no column is wide enough for.
+        // A reason is too long for a column.
         for gap in gaps.as_array().into_iter().flatten() {
             if let Some(reason) = gap["reason"].as_str().filter(|reason| !reason.is_empty()) {
                 let (first, last) = (cell(gap, "first_missing"), cell(gap, "last_missing"));
@@ -179,7 +169,7 @@ fn show_gaps(mut gaps: Value, format: Format) {
     }
 }
 
-/// Asks the scheduler, prints, and says how to exit.
+/// Runs a command of the scheduler; returns the exit code.
 pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> Result<u8, Failure> {
     match command {
         JobsCommand::List => {
@@ -209,7 +199,7 @@ pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> 
             let parameters = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
             let mut runs = client.query("/api/v1/jobs/history", &parameters).await?;
             if format == Format::Human {
-                // People read instants, programs get the columns as stored.
+                // People read times; JSON has the stored columns.
                 for run in runs.as_array_mut().into_iter().flatten() {
                     let at = run["started_at"].as_i64().map(|at| Timestamp(at).rfc3339());
                     let took = run["finished_at"].as_i64().zip(run["started_at"].as_i64());
@@ -224,7 +214,7 @@ pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> 
     }
 }
 
-/// The finished run that was started; asked for again and again, so that it may take longer than one answer.
+/// Polls the run until it has finished: it may take longer than a request may.
 async fn wait_for_end(client: &Client, name: &str, started: &Value) -> Result<Value, Failure> {
     let run_id = started["run_id"].as_str().unwrap_or_default();
     let until = tokio::time::Instant::now() + WAIT_MAX;
@@ -266,69 +256,15 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
     Ok(if left == 0 { 0 } else { NO })
 }
 
-pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnce() -> String) {
-    match format {
-        Format::Json => print_line!("{document}"),
-        Format::Human => print_line!("{}", words()),
-    }
-}
-
-pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
-    let rows = rows.as_array().cloned().unwrap_or_default();
-    if format == Format::Json {
-        for row in rows {
-            print_line!("{row}");
-        }
-        return;
-    }
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
-    table::print(columns, &cells);
-}
-
-/// A position, or so much of the time at which a kline opened.
-pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
-    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
-    match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
-        Some(at) => json!(at.get(part).unwrap_or(&at).replacen('T', " ", 1)),
-        None => row[column].clone(),
-    }
-}
-
-/// As people read it: instants to the second, a kline's position as the minute it opened.
-fn cell(row: &Value, column: &str) -> String {
-    let row = match column {
-        "first" | "last" | "first_missing" | "last_missing" => position(row, column, 0..16),
-        _ => row[column].clone(),
-    };
-    match &row {
-        Value::Null => String::new(),
-        Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_was_today_is_told_by_its_time_alone() {
+    fn an_event_of_today_is_shown_without_its_date() {
         let output = |at| actor_and_time(&json!("sweep"), &json!(at), "2026-11-24");
         assert_eq!(output("2026-11-24T10:50:11.123Z"), "sweep 10:50");
         assert_eq!(output("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");
         assert_eq!(actor_and_time(&json!(""), &Value::Null, "2026-11-24"), "");
-    }
-
-    #[test]
-    fn people_read_instants_and_programs_read_numbers() {
-        let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
-        assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
-        let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });
-        assert_eq!(
-            [cell(&trade, "first"), cell(&trade, "next_run"), cell(&trade, "reason")],
-            ["18", "2026-11-24 10:50:00", ""]
-        );
     }
 }

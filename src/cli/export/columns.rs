@@ -1,21 +1,23 @@
-//! The columns of an export: the same, under the same names, in every form.
+//! The columns of an export, with the same names in every format.
 //!
-//! An instant is in two columns, itself and `_us`, microseconds since 1970: text has no type that programs agree on, and
-//! a query should not have to know which form it reads.
+//! A time has two columns: RFC 3339, and `_us`, microseconds since 1970. Text has no time type that programs agree on,
+//! and one query should work for every format.
+
+use std::fmt::Write as _;
 
 use rust_decimal::Decimal;
 
 use crate::history::{KlineRow, TradeRow};
-use crate::market::{Channel, Timestamp};
+use crate::market::{Channel, Timestamp, plain};
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One of a few words.
+    /// Text with few distinct values.
     Text,
     /// An id, a count, or microseconds.
     Integer,
-    /// An instant.
+    /// A time, in microseconds since 1970 UTC.
     Timestamp,
     /// An exact decimal.
     Decimal,
@@ -23,7 +25,7 @@ pub enum Kind {
     Boolean,
 }
 
-/// Names and kinds, in order.
+/// Names and types, in order.
 pub type Columns = &'static [(&'static str, Kind)];
 
 /// Columns of a trade.
@@ -77,7 +79,28 @@ pub enum Cell<'a> {
     Boolean(bool),
 }
 
-/// The columns of a channel that history keeps.
+impl Cell<'_> {
+    /// Appends the value as text, decimals and integers exactly as stored.
+    pub fn push_to(&self, text: &mut String) {
+        match *self {
+            Self::Text(word) => text.push_str(word),
+            Self::Timestamp(at) => text.push_str(&format_timestamp(at)),
+            Self::Decimal(value) => text.push_str(&plain(value)),
+            Self::Integer(value) => write!(text, "{value}").expect("a String accepts every write"),
+            Self::Boolean(value) => text.push_str(if value { "true" } else { "false" }),
+        }
+    }
+}
+
+/// RFC 3339 with microseconds, or the bare number when the year is out of range.
+fn format_timestamp(at: Timestamp) -> String {
+    match at.to_chrono() {
+        Some(at) => at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        None => at.micros().to_string(),
+    }
+}
+
+/// The columns of a channel of history.
 pub fn of(channel: Channel) -> Columns {
     if channel == Channel::Trade { TRADE } else { KLINE }
 }
