@@ -1,10 +1,10 @@
-//! What looking costs: 500 requests a second on the API and ten open pages, while 10,000 trades a second are recorded on
-//! the embedded stores with fsync on.
+//! The cost of readers: 500 requests a second on the API and ten open pages, while 10,000 trades a second are recorded
+//! on the embedded stores with fsync on.
 //!
 //! `cargo bench --bench admin [-- --runs 3 --seconds 20 --rate 10000 --requests 500 --pages 10]`
 //!
-//! Paired runs, without and with somebody who looks: a new exchange, a new recorder and new stores each time. Exchange,
-//! recorder and whoever looks share this machine's cores, as nobody's dashboards would. Rows a second and delay (from a
+//! Paired runs, without and with readers: a new exchange, a new recorder and new stores each time. Exchange, recorder
+//! and readers share this machine's cores, which is worse than any real dashboard. Rows a second and delay (from a
 //! frame's arrival until it is durable; the bound of the histogram's bucket) are the recorder's own metrics, processor
 //! time is from /proc. It fails when a gap was found, or when the median of the pairs is more than 5 % slower.
 
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tapekeeper");
 const SYMBOLS: &str = "BTCUSDT,ETHUSDT,SOLUSDT,BNBUSDT,XRPUSDT,DOGEUSDT,ADAUSDT,PEPEUSDT";
-/// What is asked, in turn; a scraper's, a dashboard's and a person's questions.
+/// The requested paths, in turn: those of a scraper, a dashboard and a person.
 const PATHS: [&str; 8] = [
     "/api/v1/status",
     "/api/v1/streams",
@@ -29,10 +29,10 @@ const PATHS: [&str; 8] = [
     "/api/v1/jobs/history?limit=20",
     "/api/v1/gaps?limit=100",
 ];
-/// Connections that ask.
+/// Connections that send requests.
 const CLIENTS: u64 = 10;
 const START_MAX: Duration = Duration::from_secs(60);
-/// Until the first rows are over and every part has begun.
+/// How long to wait until the first rows are stored and every part runs.
 const WARM_UP: Duration = Duration::from_secs(5);
 const SLOWER_MAX: f64 = 0.05;
 
@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     println!("{rate} trades/s, {requests} requests/s and {pages} pages, {} s a run, fsync on", span.as_secs());
     println!(
         "{:>3} {:<9} {:>8} {:>10} {:>9} {:>5} {:>11} {:>9}",
-        "run", "looked at", "rows/s", "CPU cores", "p99 s", "gaps", "requests/s", "refused"
+        "run", "readers", "rows/s", "CPU cores", "p99 s", "gaps", "requests/s", "refused"
     );
     let runtime = tokio::runtime::Runtime::new()?;
     let mut ratios = Vec::new();
@@ -55,33 +55,33 @@ fn main() -> anyhow::Result<()> {
     for run in 1..=runs {
         let mut pair = Vec::new();
         for load in [None, Some(Load { requests, pages })] {
-            let seen = runtime.block_on(measure(rate, span, load))?;
-            let looked = if load.is_some() { "yes" } else { "no" };
+            let result = runtime.block_on(measure(rate, span, load))?;
+            let readers = if load.is_some() { "yes" } else { "no" };
             println!(
-                "{run:>3} {looked:<9} {:>8.0} {:>10.2} {:>9.3} {:>5} {:>11.0} {:>9}",
-                seen.rows, seen.cores, seen.delay, seen.gaps, seen.requests, seen.refused
+                "{run:>3} {readers:<9} {:>8.0} {:>10.2} {:>9.3} {:>5} {:>11.0} {:>9}",
+                result.rows, result.cores, result.delay, result.gaps, result.requests, result.refused
             );
-            gaps += seen.gaps;
-            pair.push(seen.rows);
+            gaps += result.gaps;
+            pair.push(result.rows);
         }
         ratios.push(pair[1] / pair[0]);
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
-    println!("median of the pairs: {:+.2} % rows/s while looked at; {gaps} gaps found", (median - 1.0) * 100.0);
+    println!("median of the pairs: {:+.2} % rows/s with readers; {gaps} gaps found", (median - 1.0) * 100.0);
     ensure!(gaps == 0.0, "a gap was found");
     ensure!(median > 1.0 - SLOWER_MAX, "recording is more than {} % slower", SLOWER_MAX * 100.0);
     Ok(())
 }
 
-/// Who looks.
+/// The readers of a run.
 #[derive(Clone, Copy)]
 struct Load {
     requests: u64,
     pages: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Measurement {
     rows: f64,
     cores: f64,
@@ -135,17 +135,17 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
     wait_until_up(&http, &format!("{base}/readyz")).await?;
     tokio::time::sleep(WARM_UP).await;
     let mut clients = JoinSet::new();
-    let (asked, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (sent, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     if let Some(load) = load {
-        start_load(&mut clients, load, &base, &asked, &refused)?;
+        start_load(&mut clients, load, &base, &sent, &refused)?;
         tokio::time::sleep(WARM_UP).await;
     }
     let (before, cpu, requests) =
-        (metrics(&http, &base).await?, cpu_seconds(recorder.0.id())?, asked.load(Ordering::Relaxed));
+        (metrics(&http, &base).await?, cpu_seconds(recorder.0.id())?, sent.load(Ordering::Relaxed));
     let began = Instant::now();
     tokio::time::sleep(span).await;
     let (after, took) = (metrics(&http, &base).await?, began.elapsed().as_secs_f64());
-    let requests = asked.load(Ordering::Relaxed) - requests;
+    let requests = sent.load(Ordering::Relaxed) - requests;
     let cores = (cpu_seconds(recorder.0.id())? - cpu) / took;
     clients.shutdown().await;
     Ok(Measurement {
@@ -158,23 +158,23 @@ async fn measure(rate: u64, span: Duration, load: Option<Load>) -> anyhow::Resul
     })
 }
 
-/// Starts who asks and who has a page open.
+/// Starts the clients that send requests and those that have a page open.
 fn start_load(
     clients: &mut JoinSet<()>,
     load: Load,
     base: &str,
-    asked: &Arc<AtomicU64>,
+    sent: &Arc<AtomicU64>,
     refused: &Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
     for number in 0..CLIENTS {
-        let (http, base, asked, refused) = (client()?, base.to_owned(), asked.clone(), refused.clone());
+        let (http, base, sent, refused) = (client()?, base.to_owned(), sent.clone(), refused.clone());
         let mut turns = tokio::time::interval(Duration::from_secs_f64(CLIENTS as f64 / load.requests.max(1) as f64));
         clients.spawn(async move {
             for path in PATHS.iter().cycle().skip(number as usize) {
                 turns.tick().await;
                 let answer =
                     async { http.get(format!("{base}{path}")).send().await?.error_for_status()?.bytes().await };
-                asked.fetch_add(1, Ordering::Relaxed);
+                sent.fetch_add(1, Ordering::Relaxed);
                 if answer.await.is_err() {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }
@@ -184,7 +184,7 @@ fn start_load(
     for _ in 0..load.pages {
         let (http, base, refused) = (client()?, base.to_owned(), refused.clone());
         clients.spawn(async move {
-            // As a browser does: the page, then what changes of it, for as long as it is open.
+            // As a browser does: the page, then its changes for as long as it is open.
             let page = async {
                 http.get(&base).send().await?.error_for_status()?.bytes().await?;
                 let mut events = http.get(format!("{base}/events")).send().await?.error_for_status()?;

@@ -1,5 +1,5 @@
-//! What audits cost at 400 symbols: consistency check, preload of a cold cache, and the sweep's recount of 4 million
-//! trades. On the embedded stores, and on ClickHouse and Redis when they can be had here (`tests/servers/prepare`).
+//! The cost of audits at 400 symbols: consistency check, preload of a cold cache, and the sweep's recount of 4 million
+//! trades. On the embedded stores, and on ClickHouse and Redis when they are available (`tests/servers/prepare`).
 //!
 //! `cargo bench --bench audits`; prints the median of several rounds.
 
@@ -27,7 +27,7 @@ use tapekeeper::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timest
 
 const SYMBOLS: usize = 400;
 const TRADES_EACH: i64 = 10_000;
-/// A whole day of closed minutes: the most that is read to build what is not stored.
+/// A whole day of closed minutes: the most that is read to build a kline that is not stored.
 const MINUTES_EACH: i64 = 1_440;
 const ROUNDS: usize = 5;
 /// 2026-01-01T00:00:00Z.

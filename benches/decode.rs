@@ -1,4 +1,4 @@
-//! What a frame costs to route and to decode, in nanoseconds. Run: `cargo bench --bench decode`.
+//! The cost of routing and of decoding a frame, in nanoseconds. Run: `cargo bench --bench decode`.
 
 use std::hint::black_box;
 use std::time::Instant;

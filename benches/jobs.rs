@@ -1,4 +1,4 @@
-//! What the scheduler costs: a day of a thousand jobs on a simulated clock, and how late runs start on a real one.
+//! The cost of the scheduler: a day of a thousand jobs on a simulated clock, and how late runs start on a real one.
 //!
 //! `cargo bench --bench jobs [-- simulate|lateness]`. The lateness is that of a task which does nothing, on the runner
 //! as the service has it, with its runs recorded in an embedded history; the machine should be idle.
@@ -43,7 +43,7 @@ fn main() {
     }
 }
 
-/// Half of them by periods from half a minute up, half by the calendar in four timezones.
+/// Half of the jobs have a period from half a minute up, half a cron expression in one of four timezones.
 fn schedule() -> Schedule {
     let timezones = [
         chrono_tz::Tz::UTC,

@@ -1,8 +1,8 @@
 //! Frames per second through the real pipeline: socket frame -> embedded log -> decode, tracker -> embedded
 //! history and cache, with fsync on.
 //!
-//! The exchange is a child process on loopback that sends prepared trade frames as fast as they are taken, so
-//! its cost is not counted; the recorder's own is read from /proc. Run it on one core with `taskset -c 0`.
+//! The exchange is a child process on loopback that sends prepared trade frames as fast as the recorder reads
+//! them, so its cost is not counted; the recorder's own is read from /proc. Run it on one core with `taskset -c 0`.
 //!
 //! `cargo bench --bench pipeline [-- --frames 1000000 --runs 5]`
 

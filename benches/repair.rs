@@ -1,10 +1,10 @@
-//! How long until everything is back after the exchange was out of reach: 50 symbols, the exchange's own request
+//! How long repairs take after the exchange could not be reached: 50 symbols, the exchange's own request
 //! weight limits, one `run` process on the embedded stores.
 //!
 //! `cargo bench --bench repair [-- --rounds 5 --outage 30 --rate 500]`; takes a minute a round.
 //!
 //! The clock of a symbol starts when the exchange can be reached again, so the back-off of the sockets is part of the
-//! figure, and ends when its last gap of the outage is closed: what came back was counted in history.
+//! figure, and ends when its last gap of the outage is closed, which means that history has the trades.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ use tapekeeper::simulator::{self, Generated, Listing, Options, Simulator, Source
 use tokio_util::sync::CancellationToken;
 
 const SYMBOLS: usize = 50;
-/// Recording between the end of one outage and the begin of the next: the minute's request weight is whole again.
+/// Time between two outages: the request weight of a minute is available again.
 const PAUSE: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
         at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
     let (rounds, outage, rate) = (value("--rounds", 5), value("--outage", 30), value("--rate", 500));
-    println!("{SYMBOLS} symbols, {rate} trades a second, out of reach for {outage} s");
+    println!("{SYMBOLS} symbols, {rate} trades a second, an outage of {outage} s");
     let runtime = tokio::runtime::Runtime::new()?;
     let mut all = runtime.block_on(measure(rounds, Duration::from_secs(outage), rate as f64))?;
     all.sort_by(f64::total_cmp);
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Seconds from the end of each outage until each symbol was whole.
+/// Seconds from the end of each outage until the last gap of each symbol was closed.
 async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec<f64>> {
     let (stop, clock) = (CancellationToken::new(), Clock::system());
     let simulator = exchange(rate, stop.clone()).await?;
@@ -65,7 +65,7 @@ async fn measure(rounds: u64, outage: Duration, rate: f64) -> anyhow::Result<Vec
         for symbol in simulator.control.symbols() {
             let of = gaps.iter().filter(|gap| gap["symbol"] == symbol.as_str());
             let closed = of.filter_map(|gap| Timestamp::parse(gap["closed_at"].as_str()?)).max();
-            // A symbol that did not trade meanwhile has nothing to heal.
+            // A symbol without a trade during the outage has no gap.
             recovered.extend(closed.map(|closed| (closed.micros() - ended.micros()) as f64 / 1e6));
         }
         recovered.sort_by(f64::total_cmp);
@@ -123,7 +123,7 @@ impl Setup {
         Ok(Recorder(command.stdin(Stdio::null()).stderr(log).spawn()?))
     }
 
-    /// The gaps found since then, when all of them are closed.
+    /// The gaps found since an instant, when all of them are closed.
     async fn closed_gaps(&self, since: Timestamp) -> anyhow::Result<Vec<Value>> {
         let began = Instant::now();
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE);
@@ -137,7 +137,7 @@ impl Setup {
             if !gaps.is_empty() && gaps.iter().all(|gap| !gap["closed_at"].is_null()) {
                 return Ok(gaps);
             }
-            ensure!(began.elapsed() < DEADLINE, "not healed: {}\n{}", gaps.len(), self.log()?);
+            ensure!(began.elapsed() < DEADLINE, "{} gaps are not closed\n{}", gaps.len(), self.log()?);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }

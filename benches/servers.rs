@@ -2,12 +2,12 @@
 //!
 //! `cargo bench --bench servers [-- --frames 2000000 --runs 3 --seconds 20 --outage 60]`
 //!
-//! * Throughput: so many frames lie in the topic before the recorder starts; counted from its first durable row to its
+//! * Throughput: all frames are in the topic before the recorder starts; measured from its first durable row to its
 //!   last. CPU and memory are the recorder's alone, from /proc.
-//! * Latency: 10,000 frames a second, from just before the frame is given to Kafka until a query finds its row. The
+//! * Latency: 10,000 frames a second, from just before the frame is sent to Kafka until a query finds its row. The
 //!   query runs every 20 ms, so figures are up to that much too long.
 //! * Keys: how fast the cache moves many keys forward.
-//! * Outage: the same rate while ClickHouse is away; the recorder's memory before, at most and after.
+//! * Outage: the same rate while ClickHouse is down; the recorder's memory before, at most and after.
 
 #[path = "../tests/it/servers/mod.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "the tests use more of it, and a test may panic")]
@@ -86,7 +86,7 @@ fn frame(n: u64) -> Frame {
     Frame { key, received_at: Timestamp(ms as i64 * 1_000), connection: 1, origin: Origin::Socket, payload }
 }
 
-/// Servers of their own and a recorder on them.
+/// Servers for this benchmark and a recorder on them.
 struct Setup {
     kafka: Kafka,
     clickhouse: Clickhouse,
@@ -98,7 +98,7 @@ struct Setup {
 
 impl Setup {
     async fn new() -> anyhow::Result<Self> {
-        let none = "a server cannot be had here";
+        let none = "a server is not available here";
         let kafka = Kafka::start().context(none)?;
         let (clickhouse, redis) = (Clickhouse::start().context(none)?, Redis::start().context(none)?);
         let directory = tempfile::tempdir()?;
@@ -126,7 +126,7 @@ impl Setup {
         Ok(Self { kafka, clickhouse, _redis: redis, log, directory, admin })
     }
 
-    /// Starts the recorder. The exchange is away: what it consumes lies in the topic.
+    /// Starts the recorder. The exchange is down, so it only consumes the topic.
     fn recorder(&self) -> anyhow::Result<Recorder> {
         let config = self.directory.path().join("tapekeeper.toml");
         let log = std::fs::File::create(self.directory.path().join("recorder.log"))?;
@@ -140,7 +140,7 @@ impl Setup {
         Ok(client()?.post(url).body(sql.to_owned()).send().await?.error_for_status()?.text().await?)
     }
 
-    /// Gives frames to Kafka at `RATE` until `until`; returns the number of the next one.
+    /// Sends frames to Kafka at `RATE` until `until`; returns the number of the next one.
     async fn produce(&self, mut next: u64, until: Instant, sent: &mut VecDeque<(u64, Instant)>) -> anyhow::Result<u64> {
         let (began, first) = (Instant::now(), next);
         while Instant::now() < until {
@@ -234,7 +234,7 @@ async fn throughput(frames: u64) -> anyhow::Result<(f64, f64, u64)> {
     Ok((rows / wall, cpu * 1e6 / rows, rss))
 }
 
-/// From just before a frame is given to Kafka until a query finds its row.
+/// From just before a frame is sent to Kafka until a query finds its row.
 async fn latency(seconds: u64) -> anyhow::Result<()> {
     let setup = Setup::new().await?;
     setup.log.append(vec![frame(0)]).await?;
@@ -285,7 +285,7 @@ async fn latency(seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The recorder's memory while ClickHouse is away.
+/// The recorder's memory while ClickHouse is down.
 async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     let setup = Setup::new().await?;
     setup.log.append(vec![frame(0)]).await?;
@@ -306,8 +306,8 @@ async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     recorder.wait_for_rows(next).await?;
     println!(
-        "ClickHouse away {seconds} s at {RATE}/s: {before} MiB before, {most} MiB at most meanwhile, {} MiB after; \
-         {next} rows were there {:.1} s after it was back (port {})",
+        "ClickHouse down for {seconds} s at {RATE}/s: {before} MiB before, {most} MiB at most meanwhile, {} MiB after; \
+         {next} rows were stored {:.1} s after its restart (port {})",
         recorder.rss_mib()?,
         began.elapsed().as_secs_f64(),
         setup.kafka.server.port
@@ -315,9 +315,9 @@ async fn measure_outage(seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Latest values moved forward in Redis, by so many keys an update.
+/// How fast latest values move forward in Redis, for several numbers of keys an update.
 async fn keys() -> anyhow::Result<()> {
-    let redis = Redis::start().context("a server cannot be had here")?;
+    let redis = Redis::start().context("a server is not available here")?;
     for keys in [1_i64, 100, 400, 2_000] {
         let cache = RedisCache::connect(&redis.database())?;
         let rounds = 40_000 / keys;

@@ -1,4 +1,4 @@
-//! What the embedded stores cost: append, consume, read back and insert, with fsync on, in a directory
+//! The cost of the embedded stores: append, consume, read back and insert, with fsync on, in a directory
 //! that TAPEKEEPER_BENCH_DIR names (default: the system's temporary one, which must be a real disk).
 //!
 //! `cargo bench --bench stores [-- log|history]`; prints the median of several rounds as rows/s and microseconds a row.
@@ -46,15 +46,15 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(base).unwrap()
 }
 
-/// Time by the clock, and time of processors as the kernel counts it for this process, in steps of 10 ms:
-/// on a machine that others use too only the second one can be compared.
+/// Wall-clock time, and processor time as the kernel counts it for this process, in steps of 10 ms: on a machine that
+/// others use too only the second one can be compared.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     elapsed: Duration,
     processors: Duration,
 }
 
-/// Both times when it was made.
+/// Both times at its start.
 struct Stopwatch(Instant, Duration);
 
 impl Stopwatch {
@@ -110,7 +110,7 @@ fn frame(symbol: &str, id: i64) -> Frame {
 async fn bench_log(batch: usize) {
     let directory = directory();
     let path = directory.path().join("log.db");
-    // A sync for every single frame is a thousand times slower: fewer of them say as much.
+    // A sync for every single frame is a thousand times slower, so fewer frames are enough.
     let rows = if batch == 1 { 500 } else { ROWS };
     let frames: Vec<Frame> = (0..rows).map(|id| frame("BTCUSDT", id as i64)).collect();
     let log = EmbeddedLog::open(&path, Options::default()).unwrap();

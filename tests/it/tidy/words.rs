@@ -1,12 +1,12 @@
-//! What no file may do: read the wall clock, sleep a thread, queue without a bound, unwrap, print past the commands' own way; be too long, say nothing
-//! of itself, carry a name that says nothing.
+//! What no file may contain: calls that bypass the house's own ways (wall clock, sleeping threads, unbounded queues,
+//! unwrap, println), too many lines, no purpose, a vague name.
 
 use super::source::{code, without_tests};
 use super::{File, assert_none, rust_files};
 
 const LINES_MAX: usize = 500;
 
-/// Names that hold everything and therefore say nothing.
+/// Names that fit everything and therefore tell nothing.
 const VAGUE_NAMES: &[&str] = &[
     "core",
     "common",
@@ -60,11 +60,11 @@ fn without_purpose_or_too_long(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
         if !file.text.starts_with("//!") {
-            found.push(format!("{}: does not open with `//!` and what it is for", file.path));
+            found.push(format!("{}: does not open with `//!` and its purpose", file.path));
         }
         let lines = file.text.lines().count();
         if lines > LINES_MAX {
-            found.push(format!("{}: {lines} lines; over {LINES_MAX} it is two modules", file.path));
+            found.push(format!("{}: {lines} lines; above {LINES_MAX} it is two modules", file.path));
         }
     }
     found
@@ -75,7 +75,7 @@ fn vague_names(files: &[File]) -> Vec<String> {
         let path = file.path.trim_end_matches(".rs");
         path.split('/').any(|name| VAGUE_NAMES.contains(&name))
     };
-    files.iter().filter(is_vague).map(|file| format!("{}: a name that says nothing", file.path)).collect()
+    files.iter().filter(is_vague).map(|file| format!("{}: a vague name", file.path)).collect()
 }
 
 #[test]

@@ -247,7 +247,7 @@ async fn a_partition_that_was_revoked_while_paused_and_comes_back_is_consumed() 
     }
     let mut one = Worker::new(&log).await;
     poll_until(&mut [&mut one], "one begins", |w| !w[0].taken.is_empty()).await;
-    // One is busy: what it was read ahead fills up, and its partitions are paused.
+    // The stimulus: a caller that is busy until the queue of deliveries is full and the partitions are paused.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let other = open(&options, "two").await;
     let mut two = Worker::new(&other).await;
@@ -307,7 +307,7 @@ async fn records_that_nobody_consumes_stay_in_the_broker() {
     let before = resident_bytes();
     let mut worker = Worker::new(&log).await;
     poll_until(&mut [&mut worker], "it begins", |w| !w[0].taken.is_empty()).await;
-    // A caller that is busy for longer than the session.
+    // The stimulus: a caller that is busy for longer than the session.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{} MB of {} were read ahead", grown >> 20, (COUNT as usize * FRAME) >> 20);
