@@ -2,6 +2,7 @@
 //!
 //! Each rule has a test on an example that breaks it, which shows that the rule can fail.
 
+mod bans;
 mod edges;
 mod shipped;
 mod source;

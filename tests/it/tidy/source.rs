@@ -24,6 +24,16 @@ pub fn code(text: &str) -> String {
     String::from_utf8(out).expect("only whole characters are blanked")
 }
 
+/// The opposite of [`code`]: only comments and quoted texts, with a `;` for every other character.
+pub fn prose(text: &str) -> String {
+    let blanked = code(text);
+    let kept = |(at, character): (usize, char)| match blanked.as_bytes()[at] {
+        b' ' | b'\n' => character,
+        _ => ';',
+    };
+    text.char_indices().map(kept).collect()
+}
+
 fn blank(out: &mut [u8], span: Range<usize>) {
     for byte in &mut out[span] {
         if *byte != b'\n' {
