@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench audits`; prints the median of several rounds.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 #[path = "../tests/it/servers/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]

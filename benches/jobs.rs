@@ -3,7 +3,7 @@
 //! `cargo bench --bench jobs [-- simulate|lateness]`. The lateness is that of a task which does nothing, on the runner
 //! as the service has it, with its runs recorded in an embedded history; the machine should be idle.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench stores [-- log|history]`; prints the median of several rounds as rows/s and microseconds a row.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot continue has failed")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -5,13 +5,13 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// A configuration with so many streams: the number shows which file was read.
+/// A configuration with this number of streams, which shows which file was read.
 fn configuration(streams: usize) -> String {
     let symbols: Vec<String> = (0..streams).map(|n| format!("\"SYM{n}\"")).collect();
     format!("[[feed]]\nexchange = \"binance\"\nsymbols = [{}]\nchannels = [\"trade\"]\n", symbols.join(", "))
 }
 
-/// A schedule with so many jobs.
+/// A schedule with this number of jobs.
 fn schedule(prefix: &str, jobs: usize) -> String {
     let job = |n| format!("[job.{prefix}{n}]\ntask = \"gap-sweep\"\nevery = \"15m\"\n");
     format!("schema = 1\n{}", (0..jobs).map(job).collect::<String>())

@@ -125,7 +125,7 @@ async fn duplicates_and_reorderings_raise_no_gap() {
     simulator.stop().await;
 }
 
-/// Faults that a random schedule draws from; each lasts two seconds at most.
+/// Faults that a random schedule draws from; each lasts a second at most.
 const RANDOM_FAULTS: [&str; 14] = [
     "cut",
     "close",

@@ -8,7 +8,7 @@ use super::sample_history::{self, FIRST_ID, MISSING, NEVER_EXISTED};
 use super::simulated_exchange::start_market;
 use super::truth::{HistoryFile, assert_complete};
 
-/// Records at least so many trades and klines and stops; nothing is missing.
+/// Records at least this number of trades and klines and stops; nothing is missing.
 async fn record(trades: i64, klines: i64, channels: &[&str]) -> TestApp {
     let simulator = start_market(seed(), &["BTCUSDT"], 300.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], channels));

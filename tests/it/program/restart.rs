@@ -17,7 +17,7 @@ fn state(app: &TestApp) -> Value {
     serde_json::from_str(&fs::read_to_string(app.data_dir.join(STATE)).unwrap()).unwrap()
 }
 
-/// Waits until so many trades are in history.
+/// Waits until history has this number of trades.
 async fn wait_for_stored(app: &TestApp, trades: i64) {
     let count = || HistoryFile::open(app).number("SELECT count(*) FROM trades");
     wait_for("trades are stored", WAIT_MAX, async || (count() >= trades).then_some(())).await;

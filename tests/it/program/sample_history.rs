@@ -61,7 +61,7 @@ fn kline(minute: i64) -> KlineRow {
     KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: minute % 2 == 0 }
 }
 
-/// Writes so many ids of trades and so many klines; the trades of [`MISSING`] and [`NEVER_EXISTED`] are left out.
+/// Writes trades with this number of ids, without those in [`MISSING`] and [`NEVER_EXISTED`], and klines.
 pub async fn write(data_dir: &Path, trades: i64, klines: i64) {
     std::fs::create_dir_all(data_dir).unwrap();
     let history = EmbeddedHistory::open(&data_dir.join("history.db")).unwrap();

@@ -197,7 +197,7 @@ const IMPURE: &[&str] = &[
     "tracing::",
 ];
 
-/// Rooms with backends, and the backends, which only app names.
+/// Modules with backends, and the backends, which only app names.
 const PORTS: [&str; 3] = ["log", "history", "cache"];
 const BACKENDS: [&str; 4] = ["embedded", "kafka", "clickhouse", "redis"];
 

@@ -86,7 +86,7 @@ fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// Where a phrase begins in the tokens: its line. `after` is what may follow it.
+/// The lines in which a phrase begins, except where words follow that make it fine.
 fn places(tokens: &[Token], phrase: &Phrase) -> Vec<usize> {
     let words: Vec<&str> = phrase.words.split(' ').collect();
     let is_word = |token: &Token, word: &str| token.as_ref().is_some_and(|(_, found)| found == word);

@@ -26,7 +26,7 @@ use stores::Stores;
 
 const CAPTURE: &str = "binance/ethusdt_20240808.gz";
 
-/// What may be killed.
+/// A process that a test kills.
 #[derive(Clone, Copy, Debug)]
 enum Victim {
     Recorder,
@@ -35,7 +35,7 @@ enum Victim {
     Redis,
 }
 
-/// Kills of the recorder and of each server, so many each, in random order at random moments of the span.
+/// Plans `recorder` kills of the recorder and `each_server` kills of each server, at random moments of the span.
 fn plan(random: &mut StdRng, span_ms: u64, recorder: usize, each_server: usize) -> Vec<(u64, Victim)> {
     let mut victims = vec![Victim::Recorder; recorder];
     for server in [Victim::Kafka, Victim::Clickhouse, Victim::Redis] {
@@ -134,10 +134,10 @@ async fn two_recorders_share_a_group_and_one_takes_over() {
     wait_for("both consume", WAIT_MAX, async || (frames(&east).await > 100 && frames(&west).await > 100).then_some(()))
         .await;
     // A recorder asks the exchange about a stream that was silent for 5 s, and recovers it 5 s later. At 200 trades a
-    // second so many take 15 s.
+    // second this number takes 15 s.
     let both = async || frames(&east).await + frames(&west).await;
     let before = both().await;
-    wait_for("both go on consuming", WAIT_MAX, async || (both().await > before + 3_000).then_some(())).await;
+    wait_for("both keep consuming", WAIT_MAX, async || (both().await > before + 3_000).then_some(())).await;
     east.kill().await;
     let before = frames(&west).await;
     wait_for("west takes over", WAIT_MAX, async || (frames(&west).await > before + 500).then_some(())).await;

@@ -51,7 +51,6 @@ pub const PHRASES: &[Phrase] = &[
     phrase("gives back", "returns"),
     phrase("give back", "return"),
     phrase("given back", "returned"),
-    phrase("gives up", "abandons, stops after"),
     phrase("hears of", "receives, learns"),
     phrase("hear of", "receive, learn"),
     phrase("heard of", "received, learned"),
