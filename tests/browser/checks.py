@@ -1,4 +1,4 @@
-"""What is checked of the status page in a browser."""
+"""The checks of the status page in a browser."""
 
 import contextlib
 import re
@@ -55,7 +55,7 @@ class Test:
         return "\n".join(f"{path}:\n{path.read_text()[-4000:]}" for path in self.directory.rglob("*.log"))
 
     def inject_faults(self):
-        """A gap that heals, a gap that stays open while REST fails, and a job that fails."""
+        """Makes a gap that is filled, a gap that stays open while REST fails, and a job that fails."""
         gaps = lambda state: [gap for gap in self.recorder.ask("/api/v1/gaps") if gap["state"] == state]
         wait_for("trades come", lambda: self.recorder.ask("/api/v1/status")["rows"] > 50)
         self.exchange.inject("drop:BTCUSDT:20")
@@ -67,23 +67,23 @@ class Test:
 
     @contextlib.contextmanager
     def page(self, size="1440", scheme="light", script=True, url=None, may_complain=False):
-        """An open page; what its console complains of is a failure."""
+        """An open page; an error or a warning in its console is a failure."""
         options = {"viewport": SIZES[size], "color_scheme": scheme, "java_script_enabled": script}
         context = self.browser.new_context(**options, reduced_motion="reduce")
         context.set_default_timeout(WAIT_SECONDS_MAX * 1000)
         page, complaints = context.new_page(), []
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         try:
             page.goto(url or self.recorder.url)
             yield page
-            expect(may_complain or not complaints, f"the console complains: {complaints}")
+            expect(may_complain or not complaints, f"the console has errors: {complaints}")
         finally:
             context.close()
 
 
 def every_size_and_scheme(test):
-    """Every way in which the page is looked at."""
+    """Every size, colour scheme and script setting."""
     for size in SIZES:
         for scheme in SCHEMES:
             for script in (True, False):
@@ -102,7 +102,7 @@ def it_renders_at_every_size_in_light_and_dark_with_and_without_a_script(test):
                 expect(page.get_by_role("heading", name=heading, exact=True).count() == 1, f"{name}: {heading} is missing")
             for words in ("over REST", "open for", "rows missing", "SQLite"):
                 expect(words in page.content(), f"{name}: {words} is missing")
-            expect(page.locator("#lost").is_hidden(), f"{name}: it says that the service does not answer")
+            expect(page.locator("#lost").is_hidden(), f"{name}: it shows that the service does not answer")
 
 
 def no_width_makes_the_body_scroll_sideways(test):
@@ -132,7 +132,7 @@ def every_control_has_a_name_of_its_own(test):
         expect(len(names) > 10 and all(names), f"something has no name: {names}")
         expect(len(set(names)) == len(names), f"two have the same name: {names}")
         for drawing in page.locator("svg[role=img]").all():
-            expect(drawing.get_attribute("aria-label"), "a drawing says nothing to who cannot see it")
+            expect(drawing.get_attribute("aria-label"), "a drawing has no description")
 
 
 def it_stays_fresh_without_being_loaded_again(test):
@@ -143,9 +143,9 @@ def it_stays_fresh_without_being_loaded_again(test):
         test.exchange.inject("drop:ETHUSDT:7")
         missing = page.locator("#gaps li", has_text="7 rows missing")
         missing.first.wait_for()
-        expect(page.evaluate("() => window.stayed"), "it was loaded again")
+        expect(page.evaluate("() => window.stayed"), "the page was loaded again")
         expect(page.evaluate("() => performance.getEntriesByType('resource').every((entry) => "
-                             "new URL(entry.name).pathname === '/events')"), "it asked for more than events")
+                             "new URL(entry.name).pathname === '/events')"), "the page requested more than events")
 
 
 def buttons_work_with_a_script_and_keep_the_focus(test):
@@ -162,7 +162,7 @@ def buttons_work_with_a_script_and_keep_the_focus(test):
         expect(not test.recorder.job("retention")["paused"], "it is still paused")
         page.get_by_role("button", name="Compare and repair").click()
         page.locator("#result", has_text="compared").wait_for()
-        expect(page.evaluate("() => window.stayed"), "it was loaded again")
+        expect(page.evaluate("() => window.stayed"), "the page was loaded again")
 
 
 def buttons_work_without_a_script(test):
@@ -177,7 +177,7 @@ def buttons_work_without_a_script(test):
         page.locator("#result", has_text="retention runs again").wait_for()
         page.get_by_role("button", name="Run now: broken").click()
         page.locator("#result", has_text="broken").wait_for()
-        expect(page.locator("#result .bad").count() == 1, "a run that failed is not told as one")
+        expect(page.locator("#result .bad").count() == 1, "a failed run is not shown as failed")
 
 
 def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
@@ -192,7 +192,7 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
             )
             if at[2]:
                 break
-            expect(at[1], f"the focus on {at[0]!r} is not seen")
+            expect(at[1], f"the focus on {at[0]!r} is not visible")
             reached.append(at[0])
         for wanted in ("Skip to the content", "repair", "run-retention", "pause-state-snapshot", "streams-table", "metrics"):
             expect(wanted in reached, f"{wanted} is not reached: {reached}")
@@ -200,7 +200,7 @@ def the_keyboard_reaches_everything_and_the_focus_is_seen_and_stays(test):
         button.focus()
         page.evaluate("() => { document.activeElement.dataset.old = 'yes'; }")
         page.wait_for_function("() => document.getElementById('run-retention').dataset.old === undefined")
-        expect(page.evaluate("() => document.activeElement.id") == "run-retention", "the focus was lost in a renewal")
+        expect(page.evaluate("() => document.activeElement.id") == "run-retention", "an update of the page lost the focus")
 
 
 def a_selection_stays_and_its_part_is_updated_when_it_is_cleared(test):
@@ -210,7 +210,7 @@ def a_selection_stays_and_its_part_is_updated_when_it_is_cleared(test):
         streams = page.locator("#streams").inner_html()
         page.wait_for_function("(before) => document.querySelector('#streams').innerHTML !== before", arg=streams)
         expect(page.evaluate("() => getSelection().toString()").startswith("Tapekeeper"), "the selection was lost")
-        expect(page.evaluate(AS_OF) == before, "the part with the selection was renewed")
+        expect(page.evaluate(AS_OF) == before, "the part with the selection was updated")
         page.evaluate("() => getSelection().removeAllRanges()")
         page.wait_for_function("(before) => document.querySelector('#head time').dateTime > before", arg=before)
 
@@ -232,7 +232,7 @@ def beyond_loopback_the_form_asks_for_the_token(test):
                 page.get_by_label("Admin token").fill(TOKEN)
                 page.get_by_role("button", name="Pause: retention").click()
                 page.locator("#result", has_text="retention is paused").wait_for()
-                # What is typed stays when the page is renewed, but not when it is loaded.
+                # Typed text stays when the page is updated, but not when it is loaded.
                 page.get_by_label("Admin token").fill(TOKEN)
                 page.get_by_role("button", name="Resume: retention").click()
                 page.locator("#result", has_text="retention runs again").wait_for()
@@ -259,9 +259,9 @@ def another_site_can_submit_nothing_and_an_injected_script_does_not_run(test):
                  '<img src="data:," onerror="window.broken = true"><p style="position:fixed">over</p>'; }"""
         )
         page.evaluate("() => new Promise((done) => setTimeout(done, 300))")
-        expect(not page.evaluate("() => window.broken"), "a handler that got in was run")
+        expect(not page.evaluate("() => window.broken"), "an injected handler ran")
         style = page.evaluate("() => getComputedStyle(document.querySelector('#result p')).position")
-        expect(style == "static", "a style that got in was used")
+        expect(style == "static", "an injected style was used")
 
 
 def more_pages_than_event_streams_stay_fresh_too(test):
@@ -276,7 +276,7 @@ def more_pages_than_event_streams_stay_fresh_too(test):
         with test.page(may_complain=True) as page:
             before = page.evaluate(AS_OF)
             page.wait_for_function("(before) => document.querySelector('#head time').dateTime > before", arg=before)
-            expect(page.locator("#lost").is_hidden(), "it says that the service does not answer")
+            expect(page.locator("#lost").is_hidden(), "it shows that the service does not answer")
     finally:
         for listener in listeners:
             listener.close()
@@ -293,7 +293,7 @@ def it_shows_that_the_service_is_down_and_resumes_when_it_is_back(test):
         test.recorder.start()
         page.locator("#lost").wait_for(state="hidden")
         page.wait_for_function("(before) => document.querySelector('#head time').dateTime > before", arg=before)
-        expect(page.evaluate("() => window.stayed"), "it was loaded again")
+        expect(page.evaluate("() => window.stayed"), "the page was loaded again")
 
 
 ALL = [

@@ -1,7 +1,8 @@
-"""A simulated exchange and the recorders of it, as processes on free ports of loopback."""
+"""A simulated exchange and its recorders, as processes on free ports of loopback."""
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -21,30 +22,30 @@ task = "retention"
 every = "10m"
 [job.broken]
 task = "command"
-description = "fails, to be seen"
+description = "fails, for the page to show"
 every = "3s"
 args = { argv = ["/bin/false"] }
 """
 
 
 class Failed(Exception):
-    """A check found what it must not find."""
+    """A check has failed."""
 
 
 def wait_for(what, condition, seconds=WAIT_SECONDS_MAX):
-    """Asks again and again until the answer is true."""
+    """Polls a condition until it is true; returns its value."""
     until = time.monotonic() + seconds
     while True:
         answer = condition()
         if answer:
             return answer
         if time.monotonic() > until:
-            raise Failed(f"waited {seconds} s in vain until {what}: {answer!r}")
+            raise Failed(f"not within {seconds} s: {what}: {answer!r}")
         time.sleep(0.05)
 
 
 def get(url, body=None):
-    """The status and the text of an answer; 0 when nobody answers."""
+    """The status and the text of an answer; 0 when there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(url, data=body), timeout=10) as answer:
@@ -56,13 +57,19 @@ def get(url, body=None):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A free port below those of outgoing connections, one of which could take it while the recorder is down."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class Exchange:
-    """The exchange, which can be broken."""
+    """The exchange, which injects faults on request."""
 
     def __init__(self, program, directory):
         self.log = directory / "exchange.log"
@@ -81,7 +88,7 @@ class Exchange:
 
 
 class Recorder:
-    """A recorder of the exchange, which can be stopped and started again."""
+    """A recorder of the exchange; it can be stopped and started again."""
 
     def __init__(self, program, directory, exchange, listen="127.0.0.1", token=None):
         directory.mkdir()
@@ -121,7 +128,7 @@ class Recorder:
 
 
 def stop_process(process):
-    """Ends a process of ours in order, or at once when it does not end."""
+    """Stops a process by SIGTERM, or by SIGKILL when that takes too long."""
     if process is None or process.poll() is not None:
         return
     process.send_signal(signal.SIGTERM)

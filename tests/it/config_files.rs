@@ -1,17 +1,17 @@
-//! Where `tapekeeper check` finds its files, and how it exits: the real program in directories of its own.
+//! Which files `tapekeeper check` reads, and its exit codes: the real program in directories of its own.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// A configuration with so many streams, by which a test tells which file was read.
+/// A configuration with this number of streams, which shows which file was read.
 fn configuration(streams: usize) -> String {
     let symbols: Vec<String> = (0..streams).map(|n| format!("\"SYM{n}\"")).collect();
     format!("[[feed]]\nexchange = \"binance\"\nsymbols = [{}]\nchannels = [\"trade\"]\n", symbols.join(", "))
 }
 
-/// A schedule with so many jobs.
+/// A schedule with this number of jobs.
 fn schedule(prefix: &str, jobs: usize) -> String {
     let job = |n| format!("[job.{prefix}{n}]\ntask = \"gap-sweep\"\nevery = \"15m\"\n");
     format!("schema = 1\n{}", (0..jobs).map(job).collect::<String>())
@@ -27,18 +27,18 @@ fn directory(files: &[(&str, &str)]) -> TempDir {
     directory
 }
 
-/// Runs `tapekeeper check` there, with nothing in the environment but what is given.
+/// Runs `tapekeeper check` in a directory with exactly these environment variables.
 fn check(directory: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tapekeeper"));
     command.current_dir(directory).env_clear().envs(variables.iter().copied());
     command.arg("check").args(arguments).output().unwrap()
 }
 
-/// What it counted, and which files it read.
+/// Checks which files the command read, and its counts.
 #[track_caller]
 fn assert_reads(output: &Output, files: &str, streams: usize, jobs: usize) {
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(said, format!("ok: {files}: {streams} streams, {jobs} jobs\n"));
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text, format!("ok: {files}: {streams} streams, {jobs} jobs\n"));
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -55,7 +55,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_directory() {
     assert_reads(&check(directory.path(), &variables, &arguments), "line.toml, line-jobs.toml", 3, 3);
     assert_reads(&check(directory.path(), &variables, &[]), "env.toml, env-jobs.toml", 2, 2);
     assert_reads(&check(directory.path(), &[], &[]), "tapekeeper.toml, jobs.toml", 1, 1);
-    // Set to nothing is not set.
+    // An empty variable counts as not set.
     let empty = [("TAPEKEEPER_CONFIG", ""), ("TAPEKEEPER_JOBS", "")];
     assert_reads(&check(directory.path(), &empty, &[]), "tapekeeper.toml, jobs.toml", 1, 1);
 }
@@ -97,8 +97,8 @@ fn errors_of_all_files_are_reported_at_once_in_the_order_of_the_files() {
     let output = check(directory.path(), &[], &[]);
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    let said = String::from_utf8(output.stderr).unwrap();
-    let positions: Vec<&str> = said.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let positions: Vec<&str> = errors.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect();
     let expected = [
         "tapekeeper.toml:1:1",
         "tapekeeper.toml:2:1",
@@ -108,8 +108,8 @@ fn errors_of_all_files_are_reported_at_once_in_the_order_of_the_files() {
         "jobs.toml:4:9",
         "jobs.d/a.toml:1:10",
     ];
-    assert_eq!(positions, expected, "{said}");
-    assert!(said.trim_end().ends_with("7 errors in 3 files"), "{said}");
+    assert_eq!(positions, expected, "{errors}");
+    assert!(errors.trim_end().ends_with("7 errors in 3 files"), "{errors}");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_named_file_that_does_not_exist_is_an_error() {
     let directory = directory(&[("tapekeeper.toml", &configuration(1))]);
     let output = check(directory.path(), &[("TAPEKEEPER_JOBS", "gone.toml")], &["--config", "missing.toml"]);
     assert_eq!(output.status.code(), Some(78));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("cannot read missing.toml: there is no such file"), "{said}");
-    assert!(said.contains("cannot read gone.toml: there is no such file"), "{said}");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("cannot read missing.toml: there is no such file"), "{errors}");
+    assert!(errors.contains("cannot read gone.toml: there is no such file"), "{errors}");
 }

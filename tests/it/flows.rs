@@ -1,8 +1,9 @@
-//! The flow from socket frames to history, on stores that fail, delay and tear batches, and crash.
+//! The recording path from socket frames to history, on stores that fail, delay and tear batches, with processes that
+//! crash.
 //!
-//! What must hold however it goes: nothing is committed that is not durable, and at every restart and at
-//! the end the ledger misses exactly what the exchange published and history does not have. With an exchange that can
-//! be asked for what was lost, which fails too, the ledger ends empty and history whole.
+//! Two things must hold: every committed frame is durable, and at every restart and at the end the ledger lists
+//! exactly the trades that the exchange published and history does not have. With an exchange that serves lost trades
+//! over REST, and fails too, no gap stays open and history is complete.
 
 mod exchange;
 
@@ -46,7 +47,7 @@ use exchange::Exchange;
 
 /// Ids of one symbol in one campaign.
 const IDS: i64 = 2_000;
-/// Time runs faster than the wall, so that graces pass quickly.
+/// How much faster than the wall clock time runs, so that grace periods pass quickly.
 const TIME_SCALE: i64 = 40;
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -65,7 +66,7 @@ fn fast_clock() -> Clock {
     Clock::from_fn(move || Timestamp(1_700_000_000_000_000 + began.elapsed().as_micros() as i64 * TIME_SCALE))
 }
 
-/// The running flow: what a process is between two crashes.
+/// The running recording path: what a process has between two crashes.
 struct Flow {
     events: mpsc::Sender<SocketEvent>,
     ingest: JoinHandle<Result<(), tapekeeper::log::LogError>>,
@@ -81,7 +82,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// Opens the stores in `directory` and goes on where they are; what is missing is asked of `exchange`.
+    /// Opens the stores in `directory` and resumes; backfill requests what is missing from `exchange`.
     async fn start(directory: &Path, faults: &Faults, clock: &Clock, exchange: Option<&Exchange>) -> Self {
         let log = EmbeddedLog::open(&directory.join("log.db"), Options { batch_records: 64, ..Options::default() });
         let log: Arc<dyn Log> = Arc::new(FaultyLog::new(Arc::new(log.unwrap()), faults.clone()));
@@ -139,7 +140,7 @@ impl Flow {
         self.events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
     }
 
-    /// Waits until what was sent is consumed and what was missing is back.
+    /// Waits until every frame is consumed and every gap is closed.
     async fn wait_until_complete(&self, seed: u64) {
         let until = Instant::now() + DEADLINE;
         loop {
@@ -154,7 +155,7 @@ impl Flow {
         }
     }
 
-    /// Ends at once, like SIGKILL: what is in memory is gone.
+    /// Ends at once, like SIGKILL: the contents of memory are lost.
     async fn crash(self) {
         self.ingest.abort();
         self.consume.abort();
@@ -166,7 +167,7 @@ impl Flow {
         assert!(self.consume.await.is_err_and(|error| error.is_cancelled()), "consume had ended by itself");
     }
 
-    /// Ends in order.
+    /// Stops in order.
     async fn stop(self) {
         drop(self.events);
         tokio::time::timeout(DEADLINE, self.ingest).await.unwrap().unwrap().unwrap();
@@ -179,22 +180,22 @@ impl Flow {
     }
 }
 
-/// What the stores say by themselves, faults aside.
+/// The contents of the stores, read without the faults.
 struct StoredState {
     stored: BTreeSet<i64>,
     missing: BTreeSet<i64>,
 }
 
 impl StoredState {
-    /// From the first stored id on: what a process lost that died before its first row is not known here.
+    /// Checks from the first stored id on: a process that died before its first row knows of no earlier one.
     fn assert_the_ledger_has_every_missing_id(&self, seed: u64, last: Option<i64>) {
         let (Some(first), Some(last)) = (self.stored.first().copied(), last) else { return };
         for id in first..=last {
             let (stored, missing) = (self.stored.contains(&id), self.missing.contains(&id));
-            assert!(stored || missing, "seed {seed}: {id} is neither stored nor known to be missing");
+            assert!(stored || missing, "seed {seed}: {id} is neither stored nor in the ledger");
         }
         let beyond: Vec<_> = self.missing.iter().filter(|id| !(first..=last).contains(id)).take(5).collect();
-        assert!(beyond.is_empty(), "seed {seed}: {beyond:?} are said to be missing beyond what was published");
+        assert!(beyond.is_empty(), "seed {seed}: {beyond:?} are in the ledger and were never published");
     }
 }
 
@@ -224,7 +225,7 @@ async fn read_stores(directory: &Path) -> StoredState {
     StoredState { stored, missing }
 }
 
-/// One campaign; everything random comes from the seed. Returns how many calls went wrong.
+/// Runs one campaign; everything random comes from the seed. Returns the number of injected faults.
 async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -254,7 +255,7 @@ async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
             flow = Flow::start(directory.path(), &faults, &clock, exchange).await;
         }
     }
-    // A last run that certainly arrives shows every hole before it.
+    // The last frames certainly arrive and reveal every gap before them.
     let last: Vec<i64> = (IDS + 1..=IDS + 5).collect();
     flow.send(&last, &clock).await;
     if exchange.is_some() {
@@ -264,7 +265,7 @@ async fn campaign(seed: u64, exchange: Option<&Exchange>) -> u64 {
     let found = read_stores(directory.path()).await;
     found.assert_the_ledger_has_every_missing_id(seed, Some(IDS + 5));
     if exchange.is_some() {
-        assert_eq!(found.missing, BTreeSet::new(), "seed {seed}: the exchange has all of it");
+        assert_eq!(found.missing, BTreeSet::new(), "seed {seed}: the exchange serves every trade");
         let (first, last) = (found.stored.first(), found.stored.last());
         assert_eq!((found.stored.len() as i64, last), (IDS + 6 - first.unwrap(), Some(&(IDS + 5))), "seed {seed}");
     }
@@ -278,7 +279,7 @@ async fn campaigns(exchange: Option<&Exchange>) {
     for seed in first.map_or(1..if soak { 200 } else { 9 }, |seed| seed..seed + 1) {
         injected += campaign(seed, exchange).await;
     }
-    assert!(injected > 0, "nothing went wrong, the campaigns show nothing");
+    assert!(injected > 0, "no fault was injected, so the campaigns show nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Integration tests.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod config_files;
 mod contracts;

@@ -1,7 +1,8 @@
-//! House rules as tests: the direction between modules, what no file may do, and that what we ship parses.
+//! House rules as tests: the direction between modules, banned calls, names and phrases, and that shipped files parse.
 //!
-//! Each rule has a test on a text made up to break it, so that the rule itself is seen to fail.
+//! Each rule has a test on an example that breaks it, which shows that the rule can fail.
 
+mod bans;
 mod edges;
 mod shipped;
 mod source;
@@ -13,12 +14,12 @@ use std::path::{Path, PathBuf};
 pub struct File {
     /// From the repository's root, with `/`.
     pub path: String,
-    /// As it stands.
+    /// Its contents.
     pub text: String,
 }
 
 impl File {
-    /// A file made up for a test.
+    /// A file that a test makes up.
     #[cfg(test)]
     pub fn example(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
@@ -30,7 +31,7 @@ impl File {
         below.split('/').next().unwrap_or(below).trim_end_matches(".rs")
     }
 
-    /// Whether all of it is tests: by its place or its name, or because its parent declares it for tests only.
+    /// Whether the file holds only tests, judged by its folder and its name.
     pub fn is_test(&self) -> bool {
         let place = ["/tests/", "_tests.rs", "/captures.rs"];
         place.iter().any(|part| self.path.contains(part)) || !self.path.starts_with("src/")

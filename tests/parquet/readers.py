@@ -1,4 +1,4 @@
-"""Opens a Parquet file in the way of one program and writes what that program sees: its types, then a row a line.
+"""Reads a Parquet file with one program and prints what that program sees: the types, then one row a line.
 
     readers.py pandas|polars|clickhouse FILE
 
@@ -14,21 +14,21 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 MICROSECOND = datetime.timedelta(microseconds=1)
 
 
-def value(seen):
-    """A value as jsonl has it; the type must be the right one already."""
-    if isinstance(seen, datetime.datetime):
-        return seen.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if isinstance(seen, decimal.Decimal):
-        text = f"{seen:f}"
+def value(cell):
+    """A cell as jsonl has it; its type must be correct already."""
+    if isinstance(cell, datetime.datetime):
+        return cell.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if isinstance(cell, decimal.Decimal):
+        text = f"{cell:f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    return seen
+    return cell
 
 
 def pandas(path):
     import pandas
 
     frame = pandas.read_parquet(path)
-    # An object may be anything: what its values are is told too.
+    # A column of objects may have any type, so the type of its values is reported.
     types = {
         name: "Decimal" if str(kind) == "object" and set(map(type, frame[name])) == {decimal.Decimal} else str(kind)
         for name, kind in frame.dtypes.items()
@@ -56,8 +56,10 @@ def clickhouse(path):
         types[name] = kind
     shown = {"Decimal": "toString({})", "DateTime64": "toUnixTimestamp64Micro({})"}
     columns = [shown.get(kind.split("(")[0], "{}").format(name) for name, kind in types.items()]
-    sql = (f"SELECT {', '.join(columns)} FROM file('{path}', 'Parquet') "
-           "SETTINGS output_format_json_quote_64bit_integers = 0, max_threads = 1")
+    # The engine reads the row groups of a file in parallel, so the rows need an explicit order: the one of the export.
+    order = next(name for name in ("trade_id", "open_time_us") if name in types)
+    sql = (f"SELECT {', '.join(columns)} FROM file('{path}', 'Parquet') ORDER BY {order} "
+           "SETTINGS output_format_json_quote_64bit_integers = 0")
     instants = [at for at, kind in enumerate(types.values()) if kind.startswith("DateTime64")]
 
     def row(line):

@@ -1,4 +1,4 @@
-"""One node of Apache Kafka on the machine's loopback, that is killed and comes back on what it had."""
+"""One node of Apache Kafka on the machine's loopback, which can be killed and restarted on its data."""
 
 import os
 import pathlib
@@ -10,14 +10,14 @@ import tempfile
 from machine import Skipped
 
 SERVERS = pathlib.Path(__file__).resolve().parents[1] / "servers"
-# Its own, its controller's, and that of the listener which wants a password: free in a machine of our own.
+# Ports of the plain listener, the controller and the listener with a password: free in a machine of our own.
 PORTS = ["9092", "9093", "9094"]
-# What the recorder is told of it.
+# The recorder's configuration for this broker.
 LOG = f'[log]\nbackend = "kafka"\n[log.kafka]\nbrokers = "127.0.0.1:{PORTS[0]}"\n'
 
 
 class Broker:
-    """`with Broker(machine, kept) as broker:` starts it, and ends it however the block ends; `kept` holds the servers."""
+    """`with Broker(machine, kept) as broker:` starts it and kills it at the end of the block; `kept` has the servers."""
 
     def __init__(self, machine, kept):
         self.machine = machine
@@ -26,7 +26,7 @@ class Broker:
             [SERVERS / "prepare", "kafka"], capture_output=True, text=True, env=self.environment, check=False
         )
         if made.returncode != 0:
-            raise Skipped(f"there is no Kafka here: {made.stderr.strip()}")
+            raise Skipped(f"Kafka is not available: {made.stderr.strip()}")
         self.program = made.stdout.strip()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tapekeeper-broker-"))
         # `until-eof` removes no directory without it.
@@ -42,7 +42,7 @@ class Broker:
         shutil.rmtree(self.directory)
 
     def start(self):
-        """Starts it on what its directory holds. It answers some seconds later."""
+        """Starts it on its directory. It answers some seconds later."""
         inside = ["nsenter", "-t", self.machine.init, "-n", self.program, *PORTS, self.directory]
         with open(self.directory / "server.log", "ab") as log:
             self.keeper = subprocess.Popen(
@@ -52,7 +52,7 @@ class Broker:
         self.process = int(self.keeper.stdout.readline())
 
     def kill(self):
-        """SIGKILL, and waits until it is gone; its data stays."""
+        """Sends SIGKILL and waits for the exit; its data stays."""
         if self.keeper is None:
             return
         os.kill(self.process, signal.SIGKILL)
@@ -60,5 +60,5 @@ class Broker:
         self.keeper = None
 
     def answers(self):
-        """Whether the recorder's configuration finds it."""
+        """Whether the installed recorder can connect to it."""
         return self.machine.run("tapekeeper check --connect").code == 0

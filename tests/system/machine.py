@@ -1,4 +1,4 @@
-"""A Debian with systemd as PID 1 in a container of its own, with a loopback of its own: made, booted, asked, ended."""
+"""A Debian with systemd as PID 1 in a container with its own loopback: builds, boots, controls and ends it."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import subprocess
 import time
 
 SUITE = "bookworm"
-# What a console-less container must not start, and what would wait for a network that it does not have.
+# Units that a container without a console must not start, and units that would wait for a network.
 MASKED = [
     "console-getty.service",
     "getty.target",
@@ -22,21 +22,21 @@ COMMAND_SECONDS_MAX = 180
 
 
 class Failed(Exception):
-    """A command or a wait did not end as it must."""
+    """A command or a check has failed."""
 
 
 class Skipped(Exception):
-    """What a check needs cannot be had here."""
+    """A check needs something that is not available here."""
 
 
 def expect(condition, what):
-    """Fails with `what`, unless."""
+    """Fails with `what` unless the condition holds."""
     if not condition:
         raise Failed(what)
 
 
 class Finished:
-    """What a command said, and how it ended."""
+    """The exit code and the output of a command."""
 
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err
@@ -46,7 +46,7 @@ class Finished:
 
 
 def image(cache):
-    """The base system as a tar, made once."""
+    """The base system as a tar file; built once."""
     tar = cache / f"{SUITE}.tar"
     if tar.exists():
         return tar
@@ -62,7 +62,7 @@ def image(cache):
         raise Failed(f"debootstrap failed, see {log}")
     for unit in MASKED:
         os.symlink("/dev/null", root / "etc/systemd/system" / unit)
-    # Complete or not there: another run may look for it.
+    # The rename makes it appear complete: another run may look for it.
     part = cache / f"{SUITE}.tar.{os.getpid()}"
     subprocess.run(["tar", "-C", root, "-cf", part, "."], check=True)
     shutil.rmtree(root)
@@ -71,7 +71,7 @@ def image(cache):
 
 
 class Machine:
-    """One container. `with Machine(...) as machine:` boots it and ends it, however the block ends."""
+    """One container. `with Machine(...) as machine:` boots it and ends it with the block."""
 
     def __init__(self, tar, root):
         self.root = pathlib.Path(root)
@@ -102,11 +102,11 @@ class Machine:
         if self.init is None:
             found = subprocess.run(["pgrep", "-P", str(self.nspawn.pid)], capture_output=True, text=True, check=False)
             self.init = found.stdout.split()[0] if found.stdout.split() else None
-        # `degraded` is a unit that cannot run in a container, and no business of ours.
+        # `degraded` means that some unit cannot run in a container, which does not matter here.
         return self.init is not None and self.run("systemctl is-system-running").out.strip() in ("running", "degraded")
 
     def end(self):
-        """Ends the container, its processes with it."""
+        """Ends the container and its processes."""
         if self.init is not None:
             try:
                 os.kill(int(self.init), signal.SIGKILL)
@@ -120,7 +120,7 @@ class Machine:
         self.console.close()
 
     def run(self, command, timeout=COMMAND_SECONDS_MAX):
-        """Runs a shell's command line inside; never fails by itself."""
+        """Runs a shell command inside; never raises for its exit code."""
         words = ["nsenter", "-t", self.init, "-m", "-u", "-i", "-p", "-C", "-n", "-r", "-w", "sh", "-c", command]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
         ran = subprocess.run(
@@ -130,14 +130,14 @@ class Machine:
         return Finished(ran.returncode, ran.stdout, ran.stderr)
 
     def sh(self, command, timeout=COMMAND_SECONDS_MAX):
-        """Runs a command line that must succeed; gives what it printed."""
+        """Runs a shell command that must succeed; returns its output."""
         ran = self.run(command, timeout)
         if ran.code != 0:
             raise Failed(f"`{command}`: {ran}")
         return ran.out
 
     def http(self, url, data=None):
-        """Asks a server of the container's loopback; gives status and body, or 0 and why there is no answer."""
+        """Sends a request to a server on the container's loopback; returns status and body, or 0 and the reason."""
         words = ["nsenter", "-t", self.init, "-n", "curl", "-sS", "-m", "20", "-w", "\n%{http_code}", "--noproxy", "*", url]
         if data is not None:
             words += ["-d", data]
@@ -156,7 +156,7 @@ class Machine:
         return (self.root / path.lstrip("/")).read_text()
 
     def wait_for(self, what, check, seconds=60):
-        """Waits until `check` gives something; gives it."""
+        """Waits until `check` returns something true; returns it."""
         until = time.monotonic() + seconds
         while True:
             found = check()

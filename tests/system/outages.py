@@ -1,4 +1,4 @@
-"""What the requirements say of outages: while something is away the service runs, says so, and nothing is lost in the end."""
+"""Outages: while a part is down the service runs and reports it, and nothing is lost in the end."""
 
 import time
 
@@ -17,7 +17,7 @@ def a_journal_that_stalls_stops_nothing(test):
     try:
         before, until = count(), time.monotonic() + test.outage(60)
         while time.monotonic() < until:
-            machine.wait_for("trades go on", lambda: count() > before, 20)
+            machine.wait_for("more trades are stored", lambda: count() > before, 20)
             before = count()
             time.sleep(0.5)
     finally:
@@ -31,12 +31,12 @@ def a_journal_that_stalls_stops_nothing(test):
 
 
 def degraded_for(test, seconds):
-    """What health says of each part, and the newest STATUS that says so too, while the service runs and copes."""
+    """The degraded parts in health and the newest STATUS that names one; the service must run all the time."""
     service, until, words, status = test.service, time.monotonic() + seconds, {}, ""
     while time.monotonic() < until:
         words |= service.degraded()
-        said = service.status_text()
-        status = said if any(f"; {part}: " in said for part in words) else status
+        text = service.status_text()
+        status = text if any(f"; {part}: " in text for part in words) else status
         expect(service.show("ActiveState") == "active", "it does not run")
         expect(service.health()[0] == 200, f"health: {service.health()}")
         time.sleep(1)
@@ -45,15 +45,15 @@ def degraded_for(test, seconds):
 
 def an_exchange_that_is_down_restarts_nothing(test):
     service, machine = test.service, test.machine
-    restarts, away = service.restarts(), test.outage(300)
-    service.inject(f"outage:{away:.0f}s")
-    machine.wait_for("it says so", lambda: "no connection" in service.journal("--lines=50"), 30)
-    words = degraded_for(test, away)[0].get("exchange", "")
-    test.measured(f"exchange away for {away:.0f} s: {words}")
-    expect("is down" in words, f"the health did not say so: {service.health()}")
+    restarts, outage = service.restarts(), test.outage(300)
+    service.inject(f"outage:{outage:.0f}s")
+    machine.wait_for("the journal reports it", lambda: "no connection" in service.journal("--lines=50"), 30)
+    words = degraded_for(test, outage)[0].get("exchange", "")
+    test.measured(f"exchange down for {outage:.0f} s: {words}")
+    expect("is down" in words, f"health does not report it: {service.health()}")
     expect(service.restarts() == restarts, "it was restarted")
-    # What was missed comes back within the exchange's request budget.
-    service.assert_complete(120 + 2 * away)
+    # Backfill fetches the missing trades within the exchange's request budget.
+    service.assert_complete(120 + 2 * outage)
 
 
 def a_silent_exchange_restarts_nothing(test):
@@ -62,19 +62,19 @@ def a_silent_exchange_restarts_nothing(test):
     service.inject(f"silent:{silent:.0f}s")
     until, words = time.monotonic() + silent, ""
     while time.monotonic() < until:
-        said = service.degraded().get("exchange", "")
-        words = said if "has sent nothing" in said else words
+        text = service.degraded().get("exchange", "")
+        words = text if "has sent nothing" in text else words
         time.sleep(1)
-    test.measured(f"exchange silent for {silent:.0f} s: {words or 'shorter than what counts as silence'}")
-    expect(silent < 70 or words, f"the health did not say so: {service.health()}")
+    test.measured(f"exchange silent for {silent:.0f} s: {words or 'too short to count as silence'}")
+    expect(silent < 70 or words, f"health does not report it: {service.health()}")
     expect(service.restarts() == restarts and service.show("ActiveState") == "active", "it was restarted")
     service.assert_complete(120 + 2 * silent)
 
 
 def a_broker_that_is_down_restarts_nothing(test):
-    service, machine, away = test.service, test.machine, test.outage(300)
+    service, machine, outage = test.service, test.machine, test.outage(300)
     with Broker(machine, test.servers) as broker:
-        # Another log: each stream goes on behind its rows in history.
+        # With another log each stream continues after its rows in history.
         service.stop()
         service.configure(feed(SYMBOLS) + LOG)
         machine.wait_for("the broker answers", broker.answers)
@@ -83,16 +83,16 @@ def a_broker_that_is_down_restarts_nothing(test):
         service.assert_complete()
         restarts, backfilled = service.restarts(), service.backfilled()
         broker.kill()
-        words, status = degraded_for(test, away)
-        test.measured(f"broker away for {away:.0f} s: {words}; STATUS: {status}")
-        expect("wait for the broker" in words.get("ingest", "") and status, f"it did not say so: {service.health()}")
-        expect(machine.http(f"{API}/readyz")[0] == 503, "it says that it records")
+        words, status = degraded_for(test, outage)
+        test.measured(f"broker down for {outage:.0f} s: {words}; STATUS: {status}")
+        expect("wait for the broker" in words.get("ingest", "") and status, f"health and STATUS do not report it: {service.health()}")
+        expect(machine.http(f"{API}/readyz")[0] == 503, "/readyz reports that it records")
         broker.start()
         began = time.monotonic()
         machine.wait_for("the log takes frames again", lambda: not {"ingest", "log"} & service.degraded().keys())
         took = time.monotonic() - began
-        service.assert_complete(120 + 2 * away)
-        test.measured(f"well {took:.1f} s after the broker's start, {service.backfilled() - backfilled} trades over REST")
+        service.assert_complete(120 + 2 * outage)
+        test.measured(f"recovered {took:.1f} s after the broker's start, {service.backfilled() - backfilled} trades over REST")
         expect(service.restarts() == restarts, "it was restarted")
         service.stop()
         expect(service.show("Result") == "success", service.show("Result"))

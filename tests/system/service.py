@@ -21,7 +21,7 @@ def feed(symbols, channels=("trade", "kline_1m")):
 
 
 class Service:
-    """What an operator does with it, and sees of it."""
+    """Controls and observes the service as an operator does."""
 
     def __init__(self, machine):
         self.machine = machine
@@ -30,7 +30,7 @@ class Service:
         self.machine.write("/etc/tapekeeper/tapekeeper.toml", text)
 
     def drop_in(self, text):
-        """Sets or (empty) removes what a test changes of the unit."""
+        """Writes the drop-in of the unit; an empty text removes it."""
         if text:
             self.machine.write(DROP_IN, text)
         else:
@@ -38,7 +38,7 @@ class Service:
         self.machine.sh("systemctl daemon-reload")
 
     def start(self):
-        """Starts it, however often that was done within StartLimitIntervalSec."""
+        """Starts it; the reset lifts the limit of StartLimitIntervalSec."""
         self.machine.sh(f"systemctl reset-failed {UNIT} 2>/dev/null; systemctl start {UNIT}")
 
     def restart(self):
@@ -48,7 +48,7 @@ class Service:
         self.machine.sh(f"systemctl stop {UNIT}")
 
     def start_exchange(self, rate):
-        # A copy of its own: the package is upgraded and removed meanwhile.
+        # A copy, because checks upgrade and remove the package.
         self.machine.sh("cp /usr/bin/tapekeeper /opt/exchange")
         symbols = ",".join(SYMBOLS)
         self.machine.sh(f"systemd-run --quiet --unit=exchange /opt/exchange simulate --symbols {symbols} --rate {rate}")
@@ -86,7 +86,7 @@ class Service:
         return json.loads(self.health()[1] or "{}").get("degraded") or {}
 
     def query(self, sql):
-        """Asks history, which may be read while the service writes."""
+        """Queries history, which may be read while the service writes."""
         path = self.machine.root / "var/lib/tapekeeper/history.db"
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
         try:
@@ -98,11 +98,11 @@ class Service:
         return [row[0] for row in self.query(f"SELECT trade_id FROM trades WHERE symbol = '{symbol}' ORDER BY trade_id")]
 
     def backfilled(self):
-        """How many trades came over REST."""
+        """The number of trades that came over REST."""
         return self.query("SELECT count(*) FROM trades WHERE is_backfilled = 1")[0][0]
 
     def lost(self):
-        """Trades that the exchange published since the first one stored and that history does not hold, once."""
+        """The symbols for which history lacks a published trade since its first one, or has one twice."""
         lost = {}
         for symbol in SYMBOLS:
             stored = self.trades(symbol)
@@ -114,7 +114,7 @@ class Service:
         return lost
 
     def assert_complete(self, seconds=90):
-        """Waits until what was published up to now is in history, exactly once, and `audit` agrees."""
+        """Waits until history has every trade published so far exactly once, and `audit` agrees."""
         upto = {symbol: (self.published(symbol) or [0])[-1] for symbol in SYMBOLS}
 
         def complete():

@@ -41,7 +41,7 @@ impl Exchange {
         Self { base, state }
     }
 
-    /// What a recorder repairs with.
+    /// The dependencies of a backfill that asks this exchange.
     pub(super) fn backfill_deps(&self, writer: Writer, ledger: SharedLedger, clock: &Clock) -> backfill::Deps {
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let options = RestOptions { base: Some(self.base.clone()), ..RestOptions::default() };
@@ -56,7 +56,7 @@ impl Exchange {
         }
     }
 
-    /// Requests that were refused.
+    /// The number of refused requests.
     pub(super) fn refused(&self) -> u64 {
         self.state.refused.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Ways in: the unix socket for who may open it, the port with the token for who is elsewhere.
+//! Access to the admin API: the unix socket for those who may open it, the port with the bearer token for all others.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
@@ -13,7 +13,7 @@ async fn commands_use_the_socket_which_survives_a_kill_and_is_removed_by_a_stop(
     let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
     let mut app = TestApp::new(&feeds);
     let socket = app.directory().join("admin.sock");
-    // Without a token nobody may change anything over this address: what a command changes came through the socket.
+    // Without a token this address allows no changes, so a command that changes something has used the socket.
     app.listen_everywhere();
     app.admin(&format!("socket = {:?}\n", socket.display().to_string()));
     app.configure(&feeds);
@@ -32,7 +32,7 @@ async fn commands_use_the_socket_which_survives_a_kill_and_is_removed_by_a_stop(
     let degraded = other.get("/healthz").await["degraded"]["admin"].as_str().unwrap_or_default().to_owned();
     assert!(degraded.contains("another process serves"), "{degraded}");
     other.stop_cleanly().await;
-    assert!(socket.exists(), "one that did not serve it has removed it");
+    assert!(socket.exists(), "a recorder that did not serve the socket removed it");
 
     app.kill().await;
     let output = app.command(&["jobs", "resume", "gap-sweep"]).await;
@@ -41,7 +41,7 @@ async fn commands_use_the_socket_which_survives_a_kill_and_is_removed_by_a_stop(
     app.start().await;
     assert_eq!(app.command(&["jobs", "resume", "gap-sweep"]).await.code, Some(0));
     app.stop_cleanly().await;
-    assert!(!socket.exists(), "the socket stays behind");
+    assert!(!socket.exists(), "the socket was not removed");
     simulator.stop().await;
 }
 
@@ -53,8 +53,8 @@ async fn a_port_beyond_loopback_is_logged_and_needs_the_token() {
     app.listen_everywhere();
     app.configure(&feeds);
     app.start().await;
-    let said = |app: &TestApp, words: &str| app.log().lines().find(|line| line.contains(words)).map(str::to_owned);
-    let line = said(&app, "no token is set").expect("the start says it");
+    let line_with = |app: &TestApp, words: &str| app.log().lines().find(|line| line.contains(words)).map(str::to_owned);
+    let line = line_with(&app, "no token is set").expect("the start warns");
     assert!(line.contains("WARN") && line.contains("admin-token"), "{line}");
     let output = app.command(&["jobs", "pause", "gap-sweep"]).await;
     assert_eq!(output.code, Some(77), "{output:?}");
@@ -63,7 +63,7 @@ async fn a_port_beyond_loopback_is_logged_and_needs_the_token() {
 
     app.set_env("TAPEKEEPER_ADMIN_TOKEN", "open sesame");
     app.start().await;
-    let line = said(&app, "need the bearer token").expect("the start says it");
+    let line = line_with(&app, "need the bearer token").expect("the start logs it");
     assert!(line.contains("INFO"), "{line}");
     let url = format!("{}/api/v1/jobs/gap-sweep/pause", app.base_url());
     assert_eq!(app.http().post(&url).bearer_auth("open").send().await.unwrap().status(), 401);

@@ -1,4 +1,4 @@
-//! The documents that dashboards and acceptance runs rely on: DESIGN.md section 5, "HTTP".
+//! The JSON documents that dashboards and acceptance runs rely on: DESIGN.md section 5, "HTTP".
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn recorder() -> (tapekeeper::simulator::Simulator, TestApp) {
     (simulator, app)
 }
 
-/// Pauses all jobs but one, and lets them run again.
+/// Pauses all jobs except one, checks which job runs next, and resumes them.
 async fn assert_the_next_run_skips_paused_jobs(app: &TestApp, names: &[&str]) {
     let others = || names.iter().filter(|name| **name != "state-snapshot");
     for name in others() {
@@ -151,11 +151,11 @@ async fn invalid_requests_are_refused_with_their_code() {
     ];
     for (request, status, code) in cases {
         let request = request.build().unwrap();
-        let asked = format!("{} {}", request.method(), request.url());
+        let name = format!("{} {}", request.method(), request.url());
         let answer = http.execute(request).await.unwrap();
         let got = answer.status().as_u16();
         let document: Value = answer.json().await.unwrap();
-        assert_eq!((got, &document["error"]["code"]), (status, &json!(code)), "{asked}: {document}");
+        assert_eq!((got, &document["error"]["code"]), (status, &json!(code)), "{name}: {document}");
         assert!(document["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{document}");
     }
     app.stop_cleanly().await;

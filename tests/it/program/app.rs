@@ -14,15 +14,15 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-/// How long anything may take that takes a second on an idle machine.
+/// The longest wait for something that takes about a second on an idle machine.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tapekeeper");
 
-/// A recorder from outside.
+/// A recorder's process as an operator sees it.
 pub struct TestApp {
     directory: TempDir,
-    /// Where it keeps its files.
+    /// The recorder's data directory.
     pub data_dir: PathBuf,
     listen: SocketAddr,
     /// More lines of `[admin]`.
@@ -44,7 +44,7 @@ pub fn feed(simulator: &Simulator, symbols: &[&str], channels: &[&str]) -> Strin
 }
 
 impl TestApp {
-    /// A recorder of these feeds, not started yet.
+    /// A recorder of these feeds; it is not started yet.
     pub fn new(feeds: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let http = reqwest::Client::builder().no_proxy().timeout(WAIT_MAX);
@@ -63,7 +63,7 @@ impl TestApp {
         app
     }
 
-    /// Writes the configuration: these feeds (or other top-level text), its directory and address.
+    /// Writes the configuration: these feeds (or other top-level text), the data directory and the address.
     pub fn configure(&self, feeds: &str) {
         let text = format!(
             "data_dir = {:?}\n\n{feeds}\n[admin]\nlisten = \"{}\"\n{}",
@@ -74,7 +74,7 @@ impl TestApp {
         fs::write(self.config_path(), text).unwrap();
     }
 
-    /// Puts more lines into `[admin]`; [`Self::configure`] writes them.
+    /// Adds lines to `[admin]`; [`Self::configure`] writes them.
     pub fn admin(&mut self, lines: &str) {
         self.admin = lines.to_owned();
     }
@@ -84,12 +84,12 @@ impl TestApp {
         self.listen.set_ip(Ipv4Addr::UNSPECIFIED.into());
     }
 
-    /// Sets a variable of the next process.
+    /// Sets an environment variable of the next process.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// The next process logs objects, with all fields.
+    /// Makes the next process log JSON objects with all fields.
     pub fn log_objects(&mut self) {
         self.arguments.extend(["--log-format", "json"]);
     }
@@ -110,13 +110,13 @@ impl TestApp {
         &self.http
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the recorder and waits until it is ready.
     pub async fn start(&mut self) {
         self.spawn();
         self.wait_until_ready().await;
     }
 
-    /// Starts it.
+    /// Starts the recorder.
     pub fn spawn(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(BINARY);
@@ -126,7 +126,7 @@ impl TestApp {
         self.child = Some(child);
     }
 
-    /// Waits until `/readyz` says 200.
+    /// Waits until `/readyz` returns 200.
     pub async fn wait_until_ready(&mut self) {
         let until = Instant::now() + WAIT_MAX;
         while self.status("/readyz").await != Some(200) {
@@ -144,28 +144,28 @@ impl TestApp {
         i32::try_from(self.child.as_ref().unwrap().id().unwrap()).unwrap()
     }
 
-    /// SIGKILL, and gone.
+    /// Sends SIGKILL and waits for the exit.
     pub async fn kill(&mut self) {
         self.child.take().unwrap().kill().await.unwrap();
     }
 
-    /// SIGTERM; returns how it ended and how long that took.
+    /// Sends SIGTERM; returns the exit status and how long the exit took.
     pub async fn stop(&mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
         tapekeeper::signals::terminate(self.pid()).unwrap();
         (self.wait_for_exit().await, began.elapsed())
     }
 
-    /// SIGTERM, and an exit with 0.
+    /// Sends SIGTERM and expects exit code 0.
     pub async fn stop_cleanly(&mut self) {
         let (status, _) = self.stop().await;
         assert_eq!(status.code(), Some(0), "the recorder did not stop in order: {status}");
     }
 
-    /// Waits until it has ended.
+    /// Waits for the exit.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        tokio::time::timeout(WAIT_MAX, child.wait()).await.expect("the recorder does not end").unwrap()
+        tokio::time::timeout(WAIT_MAX, child.wait()).await.expect("the recorder does not exit").unwrap()
     }
 
     /// Runs a command of the program with this configuration.
@@ -174,24 +174,24 @@ impl TestApp {
         run(&[arguments, &["--config", &config]].concat()).await
     }
 
-    /// The status code of a page, when it answers.
+    /// The status code of an answer; `None` when there is no answer.
     pub async fn status(&self, path: &str) -> Option<u16> {
         let answer = self.http.get(format!("{}{path}", self.base_url())).send().await.ok()?;
         Some(answer.status().as_u16())
     }
 
-    /// A document.
+    /// The JSON document at a path.
     pub async fn get(&self, path: &str) -> Value {
         self.http.get(format!("{}{path}", self.base_url())).send().await.unwrap().json().await.unwrap()
     }
 
-    /// Asks for a change; status and document.
+    /// Sends a POST; returns the status code and the JSON document.
     pub async fn post(&self, path: &str) -> (u16, Value) {
         let answer = self.http.post(format!("{}{path}", self.base_url())).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// What it has logged so far, colours left out.
+    /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -214,7 +214,7 @@ impl Drop for TestApp {
     }
 }
 
-/// How a command ended and what it printed.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub struct Output {
     pub code: Option<i32>,
@@ -228,12 +228,12 @@ pub async fn run(arguments: &[&str]) -> Output {
     command.args(arguments);
     clear_environment(&mut command);
     let ended = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).output();
-    let ended = tokio::time::timeout(WAIT_MAX * 3, ended).await.expect("the command does not end").unwrap();
+    let ended = tokio::time::timeout(WAIT_MAX * 3, ended).await.expect("the command does not exit").unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Output { code: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
 }
 
-/// A user's own settings are not the test's.
+/// Removes the user's own settings.
 fn clear_environment(command: &mut Command) {
     for name in [
         "TAPEKEEPER_CONFIG",
@@ -253,7 +253,7 @@ fn clear_environment(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
 }
 
-/// An address that nobody else takes: below the ports that outgoing connections use.
+/// A free address that no other test uses, below the ports of outgoing connections.
 fn free_address() -> SocketAddr {
     static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     loop {
@@ -265,7 +265,7 @@ fn free_address() -> SocketAddr {
     }
 }
 
-/// Waits until `check` gives something.
+/// Waits until `check` returns something.
 pub async fn wait_for<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + limit;
     loop {
@@ -277,16 +277,24 @@ pub async fn wait_for<T>(what: &str, limit: Duration, mut check: impl AsyncFnMut
     }
 }
 
-/// Whether the long campaigns are asked for; says so when not.
-pub fn soak() -> bool {
-    let asked = std::env::var_os("TAPEKEEPER_SOAK").is_some();
-    if !asked {
-        eprintln!("soak only: set TAPEKEEPER_SOAK=1 to run it");
-    }
-    asked
+/// A counter of a recorder; 0 while it does not answer.
+pub async fn metric(app: &TestApp, name: &str) -> u64 {
+    let Ok(answer) = app.http().get(format!("{}/metrics", app.base_url())).send().await else { return 0 };
+    let text = answer.text().await.unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// A seed, printed, or the one in `TAPEKEEPER_SEED`.
+/// Whether TAPEKEEPER_SOAK asks for the long campaigns; prints a note when it does not.
+pub fn soak() -> bool {
+    let is_soak = std::env::var_os("TAPEKEEPER_SOAK").is_some();
+    if !is_soak {
+        eprintln!("soak only: set TAPEKEEPER_SOAK=1 to run it");
+    }
+    is_soak
+}
+
+/// The seed in `TAPEKEEPER_SEED`, or a random one; prints it.
 pub fn seed() -> u64 {
     let seed = std::env::var("TAPEKEEPER_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::random_range(1..1_000_000));

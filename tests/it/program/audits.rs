@@ -1,4 +1,4 @@
-//! Rows that are gone behind our back: sweeps, checks and repairs bring them back.
+//! Rows that another program deletes from history: sweeps, checks and repairs restore them.
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -91,7 +91,7 @@ async fn rows_that_the_cache_has_and_history_lacks_are_backfilled() {
     assert_eq!(status, 200, "{report}");
     assert_eq!((&report["sent_to_backfill"], &report["unrepaired"]), (&Value::from(1), &serde_json::json!([])));
     assert!(report["repaired"].is_u64());
-    // The newest row is back; those before it are found when everything is recounted.
+    // The repair restores the newest row; the sweep finds those before it.
     let back = || HistoryFile::open(&app).number(&format!("SELECT count(*) FROM trades WHERE trade_id = {last}"));
     wait_for("the newest row is back", WAIT_MAX, async || (back() == 1).then_some(())).await;
     assert_eq!(app.command(&["jobs", "run", "gap-sweep", "--wait"]).await.code, Some(0));
@@ -104,7 +104,7 @@ async fn rows_that_the_cache_has_and_history_lacks_are_backfilled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn klines_are_verified_against_the_exchange_and_their_trades() {
     let mut options = super::simulated_exchange::generated_options(seed(), &["BTCUSDT"], 300.0, "");
-    // Klines are verified a minute after they closed: this exchange's are old.
+    // Klines are verified a minute after they closed, so this exchange's clock is half an hour behind.
     let system = tapekeeper::clock::Clock::system();
     options.clock = tapekeeper::clock::Clock::from_fn(move || system.now().plus_micros(-1_800_000_000));
     let simulator = super::simulated_exchange::start(options).await;
@@ -121,8 +121,8 @@ async fn klines_are_verified_against_the_exchange_and_their_trades() {
         run["report"].clone()
     };
     let report = verify().await;
-    let looked_at = report["klines"].as_u64().unwrap();
-    assert!(looked_at >= 3 && report["against_rest"] == looked_at && report["differences"] == 0, "{report}");
+    let verified = report["klines"].as_u64().unwrap();
+    assert!(verified >= 3 && report["against_rest"] == verified && report["differences"] == 0, "{report}");
     assert!(report["against_trades"].as_u64().unwrap() >= 1, "{report}");
     let last = "(SELECT max(open_time) FROM klines)";
     assert_eq!(
@@ -138,7 +138,7 @@ async fn klines_are_verified_against_the_exchange_and_their_trades() {
         .collect();
     found.sort();
     assert_eq!(found, ["rest low", "rest trade_count", "trades low", "trades trade_count"], "{report}");
-    assert!(app.log().contains("differs from trades: low is stored as 0.5"), "the journal says so");
+    assert!(app.log().contains("differs from trades: low is stored as 0.5"), "the difference is logged");
     app.stop_cleanly().await;
     simulator.stop().await;
 }

@@ -1,4 +1,4 @@
-//! An exchange that bans or refuses this address.
+//! An exchange that bans this address or blocks its region.
 
 use serde_json::Value;
 use tapekeeper::simulator::Source;
@@ -12,7 +12,7 @@ use super::truth::{HistoryFile, assert_complete};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ban_survives_a_restart_and_the_gap_is_filled_after_it() {
     let mut options = generated_options(seed(), &["BTCUSDT"], 100.0, "");
-    // The words of a ban name its end by the exchange's clock: here it runs as ours does.
+    // The text of a ban gives its end by the exchange's clock, so that clock must run at the recorder's speed.
     if let Source::Generated(generated) = &mut options.source {
         generated.time_scale = 1.0;
     }
@@ -33,7 +33,7 @@ async fn a_ban_survives_a_restart_and_the_gap_is_filled_after_it() {
     app.stop_cleanly().await;
     let text = std::fs::read_to_string(app.data_dir.join("service_state.json")).unwrap();
     let state: Value = serde_json::from_str(&text).unwrap();
-    assert!(state["ban_until"]["binance"].is_i64(), "the deadline is kept: {state}");
+    assert!(state["ban_until"]["binance"].is_i64(), "the deadline is saved: {state}");
     app.start().await;
     assert!(app.get("/api/v1/status").await["rest"]["binance"]["banned_until"].is_i64());
     let filled = || HistoryFile::open(&app).number("SELECT count(*) FROM gaps WHERE state = 'filled'") > 0;
@@ -50,14 +50,14 @@ async fn a_ban_survives_a_restart_and_the_gap_is_filled_after_it() {
 async fn a_geo_block_is_explained_and_retried_rarely() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (seen, mut upgrades) = tokio::sync::mpsc::channel(1_000);
+    let (sender, mut upgrades) = tokio::sync::mpsc::channel(1_000);
     let server = tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut request = [0; 4_096];
             let length = socket.read(&mut request).await.unwrap_or(0);
             let upgrade = String::from_utf8_lossy(&request[..length]).to_lowercase().contains("upgrade: websocket");
             let answer = "HTTP/1.1 451 Unavailable For Legal Reasons\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            if socket.write_all(answer.as_bytes()).await.is_err() || (upgrade && seen.send(()).await.is_err()) {
+            if socket.write_all(answer.as_bytes()).await.is_err() || (upgrade && sender.send(()).await.is_err()) {
                 return;
             }
         }
@@ -67,13 +67,13 @@ async fn a_geo_block_is_explained_and_retried_rarely() {
     let mut app = TestApp::new(&format!("{feeds}{urls}"));
     app.start().await;
     let words = || app.log().contains("use a server in a permitted region or set ws_url");
-    wait_for("the log says what to do", WAIT_MAX, async || words().then_some(())).await;
+    wait_for("the log names the remedy", WAIT_MAX, async || words().then_some(())).await;
     let degraded = async || {
         let health = app.get("/healthz").await;
         health["degraded"].to_string().contains("permitted region").then_some(())
     };
-    wait_for("health says what to do", WAIT_MAX, degraded).await;
-    assert_eq!(app.status("/healthz").await, Some(200), "a dead exchange never restarts us");
+    wait_for("health names the remedy", WAIT_MAX, degraded).await;
+    assert_eq!(app.status("/healthz").await, Some(200), "an exchange that is down never restarts the recorder");
     let mut attempts = 0;
     while upgrades.try_recv().is_ok() {
         attempts += 1;

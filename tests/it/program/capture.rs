@@ -1,4 +1,4 @@
-//! A recorded session of a real exchange, played with faults; the recorder is killed meanwhile.
+//! Plays a recorded session of a real exchange with faults, and kills the recorder meanwhile.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -34,7 +34,7 @@ async fn a_capture_is_complete_after_twenty_kills() {
     }
 }
 
-/// Plays the capture with cuts, kills the recorder so many times, and compares with the file itself.
+/// Plays the capture with cuts, kills the recorder `kills` times, and compares history with the file.
 async fn play_with_kills(seed: u64, speed: f64, kills: u32, more_faults: &str) {
     let Some(path) = capture_path(CAPTURE) else { return };
     let truth = trades_of(&path);

@@ -1,4 +1,4 @@
-//! A full disk, on a small file system of its own. It needs root to mount one.
+//! A full disk: a small file system of its own, which only root may mount.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use super::truth::{HistoryFile, assert_complete};
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, loudly, where it cannot be mounted; with CI=true and as root that is a failure.
+    /// Mounts a tmpfs. Prints a note and returns `None` where that is not allowed; with CI=true and as root it fails.
     fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let mounted =
@@ -30,7 +30,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a recorder that was just killed may still hold a file.
+        // Lazily: a recorder that was just killed may still have a file open.
         if !Command::new("umount").arg("-l").arg(&self.0).status().is_ok_and(|status| status.success()) {
             eprintln!("cannot unmount {}", self.0.display());
         }
@@ -50,7 +50,7 @@ async fn a_full_disk_is_reported_and_recording_resumes_when_space_returns() {
         let mut file = fs::File::options().create(true).append(true).open(&ballast).unwrap();
         while file.write_all(&[0; 4_096]).is_ok() {}
     };
-    // What the recorder frees meanwhile (a log that is truncated) is taken too.
+    // Fills also what the recorder frees meanwhile, when it truncates a log.
     let refused = async || {
         fill();
         (app.status("/readyz").await == Some(503)).then_some(())
@@ -58,7 +58,7 @@ async fn a_full_disk_is_reported_and_recording_resumes_when_space_returns() {
     wait_for("the log refuses frames", WAIT_MAX * 2, refused).await;
     let health = app.get("/healthz").await;
     assert!(health["degraded"]["ingest"].as_str().unwrap().contains("the log refuses"), "{health}");
-    assert_eq!(app.status("/healthz").await, Some(200), "a full disk never restarts us");
+    assert_eq!(app.status("/healthz").await, Some(200), "a full disk never restarts the recorder");
     assert!(app.is_alive());
     fs::remove_file(&ballast).unwrap();
     wait_for("the log takes frames again", WAIT_MAX, async || (app.status("/readyz").await == Some(200)).then_some(()))

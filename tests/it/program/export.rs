@@ -1,4 +1,4 @@
-//! What history holds, written out: the same rows, and an honest word when something is missing.
+//! Exports have exactly the rows of history and report what is missing.
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::sample_history::{self, FIRST_ID, MISSING, NEVER_EXISTED};
 use super::simulated_exchange::start_market;
 use super::truth::{HistoryFile, assert_complete};
 
-/// A recorder that has stopped with at least so many trades and klines, complete.
+/// Records at least this number of trades and klines and stops; nothing is missing.
 async fn record(trades: i64, klines: i64, channels: &[&str]) -> TestApp {
     let simulator = start_market(seed(), &["BTCUSDT"], 300.0, "").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], channels));
@@ -68,7 +68,7 @@ async fn an_incomplete_range_is_exported_and_reported_as_incomplete() {
     assert_eq!((output.code, output.out.lines().count()), (Some(1), 1 + 13), "{output:?}");
     let words = format!("NOT complete: 3 missing\n  missing {}..{}\n", first + 10, first + 12);
     assert!(output.err.contains(&words), "{}", output.err);
-    assert_eq!(export(first + 13, first + 20).await.code, Some(0), "what is asked for is complete");
+    assert_eq!(export(first + 13, first + 20).await.code, Some(0), "the requested range is complete");
     let output = export(first - 2, first + 3).await;
     assert!(output.code == Some(1) && output.err.contains(&format!("{}..{}", first - 2, first - 1)), "{output:?}");
     let output = app.command(&["export", "--symbol", "BTCUSDT", "--from", "2020-01-01"]).await;
@@ -79,7 +79,7 @@ async fn an_incomplete_range_is_exported_and_reported_as_incomplete() {
     assert_eq!(output.code, Some(64), "{output:?}");
 }
 
-/// A Parquet file's rows as the objects that `jsonl` writes, and its notes.
+/// The rows of a Parquet file as the objects that `jsonl` has, and the file's key-value metadata.
 pub(super) fn read_parquet(path: &std::path::Path) -> (Vec<Value>, Vec<(String, String)>) {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
@@ -141,19 +141,19 @@ async fn a_parquet_file_has_the_rows_of_jsonl_and_names_the_missing_ids() {
 async fn ids_that_never_existed_are_not_missing() {
     let app = TestApp::new(sample_history::FEED);
     sample_history::write(&app.data_dir, 1_000, 5).await;
-    let asked = async |command: &[&str], from: i64, to: i64| {
+    let run = async |command: &[&str], from: i64, to: i64| {
         let (from, to) = (from.to_string(), to.to_string());
         app.command(&[command, &["--symbol", "BTCUSDT", "--from", &from, "--to", &to]].concat()).await
     };
     for command in [&["audit"][..], &["export"]] {
-        let output = asked(command, NEVER_EXISTED.first - 5, NEVER_EXISTED.last + 5).await;
+        let output = run(command, NEVER_EXISTED.first - 5, NEVER_EXISTED.last + 5).await;
         let is_kline = |line: &&str| line.contains("kline");
         assert_eq!(output.out.lines().filter(is_kline).count(), usize::from(command == ["audit"]), "{output:?}");
         assert_eq!(output.code, Some(0), "{output:?}");
-        let output = asked(command, NEVER_EXISTED.first, MISSING.last).await;
+        let output = run(command, NEVER_EXISTED.first, MISSING.last).await;
         assert_eq!(output.code, Some(1), "{output:?}");
-        let said = [&*output.out, &*output.err].concat();
-        assert!(said.contains("3 missing") && said.contains("missing 1300..1302"), "{output:?}");
+        let text = [&*output.out, &*output.err].concat();
+        assert!(text.contains("3 missing") && text.contains("missing 1300..1302"), "{output:?}");
     }
     let output = app.command(&["audit", "--format", "json"]).await;
     let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -161,6 +161,6 @@ async fn ids_that_never_existed_are_not_missing() {
     assert_eq!((&rows[0]["first"], &rows[0]["last"]), (&FIRST_ID.into(), &(FIRST_ID + 999).into()));
     let output = app.command(&["audit", "--from", "2026-11-24", "--to", "2026-11-24", "--format", "json"]).await;
     let rows: Vec<Value> = output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // A minute of a day: the trades and the kline of it, not those of the next day.
+    // The last minute of a day: its trades and its kline, not those of the next day.
     assert_eq!((&rows[0]["last"], &rows[1]["first"]), (&1_599.into(), &rows[1]["last"]), "{output:?}");
 }

@@ -1,8 +1,8 @@
-//! The program from outside: the real binary as a child process, a simulated exchange, and what an operator
+//! The program from outside: the real binary as a child process, a simulated exchange, and everything that an operator
 //! can see: rows, answers, exit codes, log lines, notify messages.
 //!
-//! Every test waits for conditions with a deadline and prints its seed. What history holds is compared with
-//! what the exchange published, trade by trade.
+//! Every test waits for conditions with a deadline and prints its seed. It compares history with what the exchange
+//! published, trade by trade.
 
 mod access;
 mod api;

@@ -1,4 +1,4 @@
-//! Commands that read, pointed at a place where nothing was recorded: they say so and make nothing.
+//! Commands that read, in a directory without a history: they report that and create nothing.
 
 use super::app::TestApp;
 use super::sample_history;
@@ -7,9 +7,9 @@ use super::sample_history;
 async fn commands_that_read_report_a_missing_history_and_create_nothing() {
     let app = TestApp::new(sample_history::FEED);
     let reads: [&[&str]; 3] = [&["audit"], &["tail"], &["export", "--symbol", "BTCUSDT", "--format", "parquet"]];
-    for made in [false, true] {
-        if made {
-            // A directory of somebody else.
+    for exists in [false, true] {
+        if exists {
+            // A directory that something else created.
             std::fs::create_dir(&app.data_dir).unwrap();
         }
         for arguments in reads {
@@ -27,8 +27,8 @@ async fn commands_that_read_report_a_missing_history_and_create_nothing() {
         let (from, to) = (app.config_path().display().to_string(), target.display().to_string());
         let output = super::app::run(&["copy", "--from", &from, "--to", &to]).await;
         assert!(output.code == Some(69) && output.err.contains("there is no history at "), "{output:?}");
-        assert!(!std::path::Path::new(&elsewhere).exists(), "nothing is made of nothing");
+        assert!(!std::path::Path::new(&elsewhere).exists(), "the copy has created its target");
         let entries = std::fs::read_dir(&app.data_dir).map(Iterator::count);
-        assert_eq!(entries.ok(), made.then_some(0), "a command that reads has made something");
+        assert_eq!(entries.ok(), exists.then_some(0), "a command that reads has created a file");
     }
 }

@@ -1,4 +1,4 @@
-//! Reloads: what applies live, what is refused, and what a bad file does not change.
+//! Reloads: what applies to the running recorder, what is refused, and that a bad file changes nothing.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_reload_adds_and_removes_symbols_live() {
     has_trades(&app, "SOLUSDT").await;
     assert!(app.log().contains("SIGHUP from process"), "the sender is named");
 
-    // A gap that cannot be filled now, of a feed that goes.
+    // A gap that cannot be filled now, in a feed that is removed.
     simulator.control.inject(&"rest:503:60s".parse().unwrap());
     simulator.control.inject(&"drop:BTCUSDT:20".parse().unwrap());
     let open = "SELECT count(*) FROM gaps WHERE symbol = 'BTCUSDT' AND closed_at IS NULL";
@@ -57,7 +57,7 @@ async fn a_reload_adds_and_removes_symbols_live() {
         let history = HistoryFile::open(&app);
         history.number(superseded) > 0 && history.number(open) == 0
     };
-    wait_for("no alarm of the removed feed is left", WAIT_MAX, async || done().then_some(())).await;
+    wait_for("no gap of the removed feed is open", WAIT_MAX, async || done().then_some(())).await;
     assert_eq!(app.pid(), process, "the process is the same");
     app.stop_cleanly().await;
     simulator.stop().await;
@@ -90,7 +90,7 @@ async fn a_bad_reload_changes_nothing_and_says_why() {
     // Still recording.
     let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades");
     let before = count();
-    wait_for("trades go on", Duration::from_secs(30), async || (count() > before).then_some(())).await;
+    wait_for("more trades are stored", Duration::from_secs(30), async || (count() > before).then_some(())).await;
     app.configure(&good);
     assert_eq!(app.post("/api/v1/reload").await.0, 200);
     app.stop_cleanly().await;

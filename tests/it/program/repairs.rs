@@ -1,4 +1,4 @@
-//! What a repair makes of ranges that the exchange does not serve, or no longer.
+//! Repairs of ranges that the exchange does not serve, or no longer serves.
 
 use serde_json::{Value, json};
 use tapekeeper::market::Symbol;
@@ -25,13 +25,13 @@ async fn trades_that_the_exchange_no_longer_serves_are_unrecoverable_with_the_re
     .await;
     assert!(reason.contains("no longer served") && reason.contains("would have been served until"), "{reason}");
     let waited = app.command(&["backfill", "--symbol", "BTCUSDT", "--from", "1", "--to", "2", "--wait"]).await;
-    assert_eq!(waited.code, Some(1), "what is gone does not come: {waited:?}");
+    assert_eq!(waited.code, Some(1), "unrecoverable trades are not filled: {waited:?}");
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX).await;
     let audit = app.command(&["audit", "--symbol", "BTCUSDT"]).await;
-    assert_eq!(audit.code, Some(0), "from the first row on nothing is missing: {audit:?}");
+    assert_eq!(audit.code, Some(0), "nothing is missing after the first row: {audit:?}");
     assert!(audit.out.contains("\n  unrecoverable 1..2: no longer served"), "{audit:?}");
-    // From here on the exchange has forgotten the first trades, and they are deleted behind our back.
+    // From here on the exchange does not serve the first trades, and another program deletes some of them.
     let first = HistoryFile::open(&app).number("SELECT min(trade_id) FROM trades WHERE symbol = 'BTCUSDT'");
     simulator.control.inject(&Fault::Forget(Symbol::new("BTCUSDT"), first + 100));
     let connection = rusqlite::Connection::open(app.data_dir.join("history.db")).unwrap();
@@ -39,16 +39,16 @@ async fn trades_that_the_exchange_no_longer_serves_are_unrecoverable_with_the_re
     let sql = "DELETE FROM trades WHERE symbol = 'BTCUSDT' AND trade_id BETWEEN ?1 AND ?2";
     assert_eq!(connection.execute(sql, [first + 50, first + 149]).unwrap(), 100);
     assert_eq!(app.command(&["jobs", "run", "gap-sweep", "--wait"]).await.code, Some(0));
-    let fates = format!(
+    let closed = format!(
         "SELECT state || ' ' || (first_missing - {first}) || '..' || (last_missing - {first}) FROM gaps
          WHERE detected_by = 'sweep' AND closed_at IS NOT NULL ORDER BY first_missing, last_missing"
     );
     let expected = ["unrecoverable 50..99", "superseded 50..149", "filled 100..149"];
-    wait_for("the gap is split into what became of it", WAIT_MAX * 2, async || {
-        (HistoryFile::open(&app).strings(&fates) == expected).then_some(())
+    wait_for("the gap is split into a filled and an unrecoverable one", WAIT_MAX * 2, async || {
+        (HistoryFile::open(&app).strings(&closed) == expected).then_some(())
     })
     .await;
-    assert_eq!(app.command(&["coverage"]).await.code, Some(1), "what is gone is missing");
+    assert_eq!(app.command(&["coverage"]).await.code, Some(1), "unrecoverable trades are missing");
     let gaps = app.command(&["gaps", "--format", "json"]).await.out;
     let gaps: Vec<Value> = gaps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let filled = gaps.iter().find(|gap| gap["state"] == "filled").unwrap();

@@ -1,4 +1,4 @@
-//! What a stop leaves behind, and what a start makes of it.
+//! The state that a stop leaves and that the next start uses.
 
 use std::fs;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn state(app: &TestApp) -> Value {
     serde_json::from_str(&fs::read_to_string(app.data_dir.join(STATE)).unwrap()).unwrap()
 }
 
-/// Waits until so many trades are in history.
+/// Waits until history has this number of trades.
 async fn wait_for_stored(app: &TestApp, trades: i64) {
     let count = || HistoryFile::open(app).number("SELECT count(*) FROM trades");
     wait_for("trades are stored", WAIT_MAX, async || (count() >= trades).then_some(())).await;
@@ -32,7 +32,7 @@ async fn a_stop_under_load_acknowledges_everything() {
     let (status, took) = app.stop().await;
     eprintln!("stopped in {} ms", took.as_millis());
     assert_eq!(status.code(), Some(0));
-    // Under 5 s is what is promised; a machine shared with other tests gets twice as much.
+    // The promise is 5 s; a machine that other tests share gets twice as much.
     assert!(took < Duration::from_secs(10), "the stop took {} ms", took.as_millis());
     let state = state(&app);
     assert!(state["shutdown_time"].is_string());
@@ -49,7 +49,7 @@ async fn a_stop_under_load_acknowledges_everything() {
         assert_eq!(of("count(*)"), of("max(trade_id) - min(trade_id) + 1"), "{symbol} is contiguous");
     }
     drop(log);
-    // And what was missed while it was away comes back.
+    // The next start backfills what it missed while it was down.
     app.start().await;
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX * 2).await;
@@ -68,8 +68,8 @@ async fn a_torn_state_file_loses_nothing() {
     fs::write(&current, &text[..text.len() / 2]).unwrap();
     let before: Value = serde_json::from_str(&fs::read_to_string(app.data_dir.join(PREVIOUS)).unwrap()).unwrap();
     app.start().await;
-    assert!(app.log().contains("service_state.json is corrupt"), "a torn file is warned of");
-    // The previous generation was taken up: the next one follows it.
+    assert!(app.log().contains("service_state.json is corrupt"), "the log warns of a torn file");
+    // The recorder restored the previous generation, so the next one follows it.
     assert!(state(&app)["generation"].as_u64() > before["generation"].as_u64());
     wait_for_stored(&app, 200).await;
     app.stop_cleanly().await;
@@ -77,7 +77,7 @@ async fn a_torn_state_file_loses_nothing() {
         fs::write(app.data_dir.join(name), "{ torn").unwrap();
     }
     app.start().await;
-    assert!(app.log().contains("service_state.previous.json is corrupt"), "both are warned of");
+    assert!(app.log().contains("service_state.previous.json is corrupt"), "the log warns of both");
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX).await;
     app.stop_cleanly().await;
@@ -99,7 +99,7 @@ async fn a_new_history_starts_from_its_own_rows() {
     }
     let before = state(&app)["history_identity"].clone();
     app.start().await;
-    assert!(app.log().contains("written against another history"), "another history is noticed");
+    assert!(app.log().contains("written against another history"), "the recorder notices another history");
     assert_ne!(state(&app)["history_identity"], before);
     wait_for_stored(&app, 100).await;
     simulator.stop_publishing().await;
@@ -125,12 +125,12 @@ async fn the_offsets_of_one_log_are_not_taken_for_anothers() {
     wait_for_stored(&app, 100).await;
     app.stop_cleanly().await;
     assert!(state(&app)["consumer_offsets"]["0"].as_i64() > Some(0));
-    // What is committed at a broker that is away, nobody can say.
+    // While the broker is down its committed offsets are unknown.
     app.configure(&format!("{feeds}[log]\nbackend = \"kafka\"\n[log.kafka]\nbrokers = \"127.0.0.1:1\"\n"));
     app.spawn();
     let is_ready = || app.log().matches("  INFO ready: ").count() == 2;
-    wait_for("it says READY", WAIT_MAX, async || is_ready().then_some(())).await;
-    assert_eq!(state(&app)["consumer_offsets"], json!({}), "the embedded log's offsets are said to be Kafka's");
+    wait_for("the recorder is ready", WAIT_MAX, async || is_ready().then_some(())).await;
+    assert_eq!(state(&app)["consumer_offsets"], json!({}), "the state has offsets of the embedded log as Kafka's");
     app.kill().await;
     app.configure(&feeds);
     app.start().await;
@@ -142,17 +142,17 @@ async fn the_offsets_of_one_log_are_not_taken_for_anothers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trades_missed_by_a_recorder_killed_before_its_first_row_are_backfilled() {
-    // Subscriptions are taken, and for a while nothing of them is sent.
+    // The exchange accepts subscriptions and sends nothing for a while.
     let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 200.0, "silent:20s@0s").await;
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
     app.start().await;
     let published = || simulator.control.summary().iter().map(|symbol| symbol.count).min().unwrap();
     wait_for("trades are published", WAIT_MAX, async || (published() >= 50).then_some(())).await;
     app.kill().await;
-    assert_eq!(HistoryFile::open(&app).number("SELECT count(*) FROM trades"), 0, "it left no row behind");
+    assert_eq!(HistoryFile::open(&app).number("SELECT count(*) FROM trades"), 0, "a row was stored before the kill");
     app.start().await;
     let stored = || HistoryFile::open(&app).number("SELECT count(DISTINCT symbol) FROM trades WHERE is_backfilled = 0");
-    wait_for("frames come again", WAIT_MAX, async || (stored() == 2).then_some(())).await;
+    wait_for("live trades are stored", WAIT_MAX, async || (stored() == 2).then_some(())).await;
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX).await;
     let found = "SELECT count(*) FROM gaps WHERE detected_by = 'restart' AND state = 'filled'";

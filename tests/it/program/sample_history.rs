@@ -1,4 +1,4 @@
-//! A history made at once, without an exchange: trades and klines with everything that an export must tell.
+//! Writes a history without an exchange: trades and klines with every case that an export must report.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::{Batch, History, KlineRow, TradeRow};
 use tapekeeper::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 
-/// The feed of it; nobody connects.
+/// The feed of this history; no recorder connects.
 pub const FEED: &str =
     "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\", \"kline_1m\"]\n\n";
 /// The first trade.
 pub const FIRST_ID: i64 = 1_000;
-/// Trades that the exchange skipped, behind so many.
+/// Ids that the exchange skipped.
 pub const NEVER_EXISTED: Range = Range { first: FIRST_ID + 100, last: FIRST_ID + 104 };
 /// Trades that are missing.
 pub const MISSING: Range = Range { first: FIRST_ID + 300, last: FIRST_ID + 302 };
-/// A minute before midnight: the rows lie in two days.
+/// A minute before midnight, so the rows belong to two days.
 const BEGIN: i64 = 1_795_564_740_000_000;
 const MINUTE: i64 = 60_000_000;
 
@@ -61,7 +61,7 @@ fn kline(minute: i64) -> KlineRow {
     KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: minute % 2 == 0 }
 }
 
-/// Writes so many trades and klines; of the trades [`MISSING`] are missing and [`NEVER_EXISTED`] never were.
+/// Writes trades with this number of ids, without those in [`MISSING`] and [`NEVER_EXISTED`], and klines.
 pub async fn write(data_dir: &Path, trades: i64, klines: i64) {
     std::fs::create_dir_all(data_dir).unwrap();
     let history = EmbeddedHistory::open(&data_dir.join("history.db")).unwrap();

@@ -1,4 +1,4 @@
-//! The notify protocol, spoken to a socket of our own instead of systemd's.
+//! The notify protocol, with a socket of the test in place of systemd's.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -19,7 +19,7 @@ impl Systemd {
         Self { socket: UnixDatagram::bind(path).unwrap(), messages: VecDeque::new() }
     }
 
-    /// Waits for a message with this assignment, and gives the whole message; those before it are dropped.
+    /// Waits for a message with this assignment and returns the whole message; drops those before it.
     async fn expect(&mut self, assignment: &str) -> String {
         let found = async {
             loop {
@@ -51,7 +51,7 @@ async fn systemd_is_notified_of_start_reload_watchdog_and_stop() {
     systemd.expect("EXTEND_TIMEOUT_USEC=").await;
     let ready = systemd.expect("READY=1").await;
     assert!(ready.contains("STATUS="), "{ready:?}");
-    assert_eq!(app.status("/readyz").await, Some(200), "READY=1 is said when it is ready");
+    assert_eq!(app.status("/readyz").await, Some(200), "READY=1 is sent when the recorder is ready");
     systemd.expect("WATCHDOG=1").await;
     let status = systemd.expect("STATUS=1/1 streams, lag ").await;
     assert!(status.contains(" 0 gaps") && status.contains(", next snapshot "), "{status:?}");
@@ -101,7 +101,7 @@ async fn a_stuck_loop_is_named_and_the_next_process_names_it_again() {
     systemd.expect("READY=1").await;
     let stuck = systemd.expect("WATCHDOG=trigger").await;
     assert!(stuck.contains("STATUS=stuck: consume has made no progress"), "{stuck:?}");
-    assert!(app.log().contains("TAPEKEEPER_FAULTS is set"), "faults are warned of");
+    assert!(app.log().contains("TAPEKEEPER_FAULTS is set"), "the log warns of faults");
     app.kill().await;
 
     app.set_env("TAPEKEEPER_FAULTS", "");
@@ -119,7 +119,7 @@ async fn a_stuck_loop_is_named_and_the_next_process_names_it_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_during_the_start_does_not_wait_for_it() {
     let simulator = start_market(seed(), &["BTCUSDT"], 50.0, "").await;
-    // A history that takes connections and never answers.
+    // A history that accepts connections and never answers.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let history = format!(
         "[history]\nbackend = \"clickhouse\"\n[history.clickhouse]\nurl = \"http://{}\"\n",

@@ -1,4 +1,4 @@
-//! What history holds, read as a stranger reads it, against what the exchange published.
+//! Compares history, read as another program reads it, with what the exchange published.
 
 use std::path::Path;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl HistoryFile {
         rows.map(Result::unwrap).collect()
     }
 
-    /// Every trade of a symbol, by id; the text must be plain: without exponent or trailing zeros.
+    /// Every trade of a symbol, ordered by id; decimals must be plain, without exponent or trailing zeros.
     pub fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
                    WHERE exchange = 'binance' AND symbol = ?1 ORDER BY trade_id";
@@ -75,7 +75,7 @@ impl HistoryFile {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
-    /// Every one-minute kline of a symbol, by time, its values as text.
+    /// Every one-minute kline of a symbol, ordered by time, with its values as text.
     pub fn klines(&self, symbol: &str) -> Vec<(i64, String)> {
         let sql = "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,
                    first_trade_id, last_trade_id FROM klines
@@ -94,12 +94,12 @@ impl HistoryFile {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
-    /// Gap rows of trades, or of all channels, that are not closed.
+    /// The number of open gaps, of all channels.
     pub fn open_gaps(&self) -> i64 {
         self.number("SELECT count(*) FROM gaps WHERE closed_at IS NULL")
     }
 
-    /// Every gap row in words, for messages.
+    /// Every gap row as text, for messages.
     pub fn gaps(&self) -> Vec<String> {
         self.strings(
             "SELECT symbol || ' ' || channel || ' ' || first_missing || '..' || last_missing || ' ' || state || ' '
@@ -128,7 +128,7 @@ fn kline_text(kline: &Kline) -> (i64, String) {
     (kline.open_time.micros(), text)
 }
 
-/// Fails with the first difference: every id once, in order, with its values.
+/// Fails with the first difference: both must have the same trades in the same order.
 pub fn assert_same(symbol: &str, stored: &[TradeTruth], published: &[TradeTruth]) {
     for (stored, published) in stored.iter().zip(published) {
         assert_eq!(stored, published, "{symbol}: the first difference, stored and published");
@@ -136,7 +136,7 @@ pub fn assert_same(symbol: &str, stored: &[TradeTruth], published: &[TradeTruth]
     assert_eq!(stored.len(), published.len(), "{symbol}: trades stored and published");
 }
 
-/// Waits until history holds all that was published and no gap is open, then compares everything.
+/// Waits until history has every published trade and no gap is open, then compares everything.
 pub async fn assert_complete(app: &TestApp, simulator: &Simulator, limit: Duration) {
     let until = Instant::now() + limit;
     loop {
@@ -159,7 +159,7 @@ pub async fn assert_complete(app: &TestApp, simulator: &Simulator, limit: Durati
     assert_eq!(history.open_gaps(), 0, "a gap is open:\n{}", gaps.join("\n"));
 }
 
-/// Klines are contiguous and equal to what was published, from the first stored one on, which is the first
+/// Waits until history has every published kline and compares them, from the first stored one on. That is the first
 /// or the second published one: the minute in which a recorder begins may close before it is connected.
 pub async fn assert_klines_complete(app: &TestApp, simulator: &Simulator, limit: Duration) {
     for symbol in simulator.control.symbols() {

@@ -1,4 +1,4 @@
-//! Wrong configuration, wrong usage, a directory that is taken: the exit code and the words.
+//! Bad configuration, wrong usage, a directory in use: the exit code and the message.
 
 use super::app::{TestApp, feed, run, seed};
 use super::simulated_exchange::start_market;
@@ -12,10 +12,10 @@ async fn a_bad_configuration_is_reported_completely_and_exits_78() {
         let output = app.command(&[command]).await;
         assert_eq!(output.code, Some(78), "{output:?}");
         let config = app.config_path().display().to_string();
-        for (words, place) in [("binanze", "4:12"), ("btcusdt", "5:12"), ("chanels", "6:1"), ("retention", "8:13")] {
-            assert!(output.err.contains(words), "{command} does not speak of {words}: {}", output.err);
-            let place = format!("{config}:{place}");
-            assert!(output.err.contains(&place), "{command} does not say {place}: {}", output.err);
+        for (words, position) in [("binanze", "4:12"), ("btcusdt", "5:12"), ("chanels", "6:1"), ("retention", "8:13")] {
+            assert!(output.err.contains(words), "{command} does not mention {words}: {}", output.err);
+            let position = format!("{config}:{position}");
+            assert!(output.err.contains(&position), "{command} does not name {position}: {}", output.err);
         }
         assert!(output.err.contains("did you mean"), "{}", output.err);
     }
@@ -45,7 +45,7 @@ async fn a_second_recorder_on_the_same_directory_exits_75() {
     simulator.stop().await;
 }
 
-/// As `| head` does when it has seen enough; `println!` would panic.
+/// As `| head` closes its pipe when it has enough lines; `println!` would panic.
 #[test]
 fn a_closed_pipe_is_no_error() {
     let app = TestApp::new("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n");
@@ -56,8 +56,8 @@ fn a_closed_pipe_is_no_error() {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tapekeeper"));
         command.arg("--config").arg(app.config_path()).args(arguments).stdout(writer);
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
-        assert!(!said.contains("panicked") && !said.contains("pipe"), "{arguments:?}: {said}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked") && !errors.contains("pipe"), "{arguments:?}: {errors}");
     }
 }

@@ -1,4 +1,4 @@
-//! Commands that go on until they are interrupted: a status that is watched, trades as they are recorded.
+//! Commands that run until they are interrupted: `status --watch` and `tail`.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use super::app::{BINARY, TestApp, WAIT_MAX, feed, seed, wait_for};
 use super::simulated_exchange::start_market;
 use super::truth::HistoryFile;
 
-/// A command that runs on, and its lines.
+/// A running command and the lines that it prints.
 pub(super) struct RunningCommand {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -58,7 +58,7 @@ async fn a_watched_status_repeats_and_survives_a_restart_of_the_service() {
     watcher.stop().await;
     app.stop_cleanly().await;
     let output = app.command(&["status", "--watch"]).await;
-    assert_eq!(output.code, Some(69), "a service that never was there is no screen: {output:?}");
+    assert_eq!(output.code, Some(69), "without a service there is no screen: {output:?}");
     simulator.stop().await;
 }
 
@@ -78,7 +78,7 @@ async fn a_tail_shows_every_trade_as_it_is_recorded() {
     }
     tail.stop().await;
     let expected: Vec<i64> = (shown[0]..shown[0] + 300).collect();
-    assert_eq!(shown, expected, "each once and in order");
+    assert_eq!(shown, expected, "every trade once and in order");
     let mut tail = RunningCommand::start(&app, &["tail"]);
     let line = tail.next_line().await;
     assert!(line.contains("USDT") && line.contains(" at ") && line.contains("  id "), "{line}");

@@ -1,4 +1,4 @@
-//! The ClickHouse engine behind `tests/servers/clickhouse/front.py`: on disk, to be killed and started again.
+//! The ClickHouse engine behind `tests/servers/clickhouse/front.py`, on disk; it can be killed and restarted.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ pub struct Clickhouse {
 }
 
 impl Clickhouse {
-    /// One for the caller alone, to kill and restart; `None` when there is none here.
+    /// Starts a server that the caller may kill and restart; `None` when none is available here.
     pub fn start() -> Option<Self> {
         let arguments = |port: u16, directory: &std::path::Path| {
             let front = scripts().join("clickhouse/front.py");
@@ -28,12 +28,12 @@ impl Clickhouse {
         Some(Self { server, databases: AtomicU32::new(0) })
     }
 
-    /// The one that all tests share; ends with the process.
+    /// The server that all tests share; it ends with the process.
     pub fn shared() -> Option<&'static Self> {
         SHARED.as_ref()
     }
 
-    /// A database of it that does not exist yet.
+    /// The options of a database that does not exist yet.
     pub fn database(&self) -> ClickhouseOptions {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         ClickhouseOptions {

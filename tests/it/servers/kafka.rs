@@ -15,21 +15,21 @@ static SHARED: LazyLock<Option<Kafka>> = LazyLock::new(Kafka::start);
 /// A Kafka server.
 pub struct Kafka {
     pub server: Server,
-    /// Wants a name and a password: `keeper` and `geheim`.
+    /// The listener that requires a user and a password: `keeper` and `geheim`.
     pub sasl_port: u16,
-    /// Wants them by SCRAM-SHA-256 behind TLS; only of [`Kafka::start_with_tls`].
+    /// The listener that requires them by SCRAM-SHA-256 behind TLS; only with [`Kafka::start_with_tls`].
     #[cfg_attr(not(feature = "kafka-tls"), expect(dead_code, reason = "a build without TLS cannot speak to it"))]
     pub tls_port: u16,
     topics: AtomicU32,
 }
 
 impl Kafka {
-    /// One for the caller alone, to kill and restart; `None` when there is none here.
+    /// Starts a server that the caller may kill and restart; `None` when none is available here.
     pub fn start() -> Option<Self> {
         Self::start_at(None)
     }
 
-    /// One with a listener behind TLS, which costs seconds. `ca.pem` in its directory is who has signed it.
+    /// The same with a listener behind TLS, which costs seconds. `ca.pem` in its directory is the signing authority.
     #[cfg_attr(not(feature = "kafka-tls"), expect(dead_code, reason = "a build without TLS cannot speak to it"))]
     pub fn start_with_tls() -> Option<Self> {
         Self::start_at(Some(free_port()))
@@ -47,12 +47,12 @@ impl Kafka {
         Some(Self { server, sasl_port, tls_port: tls_port.unwrap_or_default(), topics: AtomicU32::new(0) })
     }
 
-    /// The one that all tests share; ends with the process.
+    /// The server that all tests share; it ends with the process.
     pub fn shared() -> Option<&'static Self> {
         SHARED.as_ref()
     }
 
-    /// The options of a topic of its own, not made yet, and of a group of its own.
+    /// The options of a new topic, which does not exist yet, and of a new group.
     pub fn topic(&self, partitions: i32) -> Options {
         let number = self.topics.fetch_add(1, Ordering::Relaxed);
         let kafka = KafkaOptions {

@@ -1,4 +1,4 @@
-//! Real servers, each in a directory of its own on a free port of loopback, that end with the tests.
+//! Real servers, each in a directory of its own on a free port of loopback. They end with the tests.
 
 pub mod clickhouse;
 pub mod kafka;
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to answer.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// How often we look whether it does.
+/// How often a wait checks its condition.
 const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Where the scripts are.
@@ -25,8 +25,8 @@ pub fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers")
 }
 
-/// The program that starts a server, or `None` with a loud line when it cannot be had. With `CI=true` that
-/// is a failure.
+/// The program that starts a server. Prints a note and returns `None` when it is not available; with `CI=true` that is
+/// a failure.
 fn prepare(name: &str) -> Option<PathBuf> {
     let answer = Command::new(scripts().join("prepare")).arg(name).output().unwrap();
     if answer.status.success() {
@@ -34,14 +34,14 @@ fn prepare(name: &str) -> Option<PathBuf> {
     }
     let why = String::from_utf8_lossy(&answer.stderr);
     assert!(std::env::var("CI").as_deref() != Ok("true"), "no {name} server: {why}");
-    // Past the capture of `cargo test`, which would hide it from whoever reads "ok".
+    // Written past the capture of `cargo test`, which would hide the line of a test that passes.
     let line = format!("SKIPPED: every test that needs a {name} server: {why}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
 
-/// A port that nobody listens on and nobody else here is given. Between those of the recorders under test and those of
-/// outgoing connections, one of which might take a port before its server does.
+/// A free port that no other test gets. It lies between the ports of the recorders under test and those of outgoing
+/// connections, one of which could take a port before its server listens.
 pub fn free_port() -> u16 {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -87,7 +87,7 @@ impl Server {
         server
     }
 
-    /// Starts it again on what its directory holds, and waits until it answers.
+    /// Kills the server, starts it again on the same directory and waits until it answers.
     pub fn restart(&self) {
         self.kill();
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
@@ -107,11 +107,11 @@ impl Server {
         self.wait_for("answer", || (self.answers)(self.port));
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&self) {
         let Some(mut running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         kill_process(running.server, Signal::KILL).unwrap();
-        // Its directory is ours to remove, or to start again on.
+        // Keeps the directory: a restart needs it, and dropping the `Server` removes it.
         let mut keeper = running.keeper.stdin.take().unwrap();
         keeper.write_all(b"keep\n").unwrap();
         drop(keeper);
@@ -138,7 +138,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether somebody listens.
+/// Whether a server listens on this port.
 fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
 }

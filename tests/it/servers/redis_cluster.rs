@@ -9,9 +9,9 @@ use tapekeeper::cache::RedisOptions;
 use super::redis::{program, settings};
 use super::{POLL_EVERY, READY_MAX, Server, free_port, listens};
 
-/// Primaries.
+/// The number of primaries.
 const PRIMARIES: usize = 3;
-/// Slots of any cluster.
+/// The number of slots of every cluster.
 const SLOTS: usize = 16_384;
 
 /// Six servers: the primaries, then their replicas in the same order.
@@ -20,10 +20,10 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// One for the caller alone; `None` when there is no Redis here.
+    /// Starts a cluster for the caller alone; `None` when Redis is not available here.
     pub fn start() -> Option<Self> {
         let program = program()?;
-        // The bus has its own port: the usual one, 10,000 higher, may be none.
+        // The bus gets a port of its own: the default, 10,000 higher, may be above 65,535 or in use.
         let buses: Vec<u16> = (0..2 * PRIMARIES).map(|_| free_port()).collect();
         let start = |bus: &u16| {
             let more = format!("--cluster-enabled yes --cluster-node-timeout 1000 --cluster-port {bus}");
@@ -67,7 +67,7 @@ impl RedisCluster {
         });
     }
 
-    /// Where it is: all of its nodes.
+    /// The options that name all nodes.
     pub fn options(&self) -> RedisOptions {
         let nodes = self.nodes.iter().map(|node| format!("redis://127.0.0.1:{}", node.port));
         RedisOptions { nodes: nodes.collect(), ..RedisOptions::default() }
@@ -75,18 +75,18 @@ impl RedisCluster {
 
     /// The primary that serves a key.
     pub fn primary_of(&self, key: &str) -> &Server {
-        let asked = |node: &&Server| {
+        let serves = |node: &&Server| {
             let answer = try_command::<Vec<String>>(node.port, &["HKEYS", key]);
             let role = try_command::<String>(node.port, &["INFO", "replication"]).unwrap_or_default();
             answer.is_ok() && role.contains("role:master")
         };
-        self.nodes.iter().find(asked).expect("a served key has a primary")
+        self.nodes.iter().find(serves).expect("a served key has a primary")
     }
 
-    /// Forgets every key.
+    /// Deletes every key.
     pub fn clear(&self) {
         for node in &self.nodes {
-            // A replica refuses, and follows.
+            // A replica refuses the command and follows its primary.
             if let Err(error) = try_command::<String>(node.port, &["FLUSHALL"]) {
                 assert!(error.to_string().contains("read only"), "{error}");
             }
@@ -94,8 +94,8 @@ impl RedisCluster {
     }
 
     fn all_report(&self, word: &str) -> bool {
-        let told = |node: &Server| try_command::<String>(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
-        self.nodes.iter().all(|node| told(node).contains(word))
+        let info = |node: &Server| try_command::<String>(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
+        self.nodes.iter().all(|node| info(node).contains(word))
     }
 
     /// Waits for a condition.
@@ -108,18 +108,18 @@ impl RedisCluster {
     }
 }
 
-/// The answer of one node to one command; follows nothing.
+/// The answer of one node to one command; follows no redirection.
 pub fn try_command<T: FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisResult<T> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
     let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut asked = redis::cmd(command[0]);
-    asked.arg(&command[1..]);
-    let value = connection.req_command(&asked)?.extract_error()?;
+    let mut request = redis::cmd(command[0]);
+    request.arg(&command[1..]);
+    let value = connection.req_command(&request)?.extract_error()?;
     Ok(redis::from_redis_value(value)?)
 }
 
-/// The same of a node that must answer.
+/// The same for a node that must answer.
 pub fn run_command<T: FromRedisValue>(port: u16, command: &[&str]) -> T {
     try_command(port, command).unwrap_or_else(|error| panic!("{command:?} at {port}: {error}"))
 }

@@ -1,10 +1,11 @@
-//! Which module may know which: DESIGN.md's direction as a table.
+//! Which module may use which: DESIGN.md's direction as a table.
 
 use super::source::{code, paths, without_tests};
 use super::{File, assert_none, rust_files};
 
-/// A module, the modules it knows, and why where that is not plain. From the bottom up: a module knows only modules that
-/// stand above it in this table, so there is no cycle. A new edge is a change of the design: say why in the commit.
+/// A module, the modules that it may use, and the reason where it is not obvious. From the bottom up: a module uses
+/// only modules above it in this table, so there is no cycle. A new edge is a change of the design: say why in the
+/// commit.
 const MODULES: &[(&str, &[&str], &str)] = &[
     ("market", &[], "the vocabulary"),
     ("histogram", &[], "numbers only"),
@@ -183,7 +184,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("lib", &[], "the map"),
 ];
 
-/// Decides, and acts through nobody: no runtime, no I/O, no clock.
+/// Modules that decide and do not act: no runtime, no I/O, no clock.
 const PURE: &[&str] = &[
     "src/market/",
     "src/gap/",
@@ -213,16 +214,16 @@ const IMPURE: &[&str] = &[
     "tracing::",
 ];
 
-/// Rooms with backends, and the backends, which only app names.
+/// Modules with backends, and the backends, which only app names.
 const PORTS: [&str; 3] = ["log", "history", "cache"];
 const BACKENDS: [&str; 4] = ["embedded", "kafka", "clickhouse", "redis"];
 
-/// The modules that a file's code knows, as paths from the crate's root.
+/// The modules that a file's code uses, as paths from the crate's root.
 fn known_paths(file: &File) -> Vec<String> {
     let code = without_tests(&code(&file.text));
     let mut known = paths(&code, "crate");
     known.extend(paths(&code, "tapekeeper"));
-    // `super::` as often as the file is deep leads to the root as well.
+    // `super::` repeated as often as the file is deep leads to the root as well.
     let depth = file.path.split('/').count() - 1 - usize::from(file.path.ends_with("/mod.rs"));
     known.extend(paths(&code, &vec!["super"; depth].join("::")));
     known
@@ -253,7 +254,7 @@ fn forbidden_edges(files: &[File]) -> Vec<String> {
             continue;
         };
         for module in edges(file).iter().filter(|module| !allowed.contains(&module.as_str())) {
-            found.push(format!("{}: `{}` must not know `{module}`", file.path, file.module()));
+            found.push(format!("{}: `{}` must not use `{module}`", file.path, file.module()));
         }
     }
     found
@@ -301,13 +302,13 @@ fn the_table_of_modules_has_no_cycle_and_no_unused_edge() {
     for (at, (module, allowed, _)) in MODULES.iter().enumerate() {
         for other in *allowed {
             if !MODULES[..at].iter().any(|(above, ..)| above == other) {
-                found.push(format!("`{module}` knows `{other}`, which does not stand above it"));
+                found.push(format!("`{module}` uses `{other}`, which is not above it"));
             }
             let used = |file: &File| {
                 !file.is_test() && file.module() == *module && edges(file).iter().any(|edge| edge == other)
             };
             if !files.iter().any(used) {
-                found.push(format!("`{module}` may know `{other}` and does not"));
+                found.push(format!("`{module}` may use `{other}` and does not"));
             }
         }
         if !files.iter().any(|file| file.module() == *module) {

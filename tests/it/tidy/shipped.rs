@@ -1,5 +1,5 @@
-//! What the package ships: the configuration and schedule read without a warning, the units pass systemd's own check,
-//! and the unit's times fit the program's.
+//! The files that the package ships: configuration and schedule parse without a warning, the units pass systemd's own
+//! check, and the unit's times fit the program's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::{assert_none, root, rust_files};
 
 const UNIT: &str = "systemd/tapekeeper.service";
 
-/// What a check of these two files complains of.
+/// The warnings or errors of a check of these two files.
 fn problems_of(configuration: &Path, jobs: &Path) -> Vec<String> {
     match config::load_all(Some(configuration), Some(jobs), &|_| None) {
         Ok(loaded) => loaded.warnings.0.iter().map(ToString::to_string).collect(),
@@ -26,7 +26,7 @@ fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
     unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
 }
 
-/// What is wrong with the times of a unit.
+/// The faults in the times of a unit.
 fn wrong_times(unit: &str) -> Vec<String> {
     let time = |name| setting(unit, name).and_then(config::parse_duration);
     let (Some(stop), Some(watchdog)) = (time("TimeoutStopSec"), time("WatchdogSec")) else {
@@ -45,7 +45,7 @@ fn wrong_times(unit: &str) -> Vec<String> {
     found
 }
 
-/// A unit's text with every program replaced by one that is there: ours is not installed where tests run.
+/// A unit's text with every program replaced by an existing one: ours is not installed where tests run.
 fn installable(unit: &str) -> String {
     let line = |line: &str| match line.split_once('=') {
         Some((name, _)) if name.starts_with("Exec") => format!("{name}=/bin/true"),
@@ -54,10 +54,10 @@ fn installable(unit: &str) -> String {
     unit.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
 
-/// What `systemd-analyze verify` says of a unit; `None` when there is no systemd-analyze here.
+/// The output of `systemd-analyze verify` for a unit; `None` when systemd-analyze is not installed.
 fn verify(name: &str, text: &str) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
-    // All of them, because one may name another.
+    // All units, because one may name another.
     for other in units() {
         let text = std::fs::read_to_string(&other).unwrap();
         std::fs::write(directory.path().join(other.file_name().unwrap()), installable(&text)).unwrap();
@@ -67,9 +67,9 @@ fn verify(name: &str, text: &str) -> Option<String> {
     let ran = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
     match ran {
         Ok(output) => {
-            let said = [output.stdout, output.stderr].concat();
+            let text = [output.stdout, output.stderr].concat();
             let failed = if output.status.success() { "" } else { "failed\n" };
-            Some(format!("{failed}{}", String::from_utf8_lossy(&said)))
+            Some(format!("{failed}{}", String::from_utf8_lossy(&text)))
         }
         Err(error) => {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "systemd-analyze: {error}");
@@ -78,7 +78,7 @@ fn verify(name: &str, text: &str) -> Option<String> {
     }
 }
 
-/// The number of the systemd that is here.
+/// The version of the installed systemd.
 fn systemd_version() -> Option<u32> {
     let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
     String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()
@@ -104,8 +104,8 @@ fn the_shipped_units_pass_systemds_own_check() {
     for path in units {
         let name = path.file_name().unwrap().to_str().unwrap();
         match verify(name, &std::fs::read_to_string(&path).unwrap()) {
-            Some(said) => assert_eq!(said, "", "{}", path.display()),
-            None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
+            Some(text) => assert_eq!(text, "", "{}", path.display()),
+            None => println!("SKIPPED: {}: systemd-analyze is not installed", path.display()),
         }
     }
 }
@@ -117,7 +117,7 @@ fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
     for entry in std::fs::read_dir(root().join("systemd/drop-ins")).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        // A setting that is shown is `#Name=value`; words have a space.
+        // An example setting is `#Name=value`; a comment has a space after the `#`.
         let shown =
             text.lines().map(|line| line.strip_prefix('#').filter(|shown| !shown.starts_with(' ')).unwrap_or(line));
         let shown = shown.collect::<Vec<_>>().join("\n");
@@ -127,8 +127,8 @@ fn every_line_of_the_drop_in_examples_is_one_that_systemd_knows() {
         }
         let widened = format!("{unit}\n{shown}\n");
         match verify(name, &widened) {
-            Some(said) => assert_eq!(said, "", "{}", path.display()),
-            None => println!("SKIPPED: {}: there is no systemd-analyze here", path.display()),
+            Some(text) => assert_eq!(text, "", "{}", path.display()),
+            None => println!("SKIPPED: {}: systemd-analyze is not installed", path.display()),
         }
     }
 }
@@ -138,7 +138,7 @@ fn the_units_times_fit_the_programs() {
     assert_none(&wrong_times(&std::fs::read_to_string(root().join(UNIT)).unwrap()));
 }
 
-/// What is wrong between the MESSAGE_IDs of the code, the entries of the catalog, and the places that use them.
+/// The mismatches between the MESSAGE_IDs of the code, the entries of the catalog and the code that logs them.
 fn wrong_messages(ids: &str, catalog: &str, code: &str) -> Vec<String> {
     let id_of = |line: &str| -> Option<(String, String)> {
         let (name, id) = line.strip_prefix("pub const ")?.split_once(": &str = \"")?;
@@ -152,17 +152,17 @@ fn wrong_messages(ids: &str, catalog: &str, code: &str) -> Vec<String> {
             found.push(format!("{name}: `{id}` is not an id of 32 hexadecimal digits"));
         }
         if ids[..at].iter().any(|(_, other)| other == id) {
-            found.push(format!("{name}: its id is another one's"));
+            found.push(format!("{name}: another message has the same id"));
         }
         if entries.iter().filter(|entry| *entry == id).count() != 1 {
-            found.push(format!("{name}: the catalog has not exactly one entry for it"));
+            found.push(format!("{name}: the catalog does not have exactly one entry for it"));
         }
         if !code.contains(&format!("messages::{name}")) {
             found.push(format!("{name}: nothing logs it"));
         }
     }
     let unknown = entries.iter().filter(|entry| !ids.iter().any(|(_, id)| id == *entry));
-    found.extend(unknown.map(|entry| format!("the catalog explains {entry}, which is no id of ours")));
+    found.extend(unknown.map(|entry| format!("the catalog explains {entry}, which is not an id of the program")));
     found
 }
 
@@ -184,19 +184,19 @@ fn every_message_id_is_logged_and_has_its_entry_in_the_catalog() {
 #[test]
 fn the_catalog_is_one_that_journald_takes() {
     let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().join("usr/lib/systemd/catalog");
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::copy(root().join("systemd/tapekeeper.catalog"), place.join("tapekeeper.catalog")).unwrap();
+    let catalogs = directory.path().join("usr/lib/systemd/catalog");
+    std::fs::create_dir_all(&catalogs).unwrap();
+    std::fs::copy(root().join("systemd/tapekeeper.catalog"), catalogs.join("tapekeeper.catalog")).unwrap();
     let root = format!("--root={}", directory.path().display());
     let ran = Command::new("journalctl").args([root.as_str(), "--update-catalog"]).output();
     match ran {
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && said.is_empty(), "{said}");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && errors.is_empty(), "{errors}");
         }
         Err(error) => {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "journalctl: {error}");
-            println!("SKIPPED: there is no journalctl here");
+            println!("SKIPPED: journalctl is not installed");
         }
     }
 }
@@ -228,7 +228,7 @@ fn the_rules_find_a_bad_unit() {
     assert_eq!(wrong_times(&replaced("WatchdogSec", "5s")).len(), 1);
     assert_eq!(wrong_times(&replaced("WatchdogSec", "soon")).len(), 1);
     match verify("tapekeeper.service", &replaced("Restart", "perhaps")) {
-        Some(said) => assert_ne!(said, ""),
-        None => println!("SKIPPED: there is no systemd-analyze here"),
+        Some(text) => assert_ne!(text, ""),
+        None => println!("SKIPPED: systemd-analyze is not installed"),
     }
 }

@@ -1,4 +1,4 @@
-//! Rust text as the rules read it: without comments, without what stands in quotes, without tests; and its paths.
+//! Rust source as the rules read it: without comments, without quoted text, without tests; and the paths in it.
 
 use std::ops::Range;
 
@@ -24,6 +24,16 @@ pub fn code(text: &str) -> String {
     String::from_utf8(out).expect("only whole characters are blanked")
 }
 
+/// The opposite of [`code`]: only comments and quoted texts, with a `;` for every other character.
+pub fn prose(text: &str) -> String {
+    let blanked = code(text);
+    let kept = |(at, character): (usize, char)| match blanked.as_bytes()[at] {
+        b' ' | b'\n' => character,
+        _ => ';',
+    };
+    text.char_indices().map(kept).collect()
+}
+
 fn blank(out: &mut [u8], span: Range<usize>) {
     for byte in &mut out[span] {
         if *byte != b'\n' {
@@ -40,7 +50,7 @@ fn find(bytes: &[u8], from: usize, what: &[u8]) -> Option<usize> {
 fn raw(bytes: &[u8], at: usize) -> Option<usize> {
     let before = at.checked_sub(1).map_or(b' ', |before| bytes[before]);
     let hashes = bytes[at + 1..].iter().take_while(|byte| **byte == b'#').count();
-    // `br"` begins one too; any other letter before the `r` makes it a name's last letter.
+    // `br"` begins a raw text too; after any other letter the `r` is the end of a name.
     if (before != b'b' && is_name(before)) || bytes.get(at + 1 + hashes) != Some(&b'"') {
         return None;
     }
@@ -56,7 +66,7 @@ fn quoted(bytes: &[u8], at: usize) -> usize {
     (end + 1).min(bytes.len())
 }
 
-/// The end of a character in quotes; a lifetime is left as it is.
+/// The end of a quoted character; the end of the quote itself for a lifetime.
 fn character(bytes: &[u8], at: usize) -> usize {
     if bytes.get(at + 1) == Some(&b'\\') {
         return find(bytes, at + 3, b"'").map_or(bytes.len(), |end| end + 1);

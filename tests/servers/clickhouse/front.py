@@ -3,8 +3,8 @@
 
     front.py PORT DIRECTORY
 
-It is the same engine, on disk, that the server has: it can be killed and started again. There are no users and
-no TLS, and one request runs at a time. A front of the tests, not for use.
+It is the engine of the server, on disk, so it can be killed and restarted. There are no users and no TLS, and one request
+runs at a time. It is for tests only.
 """
 
 import os
@@ -78,7 +78,7 @@ class Front(BaseHTTPRequestHandler):
         try:
             body = self.body()
         except (ConnectionError, ValueError):
-            # The client went away in the middle: as if it had never asked.
+            # The client disconnected before the end of its request: the server ignores the request.
             self.close_connection = True
             return
         parameters = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))

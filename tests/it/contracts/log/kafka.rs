@@ -307,7 +307,7 @@ async fn records_that_the_caller_does_not_take_stay_in_the_broker() {
     let before = resident_bytes();
     let mut worker = Worker::new(&log).await;
     poll_until(&mut [&mut worker], "it begins", |w| !w[0].taken.is_empty()).await;
-    // A caller that is busy for longer than the session.
+    // The stimulus: a caller that is busy for longer than the session.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{} MB of {} were prefetched", grown >> 20, (COUNT as usize * FRAME) >> 20);

@@ -1,4 +1,4 @@
-//! What is read of ClickHouse is what is read of the embedded history.
+//! Commands read the same from ClickHouse as from the embedded history.
 
 use tapekeeper::history::{ClickhouseOptions, History};
 
@@ -8,13 +8,13 @@ use super::super::sample_history;
 use super::super::watch::RunningCommand;
 use crate::servers::clickhouse::Clickhouse;
 
-/// A database of its own, by a name that a configuration may hold.
+/// A new database with a name that a configuration may contain.
 fn database(clickhouse: &Clickhouse) -> ClickhouseOptions {
     let options = clickhouse.database();
     ClickhouseOptions { database: options.database.replace('-', "_"), ..options }
 }
 
-/// A recorder's configuration whose history is in a database of ClickHouse.
+/// A recorder whose configuration names this ClickHouse database as its history.
 fn in_clickhouse(options: &ClickhouseOptions) -> TestApp {
     let ClickhouseOptions { url, database, .. } = options;
     TestApp::new(&format!(
@@ -28,7 +28,7 @@ async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_histor
     let Some(clickhouse) = tokio::task::spawn_blocking(Clickhouse::shared).await.unwrap() else { return };
     let options = database(clickhouse);
     let embedded = TestApp::new(sample_history::FEED);
-    // More than a page, and over midnight.
+    // More rows than a page holds, and on both sides of midnight.
     sample_history::write(&embedded.data_dir, 25_000, 300).await;
     let there = in_clickhouse(&options);
     let (from, to) = (embedded.config_path().display().to_string(), there.config_path().display().to_string());
@@ -40,9 +40,9 @@ async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_histor
     let by_id = ["--from", "1050", "--to", "1310"];
     let by_time = ["--from", "2026-11-24T23:59:30Z", "--to", "2026-11-25T00:00:30Z"];
     let by_day = ["--from", "2026-11-25", "--channel", "kline_1m"];
-    for asked in [&[][..], &of_klines, &by_id, &by_time, &by_day, &["--from", "2020-01-01"]] {
+    for range in [&[][..], &of_klines, &by_id, &by_time, &by_day, &["--from", "2020-01-01"]] {
         for format in ["csv", "jsonl"] {
-            let arguments = [&export[..], asked, &["--format", format]].concat();
+            let arguments = [&export[..], range, &["--format", format]].concat();
             let (here, there) = (embedded.command(&arguments).await, there.command(&arguments).await);
             assert!(here.out.lines().count() > 10, "{arguments:?}: {here:?}");
             assert_eq!(here.code, there.code, "{arguments:?}: {there:?}");
@@ -51,12 +51,12 @@ async fn exports_tails_and_audits_of_clickhouse_are_those_of_the_embedded_histor
         let file = |app: &TestApp| app.directory().join("rows.parquet");
         for app in [&embedded, &there] {
             let path = file(app).display().to_string();
-            app.command(&[&export[..], asked, &["--format", "parquet", "-o", &path]].concat()).await;
+            app.command(&[&export[..], range, &["--format", "parquet", "-o", &path]].concat()).await;
         }
-        assert_eq!(read_parquet(&file(&embedded)), read_parquet(&file(&there)), "{asked:?}");
+        assert_eq!(read_parquet(&file(&embedded)), read_parquet(&file(&there)), "{range:?}");
     }
-    for asked in [&["audit"][..], &["audit", "--from", "1050", "--to", "1310", "--format", "json"]] {
-        let (here, there) = (embedded.command(asked).await, there.command(asked).await);
+    for audit in [&["audit"][..], &["audit", "--from", "1050", "--to", "1310", "--format", "json"]] {
+        let (here, there) = (embedded.command(audit).await, there.command(audit).await);
         assert_eq!((here.code, &here.out), (Some(1), &there.out), "{there:?}");
     }
     let tail = async |app: &TestApp| {
@@ -83,7 +83,7 @@ async fn a_missing_database_is_reported_and_not_created() {
     }
     let (_version, missing) = tapekeeper::history::clickhouse::ClickhouseHistory::inspect(&options).await.unwrap();
     assert!(missing[0].contains("has no tables"), "{missing:?}");
-    // One that is made is found, with nothing in it.
+    // A database that has empty tables is read.
     let history = tapekeeper::history::clickhouse::ClickhouseHistory::new(&options);
     history.prepare().await.unwrap();
     assert_eq!(history.identity().await.unwrap().len(), 36);

@@ -1,4 +1,4 @@
-//! A door between the recorder and ClickHouse that fails on demand.
+//! A proxy between the recorder and ClickHouse that fails on demand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How the next requests go.
+/// Faults that are still to happen.
 #[derive(Default)]
 struct Faults {
-    /// Answered with HTTP 500, and never seen by the server.
+    /// Inserts that the proxy answers with HTTP 500 and does not forward.
     refuse: AtomicU32,
-    /// Carried out by the server; the answer is cut off.
+    /// Inserts that the proxy forwards and whose answer it cuts off.
     cut: AtomicU32,
 }
 
-/// The door. It ends with the test's runtime.
+/// The proxy. It ends with the test's runtime.
 pub struct Proxy {
     pub port: u16,
     faults: Arc<Faults>,
 }
 
 impl Proxy {
-    /// A door to a server on this port.
+    /// Starts a proxy for the server on this port.
     pub async fn start(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -42,12 +42,12 @@ impl Proxy {
         Self { port, faults }
     }
 
-    /// The next inserts are refused with HTTP 500.
+    /// Refuses the next inserts with HTTP 500.
     pub fn refuse(&self, inserts: u32) {
         self.faults.refuse.store(inserts, Ordering::Relaxed);
     }
 
-    /// The next inserts are carried out, and their answers lost.
+    /// Forwards the next inserts and cuts off their answers.
     pub fn cut(&self, inserts: u32) {
         self.faults.cut.store(inserts, Ordering::Relaxed);
     }
@@ -58,7 +58,7 @@ impl Proxy {
     }
 }
 
-/// Takes one from a counter, when there is one.
+/// Decrements a counter; false when it is zero.
 fn take_one(counter: &AtomicU32) -> bool {
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
@@ -84,7 +84,7 @@ async fn forward(mut client: TcpStream, server: u16, faults: &Faults) -> std::io
             }
             read = upstream.read(&mut from_server) => {
                 let count = read?;
-                // The server has done its work when it answers.
+                // The server has executed the insert when it answers.
                 if count == 0 || cuts {
                     return Ok(());
                 }
@@ -94,7 +94,7 @@ async fn forward(mut client: TcpStream, server: u16, faults: &Faults) -> std::io
     }
 }
 
-/// Whether these bytes begin an insert into the trades: its statement is in the URL.
+/// Whether these bytes begin an insert into `trades`: the statement is in the URL.
 fn is_insert(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
@@ -102,7 +102,7 @@ fn is_insert(bytes: &[u8]) -> bool {
 }
 
 async fn refuse(mut client: TcpStream) -> std::io::Result<()> {
-    // What the client still sends is read, or it would see a reset and not the answer.
+    // Reads what the client still sends: otherwise it would see a reset instead of the answer.
     let mut rest = vec![0; 64 << 10];
     while let Ok(Ok(1..)) = tokio::time::timeout(Duration::from_millis(50), client.read(&mut rest)).await {}
     client.write_all(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops").await

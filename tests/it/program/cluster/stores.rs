@@ -1,4 +1,4 @@
-//! A broker, a history and a cache of one recorder's own, and what a stranger reads in them.
+//! A Kafka, a ClickHouse and a Redis for one test, and their contents as another program reads them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +19,13 @@ pub struct Stores {
     pub kafka: Kafka,
     pub clickhouse: Clickhouse,
     pub redis: Redis,
-    /// Stands between the recorder and ClickHouse.
+    /// Between the recorder and ClickHouse.
     pub proxy: Proxy,
     http: reqwest::Client,
 }
 
 impl Stores {
-    /// Starts all of them; `None` when one cannot be had here.
+    /// Starts all three; `None` when one is not available here.
     pub async fn start() -> Option<Self> {
         let start = || Some((Kafka::start()?, Clickhouse::start()?, Redis::start()?));
         let (kafka, clickhouse, redis) = tokio::task::spawn_blocking(start).await.unwrap()?;
@@ -35,7 +35,7 @@ impl Stores {
         Some(Self { kafka, clickhouse, redis, proxy, http })
     }
 
-    /// The tables of the configuration, behind the feeds.
+    /// The tables of the configuration that follow the feeds.
     pub fn tables(&self) -> String {
         format!(
             "[log]\nbackend = \"kafka\"\n[log.kafka]\nbrokers = \"127.0.0.1:{}\"\npartitions = 3\n\
@@ -53,12 +53,12 @@ impl Stores {
         app
     }
 
-    /// Restarts a server from a thread that may wait.
+    /// Restarts a server; blocks the thread until it answers.
     pub fn restart(server: &crate::servers::Server) {
         tokio::task::block_in_place(|| server.restart());
     }
 
-    /// What ClickHouse answers, without the recorder's code and not by way of the proxy; empty while it is away.
+    /// The answer of ClickHouse, without the recorder's code or the proxy; empty while it is down.
     pub async fn query(&self, sql: &str) -> String {
         let url = format!("http://127.0.0.1:{}/?database=tapekeeper", self.clickhouse.server.port);
         match self.http.post(url).body(sql.to_owned()).send().await {
@@ -68,18 +68,18 @@ impl Stores {
                 String::new()
             }
             Err(error) => {
-                eprintln!("ClickHouse is away: {error}");
+                eprintln!("ClickHouse is down: {error}");
                 String::new()
             }
         }
     }
 
-    /// One number; -1 while it is away.
+    /// One number; -1 while ClickHouse is down.
     pub async fn number(&self, sql: &str) -> i64 {
         self.query(sql).await.trim().parse().unwrap_or(-1)
     }
 
-    /// Every trade of a symbol, by id.
+    /// Every trade of a symbol, ordered by id.
     pub async fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
         let rows = self
             .query(&format!(
@@ -101,12 +101,12 @@ impl Stores {
         rows.lines().map(trade).collect()
     }
 
-    /// Gaps that are not closed; -1 while ClickHouse is away.
+    /// The number of open gaps; -1 while ClickHouse is down.
     pub async fn open_gaps(&self) -> i64 {
         self.number("SELECT count() FROM gaps FINAL WHERE closed_at IS NULL").await
     }
 
-    /// Every gap in words, for messages.
+    /// Every gap as text, for messages.
     pub async fn gaps(&self) -> String {
         self.query("SELECT symbol, channel, first_missing, last_missing, state, reason, evidence FROM gaps FINAL ORDER BY gap_id")
             .await
@@ -120,7 +120,7 @@ impl Stores {
         redis::cmd("HGETALL").arg(key).query_async(&mut connection).await.unwrap()
     }
 
-    /// Waits until everything published is stored once, no gap is open and the cache has every symbol's last trade.
+    /// Waits until history has every published trade once, no gap is open and the cache has every symbol's last trade.
     pub async fn assert_complete(&self, simulator: &Simulator, limit: Duration) {
         let until = Instant::now() + limit;
         loop {
