@@ -16,7 +16,7 @@ async fn commands_that_read_report_a_missing_history_and_create_nothing() {
             let output = app.command(arguments).await;
             let place = app.data_dir.join("history.db").display().to_string();
             assert_eq!((output.code, &*output.out), (Some(69), ""), "{arguments:?}: {output:?}");
-            let words = format!("there is no history at {place}: nothing was recorded there yet, or data_dir is not");
+            let words = format!("there is no history at {place}: nothing was recorded there yet, or data_dir is wrong");
             assert!(output.err.contains(&words), "{arguments:?}: {output:?}");
         }
         let output = app.command(&["replay"]).await;
