@@ -1,5 +1,5 @@
 //! Requests pages of missing positions from the exchange and writes their rows; looks up what the exchange serves
-//! around a range. Does not decide what becomes of a gap.
+//! around a range. Does not decide the state of a gap.
 
 use tokio_util::sync::CancellationToken;
 

@@ -272,8 +272,8 @@ impl Tail {
         state.by = "silence";
     }
 
-    /// Whether the socket received frames that the consumer, which is at `consumed`, has not reached. Then nothing is
-    /// known to be missing, and replacing the connection could lose frames.
+    /// Whether the socket received frames that the consumer, which is at `consumed`, has not reached. Then
+    /// silence proves no loss, and replacing the connection could lose frames.
     fn is_in_flight(&self, stream: &Stream, consumed: Option<i64>, now: Timestamp) -> bool {
         let last_seen = self.counters.last_seen.get(stream);
         let is_late = last_seen.is_some_and(|last_seen| consumed.is_none_or(|consumed| consumed < last_seen.micros()));
