@@ -16,9 +16,8 @@ use crate::history::{GapFilter, History};
 use crate::market::{Exchange, Stream};
 
 use super::bounds::{self, Bound};
+use super::output::{Format, print_line};
 use super::progress_bar;
-use super::service::Format;
-use crate::cli::output::print_line;
 
 /// Missing ranges told of a stream; all are counted.
 const RANGES_MAX: usize = 1_000;

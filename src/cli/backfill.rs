@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use crate::exit::{Failure, NO, TEMPORARY};
 
 use super::client::Client;
+use super::output::{Format, print_document, print_line};
 use super::progress_bar;
-use super::service::{Format, print_document};
-use crate::cli::output::print_line;
 
 /// How often the gaps are asked for while they are waited for.
 const POLL_EVERY: Duration = Duration::from_secs(1);

@@ -5,8 +5,7 @@ use crate::app::stores::{self, StorePing};
 use crate::config;
 use crate::exit::{self, Failure};
 
-use super::service::Format;
-use crate::cli::output::print_line;
+use super::output::{Format, print_line};
 
 /// What to check.
 #[derive(Debug, clap::Args)]

@@ -19,9 +19,8 @@ use crate::gap::Range;
 use crate::history::{Batch, GapFilter, History};
 use crate::market::{Channel, Stream};
 
+use super::output::{Format, print_line};
 use super::progress_bar;
-use super::service::Format;
-use crate::cli::output::print_line;
 
 /// Rows of one insert.
 const PAGE: usize = 20_000;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::output::print_line;
-use super::service::{Format, position, print_rows};
+use super::output::{Format, position, print_line, print_rows};
 
 /// Prints the API's answer.
 pub fn show(coverage: Value, days: bool, format: Format) {

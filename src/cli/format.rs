@@ -6,7 +6,7 @@
 use clap::ValueEnum;
 use clap::builder::{EnumValueParser, TypedValueParser};
 
-use super::service::Format;
+use super::output::Format;
 
 /// How `export` writes rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

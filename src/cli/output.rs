@@ -4,16 +4,32 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
 use crate::exit::{Failure, IO};
+use crate::market::Timestamp;
+
+use super::table;
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables for people.
+    #[default]
+    Human,
+    /// One document, or one object a line for lists.
+    Json,
+}
 
 /// A line on stdout.
 macro_rules! print_line {
-    ($($text:tt)*) => { $crate::cli::output::text(format_args!("{}\n", format_args!($($text)*))) };
+    ($($text:tt)*) => { $crate::cli::output::print_text(format_args!("{}\n", format_args!($($text)*))) };
 }
 pub(super) use print_line;
 
 /// Text on stdout, as it is.
-pub(super) fn text(text: fmt::Arguments<'_>) {
+pub(super) fn print_text(text: fmt::Arguments<'_>) {
     if let Err(error) = io::stdout().lock().write_fmt(text)
         && error.kind() != ErrorKind::BrokenPipe
     {
@@ -38,6 +54,49 @@ pub(super) fn allow_closed_stdout(ended: Result<u8, Failure>) -> Result<u8, Fail
     }
 }
 
+pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnce() -> String) {
+    match format {
+        Format::Json => print_line!("{document}"),
+        Format::Human => print_line!("{}", words()),
+    }
+}
+
+pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
+    let rows = rows.as_array().cloned().unwrap_or_default();
+    if format == Format::Json {
+        for row in rows {
+            print_line!("{row}");
+        }
+        return;
+    }
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
+    print_text(format_args!("{}", table::render(columns, &cells)));
+}
+
+/// A position, or so much of the time at which a kline opened.
+pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
+    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
+    match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
+        Some(at) => json!(at.get(part).unwrap_or(&at).replacen('T', " ", 1)),
+        None => row[column].clone(),
+    }
+}
+
+/// As people read it: instants to the second, a kline's position as the minute it opened.
+pub(super) fn cell(row: &Value, column: &str) -> String {
+    let row = match column {
+        "first" | "last" | "first_missing" | "last_missing" => position(row, column, 0..16),
+        _ => row[column].clone(),
+    };
+    match &row {
+        Value::Null => String::new(),
+        Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -55,5 +114,16 @@ mod tests {
         assert!(allow_closed_stdout(broken(IO, ErrorKind::StorageFull)).is_err(), "a full disk");
         assert!(allow_closed_stdout(broken(UNAVAILABLE, ErrorKind::BrokenPipe)).is_err(), "a server");
         assert_eq!(allow_closed_stdout(Ok(1)).ok(), Some(1));
+    }
+
+    #[test]
+    fn people_read_instants_and_programs_read_numbers() {
+        let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
+        assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
+        let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });
+        assert_eq!(
+            [cell(&trade, "first"), cell(&trade, "next_run"), cell(&trade, "reason")],
+            ["18", "2026-11-24 10:50:00", ""]
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-use super::service::Format;
+use super::output::Format;
 
 /// A bar up to `total`; `unit` names what is counted.
 pub fn bar(format: Format, total: u64, unit: &str) -> ProgressBar {

@@ -11,9 +11,8 @@ use crate::exit::{Failure, TEMPORARY, USAGE};
 use crate::market::Exchange;
 use crate::replay::{Bound, Replay};
 
+use super::output::{Format, print_line};
 use super::progress_bar;
-use super::service::Format;
-use crate::cli::output::print_line;
 
 /// Arguments of `replay`.
 #[derive(Clone, Debug, ClapArgs)]

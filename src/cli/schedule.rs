@@ -17,7 +17,7 @@ use crate::jobs::planner::simulate;
 use crate::jobs::spec::{JobSpec, Schedule, When};
 use crate::market::Timestamp;
 
-use super::service::Format;
+use super::output::Format;
 
 /// How far `jobs next` looks: the 29th of February that falls on a certain weekday comes once in 40 years at most.
 const LOOK_AHEAD: Duration = Duration::from_secs(50 * 366 * 86_400);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
@@ -10,23 +10,13 @@ use crate::exit::{Failure, NO, TEMPORARY};
 use crate::market::Timestamp;
 
 use super::client::Client;
-use super::{backfill, coverage, output, status, table, watch};
-use crate::cli::output::print_line;
+use super::output::{self, Format, cell, position, print_document, print_line, print_rows};
+use super::{backfill, coverage, status, watch};
 
 /// How often a run that is waited for is asked after.
 const POLL_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a run; its own timeout ends it much sooner, unless somebody set it higher.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
-
-/// How a command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Tables for people.
-    #[default]
-    Human,
-    /// One document, or one object a line for lists.
-    Json,
-}
 
 /// What is asked of the service.
 #[derive(Clone, Debug, Subcommand)]
@@ -266,49 +256,6 @@ async fn repair(client: &Client, symbol: Option<&str>, dry_run: bool, format: Fo
     Ok(if left == 0 { 0 } else { NO })
 }
 
-pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnce() -> String) {
-    match format {
-        Format::Json => print_line!("{document}"),
-        Format::Human => print_line!("{}", words()),
-    }
-}
-
-pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
-    let rows = rows.as_array().cloned().unwrap_or_default();
-    if format == Format::Json {
-        for row in rows {
-            print_line!("{row}");
-        }
-        return;
-    }
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
-    table::print(columns, &cells);
-}
-
-/// A position, or so much of the time at which a kline opened.
-pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
-    let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
-    match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
-        Some(at) => json!(at.get(part).unwrap_or(&at).replacen('T', " ", 1)),
-        None => row[column].clone(),
-    }
-}
-
-/// As people read it: instants to the second, a kline's position as the minute it opened.
-fn cell(row: &Value, column: &str) -> String {
-    let row = match column {
-        "first" | "last" | "first_missing" | "last_missing" => position(row, column, 0..16),
-        _ => row[column].clone(),
-    };
-    match &row {
-        Value::Null => String::new(),
-        Value::String(text) if Timestamp::parse(text).is_some() => text.get(..19).unwrap_or(text).replacen('T', " ", 1),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,16 +266,5 @@ mod tests {
         assert_eq!(output("2026-11-24T10:50:11.123Z"), "sweep 10:50");
         assert_eq!(output("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");
         assert_eq!(actor_and_time(&json!(""), &Value::Null, "2026-11-24"), "");
-    }
-
-    #[test]
-    fn people_read_instants_and_programs_read_numbers() {
-        let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
-        assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
-        let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });
-        assert_eq!(
-            [cell(&trade, "first"), cell(&trade, "next_run"), cell(&trade, "reason")],
-            ["18", "2026-11-24 10:50:00", ""]
-        );
     }
 }

@@ -8,8 +8,7 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::service::Format;
-use crate::cli::output::print_line;
+use super::output::{Format, print_line};
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
 

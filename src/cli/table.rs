@@ -7,11 +7,7 @@ const COLUMN_MIN: usize = 8;
 const BETWEEN: usize = 2;
 
 /// One row of cells below one row of heads; a cell of digits is set right.
-pub fn print(heads: &[&str], rows: &[Vec<String>]) {
-    super::output::text(format_args!("{}", render(heads, rows)));
-}
-
-fn render(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub fn render(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut columns: Vec<Column> =
         heads.iter().map(|head| Column { width: head.chars().count(), is_words: false }).collect();
     for row in rows {

@@ -20,7 +20,7 @@ use crate::market::{Channel, Exchange, Stream, Symbol, plain};
 
 use super::export::columns;
 use super::export::text::{self, TextFormat};
-use super::service::Format;
+use super::output::Format;
 
 /// How often history is asked what is new; one question for all symbols.
 const POLL_EVERY: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use crate::exit::{Failure, IO};
 
 use super::client::Client;
-use super::service::Format;
+use super::output::Format;
 use super::status;
 
 /// To the upper left corner, and nothing below: a screen that scrolls cannot be watched.

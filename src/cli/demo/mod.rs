@@ -20,7 +20,7 @@ use crate::market::Symbol;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source};
 
-use super::service::Format;
+use super::output::Format;
 use recorder::Recorder;
 use reporter::Reporter;
 

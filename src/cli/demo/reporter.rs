@@ -7,8 +7,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::super::service::Format;
-use crate::cli::output::print_line;
+use super::super::output::{Format, print_line};
 use crate::market::Channel;
 
 /// Prints lines with the time since the start.

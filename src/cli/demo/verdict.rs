@@ -14,8 +14,7 @@ use crate::history::{History, TradeRow};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Trade};
 use crate::simulator::Simulator;
 
-use super::super::service::Format;
-use crate::cli::output::print_line;
+use super::super::output::{Format, print_line};
 
 /// Rows of one look into history.
 const PAGE: usize = 50_000;

@@ -33,8 +33,8 @@ use target::Target;
 
 use super::bounds::{self, Bound, Selection};
 use super::format::{self, FormatFlag, RowFormat};
+use super::output::Format;
 use super::progress_bar;
-use super::service::Format;
 
 /// Rows in memory at a time.
 const PAGE: usize = 10_000;
