@@ -18,8 +18,7 @@ use crate::gap::Range;
 use crate::history::{History, TradeRow};
 use crate::market::{Channel, Exchange, Stream, Symbol, plain};
 
-use super::export::columns;
-use super::export::text::{self, TextFormat};
+use super::export::{columns, jsonl};
 use super::output::Format;
 
 /// How often history is asked what is new; one question for all symbols.
@@ -118,7 +117,7 @@ impl Tail {
         let mut lines = String::new();
         for row in rows {
             match self.format {
-                Format::Json => text::push_row(&mut lines, columns::TRADE, &columns::trade(row), TextFormat::Jsonl),
+                Format::Json => jsonl::push_row(&mut lines, columns::TRADE, &columns::trade(row)),
                 Format::Human => {
                     lines.push_str(&format_trade(row, self.colours));
                     lines.push('\n');

@@ -3,10 +3,12 @@
 //! An instant is in two columns, itself and `_us`, microseconds since 1970: text has no type that programs agree on, and
 //! a query should not have to know which form it reads.
 
+use std::fmt::Write as _;
+
 use rust_decimal::Decimal;
 
 use crate::history::{KlineRow, TradeRow};
-use crate::market::{Channel, Timestamp};
+use crate::market::{Channel, Timestamp, plain};
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,27 @@ pub enum Cell<'a> {
     Decimal(Decimal),
     /// Of [`Kind::Boolean`].
     Boolean(bool),
+}
+
+impl Cell<'_> {
+    /// Appends the value as text, decimals and integers exactly as stored.
+    pub fn push_to(&self, text: &mut String) {
+        match *self {
+            Self::Text(word) => text.push_str(word),
+            Self::Timestamp(at) => text.push_str(&format_timestamp(at)),
+            Self::Decimal(value) => text.push_str(&plain(value)),
+            Self::Integer(value) => write!(text, "{value}").expect("a String takes all that is written"),
+            Self::Boolean(value) => text.push_str(if value { "true" } else { "false" }),
+        }
+    }
+}
+
+/// RFC 3339 with microseconds, or the bare number when the year is out of range.
+fn format_timestamp(at: Timestamp) -> String {
+    match at.to_chrono() {
+        Some(at) => at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        None => at.micros().to_string(),
+    }
 }
 
 /// The columns of a channel that history keeps.

@@ -5,10 +5,11 @@
 
 pub(super) mod columns;
 mod completeness;
+mod csv;
+pub(super) mod jsonl;
 mod parquet;
 mod sink;
 mod target;
-pub(super) mod text;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Rows on their way out, in the form that was asked for.
+//! Rows on their way out, in the format that the user chose.
 
 use anyhow::Context;
 
@@ -7,43 +7,44 @@ use crate::history::{KlineRow, TradeRow};
 use crate::market::Channel;
 
 use super::columns::{self, Cell, Columns};
+use super::csv::CsvFile;
+use super::jsonl;
 use super::parquet::ParquetFile;
 use super::target::Target;
-use super::text::{self, TextFormat};
 use crate::cli::format::RowFormat;
 
-/// Bytes of text gathered before they are written.
+/// Bytes of JSON lines in memory before they are written.
 const TEXT_BYTES: usize = 1 << 20;
 
 /// Takes rows; dropped before [`Sink::finish`] it leaves no file behind.
 pub enum Sink {
-    /// Lines.
-    Text(Lines),
+    /// A CSV file.
+    Csv(Box<CsvFile<Target>>),
+    /// JSON lines.
+    Jsonl(Lines),
     /// A Parquet file.
     Parquet(Box<ParquetFile<Target>>),
 }
 
-/// Lines of text.
+/// Lines of JSON.
 pub struct Lines {
     columns: Columns,
-    format: TextFormat,
     target: Target,
     text: String,
 }
 
 impl Sink {
-    /// Begins with whatever stands before the first row.
+    /// Begins with whatever precedes the first row.
     pub fn begin(format: RowFormat, target: Target, channel: Channel) -> Result<Self, Failure> {
         let columns = columns::of(channel);
-        let format = match format {
-            RowFormat::Csv => TextFormat::Csv,
-            RowFormat::Jsonl => TextFormat::Jsonl,
+        Ok(match format {
+            RowFormat::Csv => Self::Csv(Box::new(CsvFile::begin(target, columns)?)),
+            RowFormat::Jsonl => Self::Jsonl(Lines { columns, target, text: String::new() }),
             RowFormat::Parquet => {
                 let sorted_by = if channel == Channel::Trade { "trade_id" } else { "open_time" };
-                return Ok(Self::Parquet(Box::new(ParquetFile::begin(target, columns, sorted_by)?)));
+                Self::Parquet(Box::new(ParquetFile::begin(target, columns, sorted_by)?))
             }
-        };
-        Ok(Self::Text(Lines { columns, format, target, text: text::header(columns, format) }))
+        })
     }
 
     /// Takes a trade.
@@ -58,20 +59,21 @@ impl Sink {
 
     fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
         match self {
+            Self::Csv(file) => file.put(cells),
             Self::Parquet(file) => file.put(cells),
-            Self::Text(lines) => {
-                text::push_row(&mut lines.text, lines.columns, cells, lines.format);
+            Self::Jsonl(lines) => {
+                jsonl::push_row(&mut lines.text, lines.columns, cells);
                 if lines.text.len() < TEXT_BYTES { Ok(()) } else { lines.write() }
             }
         }
     }
 
-    /// Everything is there: writes the rest, with these notes where the form has a place for them, and gives the file
-    /// its name.
+    /// Writes the rest, with this metadata where the format has a place for it, and gives the file its name.
     pub fn finish(self, metadata: &[(&str, String)]) -> Result<(), Failure> {
         let target = match self {
+            Self::Csv(file) => file.finish()?,
             Self::Parquet(file) => file.finish(metadata)?,
-            Self::Text(mut lines) => {
+            Self::Jsonl(mut lines) => {
                 lines.write()?;
                 lines.target
             }
