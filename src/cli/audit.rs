@@ -1,4 +1,4 @@
-//! `audit`: recounts history itself, with or without the service; exit 1 when it is not complete.
+//! `audit`: counts what history holds, with or without the service; exit 1 when it is not complete.
 
 use std::sync::Arc;
 
@@ -19,40 +19,40 @@ use super::bounds::{self, Bound};
 use super::output::{Format, print_line};
 use super::progress_bar;
 
-/// Missing ranges told of a stream; all are counted.
+/// Missing ranges listed per stream; all are counted.
 const RANGES_MAX: usize = 1_000;
-/// Of these, and of unrecoverable ones, so many are printed for people.
+/// Missing ranges, and unrecoverable ones, printed for people per stream.
 const RANGES_PRINTED_MAX: usize = 20;
-/// Positions counted by one question.
+/// Positions counted by one query.
 const BLOCK: i64 = 1_000_000;
-/// Questions of a stream: one whose ids leap by 10^15 is not asked about by the million.
+/// Queries per stream: ids that jump by 10^15 must not cause a query per million.
 const BLOCKS_MAX: i64 = 10_000;
 
 /// Arguments of `audit`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// Only of this exchange
+    /// Only this exchange
     #[arg(long)]
     exchange: Option<String>,
-    /// Only of this symbol
+    /// Only this symbol
     #[arg(long)]
     symbol: Option<String>,
-    /// From this trade id (kline: open time in microseconds), RFC 3339 time or day on, or where history begins
+    /// First trade id (kline: open time in microseconds), RFC 3339 time or day; default: where history begins
     #[arg(long)]
     from: Option<String>,
-    /// Up to this id, time or day, included, or where history ends
+    /// Last id, time or day, inclusive; default: where history ends
     #[arg(long)]
     to: Option<String>,
 }
 
-/// What was counted of a stream.
+/// What history holds of a stream, counted.
 #[derive(Debug, Default)]
 struct StreamCount {
     range: Option<Range>,
     backfilled: i64,
     missing: audit::MissingPositions,
     open_gaps: usize,
-    /// What the ledger calls unrecoverable, also in front of the first row.
+    /// Gaps that the ledger calls unrecoverable, also before the first row.
     lost: Vec<Gap>,
 }
 
@@ -62,7 +62,7 @@ impl StreamCount {
     }
 }
 
-/// Counts and prints one line a stream.
+/// Counts, and prints one line per stream.
 pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Failure> {
     let streams = streams(&args, config)?;
     let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
@@ -71,7 +71,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     let mut selected = Vec::new();
     let mut positions = 0;
     for stream in &streams {
-        let range = match history.extent(stream).await.context("look for the stream's rows")? {
+        let range = match history.extent(stream).await.context("find the first and last row")? {
             Some(extent) => bounds::resolve(&history, stream, extent, from, to).await?.range,
             None => None,
         };
@@ -88,12 +88,12 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
             Some(range) => count(&history, stream, range, &bar).await?,
             None => StreamCount::default(),
         };
-        // Of a part, only what lies in it is meant.
+        // A bounded audit reports only the gaps in its range.
         let is_selected = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
         let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_selected(gap));
         stream_count.open_gaps = of_stream().filter(|gap| !gap.state.is_closed()).count();
         stream_count.lost = of_stream().filter(|gap| gap.state == GapState::Unrecoverable).cloned().collect();
-        // A stream of which nothing has come yet misses nothing; a history without any row proves nothing.
+        // A stream without rows misses nothing. A history without any row proves nothing.
         complete &= stream_count.is_complete();
         any |= range.is_some();
         bar.suspend(|| report(stream, &stream_count, format));
@@ -103,7 +103,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     Ok(if complete && any { 0 } else { NO })
 }
 
-/// The configured streams that are meant.
+/// The configured streams that the arguments select.
 fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
     if let Some(exchange) = &args.exchange
         && exchange.parse::<Exchange>().is_err()
@@ -117,12 +117,12 @@ fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
             && args.exchange.as_ref().is_none_or(|exchange| stream.exchange.as_str() == exchange)
     });
     if streams.is_empty() {
-        return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream is meant")));
+        return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream matches --exchange and --symbol")));
     }
     Ok(streams)
 }
 
-/// Counts a range block by block, so that long work shows; only a block that lacks something is searched.
+/// Counts a range block by block, for the progress bar, and searches only blocks that lack rows.
 async fn count(
     history: &Arc<dyn History>,
     stream: &Stream,

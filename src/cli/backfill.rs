@@ -1,4 +1,4 @@
-//! `backfill`: asks the service for older trades, says how long it takes, and waits for them when told to.
+//! `backfill`: requests older trades from the service, prints the estimated time and, with `--wait`, waits for them.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use super::client::Client;
 use super::output::{Format, print_document, print_line};
 use super::progress_bar;
 
-/// How often the gaps are asked for while they are waited for.
+/// Time between two requests for the gaps with `--wait`.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait; what is not there by then is still fetched.
+/// Longest wait. The service fetches the rest after it, too.
 const WAIT_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Arguments of `backfill`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// Whose market
+    /// The exchange
     #[arg(long, default_value = "binance")]
     exchange: String,
-    /// Which symbol
+    /// The symbol, as the exchange spells it
     #[arg(long)]
     symbol: String,
     /// First trade id or time
@@ -31,7 +31,7 @@ pub struct Args {
     /// Last trade id, or the time before which trades are wanted
     #[arg(long)]
     to: String,
-    /// Wait until nothing of it is open any more, with a progress bar; exit 1 when not all of it came
+    /// Wait until every gap of the range is closed, with a progress bar; exit 1 when trades are unrecoverable
     #[arg(long)]
     wait: bool,
 }
@@ -43,9 +43,13 @@ pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u
     });
     let response = client.post("/api/v1/admin/backfill", Some(&body)).await?;
     print_document(&response, format, || {
-        let more = if response["more"] == true { "; ask again when these are filled: there are more" } else { "" };
+        let more = if response["more"] == true {
+            "; there are more gaps: repeat the command when these are filled"
+        } else {
+            ""
+        };
         format!(
-            "{}..{}: {} trades missing, {} gaps opened, about {} by the exchange's weight, see `tapekeeper gaps --open`{more}",
+            "{}..{}: {} trades missing, {} gaps opened, about {} within the exchange's request weight, see `tapekeeper gaps --open`{more}",
             response["first"],
             response["last"],
             response["missing"],
@@ -59,7 +63,7 @@ pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u
     wait(&args, &response, client, format).await
 }
 
-/// Follows the gaps of the range until none is open; whether all of it is filled.
+/// Waits until no gap of the range is open. Exits with 1 when one closed as unrecoverable.
 async fn wait(args: &Args, response: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
     let (first, last) = (response["first"].as_i64().unwrap_or_default(), response["last"].as_i64().unwrap_or_default());
     let total = response["missing"].as_u64().unwrap_or_default();
@@ -87,14 +91,17 @@ async fn wait(args: &Args, response: &Value, client: &Client, format: Format) ->
         if left == 0 {
             bar.finish_and_clear();
             if format == Format::Human {
-                let not_all = "NOT all of it came: `tapekeeper gaps` says why";
-                print_line!("{}", if all_came { "all of it is in history" } else { not_all });
+                let not_all = "NOT complete: `tapekeeper gaps` shows why";
+                print_line!("{}", if all_came { "complete: history holds the whole range" } else { not_all });
             }
             return Ok(if all_came { 0 } else { NO });
         }
         tokio::time::sleep(POLL_EVERY).await;
     }
-    Err(Failure::new(TEMPORARY, anyhow::anyhow!("not all of it came within {} days", WAIT_MAX.as_secs() / 86_400)))
+    Err(Failure::new(
+        TEMPORARY,
+        anyhow::anyhow!("the range is not complete after {} days", WAIT_MAX.as_secs() / 86_400),
+    ))
 }
 
 /// `less than a minute`, `12 min`, `3 h 20 min`.
@@ -111,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_estimate_is_said_in_words() {
+    fn an_estimate_is_printed_in_words() {
         let output = [0, 59, 60, 3_599, 3_600, 90_000].map(in_words);
         assert_eq!(output, ["less than a minute", "less than a minute", "1 min", "59 min", "1 h 0 min", "25 h 0 min"]);
     }

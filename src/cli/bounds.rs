@@ -1,5 +1,5 @@
-//! What `--from` and `--to` of `export` and `audit` mean in a stream: positions, and whether history reaches as far as
-//! was asked.
+//! `--from` and `--to` of `export` and `audit`: the positions of a stream that they select, and whether history covers
+//! them.
 
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use crate::gap::Range;
 use crate::history::History;
 use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
-/// One end of what is asked for.
+/// One end of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// A trade id, or a kline's open time in microseconds.
     Position(i64),
-    /// An instant; as an end the first one that is not meant any more.
+    /// A time; as an end it is exclusive.
     Time(Timestamp),
 }
 
-/// What is asked for, in positions of the stream.
+/// The selected positions of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// From the first position to the last; `None` when there is none.
+    /// First and last position; `None` when no position is selected.
     pub range: Option<Range>,
-    /// Where history begins too late or ends too early, in words.
+    /// Messages: history begins too late, or ends too early.
     pub shortfalls: Vec<String>,
 }
 
 impl Bound {
-    /// A trade id, an RFC 3339 time or a date; as an end the time or the whole day is meant too.
+    /// Parses a trade id, an RFC 3339 time or a date. An end includes the time, or the whole day.
     pub fn parse(text: &str, is_end: bool) -> Result<Self, Failure> {
         if let Ok(position) = text.parse() {
             return Ok(Self::Position(position));
@@ -49,7 +49,7 @@ impl Bound {
     }
 }
 
-/// Finds the positions. Ids are taken as they are; times only reach as far as history does, and `shortfalls` says so.
+/// Finds the positions. Ids stay as given. Times are cut to the extent of history, and `shortfalls` reports it.
 pub async fn resolve(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -66,11 +66,11 @@ pub async fn resolve(
         Some(Bound::Time(at)) => {
             let begins = time_of(history, stream, extent.first).await?;
             if at < begins {
-                shortfalls.push(format!("history begins at {begins}, later than asked"));
+                shortfalls.push(format!("history begins at {begins}, later than --from"));
             }
             match stream.channel {
                 Channel::Trade => {
-                    audit::first_position_at(history, stream, extent, at).await.context("look for the first trade")?
+                    audit::first_position_at(history, stream, extent, at).await.context("find the first trade")?
                 }
                 _ => ceil(at.micros()).max(extent.first),
             }
@@ -80,18 +80,15 @@ pub async fn resolve(
         None => extent.last,
         Some(Bound::Position(position)) => position.div_euclid(step) * step,
         Some(Bound::Time(before)) => {
-            // A kline speaks for its whole interval, a trade for its instant.
+            // A kline covers its interval, a trade one instant.
             let begins = time_of(history, stream, extent.last).await?;
             let until = begins.plus_micros(if stream.channel == Channel::Trade { 1 } else { step });
             if until < before {
-                shortfalls.push(format!("history ends at {begins}, earlier than asked"));
+                shortfalls.push(format!("history ends at {begins}, earlier than --to"));
             }
             match stream.channel {
                 Channel::Trade => {
-                    audit::first_position_at(history, stream, extent, before)
-                        .await
-                        .context("look for the last trade")?
-                        - 1
+                    audit::first_position_at(history, stream, extent, before).await.context("find the last trade")? - 1
                 }
                 _ => (ceil(before.micros()) - step).min(extent.last),
             }
@@ -100,14 +97,14 @@ pub async fn resolve(
     Ok(Selection { range: Range::new(first, last), shortfalls })
 }
 
-/// The instant of a stored position.
+/// The time of a stored position.
 async fn time_of(history: &Arc<dyn History>, stream: &Stream, position: i64) -> anyhow::Result<Timestamp> {
     if stream.channel != Channel::Trade {
         return Ok(Timestamp(position));
     }
     let range = Range { first: position, last: position };
     let rows = history.trades(stream, range, 1).await.context("read a trade")?;
-    Ok(rows.first().context("the trade is not stored any more")?.trade.ts)
+    Ok(rows.first().context("the trade is no longer stored")?.trade.ts)
 }
 
 #[cfg(test)]
@@ -119,7 +116,7 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
 
-    /// Trades 10 to 19, one a second from 2026-01-31T00:00:00Z on.
+    /// Trades 10 to 19, one per second from 2026-01-31T00:00:00Z on.
     async fn history(directory: &tempfile::TempDir) -> (Arc<dyn History>, Stream) {
         let midnight = Timestamp::parse("2026-01-31").unwrap();
         let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
@@ -152,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ids_are_taken_as_they_are() {
+    async fn ids_stay_as_given() {
         check(None, None, Some((10, 19)), 0).await;
         check(Some("5"), Some("25"), Some((5, 25)), 0).await;
     }
@@ -163,18 +160,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn times_between_trades_hold_no_trade() {
+    async fn times_between_trades_select_no_trade() {
         check(Some("2026-01-31T00:00:03.1Z"), Some("2026-01-31T00:00:03.9Z"), None, 0).await;
     }
 
     #[tokio::test]
-    async fn a_day_that_history_does_not_fill_is_said() {
+    async fn a_day_that_history_does_not_cover_is_reported() {
         check(Some("2026-01-31"), Some("2026-01-31"), Some((10, 19)), 1).await;
         check(Some("2026-01-30"), Some("2026-01-31"), Some((10, 19)), 2).await;
     }
 
     #[test]
-    fn a_word_is_no_bound() {
+    fn a_word_is_a_usage_error() {
         assert_eq!(Bound::parse("yesterday", false).unwrap_err().code, USAGE);
     }
 }

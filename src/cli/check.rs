@@ -1,4 +1,4 @@
-//! `check`: are both files right, and do the servers answer that they name?
+//! `check`: validates both files and, with `--connect`, the servers that they name.
 
 use crate::app::ConfigPaths;
 use crate::app::stores::{self, StorePing};
@@ -7,10 +7,10 @@ use crate::exit::{self, Failure};
 
 use super::output::{Format, print_line};
 
-/// What to check.
+/// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also asks every server for its version and says what is missing there; exit 69 when one cannot be used
+    /// Also asks every server for its version and lists what it lacks; exit 69 when one cannot be used
     #[arg(long)]
     connect: bool,
 }

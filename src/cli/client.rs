@@ -1,4 +1,4 @@
-//! Talks to the running service over its API, found through the same configuration.
+//! The client of the running service's API. It finds the service through the same configuration.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,15 @@ use serde_json::Value;
 use crate::admin::AdminOptions;
 use crate::exit::{CONFIGURATION, Failure, INTERNAL, PERMISSION, TEMPORARY, UNAVAILABLE, USAGE};
 
-/// Longest answer: more than the service itself allows any request.
+/// Longest time for a response: more than the service allows a request.
 const ANSWER_MAX: Duration = Duration::from_secs(90);
-/// How long the service may take to accept a connection; it is near.
+/// Longest time to connect: the service is on this machine.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// The running service: through its unix socket where there is one, else over TCP.
+/// A client of the running service: through its unix socket if it exists, else over TCP.
 pub struct Client {
     base: String,
     token: Option<String>,
-    /// Through the unix socket.
     unix_socket: Option<UnixSocket>,
     http: reqwest::Client,
 }
@@ -30,7 +29,7 @@ struct UnixSocket {
 }
 
 impl Client {
-    /// The service that this configuration would start.
+    /// A client of the service that uses this configuration.
     pub fn new(options: &AdminOptions) -> anyhow::Result<Self> {
         let unix_socket = options.socket.as_ref().map(|path| -> anyhow::Result<UnixSocket> {
             let http = builder().unix_socket(path.as_path()).build().context("set up the client of the unix socket")?;
@@ -41,39 +40,39 @@ impl Client {
         Ok(Self { base, token: options.token.clone(), unix_socket: unix_socket.transpose()?, http })
     }
 
-    /// Where the status page is.
+    /// Base URL of the status page and the API.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// Asks for a document.
+    /// GET of a path.
     pub async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.http.get(format!("{}{path}", self.base))).await
     }
 
-    /// Asks for a document with parameters; those that are `None` are left out.
+    /// GET with query parameters; those that are `None` are omitted.
     pub async fn query(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
         self.send(self.http.get(format!("{}{path}", self.base)).query(&present(parameters))).await
     }
 
-    /// Asks for a change with parameters; those that are `None` are left out.
+    /// POST with query parameters; those that are `None` are omitted.
     pub async fn post_query(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, Failure> {
         self.send(self.http.post(format!("{}{path}", self.base)).query(&present(parameters))).await
     }
 
-    /// Asks for a change to a job, whatever characters its name has; parameters that are `None` are left out.
+    /// POST of an action on a job, whose name may hold any character; parameters that are `None` are omitted.
     pub async fn post_job(
         &self,
         name: &str,
         action: &str,
         parameters: &[(&str, Option<&str>)],
     ) -> Result<Value, Failure> {
-        let mut url = reqwest::Url::parse(&self.base).expect("the base is an address and nothing else");
-        url.path_segments_mut().expect("http has a path").extend(["api", "v1", "jobs", name, action]);
+        let mut url = reqwest::Url::parse(&self.base).expect("the base is a valid URL");
+        url.path_segments_mut().expect("an http URL has a path").extend(["api", "v1", "jobs", name, action]);
         self.send(self.http.post(url).query(&present(parameters))).await
     }
 
-    /// Asks for a change.
+    /// POST with a JSON body.
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let mut request = self.http.post(format!("{}{path}", self.base));
         if let Some(body) = body {
@@ -91,29 +90,29 @@ impl Client {
         let document: Value = response
             .json()
             .await
-            .with_context(|| format!("read the answer of {}: is it tapekeeper that listens there?", self.base))
+            .with_context(|| format!("read the response of {}: check that tapekeeper listens there", self.base))
             .map_err(|error| Failure::new(UNAVAILABLE, error))?;
         if (200..300).contains(&status) {
             return Ok(document);
         }
-        let message = document["error"]["message"].as_str().unwrap_or("the service refused").to_owned();
+        let message = document["error"]["message"].as_str().unwrap_or("the service refused the request").to_owned();
         Err(Failure::new(exit_code(status), anyhow!(message)))
     }
 
-    /// Asks through the unix socket; over TCP where there is none, or nobody serves it.
+    /// Sends through the unix socket; over TCP if there is no socket, or no process serves it.
     async fn execute(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
-        let request = request.build().context("make the request")?;
+        let request = request.build().context("build the request")?;
         if let Some(unix_socket) = &self.unix_socket {
-            let copy = request.try_clone().expect("a body that is one document can be sent twice");
+            let copy = request.try_clone().expect("a body in memory can be cloned");
             match unix_socket.http.execute(copy).await {
                 Ok(response) => return Ok(response),
                 Err(error) if !error.is_connect() => return Err(request_failed(error)),
-                // The token opens the other way in. Without it TCP might do as well, but who may not open this file is
-                // not meant to change anything.
+                // With the token the request goes over TCP. Without it TCP might accept the request, but a user who may
+                // not open the socket should not change anything.
                 Err(error) if is_permission_denied(&error) && self.token.is_none() => {
                     return Err(not_a_member(&unix_socket.path));
                 }
-                Err(_nobody_serves_it) => {}
+                Err(_not_served) => {}
             }
         }
         match self.http.execute(request).await {
@@ -126,7 +125,7 @@ impl Client {
         }
     }
 
-    /// Where it was looked for.
+    /// The addresses that it tries.
     fn address(&self) -> String {
         match &self.unix_socket {
             Some(unix_socket) => format!("{} or {}", unix_socket.path.display(), self.base),
@@ -136,16 +135,16 @@ impl Client {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    // The service is on this machine: a proxy meant for the exchange is not for it.
+    // The service is on this machine: the proxy is for the exchange.
     let http = reqwest::Client::builder().timeout(ANSWER_MAX).connect_timeout(CONNECT_MAX).no_proxy();
     http.tls_backend_preconfigured((*crate::exchange::tls_config()).clone())
 }
 
 fn request_failed(error: reqwest::Error) -> Failure {
-    Failure::new(UNAVAILABLE, anyhow!(error).context("ask the service"))
+    Failure::new(UNAVAILABLE, anyhow!(error).context("send a request to the service"))
 }
 
-/// Whether the kernel did not let this user in.
+/// Whether the kernel refused this user the socket.
 fn is_permission_denied(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -159,11 +158,11 @@ fn is_permission_denied(error: &reqwest::Error) -> bool {
 
 fn not_a_member(path: &Path) -> Failure {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "USER".to_owned());
-    let help = format!("`sudo adduser {user} tapekeeper` and log in again, or ask with sudo");
+    let help = format!("`sudo adduser {user} tapekeeper` and log in again, or use sudo");
     Failure::new(PERMISSION, anyhow!("this user may not open {}: {help}", path.display()))
 }
 
-/// What a refusal means for whoever called the command.
+/// The exit code of a command that the service refused with this status.
 fn exit_code(status: u16) -> u8 {
     match status {
         400 | 404 => USAGE,
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_does_not_run_is_said_with_the_remedy() {
+    async fn a_service_that_does_not_run_is_reported_with_the_remedy() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let failure = client(free).get("/api/v1/status").await.unwrap_err();
         let words = failure.error.to_string();
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_unix_socket_is_preferred_and_tcp_is_left_where_nobody_serves_it() {
+    async fn tcp_is_used_when_no_process_serves_the_unix_socket() {
         let directory = tempfile::tempdir().unwrap();
         let socket = Some(directory.path().join("admin.sock"));
         let who = |who: &'static str| Router::new().route("/who", post(async move || axum::Json(json!(who))));
@@ -227,7 +226,7 @@ mod tests {
         served.abort();
         assert!(served.await.unwrap_err().is_cancelled());
         let killed = Client::new(&AdminOptions { listen, socket: socket.clone(), token: None }).unwrap();
-        assert_eq!(killed.post("/who", None).await.unwrap(), "port", "nobody serves the socket");
+        assert_eq!(killed.post("/who", None).await.unwrap(), "port", "no process serves the socket");
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let stopped = Client::new(&AdminOptions { listen: free, socket, token: None }).unwrap();
         let failure = stopped.get("/who").await.unwrap_err();
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_open_the_socket_is_told_how_to_join() {
+    fn a_user_outside_the_group_learns_how_to_join() {
         let failure = not_a_member(std::path::Path::new("/run/tapekeeper/admin.sock"));
         let words = failure.error.to_string();
         assert_eq!(failure.code, PERMISSION);
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_and_parameters_arrive_as_they_are() {
+    async fn names_and_parameters_arrive_unchanged() {
         let router = Router::new()
             .route("/api/v1/jobs/{name}/run", post(async |Path(name): Path<String>| axum::Json(json!(name))))
             .route("/echo", get(async |uri: Uri| axum::Json(json!(uri.query()))));
@@ -258,14 +257,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_in_the_services_words() {
+    async fn a_refusal_keeps_the_message_of_the_service() {
         let refuse = async || (StatusCode::NOT_FOUND, axum::Json(json!({ "error": { "message": "no such job" } })));
         let client = serve(Router::new().route("/refuse", get(refuse)).route("/web", get(async || "<html>"))).await;
         let failure = client.get("/refuse").await.unwrap_err();
         assert_eq!((failure.code, failure.error.to_string()), (USAGE, "no such job".to_owned()));
         let failure = client.get("/web").await.unwrap_err();
         assert_eq!(failure.code, UNAVAILABLE);
-        assert!(failure.error.to_string().contains("is it tapekeeper"), "{}", failure.error);
+        assert!(failure.error.to_string().contains("check that tapekeeper listens"), "{}", failure.error);
     }
 
     #[test]

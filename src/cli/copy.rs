@@ -1,7 +1,6 @@
-//! `copy`: moves history, ledger and run history from one configuration's backend to another's.
+//! `copy`: copies history, gap ledger and run history between the stores of two configurations.
 //!
-//! It asks the target what it lacks of each stream and copies just that: so it is idempotent, and goes on
-//! where it was interrupted.
+//! It copies only the ranges that the target lacks, so it is idempotent and continues after an interruption.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,11 +21,11 @@ use crate::market::{Channel, Stream};
 use super::output::{Format, print_line};
 use super::progress_bar;
 
-/// Rows of one insert.
+/// Rows per insert.
 const PAGE: usize = 20_000;
-/// Missing ranges asked for at a time.
+/// Missing ranges per query.
 const RANGES_MAX: usize = 1_000;
-/// Runs that are copied, the newest.
+/// Runs copied, newest first.
 const RUNS_MAX: usize = 100_000;
 
 /// Arguments of `copy`.
@@ -52,7 +51,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     for stream in &streams {
         let Some(extent) = source.extent(stream).await.context("read the source")? else { continue };
         let total = source.count(stream, extent).await.context("count the source")?.present;
-        // What an earlier copy brought is not copied again.
+        // An earlier copy may have written rows already.
         let already_copied = target.count(stream, extent).await.context("count the target")?.present;
         let bar = progress_bar::bar(format, u64::try_from(total - already_copied).unwrap_or(0), "rows");
         bar.set_message(stream.to_string());
@@ -68,7 +67,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         }
     }
     if stop.is_cancelled() {
-        return Err(Failure::new(TEMPORARY, anyhow::anyhow!("interrupted: the same command goes on from here")));
+        return Err(Failure::new(TEMPORARY, anyhow::anyhow!("interrupted: run the same command again to continue")));
     }
     let gaps = source.gaps(&GapFilter::default()).await.context("read the source's ledger")?;
     let (gap_count, token) = (gaps.len(), "copy:gaps".to_owned());
@@ -97,7 +96,7 @@ fn load(path: &std::path::Path) -> Result<Config, Failure> {
     loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(CONFIGURATION, problems))
 }
 
-/// Copies what the target lacks between the source's first and last row.
+/// Copies the rows that the target lacks between the first and last row of the source.
 async fn copy_stream(
     source: &Arc<dyn History>,
     target: &Arc<dyn History>,
@@ -106,10 +105,11 @@ async fn copy_stream(
     bar: &ProgressBar,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let step = stream.channel.step().context("books are not in history")?;
+    let step = stream.channel.step().context("history does not hold quotes")?;
     let mut from = extent.first;
     while let Some(rest) = Range::new(from, extent.last) {
-        let lacking = target.missing(stream, rest, RANGES_MAX).await.context("ask the target what it lacks")?;
+        let lacking =
+            target.missing(stream, rest, RANGES_MAX).await.context("find the ranges that the target lacks")?;
         let Some(last) = lacking.last().map(|range| range.last) else { return Ok(()) };
         for range in lacking {
             copy_range(source, target, stream, range, bar, stop).await?;

@@ -1,4 +1,5 @@
-//! What `coverage` prints: a line a stream, on request a line a day, totals, and how what is missing comes back.
+//! What `coverage` prints: a line per stream, with `--days` a line per day, totals, and how the exchange returns
+//! missing rows.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::output::{Format, position, print_line, print_rows};
 
-/// Prints the API's answer.
+/// Prints the API's response.
 pub fn show(coverage: Value, days: bool, format: Format) {
     if format == Format::Json {
         print_rows(&coverage, &[], format);
@@ -26,7 +27,7 @@ pub fn show(coverage: Value, days: bool, format: Format) {
     }
 }
 
-/// A row with the number of what is missing in place of the ranges.
+/// The row, with the number of missing positions in place of their ranges.
 fn with_missing_count(row: &Value) -> Value {
     let mut row = row.clone();
     row["missing"] = json!(missing(&row));
@@ -71,18 +72,18 @@ fn totals(rows: &[Value]) -> Option<String> {
     })
 }
 
-/// A line for each exchange and kind of channel: how what is missing is asked for, and how old it may be.
+/// One line per exchange and kind of channel: how it returns missing rows, and how old they may be.
 fn recoverable(rows: &[Value]) -> BTreeSet<String> {
     let line = |row: &Value| {
         let how = row["recoverable"].as_object()?;
         let kind = if row["channel"] == "trade" { "trades" } else { "klines" };
         let by = how["by"].as_str()?.replace('_', " ");
         let age = match how["kept_s"].as_u64() {
-            None => "however old".to_owned(),
-            Some(seconds) => format!("for {:.1} days", seconds as f64 / 86_400.0),
+            None => "without limit of age".to_owned(),
+            Some(seconds) => format!("up to {:.1} days old", seconds as f64 / 86_400.0),
         };
         let exchange = row["exchange"].as_str()?;
-        Some(format!("{exchange} gives missing {kind} back by {by}, {} a request, {age}", how["rows_per_request"]))
+        Some(format!("{exchange} returns missing {kind} by {by}, {} per request, {age}", how["rows_per_request"]))
     };
     rows.iter().filter_map(line).collect()
 }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_add_the_streams_up() {
+    fn totals_add_up_the_streams() {
         let rows = [row("trade", 8, 5, Value::Null), row("kline_1m", 4, 4, Value::Null)];
         let output = totals(&rows).unwrap();
         assert_eq!(output, "1 of 2 streams complete: 12 expected, 9 present (4 backfilled), 3 missing, 2 gaps open");
@@ -109,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_is_said_once_an_exchange_and_kind() {
+    fn each_exchange_and_kind_of_channel_has_one_line() {
         let rows =
             [row("trade", 1, 1, Value::Null), row("trade", 2, 2, Value::Null), row("kline_1m", 1, 1, json!(129_600))];
         assert_eq!(
             recoverable(&rows).into_iter().collect::<Vec<_>>(),
             [
-                "binance gives missing klines back by trade id, 1000 a request, for 1.5 days",
-                "binance gives missing trades back by trade id, 1000 a request, however old",
+                "binance returns missing klines by trade id, 1000 per request, up to 1.5 days old",
+                "binance returns missing trades by trade id, 1000 per request, without limit of age",
             ]
         );
         let unknown = json!({ "exchange": "binance", "channel": "trade", "recoverable": null });
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_shows_how_much_is_missing_and_of_which_stream() {
+    fn a_day_shows_its_stream_and_how_much_is_missing() {
         let days = day_rows(&[row("trade", 8, 5, Value::Null)]);
         assert_eq!((days.len(), &days[0]["missing"], &days[0]["symbol"]), (1, &json!(3), &json!("BTCUSDT")));
     }

@@ -1,7 +1,7 @@
-//! What `--format` may name: how a command prints, and for `export` how rows are written.
+//! The values of `--format`: how a command prints, and how `export` writes rows.
 //!
-//! `export` has a `--format` of its own in place of the global one. Clap copies the value of such a flag up to the
-//! command above, so both must have one type.
+//! `export` replaces the global `--format` by its own. Clap copies the value of such a flag to the parent command, so
+//! both must have one type.
 
 use clap::ValueEnum;
 use clap::builder::{EnumValueParser, TypedValueParser};
@@ -11,10 +11,10 @@ use super::output::Format;
 /// How `export` writes rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RowFormat {
-    /// A line of column names, then a line a row
+    /// A line of column names, then one line per row
     #[default]
     Csv,
-    /// An object a line
+    /// One object per line
     #[value(alias = "json")]
     Jsonl,
     /// A Parquet file: typed columns, compressed
@@ -24,7 +24,7 @@ pub enum RowFormat {
 /// The value of `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormatFlag {
-    /// Of any command.
+    /// Of every command but `export`.
     Print(Format),
     /// Of `export`.
     Rows(RowFormat),
@@ -39,7 +39,7 @@ impl FormatFlag {
         }
     }
 
-    /// How rows are written; `tapekeeper --format json export` means a line an object.
+    /// How rows are written; `tapekeeper --format json export` writes one object per line.
     pub fn rows(self) -> RowFormat {
         match self {
             Self::Rows(format) => format,
@@ -49,12 +49,12 @@ impl FormatFlag {
     }
 }
 
-/// Reads the flag of any command.
+/// Parses the flag of every command but `export`.
 pub fn print_parser() -> impl TypedValueParser<Value = FormatFlag> {
     EnumValueParser::<Format>::new().map(FormatFlag::Print)
 }
 
-/// Reads the flag of `export`.
+/// Parses the flag of `export`.
 pub fn rows_parser() -> impl TypedValueParser<Value = FormatFlag> {
     EnumValueParser::<RowFormat>::new().map(FormatFlag::Rows)
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn other_commands_print_for_people_or_programs() {
+    fn other_commands_print_human_or_json() {
         assert_eq!(flag(&["audit"]).unwrap(), FormatFlag::Print(Format::Human));
         assert_eq!(flag(&["audit", "--format", "json"]).unwrap(), FormatFlag::Print(Format::Json));
         assert!(flag(&["audit", "--format", "csv"]).is_err());

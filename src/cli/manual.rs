@@ -1,6 +1,6 @@
-//! `tapekeeper package-files DIR`: the manual pages and the completions, written from the code for the package.
+//! `package-files DIR`: writes the manual pages and the shell completions for the package.
 //!
-//! Hidden, because only `packaging/build` needs it. Plain roff: the few requests used are in every man page.
+//! Hidden, because only `packaging/build` needs it. The pages are plain roff, made from the help of the commands.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,58 +16,59 @@ use crate::jobs::spec::TaskKind;
 /// Arguments of `package-files`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// Where they are written; made when missing
+    /// The directory to write to; created if missing
     directory: PathBuf,
 }
 
 const NAME: &str = "tapekeeper";
 
-/// What the command's own help does not say, as sections of tapekeeper(8).
+/// Sections of tapekeeper(8) that are not in the help of the commands.
 const SECTIONS: [(&str, &str); 5] = [
     (
         "ENVIRONMENT",
-        "TAPEKEEPER_CONFIG and TAPEKEEPER_JOBS name the files as --config and --jobs do.\n\n\
+        "TAPEKEEPER_CONFIG and TAPEKEEPER_JOBS name the files, as --config and --jobs do.\n\n\
          TAPEKEEPER_LOG sets how much is logged: info, debug, or a filter such as tapekeeper::backfill=debug.\n\n\
          TAPEKEEPER_ADMIN_TOKEN, TAPEKEEPER_CLICKHOUSE_PASSWORD, TAPEKEEPER_REDIS_PASSWORD and TAPEKEEPER_KAFKA_PASSWORD \
-         hold what no credential holds.\n\n\
-         HTTPS_PROXY and NO_PROXY hold for REST and WebSocket.\n\n\
-         TAPEKEEPER_FAULTS breaks the service on request, to show that its watchdog works: wedge:LOOP@DURATION, several \
-         with commas between, where LOOP is ingest, consume or scheduler. At this age the loop gets stuck; the watchdog \
-         restarts the service, and `systemctl status` names the loop. Off by default, and warned of at start.",
+         hold passwords for which there is no credential.\n\n\
+         HTTPS_PROXY and NO_PROXY apply to REST and WebSocket.\n\n\
+         TAPEKEEPER_FAULTS breaks the service on purpose, to test the watchdog: wedge:LOOP@DURATION, several separated by \
+         commas, where LOOP is ingest, consume or scheduler. After DURATION the loop gets stuck; the watchdog restarts the \
+         service, and `systemctl status` names the loop. Off by default; the start logs a warning when it is set.",
     ),
     (
         "FILES",
         "/etc/tapekeeper/tapekeeper.toml: the configuration, with every key and a comment.\n\n\
          /etc/tapekeeper/jobs.toml and /etc/tapekeeper/jobs.d/*.toml: the schedule, see tapekeeper-jobs.toml(5).\n\n\
-         /etc/credstore/: admin-token, clickhouse-password, redis-password and kafka-password, each optional.\n\n\
+         /etc/credstore/: the credentials admin-token, clickhouse-password, redis-password and kafka-password, each optional.\n\n\
          /var/lib/tapekeeper/: log.db, history.db and service_state.json.\n\n\
-         /run/tapekeeper/admin.sock: how commands reach the service; members of the group tapekeeper may open it, and change \
-         things without a token ([admin] socket in the configuration names another place).\n\n\
-         /usr/share/doc/tapekeeper/examples/: drop-ins for the unit. /usr/share/tapekeeper/: alert rules for Prometheus and a \
-         dashboard for Grafana.",
+         /run/tapekeeper/admin.sock: the unix socket for the commands. Members of the group tapekeeper may open it and need no \
+         token. [admin] socket in the configuration sets another path.\n\n\
+         /usr/share/doc/tapekeeper/docs/: the reference. /usr/share/doc/tapekeeper/examples/: drop-ins for the unit.\n\n\
+         /usr/share/tapekeeper/: alert rules for Prometheus and a dashboard for Grafana.",
     ),
     (
         "SIGNALS",
-        "SIGTERM and SIGINT stop in order: sockets, log, consumer, last snapshot; a second one ends the process at once. \
-         SIGHUP reads the configuration again. Nothing that was acknowledged is lost in any case.",
+        "SIGTERM and SIGINT stop the service in order: sockets, log, consumer, last snapshot. A second signal ends the process \
+         at once. SIGHUP reads the configuration again. No signal loses a row that is durable.",
     ),
     (
         "EXIT STATUS",
-        "0; 1 the check ran and the answer is no; 64 usage; 65 rows that Parquet cannot hold; 69 the service does not \
-         answer, or there is no history; 70 internal; 73 and 74 the data directory; 75 try again later, such as another \
-         recorder holding the directory; 77 permission: no member of the group, or the token is missing; 78 configuration, or a store of a newer version. systemd does not \
-         restart the service after 64 and 78.",
+        "0: done. 1: the check ran and the answer is no. 64: usage. 65: rows that Parquet cannot hold. 69: the service does not \
+         answer, or there is no history. 70: internal error. 73 and 74: the data directory cannot be created or written. 75: \
+         try again later, for example because another recorder holds the data directory. 77: permission, because the user is \
+         not in the group or has no token. 78: configuration, or a store of a newer version.\n\nsystemd does not restart \
+         the service after 64 and 78.",
     ),
     (
         "SYSTEMD",
-        "tapekeeper.service restarts a process of which a loop is stuck, and `systemctl status` then says which. A service \
-         that is given up starts tapekeeper-alert@.service. tapekeeper.socket, when enabled, holds the port of the API, so \
-         that a restart refuses no connection. `journalctl -x -u tapekeeper` explains messages; their fields JOB, RUN_ID, \
-         OUTCOME, EXCHANGE, SYMBOL, GAP_FIRST and GAP_LAST can be filtered by.",
+        "The watchdog restarts a process with a stuck loop, and `systemctl status` names the loop. When systemd stops \
+         restarting the service, it starts tapekeeper-alert@.service. tapekeeper.socket, when enabled, holds the port of the \
+         API, so that a restart refuses no connection. `journalctl -x -u tapekeeper` explains messages, and filters them by \
+         the fields JOB, RUN_ID, OUTCOME, EXCHANGE, SYMBOL, GAP_FIRST and GAP_LAST.",
     ),
 ];
 
-/// Writes all of them.
+/// Writes the pages and the completions.
 pub fn write(args: &Args) -> anyhow::Result<()> {
     let directory = &args.directory;
     fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
@@ -93,7 +94,7 @@ fn program_page() -> String {
     page.section("NAME", &format!("{NAME} - {}", first_lower(&about)));
     page.head("SYNOPSIS");
     page.bold(&format!("{NAME} [OPTIONS] [COMMAND]"));
-    page.section("DESCRIPTION", &format!("{about}\n\nWithout a command the service runs, as with `run`."));
+    page.section("DESCRIPTION", &format!("{about}\n\nWithout a command it runs the service, as `run` does."));
     page.head("OPTIONS");
     page.arguments(&program, true);
     page.head("COMMANDS");
@@ -107,7 +108,7 @@ fn program_page() -> String {
     page.0
 }
 
-/// tapekeeper-jobs.toml(5): the shipped schedule explains itself.
+/// tapekeeper-jobs.toml(5), made from the comments of the shipped schedule.
 fn jobs_page() -> String {
     let mut page = Page::new("TAPEKEEPER-JOBS.TOML", 5, "File formats");
     page.section("NAME", "tapekeeper-jobs.toml - what Tapekeeper does on schedule");
@@ -161,7 +162,7 @@ impl Page {
         }
     }
 
-    /// A command with its arguments, then those below it.
+    /// A command with its arguments, then its subcommands.
     fn command(&mut self, above: &str, command: &Command) {
         let name = format!("{above} {}", command.get_name());
         if !command.has_subcommands() {
@@ -174,7 +175,7 @@ impl Page {
         }
     }
 
-    /// Options and positional arguments; those that every command has stand with the program only.
+    /// Options and positional arguments; global ones are listed once, with the program.
     fn arguments(&mut self, command: &Command, with_global: bool) {
         for argument in command.get_arguments().filter(|argument| with_global || !argument.is_global_set()) {
             let id = argument.get_id().as_str();
@@ -202,13 +203,13 @@ impl Page {
     }
 
     fn line(&mut self, text: &str) {
-        // A line that begins with a dot or an apostrophe would be a request.
+        // roff takes a line that begins with a dot or an apostrophe as a request.
         let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
         self.0.push_str(&format!("{guard}{}\n", escaped(text)));
     }
 }
 
-/// As roff prints it literally.
+/// Text that roff prints literally.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq")
 }
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_explains_itself() {
+    fn the_schedule_page_holds_the_shipped_schedule() {
         let page = jobs_page();
         assert!(page.contains("[job.state\\-snapshot]") && page.contains("overlap"), "{page}");
     }

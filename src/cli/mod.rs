@@ -1,4 +1,5 @@
-//! The command line: one file per command group.
+//! The command line: one file per command group. It reads arguments and prints; what a command does is in other
+//! modules.
 
 mod audit;
 mod backfill;
@@ -36,9 +37,9 @@ use crate::{config, signals};
 use client::Client;
 use format::FormatFlag;
 
-/// Records an exchange's market data without a gap, and says so honestly when it cannot.
+/// Records an exchange's market data without a gap, and reports every gap that the exchange cannot fill.
 #[derive(Debug, Parser)]
-#[command(name = "tapekeeper", version, about, after_help = "Without a command the service runs, as with `run`.")]
+#[command(name = "tapekeeper", version, about, after_help = "Without a command it runs the service, as `run` does.")]
 pub struct Cli {
     /// The configuration; default: $TAPEKEEPER_CONFIG, ./tapekeeper.toml, /etc/tapekeeper/tapekeeper.toml, built in
     #[arg(long, global = true, value_name = "FILE")]
@@ -60,23 +61,23 @@ pub struct Cli {
 enum Command {
     /// Runs the service (also without a command)
     Run,
-    /// Checks configuration and schedule; exit 78 when something is wrong
+    /// Checks configuration and schedule; exit 78 when one is wrong
     Check(check::Args),
-    /// Shows it all on a simulated exchange: faults, healing, and a verdict
+    /// Records a simulated exchange that fails in every known way, and checks that nothing is missing
     Demo(demo::Args),
     /// Runs an exchange on loopback to record from
     Simulate(simulate::Args),
-    /// Recounts history itself, with or without the service; exit 1 when it is not complete
+    /// Counts what history holds, with or without the service; exit 1 when it is not complete
     Audit(audit::Args),
-    /// Writes what history holds of a stream, with or without the service; exit 1 when the range is not complete
+    /// Writes the rows of a stream, with or without the service; exit 1 when the range is not complete
     Export(export::Args),
-    /// Shows trades as history gets them, with or without the service, until interrupted
+    /// Prints trades as history receives them, with or without the service, until interrupted
     Tail(tail::Args),
-    /// Reads the log again through today's decoder into history
+    /// Decodes the frames of the log again and writes their rows to history
     Replay(replay::Args),
-    /// Moves history, ledger and run history from one configuration's stores to another's
+    /// Copies history, gap ledger and run history between the stores of two configurations
     Copy(copy::Args),
-    /// Lists, runs, pauses and resumes jobs, and tells when a schedule runs them
+    /// Lists, runs, pauses and resumes jobs, and prints when a schedule runs them
     #[command(subcommand)]
     Jobs(JobsCommand),
     /// Writes manual pages and completions for the package
@@ -98,7 +99,7 @@ impl Cli {
     /// Reads the process's arguments; wrong usage ends with 64.
     pub fn read() -> Result<Self, u8> {
         Self::try_parse().map_err(|error| {
-            // Help and version are no error and go to stdout.
+            // Help and version are not errors: clap prints them to stdout.
             let code = if error.use_stderr() { exit::USAGE } else { 0 };
             match error.print() {
                 Err(closed) if closed.kind() != ErrorKind::BrokenPipe => exit::INTERNAL,
@@ -107,7 +108,7 @@ impl Cli {
         })
     }
 
-    /// Does what was asked; returns the exit code.
+    /// Runs the command; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
         let config_paths = ConfigPaths { config: self.config, jobs: self.jobs };
         let format = self.format.printed();
@@ -166,7 +167,7 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
     Ok(0)
 }
 
-/// The configuration, for a command that needs it and no schedule.
+/// The configuration, for a command that does not need the schedule.
 fn load(config_paths: &ConfigPaths) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_config(config_paths.config.as_deref(), &environment);

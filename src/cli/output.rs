@@ -1,5 +1,7 @@
-//! What commands say on stdout. A reader who has seen enough (`| head`) has closed it, and that is no fault:
-//! `println!` would panic.
+//! What commands print on stdout: lines, documents and tables, for people or as JSON.
+//!
+//! A reader that closes the pipe early (`| head`) is not an error, so nothing here panics as `println!` does. This file
+//! knows no command.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -15,20 +17,20 @@ use super::table;
 /// How a command prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Tables for people.
+    /// Tables and sentences for people.
     #[default]
     Human,
-    /// One document, or one object a line for lists.
+    /// One document, or one object per line for a list.
     Json,
 }
 
-/// A line on stdout.
+/// Prints a line on stdout.
 macro_rules! print_line {
     ($($text:tt)*) => { $crate::cli::output::print_text(format_args!("{}\n", format_args!($($text)*))) };
 }
 pub(super) use print_line;
 
-/// Text on stdout, as it is.
+/// Prints text on stdout, unchanged.
 pub(super) fn print_text(text: fmt::Arguments<'_>) {
     if let Err(error) = io::stdout().lock().write_fmt(text)
         && error.kind() != ErrorKind::BrokenPipe
@@ -37,9 +39,9 @@ pub(super) fn print_text(text: fmt::Arguments<'_>) {
     }
 }
 
-/// The end of a command that prints until it is done or nobody reads any more: the latter is an end as good as the other.
+/// Turns the failure of a command whose reader closed the pipe into success.
 pub(super) fn allow_closed_stdout(ended: Result<u8, Failure>) -> Result<u8, Failure> {
-    // What cannot be written has this code; a server whose connection broke has another.
+    // Failed writes to stdout have this code; a broken connection to a server has another.
     let is_closed = |failure: &Failure| {
         failure.code == IO
             && failure
@@ -54,6 +56,7 @@ pub(super) fn allow_closed_stdout(ended: Result<u8, Failure>) -> Result<u8, Fail
     }
 }
 
+/// Prints a document: as JSON, or as the text that `words` makes.
 pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnce() -> String) {
     match format {
         Format::Json => print_line!("{document}"),
@@ -61,6 +64,7 @@ pub(super) fn print_document(document: &Value, format: Format, words: impl FnOnc
     }
 }
 
+/// Prints a list: one object per line, or a table of these columns.
 pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
     let rows = rows.as_array().cloned().unwrap_or_default();
     if format == Format::Json {
@@ -74,7 +78,7 @@ pub(super) fn print_rows(rows: &Value, columns: &[&str], format: Format) {
     print_text(format_args!("{}", table::render(columns, &cells)));
 }
 
-/// A position, or so much of the time at which a kline opened.
+/// The position in this column; of a kline, this part of its open time in RFC 3339.
 pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) -> Value {
     let is_kline = row["channel"].as_str().is_some_and(|channel| channel.starts_with("kline"));
     match row[column].as_i64().filter(|_| is_kline).map(|at| Timestamp(at).rfc3339()) {
@@ -83,7 +87,7 @@ pub(super) fn position(row: &Value, column: &str, part: std::ops::Range<usize>) 
     }
 }
 
-/// As people read it: instants to the second, a kline's position as the minute it opened.
+/// A value as people read it: times to the second, a kline's position as the minute of its open time.
 pub(super) fn cell(row: &Value, column: &str) -> String {
     let row = match column {
         "first" | "last" | "first_missing" | "last_missing" => position(row, column, 0..16),
@@ -105,7 +109,7 @@ mod tests {
     use crate::exit::UNAVAILABLE;
 
     #[test]
-    fn only_a_reader_who_went_away_is_no_failure() {
+    fn only_a_closed_stdout_is_no_failure() {
         let broken = |code, kind: ErrorKind| {
             let error: Result<u8, _> = Err(io::Error::from(kind)).context("write the rows");
             error.map_err(|error| Failure::new(code, error))
@@ -117,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_instants_and_programs_read_numbers() {
+    fn people_read_times_where_json_has_numbers() {
         let kline = json!({ "channel": "kline_1m", "first": 1_795_517_280_000_000_i64, "expected": 7 });
         assert_eq!([cell(&kline, "first"), cell(&kline, "expected")], ["2026-11-24 10:48", "7"]);
         let trade = json!({ "channel": "trade", "first": 18, "next_run": "2026-11-24T10:50:00.123Z", "reason": null });

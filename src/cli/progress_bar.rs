@@ -1,4 +1,4 @@
-//! Progress of long work, with rate and estimate; silent unless stderr is a terminal and people read the answer.
+//! Progress bars with rate and estimate, drawn only when stderr is a terminal and the output is for people.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressState, ProgressS
 
 use super::output::Format;
 
-/// A bar up to `total`; `unit` names what is counted.
+/// A bar up to `total`, counted in `unit`; hidden with `--format json`.
 pub fn bar(format: Format, total: u64, unit: &str) -> ProgressBar {
     if format == Format::Json {
         return ProgressBar::hidden();
     }
-    // indicatif draws on stderr, and not at all when that is no terminal.
+    // indicatif draws on stderr, and only when that is a terminal.
     let bar = ProgressBar::new(total);
     bar.set_style(style(unit).progress_chars("=> "));
     bar
@@ -20,7 +20,7 @@ pub fn bar(format: Format, total: u64, unit: &str) -> ProgressBar {
 
 fn style(unit: &str) -> ProgressStyle {
     let template = format!("{{msg:24}} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{rate}}, {{left}}");
-    let style = ProgressStyle::with_template(&template).expect("the template is fixed and right");
+    let style = ProgressStyle::with_template(&template).expect("the template is a valid constant");
     style
         .with_key("rate", |state: &ProgressState, text: &mut dyn Write| write_text(text, &rate(state.per_sec())))
         .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
@@ -30,10 +30,10 @@ fn style(unit: &str) -> ProgressStyle {
 }
 
 fn write_text(text: &mut dyn Write, words: &str) {
-    text.write_str(words).expect("a line in memory takes all that is written");
+    text.write_str(words).expect("a String accepts every write");
 }
 
-/// `12,345/s`; below ten a second with a digit behind the point.
+/// `12,345/s`; below ten per second with one decimal.
 fn rate(per_second: f64) -> String {
     match per_second {
         slow if slow < 10.0 => format!("{slow:.1}/s"),
@@ -41,7 +41,7 @@ fn rate(per_second: f64) -> String {
     }
 }
 
-/// Nothing is known before something is done.
+/// `2 hours left`, or `estimating` while there is no estimate.
 fn time_left(estimate: Option<Duration>) -> String {
     estimate.map_or_else(|| "estimating".to_owned(), |left| format!("{} left", HumanDuration(left)))
 }
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn an_estimate_is_made_of_what_is_done() {
+    fn a_bar_without_progress_has_no_estimate() {
         assert_eq!(time_left(None), "estimating");
         assert_eq!(time_left(Some(Duration::from_secs(80))), "80 seconds left");
         assert_eq!(time_left(Some(Duration::from_secs(7_200))), "2 hours left");
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_drawn_for_people_only() {
-        // No test has a terminal: what is hidden either way is told apart by its style's length.
+        // Tests have no terminal, so both bars are hidden: only their lengths differ.
         assert_eq!((bar(Format::Json, 5, "rows").length(), bar(Format::Human, 5, "rows").length()), (None, Some(5)));
     }
 }

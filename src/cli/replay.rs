@@ -1,4 +1,4 @@
-//! `replay`: reads the log again through today's decoder into history.
+//! `replay`: decodes the frames of the log again and writes their rows to history.
 
 use anyhow::{Context, anyhow};
 use clap::Args as ClapArgs;
@@ -17,15 +17,15 @@ use super::progress_bar;
 /// Arguments of `replay`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// First log offset, or the time (RFC 3339 or a date) from which frames were received; default: all that is kept
+    /// First log offset, or the receive time (RFC 3339 or a date) to begin at; default: the oldest frame
     #[arg(long)]
     from: Option<String>,
-    /// Offset or time to stop before; default: the log's end
+    /// Offset or time to stop before; default: the end of the log
     #[arg(long)]
     to: Option<String>,
 }
 
-/// Replays and says how much.
+/// Replays, and prints how many frames and rows.
 pub async fn run(args: Args, config: &Config, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
     let replay = Replay {
         from: bound(args.from.as_deref())?,
@@ -42,7 +42,7 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
     replay.log.close().await.context("close the log")?;
     if stop.is_cancelled() {
         let why = anyhow!(
-            "interrupted after {} frames: the same command begins again, which costs time only",
+            "interrupted after {} frames: run the same command again; it begins anew and changes nothing that is right",
             replayed.frames
         );
         return Err(Failure::new(TEMPORARY, why));

@@ -1,4 +1,4 @@
-//! Commands that read a schedule and need no service: `jobs test` and `jobs next`.
+//! Commands that read a schedule and do not need the service: `jobs test` and `jobs next`.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
@@ -19,27 +19,27 @@ use crate::market::Timestamp;
 
 use super::output::Format;
 
-/// How far `jobs next` looks: the 29th of February that falls on a certain weekday comes once in 40 years at most.
+/// How far `jobs next` searches: a 29th of February on a given weekday comes at least once in 40 years.
 const LOOK_AHEAD: Duration = Duration::from_secs(50 * 366 * 86_400);
 
-/// What a schedule is asked.
+/// Commands that read a schedule.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Prints when the jobs of a file would run, on a simulated clock; needs no service
+    /// Prints when the jobs of a file would run, on a simulated clock, without the service
     Test(Test),
-    /// Prints a job's next runs as the schedule says them; needs no service
+    /// Prints the next runs of a job, without the service
     Next(Next),
 }
 
 /// Arguments of `jobs test`.
 #[derive(Clone, Debug, Args)]
 pub struct Test {
-    /// The schedule; its drop-ins are read too, from jobs.d beside it
+    /// The schedule, with the drop-ins in jobs.d beside it
     file: PathBuf,
     /// Where the simulated clock begins; default: now
     #[arg(long, value_name = "RFC3339", value_parser = instant)]
     from: Option<Timestamp>,
-    /// How long it runs
+    /// How long the clock runs
     #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     span: Duration,
 }
@@ -49,13 +49,13 @@ pub struct Test {
 pub struct Next {
     /// The job's name
     name: String,
-    /// How many runs
+    /// Number of runs
     #[arg(short = 'n', long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     count: u64,
-    /// Whose wall clock to show; default: the job's own
+    /// Time zone of the printed times; default: the job's own
     #[arg(long, value_name = "ZONE", value_parser = timezone)]
     tz: Option<Tz>,
-    /// Counts from here; default: now
+    /// The time to begin at; default: now
     #[arg(long, value_name = "RFC3339", value_parser = instant)]
     from: Option<Timestamp>,
 }
@@ -65,7 +65,7 @@ pub fn test(args: &Test, format: Format) -> Result<u8, Failure> {
     let schedule = config::load_schedule(&args.file).map_err(|problems| Failure::new(CONFIGURATION, problems))?;
     if format == Format::Human {
         for (job, why) in schedule.jobs.iter().filter_map(|job| Some((job, why_never_due(job)?))) {
-            eprintln!("{} is not in the table: {why}", job.name);
+            eprintln!("{} is not listed: {why}", job.name);
         }
     }
     let from = args.from.unwrap_or_else(|| Clock::system().now());
@@ -76,7 +76,7 @@ pub fn test(args: &Test, format: Format) -> Result<u8, Failure> {
     print(rows, |job, at, _zone| json!({ "job": job, "scheduled_at": at.rfc3339() }).to_string(), format)
 }
 
-/// Prints a job's next runs as the file says them.
+/// Prints the next runs of a job.
 pub fn next(args: &Next, schedule: &Schedule, format: Format) -> Result<u8, Failure> {
     let names: Vec<&str> = schedule.jobs.iter().map(|job| job.name.as_str()).collect();
     let Some(spec) = schedule.jobs.iter().find(|job| job.name == args.name) else {
@@ -86,9 +86,9 @@ pub fn next(args: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fail
     if format == Format::Human {
         eprintln!("{}: {}", spec.name, describe(&spec.when));
         match (why_never_due(spec), &spec.when) {
-            (Some(why), _) => eprintln!("it has no next run: {why}"),
+            (Some(why), _) => eprintln!("no next run: {why}"),
             (None, When::Every { .. } | When::Delay(_)) => {
-                eprintln!("counted from now; the service counts from its own start: `jobs list` has its next run");
+                eprintln!("counted from now; the service counts from its own start, see `jobs list`");
             }
             _ => {}
         }
@@ -104,7 +104,7 @@ pub fn next(args: &Next, schedule: &Schedule, format: Format) -> Result<u8, Fail
     print(rows, object, format)
 }
 
-/// Why a job has no instants of its own.
+/// Why the clock never starts a job.
 fn why_never_due(spec: &JobSpec) -> Option<String> {
     match (&spec.when, spec.enabled) {
         (_, false) => Some("it is not enabled".to_owned()),
@@ -121,7 +121,7 @@ fn local(at: Timestamp, zone: Tz) -> String {
     at.to_chrono().map_or_else(|| at.to_string(), |at| at.with_timezone(&zone).format("%F %T %Z").to_string())
 }
 
-/// One line a row, as they come; whoever reads them may have seen enough.
+/// Prints one line per row, until the rows end or the reader closes the pipe.
 fn print(
     rows: impl Iterator<Item = (String, Timestamp, Tz)>,
     object: impl Fn(&str, Timestamp, Tz) -> String,
@@ -140,7 +140,7 @@ fn print(
     };
     match written() {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(INTERNAL, anyhow!(error).context("print the firings")))
+            Err(Failure::new(INTERNAL, anyhow!(error).context("print the runs")))
         }
         _ => Ok(0),
     }

@@ -1,4 +1,4 @@
-//! Commands that ask the running service: status, gaps, coverage, audit, repair, backfill, reload, jobs.
+//! Commands that need the running service: status, gaps, coverage, repair, backfill, reload, jobs.
 
 use std::time::Duration;
 
@@ -13,37 +13,37 @@ use super::client::Client;
 use super::output::{self, Format, cell, position, print_document, print_line, print_rows};
 use super::{backfill, coverage, status, watch};
 
-/// How often a run that is waited for is asked after.
+/// Time between two requests for the state of a run.
 const POLL_EVERY: Duration = Duration::from_millis(200);
-/// Longest wait for a run; its own timeout ends it much sooner, unless somebody set it higher.
+/// Longest wait for a run. The job's own timeout usually ends it much sooner.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// What is asked of the service.
+/// Commands that need the service.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Shows streams, lag, gaps, stores and what needs a person
+    /// Shows streams, lag, gaps, stores and problems
     Status(watch::Args),
     /// Lists the gap ledger, newest first
     Gaps {
-        /// Only those that are not closed
+        /// Only gaps that are not closed
         #[arg(long)]
         open: bool,
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
     },
-    /// Counts in history what is stored of each stream; exit 1 when something is missing
+    /// Counts the rows of each stream in history; exit 1 when something is missing
     Coverage {
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
-        /// A line for each day of UTC too (JSON always has them)
+        /// Also a line for each UTC day (JSON always has the days)
         #[arg(long)]
         days: bool,
     },
-    /// Compares the cache with history and repairs what can be repaired
+    /// Compares the cache with history and repairs differences
     Repair {
-        /// Only of this symbol
+        /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
         /// Only compare; exit 1 when something differs
@@ -52,18 +52,18 @@ pub enum Command {
     },
     /// Fetches older trades over REST: trade ids, or RFC 3339 times
     Backfill(backfill::Args),
-    /// Reads configuration and schedule again; exit 78 when they are bad, and nothing changes
+    /// Reads configuration and schedule again; exit 78 and no change when one is wrong
     Reload {
-        /// Only say what would change
+        /// Only print what would change
         #[arg(long)]
         dry_run: bool,
-        /// Wait until it is done (it always does; for systemd units that say so)
+        /// Wait until it is done; it always waits, the flag is for systemd units
         #[arg(long)]
         wait: bool,
     },
 }
 
-/// What is asked of the scheduler.
+/// Commands of the scheduler that need the service.
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobsCommand {
     /// Lists jobs with their next run and last outcome
@@ -72,15 +72,15 @@ pub enum JobsCommand {
     Run {
         /// Its name
         name: String,
-        /// Wait for its end, and exit as the run did
+        /// Wait for its end; exit 1 unless it succeeds
         #[arg(long)]
         wait: bool,
     },
-    /// Keeps a job from running by itself
+    /// Pauses a job, so that its schedule does not start it
     Pause {
         /// Its name
         name: String,
-        /// Why, for those who wonder later
+        /// The reason, for later readers
         #[arg(long)]
         reason: Option<String>,
     },
@@ -91,15 +91,15 @@ pub enum JobsCommand {
     },
     /// Lists runs, newest first
     History {
-        /// Only of this job
+        /// Only this job
         name: Option<String>,
-        /// At most so many
+        /// Number of runs
         #[arg(short = 'n', long, default_value_t = 20)]
         limit: usize,
     },
 }
 
-/// Asks, prints, and says how to exit.
+/// Runs a command; returns the exit code.
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8, Failure> {
     match command {
         Command::Status(watch::Args { watch: Some(every) }) => {
@@ -137,7 +137,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8
     }
 }
 
-/// `sweep 10:50`, or `sweep 11-24 10:50` when that was not today: what did it and when.
+/// Who did it, and when: `sweep 10:50`, or `sweep 11-24 10:50` when that was not today.
 fn actor_and_time(by: &Value, at: &Value, today: &str) -> Value {
     let at = at.as_str().unwrap_or_default();
     let shown = if at.starts_with(today) { at.get(11..16) } else { at.get(5..16) };
@@ -159,7 +159,7 @@ fn show_gaps(mut gaps: Value, format: Format) {
     }
     print_rows(&gaps, &["symbol", "channel", "state", "missing", "first", "last", "found", "filled", "tries"], format);
     if format == Format::Human {
-        // A reason is a sentence, which no column is wide enough for.
+        // A reason is too long for a column.
         for gap in gaps.as_array().into_iter().flatten() {
             if let Some(reason) = gap["reason"].as_str().filter(|reason| !reason.is_empty()) {
                 let (first, last) = (cell(gap, "first_missing"), cell(gap, "last_missing"));
@@ -169,7 +169,7 @@ fn show_gaps(mut gaps: Value, format: Format) {
     }
 }
 
-/// Asks the scheduler, prints, and says how to exit.
+/// Runs a command of the scheduler; returns the exit code.
 pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> Result<u8, Failure> {
     match command {
         JobsCommand::List => {
@@ -199,7 +199,7 @@ pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> 
             let parameters = [("limit", Some(&*limit.to_string())), ("job", name.as_deref())];
             let mut runs = client.query("/api/v1/jobs/history", &parameters).await?;
             if format == Format::Human {
-                // People read instants, programs get the columns as stored.
+                // People read times; JSON has the stored columns.
                 for run in runs.as_array_mut().into_iter().flatten() {
                     let at = run["started_at"].as_i64().map(|at| Timestamp(at).rfc3339());
                     let took = run["finished_at"].as_i64().zip(run["started_at"].as_i64());
@@ -214,7 +214,7 @@ pub async fn run_jobs(command: JobsCommand, client: &Client, format: Format) -> 
     }
 }
 
-/// The finished run that was started; asked for again and again, so that it may take longer than one answer.
+/// Polls the run until it has finished: it may take longer than a request may.
 async fn wait_for_end(client: &Client, name: &str, started: &Value) -> Result<Value, Failure> {
     let run_id = started["run_id"].as_str().unwrap_or_default();
     let until = tokio::time::Instant::now() + WAIT_MAX;
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_today_is_told_by_its_time_alone() {
+    fn an_event_of_today_is_shown_without_its_date() {
         let output = |at| actor_and_time(&json!("sweep"), &json!(at), "2026-11-24");
         assert_eq!(output("2026-11-24T10:50:11.123Z"), "sweep 10:50");
         assert_eq!(output("2026-11-23T10:50:11.123Z"), "sweep 11-23 10:50");

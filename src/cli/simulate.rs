@@ -1,4 +1,4 @@
-//! `tapekeeper simulate`: an exchange on loopback to record from, to break, and to compare with afterwards.
+//! `simulate`: runs a simulated exchange on loopback, to record from and to break.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,37 +15,37 @@ use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, par
 /// Arguments of `simulate`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// Where to listen, WebSocket and REST alike; port 0 takes a free one
+    /// Address for WebSocket and REST; port 0 takes a free port
     #[arg(long, default_value = "127.0.0.1:9443")]
     listen: SocketAddr,
     /// Symbols of a generated market, the busiest first; `TUSDUSDT:quiet` trades every few minutes
     #[arg(long, value_delimiter = ',', default_value = "BTCUSDT,ETHUSDT,TUSDUSDT:quiet", conflicts_with = "capture")]
     symbols: Vec<Listing>,
-    /// Trades a second of a generated market
+    /// Trades per second of a generated market
     #[arg(long, default_value_t = 100.0, value_parser = positive, conflicts_with = "capture")]
     rate: f64,
     /// The same seed makes the same market
     #[arg(long, default_value_t = 1, conflicts_with = "capture")]
     seed: u64,
-    /// How many times as fast as the wall clock the exchange's clock runs
+    /// Speed of the exchange's clock, relative to the wall clock
     #[arg(long, default_value_t = 1.0, value_parser = positive, conflicts_with = "capture")]
     time_scale: f64,
-    /// Exchange time before the start whose trades only REST has
+    /// Exchange time before the start; only REST has its trades
     #[arg(long, default_value = "0s", value_parser = duration, conflicts_with = "capture")]
     history: Duration,
-    /// Play these recorded files instead, from the first subscription on
+    /// Play these recorded files instead, beginning at the first subscription
     #[arg(long, num_args = 1.., value_name = "FILE")]
     capture: Vec<PathBuf>,
-    /// How many times as fast as recorded the capture is played
+    /// Speed of the capture, relative to the recording
     #[arg(long, default_value_t = 1.0, value_parser = positive, requires = "capture")]
     speed: f64,
-    /// What breaks and when, counted from the opening: `cut@10s,drop:BTCUSDT:40@15s,silent:8s@20s`
+    /// Faults and their times since the start: `cut@10s,drop:BTCUSDT:40@15s,silent:8s@20s`
     #[arg(long, default_value = "")]
     faults: String,
-    /// How far REST's database is behind
+    /// Delay of REST's database
     #[arg(long, default_value = "0s", value_parser = duration)]
     lag: Duration,
-    /// Stop after so long; default: at Ctrl-C
+    /// Stop after this time; default: at Ctrl-C
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     run_for: Option<Duration>,
 }
@@ -53,7 +53,7 @@ pub struct Args {
 /// Exit code for arguments that cannot be used (sysexits: EX_USAGE).
 const EXIT_USAGE: i32 = 64;
 
-/// Runs the exchange until `stop`, or for as long as was asked; gives the exit code.
+/// Runs the exchange until `stop`, or for the time of `--for`; returns the exit code.
 pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow::Result<i32> {
     let faults = match parse_schedule(&args.faults) {
         Ok(faults) => faults,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_are_sound() {
+    fn the_arguments_are_valid() {
         Command::command().debug_assert();
         let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s").unwrap();
         assert_eq!((args.capture.len(), args.speed), (2, 20.0));
@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_runs_for_as_long_as_asked() {
+    async fn it_stops_after_the_given_time() {
         let args = parsed("--listen 127.0.0.1:0 --for 100ms --faults cut@10ms").unwrap();
         assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn a_fault_that_is_none_is_a_usage_error() {
+    async fn an_unknown_fault_is_a_usage_error() {
         let args = parsed("--listen 127.0.0.1:0 --faults explode").unwrap();
         assert_eq!(run(args, Format::Human, CancellationToken::new()).await.unwrap(), EXIT_USAGE);
     }

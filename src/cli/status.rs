@@ -1,4 +1,4 @@
-//! `status`: the whole service on one screen, what needs a person last, where the eye ends.
+//! `status`: the whole service on one screen, with problems last, beside the prompt.
 
 use indicatif::HumanBytes;
 use serde_json::Value;
@@ -6,19 +6,21 @@ use serde_json::Value;
 use crate::admin::time_series;
 use crate::market::Timestamp;
 
-/// Errors shown; the API has all.
+/// Most recent errors printed; the API has all.
 const ERRORS_MAX: usize = 4;
-/// Widest line; the words of an exchange or a store can be long.
+/// Widest line; the message of an exchange or a store can be long.
 const WIDTH_MAX: usize = 100;
 
-/// The status document in words.
+/// The status document as text.
 pub fn render(status: &Value, base: &str) -> String {
-    let state = match () {
-        () if status["wedged"].is_string() => "WEDGED",
-        () if status["stopping"] == true => "stopping",
-        () if status["ready"] != true => "starting",
-        () if problems(status).is_empty() => "recording",
-        () => "recording, and needs a look",
+    let problems = problems(status);
+    let state = match problems.len() {
+        _ if status["wedged"].is_string() => "WEDGED",
+        _ if status["stopping"] == true => "stopping",
+        _ if status["ready"] != true => "starting",
+        0 => "recording",
+        1 => "recording, 1 problem",
+        count => &format!("recording, {count} problems"),
     };
     let instance = match status["instance"].as_str() {
         None | Some("") => String::new(),
@@ -27,21 +29,21 @@ pub fn render(status: &Value, base: &str) -> String {
     let version = status["version"].as_str().unwrap_or_default();
     let uptime = format_seconds(status["uptime_s"].as_i64().unwrap_or_default());
     let mut lines = vec![format!("tapekeeper{instance} {version} is {state}, up {uptime}, status page {base}/")];
-    let mut add_line = |name: &str, words: String| lines.push(shortened(&format!("{name:<11}{words}")));
+    let mut add_line = |name: &str, words: String| lines.push(shortened(&format!("{name:<13}{words}")));
     stores(status, &mut add_line);
     exchanges(status, &mut add_line);
-    // What is mended is said too: it tells what the night was like.
+    // Also errors of parts that work again: they show what happened during the night.
     for error in list(&status["last_errors"]).take(ERRORS_MAX) {
         let [part, error] = ["part", "error"].map(|name| error[name].as_str().unwrap_or_default());
         add_line("last error", format!("{part}: {error}"));
     }
-    for (part, why) in problems(status) {
-        add_line("LOOK AT", format!("{part}: {why}"));
+    for (part, why) in problems {
+        add_line("PROBLEM", format!("{part}: {why}"));
     }
     lines.join("\n")
 }
 
-/// What the service could not tell is a question mark, never a zero.
+/// The number, or a question mark when the service does not know it.
 fn number(value: &Value) -> String {
     value.as_i64().map_or("?".to_owned(), |number| number.to_string())
 }
@@ -64,7 +66,7 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     add_line("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
     add_line("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
     add_line("disk", disk(&status["disk"]));
-    add_line("letters", format!("{} dead", number(&status["dead_letters"])));
+    add_line("dead letters", number(&status["dead_letters"]));
     let [total, running, paused] = ["total", "running", "paused"].map(|name| number(&jobs[name]));
     add_line("jobs", format!("{total}, {running} running, {paused} paused{}", next(&jobs["next"])));
 }
@@ -80,7 +82,7 @@ fn exchanges(status: &Value, add_line: &mut impl FnMut(&str, String)) {
         let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
         add_line("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
         if let Some(until) = rfc3339(&rest["limited_until"]) {
-            add_line("rest", format!("{exchange}: it limits our requests, nothing is asked before {until}"));
+            add_line("rest", format!("{exchange}: rate limited: no request before {until}"));
         }
     }
 }
@@ -89,7 +91,7 @@ fn exchanges(status: &Value, add_line: &mut impl FnMut(&str, String)) {
 fn disk(disk: &Value) -> String {
     let bytes = |name: &str| disk[name].as_u64().map_or("?".to_owned(), |bytes| HumanBytes(bytes).to_string());
     let growth = match disk["growth_bytes_per_hour"].as_f64() {
-        None => "growth known after half an hour".to_owned(),
+        None => "growth is known after half an hour".to_owned(),
         Some(growth) if growth >= 1.0 => format!("growing by {} an hour", HumanBytes(growth as u64)),
         Some(_) => "not growing".to_owned(),
     };
@@ -105,7 +107,7 @@ fn next(next: &Value) -> String {
     next["job"].as_str().zip(at).map_or(String::new(), |(job, at)| format!(", next {job} at {at}"))
 }
 
-/// What needs a person: a wedged loop, what is degraded, stores that do not answer, jobs that fail.
+/// Problems: a stuck loop, degraded parts, stores that do not answer, a full disk, failed jobs.
 fn problems(status: &Value) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     if let Some(wedged) = status["wedged"].as_str() {
@@ -116,8 +118,7 @@ fn problems(status: &Value) -> Vec<(String, String)> {
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
         if let Some(until) = rfc3339(&rest["banned_until"]) {
-            problems
-                .push((exchange.clone(), format!("it bans this address, nothing is asked over REST before {until}")));
+            problems.push((exchange.clone(), format!("banned: no REST request before {until}")));
         }
     }
     for part in ["log", "history", "jobs"] {
@@ -162,7 +163,7 @@ fn format_seconds(seconds: i64) -> String {
     }
 }
 
-/// `, 12.30 MiB on disk`, or nothing when nobody knows.
+/// `, 12.30 MiB on disk`, or nothing when the size is unknown.
 fn size(bytes: &Value) -> String {
     bytes.as_u64().map_or(String::new(), |bytes| format!(", {} on disk", HumanBytes(bytes)))
 }
@@ -204,51 +205,51 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_service_fits_one_screen_and_asks_for_nobody() {
+    fn a_healthy_service_fits_one_screen_and_has_no_problem() {
         let text = render(&status(), "http://127.0.0.1:8081");
         assert!(
             text.starts_with("tapekeeper 0.1.0 is recording, up 2 h, status page http://127.0.0.1:8081/\n"),
             "{text}"
         );
         for line in [
-            "streams    13 of 14 receiving, lag 0.2 s",
-            "disk       2.00 GiB free, 1.00 MiB ours, growing by 1.50 KiB an hour, full in 41 days",
-            "jobs       5, 0 running, 1 paused, next gap-sweep at 10:50:00",
-            "last error binance REST: answered 502",
-            "gaps       1 open (5 missing), 3 found, 2 filled, 0 closed otherwise",
-            "log        2 frames waiting, 9 received, 1.00 MiB on disk",
-            "letters    ? dead",
-            "rest       binance: weight 40 of 6000 used, its clock -12.3 ms",
+            "streams      13 of 14 receiving, lag 0.2 s",
+            "disk         2.00 GiB free, 1.00 MiB ours, growing by 1.50 KiB an hour, full in 41 days",
+            "jobs         5, 0 running, 1 paused, next gap-sweep at 10:50:00",
+            "last error   binance REST: answered 502",
+            "gaps         1 open (5 missing), 3 found, 2 filled, 0 closed otherwise",
+            "log          2 frames waiting, 9 received, 1.00 MiB on disk",
+            "dead letters ?",
+            "rest         binance: weight 40 of 6000 used, its clock -12.3 ms",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is missing in\n{text}");
         }
-        assert!(!text.contains("LOOK AT") && text.lines().count() < 24, "{text}");
+        assert!(!text.contains("PROBLEM") && text.lines().count() < 24, "{text}");
     }
 
     #[test]
-    fn a_ban_and_a_pause_that_the_exchange_asked_for_are_told_while_they_last() {
+    fn a_ban_and_a_rate_limit_are_shown_while_they_last() {
         let mut status = status();
         status["rest"]["binance"]["limited_until"] = json!(1_700_000_000_000_000_i64);
         let text = render(&status, "http://127.0.0.1:8081");
-        assert!(text.contains("it limits our requests, nothing is asked before 2023-11-14T22:13:20"), "{text}");
-        assert!(!text.contains("LOOK AT"), "{text}");
+        assert!(text.contains("rate limited: no request before 2023-11-14T22:13:20"), "{text}");
+        assert!(!text.contains("PROBLEM"), "{text}");
         status["rest"]["binance"]["banned_until"] = json!(1_700_000_000_000_000_i64);
         let text = render(&status, "http://127.0.0.1:8081");
-        let line = "LOOK AT    binance: it bans this address, nothing is asked over REST before 2023-11-14T22:13:20";
+        let line = "PROBLEM      binance: banned: no REST request before 2023-11-14T22:13:20";
         assert!(text.contains(line), "{text}");
     }
 
     #[test]
-    fn what_needs_a_person_is_said_last() {
+    fn problems_are_printed_last() {
         let mut status = status();
         status["degraded"] = json!({ "history": "no space left on device ".repeat(20) });
         status["jobs"]["failing"] = json!(["gap-sweep"]);
         status["disk"]["full_in_s"] = json!(90_000);
         let text = render(&status, "http://127.0.0.1:8081");
-        assert!(text.contains("is recording, and needs a look"), "{text}");
-        assert!(text.contains("\nLOOK AT    disk: full in 25 h as history and log grow\n"), "{text}");
+        assert!(text.contains("is recording, 3 problems,"), "{text}");
+        assert!(text.contains("\nPROBLEM      disk: full in 25 h as history and log grow\n"), "{text}");
         assert!(
-            text.ends_with("LOOK AT    job gap-sweep: its last run failed: `tapekeeper jobs history gap-sweep`"),
+            text.ends_with("PROBLEM      job gap-sweep: its last run failed: `tapekeeper jobs history gap-sweep`"),
             "{text}"
         );
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{text}");

@@ -1,12 +1,12 @@
-//! Tables for people: aligned columns that fit a terminal, nothing else.
+//! Tables for people: aligned columns that fit a terminal.
 
-/// Widest line. Longer ones wrap in a terminal of common width and cannot be read as a table.
+/// Widest line. Longer lines wrap in a terminal of common width.
 const WIDTH_MAX: usize = 100;
-/// A column is not made narrower than this, however many there are.
+/// Narrowest width of a column that is shortened.
 const COLUMN_MIN: usize = 8;
 const BETWEEN: usize = 2;
 
-/// One row of cells below one row of heads; a cell of digits is set right.
+/// A row of heads, then rows of cells; numbers are aligned right.
 pub fn render(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut columns: Vec<Column> =
         heads.iter().map(|head| Column { width: head.chars().count(), is_words: false }).collect();
@@ -31,7 +31,7 @@ struct Column {
     is_words: bool,
 }
 
-/// Takes from the widest words until the line fits; a number that is cut would be another number.
+/// Shortens the widest columns of words until the line fits. A shortened number would be another number.
 fn fit(columns: &mut [Column]) {
     let between = BETWEEN * columns.len().saturating_sub(1);
     while columns.iter().map(|column| column.width).sum::<usize>() + between > WIDTH_MAX {
@@ -58,7 +58,8 @@ fn line(cells: &[String], columns: &[Column]) -> String {
     text
 }
 
-/// One line of at most `width` characters; what comes from an exchange must not steer the terminal.
+/// One line of at most `width` characters, without control characters: text of an exchange must not control the
+/// terminal.
 fn shortened(cell: &str, width: usize) -> String {
     let cell: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if cell.chars().count() <= width {
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_set_left_and_numbers_right() {
+    fn words_align_left_and_numbers_right() {
         let text = render(&["symbol", "missing"], &rows(&[&["BTCUSDT", "7"], &["ETH", "1234"]]));
         assert_eq!(text, "symbol   missing\nBTCUSDT        7\nETH         1234\n");
     }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_cannot_steer_the_terminal() {
+    fn a_cell_cannot_control_the_terminal() {
         let text = render(&["reason"], &rows(&[&["a\u{1b}[31m\nb"]]));
         assert_eq!(text, "reason\na [31m b\n");
     }

@@ -1,7 +1,7 @@
-//! `tail`: trades as history gets them, of one symbol or of all.
+//! `tail`: prints trades as history receives them, of one symbol or of all.
 //!
-//! It asks history, not the service: what it shows is durable. Trades that come back later, below the last one shown,
-//! are not shown again; that they were missing is said when they are passed.
+//! It reads history, not the service, so every printed trade is durable. When it skips ids it reports them; it does not
+//! print them later, when backfill has fetched them.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -21,9 +21,9 @@ use crate::market::{Channel, Exchange, Stream, Symbol, plain};
 use super::export::{columns, jsonl};
 use super::output::Format;
 
-/// How often history is asked what is new; one question for all symbols.
+/// Time between two queries for new trades; one query covers all symbols.
 const POLL_EVERY: Duration = Duration::from_millis(500);
-/// Trades of one symbol in memory at a time.
+/// Trades per query and symbol.
 const PAGE: usize = 5_000;
 
 /// Arguments of `tail`.
@@ -33,10 +33,10 @@ const PAGE: usize = 5_000;
     Examples:\n  tapekeeper tail --symbol BTCUSDT\n  tapekeeper tail -n 0 --format json | jq .price"
 )]
 pub struct Args {
-    /// Only of this symbol
+    /// Only this symbol
     #[arg(long)]
     symbol: Option<String>,
-    /// So many of each symbol that are there already
+    /// Number of stored trades per symbol to begin with
     #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(0..=5_000))]
     lines: i64,
 }
@@ -48,14 +48,14 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         stream.channel == Channel::Trade && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)
     });
     if streams.is_empty() {
-        return Err(Failure::new(USAGE, anyhow!("no configured stream of trades is meant")));
+        return Err(Failure::new(USAGE, anyhow!("no configured stream of trades matches --symbol")));
     }
     let history = stores::history_to_read(config).await?;
     let colours = format == Format::Human && io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut tail = Tail { history, format, colours, last: HashMap::new() };
     for stream in &streams {
-        // A stream that is empty yet is shown from its first trade on.
-        if let Some(extent) = tail.history.extent(stream).await.context("look for the last trades")? {
+        // A stream without rows begins at its first trade.
+        if let Some(extent) = tail.history.extent(stream).await.context("find the last trades")? {
             tail.last.insert(stream.clone(), (extent.last - args.lines).max(extent.first - 1));
         }
     }
@@ -71,18 +71,18 @@ struct Tail {
     history: Arc<dyn History>,
     format: Format,
     colours: bool,
-    /// The highest id that was shown.
+    /// The highest printed id.
     last: HashMap<Stream, i64>,
 }
 
 impl Tail {
-    /// Shows what is new; returns whether there is more already.
+    /// Prints new trades; returns whether there are more.
     async fn poll(&mut self, streams: &[Stream]) -> Result<bool, Failure> {
         let mut newest: HashMap<(Exchange, Symbol), i64> = HashMap::new();
         for exchange in Exchange::ALL {
             let mine = streams.iter().filter(|stream| stream.exchange == exchange);
             let symbols: Vec<Symbol> = mine.map(|stream| stream.symbol.clone()).collect();
-            let latest = self.history.latest_trades(exchange, &symbols).await.context("ask for the latest trades")?;
+            let latest = self.history.latest_trades(exchange, &symbols).await.context("read the latest trades")?;
             newest.extend(latest.into_iter().map(|row| ((exchange, row.symbol), row.trade.id)));
         }
         let mut rows = Vec::new();
@@ -96,19 +96,19 @@ impl Tail {
             self.report_skipped(stream, &fresh);
             rows.append(&mut fresh);
         }
-        // Symbols are read one after the other; they were traded between one another.
+        // Symbols are read one after the other, but their trades interleave.
         rows.sort_by_key(|row| row.trade.ts);
-        self.print(&rows).context("print").map_err(|error| Failure::new(IO, error))?;
+        self.print(&rows).context("print trades").map_err(|error| Failure::new(IO, error))?;
         Ok(is_behind)
     }
 
-    /// Says which ids were passed over, and goes on behind the last of these.
+    /// Reports skipped ids, and moves the last printed id forward.
     fn report_skipped(&mut self, stream: &Stream, rows: &[TradeRow]) {
         for row in rows {
             if let Some(last) = self.last.insert(stream.clone(), row.trade.id)
                 && last + 1 < row.trade.id
             {
-                eprintln!("{stream}: {}..{} is not recorded, or not yet", last + 1, row.trade.id - 1);
+                eprintln!("{stream}: {}..{} is missing in history", last + 1, row.trade.id - 1);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `status --watch`: the same screen again and again, until it is interrupted.
+//! `status --watch`: prints the status every few seconds, until interrupted.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::client::Client;
 use super::output::Format;
 use super::status;
 
-/// To the upper left corner, and nothing below: a screen that scrolls cannot be watched.
+/// Moves to the upper left corner and clears the screen, so that it does not scroll.
 const REDRAW: &str = "\x1b[H\x1b[2J";
 
 /// Arguments of `status`.
@@ -20,13 +20,14 @@ const REDRAW: &str = "\x1b[H\x1b[2J";
 #[command(after_help = "Examples:\n  tapekeeper status\n  tapekeeper status --watch 5\n  \
     tapekeeper status --watch --format json | jq .gaps")]
 pub struct Args {
-    /// Again every so many seconds, until interrupted; 2 when no number is given
+    /// Repeat every SECONDS, until interrupted; default: 2
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
         value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub watch: Option<u64>,
 }
 
-/// Asks and draws every so many seconds. A service that goes away later is said on the screen, for it may come back.
+/// Prints the status every `every_s` seconds. A service that stops later is an error on the screen, because it may
+/// start again.
 pub async fn run(every_s: u64, client: &Client, format: Format) -> Result<u8, Failure> {
     let redraws = format == Format::Human && io::stdout().is_terminal();
     let mut has_answered = false;
@@ -43,7 +44,7 @@ pub async fn run(every_s: u64, client: &Client, format: Format) -> Result<u8, Fa
         };
         has_answered = true;
         if let Some(screen) = screen {
-            draw(&screen, redraws, format).context("draw").map_err(|error| Failure::new(IO, error))?;
+            draw(&screen, redraws, format).context("print the status").map_err(|error| Failure::new(IO, error))?;
         }
         tokio::time::sleep(Duration::from_secs(every_s)).await;
     }
@@ -53,7 +54,7 @@ fn draw(screen: &str, redraws: bool, format: Format) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
         Format::Human if redraws => writeln!(out, "{REDRAW}{screen}")?,
-        // Where nothing can be redrawn, an empty line tells one screen from the next.
+        // Without redrawing, an empty line separates two screens.
         Format::Human => writeln!(out, "{screen}\n")?,
         Format::Json => writeln!(out, "{screen}")?,
     }
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_two_unless_said() {
+    fn the_default_is_two_seconds() {
         let watch = |arguments: &[&str]| {
             CommandLine::try_parse_from([&["status"], arguments].concat()).map(|line| line.args.watch).ok()
         };

@@ -1,7 +1,6 @@
-//! `tapekeeper demo`: a market, a recorder, faults on a schedule, and a verdict that compares what the exchange
-//! published with what history holds.
+//! `demo`: records a simulated exchange, injects faults on a schedule, and compares the published trades with history.
 //!
-//! The recorder is the real service as a child process, so that it can be killed like one.
+//! The recorder is the real service as a child process, so that the demo can kill it.
 
 mod recorder;
 mod reporter;
@@ -24,23 +23,23 @@ use super::output::Format;
 use recorder::Recorder;
 use reporter::Reporter;
 
-/// Exchange time runs so many times as fast, so that minutes close within the demo.
+/// Speed of the exchange's clock: several minutes close within the demo.
 const TIME_SCALE: f64 = 10.0;
-/// How long healing may take after the market has halted.
+/// Longest time for the repair of all gaps after the market has halted.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
-/// Shorter than this there is no room for the faults and their healing.
+/// Shortest run that has time for every fault and its repair.
 const FOR_MIN: Duration = Duration::from_secs(20);
 
 /// Arguments of `demo`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// How long the market trades, at least 20 s; Ctrl-C ends it earlier with a verdict too
+    /// How long the market trades, at least 20 s; Ctrl-C ends it earlier, also with a verdict
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     run_for: Duration,
     /// The same seed makes the same market
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Trades a second
+    /// Trades per second
     #[arg(long, default_value_t = 400)]
     rate: u32,
     /// Keep the directory with the recorder's files
@@ -48,7 +47,7 @@ pub struct Args {
     keep: bool,
 }
 
-/// Runs the demo; 0 only if nothing is missing and nothing is double.
+/// Runs the demo; returns 0 only if no trade is missing and none is duplicated.
 pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<u8, Failure> {
     let run_for = args.run_for.max(FOR_MIN);
     let directory = make_directory()?;
@@ -64,7 +63,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
         return Err(error.into());
     }
     simulator.stop_publishing().await;
-    reporter.report("market", "halted; waiting until everything is healed");
+    reporter.report("market", "halted; waiting until all gaps are closed");
     recorder.wait_recovered(&simulator, &reporter, RECOVERY_MAX).await?;
     let gaps = recorder.gaps().await?;
     reporter.report_gaps(&gaps);
@@ -82,7 +81,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     Ok(if verdict.is_good() { 0 } else { NO })
 }
 
-/// The symbols of the demo; the last one is quiet for minutes, and must raise no gap for it.
+/// Symbols, and whether they are quiet: a quiet symbol has no trade for minutes, which must not raise a gap.
 const SYMBOLS: [(&str, bool); 4] = [("BTCUSDT", false), ("ETHUSDT", false), ("SOLUSDT", false), ("TUSDUSDT", true)];
 
 async fn open_market(args: &Args) -> anyhow::Result<Simulator> {
@@ -99,7 +98,7 @@ async fn open_market(args: &Args) -> anyhow::Result<Simulator> {
     simulator::start(options, CancellationToken::new()).await.context("open the simulated exchange")
 }
 
-/// What breaks, as parts of the whole time, and what is said of it.
+/// What the demo breaks, with the text to print.
 enum Disruption {
     Fault(Fault, &'static str),
     Kill,
@@ -114,17 +113,17 @@ fn schedule() -> [(f64, Disruption); 7] {
             0.32,
             Disruption::Fault(
                 Fault::Silent(busy(), Duration::from_secs(5)),
-                "BTCUSDT falls silent for 5 s, its connection lives",
+                "BTCUSDT is silent for 5 s on a live connection",
             ),
         ),
         (0.46, Disruption::Kill),
-        (0.60, Disruption::Fault(Fault::Outage(Duration::from_secs(3)), "the exchange is gone for 3 s")),
+        (0.60, Disruption::Fault(Fault::Outage(Duration::from_secs(3)), "the exchange is unreachable for 3 s")),
         (0.72, Disruption::Fault(Fault::Rest(503, Duration::from_secs(3)), "REST answers 503 for 3 s")),
-        (0.73, Disruption::Fault(Fault::Cut, "and the network is cut meanwhile")),
+        (0.73, Disruption::Fault(Fault::Cut, "the network is cut at the same time")),
     ]
 }
 
-/// Lets the market trade and breaks things, until the time is over or somebody stops it.
+/// Lets the market trade and injects the faults, until the time is over or `stop`.
 async fn trade(
     run_for: Duration,
     simulator: &Simulator,
@@ -143,10 +142,10 @@ async fn trade(
                     simulator.control.inject(&fault);
                 }
                 Disruption::Kill => {
-                    reporter.report_fault("the recorder is killed (SIGKILL), and started again");
+                    reporter.report_fault("the recorder is killed (SIGKILL) and restarted");
                     recorder.kill().await;
                     recorder.start_again().await?;
-                    reporter.report("recorder", &format!("process {} goes on", recorder.process()));
+                    reporter.report("recorder", &format!("process {} continues", recorder.process()));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The recorder as a child process: started, killed, started again, stopped in order.
+//! The recorder of the demo: a child process that it starts, kills, restarts and stops.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use super::super::client::Client;
 use super::SYMBOLS;
 use super::reporter::Reporter;
 
-/// How long the recorder may take to be ready, and to stop.
+/// Longest time until the recorder is ready, and for its stop.
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// The recorder's process and how to talk to it.
+/// The recorder's process, with a client of its API.
 pub struct Recorder {
     directory: PathBuf,
     child: Child,
@@ -48,13 +48,13 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Starts the service again on what it left behind.
+    /// Starts the service again on the same data directory.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.child = spawn(&self.directory)?;
         self.wait_ready().await
     }
 
-    /// How to talk to it.
+    /// The client of its API.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -69,22 +69,22 @@ impl Recorder {
         self.directory.join("tapekeeper.toml")
     }
 
-    /// SIGKILL, and gone.
+    /// Kills it with SIGKILL.
     pub async fn kill(&mut self) {
         if let Err(error) = self.child.kill().await {
             tracing::warn!("cannot kill the recorder: {error}");
         }
     }
 
-    /// An error when it has ended by itself.
+    /// An error when it has exited.
     pub fn ensure_alive(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait().context("look at the recorder")? {
+        match self.child.try_wait().context("get the state of the recorder")? {
             None => Ok(()),
-            Some(status) => bail!("the recorder ended by itself: {status}; see {}", self.log_path().display()),
+            Some(status) => bail!("the recorder exited with {status}; see {}", self.log_path().display()),
         }
     }
 
-    /// SIGTERM, and an orderly end.
+    /// Stops it with SIGTERM and waits for its end.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         let process = self.child.id().context("the recorder is not running")?;
         let process = i32::try_from(process).context("read the recorder's process id")?;
@@ -95,7 +95,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The ledger, newest first.
+    /// The gap ledger, newest first.
     pub async fn gaps(&self) -> anyhow::Result<Vec<Value>> {
         let gaps = self.client.get("/api/v1/gaps?limit=10000").await.map_err(|failure| failure.error)?;
         Ok(gaps.as_array().cloned().unwrap_or_default())
@@ -152,7 +152,7 @@ fn spawn(directory: &Path) -> anyhow::Result<Child> {
         .arg("run")
         .arg("--config")
         .arg(directory.join("tapekeeper.toml"))
-        // A schedule of the user's own, or its proxy, is not the demo's.
+        // The demo must not use the user's schedule or proxy.
         .env_remove("TAPEKEEPER_JOBS")
         .env_remove("TAPEKEEPER_CONFIG")
         .env_remove("HTTPS_PROXY")
@@ -161,14 +161,14 @@ fn spawn(directory: &Path) -> anyhow::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
-        // Ctrl-C in a terminal reaches the whole group: only the demo may decide when the recorder ends.
+        // Ctrl-C in a terminal reaches the whole process group, but only the demo may stop the recorder.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .context("start the recorder")
 }
 
-/// The usual address when it is free, else any.
+/// The default address if it is free, else any free one.
 fn free_address() -> anyhow::Result<SocketAddr> {
     let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 8081));
     if TcpListener::bind(usual).is_ok() {

@@ -1,4 +1,4 @@
-//! The demo's account of what broke and how it healed, as it happens.
+//! Prints the faults of the demo and the gaps of the recorder as they happen.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -20,25 +20,25 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// For people; in JSON only the verdict is printed.
+    /// A reporter that prints nothing with `--format json`: then only the verdict is printed.
     pub fn new(format: Format) -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { began: Instant::now(), quiet: format == Format::Json, colours, printed: Mutex::default() }
     }
 
-    /// A line of who and what.
+    /// Prints an event of `who`.
     pub fn report(&self, who: &str, what: &str) {
         self.line(who, "", what);
     }
 
-    /// Something is broken on purpose.
+    /// Prints an injected fault.
     pub fn report_fault(&self, what: &str) {
-        self.line("BREAK", "\x1b[31m", what);
+        self.line("FAULT", "\x1b[31m", what);
     }
 
-    /// Tells of gaps that are new or have changed.
+    /// Prints gaps that are new or whose state has changed.
     pub fn report_gaps(&self, gaps: &[Value]) {
-        let mut printed = self.printed.lock().expect("nobody panics while telling");
+        let mut printed = self.printed.lock().expect("no holder of this lock panics");
         for gap in gaps.iter().rev() {
             let text = |key: &str| gap[key].as_str().unwrap_or_default().to_owned();
             let (id, state) = (text("gap_id"), text("state"));
@@ -59,7 +59,7 @@ impl Reporter {
                 "filled" => {
                     let filled = &gap["filled"];
                     self.line(
-                        "healed",
+                        "filled",
                         "\x1b[32m",
                         &format!("{stream}: {filled} came back over REST, counted in history"),
                     );

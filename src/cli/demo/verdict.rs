@@ -1,4 +1,4 @@
-//! What the exchange published against what history holds, trade by trade.
+//! Compares the trades that the exchange published with history, one by one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::simulator::Simulator;
 
 use super::super::output::{Format, print_line};
 
-/// Rows of one look into history.
+/// Rows per query.
 const PAGE: usize = 50_000;
 
 /// The outcome.
@@ -25,9 +25,9 @@ pub struct Verdict {
     published: u64,
     recorded: u64,
     missing: u64,
-    /// Rows with an id that another row has too.
+    /// Rows whose id another row has, too.
     duplicates: u64,
-    /// Rows whose price, quantity, time or side is not what was published, or that were never published.
+    /// Rows that differ from the published trade, or that were never published.
     wrong: u64,
     klines_missing: u64,
     backfilled: u64,
@@ -88,7 +88,7 @@ async fn trades(
     Ok(())
 }
 
-/// Closed minutes from the first recorded one on: the one the recorder began in closed before it.
+/// Counts closed klines from the first recorded one on: the recorder started within the minute before.
 async fn klines(
     simulator: &Simulator,
     history: &Arc<dyn History>,
@@ -105,7 +105,7 @@ async fn klines(
 }
 
 impl Verdict {
-    /// Nothing is missing, nothing is double, nothing is wrong, nothing is left to do.
+    /// Whether no row is missing, duplicated or wrong, and no gap or dead letter is left.
     pub fn is_good(&self) -> bool {
         self.published > 0
             && self.missing + self.duplicates + self.wrong + self.klines_missing + self.gaps_open + self.dead_letters
@@ -130,7 +130,7 @@ impl Verdict {
         print_line!("the exchange published {:>8} trades", self.published);
         print_line!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
         print_line!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
-        print_line!("double                 {:>8}", self.duplicates);
+        print_line!("duplicates             {:>8}", self.duplicates);
         print_line!("not as published       {:>8}", self.wrong);
         print_line!(
             "gaps                   {:>8} found, {} closed, {} open",
@@ -139,9 +139,6 @@ impl Verdict {
             self.gaps_open
         );
         print_line!("dead letters           {:>8}", self.dead_letters);
-        print_line!(
-            "{}",
-            if self.is_good() { "complete: nothing is missing, nothing is double" } else { "NOT complete" }
-        );
+        print_line!("{}", if self.is_good() { "complete: no trade is missing or duplicated" } else { "NOT complete" });
     }
 }

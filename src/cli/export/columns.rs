@@ -1,7 +1,7 @@
-//! The columns of an export: the same, under the same names, in every form.
+//! The columns of an export, with the same names in every format.
 //!
-//! An instant is in two columns, itself and `_us`, microseconds since 1970: text has no type that programs agree on, and
-//! a query should not have to know which form it reads.
+//! A time has two columns: RFC 3339, and `_us`, microseconds since 1970. Text has no time type that programs agree on,
+//! and one query should work for every format.
 
 use std::fmt::Write as _;
 
@@ -10,14 +10,14 @@ use rust_decimal::Decimal;
 use crate::history::{KlineRow, TradeRow};
 use crate::market::{Channel, Timestamp, plain};
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One of a few words.
+    /// Text with few distinct values.
     Text,
     /// An id, a count, or microseconds.
     Integer,
-    /// An instant.
+    /// A time, in microseconds since 1970 UTC.
     Timestamp,
     /// An exact decimal.
     Decimal,
@@ -25,7 +25,7 @@ pub enum Kind {
     Boolean,
 }
 
-/// Names and kinds, in order.
+/// Names and types, in order.
 pub type Columns = &'static [(&'static str, Kind)];
 
 /// Columns of a trade.
@@ -86,7 +86,7 @@ impl Cell<'_> {
             Self::Text(word) => text.push_str(word),
             Self::Timestamp(at) => text.push_str(&format_timestamp(at)),
             Self::Decimal(value) => text.push_str(&plain(value)),
-            Self::Integer(value) => write!(text, "{value}").expect("a String takes all that is written"),
+            Self::Integer(value) => write!(text, "{value}").expect("a String accepts every write"),
             Self::Boolean(value) => text.push_str(if value { "true" } else { "false" }),
         }
     }
@@ -100,7 +100,7 @@ fn format_timestamp(at: Timestamp) -> String {
     }
 }
 
-/// The columns of a channel that history keeps.
+/// The columns of a channel of history.
 pub fn of(channel: Channel) -> Columns {
     if channel == Channel::Trade { TRADE } else { KLINE }
 }

@@ -1,43 +1,43 @@
-//! What was written, and what between was not.
+//! Counts the rows as the export writes them, and the positions missing between them.
 
 use crate::gap::{Range, RangeSet};
 use crate::market::Stream;
 
-/// Missing ranges named; the others are only counted.
+/// Missing ranges kept; further ones are only counted.
 const RANGES_MAX: usize = 1_000;
 
-/// Follows the rows as they are written.
+/// The rows written so far, and what is missing between them.
 pub struct Completeness {
     stream: Stream,
     step: i64,
-    /// Positions that the exchange itself does not have.
+    /// Positions that the exchange never used.
     never_existed: RangeSet,
-    /// The position that should come next.
+    /// The next expected position.
     next: i64,
     /// Rows so far.
     pub rows: u64,
-    /// Positions that should have been between them.
+    /// Missing positions so far.
     pub missing: i64,
-    /// The first ranges of these.
+    /// The first missing ranges.
     pub ranges: Vec<Range>,
     range_count: usize,
 }
 
 impl Completeness {
-    /// Nothing yet of a range that begins with `first`.
+    /// Begins a range at `first`; `step` is the distance between positions.
     pub fn new(stream: &Stream, step: i64, never_existed: RangeSet, first: i64) -> Self {
         let ranges = Vec::new();
         Self { stream: stream.clone(), step, never_existed, next: first, rows: 0, missing: 0, ranges, range_count: 0 }
     }
 
-    /// A row of this position.
+    /// Counts a row at this position.
     pub fn row(&mut self, position: i64) {
         self.count_missing_before(position);
         self.next = position + self.step;
         self.rows += 1;
     }
 
-    /// There are no more rows up to here.
+    /// Counts what is missing after the last row of the range.
     pub fn end(&mut self, range: Range) {
         self.count_missing_before(range.last + self.step);
     }
@@ -53,7 +53,7 @@ impl Completeness {
         }
     }
 
-    /// Says on stderr what is missing.
+    /// Prints the missing ranges on stderr.
     pub fn report(&self) {
         if self.missing == 0 {
             return;

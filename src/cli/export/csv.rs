@@ -1,4 +1,4 @@
-//! Rows as CSV (RFC 4180): a line of column names, then a line a row.
+//! Rows as CSV (RFC 4180): a line of column names, then one line per row.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// A file that is being written.
 pub struct CsvFile<W: Write> {
     writer: csv::Writer<W>,
-    /// The value that is written next; kept for its memory.
+    /// Holds the text of one value; kept to reuse its memory.
     value: String,
 }
 
@@ -40,7 +40,7 @@ impl<W: Write> CsvFile<W> {
     }
 }
 
-/// The error of the target itself: a caller looks at its kind.
+/// The I/O error of the target itself, because a caller looks at its kind.
 fn failure(error: csv::Error) -> Failure {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => io_failure(error),

@@ -1,8 +1,8 @@
-//! Rows as JSON lines: an object a line, decimals as text so that they stay exact.
+//! Rows as JSON lines: one object per line, decimals as text so that they stay exact.
 
 use super::columns::{Cell, Columns};
 
-/// Appends a row's line.
+/// Appends the line of a row.
 pub fn push_row(text: &mut String, columns: Columns, cells: &[Cell<'_>]) {
     for (at, ((column, _), cell)) in columns.iter().zip(cells).enumerate() {
         text.push_str(if at > 0 { ",\"" } else { "{\"" });

@@ -1,7 +1,7 @@
-//! `export`: writes what history holds of a stream, row by row, and says when that is not all there was.
+//! `export`: writes the rows of a stream, and reports what is missing between them.
 //!
-//! What is missing is told of the rows as they were written, not of a count beside them: a gap that is filled while
-//! the export runs is in the file or in the list.
+//! It finds missing ranges in the rows that it wrote, not by a separate count: rows that backfill adds while the export
+//! runs are either in the file or in the list.
 
 pub(super) mod columns;
 mod completeness;
@@ -37,57 +37,55 @@ use super::format::{self, FormatFlag, RowFormat};
 use super::output::Format;
 use super::progress_bar;
 
-/// Rows in memory at a time.
+/// Rows per query.
 const PAGE: usize = 10_000;
 
 /// Arguments of `export`.
 #[derive(Clone, Debug, ClapArgs)]
-#[command(
-    after_help = "Rows go to stdout or to FILE, what is missing to stderr. Decimals are exact: text, in Parquet \
-    DECIMAL(38,18).\nInstants are in two columns: in UTC with microseconds, and microseconds since 1970 (`_us`). A \
-    Parquet\nfile says itself in its metadata, under `tapekeeper.complete` and others, whether anything is missing.\n\n\
+#[command(after_help = "Rows go to stdout or to FILE, missing ranges to stderr. Decimals are exact: text, in Parquet \
+    DECIMAL(38,18).\nTimes have two columns: in UTC with microseconds, and microseconds since 1970 (`_us`). The metadata \
+    of a\nParquet file states whether anything is missing, under `tapekeeper.complete` and others.\n\n\
     Examples:\n  tapekeeper export --symbol BTCUSDT --from 2026-01-31 --to 2026-01-31 -o trades.csv\n  \
     tapekeeper export --symbol BTCUSDT --format parquet -o trades.parquet\n  \
-    tapekeeper export --symbol BTCUSDT --channel kline_1m --format jsonl | head"
-)]
+    tapekeeper export --symbol BTCUSDT --channel kline_1m --format jsonl | head")]
 pub struct Args {
-    /// Of this symbol, as the exchange spells it
+    /// The symbol, as the exchange spells it
     #[arg(long)]
     symbol: String,
-    /// Of this exchange
+    /// The exchange
     #[arg(long, default_value = "binance")]
     exchange: String,
     /// `trade`, or `kline_1m` and the other intervals
     #[arg(long, default_value = "trade")]
     channel: String,
-    /// From this trade id (kline: open time in microseconds), RFC 3339 time or day on; default: all that is stored
+    /// First trade id (kline: open time in microseconds), RFC 3339 time or day; default: where history begins
     #[arg(long)]
     from: Option<String>,
-    /// Up to this id, time or day, included
+    /// Last id, time or day, inclusive; default: where history ends
     #[arg(long)]
     to: Option<String>,
-    /// How rows are written
+    /// The format of the rows
     #[arg(long, value_parser = format::rows_parser(), default_value = "csv")]
     pub(super) format: FormatFlag,
-    /// Where they are written; the file appears when it is whole. Default: stdout
+    /// The file to write; it appears when it is complete. Default: stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Writes; exit 1 when something of the range is missing.
+/// Writes the rows; exit 1 when something of the range is missing.
 pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result<u8, Failure> {
     let stream = stream(&args)?;
     let format = args.format.rows();
     if format == RowFormat::Parquet && args.output.is_none() && io::stdout().is_terminal() {
-        return Err(Failure::new(USAGE, anyhow!("Parquet is not for a terminal: name a file with -o")));
+        return Err(Failure::new(USAGE, anyhow!("Parquet is binary: name a file with -o")));
     }
     let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
     let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
     let history = stores::history_to_read(config).await?;
-    let extent = history.extent(&stream).await.context("look for the stream's rows")?;
+    let extent = history.extent(&stream).await.context("find the first and last row")?;
     let selection = match extent {
         Some(extent) => bounds::resolve(&history, &stream, extent, from, to).await?,
-        None => Selection { range: None, shortfalls: vec!["nothing is stored of it".to_owned()] },
+        None => Selection { range: None, shortfalls: vec!["history holds no row".to_owned()] },
     };
     let target = Target::open(args.output.as_deref()).context("create the file");
     let target = target.map_err(|error| Failure::new(CANNOT_CREATE, error))?;
@@ -96,7 +94,7 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
         None => 0,
     };
     let bar = if args.output.is_none() && io::stdout().is_terminal() {
-        // Rows that go to the terminal are not drawn over.
+        // A bar would draw over rows on the terminal.
         ProgressBar::hidden()
     } else {
         progress_bar::bar(Format::Human, u64::try_from(total).unwrap_or(0), "rows")
@@ -130,12 +128,12 @@ fn stream(args: &Args) -> Result<Stream, Failure> {
         args.exchange.parse().map_err(|()| usage(format!("unknown exchange `{}`", args.exchange)))?;
     let channel: Channel = args.channel.parse().map_err(|()| usage(format!("unknown channel `{}`", args.channel)))?;
     if channel.step().is_none() {
-        return Err(usage(format!("{channel} is not in history: it goes to the log and the cache only")));
+        return Err(usage(format!("history does not hold {channel}: it goes to the log and the cache only")));
     }
     Ok(Stream::new(exchange, Symbol::new(&args.symbol), channel))
 }
 
-/// What a stream as a whole still waits for before its first row and after its last one, when no bound cuts it off.
+/// Open gaps before the first row, unless `--from` is given, and after the last row, unless `--to` is given.
 async fn open_gaps_outside(
     history: &Arc<dyn History>,
     stream: &Stream,
@@ -166,7 +164,7 @@ impl Export {
         let mut from = range.first;
         while let Some(rest) = Range::new(from, range.last) {
             if stop.is_cancelled() {
-                return Err(Failure::new(TEMPORARY, anyhow!("interrupted before the end: nothing is left of it")));
+                return Err(Failure::new(TEMPORARY, anyhow!("interrupted: no file is left")));
             }
             let before = self.completeness.rows;
             let Some(last) = self.page(rest).await? else { break };
@@ -177,7 +175,7 @@ impl Export {
         Ok(())
     }
 
-    /// Writes the next rows; the last one's position.
+    /// Writes the next page of rows; returns the position of the last one.
     async fn page(&mut self, rest: Range) -> Result<Option<i64>, Failure> {
         let mut last = None;
         if self.stream.channel == Channel::Trade {
@@ -198,7 +196,7 @@ impl Export {
     }
 }
 
-/// What a file says of itself where its form has a place for it.
+/// The metadata of the file, for formats that hold metadata.
 fn metadata(
     stream: &Stream,
     range: Option<Range>,

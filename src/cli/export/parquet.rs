@@ -1,8 +1,7 @@
 //! Rows as a Parquet file, in row groups of bounded size.
 //!
-//! Types are those that pandas, polars and ClickHouse read without being told: decimals are exact, instants are in UTC.
-//! What a reader should know of the whole, above all whether it is complete, stands in the file's key-value metadata,
-//! under `tapekeeper.*`.
+//! pandas, polars and ClickHouse recognise the types by themselves: exact decimals, times in UTC. The key-value
+//! metadata (`tapekeeper.*`) states the range of the file and whether it is complete.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,9 +21,9 @@ use crate::market::{plain, scaled};
 
 use super::columns::{Cell, Columns, Kind};
 
-/// Rows of a row group: what is held in memory, about 100 bytes each, and the least that a reader reads.
+/// Rows per row group. The writer holds one group in memory, about 100 bytes per row, and a reader reads whole groups.
 const GROUP_ROWS: usize = 131_072;
-/// Values handed to the encoder at a time.
+/// Values that the encoder receives at a time.
 const CHUNK: usize = 8_192;
 /// Bytes of a decimal of 38 digits.
 const DECIMAL_BYTES: usize = 16;
@@ -33,15 +32,15 @@ const DECIMAL_BYTES: usize = 16;
 pub struct ParquetFile<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     columns: Columns,
-    /// The rows that are not written yet, column by column.
+    /// The rows of the current group, column by column.
     buffers: Vec<ColumnBuffer>,
     rows: usize,
     group_rows: usize,
 }
 
-/// Values of one column.
+/// Values of one column in the current group.
 enum ColumnBuffer {
-    /// The words there are, and which of them each row has.
+    /// The distinct values, and the index of the value of each row.
     Dictionary(Vec<ByteArray>, Vec<u32>),
     Integers(Vec<i64>),
     Decimals(Vec<i128>),
@@ -49,7 +48,7 @@ enum ColumnBuffer {
 }
 
 impl<W: Write + Send> ParquetFile<W> {
-    /// Begins a file; `sorted_by` names the column that ascends.
+    /// Begins a file; `sorted_by` names the ascending column.
     pub fn begin(target: W, columns: Columns, sorted_by: &str) -> Result<Self, Failure> {
         Self::with_groups(target, columns, sorted_by, GROUP_ROWS)
     }
@@ -63,7 +62,7 @@ impl<W: Write + Send> ParquetFile<W> {
         Ok(Self { writer, columns, buffers, rows: 0, group_rows })
     }
 
-    /// Takes a row.
+    /// Adds a row.
     pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
         for ((buffer, cell), (name, _)) in self.buffers.iter_mut().zip(cells).zip(self.columns) {
             buffer.push(*cell).map_err(|value| does_not_fit(cells, name, &value))?;
@@ -75,10 +74,10 @@ impl<W: Write + Send> ParquetFile<W> {
         Ok(())
     }
 
-    /// Writes the rest and the footer with these notes; gives the target back.
+    /// Writes the rest and the footer with this metadata; returns the target.
     pub fn finish(mut self, metadata: &[(&str, String)]) -> Result<W, Failure> {
         self.end(metadata).and_then(|()| self.writer.into_inner().context("write the footer")).map_err(|error| {
-            // What the target said is inside, whatever Parquet says about it.
+            // The error of the target is the root cause.
             Failure::new(IO, error)
         })
     }
@@ -117,7 +116,7 @@ impl ColumnBuffer {
         }
     }
 
-    /// Takes a value; gives it back when the column cannot hold it.
+    /// Adds a value; returns its text when the column cannot hold it.
     fn push(&mut self, cell: Cell<'_>) -> Result<(), String> {
         match (self, cell) {
             (Self::Dictionary(words, rows), Cell::Text(word)) => {
@@ -139,7 +138,7 @@ impl ColumnBuffer {
         Ok(())
     }
 
-    /// Writes all of it and is empty again.
+    /// Writes the values and empties the buffer.
     fn write(&mut self, column: &mut SerializedColumnWriter<'_>) -> parquet::errors::Result<()> {
         match self {
             Self::Dictionary(words, rows) => {
@@ -156,8 +155,8 @@ impl ColumnBuffer {
             }
             Self::Decimals(decimals) => {
                 let column = column.typed::<FixedLenByteArrayType>();
-                // The file keeps the least and the greatest of every row group to its end. Were these parts of a chunk, it
-                // would keep the chunk with them.
+                // The writer keeps minimum and maximum of every row group until the end of the file. A slice of a chunk
+                // would keep the whole chunk in memory.
                 let own = |value: Option<&i128>| value.map(|value| fixed(Bytes::copy_from_slice(&value.to_be_bytes())));
                 let (least, greatest) = (own(decimals.iter().min()), own(decimals.iter().max()));
                 for chunk in decimals.chunks(CHUNK) {
@@ -181,7 +180,7 @@ fn fixed(bytes: Bytes) -> FixedLenByteArray {
     FixedLenByteArray::from(ByteArray::from(bytes))
 }
 
-/// A row that a column cannot hold: rounding it would be a lie.
+/// The error of a value that a column cannot hold. Rounding it would change the data.
 fn does_not_fit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
     let position = cells.iter().find_map(|cell| if let Cell::Integer(number) = cell { Some(*number) } else { None });
     let position = position.unwrap_or_default();
@@ -192,7 +191,7 @@ fn does_not_fit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
     Failure::new(DATA, why)
 }
 
-/// The schema in Parquet's own words.
+/// The schema in Parquet's notation.
 fn schema(columns: Columns) -> String {
     let column = |(name, kind): &(&str, Kind)| match kind {
         // Not ENUM: pyarrow reads that as bytes.
@@ -210,13 +209,13 @@ fn properties(columns: Columns, sorted_by: &str) -> anyhow::Result<WriterPropert
     let sorted_by = SortingColumn { column_idx: i32::try_from(sorted_by)?, descending: false, nulls_first: false };
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
-        // Enough to pass over a row group; those of pages would be kept in memory to the end of the file.
+        // Enough for a reader to skip a row group. Statistics per page would stay in memory until the end of the file.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
         .set_sorting_columns(Some(vec![sorted_by]));
     for (name, kind) in columns {
         if matches!(kind, Kind::Integer | Kind::Timestamp) {
-            // Ids and times ascend: their differences take a byte or two.
+            // Ids and times ascend, so their differences take one or two bytes.
             let path = ColumnPath::from(*name);
             properties = properties.set_column_dictionary_enabled(path.clone(), false);
             properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);

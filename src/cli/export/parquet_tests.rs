@@ -1,4 +1,4 @@
-//! Files read back with the crate's own reader; tests/parquet reads them with the programs that people have.
+//! Reads files back with the crate's own reader. tests/parquet reads them with pandas, polars and ClickHouse.
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row, RowAccessor};
@@ -94,7 +94,7 @@ fn trades_read_back_over_several_row_groups() {
 }
 
 #[test]
-fn a_file_of_no_row_is_a_file() {
+fn a_file_without_rows_is_valid() {
     let reader = file(&[], 300, &[]);
     assert_eq!((reader.num_row_groups(), rows(&reader).len()), (0, 0));
     assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), TRADE.len());
@@ -131,7 +131,7 @@ fn a_kline_reads_back() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_that_names_the_row_and_the_way_out() {
+fn a_value_that_does_not_fit_is_an_error_with_the_row_and_the_remedy() {
     let mut file = ParquetFile::begin(Vec::new(), TRADE, "trade_id").unwrap();
     for price in ["100000000000000000000", "0.0000000000000000001"] {
         let failure = file.put(&columns::trade(&trade(7, decimal(price), Decimal::ONE))).unwrap_err();
@@ -142,7 +142,7 @@ fn what_does_not_fit_is_an_error_that_names_the_row_and_the_way_out() {
 }
 
 #[test]
-fn a_file_that_is_given_up_leaves_nothing_behind() {
+fn an_abandoned_file_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("trades.parquet");
     let names = || std::fs::read_dir(directory.path()).unwrap().count();

@@ -1,4 +1,4 @@
-//! Rows on their way out, in the format that the user chose.
+//! Writes rows in the format that the user chose.
 
 use anyhow::Context;
 
@@ -16,7 +16,7 @@ use crate::cli::format::RowFormat;
 /// Bytes of JSON lines in memory before they are written.
 const TEXT_BYTES: usize = 1 << 20;
 
-/// Takes rows; dropped before [`Sink::finish`] it leaves no file behind.
+/// Writes rows; dropped before [`Sink::finish`] it leaves no file behind.
 pub enum Sink {
     /// A CSV file.
     Csv(Box<CsvFile<Target>>),
@@ -34,7 +34,7 @@ pub struct Lines {
 }
 
 impl Sink {
-    /// Begins with whatever precedes the first row.
+    /// Begins the file.
     pub fn begin(format: RowFormat, target: Target, channel: Channel) -> Result<Self, Failure> {
         let columns = columns::of(channel);
         Ok(match format {
@@ -47,12 +47,12 @@ impl Sink {
         })
     }
 
-    /// Takes a trade.
+    /// Writes a trade.
     pub fn trade(&mut self, row: &TradeRow) -> Result<(), Failure> {
         self.put(&columns::trade(row))
     }
 
-    /// Takes a kline.
+    /// Writes a kline.
     pub fn kline(&mut self, row: &KlineRow) -> Result<(), Failure> {
         self.put(&columns::kline(row))
     }

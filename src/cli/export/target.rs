@@ -1,18 +1,18 @@
-//! Where an export goes: stdout, or a file that has its name only when it is whole.
+//! The target of an export: stdout, or a file that gets its name only when it is complete.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Takes bytes; dropped before [`Target::finish`] it leaves nothing behind.
+/// Writes bytes; dropped before [`Target::finish`] it leaves no file behind.
 pub enum Target {
-    /// The next program's.
+    /// Standard output.
     Stdout(io::Stdout),
-    /// Written beside its place, then renamed.
+    /// A file beside the final path, renamed at the end.
     File(Partial),
 }
 
-/// A file under another name.
+/// A file under a temporary name.
 pub struct Partial {
     file: File,
     partial: PathBuf,
@@ -20,17 +20,17 @@ pub struct Partial {
 }
 
 impl Target {
-    /// Stdout, or this file.
+    /// Opens this file, or stdout.
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout(io::stdout())) };
         let mut partial = path.as_os_str().to_owned();
-        // Two exports to one place must not write into each other.
+        // Two exports to one path must not write to one file.
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
         Ok(Self::File(Partial { file: File::create(&partial)?, partial, path: path.to_owned() }))
     }
 
-    /// Everything is written: flushes, and gives the file its name.
+    /// Flushes, syncs the file to disk and gives it its name.
     pub fn finish(self) -> io::Result<()> {
         match self {
             Self::Stdout(mut out) => out.flush(),
@@ -60,7 +60,7 @@ impl Write for Target {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After the rename there is nothing under this name, which is as it should be.
+        // After the rename no file has this name.
         if let Err(error) = std::fs::remove_file(&self.partial)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_has_its_name_only_when_it_is_whole() {
+    fn a_file_gets_its_name_only_when_it_is_complete() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trades.csv");
         let names = || std::fs::read_dir(directory.path()).unwrap().count();

@@ -74,7 +74,7 @@ async fn an_incomplete_range_is_exported_and_reported_as_incomplete() {
     let output = app.command(&["export", "--symbol", "BTCUSDT", "--from", "2020-01-01"]).await;
     assert!(output.code == Some(1) && output.err.contains("history begins at"), "{output:?}");
     let output = app.command(&["export", "--symbol", "NOSUCH"]).await;
-    assert!(output.code == Some(1) && output.err.contains("nothing is stored"), "{output:?}");
+    assert!(output.code == Some(1) && output.err.contains("history holds no row"), "{output:?}");
     let output = app.command(&["export", "--symbol", "BTCUSDT", "--channel", "book_ticker"]).await;
     assert_eq!(output.code, Some(64), "{output:?}");
 }

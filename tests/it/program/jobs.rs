@@ -41,7 +41,7 @@ async fn a_firing_table_needs_no_service_and_knows_summer_time() {
     assert_eq!(table, expected.map(|(job, at)| (job.to_owned(), at.to_owned())));
     let people = run(&asked[..asked.len() - 2]).await;
     assert!(people.out.contains("2026-03-29T01:00:00.000Z  2026-03-29 03:00:00 CEST  night"), "{people:?}");
-    assert!(people.err.contains("start is not in the table: it runs on startup"), "{people:?}");
+    assert!(people.err.contains("start is not listed: it runs on startup"), "{people:?}");
 
     fs::write(&file, jobs.replace("30 2 *", "30 25 *")).unwrap();
     let broken = run(&asked).await;

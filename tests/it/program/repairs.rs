@@ -17,7 +17,7 @@ async fn trades_that_the_exchange_no_longer_serves_are_unrecoverable_with_the_re
     wait_for("trades are stored", WAIT_MAX, async || (count() >= 400).then_some(())).await;
     let output = app.command(&["backfill", "--symbol", "BTCUSDT", "--from", "1", "--to", "2"]).await;
     assert_eq!(output.code, Some(0), "{output:?}");
-    assert!(output.out.contains("about less than a minute by the exchange's weight"), "{output:?}");
+    assert!(output.out.contains("about less than a minute within the exchange's request weight"), "{output:?}");
     let gone = "SELECT reason FROM gaps WHERE state = 'unrecoverable' AND first_missing = 1 AND last_missing = 2";
     let reason = wait_for("ids below all that is served are unrecoverable", WAIT_MAX * 2, async || {
         HistoryFile::open(&app).strings(gone).pop()
