@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_does_not_run_is_reported_with_the_remedy() {
-        let free = SocketAddr::from(([127, 0, 0, 1], 1));
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let failure = client(free).get("/api/v1/status").await.unwrap_err();
         let words = failure.error.to_string();
         assert_eq!(failure.code, UNAVAILABLE);
@@ -227,7 +227,7 @@ mod tests {
         assert!(served.await.unwrap_err().is_cancelled());
         let killed = Client::new(&AdminOptions { listen, socket: socket.clone(), token: None }).unwrap();
         assert_eq!(killed.post("/who", None).await.unwrap(), "port", "no process serves the socket");
-        let free = SocketAddr::from(([127, 0, 0, 1], 1));
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let stopped = Client::new(&AdminOptions { listen: free, socket, token: None }).unwrap();
         let failure = stopped.get("/who").await.unwrap_err();
         assert_eq!(failure.code, UNAVAILABLE);

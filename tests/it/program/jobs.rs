@@ -1,4 +1,4 @@
-//! The schedule as an operator uses it: firing tables of a file, and edits while the service runs.
+//! The schedule as an operator works with it: firing tables of a file, and edits on a running service.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::app::{Output, TestApp, WAIT_MAX, feed, run, seed, wait_for};
 use super::simulated_exchange::start_market;
 use super::truth::HistoryFile;
 
-/// The JSON objects of a command that prints one a line.
+/// The objects of a command that prints one a line.
 fn objects(output: &Output) -> Vec<Value> {
     assert_eq!(output.code, Some(0), "{output:?}");
     output.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -26,8 +26,8 @@ async fn a_firing_table_needs_no_service_and_knows_summer_time() {
                 [job.half]\ntask = \"gap-sweep\"\nevery = \"12h\"\n[job.start]\ntask = \"retention\"\non = [\"startup\"]\n";
     fs::write(&file, jobs).unwrap();
     let path = file.display().to_string();
-    let arguments = ["jobs", "test", &path, "--from", "2026-03-28T00:00:00Z", "--for", "48h", "--format", "json"];
-    let table: Vec<(String, String)> = objects(&run(&arguments).await)
+    let asked = ["jobs", "test", &path, "--from", "2026-03-28T00:00:00Z", "--for", "48h", "--format", "json"];
+    let table: Vec<(String, String)> = objects(&run(&asked).await)
         .iter()
         .map(|row| (text(row, "job").to_owned(), text(row, "scheduled_at").to_owned()))
         .collect();
@@ -39,12 +39,12 @@ async fn a_firing_table_needs_no_service_and_knows_summer_time() {
         ("half", "2026-03-29T12:00:00.000Z"),
     ];
     assert_eq!(table, expected.map(|(job, at)| (job.to_owned(), at.to_owned())));
-    let text = run(&arguments[..arguments.len() - 2]).await;
-    assert!(text.out.contains("2026-03-29T01:00:00.000Z  2026-03-29 03:00:00 CEST  night"), "{text:?}");
-    assert!(text.err.contains("start is not listed: it runs on startup"), "{text:?}");
+    let people = run(&asked[..asked.len() - 2]).await;
+    assert!(people.out.contains("2026-03-29T01:00:00.000Z  2026-03-29 03:00:00 CEST  night"), "{people:?}");
+    assert!(people.err.contains("start is not listed: it runs on startup"), "{people:?}");
 
     fs::write(&file, jobs.replace("30 2 *", "30 25 *")).unwrap();
-    let broken = run(&arguments).await;
+    let broken = run(&asked).await;
     assert_eq!((broken.code, broken.out.as_str()), (Some(78), ""), "{broken:?}");
     assert!(broken.err.contains("mine.toml:4:8") && broken.err.contains("hour `25`"), "{broken:?}");
     let wrong = run(&["jobs", "test", &path, "--for", "48"]).await;
@@ -56,9 +56,8 @@ async fn a_jobs_next_runs_are_computed_from_the_file_in_any_timezone() {
     let app = TestApp::new("[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n");
     let jobs = "schema = 1\n[job.leap]\ntask = \"retention\"\ncron = \"0 12 29 2 *\"\n";
     fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
-    let arguments =
-        ["jobs", "next", "leap", "-n", "3", "--from", "2026-01-01", "--tz", "Asia/Tokyo", "--format", "json"];
-    let rows = objects(&app.command(&arguments).await);
+    let asked = ["jobs", "next", "leap", "-n", "3", "--from", "2026-01-01", "--tz", "Asia/Tokyo", "--format", "json"];
+    let rows = objects(&app.command(&asked).await);
     let expected = ["2028-02-29T12:00:00.000Z", "2032-02-29T12:00:00.000Z", "2036-02-29T12:00:00.000Z"];
     assert_eq!(rows.iter().map(|row| text(row, "scheduled_at")).collect::<Vec<_>>(), expected);
     assert_eq!(text(&rows[0], "local"), "2028-02-29 21:00:00 JST");
@@ -71,8 +70,8 @@ async fn a_jobs_next_runs_are_computed_from_the_file_in_any_timezone() {
 
 /// Runs of a job with this outcome, newest first.
 async fn runs(app: &TestApp, job: &str, outcome: &str) -> Vec<Value> {
-    let arguments = ["jobs", "history", job, "-n", "100", "--format", "json"];
-    objects(&app.command(&arguments).await).into_iter().filter(|run| run["outcome"] == outcome).collect()
+    let asked = ["jobs", "history", job, "-n", "100", "--format", "json"];
+    objects(&app.command(&asked).await).into_iter().filter(|run| run["outcome"] == outcome).collect()
 }
 
 async fn has_run(app: &TestApp, job: &str, more_than: usize) {
@@ -95,19 +94,19 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     let listed = app.command(&["jobs", "list"]).await;
     assert!(listed.out.contains("every 0.3 s") && listed.out.contains("every 1 h"), "{listed:?}");
 
-    // A changed period, a new cron job and a removed job: first as a dry run, then for real.
+    // A changed period, a new job by the calendar, a removed one: first as a question, then in earnest.
     write(&[
         job("kept", "every = \"300ms\""),
         job("slow", "every = \"200ms\""),
         job("new", "cron = \"* * * * * *\"\ntimezone = \"Asia/Tokyo\""),
     ]);
-    let changes = "jobs added: new, changed: slow, removed: gone";
+    let said = "jobs added: new, changed: slow, removed: gone";
     let dry = app.command(&["reload", "--dry-run"]).await;
-    assert!(dry.code == Some(0) && dry.out.contains(changes), "{dry:?}");
+    assert!(dry.code == Some(0) && dry.out.contains(said), "{dry:?}");
     assert!(dry.out.lines().any(|line| line.starts_with("new ") && line.contains("20")), "next runs: {dry:?}");
     assert!(runs(&app, "new", "succeeded").await.is_empty(), "a dry run changes nothing");
     let reload = app.command(&["reload"]).await;
-    assert!(reload.code == Some(0) && reload.out.contains(changes), "{reload:?}");
+    assert!(reload.code == Some(0) && reload.out.contains(said), "{reload:?}");
     has_run(&app, "new", 1).await;
     has_run(&app, "slow", 1).await;
     let list = objects(&app.command(&["jobs", "list", "--format", "json"]).await);
@@ -116,16 +115,16 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     assert!(text(&list[1], "when").contains("Asia/Tokyo"), "{list:?}");
     let ended = runs(&app, "gone", "succeeded").await.len();
 
-    // A broken file changes nothing, and the message names the positions.
+    // A broken file: nothing changes, and the message says where.
     write(&[job("kept", "every = \"300\""), job("other", "cron = \"* *\"")]);
     let broken = app.command(&["reload"]).await;
     assert_eq!(broken.code, Some(78), "{broken:?}");
     assert!(broken.err.contains("jobs.toml:4:9") && broken.err.contains("jobs.toml:7:8"), "{broken:?}");
     let before = runs(&app, "kept", "succeeded").await.len();
     has_run(&app, "kept", before).await;
-    assert_eq!(runs(&app, "gone", "succeeded").await.len(), ended, "a removed job does not run");
+    assert_eq!(runs(&app, "gone", "succeeded").await.len(), ended, "what was removed does not run");
 
-    // A pause and its reason survive a kill.
+    // A pause with its reason holds over a kill.
     let paused = app.command(&["jobs", "pause", "new", "--reason", "a move"]).await;
     assert_eq!(paused.code, Some(0), "{paused:?}");
     write(&[job("kept", "every = \"300ms\""), job("new", "every = \"300ms\"")]);
@@ -137,7 +136,7 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     assert_eq!((text(new, "paused_reason"), &new["next_run"]), ("a move", &Value::Null), "{new}");
     assert_eq!(app.command(&["jobs", "resume", "new"]).await.code, Some(0));
     let passed = async || runs(&app, "new", "skipped").await.into_iter().next();
-    let skipped = wait_for("the runs that the pause skipped are recorded", WAIT_MAX, passed).await;
+    let skipped = wait_for("what passed during the pause is told", WAIT_MAX, passed).await;
     assert!(text(&skipped, "reason").ends_with("paused: a move"), "{skipped}");
     app.stop_cleanly().await;
     simulator.stop().await;
@@ -149,7 +148,7 @@ async fn jobs_run_on_reconnects_and_gaps_and_a_commands_output_carries_its_run_i
     let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
     let jobs = "schema = 1\n\
         [job.back]\ntask = \"state-snapshot\"\non = [\"reconnect\"]\n\
-        [job.missing]\ntask = \"command\"\non = [\"gap\"]\nargs = { argv = [\"echo\", \"there is a gap\"] }\n\
+        [job.hole]\ntask = \"command\"\non = [\"gap\"]\nargs = { argv = [\"echo\", \"there is a hole\"] }\n\
         [job.full]\ntask = \"state-snapshot\"\nevery = \"200ms\"\nrequires = [\"disk.free >= 1000000TiB\"]\n\
         [job.wired]\ntask = \"state-snapshot\"\nevery = \"200ms\"\n\
         requires = [\"ingest.connected\", \"log.connected\", \"history.connected\", \"cache.connected\", \"disk.free\"]\n";
@@ -158,17 +157,17 @@ async fn jobs_run_on_reconnects_and_gaps_and_a_commands_output_carries_its_run_i
     app.start().await;
     let trades = async || (HistoryFile::open(&app).number("SELECT count(*) FROM trades") > 0).then_some(());
     wait_for("trades are stored", WAIT_MAX, trades).await;
-    assert!(runs(&app, "back", "succeeded").await.is_empty(), "a first connection is not a reconnect");
+    assert!(runs(&app, "back", "succeeded").await.is_empty(), "a first connection is no reconnect");
     simulator.control.inject(&"cut".parse().unwrap());
     has_run(&app, "back", 0).await;
     simulator.control.inject(&"drop:BTCUSDT:20".parse().unwrap());
-    has_run(&app, "missing", 0).await;
-    let run = runs(&app, "missing", "succeeded").await.remove(0);
+    has_run(&app, "hole", 0).await;
+    let run = runs(&app, "hole", "succeeded").await.remove(0);
     assert_eq!((text(&run, "trigger"), &run["report"]["exit_code"]), ("event", &Value::from(0)), "{run}");
     assert!(run["lateness_ms"].as_i64().is_some_and(|late| late >= 0), "{run}");
     let run_id = text(&run, "run_id");
-    let is_logged = app.log().lines().any(|line| line.contains("missing: there is a gap") && line.contains(run_id));
-    assert!(is_logged, "the line of the command carries the run's id");
+    let said = app.log().lines().any(|line| line.contains("hole: there is a hole") && line.contains(run_id));
+    assert!(said, "the program's line carries the run's id");
 
     has_run(&app, "wired", 0).await;
     let deferred = runs(&app, "full", "deferred").await.remove(0);
@@ -213,7 +212,7 @@ async fn runs_survive_kills_and_none_stays_running() {
     }
     app.start().await;
     let failed = async || (runs(&app, "long", "failed").await.len() == 3).then_some(());
-    wait_for("runs that a kill interrupted have failed", WAIT_MAX, failed).await;
+    wait_for("what a kill cut off is a failed run", WAIT_MAX, failed).await;
     let reason = runs(&app, "long", "failed").await.remove(0)["reason"].clone();
     assert_eq!(reason, "the process ended during the run");
     app.stop_cleanly().await;
