@@ -99,7 +99,7 @@ async fn a_new_history_starts_from_its_own_rows() {
     }
     let before = state(&app)["history_identity"].clone();
     app.start().await;
-    assert!(app.log().contains("written against another history"), "the recorder notices another history");
+    assert!(app.log().contains("belong to another history"), "the recorder notices another history");
     assert_ne!(state(&app)["history_identity"], before);
     wait_for_stored(&app, 100).await;
     simulator.stop_publishing().await;
