@@ -136,7 +136,7 @@ async fn an_operator_edits_the_schedule_of_a_running_service() {
     assert_eq!((text(new, "paused_reason"), &new["next_run"]), ("a move", &Value::Null), "{new}");
     assert_eq!(app.command(&["jobs", "resume", "new"]).await.code, Some(0));
     let passed = async || runs(&app, "new", "skipped").await.into_iter().next();
-    let skipped = wait_for("what passed during the pause is told", WAIT_MAX, passed).await;
+    let skipped = wait_for("the history has the instants that passed during the pause", WAIT_MAX, passed).await;
     assert!(text(&skipped, "reason").ends_with("paused: a move"), "{skipped}");
     app.stop_cleanly().await;
     simulator.stop().await;
