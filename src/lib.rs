@@ -21,20 +21,20 @@
 //! |---|---|
 //! | a frame arrives | `exchange/socket/session.rs`: the loop of one connection |
 //! | a frame is appended to the log, as received | `ingest.rs`: [`ingest::run`] calls [`log::Log::append`] |
-//! | a frame is decoded | `consume/reorder_buffer.rs`: [`consume::ReorderBuffer::push`] calls [`exchange::Dialect::decode`]; Binance's decoder is `exchange/binance/frames.rs` |
+//! | a frame is decoded | `consume/reorder_buffer.rs`: [`consume::ReorderBuffer::push`] calls [`exchange::Dialect::decode`]; Binance's decoder is `exchange/binance/frames.rs`. During a rotation `exchange/socket/overlap.rs` decodes too, only to compare two connections |
 //! | a jump in positions is noticed | `consume/router.rs`: [`gap::Tracker::observe`]; the items behind it are held |
-//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows |
+//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator, start) are opened by `open` in `backfill/deps.rs`, and by `app/restore.rs` |
 //! | a silent stream is probed | `backfill/tail.rs` sends a [`consume::Probe`] with positions that exist at the exchange |
 //! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::History::insert`] until it succeeds |
-//! | an offset is committed | `consume/worker.rs`: `flush` calls [`log::Consumer::commit`], after the insert |
+//! | an offset is committed | `consume/worker.rs`: `flush` calls [`log::Consumer::commit`], after the insert; [`consume::ReorderBuffer::take_ready`] decides up to which offset. At a Kafka rebalance the poll thread commits instead: `log/kafka/poller.rs` |
 //! | a latest value is written | `cache/write_behind.rs` calls [`cache::Cache::apply`] |
 //! | a gap is repaired and closed | `backfill/repair.rs` requests its pages over REST, writes them and counts them in history |
-//! | a job becomes due | `jobs/planner/mod.rs`: [`jobs::planner::Planner::due`] decides; `jobs/runner.rs`: [`jobs::Runner::run`] calls it and starts the run |
+//! | a job becomes due | `jobs/planner/mod.rs`: [`jobs::planner::Planner::due`] decides for times (the arithmetic is in `planner/job.rs`), `Planner::event` for events; `jobs/runner.rs`: [`jobs::Runner::run`] calls it and starts the run |
 //! | the service starts and stops | `app/mod.rs`: [`app::run`]; `app/main_loop.rs` runs between the two |
 //!
 //! # The modules
 //!
-//! From the bottom up: a module knows only modules above it in this table. `tests/it/tidy/edges.rs` holds the allowed
+//! Lowest layer first: a module uses only modules that are listed before it. `tests/it/tidy/edges.rs` holds the allowed
 //! edges and fails on any other.
 //!
 //! | module | what it does |
@@ -57,10 +57,10 @@
 //! | [telemetry] | log lines, to stderr or the journal |
 //! | [clock] | the only reader of the wall clock |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its implementations (pure), the [socket](exchange::socket) loop, the [REST](exchange::rest) client |
-//! | [log] | port: the durable event log between the sockets and everything else |
+//! | [log] | a trait with several backends: the durable event log between the sockets and everything else |
 //! | [progress] | how far each stream is consumed and durable |
-//! | [history] | port: all trades, klines, gaps, dead letters and runs |
-//! | [cache] | port: the latest value of every stream |
+//! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
+//! | [cache] | a trait with several backends: the latest value of every stream |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
 //! | [writer] | the only path of rows to history and cache |
 //! | [ingest] | appends the sockets' frames and connection markers to the log |

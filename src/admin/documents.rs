@@ -71,9 +71,9 @@ pub struct Status {
     pub gaps: GapCount,
     /// Frames since the process started.
     pub frames: FrameCount,
-    /// Rows made durable since the process started.
+    /// Rows that the consumer made durable since the process started; backfilled rows are not part of it.
     pub rows: u64,
-    /// How many of these came over REST.
+    /// Rows that backfill made durable since the process started.
     pub backfilled: u64,
     /// Dead letters in history; null when history does not answer.
     pub dead_letters: Option<u64>,

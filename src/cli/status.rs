@@ -63,7 +63,7 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     add_line("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
     let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));
     let bytes = size(&status["history"]["bytes"]);
-    add_line("history", format!("{rows} rows since start, {backfilled} of them backfilled{bytes}"));
+    add_line("history", format!("{rows} rows live and {backfilled} backfilled since start{bytes}"));
     add_line("cache", format!("{} keys wait to be written", number(&status["cache"]["waiting"])));
     add_line("disk", disk(&status["disk"]));
     add_line("dead letters", number(&status["dead_letters"]));
