@@ -67,7 +67,11 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
         ("tapekeeper_rows_total", "Live rows made durable in history.", state.progress.rows.load(Relaxed)),
         ("tapekeeper_batches_total", "Batches made durable in history.", state.progress.batches.load(Relaxed)),
         ("tapekeeper_dead_letters_total", "Frames stored as dead letters.", state.progress.dead_letters.load(Relaxed)),
-        ("tapekeeper_backfilled_rows_total", "Backfilled rows made durable in history.", state.backfill.rows.load(Relaxed)),
+        (
+            "tapekeeper_backfilled_rows_total",
+            "Backfilled rows made durable in history.",
+            state.backfill.rows.load(Relaxed),
+        ),
     ];
     for (name, help, value) in totals {
         metrics.counter(name, help).set(value as f64);
