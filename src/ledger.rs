@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use handle::SharedLedger;
 
-use crate::gap::{Gap, GapState, RangeSet};
+use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::histogram::Histogram;
 use crate::market::{Stream, Timestamp};
 
@@ -17,8 +17,10 @@ use crate::market::{Stream, Timestamp};
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: HashMap<String, Gap>,
-    /// Positions that closed as `never_existed` or `unrecoverable`: they are not opened again.
+    /// Positions that closed without their rows: only an appeal opens them again.
     settled: HashMap<Stream, RangeSet>,
+    /// Rows that an operator wants to be asked for now.
+    asked_again: HashSet<String>,
     /// Rows under repair: the repair holds a copy, so they must not be merged.
     claimed: HashSet<String>,
     totals: Totals,
@@ -72,6 +74,8 @@ pub struct Totals {
     pub never_existed: u64,
     /// Of these, `unrecoverable`.
     pub unrecoverable: u64,
+    /// Of these, `refused`.
+    pub refused: u64,
     /// Of these, `superseded`.
     pub superseded: u64,
 }
@@ -88,18 +92,28 @@ impl Ledger {
 
     /// Whether [`Ledger::open`] would open a row.
     pub fn would_open(&self, found: &Gap) -> bool {
-        let stream = &found.stream;
-        let Some(step) = stream.channel.step() else { return false };
-        !self.covered(stream, step).uncovered(found.range).is_empty()
+        let Some(step) = found.stream.channel.step() else { return false };
+        !self.covered(found, step).uncovered(found.range).is_empty()
     }
 
-    /// Positions of a stream that are in an open row or settled.
-    fn covered(&self, stream: &Stream, step: i64) -> RangeSet {
-        let mut covered = self.settled.get(stream).cloned().unwrap_or_else(|| RangeSet::new(step));
+    /// Positions of `found`'s stream that are in an open row or settled. An appeal asks again for settled ones.
+    fn covered(&self, found: &Gap, step: i64) -> RangeSet {
+        let stream = &found.stream;
+        let settled = self.settled.get(stream).filter(|_| !found.evidence.is_appeal());
+        let mut covered = settled.cloned().unwrap_or_else(|| RangeSet::new(step));
         for gap in self.of_stream(stream) {
             covered.insert(gap.range);
         }
         covered
+    }
+
+    /// Whether a new finding next to this row is merged with it. A row in doubt keeps its answers for itself, and an
+    /// appeal names exactly the rows that it asks for.
+    fn is_mergeable(&self, gap: &Gap, found: &Gap) -> bool {
+        !self.claimed.contains(&gap.gap_id)
+            && gap.state != GapState::Unconfirmed
+            && gap.evidence.is_requested() == found.evidence.is_requested()
+            && gap.evidence.is_appeal() == found.evidence.is_appeal()
     }
 
     /// Opens the part of `found`'s range that is in no open row and not settled. A part next to an open row of the same
@@ -108,12 +122,17 @@ impl Ledger {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return OpenedGaps::default() };
         let mut mergeable = RangeSet::new(step);
-        for gap in self.of_stream(stream) {
-            if !self.claimed.contains(&gap.gap_id) && gap.evidence.is_requested() == found.evidence.is_requested() {
-                mergeable.insert(gap.range);
+        for gap in self.of_stream(stream).filter(|gap| self.is_mergeable(gap, found)) {
+            mergeable.insert(gap.range);
+        }
+        let uncovered = self.covered(found, step).uncovered(found.range);
+        if found.evidence.is_appeal()
+            && let Some(settled) = self.settled.get_mut(stream)
+        {
+            for range in &uncovered {
+                settled.remove(*range);
             }
         }
-        let uncovered = self.covered(stream, step).uncovered(found.range);
         for range in &uncovered {
             mergeable.insert(*range);
         }
@@ -123,8 +142,7 @@ impl Ledger {
             row.gap_id = Gap::new_id();
             let inside: Vec<Gap> = self
                 .of_stream(stream)
-                .filter(|gap| range.intersect(gap.range).is_some() && !self.claimed.contains(&gap.gap_id))
-                .filter(|gap| gap.evidence.is_requested() == found.evidence.is_requested())
+                .filter(|gap| range.intersect(gap.range).is_some() && self.is_mergeable(gap, found))
                 .cloned()
                 .collect();
             for mut gap in inside {
@@ -172,9 +190,10 @@ impl Ledger {
                 }
                 GapState::NeverExisted => totals.never_existed += 1,
                 GapState::Unrecoverable => totals.unrecoverable += 1,
+                GapState::Refused => totals.refused += 1,
                 _ => totals.superseded += 1,
             }
-            totals.closed_otherwise = totals.never_existed + totals.unrecoverable + totals.superseded;
+            totals.closed_otherwise = totals.never_existed + totals.unrecoverable + totals.refused + totals.superseded;
         }
         self.insert_row(gap.clone());
     }
@@ -185,8 +204,8 @@ impl Ledger {
     }
 
     /// Rows that are not closed, by state.
-    pub fn open_states(&self) -> [(GapState, usize); 2] {
-        [GapState::Open, GapState::Filling]
+    pub fn open_states(&self) -> [(GapState, usize); 3] {
+        [GapState::Open, GapState::Filling, GapState::Unconfirmed]
             .map(|state| (state, self.open.values().filter(|gap| gap.state == state).count()))
     }
 
@@ -219,7 +238,21 @@ impl Ledger {
         self.settled.retain(|stream, _| keep(stream));
     }
 
-    /// Whether a position closed as `never_existed` or `unrecoverable`.
+    /// Asks now for the open rows of a stream that lie in `range`, also for those that wait; returns how many.
+    pub fn ask_again(&mut self, stream: &Stream, range: Range) -> usize {
+        let inside = |gap: &&Gap| gap.range.intersect(range).is_some();
+        let ids: Vec<String> = self.of_stream(stream).filter(inside).map(|gap| gap.gap_id.clone()).collect();
+        let count = ids.len();
+        self.asked_again.extend(ids);
+        count
+    }
+
+    /// Takes the rows that [`Ledger::ask_again`] named.
+    pub fn take_asked_again(&mut self) -> HashSet<String> {
+        std::mem::take(&mut self.asked_again)
+    }
+
+    /// Whether a position closed without its row.
     pub fn is_settled(&self, stream: &Stream, position: i64) -> bool {
         self.settled.get(stream).is_some_and(|settled| settled.contains(position))
     }
@@ -239,6 +272,12 @@ impl Ledger {
         (self.open.len(), self.open.values().map(Gap::missing).sum())
     }
 
+    /// The same for the rows in doubt alone. They raise no alarm.
+    pub fn unconfirmed_count(&self) -> (usize, i64) {
+        let in_doubt = || self.open.values().filter(|gap| gap.state == GapState::Unconfirmed);
+        (in_doubt().count(), in_doubt().map(Gap::missing).sum())
+    }
+
     /// Open rows of one stream.
     pub fn of_stream<'a>(&'a self, stream: &'a Stream) -> impl Iterator<Item = &'a Gap> {
         self.open.values().filter(move |gap| &gap.stream == stream)
@@ -255,9 +294,8 @@ impl Ledger {
             return;
         }
         self.open.remove(&gap.gap_id);
-        let settled = matches!(gap.state, GapState::NeverExisted | GapState::Unrecoverable);
         if let Some(step) = gap.stream.channel.step()
-            && settled
+            && gap.state.is_verdict()
         {
             self.settled.entry(gap.stream.clone()).or_insert_with(|| RangeSet::new(step)).insert(gap.range);
         }
@@ -271,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gap::{Evidence, Range};
+    use crate::gap::Evidence;
 
     fn stream() -> Stream {
         "binance:BTCUSDT:trade".parse().unwrap()

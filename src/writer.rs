@@ -53,6 +53,15 @@ pub struct Rows {
     pub kline_sources: Vec<Source>,
 }
 
+/// A row that history cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// Its trade id, or its kline's open time in microseconds.
+    pub position: i64,
+    /// Its dead letter, and why.
+    pub reason: String,
+}
+
 /// Why rows were not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -88,15 +97,21 @@ impl Writer {
         &self.pending_updates
     }
 
-    /// Stores all rows durably, with retries, then offers them to the cache. Returns how many rows became dead letters.
-    pub async fn write(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
-        let mut dead_letters = 0;
+    /// Stores all rows durably, with retries, then offers them to the cache. Returns the rows that history cannot hold;
+    /// their dead letters are stored.
+    pub async fn write(
+        &self,
+        rows: &Rows,
+        heartbeat: &Heartbeat,
+        stop: &CancellationToken,
+    ) -> Result<Vec<RefusedRow>, WriteError> {
+        let mut refused = Vec::new();
         if let Err(refusal) = self.insert_with_retry(&rows.batch, heartbeat, stop).await? {
             warn!(rows = rows.batch.rows(), error = %refusal, "history refuses a batch, bisecting it to find the rows: {refusal}");
-            dead_letters = self.bisect(rows, heartbeat, stop).await?;
+            refused = self.bisect(rows, heartbeat, stop).await?;
         }
         self.pending_updates.offer_rows(&rows.batch);
-        Ok(dead_letters)
+        Ok(refused)
     }
 
     /// Inserts until the batch is durable or history refuses its data (inner error). Other errors are fatal.
@@ -140,7 +155,12 @@ impl Writer {
     }
 
     /// Finds the refused rows and stores all others.
-    async fn bisect(&self, rows: &Rows, heartbeat: &Heartbeat, stop: &CancellationToken) -> Result<u64, WriteError> {
+    async fn bisect(
+        &self,
+        rows: &Rows,
+        heartbeat: &Heartbeat,
+        stop: &CancellationToken,
+    ) -> Result<Vec<RefusedRow>, WriteError> {
         let rest = Batch {
             gaps: rows.batch.gaps.clone(),
             dead_letters: rows.batch.dead_letters.clone(),
@@ -150,7 +170,7 @@ impl Writer {
         if let Err(why) = self.insert_with_retry(&rest, heartbeat, stop).await? {
             return Err(WriteError::Fatal(format!("history refuses ledger rows: {why}")));
         }
-        let mut dead_letters = 0;
+        let mut refused = Vec::new();
         for (kind, len) in [(RowKind::Trades, rows.batch.trades.len()), (RowKind::Klines, rows.batch.klines.len())] {
             let mut todo = vec![Span { start: 0, end: len }];
             while let Some(span) = todo.pop() {
@@ -161,8 +181,10 @@ impl Writer {
                     continue;
                 };
                 if span.len() == 1 {
-                    dead_letters += 1;
-                    self.dead_letter(kind.letter(rows, span.start, why), heartbeat, stop).await?;
+                    let letter = kind.letter(rows, span.start, why);
+                    let reason = format!("dead letter {}:{}: {}", letter.partition, letter.offset, letter.reason);
+                    refused.push(RefusedRow { position: kind.position(rows, span.start), reason });
+                    self.dead_letter(letter, heartbeat, stop).await?;
                     continue;
                 }
                 let middle = span.start + span.len() / 2;
@@ -170,7 +192,7 @@ impl Writer {
                 todo.push(span.start..middle);
             }
         }
-        Ok(dead_letters)
+        Ok(refused)
     }
 
     async fn dead_letter(
@@ -213,6 +235,13 @@ impl RowKind {
         }
     }
 
+    fn position(self, rows: &Rows, index: usize) -> i64 {
+        match self {
+            Self::Trades => rows.batch.trades[index].trade.id,
+            Self::Klines => rows.batch.klines[index].kline.open_time.micros(),
+        }
+    }
+
     fn letter(self, rows: &Rows, index: usize, why: String) -> DeadLetter {
         let (sources, stream, text) = match self {
             Self::Trades => {
@@ -229,10 +258,7 @@ impl RowKind {
             // A row from REST has no log offset. Its partition is -1, and its own position stands for the offset, so
             // that two rows differ.
             partition: -1,
-            offset: match self {
-                Self::Trades => rows.batch.trades[index].trade.id,
-                Self::Klines => rows.batch.klines[index].kline.open_time.micros(),
-            },
+            offset: self.position(rows, index),
             received_at: Timestamp::default(),
             payload: Bytes::from(text),
         });

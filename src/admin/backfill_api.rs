@@ -78,6 +78,7 @@ pub async fn backfill(
         last,
         missing: opened.missing,
         gaps_opened: opened.gaps,
+        gaps_asked_again: opened.asked_again,
         more: opened.rest.is_some(),
         estimate_s: estimate_s(&state, &stream, opened.missing),
     }))

@@ -147,10 +147,12 @@ pub struct CacheStatus {
 /// The number of gaps.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GapCount {
-    /// Gaps that are not closed.
+    /// Gaps that are not closed, without those in doubt.
     pub open: usize,
     /// Missing positions in these.
     pub missing: i64,
+    /// Gaps in doubt: the exchange does not serve their positions, and the recorder asks again for hours.
+    pub unconfirmed: usize,
     /// Gaps found since the process started.
     pub found: u64,
     /// Gaps closed as filled since the process started.
@@ -243,7 +245,7 @@ pub struct GapView {
     pub from_ts: Option<String>,
     /// The exchange's time of the row after the gap, RFC 3339.
     pub to_ts: Option<String>,
-    /// `open`, `filling`, `filled`, `never_existed`, `unrecoverable` or `superseded`.
+    /// `open`, `filling`, `unconfirmed`, `filled`, `never_existed`, `unrecoverable`, `refused` or `superseded`.
     pub state: &'static str,
     /// When the gap was found, RFC 3339.
     pub detected_at: String,
@@ -282,8 +284,19 @@ pub struct RestRecovery {
     pub rows_per_request: i64,
     /// Request weight of one request.
     pub request_weight: u32,
-    /// Age up to which the exchange serves old rows, seconds; null without a limit.
+    /// Age up to which the exchange serves old rows, seconds; null when it documents no limit.
     pub kept_s: Option<u64>,
+    /// The oldest position that it still serves; null before an answer showed it.
+    pub oldest_served: Option<OldestServed>,
+}
+
+/// The oldest position that the exchange still serves of a stream.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OldestServed {
+    /// The trade id, or the open time in microseconds.
+    pub position: i64,
+    /// Its exchange time, RFC 3339.
+    pub at: String,
 }
 
 /// A run of a job: the columns of history, its lateness, and its report as JSON.
@@ -387,6 +400,8 @@ pub struct BackfillView {
     pub missing: i64,
     /// Gaps that were opened for them.
     pub gaps_opened: usize,
+    /// Open gaps in the range that are asked for at once.
+    pub gaps_asked_again: usize,
     /// Whether more ranges are missing: send the request again later.
     pub more: bool,
     /// Estimated seconds by the exchange's request weight; null without a client for the exchange.

@@ -15,12 +15,12 @@ use crate::gap::{Gap, Range};
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
 use crate::jobs::planner::Changes;
-use crate::market::{Channel, Exchange, Stream, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
 pub use super::documents::StreamView;
 use super::documents::{
     CacheStatus, CoverageView, DiskStatus, FrameCount, GapCount, GapView, HistoryStatus, JobChanges, JobCount,
-    LogStatus, NextRun, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
+    LogStatus, NextRun, OldestServed, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
 };
 use super::{AppState, BEAT_MAX, ReloadReport, STORE_TIMEOUT, time_series};
 
@@ -59,7 +59,14 @@ pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     let channel = counted.channel.parse::<Channel>().ok();
     let exchange = counted.exchange.parse::<Exchange>().ok();
     let dialect = exchange.and_then(|exchange| state.backfill.dialects.get(&exchange));
-    let recoverable = dialect.zip(channel).map(|(dialect, channel)| recoverable(dialect.as_ref(), channel));
+    let oldest_served = exchange.zip(channel).and_then(|(exchange, channel)| {
+        let stream = Stream::new(exchange, Symbol::new(&counted.symbol), channel);
+        let (position, at) = state.backfill.answers.oldest_served(&stream)?;
+        Some(OldestServed { position, at: at.rfc3339() })
+    });
+    let recoverable = dialect
+        .zip(channel)
+        .map(|(dialect, channel)| RestRecovery { oldest_served, ..recoverable(dialect.as_ref(), channel) });
     CoverageView { counted, recoverable }
 }
 
@@ -70,7 +77,7 @@ fn recoverable(dialect: &dyn Dialect, channel: Channel) -> RestRecovery {
         _ => ("trade_id", dialect.trades_page_max(), dialect.trades_request("", any)),
     };
     let kept_s = dialect.rest_retention(channel).map(|kept| kept.as_secs());
-    RestRecovery { by, rows_per_request, request_weight: request.weight, kept_s }
+    RestRecovery { by, rows_per_request, request_weight: request.weight, kept_s, oldest_served: None }
 }
 
 /// A gap as the API shows it.
@@ -152,9 +159,10 @@ pub async fn status(state: &AppState) -> Status {
         within_timeout(state.history.dead_letter_count()),
         within_timeout(state.jobs.list()),
     );
-    let (open, missing, totals) = state.ledger.with(|ledger| {
+    let (open, missing, unconfirmed, totals) = state.ledger.with(|ledger| {
         let (open, missing) = ledger.open_count();
-        (open, missing, ledger.totals())
+        let (in_doubt, missing_in_doubt) = ledger.unconfirmed_count();
+        (open - in_doubt, missing - missing_in_doubt, in_doubt, ledger.totals())
     });
     let rest = rest(state);
     let connections = state.connections.snapshot();
@@ -179,6 +187,7 @@ pub async fn status(state: &AppState) -> Status {
         gaps: GapCount {
             open,
             missing,
+            unconfirmed,
             found: totals.found,
             filled: totals.filled,
             closed_otherwise: totals.closed_otherwise,

@@ -284,6 +284,8 @@ async fn start(
         ledger: SharedLedger::default(),
         clock: clock.clone(),
         rows: Arc::default(),
+        confirm_after: config.backfill.confirm_after,
+        answers: Arc::default(),
     };
     let saver = Arc::new(SnapshotSaver {
         file,

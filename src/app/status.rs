@@ -28,10 +28,14 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
     if let Some(lag) = lag(service, now).await {
         line.push_str(&format!(", lag {lag:.1} s"));
     }
-    let (gaps, missing) = service.ledger.with(|ledger| ledger.open_count());
-    line.push_str(&format!(", {gaps} gaps"));
-    if missing > 0 {
-        line.push_str(&format!(" ({missing} missing)"));
+    let ((gaps, missing), (in_doubt, missing_in_doubt)) =
+        service.ledger.with(|ledger| (ledger.open_count(), ledger.unconfirmed_count()));
+    line.push_str(&format!(", {} gaps", gaps - in_doubt));
+    if missing > missing_in_doubt {
+        line.push_str(&format!(" ({} missing)", missing - missing_in_doubt));
+    }
+    if in_doubt > 0 {
+        line.push_str(&format!(", {in_doubt} in doubt"));
     }
     if let Some(at) = next_snapshot(jobs).await {
         line.push_str(&format!(", next snapshot {} s", at.since(now).max(0) / 1_000_000));

@@ -45,6 +45,8 @@ impl Stores {
             ledger: SharedLedger::default(),
             clock: Clock::from_fn(|| Timestamp(OPEN)),
             rows: Arc::default(),
+            confirm_after: std::time::Duration::ZERO,
+            answers: Arc::default(),
         };
         Self { history, cache: Arc::new(EmbeddedCache::new()), backfill, _directory: directory }
     }
@@ -249,10 +251,10 @@ async fn the_number_of_queries_does_not_grow_with_the_symbols() {
         let preload_queries = (of_history.calls(), of_cache.calls());
         assert!(check(&history, &cache, &streams).await.unwrap().issues.is_empty());
         let stop = CancellationToken::new();
-        let report = sweep(&history, &stores.backfill, &streams, None, &stop).await.unwrap();
-        assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
         assert!(coverage(&history, &streams, None).await.unwrap().iter().all(|row| row.complete));
         queries.push((preload_queries, of_history.calls(), of_cache.calls()));
+        let report = sweep(&history, &stores.backfill, &streams, SweepScope::All, &stop).await.unwrap();
+        assert_eq!((report.streams, report.present), (2 * symbols, 6 * symbols as i64));
     }
     assert_eq!(queries[0], queries[1], "queries for 4 and for 400 symbols");
 }
@@ -315,13 +317,13 @@ async fn a_sweep_finds_a_missing_range_behind_thousands_of_settled_ones() {
         stores.backfill.ledger.with(|ledger| ledger.update(&gap));
     }
     let stop = CancellationToken::new();
-    let report = sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
+    let report = sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.unwrap();
     assert_eq!((report.streams, report.present, report.missing, report.opened), (1, 2_003, 2_003, 1));
     assert_eq!(stores.open_gaps().await, [("sweep".to_owned(), 4_003, 4_005)]);
-    let report = sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
+    let report = sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.unwrap();
     assert_eq!(report.opened, 0, "a known gap is not opened again");
     stop.cancel();
-    assert!(sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.is_err());
+    assert!(sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.is_err());
 }
 
 #[tokio::test]
@@ -333,14 +335,45 @@ async fn a_windowed_sweep_counts_its_window_and_adjoining_windows_miss_nothing()
     let at = |id: i64| Timestamp(OPEN + id * 1_000);
     let windows = [(at(0), at(1_800_000)), (at(1_800_000), at(3_600_001))];
     for window in windows {
-        sweep(&stores.history, &stores.backfill, &trades(), Some(window), &stop).await.unwrap();
+        sweep(&stores.history, &stores.backfill, &trades(), SweepScope::Window(window.0, window.1), &stop)
+            .await
+            .unwrap();
     }
     let by_windows = stores.open_gaps().await;
-    sweep(&stores.history, &stores.backfill, &trades(), None, &stop).await.unwrap();
+    sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.unwrap();
     assert_eq!(stores.open_gaps().await, by_windows, "a sweep over everything finds no more");
     let later = (at(10_000_000), at(20_000_000));
-    let report = sweep(&stores.history, &stores.backfill, &trades(), Some(later), &stop).await.unwrap();
+    let report =
+        sweep(&stores.history, &stores.backfill, &trades(), SweepScope::Window(later.0, later.1), &stop).await.unwrap();
     assert_eq!((report.present, report.missing), (0, 0));
+}
+
+#[tokio::test]
+async fn the_shares_of_a_sweep_find_what_a_whole_one_finds() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", (1..=2_000).filter(|id| id % 97 != 0 && !(700..740).contains(id))).await;
+    let stop = CancellationToken::new();
+    let mut present = 0;
+    for index in 0..7 {
+        let share = SweepScope::Share { index, of: 7 };
+        present += sweep(&stores.history, &stores.backfill, &trades(), share, &stop).await.unwrap().present;
+    }
+    let by_shares = stores.open_gaps().await;
+    let report = sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.unwrap();
+    assert_eq!((report.opened, stores.open_gaps().await), (0, by_shares));
+    assert_eq!(report.missing, 20 + 40, "97 divides 20 of the ids");
+    assert!(present >= report.present && present <= report.present + 6, "a share begins at the end of the one before");
+}
+
+#[tokio::test]
+async fn rows_far_apart_cost_few_queries() {
+    let stores = Stores::new();
+    stores.store("BTCUSDT", [1, 1_000_000_000_000]).await;
+    let stop = CancellationToken::new();
+    let all = trades();
+    let swept = sweep(&stores.history, &stores.backfill, &all, SweepScope::All, &stop);
+    let report = tokio::time::timeout(std::time::Duration::from_secs(60), swept).await.unwrap().unwrap();
+    assert_eq!((report.present, report.missing), (2, 999_999_999_998));
 }
 
 #[tokio::test]

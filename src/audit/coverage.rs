@@ -24,8 +24,12 @@ pub enum CoverageState {
     Complete,
     /// Every position is stored, some from backfill.
     Backfilled,
+    /// The exchange does not serve missing positions; the recorder asks again.
+    Unconfirmed,
     /// Missing positions are lost for good; the ledger has the reasons.
     Unrecoverable,
+    /// History cannot hold the rows of missing positions; dead letters hold their bytes.
+    Refused,
     /// Missing positions may still be filled.
     Open,
 }
@@ -43,7 +47,7 @@ pub struct Coverage {
     pub first: Option<i64>,
     /// Last stored position.
     pub last: Option<i64>,
-    /// Positions from first to last, without those that never existed.
+    /// Positions stored or missing from first to last: all without those that never existed.
     pub expected: i64,
     /// Positions stored.
     pub present: i64,
@@ -51,9 +55,17 @@ pub struct Coverage {
     pub backfilled: i64,
     /// Missing ranges, inclusive.
     pub missing: Vec<(i64, i64)>,
+    /// Ranges that the exchange does not serve, inclusive; the recorder asks again for hours.
+    pub unconfirmed: Vec<(i64, i64)>,
+    /// Ranges that the exchange never used, inclusive.
+    pub never_existed: Vec<(i64, i64)>,
+    /// Ranges that the exchange no longer serves, inclusive.
+    pub unrecoverable: Vec<(i64, i64)>,
+    /// Ranges whose rows history cannot hold, inclusive.
+    pub refused: Vec<(i64, i64)>,
     /// Gaps in the ledger that are not closed.
     pub open_gaps: usize,
-    /// No position is missing and no gap is open.
+    /// No position is missing, and no gap is open, in doubt, or closed without its rows.
     pub complete: bool,
     /// The worst state.
     pub state: CoverageState,
@@ -146,28 +158,66 @@ impl MissingCount {
 struct LedgerView {
     step: i64,
     never: RangeSet,
+    in_doubt: RangeSet,
     lost: RangeSet,
+    refused: RangeSet,
     open: Vec<Range>,
 }
 
 impl LedgerView {
     fn of(gaps: &[&Gap], step: i64) -> Self {
-        let mut lost = RangeSet::new(step);
-        for gap in gaps.iter().filter(|gap| gap.state == GapState::Unrecoverable) {
-            lost.insert(gap.range);
-        }
+        let of = |state: GapState| {
+            let mut ranges = RangeSet::new(step);
+            gaps.iter().filter(|gap| gap.state == state).for_each(|gap| ranges.insert(gap.range));
+            ranges
+        };
         let open = gaps.iter().filter(|gap| !gap.state.is_closed()).map(|gap| gap.range).collect();
-        Self { step, never: never_existed_in(gaps.iter().copied(), step), lost, open }
+        Self {
+            step,
+            never: never_existed_in(gaps.iter().copied(), step),
+            in_doubt: of(GapState::Unconfirmed),
+            lost: of(GapState::Unrecoverable),
+            refused: of(GapState::Refused),
+            open,
+        }
     }
 
     /// The state of a missing range.
     fn state(&self, range: Range) -> CoverageState {
-        if self.lost.covers(range) { CoverageState::Unrecoverable } else { CoverageState::Open }
+        let states = [
+            (&self.in_doubt, CoverageState::Unconfirmed),
+            (&self.lost, CoverageState::Unrecoverable),
+            (&self.refused, CoverageState::Refused),
+        ];
+        let known = states.into_iter().find(|(ranges, _)| ranges.covers(range));
+        known.map_or(CoverageState::Open, |(_, state)| state)
     }
 
-    fn is_open_in(&self, range: Range) -> bool {
-        self.open.iter().any(|open| open.intersect(range).is_some())
+    /// The worst state that its own rows give a stream, also before the stream's first row.
+    fn worst(&self) -> CoverageState {
+        let in_doubt = self.in_doubt.iter().count();
+        if self.open.len() > in_doubt {
+            CoverageState::Open
+        } else if !self.refused.is_empty() {
+            CoverageState::Refused
+        } else if !self.lost.is_empty() {
+            CoverageState::Unrecoverable
+        } else if in_doubt > 0 {
+            CoverageState::Unconfirmed
+        } else {
+            CoverageState::Empty
+        }
     }
+
+    /// The worst state of the gaps in a range that are not closed.
+    fn open_in(&self, range: Range) -> Option<CoverageState> {
+        let open = self.open.iter().filter(|open| open.intersect(range).is_some());
+        open.map(|open| self.state(*open).max(CoverageState::Unconfirmed)).max()
+    }
+}
+
+fn listed(ranges: &RangeSet) -> Vec<(i64, i64)> {
+    ranges.iter().take(RANGES_MAX).map(|range| (range.first, range.last)).collect()
 }
 
 async fn of_stream(
@@ -189,19 +239,23 @@ async fn of_stream(
         present: days.iter().map(|day| day.present).sum(),
         backfilled: days.iter().map(|day| day.backfilled).sum(),
         missing: Vec::new(),
+        unconfirmed: listed(&ledger.in_doubt),
+        never_existed: listed(&ledger.never),
+        unrecoverable: listed(&ledger.lost),
+        refused: listed(&ledger.refused),
         open_gaps,
-        complete: open_gaps == 0,
-        state: if open_gaps == 0 { CoverageState::Empty } else { CoverageState::Open },
+        complete: ledger.worst() == CoverageState::Empty,
+        state: ledger.worst(),
         days: Vec::new(),
     };
     let Some(extent) = extent(days) else { return Ok(coverage) };
-    let never: i64 = ledger.never.iter().filter_map(|never| never.intersect(extent)).map(|range| range.len(step)).sum();
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
-    coverage.expected = extent.len(step) - never;
-    let (all, of_days) =
-        missing_by_day(history, stream, extent, &ledger, days, coverage.present < coverage.expected).await?;
-    coverage.complete = all.count == 0 && open_gaps == 0 && coverage.present >= coverage.expected;
+    // A position that never existed may have arrived after all, so only a full range proves that none is missing.
+    let may_miss = coverage.present < extent.len(step);
+    let (all, of_days) = missing_by_day(history, stream, extent, &ledger, days, may_miss).await?;
+    coverage.expected = coverage.present + all.count;
+    coverage.complete &= all.count == 0;
     coverage.state = all.state(coverage.present, coverage.backfilled).max(coverage.state);
     coverage.missing = all.ranges;
     coverage.days = of_days;
@@ -245,8 +299,8 @@ async fn missing_by_day(
     for ((counted, end), mut missing) in sorted.into_iter().zip(ends).zip(of_days) {
         // A gap after the last row counts with the last day.
         let upto = if end == extent.last { i64::MAX } else { end };
-        if Range::new(first, upto).is_some_and(|range| ledger.is_open_in(range)) {
-            missing.state = CoverageState::Open;
+        if let Some(open) = Range::new(first, upto).and_then(|range| ledger.open_in(range)) {
+            missing.state = missing.state.max(open);
         }
         first = end.saturating_add(ledger.step);
         shown.push(Day {

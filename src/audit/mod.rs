@@ -19,7 +19,7 @@ pub use latest_row::{LatestKline, LatestRow, LatestTick};
 pub use missing::{MissingPositions, missing_positions, never_existed};
 pub use preload::{PreloadReport, preload};
 pub use repair::{RepairReport, repair};
-pub use sweep::{SweepReport, sweep};
+pub use sweep::{SweepReport, SweepScope, sweep};
 pub use verify::{Difference, VerifyReport, verify_klines};
 pub use window::first_position_at;
 

@@ -1,6 +1,5 @@
 //! Recounts the stored rows of every stream, and finds rows that are missing without an open gap.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -8,13 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backfill::Deps;
 use crate::gap::{Evidence, Range};
-use crate::history::{CoverageDay, History};
+use crate::history::History;
 use crate::market::{Stream, Timestamp};
 
 use super::window::within;
 
 /// Missing ranges per query.
 const RANGES_MAX: usize = 1_000;
+/// Positions counted per query: a store counts them in some tens of milliseconds.
+const PIECE: i64 = 500_000;
 
 /// The outcome of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -29,67 +30,113 @@ pub struct SweepReport {
     pub opened: usize,
 }
 
-/// Recounts each stream between its first and last row, or inside `window` (`[from, to)`), and opens a gap for missing
-/// positions that the ledger does not know. A whole recount needs one query per kind for all streams. Fails when
-/// `cancel` is cancelled; gaps opened until then stay.
+/// What a sweep recounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SweepScope {
+    /// Everything between the first and the last row of each stream.
+    All,
+    /// The rows of `[from, to)`.
+    Window(Timestamp, Timestamp),
+    /// One of `of` equal parts of each stream, counted from 0.
+    Share {
+        /// Which part.
+        index: i64,
+        /// The number of parts.
+        of: i64,
+    },
+}
+
+/// Recounts each stream within `scope`, and opens a gap for missing positions that the ledger does not know. Counts a
+/// bounded number of rows per query, so no other read waits long. Fails when `cancel` is cancelled; gaps opened until
+/// then stay.
 pub async fn sweep(
     history: &Arc<dyn History>,
     backfill: &Deps,
     streams: &[Stream],
-    window: Option<(Timestamp, Timestamp)>,
+    scope: SweepScope,
     cancel: &CancellationToken,
 ) -> anyhow::Result<SweepReport> {
     let mut report = SweepReport::default();
-    let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
-    let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
-    if window.is_none() {
-        for (stream, day) in history.days(&numbered, None).await.context("recount the streams")? {
-            days.entry(stream).or_default().push(day);
-        }
-    }
-    for stream in &numbered {
+    for stream in streams {
         let Some(step) = stream.channel.step() else { continue };
-        ensure!(!cancel.is_cancelled(), "cancelled after {} streams", report.streams);
         report.streams += 1;
-        let counted = match window {
-            None => days.get(stream).and_then(|days| totals(days)),
-            Some(window) => count_within(history, stream, window).await?,
-        };
-        let Some((extent, present)) = counted else { continue };
-        report.present += present;
-        let missing = (extent.len(step) - present).max(0);
-        report.missing += missing;
-        // Reads all ranges, not only the first thousand, because settled ranges could hide the others.
-        let mut rest = (missing > 0).then_some(extent);
-        while let Some(part) = rest {
-            ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
-            let ranges = history.missing(stream, part, RANGES_MAX).await.context("look for missing rows")?;
-            for range in &ranges {
-                report.opened += open_gap(backfill, stream, step, *range).await?;
+        let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
+        let range = match scope {
+            SweepScope::All => Some(extent),
+            SweepScope::Window(from, to) => {
+                within(history, stream, extent, (from, to)).await.context("look for a window's rows")?
             }
-            let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
-            rest = last.and_then(|range| Range::new(range.last + step, part.last));
+            SweepScope::Share { index, of } => share(extent, step, index, of),
+        };
+        if let Some(range) = range {
+            sweep_range(history, backfill, (stream, step), range, &mut report, cancel).await?;
         }
     }
     Ok(report)
 }
 
-/// The first to the last position, and the number of rows.
-fn totals(days: &[CoverageDay]) -> Option<(Range, i64)> {
-    Some((super::coverage::extent(days)?, days.iter().map(|day| day.present).sum()))
+/// One of `of` equal parts. Each part begins at the last position of the one before, so that no range between two parts
+/// is missed.
+fn share(extent: Range, step: i64, index: i64, of: i64) -> Option<Range> {
+    let len = i128::from(extent.len(step));
+    let at = |index: i64| i64::try_from(len * i128::from(index) / i128::from(of)).unwrap_or(i64::MAX);
+    let first = extent.first + (at(index) - 1).max(0) * step;
+    Range::new(first, extent.first + (at(index + 1) - 1) * step)
 }
 
-/// The same inside a window of time.
-async fn count_within(
+/// Recounts one range in pieces. A piece grows where rows are sparse, so that a few rows far apart cost few queries.
+async fn sweep_range(
     history: &Arc<dyn History>,
-    stream: &Stream,
-    window: (Timestamp, Timestamp),
-) -> anyhow::Result<Option<(Range, i64)>> {
-    let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { return Ok(None) };
-    let range = within(history, stream, extent, window).await.context("look for a window's rows")?;
-    let Some(range) = range else { return Ok(None) };
-    let counted = history.count(stream, range).await.context("count a stream's rows")?;
-    Ok(Some((range, counted.present)))
+    backfill: &Deps,
+    (stream, step): (&Stream, i64),
+    range: Range,
+    report: &mut SweepReport,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut positions = PIECE;
+    let mut rest = Some(range);
+    while let Some(Range { first, last }) = rest {
+        ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
+        let span = positions.saturating_sub(1).saturating_mul(step);
+        let piece = Range { first, last: last.min(first.saturating_add(span)) };
+        let present = history.count(stream, piece).await.context("count a stream's rows")?.present;
+        report.present += present;
+        let missing = (piece.len(step) - present).max(0);
+        report.missing += missing;
+        if missing > 0 {
+            report.opened += open_missing(history, backfill, (stream, step), piece, cancel).await?;
+        }
+        if present < PIECE / 4 {
+            positions = positions.saturating_mul(4);
+        } else if present > PIECE {
+            positions = PIECE;
+        }
+        rest = piece.last.checked_add(step).and_then(|next| Range::new(next, last));
+    }
+    Ok(())
+}
+
+/// Opens every missing range of a piece that the ledger does not know; returns how many rows were opened.
+async fn open_missing(
+    history: &Arc<dyn History>,
+    backfill: &Deps,
+    (stream, step): (&Stream, i64),
+    piece: Range,
+    cancel: &CancellationToken,
+) -> anyhow::Result<usize> {
+    let mut opened = 0;
+    // Reads all ranges, not only the first thousand, because settled ranges could hide the others.
+    let mut rest = Some(piece);
+    while let Some(part) = rest {
+        ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
+        let ranges = history.missing(stream, part, RANGES_MAX).await.context("look for missing rows")?;
+        for range in &ranges {
+            opened += open_gap(backfill, stream, step, *range).await?;
+        }
+        let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
+        rest = last.and_then(|range| Range::new(range.last + step, part.last));
+    }
+    Ok(opened)
 }
 
 async fn open_gap(backfill: &Deps, stream: &Stream, step: i64, range: Range) -> anyhow::Result<usize> {

@@ -1,6 +1,9 @@
 //! The types of one repair attempt: what it learned, and why it ended early. `pages`, `verdict` and `repair` share them;
 //! this file knows none of the three.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::exchange::rest::RestError;
 use crate::gap::{Range, RangeSet};
 use crate::market::Timestamp;
@@ -18,22 +21,35 @@ pub(super) enum RepairError {
     Stopped,
     /// Another row replaced the gap.
     Superseded,
-    /// Try again at this time; the reason.
-    Wait(Timestamp, String),
-    /// The exchange will not serve the gap; the reason.
-    Gone(String),
+    /// Try again after this time; the reason.
+    Wait(Duration, String),
+    /// The exchange does not know the symbol; its answer.
+    UnknownSymbol(String),
 }
+
+/// Longest wait for one deadline of the exchange: the longest documented ban is three days.
+const WAIT_MAX: Duration = Duration::from_secs(4 * 86_400);
 
 impl RepairError {
     pub(super) fn of(deps: &Deps, error: RestError) -> Self {
         let now = deps.clock.now();
+        let wait = |until: Timestamp| Duration::from_micros(u64::try_from(until.since(now)).unwrap_or(0)).min(WAIT_MAX);
         match error {
             RestError::Stopped => Self::Stopped,
-            RestError::Limited { until } => Self::Wait(until, "waiting for the exchange's budget".to_owned()),
-            RestError::Banned { until } => Self::Wait(until, format!("the exchange bans this address until {until}")),
-            RestError::UnknownSymbol { text } => Self::Gone(format!("the exchange does not know the symbol: {text}")),
-            other => Self::Wait(now, other.to_string()),
+            RestError::Limited { until } => Self::Wait(wait(until), "waiting for the exchange's budget".to_owned()),
+            RestError::Banned { until } => {
+                Self::Wait(wait(until), format!("the exchange bans this address until {until}"))
+            }
+            RestError::UnknownSymbol { text } => {
+                Self::UnknownSymbol(format!("the exchange does not know the symbol: {text}"))
+            }
+            other => Self::soon(other),
         }
+    }
+
+    /// Try again after the usual pause.
+    pub(super) fn soon(why: impl std::fmt::Display) -> Self {
+        Self::Wait(Duration::ZERO, why.to_string())
     }
 }
 
@@ -46,13 +62,15 @@ pub(super) struct Attempt {
     pub(super) skipped: RangeSet,
     /// Whether the attempt wrote rows.
     pub(super) wrote: bool,
+    /// Positions whose rows history cannot hold, and why; their dead letters are stored.
+    pub(super) refused: BTreeMap<i64, String>,
     /// Whether pages remain that this attempt did not request.
     pub(super) unfinished: bool,
 }
 
 impl Attempt {
     pub(super) fn new(step: i64) -> Self {
-        Self { served: None, skipped: RangeSet::new(step), wrote: false, unfinished: false }
+        Self { served: None, skipped: RangeSet::new(step), wrote: false, refused: BTreeMap::new(), unfinished: false }
     }
 
     /// Records one answer to a request for positions from `first` up.

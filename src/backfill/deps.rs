@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::info;
 
 use crate::clock::Clock;
 use crate::exchange::Dialect;
 use crate::exchange::rest::Rest;
-use crate::gap::{Evidence, Gap, Range, retry_at};
-use crate::history::{Batch, History, HistoryError};
+use crate::gap::{Evidence, Gap, GapState, Range, RangeSet, retry_after};
+use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::ledger::SharedLedger;
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::messages;
 use crate::writer::Writer;
+
+use super::answers::Answers;
 
 /// Backfill's dependencies.
 #[derive(Clone)]
@@ -31,6 +34,10 @@ pub struct Deps {
     pub clock: Clock,
     /// Rows written since this process began.
     pub rows: Arc<AtomicU64>,
+    /// How long the exchange is asked for positions that it does not serve, before a gap closes without them.
+    pub confirm_after: Duration,
+    /// What its answers have taught.
+    pub answers: Arc<Answers>,
 }
 
 impl Deps {
@@ -42,10 +49,12 @@ impl Deps {
         if self.ledger.with(|ledger| ledger.would_open(&found)) {
             self.add_time_bounds(&mut found).await;
         }
+        let verdicts = if evidence.is_appeal() { self.verdicts(stream, range).await? } else { Vec::new() };
         let opened = self.ledger.with(|ledger| ledger.open(&found));
         if opened.is_empty() {
             return Ok(opened.rows);
         }
+        let appealed = appeal(&verdicts, &opened.rows, found.detected_at);
         for gap in &opened.rows {
             info!(
                 MESSAGE_ID = messages::GAP_FOUND,
@@ -55,9 +64,19 @@ impl Deps {
             );
         }
         let token = format!("open:{}", opened.rows[0].gap_id);
-        self.writer.history().insert(&Batch { gaps: opened.changed(), token, ..Batch::default() }).await?;
+        let gaps = appealed.iter().cloned().chain(opened.changed()).collect();
+        self.writer.history().insert(&Batch { gaps, token, ..Batch::default() }).await?;
+        self.ledger.with(|ledger| appealed.iter().for_each(|row| ledger.update(row)));
         self.ledger.gap_opened.notify_one();
         Ok(opened.rows)
+    }
+
+    /// The rows of a stream that closed without their positions and overlap `range`.
+    async fn verdicts(&self, stream: &Stream, range: Range) -> Result<Vec<Gap>, HistoryError> {
+        let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
+        let mut rows = self.history().gaps(&filter).await?;
+        rows.retain(|gap| gap.stream == *stream && gap.state.is_verdict() && gap.range.intersect(range).is_some());
+        Ok(rows)
     }
 
     /// Sets the times of a gap from the rows on both sides, where history has them. A kline's position is its time.
@@ -109,11 +128,36 @@ impl Deps {
         Ok(true)
     }
 
-    pub(super) fn next_retry(&self, attempts: i64) -> Timestamp {
-        retry_at(self.clock.now(), attempts)
+    pub(super) fn pause_after(&self, gap: &Gap) -> Duration {
+        match gap.state {
+            GapState::Unconfirmed => gap.pause(self.confirm_after),
+            _ => retry_after(gap.attempts),
+        }
     }
 
     pub(super) fn count_rows(&self, rows: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
+}
+
+/// Supersedes the parts of closed rows that `opened` asks for again. The other parts keep their state in rows of their
+/// own.
+fn appeal(verdicts: &[Gap], opened: &[Gap], now: Timestamp) -> Vec<Gap> {
+    let mut changed = Vec::new();
+    for verdict in verdicts {
+        let step = verdict.stream.channel.step().unwrap_or(1);
+        let mut kept = RangeSet::new(step);
+        kept.insert(verdict.range);
+        let asking: Vec<&Gap> = opened.iter().filter(|gap| kept.remove(gap.range)).collect();
+        let Some(first) = asking.first() else { continue };
+        changed.extend(kept.iter().map(|range| verdict.closed_part(range, verdict.state, &verdict.reason, now)));
+        let mut verdict = verdict.clone();
+        verdict.advance(
+            GapState::Superseded,
+            &format!("asked again by {}; it was {}", first.gap_id, verdict.state),
+            now,
+        );
+        changed.push(verdict);
+    }
+    changed
 }

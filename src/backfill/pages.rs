@@ -1,6 +1,8 @@
 //! Requests pages of missing positions from the exchange and writes their rows; looks up what the exchange serves
 //! around a range. Does not decide the state of a gap.
 
+use std::collections::BTreeMap;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::rest::{Rest, RestError};
@@ -22,12 +24,14 @@ pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
     }
 }
 
-/// Requests one page and stores its missing rows; returns every position served.
+/// Requests one page and stores its missing rows; returns every position served, and adds those to `refused` whose rows
+/// history cannot hold.
 pub(super) async fn fetch(
     deps: &Deps,
     gap: &mut Gap,
     page: Range,
     missing: &RangeSet,
+    refused: &mut BTreeMap<i64, String>,
     stop: &CancellationToken,
 ) -> Result<Vec<ServedPosition>, RepairError> {
     let rows = match gap.stream.channel {
@@ -41,10 +45,10 @@ pub(super) async fn fetch(
     if batch.is_empty() {
         return Ok(served);
     }
-    if gap.state == GapState::Open {
+    if matches!(gap.state, GapState::Open | GapState::Unconfirmed) {
         gap.advance(GapState::Filling, "", deps.clock.now());
         let recorded = deps.record(gap, &[]).await;
-        if !recorded.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))? {
+        if !recorded.map_err(RepairError::soon)? {
             return Err(RepairError::Superseded);
         }
     }
@@ -52,8 +56,11 @@ pub(super) async fn fetch(
     let rows = Rows { batch, ..Rows::default() };
     let heartbeat = Heartbeats::default().watch("repair");
     match deps.writer.write(&rows, &heartbeat, stop).await {
-        Ok(_dead_letters) => deps.count_rows(count),
-        Err(error) => return Err(RepairError::Wait(deps.clock.now(), error.to_string())),
+        Ok(rows) => {
+            deps.count_rows(count.saturating_sub(rows.len()));
+            refused.extend(rows.into_iter().map(|row| (row.position, row.reason)));
+        }
+        Err(error) => return Err(RepairError::soon(error)),
     }
     Ok(served)
 }

@@ -1,11 +1,12 @@
 //! Repairs one gap: fetches pages of the missing positions, then counts the rows in history and decides the gap's
 //! state.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page};
-use crate::market::Timestamp;
 use crate::messages;
 
 use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
@@ -16,8 +17,8 @@ use super::verdict::{self, Verdict};
 /// Pages per attempt: after it, a gap of millions lets smaller and newer gaps go first.
 const PAGES_PER_ATTEMPT: usize = 50;
 
-/// Makes one attempt to repair a gap; returns when to try again if it stays open.
-pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Timestamp {
+/// Makes one attempt to repair a gap; returns how long to wait before the next one if it stays open.
+pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Duration {
     gap.attempts += 1;
     gap.version += 1;
     let outcome = match fill(deps, &mut gap, stop).await {
@@ -28,23 +29,23 @@ pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Time
         Outcome::Closed(also) => {
             report(&gap);
             also.iter().for_each(report);
-            deps.clock.now()
+            Duration::ZERO
         }
-        Outcome::Open(again) => {
+        Outcome::Open(pause) => {
             if gap.attempts.count_ones() == 1 {
                 report(&gap);
             }
-            again
+            pause
         }
-        Outcome::Requeue => deps.clock.now(),
+        Outcome::Requeue => Duration::ZERO,
     }
 }
 
 enum Outcome {
     /// Closed, with these rows split off.
     Closed(Vec<Gap>),
-    /// Still open; try again at this time.
-    Open(Timestamp),
+    /// Still open; try again after this time.
+    Open(Duration),
     /// Try again soon without a report: more pages follow, or the attempt was stopped.
     Requeue,
 }
@@ -52,20 +53,46 @@ enum Outcome {
 async fn handle_error(deps: &Deps, gap: &mut Gap, error: RepairError) -> Outcome {
     match error {
         RepairError::Stopped | RepairError::Superseded => Outcome::Requeue,
+        RepairError::UnknownSymbol(why) if gap.attempts >= ABSENT_ATTEMPTS => {
+            match verdict::unknown_symbol(deps, gap, &why).await {
+                Ok(verdict) => apply(deps, gap, verdict).await,
+                Err(error) => Box::pin(handle_error(deps, gap, error)).await,
+            }
+        }
         // A single such answer may mean that the symbol is being listed or renamed.
-        RepairError::Gone(why) if gap.attempts >= ABSENT_ATTEMPTS => {
-            gap.advance(GapState::Unrecoverable, &why, deps.clock.now());
-            close(deps, gap, Vec::new()).await
-        }
-        RepairError::Gone(why) => {
+        RepairError::UnknownSymbol(why) => {
             gap.reason = why;
-            keep_open(deps, gap, deps.next_retry(gap.attempts)).await
+            keep_open(deps, gap, Duration::ZERO).await
         }
-        RepairError::Wait(until, why) => {
+        RepairError::Wait(pause, why) => {
             gap.reason = why;
-            keep_open(deps, gap, until.max(deps.next_retry(gap.attempts))).await
+            keep_open(deps, gap, pause).await
         }
     }
+}
+
+/// Applies what the answers say: waits, doubts, or closes the gap when the exchange has been asked for long enough.
+async fn apply(deps: &Deps, gap: &mut Gap, verdict: Verdict) -> Outcome {
+    let ranges = match verdict {
+        Verdict::NotYet(why) => {
+            gap.evidence.note_answer(&why, deps.clock.now());
+            gap.reason = why;
+            return keep_open(deps, gap, Duration::ZERO).await;
+        }
+        Verdict::Absent(ranges) => ranges,
+    };
+    let why = match &ranges[..] {
+        [(_, _, why)] => why.clone(),
+        ranges => format!("{} ranges are not served; the first: {}", ranges.len(), ranges[0].2),
+    };
+    gap.doubt(&why, deps.answers.note(&gap.gap_id, deps.clock.monotonic()), deps.clock.now());
+    if gap.asked_for() < deps.confirm_after {
+        return keep_open(deps, gap, Duration::ZERO).await;
+    }
+    let asked = format!("asked for {} s", gap.asked_for().as_secs());
+    let ranges = ranges.into_iter().map(|(range, state, why)| (range, state, format!("{why}; {asked}"))).collect();
+    let rows = verdict::split(gap, ranges, deps.clock.now());
+    close(deps, gap, rows).await
 }
 
 async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<Attempt, RepairError> {
@@ -73,7 +100,7 @@ async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<At
     let page_max = pages::page_max(deps, gap);
     let mut missing = RangeSet::new(step);
     let ranges = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
-    let ranges = ranges.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))?;
+    let ranges = ranges.map_err(RepairError::soon)?;
     let mut attempt = Attempt { unfinished: ranges.len() == RANGES_PER_ATTEMPT, ..Attempt::new(step) };
     for range in ranges {
         missing.insert(range);
@@ -86,7 +113,7 @@ async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<At
         }
         let page = page.range;
         let request = if gap.attempts < ABSENT_ATTEMPTS { page } else { with_neighbours(page, step, page_max) };
-        let served = pages::fetch(deps, gap, request, &missing, stop).await?;
+        let served = pages::fetch(deps, gap, request, &missing, &mut attempt.refused, stop).await?;
         attempt.note_answer(request.first, &served, step);
         attempt.wrote |= served.iter().any(|(position, _)| missing.contains(*position));
         let answered_to = match served.last() {
@@ -121,15 +148,24 @@ async fn evaluate(deps: &Deps, gap: &mut Gap, attempt: Attempt, stop: &Cancellat
     let now = deps.clock.now();
     let counted = match deps.history().count(&gap.stream, gap.range).await {
         Ok(counted) => counted,
-        Err(error) => {
-            gap.reason = error.to_string();
-            return keep_open(deps, gap, deps.next_retry(gap.attempts)).await;
-        }
+        Err(error) => return handle_error(deps, gap, RepairError::soon(error)).await,
     };
     gap.count_filled(counted.present, if attempt.wrote { "rest" } else { "socket" }, now);
     if gap.filled == gap.len() {
         gap.advance(GapState::Filled, "", now);
         return close(deps, gap, Vec::new()).await;
+    }
+    if attempt.wrote {
+        gap.clear_doubt();
+    }
+    if !attempt.refused.is_empty() {
+        return match deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await {
+            Ok(absent) => {
+                let rows = verdict::split_refused(gap, &attempt.refused, &absent, now);
+                close(deps, gap, rows).await
+            }
+            Err(error) => handle_error(deps, gap, RepairError::soon(error)).await,
+        };
     }
     if attempt.unfinished {
         // This is progress, not a failed attempt: the gap continues after newer and smaller ones.
@@ -137,18 +173,11 @@ async fn evaluate(deps: &Deps, gap: &mut Gap, attempt: Attempt, stop: &Cancellat
         gap.reason = format!("{} of {} came back so far", gap.filled, gap.len());
         return match deps.record(gap, &[]).await {
             Ok(_written) => Outcome::Requeue,
-            Err(_unavailable) => Outcome::Open(deps.next_retry(gap.attempts)),
+            Err(_unavailable) => Outcome::Open(deps.pause_after(gap)),
         };
     }
     match verdict::judge(deps, gap, &attempt, stop).await {
-        Ok(Verdict::NotYet(why)) => {
-            gap.reason = why;
-            keep_open(deps, gap, deps.next_retry(gap.attempts)).await
-        }
-        Ok(Verdict::Final(ranges)) => {
-            let rows = verdict::split(gap, ranges, now);
-            close(deps, gap, rows).await
-        }
+        Ok(verdict) => apply(deps, gap, verdict).await,
         Err(error) => handle_error(deps, gap, error).await,
     }
 }
@@ -159,16 +188,17 @@ async fn close(deps: &Deps, gap: &Gap, also: Vec<Gap>) -> Outcome {
         Ok(false) => Outcome::Requeue,
         Err(error) => {
             warn!("cannot store the closed gap in {}, trying again: {error}", gap.stream);
-            Outcome::Open(deps.next_retry(gap.attempts))
+            Outcome::Open(deps.pause_after(gap))
         }
     }
 }
 
-async fn keep_open(deps: &Deps, gap: &Gap, again: Timestamp) -> Outcome {
+/// Stores the row. The next attempt follows after the usual pause, or after `pause` if that is longer.
+async fn keep_open(deps: &Deps, gap: &Gap, pause: Duration) -> Outcome {
     if let Err(error) = deps.record(gap, &[]).await {
         warn!("cannot store the state of the gap in {}, trying again: {error}", gap.stream);
     }
-    Outcome::Open(again)
+    Outcome::Open(pause.max(deps.pause_after(gap)))
 }
 
 /// Logs the new state of a gap.
@@ -179,6 +209,10 @@ fn report(gap: &Gap) {
             MESSAGE_ID = messages::GAP_FILLED,
             EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
             "filled the gap in {}: {} of {} came back, {span}", gap.stream, gap.filled, gap.len()
+        ),
+        GapState::Unconfirmed => info!(
+            EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = first, GAP_LAST = last,
+            "the gap in {} is in doubt, asking again: {span}: {}", gap.stream, gap.reason
         ),
         state if state.is_closed() => warn!(
             MESSAGE_ID = messages::GAP_CLOSED,

@@ -25,6 +25,8 @@ pub struct MissingReport {
     pub missing: i64,
     /// New rows in the ledger; 0 when it knows the positions already.
     pub gaps: usize,
+    /// Open rows in the range that are asked for at once, because an operator requested it.
+    pub asked_again: usize,
     /// The part that was not checked, because the range has more missing ranges than the limit.
     pub rest: Option<Range>,
 }
@@ -71,7 +73,8 @@ impl Deps {
         }
     }
 
-    /// Opens a gap for each of the first `ranges_max` ranges that history lacks in `range`.
+    /// Opens a gap for each of the first `ranges_max` ranges that history lacks in `range`. When an operator requests it
+    /// (`by` is `manual`), positions that closed without their rows open again, and open gaps are asked for at once.
     pub async fn open_missing(
         &self,
         stream: &Stream,
@@ -81,10 +84,13 @@ impl Deps {
     ) -> anyhow::Result<MissingReport> {
         let step = stream.channel.step().context("books have no positions")?;
         let ranges = self.history().missing(stream, range, ranges_max).await.context("look for missing rows")?;
-        let mut opened = MissingReport { missing: 0, gaps: 0, rest: None };
+        let mut opened = MissingReport { missing: 0, gaps: 0, asked_again: 0, rest: None };
         for found in &ranges {
             opened.missing += found.len(step);
             let evidence = Evidence { by: by.to_owned(), ..Evidence::default() };
+            if evidence.is_appeal() {
+                opened.asked_again += self.ledger.with(|ledger| ledger.ask_again(stream, *found));
+            }
             opened.gaps += self.open(stream, *found, &evidence).await.context("record the gap")?.len();
         }
         let last = ranges.last().filter(|_| ranges.len() == ranges_max);

@@ -54,9 +54,13 @@ async fn missing_ranges_are_opened_once_and_the_rest_is_reported() {
     let harness = Harness::new(complete_exchange()).await;
     let range = Range { first: 1, last: 9 };
     let opened = harness.deps.open_missing(&stream(), range, "manual", 10).await.unwrap();
-    assert_eq!(opened, MissingReport { missing: 9, gaps: 1, rest: None });
+    assert_eq!(opened, MissingReport { missing: 9, gaps: 1, asked_again: 0, rest: None });
     let opened = harness.deps.open_missing(&stream(), range, "manual", 10).await.unwrap();
-    assert_eq!(opened, MissingReport { missing: 9, gaps: 0, rest: None }, "the ledger knows it");
+    assert_eq!(opened, MissingReport { missing: 9, gaps: 0, asked_again: 1, rest: None }, "the ledger knows it");
     let opened = harness.deps.open_missing(&stream(), Range { first: 20, last: 29 }, "manual", 1).await.unwrap();
-    assert_eq!(opened, MissingReport { missing: 10, gaps: 1, rest: None }, "one missing range is the whole range");
+    assert_eq!(
+        opened,
+        MissingReport { missing: 10, gaps: 1, asked_again: 0, rest: None },
+        "one missing range is the whole range"
+    );
 }

@@ -1,7 +1,10 @@
-//! Decides why positions did not come back: they never existed, are no longer served, or are not served yet.
+//! Says why positions did not come back: they never existed, are no longer served, or are not served yet. One such
+//! answer is a doubt; `repair` closes the gap only after hours of asking.
 //!
 //! A lagging database, a range older than everything the exchange keeps, and ids that were never assigned give the same
 //! empty answer. The positions that the exchange serves around the range distinguish them.
+
+use std::collections::BTreeMap;
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,12 +19,12 @@ use super::pages::{lowest_served_from, serves_below};
 /// Absent ranges per attempt whose neighbours are requested; each costs up to three pages.
 const LOOKUPS_MAX: usize = 8;
 
-/// The decision about the absent part of a gap.
+/// What the answers say about the absent part of a gap.
 pub(super) enum Verdict {
-    /// It stays open; the reason.
+    /// Nothing; the reason.
     NotYet(String),
-    /// Each absent range, with the state and the reason of its row.
-    Final(Vec<(Range, GapState, String)>),
+    /// Each absent range, with the state and the reason that its row gets if no later answer serves it.
+    Absent(Vec<(Range, GapState, String)>),
 }
 
 /// Decides about the positions that are absent after a complete attempt. Requests their neighbours when the attempt did
@@ -33,7 +36,7 @@ pub(super) async fn judge(
     stop: &CancellationToken,
 ) -> Result<Verdict, RepairError> {
     let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
-    let absent = absent.map_err(|error| RepairError::Wait(deps.clock.now(), error.to_string()))?;
+    let absent = absent.map_err(RepairError::soon)?;
     let rest = &deps.rest[&gap.stream.exchange];
     // The age of a served row depends on the exchange's clock, so measure it (1 of weight). If that fails, use the last
     // measured offset.
@@ -59,11 +62,12 @@ pub(super) async fn judge(
             neighbours = look_around(deps, gap, range, neighbours, stop).await?;
         }
         match (classify_absence(neighbours, gap.attempts, now), neighbours.above) {
-            (Absence::NeverExisted, _) => {
+            (Absence::Skipped, _) => {
                 let reason = "skipped by the exchange between ids that it serves".to_owned();
                 ranges.push((range, GapState::NeverExisted, reason));
             }
-            (Absence::Gone, Some(oldest)) => {
+            (Absence::OnlyNewer, Some(oldest)) => {
+                deps.answers.note_oldest(&gap.stream, oldest);
                 ranges.push((range, GapState::Unrecoverable, gone(deps, gap, range, oldest, now)));
             }
             (_, above) => return Ok(Verdict::NotYet(not_yet(gap.stream.channel, range, above))),
@@ -76,7 +80,7 @@ pub(super) async fn judge(
     if ranges.len() == RANGES_PER_ATTEMPT {
         return Ok(Verdict::NotYet("more ranges are absent than one attempt reads".to_owned()));
     }
-    Ok(Verdict::Final(ranges))
+    Ok(Verdict::Absent(ranges))
 }
 
 async fn look_around(
@@ -124,6 +128,17 @@ fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Tim
     format!("no longer served: the exchange's oldest is {oldest}; these rows would have been served until {until}")
 }
 
+/// The absent part of a gap whose symbol the exchange does not know.
+pub(super) async fn unknown_symbol(deps: &Deps, gap: &Gap, why: &str) -> Result<Verdict, RepairError> {
+    let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
+    let absent = absent.map_err(RepairError::soon)?;
+    if absent.is_empty() || absent.len() == RANGES_PER_ATTEMPT {
+        return Ok(Verdict::NotYet(why.to_owned()));
+    }
+    let ranges = absent.into_iter().map(|range| (range, GapState::Unrecoverable, why.to_owned()));
+    Ok(Verdict::Absent(ranges.collect()))
+}
+
 /// Closes a gap that is not fully filled. When one state applies to the whole gap, the gap gets it. Else the gap is
 /// superseded by one row per range, which this returns.
 pub(super) fn split(gap: &mut Gap, absent: Vec<(Range, GapState, String)>, now: Timestamp) -> Vec<Gap> {
@@ -133,22 +148,49 @@ pub(super) fn split(gap: &mut Gap, absent: Vec<(Range, GapState, String)>, now: 
         gap.advance(*state, reason, now);
         return Vec::new();
     }
+    let (parts, left) = (parts(gap, absent, &[], now), gap.len() - gap.filled);
+    gap.advance(GapState::Superseded, &format!("{} came back, {left} will not: see its parts", gap.filled), now);
+    parts
+}
+
+/// Splits the positions off a gap whose rows history cannot hold. The ranges between them close as filled, or stay as
+/// open as the gap was where `absent` positions remain. Supersedes the gap and returns its parts.
+pub(super) fn split_refused(
+    gap: &mut Gap,
+    refused: &BTreeMap<i64, String>,
+    absent: &[Range],
+    now: Timestamp,
+) -> Vec<Gap> {
+    let ranges = refused.iter().filter(|(position, _)| gap.range.contains(**position)).map(|(position, why)| {
+        (Range { first: *position, last: *position }, GapState::Refused, format!("history cannot hold the row: {why}"))
+    });
+    let ranges: Vec<_> = ranges.collect();
+    if let [(range, state, reason)] = &ranges[..]
+        && *range == gap.range
+    {
+        gap.advance(*state, reason, now);
+        return Vec::new();
+    }
+    let left = ranges.len();
+    let parts = parts(gap, ranges, absent, now);
+    gap.advance(GapState::Superseded, &format!("history cannot hold {left} of its rows: see its parts"), now);
+    parts
+}
+
+/// One row for each of `ranges`, and one for each range between them: filled, or open where `absent` positions remain.
+fn parts(gap: &Gap, ranges: Vec<(Range, GapState, String)>, absent: &[Range], now: Timestamp) -> Vec<Gap> {
     let step = gap.stream.channel.step().unwrap_or(1);
+    let between = |range: Range| {
+        let missing: i64 = absent.iter().filter_map(|part| part.intersect(range)).map(|part| part.len(step)).sum();
+        if missing == 0 { gap.closed_part(range, GapState::Filled, "", now) } else { gap.open_part(range, missing) }
+    };
     let mut parts = Vec::new();
     let mut next = Some(gap.range.first);
-    for (range, state, reason) in absent {
-        if let Some(filled) = next.and_then(|first| Range::new(first, range.first - step)) {
-            parts.push((filled, GapState::Filled, String::new()));
-        }
+    for (range, state, reason) in ranges {
+        parts.extend(next.and_then(|first| Range::new(first, range.first - step)).map(between));
         next = range.last.checked_add(step);
-        parts.push((range, state, reason));
+        parts.push(gap.closed_part(range, state, &reason, now));
     }
-    if let Some(filled) = next.and_then(|first| Range::new(first, gap.range.last)) {
-        parts.push((filled, GapState::Filled, String::new()));
-    }
-    let rows: Vec<Gap> =
-        parts.into_iter().map(|(range, state, reason)| gap.closed_part(range, state, &reason, now)).collect();
-    let left: i64 = gap.len() - gap.filled;
-    gap.advance(GapState::Superseded, &format!("{} came back, {left} will not: see its parts", gap.filled), now);
-    rows
+    parts.extend(next.and_then(|first| Range::new(first, gap.range.last)).map(between));
+    parts
 }

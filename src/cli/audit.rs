@@ -52,13 +52,15 @@ struct StreamCount {
     backfilled: i64,
     missing: audit::MissingPositions,
     open_gaps: usize,
-    /// Gaps that the ledger calls unrecoverable, also before the first row.
+    /// Gaps whose rows the exchange does not serve; the recorder asks again.
+    in_doubt: Vec<Gap>,
+    /// Gaps that closed without rows that existed, also before the first row.
     lost: Vec<Gap>,
 }
 
 impl StreamCount {
     fn is_complete(&self) -> bool {
-        self.missing.count == 0 && self.open_gaps == 0
+        self.missing.count == 0 && self.open_gaps == 0 && self.in_doubt.is_empty() && self.lost.is_empty()
     }
 }
 
@@ -91,8 +93,10 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         // A bounded audit reports only the gaps in its range.
         let is_selected = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
         let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_selected(gap));
-        stream_count.open_gaps = of_stream().filter(|gap| !gap.state.is_closed()).count();
-        stream_count.lost = of_stream().filter(|gap| gap.state == GapState::Unrecoverable).cloned().collect();
+        stream_count.open_gaps =
+            of_stream().filter(|gap| !gap.state.is_closed() && gap.state != GapState::Unconfirmed).count();
+        stream_count.in_doubt = of_stream().filter(|gap| gap.state == GapState::Unconfirmed).cloned().collect();
+        stream_count.lost = of_stream().filter(|gap| is_lost(gap)).cloned().collect();
         // A stream without rows misses nothing. A history without any row proves nothing.
         complete &= stream_count.is_complete();
         any |= range.is_some();
@@ -120,6 +124,15 @@ fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
         return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream matches --exchange and --symbol")));
     }
     Ok(streams)
+}
+
+/// Whether a gap closed without rows that existed.
+fn is_lost(gap: &Gap) -> bool {
+    matches!(gap.state, GapState::Unrecoverable | GapState::Refused)
+}
+
+fn ranges_of(gaps: &[Gap], state: GapState) -> Vec<(i64, i64)> {
+    gaps.iter().filter(|gap| gap.state == state).map(|gap| (gap.range.first, gap.range.last)).collect()
 }
 
 /// Counts a range block by block, for the progress bar, and searches only blocks that lack rows.
@@ -151,7 +164,7 @@ async fn count(
 }
 
 fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
-    let StreamCount { range, backfilled, missing, open_gaps, lost } = stream_count;
+    let StreamCount { range, backfilled, missing, open_gaps, in_doubt, lost } = stream_count;
     let complete = stream_count.is_complete();
     if format == Format::Json {
         let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
@@ -162,7 +175,9 @@ fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
                 "channel": stream.channel.as_str(), "first": range.map(|range| range.first),
                 "last": range.map(|range| range.last), "missing_count": missing.count, "missing": ranges,
                 "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete,
-                "unrecoverable": lost.iter().map(|gap| (gap.range.first, gap.range.last)).collect::<Vec<_>>(),
+                "unconfirmed": ranges_of(in_doubt, GapState::Unconfirmed),
+                "unrecoverable": ranges_of(lost, GapState::Unrecoverable),
+                "refused": ranges_of(lost, GapState::Refused),
             })
         );
         return;
@@ -171,8 +186,9 @@ fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
         return print_line!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
+    let doubt = if in_doubt.is_empty() { String::new() } else { format!(", {} in doubt", in_doubt.len()) };
     print_line!(
-        "{} {} {} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open",
+        "{} {} {} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open{doubt}",
         stream.exchange,
         stream.symbol,
         stream.channel,
@@ -182,7 +198,7 @@ fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
     for Range { first, last } in missing.ranges.iter().take(RANGES_PRINTED_MAX) {
         print_line!("  missing {}", stream.channel.span(*first, *last));
     }
-    for gap in lost.iter().take(RANGES_PRINTED_MAX) {
-        print_line!("  unrecoverable {}: {}", gap.span(), gap.reason);
+    for gap in in_doubt.iter().chain(lost).take(RANGES_PRINTED_MAX) {
+        print_line!("  {} {}: {}", gap.state, gap.span(), gap.reason);
     }
 }

@@ -31,7 +31,7 @@ pub struct Args {
     /// Last trade id, or the time before which trades are wanted
     #[arg(long)]
     to: String,
-    /// Wait until every gap of the range is closed, with a progress bar; exit 1 when trades are unrecoverable
+    /// Wait until every gap of the range is closed or in doubt, with a progress bar; exit 1 when trades are still missing
     #[arg(long)]
     wait: bool,
 }
@@ -49,11 +49,12 @@ pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u
             ""
         };
         format!(
-            "{}..{}: {} trades missing, {} gaps opened, about {} within the exchange's request weight, see `tapekeeper gaps --open`{more}",
+            "{}..{}: {} trades missing, {} gaps opened, {} asked for again, about {} within the exchange's request weight, see `tapekeeper gaps --open`{more}",
             response["first"],
             response["last"],
             response["missing"],
             response["gaps_opened"],
+            response["gaps_asked_again"],
             in_words(response["estimate_s"].as_i64().unwrap_or_default())
         )
     });
@@ -63,7 +64,7 @@ pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u
     wait(&args, &response, client, format).await
 }
 
-/// Waits until no gap of the range is open. Exits with 1 when one closed as unrecoverable.
+/// Waits until every gap of the range is closed or in doubt. Exits with 1 when trades are still missing.
 async fn wait(args: &Args, response: &Value, client: &Client, format: Format) -> Result<u8, Failure> {
     let (first, last) = (response["first"].as_i64().unwrap_or_default(), response["last"].as_i64().unwrap_or_default());
     let total = response["missing"].as_u64().unwrap_or_default();
@@ -83,7 +84,8 @@ async fn wait(args: &Args, response: &Value, client: &Client, format: Format) ->
                 "open" | "filling" => {
                     left += gap["missing"].as_u64().unwrap_or_default() - gap["filled"].as_u64().unwrap_or_default();
                 }
-                "unrecoverable" => all_came = false,
+                // The recorder asks again for hours; nobody waits that long at a prompt.
+                "unconfirmed" | "unrecoverable" | "refused" => all_came = false,
                 _ => {}
             }
         }

@@ -79,7 +79,7 @@ fn recoverable(rows: &[Value]) -> BTreeSet<String> {
         let kind = if row["channel"] == "trade" { "trades" } else { "klines" };
         let by = how["by"].as_str()?.replace('_', " ");
         let age = match how["kept_s"].as_u64() {
-            None => "without limit of age".to_owned(),
+            None => "no documented limit of age".to_owned(),
             Some(seconds) => format!("up to {:.1} days old", seconds as f64 / 86_400.0),
         };
         let exchange = row["exchange"].as_str()?;
@@ -117,7 +117,7 @@ mod tests {
             recoverable(&rows).into_iter().collect::<Vec<_>>(),
             [
                 "binance returns missing klines by trade id, 1000 per request, up to 1.5 days old",
-                "binance returns missing trades by trade id, 1000 per request, without limit of age",
+                "binance returns missing trades by trade id, 1000 per request, no documented limit of age",
             ]
         );
         let unknown = json!({ "exchange": "binance", "channel": "trade", "recoverable": null });

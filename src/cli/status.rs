@@ -55,10 +55,12 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     add_line("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
     let [open, missing, found, filled, otherwise] =
         ["open", "missing", "found", "filled", "closed_otherwise"].map(|name| number(&gaps[name]));
-    add_line(
-        "gaps",
-        format!("{open} open ({missing} missing), {found} found, {filled} filled, {otherwise} closed otherwise"),
-    );
+    let in_doubt = match gaps["unconfirmed"].as_u64() {
+        Some(count @ 1..) => format!(", {count} in doubt"),
+        _ => String::new(),
+    };
+    let open = format!("{open} open ({missing} missing){in_doubt}");
+    add_line("gaps", format!("{open}, {found} found, {filled} filled, {otherwise} closed otherwise"));
     let (waiting, received) = (number(&log["lag_frames"]), number(&frames["received"]));
     add_line("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
     let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));

@@ -251,7 +251,7 @@ fn the_schedule_and_its_drop_ins_are_found_beside_the_configuration() {
 fn a_configuration_without_a_schedule_gets_the_built_in_one() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
-    assert_eq!(loaded.schedule.jobs.len(), 6);
+    assert_eq!(loaded.schedule.jobs.len(), 8);
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn check_reports_the_errors_of_both_files() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let path = files.path().join("tapekeeper.toml");
     let report = check(Some(&path), None, &nothing).unwrap();
-    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 6 jobs", path.display()));
+    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 8 jobs", path.display()));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod task_args;
 mod units;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use problem::{Problem, Problems, Severity, Source};
 pub use units::{format_duration, format_size, parse_duration, parse_size};
@@ -37,11 +38,13 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct BackfillOptions {
     /// Percent of the exchange's request weight that repairs and probes may use together.
     pub weight_share: u32,
+    /// How long the exchange is asked for positions that it does not serve, before a gap closes without them.
+    pub confirm_after: Duration,
 }
 
 impl Default for BackfillOptions {
     fn default() -> Self {
-        Self { weight_share: 50 }
+        Self { weight_share: 50, confirm_after: Duration::from_secs(6 * 3_600) }
     }
 }
 

@@ -396,6 +396,7 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
             args.runs = runs.unwrap_or(args.runs);
             args.rows = age("rows", "remove the key to keep every trade and kline");
         }
+        Some(TaskKind::GapSweep) => (args.share, args.appeal) = task_args::gap_sweep(&table, has_window),
         Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),
         Some(TaskKind::Command) => args.command = task_args::command(&table),
         // The task has an error: its arguments are unknown.

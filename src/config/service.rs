@@ -61,6 +61,9 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
         if let Some(share) = table.integer("weight_share", 1, 100) {
             config.backfill.weight_share = share as u32;
         }
+        if let Some(time) = table.duration("confirm_after", Duration::from_secs(1), Duration::from_secs(30 * 86_400)) {
+            config.backfill.confirm_after = time;
+        }
         table.finish();
     }
     root.finish();

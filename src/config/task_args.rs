@@ -1,4 +1,4 @@
-//! Reads the `args` of the tasks that require them: backfill and command.
+//! Reads the `args` of the tasks gap-sweep, backfill and command.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,6 +11,24 @@ use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
 use super::problem::did_you_mean;
 use super::reader::Table;
+
+/// The arguments of the gap-sweep task: `share` and `appeal`. A window, a share and an appeal exclude each other.
+pub fn gap_sweep(table: &Table<'_>, has_window: bool) -> (Option<i64>, bool) {
+    let share = table.integer("share", 1, 1_000);
+    let appeal = table.boolean("appeal").unwrap_or(false);
+    let exclude = |key: &'static str, other: &str| {
+        let help = "write one job for each".to_owned();
+        let message = format!("`{key}` and {other} exclude each other");
+        table.diagnostics().error(table.key_span(key), message, Some(help));
+    };
+    match (share, appeal, has_window) {
+        (Some(_), true, _) => exclude("share", "`appeal`"),
+        (Some(_), _, true) => exclude("share", "`window`"),
+        (_, true, true) => exclude("appeal", "`window`"),
+        _ => {}
+    }
+    (share, appeal)
+}
 
 /// The arguments of the backfill task: a range, or with `window` the window of each run.
 pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {

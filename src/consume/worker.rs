@@ -148,13 +148,13 @@ impl Worker {
         };
         let ready = self.unwritten.insert(ready);
         if !ready.rows.batch.is_empty() {
-            let dead_letters = match self.deps.writer.write(&ready.rows, &self.heartbeat, &self.stop).await {
-                Ok(dead_letters) => dead_letters,
+            let refused = match self.deps.writer.write(&ready.rows, &self.heartbeat, &self.stop).await {
+                Ok(refused) => refused,
                 Err(WriteError::Stopped) => return Ok(None),
                 Err(WriteError::Fatal(why)) => return Err(ConsumeError::History(why)),
             };
             let letters = &ready.rows.batch.dead_letters;
-            self.deps.progress.dead_letters.fetch_add(letters.len() as u64 + dead_letters, Ordering::Relaxed);
+            self.deps.progress.dead_letters.fetch_add((letters.len() + refused.len()) as u64, Ordering::Relaxed);
             let newest = ready.progress.iter().filter_map(|(_, progress)| progress.last_received).max();
             let delay = newest.and_then(|at| u64::try_from(self.deps.clock.now().micros() - at).ok());
             let delay = delay.map(Duration::from_micros);
@@ -186,7 +186,7 @@ impl Worker {
                 partition: detected_gap.partition,
                 offset: detected_gap.offset,
                 connection: detected_gap.connection,
-                replaces: Vec::new(),
+                ..Evidence::default()
             };
             let mut found = Gap::open(detected_gap.stream.clone(), detected_gap.range, evidence, now);
             (found.from_ts, found.to_ts) = (detected_gap.from_ts, detected_gap.to_ts);

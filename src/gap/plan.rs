@@ -4,18 +4,21 @@ use std::time::Duration;
 
 use crate::market::Timestamp;
 
-use super::{Gap, Range, RangeSet};
+use super::{Gap, GapState, Range, RangeSet};
 
-/// A position must be absent in this many attempts before a repair closes it as never existed or unrecoverable: the
-/// exchange's database lags behind its market by seconds.
+/// A position must be absent in this many attempts before the answers count as doubt: the exchange's database lags
+/// behind its market by seconds.
 pub const ABSENT_ATTEMPTS: i64 = 3;
 /// Longer than any exchange's database lags behind its market, in microseconds.
 const LAG_MAX_US: i64 = 60_000_000;
 
-/// Orders gaps for repair: the newest first, then the smallest. Requested gaps (a `since`, an operator) come last: they
-/// can wait, while the exchange may soon stop serving the range of a live gap.
+/// Orders gaps for repair: the newest first, then the smallest. Requested gaps (a `since`, an operator) come later: they
+/// can wait, while the exchange may soon stop serving the range of a live gap. Gaps in doubt come last: they were asked
+/// for before.
 pub fn repair_order(a: &Gap, b: &Gap) -> std::cmp::Ordering {
-    (a.evidence.is_requested().cmp(&b.evidence.is_requested()))
+    let in_doubt = |gap: &Gap| gap.state == GapState::Unconfirmed;
+    (in_doubt(a).cmp(&in_doubt(b)))
+        .then_with(|| a.evidence.is_requested().cmp(&b.evidence.is_requested()))
         .then_with(|| b.detected_at.cmp(&a.detected_at))
         .then_with(|| a.len().cmp(&b.len()))
         .then_with(|| a.gap_id.cmp(&b.gap_id))
@@ -51,12 +54,12 @@ pub enum Absence {
     /// The exchange's database may lag: request it again.
     NotYet,
     /// The exchange serves both neighbours and skips the range.
-    NeverExisted,
+    Skipped,
     /// The exchange serves only newer positions.
-    Gone,
+    OnlyNewer,
 }
 
-/// Decides why `attempts` requests did not return a range. `now` is the exchange's time: when the database serves a row
+/// Says why `attempts` requests did not return a range. `now` is the exchange's time: when the database serves a row
 /// older than any lag, it no longer lags for the rows before it.
 pub fn classify_absence(neighbours: Neighbours, attempts: i64, now: Timestamp) -> Absence {
     let Some((_, ts)) = neighbours.above else { return Absence::NotYet };
@@ -64,9 +67,9 @@ pub fn classify_absence(neighbours: Neighbours, attempts: i64, now: Timestamp) -
         return Absence::NotYet;
     }
     if neighbours.below {
-        return Absence::NeverExisted;
+        return Absence::Skipped;
     }
-    if now.since(ts) < LAG_MAX_US { Absence::NotYet } else { Absence::Gone }
+    if now.since(ts) < LAG_MAX_US { Absence::NotYet } else { Absence::OnlyNewer }
 }
 
 /// Until when the exchange served a range that happened at `happened`: for `kept` where the exchange documents it, else
@@ -76,10 +79,10 @@ pub fn served_until(happened: Timestamp, oldest: Timestamp, now: Timestamp, kept
     Timestamp(happened.micros().saturating_add(kept_us)).min(now)
 }
 
-/// When to try again: after 1 s, doubling with each attempt, at most a minute.
-pub fn retry_at(now: Timestamp, attempts: i64) -> Timestamp {
+/// How long to wait after a failed attempt: 1 s, doubling with each attempt, at most a minute.
+pub fn retry_after(attempts: i64) -> Duration {
     let doublings = attempts.saturating_sub(1).clamp(0, 6) as u32;
-    now.plus_micros((1_000_000_i64 << doublings).min(60_000_000))
+    Duration::from_secs((1 << doublings).min(60))
 }
 
 #[cfg(test)]
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_range_never_existed_and_one_older_than_all_served_rows_is_gone() {
+    fn a_range_between_served_rows_is_skipped_and_one_below_them_is_older() {
         let (old, minute) = (Timestamp(0), 60_000_000);
         let neighbours = |below, above| Neighbours { below, above };
         let later = Timestamp(minute);
@@ -121,10 +124,10 @@ mod tests {
             (neighbours(true, None), 9, later, Absence::NotYet),
             (neighbours(false, None), 9, later, Absence::NotYet),
             (neighbours(true, Some((7, old))), 2, later, Absence::NotYet),
-            (neighbours(true, Some((7, old))), 3, old, Absence::NeverExisted),
+            (neighbours(true, Some((7, old))), 3, old, Absence::Skipped),
             (neighbours(false, Some((7, old))), 2, later, Absence::NotYet),
             (neighbours(false, Some((7, old))), 3, Timestamp(minute - 1), Absence::NotYet),
-            (neighbours(false, Some((7, old))), 3, later, Absence::Gone),
+            (neighbours(false, Some((7, old))), 3, later, Absence::OnlyNewer),
         ] {
             assert_eq!(classify_absence(neighbours, attempts, now), expected, "{neighbours:?}, {attempts} attempts");
         }
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_one_minute() {
-        let waits: Vec<i64> = [0, 1, 2, 5, 7, 60].map(|n| retry_at(Timestamp(0), n).0 / 1_000_000).to_vec();
+        let waits: Vec<u64> = [0, 1, 2, 5, 7, 60].map(|n| retry_after(n).as_secs()).to_vec();
         assert_eq!(waits, [1, 1, 2, 16, 60, 60]);
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::market::{Stream, Timestamp};
 
 use super::Range;
+use super::doubt::{Answer, Doubt};
 
 /// The state of a gap. States only move forward (see [`GapState::can_become`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,44 +15,65 @@ pub enum GapState {
     Open,
     /// A repair has begun.
     Filling,
+    /// The exchange does not serve the positions; one answer is no proof, so the repair asks again for hours.
+    Unconfirmed,
     /// Every position is in history, verified by count.
     Filled,
-    /// The exchange has no such positions.
+    /// The exchange has no such positions: it did not serve them for as long as the recorder asked.
     NeverExisted,
-    /// The exchange no longer serves the positions.
+    /// The exchange no longer serves the positions: it did not serve them for as long as the recorder asked.
     Unrecoverable,
+    /// The exchange served rows that history cannot hold; a dead letter holds their bytes.
+    Refused,
     /// Another row replaces this one, or its feed was removed.
     Superseded,
 }
 
 impl GapState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Filling, Self::Filled, Self::NeverExisted, Self::Unrecoverable, Self::Superseded];
+    pub const ALL: [Self; 8] = [
+        Self::Open,
+        Self::Filling,
+        Self::Unconfirmed,
+        Self::Filled,
+        Self::NeverExisted,
+        Self::Unrecoverable,
+        Self::Refused,
+        Self::Superseded,
+    ];
 
     /// The stored name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Filling => "filling",
+            Self::Unconfirmed => "unconfirmed",
             Self::Filled => "filled",
             Self::NeverExisted => "never_existed",
             Self::Unrecoverable => "unrecoverable",
+            Self::Refused => "refused",
             Self::Superseded => "superseded",
         }
     }
 
-    /// Whether the state is final.
+    /// Whether the row is closed: no repair works on it.
     pub const fn is_closed(self) -> bool {
-        !matches!(self, Self::Open | Self::Filling)
+        !matches!(self, Self::Open | Self::Filling | Self::Unconfirmed)
     }
 
-    /// Open -> filling -> one of the closed states; nothing leaves a closed state.
+    /// Whether the row is closed without its rows. Such a verdict can be appealed: another row then replaces it.
+    pub const fn is_verdict(self) -> bool {
+        matches!(self, Self::NeverExisted | Self::Unrecoverable | Self::Refused)
+    }
+
+    /// Open -> filling, unconfirmed -> one of the closed states. Nothing leaves a closed state, except that a new row
+    /// supersedes a verdict that is appealed.
     pub const fn can_become(self, next: Self) -> bool {
         match self {
             Self::Open => true,
-            Self::Filling => !matches!(next, Self::Open),
-            _ => false,
+            Self::Filling | Self::Unconfirmed => !matches!(next, Self::Open),
+            Self::NeverExisted | Self::Unrecoverable | Self::Refused => matches!(next, Self::Superseded),
+            Self::Filled | Self::Superseded => false,
         }
     }
 }
@@ -73,7 +95,8 @@ impl FromStr for GapState {
 /// How a gap was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Evidence {
-    /// What found it: `neighbour`, `restart`, `begin`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`.
+    /// What found it: `neighbour`, `restart`, `begin`, `tail`, `silence`, `kline`, `sweep`, `audit`, `since`, `manual`,
+    /// `appeal`.
     pub by: String,
     /// Last known position before the gap.
     pub previous: Option<i64>,
@@ -88,12 +111,23 @@ pub struct Evidence {
     /// Ids of the rows that this one replaces: merged into it, or split into it and others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
+    /// What the exchange answered about positions that it did not serve, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answer>,
+    /// How long the exchange has been asked while it did not serve them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
 }
 
 impl Evidence {
-    /// Whether an operator or a `since` requested it; such gaps wait behind live ones.
+    /// Whether an operator, a `since` or an appeal requested it; such gaps wait behind live ones.
     pub fn is_requested(&self) -> bool {
-        matches!(self.by.as_str(), "since" | "manual")
+        self.by == "since" || self.is_appeal()
+    }
+
+    /// Whether it asks again for positions that closed without their rows.
+    pub fn is_appeal(&self) -> bool {
+        matches!(self.by.as_str(), "manual" | "appeal")
     }
 }
 
@@ -191,9 +225,10 @@ impl Gap {
         false
     }
 
-    /// A closed row for a part of this one.
-    pub fn closed_part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
-        let mut part = Self { gap_id: Self::new_id(), range, filled: 0, ..self.clone() };
+    /// A row for a part of this one, with the same state and answers, of which `missing` positions are missing.
+    pub fn open_part(&self, range: Range, missing: i64) -> Self {
+        let mut part = Self { gap_id: Self::new_id(), range, version: 1, ..self.clone() };
+        part.filled = part.len() - missing;
         part.evidence.replaces = vec![self.gap_id.clone()];
         if range.first != self.range.first {
             (part.evidence.previous, part.from_ts) = (None, None);
@@ -201,10 +236,18 @@ impl Gap {
         if range.last != self.range.last {
             (part.evidence.next, part.to_ts) = (None, None);
         }
+        part
+    }
+
+    /// A closed row for a part of this one.
+    pub fn closed_part(&self, range: Range, state: GapState, reason: &str, now: Timestamp) -> Self {
+        let mut part = self.open_part(range, 0);
+        (part.filled, part.closed_at) = (0, None);
         part.state = GapState::Open;
         part.advance(state, reason, now);
         if state == GapState::Filled {
             part.filled = part.len();
+            (part.evidence.answers, part.evidence.doubt) = (Vec::new(), None);
         } else {
             (part.filled_by, part.filled_at) = (String::new(), None);
         }
@@ -251,9 +294,10 @@ mod tests {
     fn states_only_move_forward() {
         for from in GapState::ALL {
             for to in GapState::ALL {
-                let back = from == GapState::Filling && to == GapState::Open;
+                let back = from != GapState::Open && to == GapState::Open;
                 let forward = !from.is_closed() && !back;
-                assert_eq!(from.can_become(to), forward, "{from} -> {to}");
+                let appeal = from.is_verdict() && to == GapState::Superseded;
+                assert_eq!(from.can_become(to), forward || appeal, "{from} -> {to}");
             }
         }
     }

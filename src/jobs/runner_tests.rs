@@ -78,6 +78,8 @@ impl Fixture {
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),
+            confirm_after: std::time::Duration::ZERO,
+            answers: Arc::default(),
         };
         Services {
             log: Arc::new(EmbeddedLog::open(&log, embedded::Options::default()).unwrap()),

@@ -371,6 +371,10 @@ pub struct TaskArgs {
     pub runs: RunsKept,
     /// retention: deletes trades and klines older than this; `None` keeps all.
     pub rows: Option<Duration>,
+    /// gap-sweep: each run recounts one of this many equal parts of history; `None` means all of it, or the window.
+    pub share: Option<i64>,
+    /// gap-sweep: asks again for positions that closed without their rows, and recounts nothing.
+    pub appeal: bool,
     /// backfill: the range to fetch.
     pub backfill: Option<BackfillArgs>,
     /// command: the program to run.
@@ -402,6 +406,16 @@ pub struct CommandArgs {
 impl Default for TaskArgs {
     fn default() -> Self {
         let (last, runs) = (Duration::from_secs(3_600), RunsKept::default());
-        Self { repair: false, last, dead_letters: MONTH, runs, rows: None, backfill: None, command: None }
+        Self {
+            repair: false,
+            last,
+            dead_letters: MONTH,
+            runs,
+            rows: None,
+            share: None,
+            appeal: false,
+            backfill: None,
+            command: None,
+        }
     }
 }

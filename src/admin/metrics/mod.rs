@@ -89,19 +89,25 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
 }
 
 fn gaps(metrics: &mut Metrics, state: &AppState) {
-    let (states, (open, missing), totals, heal) = state
-        .ledger
-        .with(|ledger| (ledger.open_states(), ledger.open_count(), ledger.totals(), ledger.repair_times().clone()));
+    let (states, (open, missing), (in_doubt, missing_in_doubt), totals, heal) = state.ledger.with(|ledger| {
+        let heal = ledger.repair_times().clone();
+        (ledger.open_states(), ledger.open_count(), ledger.unconfirmed_count(), ledger.totals(), heal)
+    });
     let family = metrics.gauge("tapekeeper_gaps", "Gaps that are not closed, by state.");
     family.add_each("state", states.map(|(state, count)| (state.as_str(), count as f64)));
-    metrics.gauge("tapekeeper_gaps_open", "Gaps that are not closed.").set(open as f64);
-    metrics.gauge("tapekeeper_gaps_missing", "Missing positions in open gaps.").set(missing as f64);
+    let help = "Gaps that are not closed, without those in doubt.";
+    metrics.gauge("tapekeeper_gaps_open", help).set((open - in_doubt) as f64);
+    let help = "Missing positions in gaps that are not closed, without those in doubt.";
+    metrics.gauge("tapekeeper_gaps_missing", help).set((missing - missing_in_doubt) as f64);
+    let help = "Gaps in doubt: the exchange does not serve their positions, and the recorder asks again for hours.";
+    metrics.gauge("tapekeeper_gaps_unconfirmed", help).set(in_doubt as f64);
     metrics.counter("tapekeeper_gaps_found_total", "Gaps found.").set(totals.found as f64);
     metrics.counter("tapekeeper_gaps_filled_total", "Gaps closed as filled.").set(totals.filled as f64);
     let closed = [
         ("filled", totals.filled),
         ("never_existed", totals.never_existed),
         ("unrecoverable", totals.unrecoverable),
+        ("refused", totals.refused),
         ("superseded", totals.superseded),
     ];
     let family = metrics.counter("tapekeeper_gaps_closed_total", "Gaps closed, by state.");

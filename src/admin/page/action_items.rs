@@ -113,7 +113,8 @@ fn gap_items(facts: &Facts) -> Vec<ActionItem> {
     }
     if let Ok(newest) = &facts.newest {
         let is_recent = |gap: &&Gap| {
-            gap.state == GapState::Unrecoverable && gap.closed_at.is_some_and(|at| now.since(at) < LOST_SHOWN_US)
+            matches!(gap.state, GapState::Unrecoverable | GapState::Refused)
+                && gap.closed_at.is_some_and(|at| now.since(at) < LOST_SHOWN_US)
         };
         let lost: Vec<&Gap> = newest.iter().filter(is_recent).collect();
         if let Some(last) = lost.first() {
@@ -130,9 +131,10 @@ fn gap_items(facts: &Facts) -> Vec<ActionItem> {
     items
 }
 
-/// Whether a gap should have been filled by now; a requested backfill may take longer.
+/// Whether a gap should have been filled by now. A requested backfill may take longer, and a gap in doubt is asked for
+/// for hours.
 fn is_stuck(gap: &Gap, now: Timestamp) -> bool {
-    now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_requested()
+    now.since(gap.detected_at) > OPEN_MAX_US && !gap.evidence.is_requested() && gap.state != GapState::Unconfirmed
 }
 
 fn disk_item(facts: &Facts) -> Option<ActionItem> {

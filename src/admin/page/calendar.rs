@@ -95,8 +95,8 @@ fn mark_gap(cells: &mut [CellState], gap: &Gap, length: i64, begin: i64, known: 
 
 fn cell_state(state: GapState) -> CellState {
     match state {
-        GapState::Open | GapState::Filling => CellState::Open,
-        GapState::Unrecoverable => CellState::Lost,
+        GapState::Open | GapState::Filling | GapState::Unconfirmed => CellState::Open,
+        GapState::Unrecoverable | GapState::Refused => CellState::Lost,
         // The rows of a filled gap are counted themselves; a position that never existed is not missing.
         GapState::Filled | GapState::NeverExisted | GapState::Superseded => CellState::Unknown,
     }

@@ -36,8 +36,9 @@ pub fn gaps(facts: &Facts) -> Markup {
 fn row(gap: &Gap, now: Timestamp) -> Markup {
     let (class, mark) = match gap.state {
         GapState::Open | GapState::Filling => ("bad", "\u{2715}"),
+        GapState::Unconfirmed => ("dim", "?"),
         GapState::Filled => ("good", "\u{2713}"),
-        GapState::Unrecoverable => ("bad", "\u{2298}"),
+        GapState::Unrecoverable | GapState::Refused => ("bad", "\u{2298}"),
         GapState::NeverExisted | GapState::Superseded => ("dim", "\u{2013}"),
     };
     let channel = gap.stream.channel;
@@ -76,7 +77,7 @@ pub fn position_text(channel: Channel, position: i64) -> String {
 }
 
 fn evidence(gap: &Gap) -> String {
-    let Evidence { by, previous, next, partition, offset, connection, replaces } = &gap.evidence;
+    let Evidence { by, previous, next, partition, offset, connection, replaces, answers: _, doubt: _ } = &gap.evidence;
     let position_text = |position: i64| position_text(gap.stream.channel, position);
     let mut words = format!("by {by}");
     match (previous, next) {
@@ -116,6 +117,10 @@ fn outcome(gap: &Gap, now: Timestamp) -> Markup {
         @match (gap.state, gap.closed_at) {
             (GapState::Filled, Some(at)) => { b { "filled in " (seconds(gap.filled_at.unwrap_or(at))) } }
             (_, Some(at)) => { "closed after " (seconds(at)) }
+            (GapState::Unconfirmed, None) => {
+                b { "in doubt for " (seconds(now)) }
+                ", asked for " (span(gap.asked_for().as_secs_f64()))
+            }
             (_, None) => { b class="bad" { "open for " (seconds(now)) } }
         }
         ", " (attempts)

@@ -87,6 +87,8 @@ impl Served {
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),
+            confirm_after: std::time::Duration::ZERO,
+            answers: Arc::default(),
         };
         let stop = CancellationToken::new();
         let (reload, reloads) = mpsc::channel(1);

@@ -137,6 +137,7 @@ async fn the_highest_version_of_a_gap_is_read(store: &dyn HistoryStore) {
         offset: Some(77),
         connection: Some(3),
         replaces: vec!["an older row".to_owned()],
+        ..Evidence::default()
     };
     let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, evidence, NOON);
     gap.from_ts = Some(NOON.plus_micros(-5));

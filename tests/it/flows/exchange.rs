@@ -53,6 +53,8 @@ impl Exchange {
             ledger,
             clock: clock.clone(),
             rows: Arc::default(),
+            confirm_after: std::time::Duration::ZERO,
+            answers: Arc::default(),
         }
     }
 

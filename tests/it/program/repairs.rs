@@ -11,7 +11,8 @@ use super::truth::{HistoryFile, assert_complete};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trades_that_the_exchange_no_longer_serves_are_unrecoverable_with_the_reason() {
     let simulator = start_market(seed(), &["BTCUSDT", "ETHUSDT"], 300.0, "").await;
-    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]));
+    let feed = feed(&simulator, &["BTCUSDT", "ETHUSDT"], &["trade"]);
+    let mut app = TestApp::new(&format!("{feed}\n[backfill]\nconfirm_after = \"4s\"\n"));
     app.start().await;
     let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades WHERE symbol = 'BTCUSDT'");
     wait_for("trades are stored", WAIT_MAX, async || (count() >= 400).then_some(())).await;
@@ -29,7 +30,8 @@ async fn trades_that_the_exchange_no_longer_serves_are_unrecoverable_with_the_re
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX).await;
     let audit = app.command(&["audit", "--symbol", "BTCUSDT"]).await;
-    assert_eq!(audit.code, Some(0), "nothing is missing after the first row: {audit:?}");
+    assert_eq!(audit.code, Some(1), "the requested rows are missing: {audit:?}");
+    assert!(audit.out.contains(": NOT complete, 0 missing"), "nothing is missing after the first row: {audit:?}");
     assert!(audit.out.contains("\n  unrecoverable 1..2: no longer served"), "{audit:?}");
     // From here on the exchange does not serve the first trades, and another program deletes some of them.
     let first = HistoryFile::open(&app).number("SELECT min(trade_id) FROM trades WHERE symbol = 'BTCUSDT'");
