@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::{ReadyBatch, ReorderBuffer};
+use crate::consume::{Force, Moment, ReadyBatch, ReorderBuffer};
 use crate::exchange::Dialect;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -124,7 +124,7 @@ impl Replay {
                     buffer.push(record);
                 }
             }
-            buffer.declare_gaps(Timestamp(0), true);
+            buffer.declare_gaps(&Moment::default(), Force::All);
             let ReadyBatch { rows, .. } = buffer.take_ready();
             report.rows += (rows.batch.trades.len() + rows.batch.klines.len()) as u64;
             report.dead_letters += rows.batch.dead_letters.len() as u64;

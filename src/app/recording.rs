@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::backfill::{self, Tail, TailOptions};
+use crate::backfill::{self, Tail, TailOptions, questions};
 use crate::cache::{self, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -120,6 +120,7 @@ pub(super) fn start(
     let mut buffer = ReorderBuffer::new(runtimes.iter().map(|runtime| runtime.dialect.clone()));
     let (probes, received_probes) = mpsc::channel(PROBES_MAX);
     let (assigned, assigned_streams) = watch::channel(Vec::new());
+    let doubts = consume::Doubts::default();
     let deps = consume::Deps {
         log: service.log.clone(),
         writer,
@@ -127,6 +128,8 @@ pub(super) fn start(
         progress: service.progress.clone(),
         health: service.health.clone(),
         clock: service.clock.clone(),
+        rest: service.backfill.rest.clone(),
+        doubts: doubts.clone(),
         streams: service.streams.clone(),
         assigned,
     };
@@ -143,7 +146,8 @@ pub(super) fn start(
     let (progress, saver, history) = (service.progress.clone(), service.saver.clone(), service.history.clone());
     groups.consume.spawn("consume", async move {
         let Some(resume) = pending_resume.resume(&history, &progress, &saver, &wait).await? else { return Ok(()) };
-        buffer.seed(resume.watermarks.into_iter().map(|(stream, (position, _))| (stream, position)));
+        let watermark = |(stream, (position, ts))| (stream, consume::Watermark { position, ts });
+        buffer.seed(resume.watermarks.into_iter().map(watermark));
         deps.ledger.with(|ledger| ledger.absorb(resume.ledger));
         deps.ledger.gap_opened.notify_one();
         let restore::HistoryWait { heartbeat, stop: drain, .. } = wait;
@@ -160,14 +164,14 @@ pub(super) fn start(
         cache_writer.await;
         Ok(())
     });
-    repair(service, runtimes, &probes, &assigned_streams, groups);
+    repair(service, runtimes, (&probes, &doubts), &assigned_streams, groups);
 }
 
 /// Starts the tasks that find gaps which no frame reveals, and the task that repairs gaps.
 fn repair(
     service: &Service,
     runtimes: &mut [ExchangeRuntime],
-    probes: &mpsc::Sender<Probe>,
+    (probes, doubts): (&mpsc::Sender<Probe>, &consume::Doubts),
     assigned: &watch::Receiver<Vec<Stream>>,
     groups: &mut Groups,
 ) {
@@ -204,6 +208,13 @@ fn repair(
             clock: service.clock.clone(),
             options: TailOptions::default(),
         };
+        let (heartbeat, stop) = (service.heartbeats.watch("questions"), groups.backfill.stop.clone());
+        let answers =
+            questions::run(runtime.rest.clone(), runtime.exchange, doubts.clone(), probes.clone(), heartbeat, stop);
+        groups.backfill.spawn("questions", async move {
+            answers.await;
+            Ok(())
+        });
         let (heartbeat, stop) = (service.heartbeats.watch("tail"), groups.backfill.stop.clone());
         groups.backfill.spawn("tail", async move {
             tail.run(events, heartbeat, stop).await;

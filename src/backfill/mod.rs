@@ -10,6 +10,7 @@ mod appeal;
 mod attempt;
 mod deps;
 mod pages;
+pub mod questions;
 mod recording_starts;
 mod repair;
 mod requested_range;

@@ -65,7 +65,9 @@ impl Worker {
                 Ok(Ok((watermarks, gaps))) => {
                     self.deps.health.restored("history");
                     buffer.raise_watermarks(
-                        watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)),
+                        watermarks
+                            .into_iter()
+                            .map(|row| (row.stream, super::Watermark { position: row.position, ts: Some(row.ts) })),
                     );
                     self.deps.ledger.with(|ledger| ledger.load(gaps));
                     self.deps.ledger.gap_opened.notify_one();

@@ -5,26 +5,33 @@
 //! exchange by name.
 
 mod assignment;
+mod doubts;
+mod partition_time;
+mod plausible;
 mod reorder_buffer;
 mod router;
 mod stream_state;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use reorder_buffer::{EXPECT_GRACE_US, Expectation, ReadyBatch, ReorderBuffer};
+pub use doubts::Doubts;
+pub use partition_time::Moment;
+pub use reorder_buffer::{EXPECT_GRACE_US, Expectation, Force, ReadyBatch, ReorderBuffer, Watermark};
 pub use stream_state::DetectedGap;
 
 use crate::clock::Clock;
+use crate::exchange::rest::Rest;
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::ledger::SharedLedger;
 use crate::log::{Consumer, Log, LogError};
-use crate::market::Stream;
+use crate::market::{Exchange, Stream};
 use crate::progress::Progress;
 use crate::retry;
 use crate::writer::Writer;
@@ -56,6 +63,8 @@ pub enum Probe {
     Expect(Expectation),
     /// A stream without any frame yet starts at this position.
     Begin(Stream, i64),
+    /// The exchange's newest position of a stream, which [`Doubts`] asked for.
+    Newest(Stream, i64),
 }
 
 /// The consumer's dependencies.
@@ -73,6 +82,10 @@ pub struct Deps {
     pub health: Health,
     /// Reads the time.
     pub clock: Clock,
+    /// The exchanges' clients, for what they measured of the exchanges' clocks.
+    pub rest: HashMap<Exchange, Arc<Rest>>,
+    /// Receives the streams whose newest position the exchange must name.
+    pub doubts: Doubts,
     /// The streams that are recorded now.
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Receives the streams that this recorder consumes; other members of the group consume the rest.
@@ -107,7 +120,7 @@ pub async fn run(
         worker.heartbeat.beat();
         worker.refresh_streams();
         while let Ok(probe) = probes.try_recv() {
-            worker.apply_probe(&mut buffer, probe);
+            worker.apply_probe(&mut buffer, probe).await;
         }
         let draining = drain.is_cancelled();
         let age = worker.batch_started_at.elapsed();
@@ -120,30 +133,24 @@ pub async fn run(
             () = drain.cancelled(), if !draining => continue,
         };
         let was_idle = buffer.is_idle();
-        let caught_up = match delivery {
+        match delivery {
             Ok(Ok(delivery)) => worker.accept(&mut buffer, delivery).await?,
             Ok(Err(LogError::Unavailable(why))) => worker.wait_for_log(&why).await,
             Ok(Err(LogError::Fatal(why))) => return Err(ConsumeError::Log(why)),
-            Err(_elapsed) => Some(worker.deps.clock.now()),
-        };
-        // Expected frames may already lie unread in the log, so grace periods expire only at the log's end.
-        let caught_up = match caught_up {
-            Some(_) if buffer.is_waiting() && !worker.is_at_end(&buffer).await => None,
-            caught_up => caught_up,
-        };
+            Err(_elapsed) => {}
+        }
         if was_idle {
             worker.batch_started_at = Instant::now();
         }
-        buffer.declare_gaps_over_limit();
-        if let Some(now) = caught_up {
-            buffer.declare_gaps(now, false);
-        }
+        let moment = worker.moment(&mut buffer).await;
+        buffer.declare_gaps(&moment, Force::None);
+        worker.follow_doubts(&mut buffer);
         let due = buffer.pending_rows() >= options.batch_rows
             || buffer.pending_bytes() >= options.batch_bytes
             || worker.batch_started_at.elapsed() >= options.batch_time;
         let at_end = draining && worker.is_at_end(&buffer).await;
         if at_end {
-            buffer.declare_gaps(worker.deps.clock.now(), true);
+            buffer.declare_gaps(&moment, Force::All);
         }
         if (due || at_end) && !worker.is_idle(&buffer) && worker.flush(&mut buffer).await?.is_none() {
             return Ok(());

@@ -2,6 +2,7 @@
 //! arrive early, and computes the offsets that may be committed. No I/O, no clock.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use crate::cache::Update;
 use crate::exchange::{DecodedFrame, Dialect, Event};
@@ -10,8 +11,10 @@ use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
-use super::router::{StreamRouter, SymbolStreams, kline_state, stream, trade_state};
-use super::stream_state::{DetectedGap, StreamState};
+use super::partition_time::{Moment, PartitionTime};
+use super::plausible::clip;
+use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
+use super::stream_state::{Deadline, DetectedGap, StreamState};
 use crate::progress::StreamProgress;
 
 /// How long missing positions may still arrive before they are a gap, in microseconds: two sockets, or two frames of
@@ -34,17 +37,44 @@ pub struct Expectation {
     pub by: &'static str,
 }
 
+/// The last stored position of a stream, and its exchange time when known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// The position.
+    pub position: i64,
+    /// Its time.
+    pub ts: Option<Timestamp>,
+}
+
+/// Most bytes of held frames, of all streams together.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// Wait before an expectation from a backlog is given up, at most, in microseconds.
+const BACKLOG_MAX_US: i64 = 30 * 86_400 * 1_000_000;
+
+/// Which held items lose their grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force<'a> {
+    /// None: each grace period runs.
+    None,
+    /// Those of these partitions, which another recorder consumes from now on.
+    Partitions(&'a [Partition]),
+    /// All, at a stop.
+    All,
+}
+
 /// Decodes records, puts each stream's items in order and collects a batch. One per worker.
 pub struct ReorderBuffer {
     exchanges: HashMap<Exchange, ExchangeState>,
-    watermarks: HashMap<Stream, i64>,
-    rows: Rows,
+    watermarks: HashMap<Stream, Watermark>,
+    routed: Routed,
     bytes: usize,
-    update: Update,
     detected: Vec<DetectedGap>,
     /// A stream started without a row, so its progress must be published.
     has_started: bool,
     next_offsets: Offsets,
+    times: HashMap<Partition, PartitionTime>,
+    /// The monotonic clock at the last decision.
+    monotonic: Duration,
 }
 
 /// The symbols of one exchange.
@@ -54,6 +84,8 @@ struct ExchangeState {
     symbols: Vec<SymbolStreams>,
     /// The exchange's latest event time.
     time: Timestamp,
+    /// The exchange's clock minus ours, in microseconds, and our clock; `None` before it was measured.
+    clock: Option<(i64, Timestamp)>,
     /// Symbols with held items.
     holding: BTreeSet<usize>,
 }
@@ -83,6 +115,8 @@ pub struct ReadyBatch {
     pub positions: Offsets,
     /// Progress of the streams that changed.
     pub progress: Vec<(Stream, StreamProgress)>,
+    /// Streams of which a frame was set aside because it cannot be believed, and why.
+    pub set_aside: Vec<(Stream, String)>,
 }
 
 impl ReorderBuffer {
@@ -93,37 +127,52 @@ impl ReorderBuffer {
             .map(|dialect| {
                 let exchange = dialect.exchange();
                 let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
-                (exchange, ExchangeState { dialect, index, symbols, time: Timestamp(0), holding })
+                (exchange, ExchangeState { dialect, index, symbols, time: Timestamp(0), clock: None, holding })
             })
             .collect();
         Self {
             exchanges,
             watermarks: HashMap::new(),
-            rows: Rows::default(),
+            routed: Routed::default(),
             bytes: 0,
-            update: Update::default(),
             detected: Vec::new(),
             has_started: false,
             next_offsets: Offsets::new(),
+            times: HashMap::new(),
+            monotonic: Duration::ZERO,
+        }
+    }
+
+    /// Sets the monotonic clock: records that are pushed from now on are consumed at this time.
+    pub fn set_monotonic(&mut self, monotonic: Duration) {
+        self.monotonic = monotonic;
+    }
+
+    /// Sets what is known of an exchange's clock: its difference to ours in microseconds, and the time by our clock.
+    pub fn set_clock(&mut self, exchange: Exchange, offset_us: Option<i64>, wall: Timestamp) {
+        if let Some(state) = self.exchanges.get_mut(&exchange) {
+            state.clock = offset_us.map(|offset| (offset, wall));
         }
     }
 
     /// Sets the last stored position of streams. A stream that already has frames is not changed.
-    pub fn seed(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
+    pub fn seed(&mut self, watermarks: impl IntoIterator<Item = (Stream, Watermark)>) {
         self.watermarks.extend(watermarks);
     }
 
     /// Raises the last stored position of streams; never lowers it.
-    pub fn raise_watermarks(&mut self, watermarks: impl IntoIterator<Item = (Stream, i64)>) {
-        for (stream, position) in watermarks {
-            let known = self.watermarks.entry(stream).or_insert(position);
-            *known = position.max(*known);
+    pub fn raise_watermarks(&mut self, watermarks: impl IntoIterator<Item = (Stream, Watermark)>) {
+        for (stream, watermark) in watermarks {
+            let known = self.watermarks.entry(stream).or_insert(watermark);
+            if watermark.position > known.position {
+                *known = watermark;
+            }
         }
     }
 
     /// Rows, dead letters and gaps that wait for the next batch.
     pub fn pending_rows(&self) -> usize {
-        self.rows.batch.rows() + self.detected.len()
+        self.routed.rows.batch.rows() + self.detected.len()
     }
 
     /// Bytes of the frames consumed since the last batch.
@@ -133,7 +182,7 @@ impl ReorderBuffer {
 
     /// Whether there is nothing to write and nothing to commit.
     pub fn is_idle(&self) -> bool {
-        self.bytes == 0 && self.pending_rows() == 0 && self.update.is_empty() && !self.has_started
+        self.bytes == 0 && self.pending_rows() == 0 && self.routed.update.is_empty() && !self.has_started
     }
 
     /// The next offset to consume of each partition, durable or not.
@@ -144,9 +193,11 @@ impl ReorderBuffer {
     /// Drops a partition that is no longer assigned: its offset, its held items and its streams' state.
     pub fn forget(&mut self, partition: Partition) {
         self.next_offsets.remove(&partition);
+        self.times.remove(&partition);
         for exchange_state in self.exchanges.values_mut() {
             for (index, streams) in exchange_state.symbols.iter_mut().enumerate() {
                 if streams.partition == Some(partition) {
+                    self.routed.held_bytes = self.routed.held_bytes.saturating_sub(streams.held_bytes());
                     *streams = SymbolStreams::new(streams.symbol.clone());
                     exchange_state.holding.remove(&index);
                 }
@@ -158,13 +209,15 @@ impl ReorderBuffer {
     pub fn push(&mut self, record: Record) {
         self.next_offsets.insert(record.partition, record.offset + 1);
         self.bytes += record.frame.payload.len() + 64;
+        let received_at = record.frame.received_at;
+        let at = self.times.entry(record.partition).or_default().record(received_at, self.monotonic);
         if record.frame.origin != Origin::Socket {
             return;
         }
         let source = Source {
             partition: record.partition,
             offset: record.offset,
-            received_at: record.frame.received_at,
+            received_at,
             payload: record.frame.payload.clone(),
         };
         let exchange = record.frame.key.split(':').next().and_then(|name| name.parse::<Exchange>().ok());
@@ -182,8 +235,10 @@ impl ReorderBuffer {
         };
         let (symbol, event_time, event) = decoded;
         if let Some(time) = event_time {
-            exchange_state.time = exchange_state.time.max(time);
+            exchange_state.time = exchange_state.time.max(clip(time, received_at));
         }
+        // A frame of a backlog is older than now; one that a machine without a clock battery received may look older yet.
+        let exchange_now = exchange_state.clock.map(|(offset, wall)| wall.max(received_at).plus_micros(offset));
         let exchange = exchange_state.dialect.exchange();
         let index = exchange_state.index_of(symbol);
         let streams = &mut exchange_state.symbols[index];
@@ -192,17 +247,22 @@ impl ReorderBuffer {
             exchange,
             symbol: &streams.symbol.clone(),
             watermarks: &self.watermarks,
-            rows: &mut self.rows,
-            update: &mut self.update,
+            routed: &mut self.routed,
+            at,
+            monotonic: self.monotonic,
+            exchange_now,
         };
         let connection = record.frame.connection;
         let holding = match event {
             Event::Trade(trade) => router.trade(streams, trade, source, connection),
             Event::Kline(kline) => router.kline(streams, kline, source, connection),
-            Event::Book(book) => router.book(streams, book, source.received_at, connection),
+            Event::Book(book) => router.book(streams, book, source, connection),
         };
         if holding {
             exchange_state.holding.insert(index);
+        }
+        if self.routed.held_bytes > HELD_BYTES_MAX {
+            self.declare_largest();
         }
     }
 
@@ -218,30 +278,31 @@ impl ReorderBuffer {
     }
 
     /// Declares a gap wherever a grace period is over: missing positions before held items, and expected positions that
-    /// did not arrive. Call it only at the log's end, with the clock's time: in a backlog the missing frames may lie
-    /// ahead, unread. `force` ends the grace of held items at once (at a stop, or when a partition is revoked).
-    pub fn declare_gaps(&mut self, now: Timestamp, force: bool) {
-        let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
+    /// did not arrive. Grace periods run by each partition's own receive times, so a hole in a backlog ends as soon as
+    /// the records after it say so.
+    pub fn declare_gaps(&mut self, moment: &Moment, force: Force<'_>) {
+        self.monotonic = moment.monotonic;
         // First, because a gap that an expectation declares may release held items.
-        self.check_expectations(now);
-        self.expire_held(deadline);
-    }
-
-    /// Declares a gap where too many items are held, also in the middle of a backlog.
-    pub fn declare_gaps_over_limit(&mut self) {
-        self.expire_held(Timestamp(i64::MIN));
-    }
-
-    fn expire_held(&mut self, deadline: Timestamp) {
+        self.check_expectations(moment);
         for (&exchange, exchange_state) in &mut self.exchanges {
             for index in std::mem::take(&mut exchange_state.holding) {
                 let streams = &mut exchange_state.symbols[index];
+                let partition = streams.partition.unwrap_or_default();
+                let at = time_at(&self.times, Some(partition), moment);
+                let is_forced = match force {
+                    Force::None => false,
+                    Force::Partitions(leaving) => leaving.contains(&partition),
+                    Force::All => true,
+                };
+                let deadline = if is_forced { Timestamp(i64::MAX) } else { at.plus_micros(-REORDER_GRACE_US) };
                 let mut router = StreamRouter {
                     exchange,
                     symbol: &streams.symbol.clone(),
                     watermarks: &self.watermarks,
-                    rows: &mut self.rows,
-                    update: &mut self.update,
+                    routed: &mut self.routed,
+                    at,
+                    monotonic: moment.monotonic,
+                    exchange_now: None,
                 };
                 if router.expire(streams, deadline, &mut self.detected) {
                     exchange_state.holding.insert(index);
@@ -250,17 +311,58 @@ impl ReorderBuffer {
         }
     }
 
+    /// Declares the gap of the symbol that holds the most items: all streams together hold too much.
+    fn declare_largest(&mut self) {
+        let symbols = self.exchanges.iter().flat_map(|(exchange, state)| {
+            state.holding.iter().map(|index| (*exchange, *index, state.symbols[*index].held_count()))
+        });
+        let Some((exchange, index, _)) = symbols.max_by_key(|(_, _, count)| *count) else { return };
+        let Some(exchange_state) = self.exchanges.get_mut(&exchange) else { return };
+        let streams = &mut exchange_state.symbols[index];
+        let partition = streams.partition.unwrap_or_default();
+        let moment = Moment { monotonic: self.monotonic, ..Moment::default() };
+        let mut router = StreamRouter {
+            exchange,
+            symbol: &streams.symbol.clone(),
+            watermarks: &self.watermarks,
+            routed: &mut self.routed,
+            at: time_at(&self.times, Some(partition), &moment),
+            monotonic: self.monotonic,
+            exchange_now: None,
+        };
+        if !router.expire(streams, Timestamp(i64::MAX), &mut self.detected) {
+            exchange_state.holding.remove(&index);
+        }
+    }
+
     /// Expects positions; those that do not arrive within the grace period become a gap.
-    pub fn expect(&mut self, expectation: &Expectation, now: Timestamp) {
+    pub fn expect(&mut self, expectation: &Expectation, moment: &Moment) {
         let stream = &expectation.stream;
         let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
         let index = exchange_state.index_of(stream.symbol.as_str());
         let streams = &mut exchange_state.symbols[index];
         let symbol = streams.symbol.clone();
-        let deadline = now.plus_micros(EXPECT_GRACE_US);
+        let streams_partition = streams.partition;
+        let deadline = match streams.partition.and_then(|partition| Some((partition, self.times.get(&partition)?))) {
+            // In a backlog the positions lie ahead: the partition must first reach the present.
+            Some((partition, time)) => {
+                let behind = time.last_received().map_or(0, |last| moment.wall.since(last).clamp(0, BACKLOG_MAX_US));
+                let behind = if moment.at_end.contains(&partition) { 0 } else { behind };
+                time.at(partition, moment).plus_micros(behind + EXPECT_GRACE_US)
+            }
+            // Without a record of the stream only the monotonic clock decides.
+            None => Timestamp(i64::MAX),
+        };
+        let grace = Duration::from_micros(EXPECT_GRACE_US.unsigned_abs());
+        let deadline = Deadline { partition: deadline, monotonic: moment.monotonic + grace };
         match stream.channel {
             Channel::Trade => {
                 let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks);
+                let at = time_at(&self.times, streams_partition, moment);
+                if state.tracker.next().is_some_and(|next| !state.pace.fits(next, expectation.last, at)) {
+                    // One answer of REST is no proof either: ask once more.
+                    return self.routed.questions.push(stream.clone());
+                }
                 state.expect(expectation.last, deadline, expectation.by);
             }
             Channel::Kline(interval) => {
@@ -269,6 +371,34 @@ impl ReorderBuffer {
             }
             Channel::BookTicker => {}
         }
+    }
+
+    /// Decides about frames that do not fit a stream, now that the exchange has named its newest position.
+    pub fn answer(&mut self, stream: &Stream, newest: i64, moment: &Moment) {
+        let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
+        let index = exchange_state.index_of(stream.symbol.as_str());
+        let streams = &mut exchange_state.symbols[index];
+        let partition = streams.partition.unwrap_or_default();
+        let mut router = StreamRouter {
+            exchange: stream.exchange,
+            symbol: &streams.symbol.clone(),
+            watermarks: &self.watermarks,
+            routed: &mut self.routed,
+            at: time_at(&self.times, Some(partition), moment),
+            monotonic: moment.monotonic,
+            exchange_now: None,
+        };
+        if router.answer(streams, newest) {
+            exchange_state.holding.insert(index);
+        } else {
+            exchange_state.holding.remove(&index);
+        }
+        self.has_started = true;
+    }
+
+    /// Takes the streams whose newest position the exchange must name.
+    pub fn take_questions(&mut self) -> Vec<Stream> {
+        std::mem::take(&mut self.routed.questions)
     }
 
     /// Starts a stream at `position` if no frame of it has arrived.
@@ -302,31 +432,45 @@ impl ReorderBuffer {
         }
         self.bytes = 0;
         self.has_started = false;
-        let mut rows = std::mem::take(&mut self.rows);
+        let mut rows = std::mem::take(&mut self.routed.rows);
         rows.batch.token = positions.iter().map(|(partition, next)| format!("{partition}:{next};")).collect();
         ReadyBatch {
             rows,
-            update: std::mem::take(&mut self.update),
+            update: std::mem::take(&mut self.routed.update),
             detected: std::mem::take(&mut self.detected),
             positions,
             progress,
+            set_aside: std::mem::take(&mut self.routed.set_aside),
         }
     }
 
-    fn check_expectations(&mut self, now: Timestamp) {
+    fn check_expectations(&mut self, moment: &Moment) {
         for (&exchange, exchange_state) in &mut self.exchanges {
             let time = exchange_state.time;
             for streams in &mut exchange_state.symbols {
                 let symbol = &streams.symbol;
+                let partition = streams.partition;
+                let now = partition
+                    .and_then(|partition| Some(self.times.get(&partition)?.at(partition, moment)))
+                    .unwrap_or(Timestamp(i64::MIN));
+                // Without a record of the symbol, every partition must be read to its end.
+                let is_at_end =
+                    partition.map_or(!moment.at_end.is_empty(), |partition| moment.at_end.contains(&partition));
+                let now = (now, is_at_end.then_some(moment.monotonic));
                 if let Some(state) = &mut streams.trade {
                     state.check_expected(now, &mut self.detected, || stream(exchange, symbol, Channel::Trade));
                 }
                 for (&interval, state) in &mut streams.klines {
                     if let Some(next) = state.tracker.next()
                         && !state.is_expecting()
-                        && time.micros() > next + interval.micros() + KLINE_LATE_US
+                        && time.micros() > next.saturating_add(interval.micros() + KLINE_LATE_US)
                     {
-                        state.expect(next, now.plus_micros(EXPECT_GRACE_US), "tail");
+                        let grace = Duration::from_micros(EXPECT_GRACE_US.unsigned_abs());
+                        let deadline = Deadline {
+                            partition: now.0.plus_micros(EXPECT_GRACE_US),
+                            monotonic: moment.monotonic + grace,
+                        };
+                        state.expect(next, deadline, "tail");
                     }
                     state
                         .check_expected(now, &mut self.detected, || stream(exchange, symbol, Channel::Kline(interval)));
@@ -336,7 +480,7 @@ impl ReorderBuffer {
     }
 
     fn dead_letter(&mut self, source: Source, stream: &str, reason: String) {
-        self.rows.batch.dead_letters.push(DeadLetter {
+        self.routed.rows.batch.dead_letters.push(DeadLetter {
             partition: source.partition,
             offset: source.offset,
             received_at: source.received_at,
@@ -345,6 +489,12 @@ impl ReorderBuffer {
             payload: source.payload,
         });
     }
+}
+
+/// The time of a partition; 0 before its first record.
+fn time_at(times: &HashMap<Partition, PartitionTime>, partition: Option<Partition>, moment: &Moment) -> Timestamp {
+    let time = partition.and_then(|partition| Some(times.get(&partition)?.at(partition, moment)));
+    time.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -43,13 +43,22 @@ fn new_buffer() -> ReorderBuffer {
     ReorderBuffer::new([binance])
 }
 
+/// The log is read to its end, this many microseconds after its last record.
+fn at(us: i64) -> Moment {
+    Moment { monotonic: Duration::from_micros(us as u64), wall: Timestamp(us), at_end: BTreeSet::from([0]) }
+}
+
+fn declare(buffer: &mut ReorderBuffer, us: i64) {
+    buffer.declare_gaps(&at(us), Force::None);
+}
+
 /// Pushes frames in order as one delivery, then declares gaps after every grace period is over.
 fn sort(frames: &[String]) -> (ReorderBuffer, ReadyBatch) {
     let mut buffer = new_buffer();
     for (at, frame) in frames.iter().enumerate() {
         buffer.push(record(at as i64, frame.clone()));
     }
-    buffer.declare_gaps(Timestamp(i64::MAX / 2), false);
+    declare(&mut buffer, i64::MAX / 2);
     let ready = buffer.take_ready();
     (buffer, ready)
 }
@@ -77,10 +86,10 @@ fn offsets_behind_a_held_frame_are_not_committed() {
     for (at, id) in [5, 6, 9, 10].into_iter().enumerate() {
         buffer.push(record(at as i64, trade(id)));
     }
-    buffer.declare_gaps(Timestamp(40_000), false);
+    declare(&mut buffer, 40_000);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), ready.positions), (vec![5, 6], Offsets::from([(0, 2)])));
-    buffer.declare_gaps(Timestamp(10_000_000), false);
+    declare(&mut buffer, 10_000_000);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready)), (vec![9, 10], vec![(7, 8)]));
     assert_eq!(ready.positions, Offsets::from([(0, 4)]));
@@ -92,9 +101,9 @@ fn progress_past_a_gap_is_published_without_another_frame() {
     for (at, frame) in [trade(5), trade(9), kline(1, true, 0), kline(5, true, 0)].into_iter().enumerate() {
         buffer.push(record(at as i64, frame));
     }
-    buffer.declare_gaps(Timestamp(40_000), false);
+    declare(&mut buffer, 40_000);
     buffer.take_ready();
-    buffer.declare_gaps(Timestamp(10_000_000), false);
+    declare(&mut buffer, 10_000_000);
     let ready = buffer.take_ready();
     let progress: Vec<_> =
         ready.progress.iter().map(|(stream, progress)| (stream.channel.as_str(), progress.next)).collect();
@@ -112,9 +121,9 @@ fn a_frame_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
 #[test]
 fn a_watermark_from_before_a_restart_reveals_the_gap_of_the_restart() {
     let mut buffer = new_buffer();
-    buffer.seed([("binance:BTCUSDT:trade".parse().unwrap(), 5)]);
+    buffer.seed([("binance:BTCUSDT:trade".parse().unwrap(), Watermark { position: 5, ts: None })]);
     buffer.push(record(0, trade(8)));
-    buffer.declare_gaps(Timestamp(10_000_000), false);
+    declare(&mut buffer, 10_000_000);
     assert_eq!(gaps(&buffer.take_ready()), [(6, 7)]);
 }
 
@@ -130,16 +139,16 @@ fn a_frame_held_behind_an_expected_gap_is_released() {
     let mut buffer = new_buffer();
     buffer.push(record(0, trade(5)));
     let stream = "binance:BTCUSDT:trade".parse().unwrap();
-    buffer.expect(&Expectation { stream, last: 9, by: "tail" }, Timestamp(0));
+    buffer.expect(&Expectation { stream, last: 9, by: "tail" }, &at(0));
     // It is held at the deadline of the expectation, but not long enough to reveal a gap itself.
     buffer.push(record(200, trade(8)));
-    buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 10_000), false);
+    declare(&mut buffer, EXPECT_GRACE_US + 10_000);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready)), (vec![5, 8], vec![(6, 7)]));
     assert_eq!(ready.positions, Offsets::from([(0, 201)]));
     // An expected position behind it is a gap as well, and the stream continues.
     buffer.push(record(210, trade(10)));
-    buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 110_000), false);
+    declare(&mut buffer, EXPECT_GRACE_US + 110_000);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready)), (vec![10], vec![(9, 9)]));
 }
@@ -149,9 +158,9 @@ fn a_kline_held_behind_an_expected_gap_is_released() {
     let mut buffer = new_buffer();
     buffer.push(record(0, kline(1, true, -1)));
     let (stream, last) = ("binance:BTCUSDT:kline_1m".parse().unwrap(), 2 * 60_000_000);
-    buffer.expect(&Expectation { stream, last, by: "tail" }, Timestamp(0));
+    buffer.expect(&Expectation { stream, last, by: "tail" }, &at(0));
     buffer.push(record(200, kline(3, true, -1)));
-    buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 10_000), false);
+    declare(&mut buffer, EXPECT_GRACE_US + 10_000);
     let ready = buffer.take_ready();
     assert_eq!((ready.rows.batch.klines.len(), gaps(&ready)), (2, vec![(last, last)]));
 }
@@ -170,12 +179,13 @@ fn a_closed_kline_is_expected_once_the_exchanges_time_is_well_past_it() {
     let mut frames = vec![kline(1, true, -1), kline(2, false, -1)];
     frames.push(trade(186_000));
     let mut buffer = new_buffer();
-    for (at, frame) in frames.iter().enumerate() {
-        buffer.push(record(at as i64, frame.clone()));
+    // The last frame arrives after 186 s, as its event time says.
+    for (at, frame) in [0, 6_000, 18_600].into_iter().zip(frames) {
+        buffer.push(record(at, frame));
     }
-    buffer.declare_gaps(Timestamp(0), false);
+    declare(&mut buffer, 0);
     assert_eq!(gaps(&buffer.take_ready()), [], "it may still arrive");
-    buffer.declare_gaps(Timestamp(EXPECT_GRACE_US + 1), false);
+    declare(&mut buffer, EXPECT_GRACE_US + 1);
     assert_eq!(gaps(&buffer.take_ready()), [(120_000_000, 120_000_000)]);
 }
 
@@ -184,14 +194,14 @@ fn expected_positions_that_arrive_in_time_are_no_gap() {
     let mut buffer = new_buffer();
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     buffer.push(record(0, trade(5)));
-    buffer.expect(&Expectation { stream: stream.clone(), last: 7, by: "tail" }, Timestamp(0));
+    buffer.expect(&Expectation { stream: stream.clone(), last: 7, by: "tail" }, &at(0));
     buffer.push(record(1, trade(6)));
     buffer.push(record(2, trade(7)));
-    buffer.declare_gaps(Timestamp(i64::MAX / 2), false);
+    declare(&mut buffer, i64::MAX / 2);
     assert_eq!(gaps(&buffer.take_ready()), []);
-    buffer.expect(&Expectation { stream, last: 9, by: "tail" }, Timestamp(0));
+    buffer.expect(&Expectation { stream, last: 9, by: "tail" }, &at(0));
     assert!(buffer.is_waiting());
-    buffer.declare_gaps(Timestamp(EXPECT_GRACE_US), false);
+    declare(&mut buffer, EXPECT_GRACE_US);
     assert_eq!(gaps(&buffer.take_ready()), [(8, 9)]);
 }
 
@@ -202,9 +212,225 @@ fn a_long_backlog_behind_a_gap_is_not_held_without_limit() {
     for at in 1..10_000 {
         buffer.push(record(at, trade(at + 5)));
     }
-    buffer.declare_gaps_over_limit();
+    buffer.declare_gaps(&Moment::default(), Force::None);
     let ready = buffer.take_ready();
     assert_eq!((gaps(&ready), ready.positions[&0]), (vec![(2, 5)], 10_000));
+}
+
+fn letters(ready: &ReadyBatch) -> Vec<(i64, String)> {
+    ready.rows.batch.dead_letters.iter().map(|letter| (letter.offset, letter.reason.clone())).collect()
+}
+
+fn btc() -> Stream {
+    "binance:BTCUSDT:trade".parse().unwrap()
+}
+
+/// Ids that no market reaches within a second.
+const ABSURD: [i64; 3] = [1_000_000, 1_000_000_000_000, 1 << 53];
+
+#[test]
+fn an_id_far_ahead_moves_nothing_and_waits_for_the_exchange() {
+    for absurd in ABSURD {
+        let mut buffer = new_buffer();
+        for (offset, id) in [5, absurd, 6, 7].into_iter().enumerate() {
+            buffer.push(record(offset as i64, trade(id)));
+        }
+        declare(&mut buffer, 5_000_000);
+        assert_eq!(buffer.take_questions(), [btc()], "{absurd}");
+        let ready = buffer.take_ready();
+        assert_eq!((ids(&ready), gaps(&ready)), (vec![5, 6, 7], vec![]), "{absurd}");
+        assert_eq!(ready.positions[&0], 1, "the frame in doubt is not committed");
+        buffer.answer(&btc(), 7, &at(6_000_000));
+        let ready = buffer.take_ready();
+        let [(1, reason)] = &letters(&ready)[..] else { panic!("{absurd}: {ready:?}") };
+        assert!(reason.contains("the exchange's newest is 7"), "{reason}");
+        assert_eq!((ready.positions[&0], ready.set_aside.len(), buffer.is_waiting()), (4, 1, false), "{absurd}");
+        // A loss after it is found as ever.
+        buffer.push(record(4, trade(10)));
+        declare(&mut buffer, 10_000_000);
+        assert_eq!(gaps(&buffer.take_ready()), [(8, 9)], "{absurd}");
+    }
+}
+
+#[test]
+fn the_last_ids_of_all_are_no_trade_ids() {
+    for absurd in [i64::MAX / 2, i64::MAX - 1, i64::MAX] {
+        let (buffer, ready) = sort(&[trade(5), trade(absurd), trade(6)]);
+        assert_eq!((ids(&ready), letters(&ready).len(), gaps(&ready)), (vec![5, 6], 1, vec![]), "{absurd}");
+        assert!(!buffer.is_waiting(), "{absurd}");
+    }
+}
+
+#[test]
+fn a_jump_that_the_exchange_confirms_is_a_gap() {
+    let mut buffer = new_buffer();
+    buffer.seed([(btc(), Watermark { position: 5, ts: None })]);
+    for offset in 0..3 {
+        buffer.push(record(offset, trade(8_000 + offset)));
+    }
+    declare(&mut buffer, 1_000_000);
+    assert_eq!((ids(&buffer.take_ready()), buffer.is_waiting()), (vec![], true));
+    buffer.answer(&btc(), 8_001, &at(1_000_000));
+    declare(&mut buffer, 3_000_000);
+    let ready = buffer.take_ready();
+    assert_eq!((ids(&ready), gaps(&ready)), (vec![8_000, 8_001, 8_002], vec![(6, 7_999)]));
+    assert_eq!((ready.positions[&0], letters(&ready).len()), (3, 0));
+}
+
+#[test]
+fn trades_that_follow_each_other_confirm_a_jump_when_the_exchange_says_nothing() {
+    for (count, confirmed) in [(3, false), (20, true)] {
+        let mut buffer = new_buffer();
+        buffer.seed([(btc(), Watermark { position: 5, ts: None })]);
+        for offset in 0..count {
+            buffer.push(record(offset, trade(80_000 + offset)));
+        }
+        declare(&mut buffer, 60_000_000);
+        declare(&mut buffer, 70_000_000);
+        let ready = buffer.take_ready();
+        let expected = if confirmed { (count as usize, 0) } else { (0, count as usize) };
+        assert_eq!((ids(&ready).len(), letters(&ready).len()), expected);
+        assert_eq!(ready.positions[&0], count, "nothing waits for ever");
+    }
+}
+
+#[test]
+fn a_position_that_only_one_answer_of_rest_names_opens_no_gap() {
+    let mut buffer = new_buffer();
+    buffer.push(record(0, trade(5)));
+    buffer.expect(&Expectation { stream: btc(), last: i64::MAX, by: "tail" }, &at(0));
+    declare(&mut buffer, 60_000_000);
+    assert_eq!((gaps(&buffer.take_ready()), buffer.take_questions()), (vec![], vec![btc()]));
+    buffer.answer(&btc(), 7, &at(60_000_000));
+    declare(&mut buffer, 70_000_000);
+    assert_eq!(gaps(&buffer.take_ready()), [(6, 7)], "the second answer is believed");
+}
+
+#[test]
+fn a_kline_whose_trade_ids_are_not_its_trades_is_set_aside() {
+    let absurd = kline(1, true, 4).replace("\"L\":4", "\"L\":9223372036854775807");
+    let (_, ready) = sort(&[trade(1), trade(2), absurd]);
+    assert_eq!((gaps(&ready), letters(&ready).len(), ready.rows.batch.klines.len()), (vec![], 1, 0));
+}
+
+#[test]
+fn another_trade_with_a_known_id_is_kept_as_a_dead_letter() {
+    let other = trade(5).replace("1.50000000", "1.60000000");
+    let (_, ready) = sort(&[trade(4), trade(5), trade(5), other]);
+    let [(3, reason)] = &letters(&ready)[..] else { panic!("{ready:?}") };
+    assert!(reason.contains("another trade has its id 5"), "{reason}");
+    assert_eq!(ids(&ready), [4, 5, 5], "a copy is no other trade");
+}
+
+#[test]
+fn a_lower_id_that_is_newer_is_kept_as_a_dead_letter() {
+    let again = trade(3).replace("\"T\":3", "\"T\":900000");
+    let mut buffer = new_buffer();
+    let ts = Some(Timestamp::from_millis(1_000));
+    buffer.seed([(btc(), Watermark { position: 500_000, ts })]);
+    buffer.push(record(0, again));
+    let ready = buffer.take_ready();
+    let [(0, reason)] = &letters(&ready)[..] else { panic!("{ready:?}") };
+    assert!(reason.contains("its id 3 is below 500001 although it is newer"), "{reason}");
+}
+
+#[test]
+fn a_time_ahead_of_the_exchanges_clock_is_set_aside_and_an_event_time_counts_a_minute_at_most() {
+    let mut buffer = new_buffer();
+    buffer.set_clock(Exchange::Binance, Some(0), Timestamp(0));
+    buffer.push(record(0, kline(1, true, -1).replace("\"L\":-1", "\"L\":1").replace("\"n\":-1", "\"n\":1")));
+    buffer.push(record(1, trade(1)));
+    let ahead = trade(2).replace("\"T\":2", "\"T\":32503680000000");
+    buffer.push(record(2, ahead));
+    // The event time alone is wrong: the trade counts, and no kline is late.
+    let micros = trade(2).replace("\"E\":2", "\"E\":1753963200000000");
+    buffer.push(record(3, micros));
+    declare(&mut buffer, 1_000_000);
+    declare(&mut buffer, 60_000_000);
+    let ready = buffer.take_ready();
+    assert_eq!((ids(&ready), gaps(&ready), letters(&ready).len()), (vec![1, 2], vec![], 1));
+}
+
+#[test]
+fn a_hole_in_a_backlog_ends_by_the_receive_times_of_its_own_partition() {
+    let mut buffer = new_buffer();
+    for (offset, id) in [5, 7, 8].into_iter().enumerate() {
+        buffer.push(record(offset as i64, trade(id)));
+    }
+    // Nothing says that the log is read to its end, and the wall clock stands still.
+    buffer.declare_gaps(&Moment::default(), Force::None);
+    assert_eq!(buffer.take_ready().positions[&0], 1);
+    buffer.push(record(60, trade(9)));
+    buffer.declare_gaps(&Moment::default(), Force::None);
+    let ready = buffer.take_ready();
+    assert_eq!((gaps(&ready), ready.positions[&0]), (vec![(6, 6)], 61));
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_a_partition() {
+    let mut buffer = new_buffer();
+    let set_back = |offset: i64, id: i64, us: i64| {
+        let mut record = record(offset, trade(id));
+        record.frame.received_at = Timestamp(us);
+        record
+    };
+    let hour = 3_600_000_000;
+    buffer.push(set_back(0, 5, hour));
+    buffer.push(set_back(1, 7, hour + 1));
+    buffer.push(set_back(2, 8, 0));
+    buffer.push(set_back(3, 9, 400_000));
+    buffer.declare_gaps(&Moment::default(), Force::None);
+    let ready = buffer.take_ready();
+    assert_eq!((gaps(&ready), ready.positions[&0]), (vec![(6, 6)], 4));
+}
+
+#[test]
+fn a_rebalance_ends_only_the_holes_of_the_partitions_that_leave() {
+    let mut buffer = new_buffer();
+    buffer.push(record(0, trade(5)));
+    buffer.push(record(1, trade(7)));
+    buffer.declare_gaps(&Moment::default(), Force::Partitions(&[1, 2]));
+    assert_eq!(gaps(&buffer.take_ready()), []);
+    buffer.declare_gaps(&Moment::default(), Force::Partitions(&[0]));
+    assert_eq!(gaps(&buffer.take_ready()), [(6, 6)]);
+}
+
+#[test]
+fn all_streams_together_hold_a_bounded_number_of_bytes() {
+    let mut buffer = new_buffer();
+    let of = |symbol: usize, id: i64, padding: &str| {
+        let name = format!("SYM{symbol}USDT");
+        trade(id)
+            .replace("BTCUSDT", &name)
+            .replace("btcusdt", &name.to_lowercase())
+            .replace("\"M\":true", &format!("\"M\":true,\"x\":\"{padding}\""))
+    };
+    let padding = "x".repeat(100_000);
+    for symbol in 0..10 {
+        buffer.push(record(symbol as i64, of(symbol, 1, "")));
+    }
+    for n in 0..1_000 {
+        let (symbol, id) = (n as usize % 10, 3 + n / 10);
+        buffer.push(record(10 + n, of(symbol, id, &padding)));
+        assert!(buffer.routed.held_bytes <= HELD_BYTES_MAX, "{}", buffer.routed.held_bytes);
+    }
+    let ready = buffer.take_ready();
+    assert_eq!(letters(&ready), []);
+    assert!(!gaps(&ready).is_empty(), "the largest holder's gap is declared early");
+    declare(&mut buffer, 60_000_000);
+    buffer.take_ready();
+    assert_eq!(buffer.routed.held_bytes, 0, "every held byte is counted once");
+}
+
+#[test]
+fn a_book_id_at_the_end_of_all_numbers_moves_no_cache() {
+    let book = |id: i64| {
+        format!(
+            r#"{{"stream":"btcusdt@bookTicker","data":{{"u":{id},"s":"BTCUSDT","b":"1","B":"2","a":"3","A":"4"}}}}"#
+        )
+    };
+    let (_, ready) = sort(&[book(10), book(i64::MAX), book(11)]);
+    assert_eq!((ready.update.books[0].2.update_id, letters(&ready).len()), (11, 1));
 }
 
 proptest! {
@@ -236,13 +462,14 @@ proptest! {
             }
         };
         for (at, id) in sent.iter().enumerate() {
+            buffer.set_monotonic(Duration::from_millis(at as u64 * 10));
             buffer.push(record(at as i64, trade(*id)));
             if seals.contains(&at) {
-                buffer.declare_gaps(Timestamp(at as i64 * 10_000), false);
+                declare(&mut buffer, at as i64 * 10_000);
                 absorb(buffer.take_ready());
             }
         }
-        buffer.declare_gaps(Timestamp(i64::MAX / 2), false);
+        declare(&mut buffer, i64::MAX / 2);
         absorb(buffer.take_ready());
         prop_assert_eq!(commit as usize, sent.len());
         // Adjacent swaps span at most 0.2 s here, within the grace period, so exactly the lost positions are missing.

@@ -2,20 +2,28 @@
 //! No I/O, no clock.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::cache::Update;
 use crate::gap::Observation;
-use crate::history::{KlineRow, TradeRow};
+use crate::history::{DeadLetter, KlineRow, TradeRow};
 use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
 
-use super::reorder_buffer::EXPECT_GRACE_US;
-use super::stream_state::{DetectedGap, StreamState};
+use super::plausible::{BookNumbering, LateTrade, is_ahead};
+use super::reorder_buffer::{EXPECT_GRACE_US, Watermark};
+use super::stream_state::{Deadline, DetectedGap, StreamState};
 use crate::progress::StreamProgress;
 
 /// Most items held of one stream: some seconds of a busy market. Beyond it the missing positions become a gap.
 const HELD_MAX: usize = 8_192;
+/// How long items that do not fit their stream wait for the exchange's word, in microseconds.
+const DOUBT_MAX_US: i64 = 30_000_000;
+/// Items that do not fit the stream but follow each other confirm each other when the exchange says nothing.
+const CONFIRMED_BY: usize = 16;
+/// Bytes that a held item takes beside its frame.
+const ITEM_BYTES: usize = 256;
 
 /// The streams of one symbol.
 #[derive(Debug)]
@@ -25,56 +33,179 @@ pub(super) struct SymbolStreams {
     pub(super) partition: Option<Partition>,
     pub(super) trade: Option<StreamState<Trade>>,
     pub(super) klines: HashMap<Interval, StreamState<Kline>>,
-    pub(super) book: Option<(Book, StreamProgress)>,
+    pub(super) book: Option<(Book, StreamProgress, BookNumbering)>,
+}
+
+/// What the router changes beside the streams.
+#[derive(Debug, Default)]
+pub(super) struct Routed {
+    pub(super) rows: Rows,
+    pub(super) update: Update,
+    /// Streams of which a frame was set aside, and why.
+    pub(super) set_aside: Vec<(Stream, String)>,
+    /// Streams whose newest position the exchange must name.
+    pub(super) questions: Vec<Stream>,
+    /// Bytes of all held frames.
+    pub(super) held_bytes: usize,
 }
 
 /// Routes the events of one record of one symbol.
 pub(super) struct StreamRouter<'a> {
     pub(super) exchange: Exchange,
     pub(super) symbol: &'a Symbol,
-    pub(super) watermarks: &'a HashMap<Stream, i64>,
-    pub(super) rows: &'a mut Rows,
-    pub(super) update: &'a mut Update,
+    pub(super) watermarks: &'a HashMap<Stream, Watermark>,
+    pub(super) routed: &'a mut Routed,
+    /// The time of the symbol's partition.
+    pub(super) at: Timestamp,
+    pub(super) monotonic: Duration,
+    /// Our best knowledge of the exchange's clock.
+    pub(super) exchange_now: Option<Timestamp>,
 }
 
 impl StreamRouter<'_> {
     /// Returns whether the stream holds items.
     pub(super) fn trade(&mut self, streams: &mut SymbolStreams, trade: Trade, source: Source, connection: i64) -> bool {
         let state = trade_state(streams, self.exchange, self.symbol, self.watermarks);
-        state.record_frame(trade.ts, source.received_at, connection);
+        state.record_frame(source.received_at, connection);
+        if is_ahead(trade.ts, self.exchange_now) {
+            let why = format!("its time {} is ahead of the exchange's clock", trade.ts.rfc3339());
+            self.set_aside(Channel::Trade, source, &why);
+        } else {
+            self.place(state, trade, source);
+        }
+        state.is_holding()
+    }
+
+    /// Uses a trade, holds it, or sets it aside.
+    fn place(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
+        let next = state.tracker.next();
         match state.tracker.observe(trade.id) {
+            Observation::InOrder if state.pace.fits(trade.id, trade.id, self.at) => self.accept(state, trade, source),
             Observation::InOrder => {
-                state.tracker.advance(trade.id);
-                state.in_order_ts = Some(trade.ts);
-                self.push_trade(trade, source);
-                while let Some((trade, source)) = state.tracker.release() {
-                    state.in_order_ts = Some(trade.ts);
-                    self.push_trade(trade, source);
-                }
+                self.set_aside(Channel::Trade, source, &format!("its id {} is no trade id", trade.id));
             }
             Observation::Behind => {
                 state.progress.behind += 1;
-                self.push_trade(trade, source);
+                let why = match state.recent.judge(&trade, state.in_order_ts) {
+                    LateTrade::Ordinary => return self.push_trade(trade, source),
+                    LateTrade::OtherContent => format!("another trade has its id {}", trade.id),
+                    LateTrade::Restarted => {
+                        format!("its id {} is below {} although it is newer", trade.id, next.unwrap_or_default())
+                    }
+                };
+                self.set_aside(Channel::Trade, source, &why);
             }
-            Observation::Ahead => {
-                let (offset, at) = (source.offset, source.received_at);
-                state.tracker.hold(trade.id, (trade, source), false, offset, at);
+            Observation::Ahead if state.pace.fits(next.unwrap_or_default(), trade.id, self.at) => {
+                let offset = source.offset;
+                self.routed.held_bytes += held_bytes(&source);
+                if let Some((_, other)) = state.tracker.hold(trade.id, (trade, source), false, offset, self.at) {
+                    self.routed.held_bytes -= held_bytes(&other);
+                }
+            }
+            Observation::Ahead => self.doubt(state, trade, source),
+        }
+    }
+
+    /// Uses a trade that is in order, and those that were held for it.
+    fn accept(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
+        state.tracker.advance(trade.id);
+        self.use_trade(state, trade, source);
+        self.release(state, &mut None);
+    }
+
+    fn release(&mut self, state: &mut StreamState<Trade>, found: &mut Option<DetectedGap>) {
+        while let Some((trade, source)) = state.tracker.release() {
+            self.routed.held_bytes -= held_bytes(&source);
+            if let Some(found) = found {
+                found.to_ts.get_or_insert(trade.ts);
+            }
+            state.changed = true;
+            self.use_trade(state, trade, source);
+        }
+    }
+
+    fn use_trade(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
+        state.in_order_ts = state.in_order_ts.max(Some(trade.ts));
+        state.record_time(trade.ts);
+        state.pace.advance(trade.id, self.at);
+        state.recent.push(&trade);
+        self.push_trade(trade, source);
+    }
+
+    /// Keeps a trade whose id does not fit until the exchange names its newest one.
+    fn doubt(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
+        self.routed.questions.push(stream(self.exchange, self.symbol, Channel::Trade));
+        if state.is_unanswered {
+            let why = does_not_fit(trade.id, state.tracker.next(), None);
+            return self.set_aside(Channel::Trade, source, &why);
+        }
+        state.doubtful_since.get_or_insert((self.at, self.monotonic));
+        self.routed.held_bytes += held_bytes(&source);
+        state.doubtful.push((trade, source));
+    }
+
+    /// Decides about the trades in doubt after the exchange named its newest id.
+    pub(super) fn answer(&mut self, streams: &mut SymbolStreams, newest: i64) -> bool {
+        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks);
+        // The exchange's REST may lag behind what the trades in doubt show, as far as their own pace explains.
+        for (trade, source) in &state.doubtful {
+            state.pace.observe_doubtful(trade.id, source.received_at);
+        }
+        state.pace.confirm(newest);
+        state.is_unanswered = false;
+        self.decide(state, Some(newest));
+        if state.tracker.next().is_some_and(|next| newest >= next && state.pace.fits(next, newest, self.at)) {
+            let deadline = self.deadline(EXPECT_GRACE_US);
+            state.expect(newest, deadline, "tail");
+        }
+        state.is_holding()
+    }
+
+    /// Uses each trade in doubt that fits now, and sets the others aside.
+    fn decide(&mut self, state: &mut StreamState<Trade>, newest: Option<i64>) -> bool {
+        state.doubtful_since = None;
+        for (trade, source) in std::mem::take(&mut state.doubtful) {
+            self.routed.held_bytes -= held_bytes(&source);
+            let next = state.tracker.next();
+            if state.pace.fits(next.unwrap_or(trade.id), trade.id, self.at) {
+                self.place(state, trade, source);
+            } else {
+                self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, newest));
             }
         }
-        state.tracker.is_holding()
+        state.is_holding()
+    }
+
+    /// Ends a doubt that the exchange does not answer: many trades that follow each other confirm each other.
+    fn end_doubt(&mut self, state: &mut StreamState<Trade>, is_over: bool) {
+        if state.doubtful.is_empty() || !(is_over || state.doubtful.len() > HELD_MAX) {
+            return;
+        }
+        let ids: Vec<i64> = state.doubtful.iter().map(|(trade, _)| trade.id).collect();
+        let follow = ids.windows(2).filter(|pair| (1..=1_000).contains(&pair[1].saturating_sub(pair[0]))).count();
+        if follow + 1 >= CONFIRMED_BY && follow * 10 >= ids.len() * 9 {
+            state.pace.confirm(ids[ids.len() - 1]);
+        } else {
+            state.is_unanswered = true;
+        }
+        self.decide(state, None);
     }
 
     pub(super) fn kline(&mut self, streams: &mut SymbolStreams, kline: Kline, source: Source, connection: i64) -> bool {
-        // f..L are the first and last trade id, n = L - f + 1 (measured on 109 of 109), so a closed kline proves which
-        // trades exist. This counts only where trades are recorded.
-        if kline.closed
-            && kline.last_trade_id >= 0
-            && let Some(trades) = &mut streams.trade
-        {
-            trades.expect(kline.last_trade_id, source.received_at.plus_micros(EXPECT_GRACE_US), "kline");
-        }
+        let channel = Channel::Kline(kline.interval);
         let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
-        state.record_frame(kline.open_time, source.received_at, connection);
+        state.record_frame(source.received_at, connection);
+        let fault = if is_ahead(kline.open_time, self.exchange_now) {
+            Some(format!("its open time {} is ahead of the exchange's clock", kline.open_time.rfc3339()))
+        } else {
+            self.check_trade_ids(streams.trade.as_mut(), &kline)
+        };
+        let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
+        if let Some(why) = fault {
+            self.set_aside(channel, source, &why);
+            return state.is_holding();
+        }
+        state.record_time(kline.open_time);
         let position = kline.open_time.micros();
         match state.tracker.observe(position) {
             Observation::InOrder => {
@@ -85,6 +216,7 @@ impl StreamRouter<'_> {
                 }
                 self.push_kline(kline, source);
                 while let Some((kline, source)) = state.tracker.release() {
+                    self.routed.held_bytes -= held_bytes(&source);
                     self.push_kline(kline, source);
                 }
             }
@@ -93,36 +225,97 @@ impl StreamRouter<'_> {
                 self.push_kline(kline, source);
             }
             Observation::Ahead => {
-                let (offset, at) = (source.offset, source.received_at);
-                state.tracker.hold(position, (kline, source), !kline.closed, offset, at);
+                let offset = source.offset;
+                self.routed.held_bytes += held_bytes(&source);
+                if let Some((_, other)) = state.tracker.hold(position, (kline, source), !kline.closed, offset, self.at)
+                {
+                    self.routed.held_bytes -= held_bytes(&other);
+                }
             }
         }
-        state.tracker.is_holding()
+        state.is_holding()
     }
 
-    pub(super) fn book(&mut self, streams: &mut SymbolStreams, book: Book, at: Timestamp, connection: i64) -> bool {
-        let (latest, progress) = streams.book.get_or_insert_with(|| (book, StreamProgress::default()));
+    /// Expects the trades that a closed kline names. f..L are the first and last trade id, n = L - f + 1 (measured on 109
+    /// of 109), so a closed kline proves which trades exist. This counts only where trades are recorded. Returns why the
+    /// kline cannot be believed.
+    fn check_trade_ids(&mut self, trades: Option<&mut StreamState<Trade>>, kline: &Kline) -> Option<String> {
+        let (first, last) = (kline.first_trade_id, kline.last_trade_id);
+        if last < 0 && first < 0 {
+            return None;
+        }
+        if last.checked_sub(first).and_then(|ids| ids.checked_add(1)) != Some(kline.trade_count) || first < 0 {
+            return Some(format!("its trade ids {first} to {last} are not its {} trades", kline.trade_count));
+        }
+        let trades = trades?;
+        if !kline.closed {
+            return None;
+        }
+        if trades.tracker.next().is_none_or(|next| trades.pace.fits(next, last, self.at)) {
+            let deadline = self.deadline(EXPECT_GRACE_US);
+            trades.expect(last, deadline, "kline");
+            return None;
+        }
+        self.routed.questions.push(stream(self.exchange, self.symbol, Channel::Trade));
+        let is_recorded = trades.in_order_ts.is_some_and(|ts| kline.close_time.since(ts).abs() < DOUBT_MAX_US * 4);
+        is_recorded.then(|| does_not_fit(last, trades.tracker.next(), None))
+    }
+
+    fn deadline(&self, grace_us: i64) -> Deadline {
+        let grace = Duration::from_micros(u64::try_from(grace_us).unwrap_or(0));
+        Deadline { partition: self.at.plus_micros(grace_us), monotonic: self.monotonic + grace }
+    }
+
+    /// Stores a frame as a dead letter because it cannot be believed.
+    fn set_aside(&mut self, channel: Channel, source: Source, why: &str) {
+        let stream = stream(self.exchange, self.symbol, channel);
+        let reason = format!("not believed: {why}");
+        self.routed.rows.batch.dead_letters.push(DeadLetter {
+            partition: source.partition,
+            offset: source.offset,
+            received_at: source.received_at,
+            stream: stream.to_string().into(),
+            reason: reason.clone(),
+            payload: source.payload,
+        });
+        self.routed.set_aside.push((stream, reason));
+    }
+
+    pub(super) fn book(&mut self, streams: &mut SymbolStreams, book: Book, source: Source, connection: i64) -> bool {
+        let first = (book, StreamProgress::default(), BookNumbering::default());
+        let (latest, progress, numbering) = streams.book.get_or_insert(first);
         progress.frames += 1;
-        progress.last_received = Some(at.micros());
+        progress.last_received = Some(source.received_at.micros());
         progress.connection = Some(connection);
-        if progress.frames == 1 || book.update_id > latest.update_id {
-            *latest = book;
-            // One entry per symbol: a busy book would otherwise add thousands of entries a second.
-            match self
-                .update
-                .books
-                .iter_mut()
-                .find(|(exchange, symbol, _)| *exchange == self.exchange && symbol == self.symbol)
-            {
-                Some(entry) => entry.2 = book,
-                None => self.update.books.push((self.exchange, self.symbol.clone(), book)),
+        let accepted = match progress.frames {
+            1 => Some(book.update_id >= 0 && book.update_id < i64::MAX / 2),
+            _ => numbering.accepts(latest.update_id, book.update_id),
+        };
+        match accepted {
+            Some(true) => {}
+            Some(false) => {
+                let why = format!("its update id {} does not follow {}", book.update_id, latest.update_id);
+                if progress.frames == 1 {
+                    // The next frame is the first one.
+                    streams.book = None;
+                }
+                self.set_aside(Channel::BookTicker, source, &why);
+                return false;
             }
+            None => return false,
+        }
+        *latest = book;
+        // One entry per symbol: a busy book would otherwise add thousands of entries a second.
+        let books = &mut self.routed.update.books;
+        match books.iter_mut().find(|(exchange, symbol, _)| *exchange == self.exchange && symbol == self.symbol) {
+            Some(entry) => entry.2 = book,
+            None => books.push((self.exchange, self.symbol.clone(), book)),
         }
         false
     }
 
-    /// Declares a gap wherever the grace period is over, and releases the items behind it. Returns whether items are
-    /// still held.
+    /// Declares a gap wherever the grace period is over, and releases the items behind it. With `force` every grace
+    /// period is over. Returns whether items are still held.
     pub(super) fn expire(
         &mut self,
         streams: &mut SymbolStreams,
@@ -131,26 +324,24 @@ impl StreamRouter<'_> {
     ) -> bool {
         let mut holding = false;
         if let Some(state) = &mut streams.trade {
+            let since = state.doubtful_since;
+            let is_over = since.is_some_and(|(since, _)| deadline.since(since) > DOUBT_MAX_US);
+            self.end_doubt(state, is_over);
             let mut found: Option<DetectedGap> = None;
             loop {
                 // Releases also when no gap was declared here: an expectation may have declared it.
-                while let Some((trade, source)) = state.tracker.release() {
-                    if let Some(found) = &mut found {
-                        found.to_ts.get_or_insert(trade.ts);
-                    }
-                    (state.in_order_ts, state.changed) = (Some(trade.ts), true);
-                    self.push_trade(trade, source);
-                }
+                self.release(state, &mut found);
                 detected.extend(found.take());
                 let Some(missing) = state.tracker.expire(deadline, HELD_MAX) else { break };
                 found = Some(state.found(missing, stream(self.exchange, self.symbol, Channel::Trade)));
                 state.changed = true;
             }
-            holding |= state.tracker.is_holding();
+            holding |= state.is_holding();
         }
         for (&interval, state) in &mut streams.klines {
             loop {
                 while let Some((kline, source)) = state.tracker.release() {
+                    self.routed.held_bytes -= held_bytes(&source);
                     state.changed = true;
                     self.push_kline(kline, source);
                 }
@@ -161,35 +352,35 @@ impl StreamRouter<'_> {
                 found.to_ts = Some(Timestamp(missing.next));
                 detected.push(found);
             }
-            holding |= state.tracker.is_holding();
+            holding |= state.is_holding();
         }
         holding
     }
 
     fn push_trade(&mut self, trade: Trade, source: Source) {
-        self.rows.batch.trades.push(TradeRow {
+        self.routed.rows.batch.trades.push(TradeRow {
             exchange: self.exchange,
             symbol: self.symbol.clone(),
             trade,
             received_at: source.received_at,
             is_backfilled: false,
         });
-        self.rows.trade_sources.push(source);
+        self.routed.rows.trade_sources.push(source);
     }
 
     fn push_kline(&mut self, kline: Kline, source: Source) {
         if kline.closed {
             let row = KlineRow { exchange: self.exchange, symbol: self.symbol.clone(), kline, is_backfilled: false };
-            self.rows.batch.klines.push(row);
-            self.rows.kline_sources.push(source);
+            self.routed.rows.batch.klines.push(row);
+            self.routed.rows.kline_sources.push(source);
             return;
         }
         let same = |entry: &&mut (Exchange, Symbol, Kline)| {
             entry.0 == self.exchange && entry.1 == *self.symbol && entry.2.interval == kline.interval
         };
-        match self.update.klines.iter_mut().find(same) {
+        match self.routed.update.klines.iter_mut().find(same) {
             Some(entry) => entry.2 = kline,
-            None => self.update.klines.push((self.exchange, self.symbol.clone(), kline)),
+            None => self.routed.update.klines.push((self.exchange, self.symbol.clone(), kline)),
         }
     }
 }
@@ -200,16 +391,25 @@ impl SymbolStreams {
     }
 
     /// For each stream with held items: the partition and the lowest held offset.
-    pub(super) fn held_offsets(&self) -> impl Iterator<Item = (i32, i64)> + '_ {
-        let trade = self
-            .trade
-            .iter()
-            .filter_map(|state| Some((state.tracker.first_held()?.1.partition, state.tracker.held_offset()?)));
-        let klines = self
-            .klines
-            .values()
-            .filter_map(|state| Some((state.tracker.first_held()?.1.partition, state.tracker.held_offset()?)));
-        trade.chain(klines)
+    pub(super) fn held_offsets(&self) -> impl Iterator<Item = (Partition, i64)> + '_ {
+        let trade = self.trade.iter().filter_map(StreamState::held_offset);
+        trade.chain(self.klines.values().filter_map(StreamState::held_offset))
+    }
+
+    /// The bytes of all held items.
+    pub(super) fn held_bytes(&self) -> usize {
+        let trades = self.trade.iter().flat_map(|state| {
+            let held = state.tracker.held().map(|(_, source)| held_bytes(source));
+            held.chain(state.doubtful.iter().map(|(_, source)| held_bytes(source)))
+        });
+        let klines = self.klines.values().flat_map(|state| state.tracker.held().map(|(_, source)| held_bytes(source)));
+        trades.chain(klines).sum()
+    }
+
+    /// How many items are held.
+    pub(super) fn held_count(&self) -> usize {
+        let trade = self.trade.iter().map(|state| state.tracker.held_count() + state.doubtful.len());
+        trade.chain(self.klines.values().map(|state| state.tracker.held_count())).sum()
     }
 
     pub(super) fn drain_changed(&mut self, exchange: Exchange, changed: &mut Vec<(Stream, StreamProgress)>) {
@@ -226,9 +426,22 @@ impl SymbolStreams {
                 changed.push((stream(exchange, symbol, Channel::Kline(interval)), state.progress));
             }
         }
-        if let Some((_, progress)) = &self.book {
+        if let Some((_, progress, _)) = &self.book {
             changed.push((stream(exchange, symbol, Channel::BookTicker), *progress));
         }
+    }
+}
+
+/// The bytes that a held item takes.
+pub(super) fn held_bytes(source: &Source) -> usize {
+    source.payload.len() + ITEM_BYTES
+}
+
+fn does_not_fit(id: i64, next: Option<i64>, newest: Option<i64>) -> String {
+    let expected = next.map_or_else(String::new, |next| format!(", and {next} was expected"));
+    match newest {
+        Some(newest) => format!("it names trade {id}{expected}, but the exchange's newest is {newest}"),
+        None => format!("it names trade {id}{expected}, and the exchange has not confirmed it"),
     }
 }
 
@@ -240,7 +453,7 @@ pub(super) fn trade_state<'a>(
     streams: &'a mut SymbolStreams,
     exchange: Exchange,
     symbol: &Symbol,
-    watermarks: &HashMap<Stream, i64>,
+    watermarks: &HashMap<Stream, Watermark>,
 ) -> &'a mut StreamState<Trade> {
     streams.trade.get_or_insert_with(|| StreamState::new(Channel::Trade, exchange, symbol, watermarks))
 }
@@ -250,7 +463,7 @@ pub(super) fn kline_state<'a>(
     exchange: Exchange,
     symbol: &Symbol,
     interval: Interval,
-    watermarks: &HashMap<Stream, i64>,
+    watermarks: &HashMap<Stream, Watermark>,
 ) -> &'a mut StreamState<Kline> {
     streams
         .klines

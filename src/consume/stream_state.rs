@@ -1,12 +1,17 @@
 //! The consumer's state of one numbered stream: its tracker, its progress, and the positions it expects.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::gap::{MissingRange, Range, Tracker};
+use crate::log::Partition;
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use crate::writer::Source;
 
 use crate::progress::StreamProgress;
+
+use super::plausible::{Pace, RecentTrades};
+use super::reorder_buffer::Watermark;
 
 /// Most expectations kept per stream; more than a few accumulate only while the stream is not consumed.
 const EXPECTED_MAX: usize = 16;
@@ -34,40 +39,85 @@ pub struct DetectedGap {
     pub connection: Option<i64>,
 }
 
+/// When expected positions are missing: the first of two times that is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// By the partition's time.
+    pub partition: Timestamp,
+    /// By the monotonic clock, once the partition is read to its end.
+    pub monotonic: Duration,
+}
+
+impl Deadline {
+    fn is_over(self, now: Timestamp, monotonic: Option<Duration>) -> bool {
+        now >= self.partition || monotonic.is_some_and(|now| now >= self.monotonic)
+    }
+}
+
 /// State of one numbered stream.
 #[derive(Debug)]
 pub struct StreamState<T> {
     pub tracker: Tracker<(T, Source)>,
     pub progress: StreamProgress,
-    /// The exchange's time of the last row in order.
+    /// The exchange's time of the newest row in order.
     pub in_order_ts: Option<Timestamp>,
     pub changed: bool,
     /// Expected positions: the last one, the deadline, the source. Positions and deadlines ascend.
-    expected: VecDeque<(i64, Timestamp, &'static str)>,
+    expected: VecDeque<(i64, Deadline, &'static str)>,
+    pub pace: Pace,
+    pub recent: RecentTrades,
+    /// Items that do not fit the stream, in order of arrival, until the exchange says which it is.
+    pub doubtful: Vec<(T, Source)>,
+    /// When the oldest of them arrived, by the partition's time and by the monotonic clock.
+    pub doubtful_since: Option<(Timestamp, Duration)>,
+    /// The exchange did not say in time; further items that do not fit are set aside at once.
+    pub is_unanswered: bool,
 }
 
 impl<T> StreamState<T> {
-    pub fn new(channel: Channel, exchange: Exchange, symbol: &Symbol, watermarks: &HashMap<Stream, i64>) -> Self {
-        let watermark = watermarks.get(&Stream::new(exchange, symbol.clone(), channel)).copied();
+    pub fn new(channel: Channel, exchange: Exchange, symbol: &Symbol, watermarks: &HashMap<Stream, Watermark>) -> Self {
+        let watermark = watermarks.get(&Stream::new(exchange, symbol.clone(), channel));
         let step = channel.step().expect("only numbered channels have a state");
         Self {
-            tracker: Tracker::new(step, watermark),
+            tracker: Tracker::new(step, watermark.map(|watermark| watermark.position)),
             progress: StreamProgress::default(),
-            in_order_ts: None,
+            in_order_ts: watermark.and_then(|watermark| watermark.ts),
             changed: true,
             expected: VecDeque::new(),
+            pace: Pace::default(),
+            recent: RecentTrades::default(),
+            doubtful: Vec::new(),
+            doubtful_since: None,
+            is_unanswered: false,
         }
     }
 
-    pub fn record_frame(&mut self, ts: Timestamp, received_at: Timestamp, connection: i64) {
+    /// Whether an item is held, or waits for the exchange's word.
+    pub fn is_holding(&self) -> bool {
+        self.tracker.is_holding() || !self.doubtful.is_empty()
+    }
+
+    /// The partition and the lowest log offset of the items that are not used yet.
+    pub fn held_offset(&self) -> Option<(Partition, i64)> {
+        let held = self.tracker.first_held().map(|(_, source)| source.partition).zip(self.tracker.held_offset());
+        let doubtful = self.doubtful.iter().map(|(_, source)| (source.partition, source.offset)).min();
+        held.into_iter().chain(doubtful).min_by_key(|(_, offset)| *offset)
+    }
+
+    /// Counts a frame of the stream, whatever becomes of it.
+    pub fn record_frame(&mut self, received_at: Timestamp, connection: i64) {
         self.progress.frames += 1;
-        self.progress.last_ts = self.progress.last_ts.max(Some(ts.micros()));
         self.progress.last_received = Some(received_at.micros());
         self.progress.connection = Some(connection);
         self.changed = true;
     }
 
-    pub fn expect(&mut self, last: i64, deadline: Timestamp, by: &'static str) {
+    /// Records the exchange's time of a row.
+    pub fn record_time(&mut self, ts: Timestamp) {
+        self.progress.last_ts = self.progress.last_ts.max(Some(ts.micros()));
+    }
+
+    pub fn expect(&mut self, last: i64, deadline: Deadline, by: &'static str) {
         let come = self.tracker.next().is_some_and(|next| next > last);
         let known = self.expected.back().is_some_and(|(kept, _, _)| *kept >= last);
         if !come && !known && self.expected.len() < EXPECTED_MAX {
@@ -79,14 +129,20 @@ impl<T> StreamState<T> {
         !self.expected.is_empty()
     }
 
-    /// Declares a gap for expected positions whose deadline has passed.
-    pub fn check_expected(&mut self, now: Timestamp, detected: &mut Vec<DetectedGap>, stream: impl Fn() -> Stream) {
+    /// Declares a gap for expected positions whose deadline has passed: `now` by the partition's time, `monotonic` where
+    /// the partition is read to its end.
+    pub fn check_expected(
+        &mut self,
+        (now, monotonic): (Timestamp, Option<Duration>),
+        detected: &mut Vec<DetectedGap>,
+        stream: impl Fn() -> Stream,
+    ) {
         while let Some(&(last, deadline, by)) = self.expected.front() {
             if self.tracker.next().is_some_and(|next| next > last) {
                 self.expected.pop_front();
                 continue;
             }
-            if now < deadline {
+            if !deadline.is_over(now, monotonic) {
                 return;
             }
             if let Some(range) = self.tracker.expect_until(last) {

@@ -1,6 +1,6 @@
 //! One member of the consumer group: accepts deliveries, makes their rows durable, commits offsets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,20 @@ use tracing::{info, warn};
 use crate::gap::{Evidence, Gap};
 use crate::heartbeat::Heartbeat;
 use crate::log::{Consumer, Delivery, LogError, Offsets, Partition};
-use crate::market::Timestamp;
+use crate::market::Stream;
 use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
 
-use super::{ConsumeError, Deps, DetectedGap, Probe, ReadyBatch, ReorderBuffer};
+use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, ReorderBuffer};
 
 /// Longest commit; a log that does not answer within it counts as stuck.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
+
+/// Time between two questions for the log's end: a broker needs a round trip for each.
+const LOOK_FOR_END_EVERY: Duration = Duration::from_millis(50);
+/// How long health shows that a frame of a stream was set aside.
+const SET_ASIDE_SHOWN: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     pub(super) deps: Deps,
@@ -31,40 +36,55 @@ pub(super) struct Worker {
     /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
     /// partitions that stay assigned; their offsets must not be committed before it is durable.
     unwritten: Option<ReadyBatch>,
+    /// Streams of which a frame was set aside, and until when health shows it, by the monotonic clock.
+    set_aside: HashMap<Stream, Duration>,
+    /// When the log was last asked for its end, by the monotonic clock.
+    end_looked_at: Duration,
 }
 
 impl Worker {
     pub(super) fn new(deps: Deps, consumer: Box<dyn Consumer>, heartbeat: Heartbeat, stop: CancellationToken) -> Self {
         let (batch_started_at, partitions) = (Instant::now(), BTreeSet::new());
-        Self { deps, consumer, heartbeat, stop, batch_started_at, partitions, unwritten: None }
+        Self {
+            deps,
+            consumer,
+            heartbeat,
+            stop,
+            batch_started_at,
+            partitions,
+            unwritten: None,
+            set_aside: HashMap::new(),
+            end_looked_at: Duration::ZERO,
+        }
     }
 
-    /// Processes a delivery. Returns the clock's time when the log was read to its end; else `None`, because missing
-    /// frames may still lie unread in the log.
-    pub(super) async fn accept(
-        &mut self,
-        buffer: &mut ReorderBuffer,
-        delivery: Delivery,
-    ) -> Result<Option<Timestamp>, ConsumeError> {
+    /// Processes a delivery.
+    pub(super) async fn accept(&mut self, buffer: &mut ReorderBuffer, delivery: Delivery) -> Result<(), ConsumeError> {
         match delivery {
-            Delivery::Records { records, more } => {
+            Delivery::Records { records, more: _ } => {
                 self.deps.progress.frames.fetch_add(records.len() as u64, Ordering::Relaxed);
                 if !records.is_empty() {
                     self.deps.health.restored("log");
                 }
+                let wall = self.deps.clock.now();
+                buffer.set_monotonic(self.deps.clock.monotonic());
+                for (exchange, rest) in &self.deps.rest {
+                    buffer.set_clock(*exchange, rest.clock_offset(), wall);
+                }
                 for record in records {
                     buffer.push(record);
                 }
-                Ok((!more).then(|| self.deps.clock.now()))
+                Ok(())
             }
             Delivery::Assigned(partitions) => {
                 info!(?partitions, "assigned partitions {partitions:?}");
                 self.deps.health.restored("log");
                 self.accept_partitions(buffer, &partitions).await?;
-                Ok(None)
+                Ok(())
             }
             Delivery::Revoked { partitions, deadline, done } => {
-                buffer.declare_gaps(self.deps.clock.now(), true);
+                let moment = self.moment(buffer).await;
+                buffer.declare_gaps(&moment, Force::Partitions(&partitions));
                 let flushed = tokio::time::timeout(deadline, self.write_all(buffer)).await;
                 let positions = flushed.ok().transpose()?.flatten().unwrap_or_default();
                 let leaving = positions.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
@@ -72,33 +92,81 @@ impl Worker {
                 if done.send(leaving).is_err() {
                     warn!("the rebalance did not wait for the drained offsets; their frames will be consumed again");
                 }
-                Ok(None)
+                Ok(())
             }
         }
     }
 
-    pub(super) fn apply_probe(&self, buffer: &mut ReorderBuffer, probe: Probe) {
+    pub(super) async fn apply_probe(&mut self, buffer: &mut ReorderBuffer, probe: Probe) {
+        let moment = self.moment(buffer).await;
         match probe {
-            Probe::Expect(expectation) => buffer.expect(&expectation, self.deps.clock.now()),
+            Probe::Expect(expectation) => buffer.expect(&expectation, &moment),
             Probe::Begin(stream, position) => buffer.begin(&stream, position),
+            Probe::Newest(stream, newest) => buffer.answer(&stream, newest, &moment),
         }
     }
 
-    pub(super) async fn wait_for_log(&mut self, why: &str) -> Option<Timestamp> {
+    pub(super) async fn wait_for_log(&mut self, why: &str) {
         self.deps.health.degraded("log", why);
         retry::wait(Duration::from_millis(500), &self.stop).await;
-        None
+    }
+
+    /// Asks the exchange about frames that do not fit their streams, and shows streams of which a frame was set aside.
+    pub(super) fn follow_doubts(&mut self, buffer: &mut ReorderBuffer) {
+        for stream in buffer.take_questions() {
+            self.deps.doubts.ask(stream);
+        }
+        let now = self.deps.clock.monotonic();
+        let health = &self.deps.health;
+        self.set_aside.retain(|stream, shown_until| {
+            let is_shown = now < *shown_until;
+            if !is_shown {
+                health.restored(&stream.to_string());
+            }
+            is_shown
+        });
+    }
+
+    fn show_set_aside(&mut self, set_aside: Vec<(Stream, String)>) {
+        let until = self.deps.clock.monotonic() + SET_ASIDE_SHOWN;
+        for (stream, why) in set_aside {
+            self.deps.health.degraded(&stream.to_string(), &format!("a frame was set aside: {why}"));
+            self.set_aside.insert(stream, until);
+        }
+    }
+
+    /// The present moment, and the partitions that are read to their end. Asks the log only while items wait.
+    pub(super) async fn moment(&mut self, buffer: &ReorderBuffer) -> Moment {
+        let (monotonic, wall) = (self.deps.clock.monotonic(), self.deps.clock.now());
+        let is_due = monotonic >= self.end_looked_at + LOOK_FOR_END_EVERY;
+        let at_end = if buffer.is_waiting() && is_due {
+            self.end_looked_at = monotonic;
+            self.partitions_at_end(buffer).await
+        } else {
+            BTreeSet::new()
+        };
+        Moment { monotonic, wall, at_end }
+    }
+
+    /// The assigned partitions of which every record was consumed.
+    async fn partitions_at_end(&mut self, buffer: &ReorderBuffer) -> BTreeSet<Partition> {
+        let Ok(usage) = self.heartbeat.beat_while(COMMIT_MAX, self.deps.log.usage()).await else {
+            return BTreeSet::new();
+        };
+        let is_read = |partition: &Partition, end: i64| {
+            let next = buffer.next_offsets().get(partition).or_else(|| usage.committed.get(partition));
+            next.or_else(|| usage.first.get(partition)).copied().unwrap_or(0) >= end
+        };
+        self.partitions
+            .iter()
+            .copied()
+            .filter(|partition| is_read(partition, usage.end.get(partition).copied().unwrap_or(0)))
+            .collect()
     }
 
     /// Whether every record of the assigned partitions was consumed.
     pub(super) async fn is_at_end(&mut self, buffer: &ReorderBuffer) -> bool {
-        match self.deps.log.usage().await {
-            Ok(usage) => usage.end.iter().filter(|(id, _)| self.partitions.contains(id)).all(|(partition, end)| {
-                let next = buffer.next_offsets().get(partition).or_else(|| usage.committed.get(partition));
-                next.or_else(|| usage.first.get(partition)).copied().unwrap_or(0) >= *end
-            }),
-            Err(_unavailable) => false,
-        }
+        self.partitions_at_end(buffer).await.len() == self.partitions.len()
     }
 
     /// Whether there is nothing to make durable or to commit.
@@ -165,6 +233,7 @@ impl Worker {
         }
         let Some(ready) = self.unwritten.take() else { return Ok(None) };
         self.deps.writer.pending_updates().offer(ready.update);
+        self.show_set_aside(ready.set_aside);
         self.deps.progress.publish(ready.progress, &Offsets::new());
         if !ready.rows.batch.gaps.is_empty() {
             self.deps.ledger.gap_opened.notify_one();

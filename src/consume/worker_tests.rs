@@ -105,6 +105,8 @@ impl Harness {
             progress: Arc::default(),
             health,
             clock: Clock::system(),
+            rest: HashMap::new(),
+            doubts: Doubts::default(),
             streams,
             assigned: assigned_sender,
         };

@@ -60,6 +60,16 @@ impl<T> Tracker<T> {
         self.next
     }
 
+    /// The held items.
+    pub fn held(&self) -> impl Iterator<Item = &T> {
+        self.held.values().map(|held| &held.item)
+    }
+
+    /// How many items are held.
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Compares `position` with the expected one.
     pub fn observe(&self, position: i64) -> Observation {
         match self.next {
@@ -79,15 +89,16 @@ impl<T> Tracker<T> {
         self.next.get_or_insert(position);
     }
 
-    /// Holds an early item. `announces` means that the position itself has not arrived.
-    pub fn hold(&mut self, position: i64, item: T, announces: bool, offset: i64, now: Timestamp) {
+    /// Holds an early item. `announces` means that the position itself has not arrived. `now` is on the scale of
+    /// [`Tracker::expire`]'s deadline. Returns the item that is not held: a second copy, or a replaced announcement.
+    pub fn hold(&mut self, position: i64, item: T, announces: bool, offset: i64, now: Timestamp) -> Option<T> {
         // The first copy stays, because it reveals the gap. An announcement never replaces a real item.
         if let Some(held) = self.held.get(&position)
             && (announces || !held.announces)
         {
-            return;
+            return Some(item);
         }
-        self.held.insert(position, HeldItem { item, since: now, offset, announces });
+        self.held.insert(position, HeldItem { item, since: now, offset, announces }).map(|replaced| replaced.item)
     }
 
     /// Takes the next held item that is in order now; call it until it returns `None`.
@@ -165,7 +176,9 @@ mod tests {
                     used.push(position);
                 }
                 Observation::Behind => used.push(position),
-                Observation::Ahead => tracker.hold(position, position, false, now, Timestamp(now)),
+                Observation::Ahead => {
+                    tracker.hold(position, position, false, now, Timestamp(now));
+                }
             }
             used.extend(std::iter::from_fn(|| tracker.release()));
             while let Some(missing) = tracker.expire(Timestamp(now - grace), 100) {

@@ -1,0 +1,228 @@
+//! Whether an id or a time fits its stream. One frame is no proof of a jump: an id far ahead would open a gap of ids that
+//! nobody ever used, and everything after it would look old. Pure.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::market::{Timestamp, Trade};
+
+/// A jump of this many ids needs no confirmation: its gap costs at most one page.
+const JUMP_MIN: i64 = 1_000;
+/// A jump may be this many times as long as the stream's highest pace explains.
+const PACE_FACTOR: f64 = 4.0;
+/// Time that is added to the time since the last trade, in microseconds: bursts.
+const BURST_US: i64 = 5_000_000;
+/// The pace is measured over at least this time, in microseconds.
+const SAMPLE_US: i64 = 1_000_000;
+/// The exchange may have published this much more than the newest trade that REST shows, in microseconds.
+const LAG_US: i64 = 60_000_000;
+/// No exchange comes near this id (2^53, the largest exact integer in JSON for many readers).
+const ID_MAX: i64 = 1 << 53;
+/// How far ahead of the exchange's clock a time may be, in microseconds.
+const AHEAD_MAX_US: i64 = 60_000_000;
+/// Trades in doubt that show a pace.
+const DOUBTFUL_MIN: u32 = 16;
+/// Trades whose content is remembered per stream.
+const RECENT_MAX: usize = 512;
+/// A trade with a lower id may be this much newer, in microseconds; beyond it the numbering began again.
+const DISORDER_US: i64 = 5_000_000;
+/// A book's update id may rise this far at once: hours of a busy book.
+const BOOK_RISE_MAX: i64 = 1_000_000_000;
+/// Two connections deliver updates at most this far apart; a longer fall means another numbering.
+const BOOK_FALL_MAX: i64 = 100_000;
+/// Consecutive updates that confirm another numbering.
+const BOOK_CONFIRMED_BY: u32 = 3;
+
+/// The pace of a stream's ids, and the ids that the exchange has confirmed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    sample: Option<(i64, Timestamp)>,
+    last: Option<(i64, Timestamp)>,
+    /// The highest pace measured, in ids a second.
+    peak: f64,
+    confirmed_to: Option<i64>,
+    /// Trades in doubt that follow each other: the last id, how many, the first id and its time.
+    doubtful: Option<(i64, u32, i64, Timestamp)>,
+}
+
+impl Pace {
+    /// Counts an id that was in order at `at`, by the partition's time.
+    pub fn advance(&mut self, id: i64, at: Timestamp) {
+        // A jump is a gap and no pace: the next sample begins behind it.
+        if self.last.is_none_or(|(last, _)| id != last + 1) {
+            self.sample = None;
+        }
+        self.last = Some((id, at));
+        let (first, began) = *self.sample.get_or_insert((id, at));
+        let took = at.since(began);
+        if took >= SAMPLE_US {
+            self.peak = self.peak.max((id - first) as f64 * 1e6 / took as f64);
+            self.sample = Some((id, at));
+        }
+    }
+
+    /// The ids that fit within `us` microseconds.
+    fn ids_in(&self, us: i64) -> i64 {
+        (self.peak * PACE_FACTOR * us as f64 / 1e6) as i64
+    }
+
+    /// Whether `id` fits a stream that expects `next`, at `at` by the partition's time.
+    pub fn fits(&self, next: i64, id: i64, at: Timestamp) -> bool {
+        let since = self.last.map_or(0, |(_, last)| at.since(last).max(0));
+        let jump_max = JUMP_MIN.saturating_add(self.ids_in(since.saturating_add(BURST_US)));
+        let confirmed = self.confirmed_to.is_some_and(|confirmed| id <= confirmed);
+        (0..ID_MAX).contains(&id) && (confirmed || id.saturating_sub(next) <= jump_max)
+    }
+
+    /// Counts a trade that waits for the exchange's word: where many follow each other, their pace tells how far REST may
+    /// lag behind them.
+    pub fn observe_doubtful(&mut self, id: i64, at: Timestamp) {
+        match &mut self.doubtful {
+            Some((last, count, first, began)) if (1..=JUMP_MIN).contains(&id.saturating_sub(*last)) => {
+                (*last, *count) = (id, *count + 1);
+                let took = at.since(*began);
+                if *count >= DOUBTFUL_MIN && took >= SAMPLE_US {
+                    self.peak = self.peak.max((id - *first) as f64 * 1e6 / took as f64);
+                }
+            }
+            doubtful => *doubtful = Some((id, 1, id, at)),
+        }
+    }
+
+    /// Records the newest id that the exchange's REST shows: every id up to it exists, and some more may.
+    pub fn confirm(&mut self, newest: i64) {
+        let beyond = newest.saturating_add(JUMP_MIN).saturating_add(self.ids_in(LAG_US));
+        self.confirmed_to = self.confirmed_to.max(Some(beyond));
+    }
+}
+
+/// Whether `time` is ahead of the exchange's clock, of which `exchange_now` is our best knowledge.
+pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
+    exchange_now.is_some_and(|now| time.since(now) > AHEAD_MAX_US)
+}
+
+/// An event time as far as it may count: at most a minute after the frame was received.
+pub fn clip(event_time: Timestamp, received_at: Timestamp) -> Timestamp {
+    event_time.min(received_at.plus_micros(AHEAD_MAX_US))
+}
+
+/// The contents of a stream's newest trades.
+#[derive(Clone, Debug, Default)]
+pub struct RecentTrades(VecDeque<(i64, u64)>);
+
+/// What a trade below the watermark is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateTrade {
+    /// A copy, or a late arrival.
+    Ordinary,
+    /// Another trade has its id.
+    OtherContent,
+    /// It is newer than every trade in order: the numbering began again.
+    Restarted,
+}
+
+impl RecentTrades {
+    /// Remembers a trade that was in order.
+    pub fn push(&mut self, trade: &Trade) {
+        if self.0.len() == RECENT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((trade.id, content(trade)));
+    }
+
+    /// Compares a trade below the watermark with what is known.
+    pub fn judge(&self, trade: &Trade, in_order_ts: Option<Timestamp>) -> LateTrade {
+        match self.0.binary_search_by_key(&trade.id, |(id, _)| *id) {
+            Ok(at) if self.0[at].1 == content(trade) => LateTrade::Ordinary,
+            Ok(_) => LateTrade::OtherContent,
+            Err(_) if in_order_ts.is_some_and(|newest| trade.ts.since(newest) > DISORDER_US) => LateTrade::Restarted,
+            Err(_) => LateTrade::Ordinary,
+        }
+    }
+}
+
+fn content(trade: &Trade) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (trade.ts, trade.price, trade.quantity, trade.side).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Update ids of a book that do not fit, until enough of them agree.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BookNumbering {
+    suspect: i64,
+    agreed: u32,
+}
+
+impl BookNumbering {
+    /// Whether an update may replace the one with id `latest`: `None` when it is old, `Some(false)` when it does not fit.
+    pub fn accepts(&mut self, latest: i64, update_id: i64) -> Option<bool> {
+        let rise = update_id.saturating_sub(latest);
+        if (-BOOK_FALL_MAX..=BOOK_RISE_MAX).contains(&rise) && update_id >= 0 {
+            self.agreed = 0;
+            return (rise > 0).then_some(true);
+        }
+        let follows = self.agreed > 0 && (1..=BOOK_RISE_MAX).contains(&update_id.saturating_sub(self.suspect));
+        self.agreed = if follows { self.agreed + 1 } else { 1 };
+        self.suspect = update_id;
+        let accepted = self.agreed >= BOOK_CONFIRMED_BY && update_id >= 0;
+        if accepted {
+            self.agreed = 0;
+        }
+        Some(accepted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = 1_000_000;
+
+    /// A pace after ten seconds at 100 ids a second, up to id 1,000.
+    fn pace() -> Pace {
+        let mut pace = Pace::default();
+        (1..=1_000).for_each(|id| pace.advance(id, Timestamp(id * S / 100)));
+        pace
+    }
+
+    #[test]
+    fn a_jump_fits_when_the_pace_and_the_time_explain_it() {
+        let pace = pace();
+        let at = |s: i64| Timestamp((10 + s) * S);
+        assert!(pace.fits(1_001, 2_500, at(0)) && !pace.fits(1_001, 10_000, at(0)));
+        assert!(pace.fits(1_001, 4_000, at(30)), "thirty seconds without a connection");
+        for id in [1_000_000_000_000, i64::MAX, i64::MAX - 1, i64::MIN, -1] {
+            assert!(!pace.fits(1_001, id, at(30)), "{id}");
+        }
+        assert!(Pace::default().fits(5, 1_005, at(0)) && !Pace::default().fits(5, 1_006, at(0)));
+    }
+
+    #[test]
+    fn the_exchange_confirms_a_jump_but_not_an_id_beyond_its_newest() {
+        let mut pace = pace();
+        pace.confirm(5_000_000);
+        assert!(pace.fits(1_001, 5_000_000, Timestamp(10 * S)) && !pace.fits(1_001, 6_000_000, Timestamp(10 * S)));
+        pace.confirm(i64::MAX);
+        assert!(!pace.fits(1_001, i64::MAX, Timestamp(10 * S)), "REST may lie as well");
+    }
+
+    #[test]
+    fn a_gap_is_no_pace() {
+        let mut pace = pace();
+        pace.advance(5_000_000, Timestamp(11 * S));
+        (5_000_001..5_000_200).for_each(|id| pace.advance(id, Timestamp(11 * S + (id - 5_000_000) * S / 100)));
+        assert!(pace.peak < 110.0, "{}", pace.peak);
+    }
+
+    #[test]
+    fn a_book_changes_its_numbering_when_three_updates_agree() {
+        let mut numbering = BookNumbering::default();
+        let mut accepts = |latest, id| numbering.accepts(latest, id);
+        assert_eq!([accepts(10, 11), accepts(11, 11), accepts(11, 9)], [Some(true), None, None]);
+        assert_eq!([accepts(11, i64::MAX), accepts(11, 12)], [Some(false), Some(true)]);
+        let fallen = [accepts(9_000_000, 5), accepts(9_000_000, 6), accepts(9_000_000, 9)];
+        assert_eq!(fallen, [Some(false), Some(false), Some(true)]);
+        assert_eq!([accepts(9, i64::MIN), accepts(9, i64::MIN + 1), accepts(9, i64::MIN + 2)], [Some(false); 3]);
+    }
+}
