@@ -23,9 +23,12 @@ const AHEAD_MAX_US: i64 = 60_000_000;
 /// Trades in doubt that show a pace.
 const DOUBTFUL_MIN: u32 = 16;
 /// Trades whose content is remembered per stream.
-const RECENT_MAX: usize = 512;
+const RECENT_MAX: usize = 1_024;
 /// A trade with a lower id may be this much newer, in microseconds; beyond it the numbering began again.
-const DISORDER_US: i64 = 5_000_000;
+const DISORDER_US: i64 = 1_000_000;
+/// A socket sends the present kline and the one before it. One that is older by more than this many intervals names a
+/// wrong time.
+const KLINES_BEHIND_MAX: i64 = 1_000;
 /// A book's update id may rise this far at once: hours of a busy book.
 const BOOK_RISE_MAX: i64 = 1_000_000_000;
 /// Two connections deliver updates at most this far apart; a longer fall means another numbering.
@@ -96,6 +99,11 @@ impl Pace {
     }
 }
 
+/// Whether a kline that opened at `position` is too old for a stream that expects `next`.
+pub fn is_long_past(next: i64, position: i64, step: i64) -> bool {
+    next.saturating_sub(position) > KLINES_BEHIND_MAX.saturating_mul(step)
+}
+
 /// Whether `time` is ahead of the exchange's clock, of which `exchange_now` is our best knowledge.
 pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
     exchange_now.is_some_and(|now| time.since(now) > AHEAD_MAX_US)
@@ -108,7 +116,7 @@ pub fn clip(event_time: Timestamp, received_at: Timestamp) -> Timestamp {
 
 /// The contents of a stream's newest trades.
 #[derive(Clone, Debug, Default)]
-pub struct RecentTrades(VecDeque<(i64, u64)>);
+pub struct RecentTrades(VecDeque<(i64, u64, Timestamp)>);
 
 /// What a trade below the watermark is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,16 +135,20 @@ impl RecentTrades {
         if self.0.len() == RECENT_MAX {
             self.0.pop_front();
         }
-        self.0.push_back((trade.id, content(trade)));
+        self.0.push_back((trade.id, content(trade), trade.ts));
     }
 
-    /// Compares a trade below the watermark with what is known.
-    pub fn judge(&self, trade: &Trade, in_order_ts: Option<Timestamp>) -> LateTrade {
-        match self.0.binary_search_by_key(&trade.id, |(id, _)| *id) {
+    /// Compares a trade below the watermark with what is known. Before the first trade in order, `watermark_ts` is the
+    /// time of the last stored one.
+    pub fn judge(&self, trade: &Trade, watermark_ts: Option<Timestamp>) -> LateTrade {
+        match self.0.binary_search_by_key(&trade.id, |(id, _, _)| *id) {
             Ok(at) if self.0[at].1 == content(trade) => LateTrade::Ordinary,
             Ok(_) => LateTrade::OtherContent,
-            Err(_) if in_order_ts.is_some_and(|newest| trade.ts.since(newest) > DISORDER_US) => LateTrade::Restarted,
-            Err(_) => LateTrade::Ordinary,
+            // The next higher id that is known is not older.
+            Err(at) => match self.0.get(at).map(|(_, _, ts)| *ts).or(watermark_ts) {
+                Some(higher) if trade.ts.since(higher) > DISORDER_US => LateTrade::Restarted,
+                _ => LateTrade::Ordinary,
+            },
         }
     }
 }

@@ -314,6 +314,13 @@ fn a_kline_whose_trade_ids_are_not_its_trades_is_set_aside() {
 }
 
 #[test]
+fn a_kline_whose_open_time_is_long_past_or_between_two_klines_is_set_aside() {
+    let between = kline(2_001, true, -1).replace("\"t\":120060000", "\"t\":120060017");
+    let (_, ready) = sort(&[kline(2_000, true, -1), kline(0, true, -1), between, kline(2_001, true, -1)]);
+    assert_eq!((gaps(&ready), letters(&ready).len(), ready.rows.batch.klines.len()), (vec![], 2, 2), "{ready:?}");
+}
+
+#[test]
 fn another_trade_with_a_known_id_is_kept_as_a_dead_letter() {
     let other = trade(5).replace("1.50000000", "1.60000000");
     let (_, ready) = sort(&[trade(4), trade(5), trade(5), other]);

@@ -11,7 +11,7 @@ use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
 
-use super::plausible::{BookNumbering, LateTrade, is_ahead};
+use super::plausible::{BookNumbering, LateTrade, is_ahead, is_long_past};
 use super::reorder_buffer::{EXPECT_GRACE_US, Watermark};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
 use crate::progress::StreamProgress;
@@ -197,6 +197,14 @@ impl StreamRouter<'_> {
         state.record_frame(source.received_at, connection);
         let fault = if is_ahead(kline.open_time, self.exchange_now) {
             Some(format!("its open time {} is ahead of the exchange's clock", kline.open_time.rfc3339()))
+        } else if kline.open_time.micros().rem_euclid(kline.interval.micros()) != 0 {
+            Some(format!("its open time {} is no multiple of its interval", kline.open_time.rfc3339()))
+        } else if state
+            .tracker
+            .next()
+            .is_some_and(|next| is_long_past(next, kline.open_time.micros(), kline.interval.micros()))
+        {
+            Some(format!("its open time {} is long past", kline.open_time.rfc3339()))
         } else {
             self.check_trade_ids(streams.trade.as_mut(), &kline)
         };
