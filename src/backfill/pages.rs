@@ -64,10 +64,11 @@ async fn trades(
     page: Range,
     stop: &CancellationToken,
 ) -> Result<(Batch, Vec<ServedPosition>), RestError> {
-    let trades = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
-    let served = trades.iter().map(|trade| (trade.id, trade.ts)).collect();
+    let answer = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
+    // The exchange serves what we refuse: a refused position is not absent.
+    let served = answer.positions(|trade| (trade.id, trade.ts));
     let received_at = deps.clock.now();
-    let rows = trades.into_iter().filter(|trade| page.contains(trade.id)).map(|trade| TradeRow {
+    let rows = answer.rows.into_iter().map(|trade| TradeRow {
         exchange: gap.stream.exchange,
         symbol: gap.stream.symbol.clone(),
         trade,
@@ -90,10 +91,12 @@ async fn klines(
     if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
         return Err(RestError::Stopped);
     }
-    let mut klines = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
-    klines.retain(|kline| kline.closed && page.contains(kline.open_time.micros()));
+    let mut answer = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
+    answer.rows.retain(|kline| kline.closed);
+    // The exchange serves what we refuse: a refused position is not absent.
+    let served = answer.positions(|kline| (kline.open_time.micros(), kline.open_time));
+    let mut klines = answer.rows;
     assign_trade_ids(deps, gap, &mut klines, stop).await?;
-    let served = klines.iter().map(|kline| (kline.open_time.micros(), kline.open_time)).collect();
     let rows = klines.into_iter().map(|kline| KlineRow {
         exchange: gap.stream.exchange,
         symbol: gap.stream.symbol.clone(),
@@ -148,7 +151,7 @@ pub(super) async fn lowest_served_from(
     // Tries the next page first, then the whole range: a symbol may have been listed long after `position`.
     for last in [position.saturating_add(reach), newest.max(position)] {
         let page = rest.klines(symbol, interval, Range { first: position, last }, stop).await?;
-        if let Some(kline) = page.iter().find(|kline| kline.closed) {
+        if let Some(kline) = page.rows.iter().find(|kline| kline.closed) {
             return Ok(Some((kline.open_time.micros(), kline.open_time)));
         }
     }
