@@ -88,6 +88,8 @@ async fn lateness() {
             ledger: SharedLedger::default(),
             clock: clock.clone(),
             rows: Arc::default(),
+            confirm_after: Duration::from_secs(1),
+            answers: Arc::default(),
         },
         streams: tokio::sync::watch::channel(Vec::new()).1,
         save: Arc::new(|| Box::pin(async { Ok("nothing".to_owned()) })),

@@ -6,6 +6,7 @@
 //!
 //! `cargo bench --bench pipeline [-- --frames 1000000 --runs 5]`
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -155,6 +156,8 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         progress: progress.clone(),
         health: health.clone(),
         clock,
+        rest: HashMap::new(),
+        doubts: consume::Doubts::default(),
         streams,
         assigned: watch::channel(Vec::new()).0,
     };

@@ -44,6 +44,13 @@ pub struct Snapshot {
     /// Per exchange, until when it bans this address, milliseconds since 1970.
     #[serde(default)]
     pub ban_until: BTreeMap<String, i64>,
+    /// Per exchange, until when it limits this address, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limit_until: BTreeMap<String, i64>,
+    /// When the deadlines above were saved, milliseconds since 1970; absent without any. A clock that was set back since
+    /// then does not extend them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadlines_saved_at: Option<i64>,
     /// Grows by one with every save.
     pub generation: u64,
     /// CRC-32 of this document with an empty checksum, eight hexadecimal digits.

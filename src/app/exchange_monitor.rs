@@ -1,58 +1,128 @@
-//! Monitors an exchange: its clock, its limits, and whether it still lists the recorded symbols.
+//! Monitors an exchange: its clock, its limits, whether it still lists the recorded symbols, and until when it refuses
+//! our requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::exchange::rest::{Rest, RestError};
+use crate::exchange::ExchangeInfo;
+use crate::exchange::rest::Rest;
+use crate::health::Health;
 use crate::market::{Exchange, Stream};
+use crate::retry::{self, Backoff};
 
-use super::Service;
+use super::{Service, SnapshotSaver};
 
 /// Time between two measurements of the clock while the exchange answers.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
 /// Time between two requests for the listing: symbols are delisted and renamed, and a weight of 20 an hour is
 /// negligible.
 const LISTING_INTERVAL: Duration = Duration::from_secs(3_600);
+/// First delay after a failed request; it doubles up to [`RETRY_MAX`]. Half of it, which jitter leaves, is enough to
+/// confirm a measurement.
+const RETRY_MIN: Duration = Duration::from_secs(2);
+/// Longest delay after a failed request.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Failed requests for the listing before health shows them: the first ones say no more than the clock does.
+const LISTING_FAILURES_SHOWN: usize = 3;
+/// Most complaints about the listing that one warning names.
+const COMPLAINTS_MAX: usize = 5;
 
-/// Measures the clock's offset every few minutes, and reads limits and listing every hour and when the recorded symbols
-/// change. No result rejects data.
+/// Measures the clock's offset every few minutes, reads limits and listing every hour and when the recorded symbols
+/// change, and saves the deadline of a pause or ban as soon as the exchange imposes it. No result rejects data.
 pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
-    let mut wait = Duration::from_secs(1);
-    let mut streams = service.streams.clone();
-    let mut listing_due = Instant::now();
-    let mut unlisted = BTreeSet::new();
-    while !stop.is_cancelled() {
-        match rest.measure_clock(&stop).await {
+    let backoff = || Backoff::new(RETRY_MIN, RETRY_MAX);
+    tokio::join!(
+        watch_clock(exchange, &rest, &service.health, backoff(), &stop),
+        watch_listing(exchange, &rest, service.streams.clone(), &service.health, backoff(), &stop),
+        save_deadlines(exchange, &rest, &service.saver, backoff(), &stop),
+    );
+}
+
+async fn watch_clock(exchange: Exchange, rest: &Rest, health: &Health, mut backoff: Backoff, stop: &CancellationToken) {
+    let mut goes_on = !stop.is_cancelled();
+    while goes_on {
+        goes_on = match rest.measure_clock(stop).await {
             Ok(offset) => {
                 debug!("the clock of {exchange} is {} ms ahead of ours", offset / 1_000);
-                service.health.restored("rest");
-                wait = CLOCK_INTERVAL;
+                health.restored("rest");
+                backoff.reset();
+                retry::wait(CLOCK_INTERVAL, stop).await
             }
             Err(error) => {
-                service.health.degraded("rest", &error.to_string());
-                wait = (wait * 2).min(Duration::from_secs(60));
+                health.degraded("rest", &error.to_string());
+                backoff.wait(stop).await
             }
-        }
-        if listing_due <= Instant::now() {
-            let recorded = recorded_symbols(exchange, &streams.borrow_and_update());
-            match unlisted_symbols(&rest, recorded, &stop).await {
-                Some(now) => {
-                    report(exchange, &service, &unlisted, &now);
-                    unlisted = now;
-                    listing_due = Instant::now() + LISTING_INTERVAL;
+        };
+    }
+}
+
+async fn watch_listing(
+    exchange: Exchange,
+    rest: &Rest,
+    mut streams: watch::Receiver<Vec<Stream>>,
+    health: &Health,
+    mut backoff: Backoff,
+    stop: &CancellationToken,
+) {
+    let part = format!("{exchange} listing");
+    let (mut unlisted, mut complaints) = (BTreeSet::new(), BTreeSet::new());
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let recorded = recorded_symbols(exchange, &streams.borrow_and_update());
+        let wait = match listing(rest, &recorded, stop).await {
+            Ok(info) => {
+                failures = 0;
+                backoff.reset();
+                health.restored(&part);
+                complain(exchange, &info.unreadable, &mut complaints);
+                report_symbols(exchange, health, &info, &mut unlisted);
+                LISTING_INTERVAL
+            }
+            Err(error) => {
+                failures += 1;
+                if failures >= LISTING_FAILURES_SHOWN {
+                    let why = format!("{exchange} does not say what it lists, trying again: {error}");
+                    health.degraded(&part, &why);
                 }
-                None => wait = wait.min(Duration::from_secs(60)),
+                backoff.next_delay()
             }
-        }
+        };
         tokio::select! {
             () = stop.cancelled() => {}
-            Ok(()) = streams.changed() => listing_due = Instant::now(),
+            Ok(()) = streams.changed() => {}
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Limits and listing of the recorded symbols; asks nothing when there are none, because all symbols are megabytes.
+async fn listing(rest: &Rest, recorded: &[String], stop: &CancellationToken) -> anyhow::Result<ExchangeInfo> {
+    match recorded {
+        [] => Ok(ExchangeInfo::default()),
+        recorded => Ok(rest.info(recorded, stop).await?),
+    }
+}
+
+/// Saves each new deadline: a process that is killed a second later must not send requests during a ban.
+async fn save_deadlines(
+    exchange: Exchange,
+    rest: &Rest,
+    saver: &SnapshotSaver,
+    mut backoff: Backoff,
+    stop: &CancellationToken,
+) {
+    while stop.run_until_cancelled(rest.deadline_moved()).await.is_some() {
+        backoff.reset();
+        while let Err(error) = saver.save(false).await {
+            warn!("cannot save until when {exchange} refuses requests, trying again: {error:#}");
+            if !backoff.wait(stop).await {
+                return;
+            }
         }
     }
 }
@@ -62,40 +132,38 @@ fn recorded_symbols(exchange: Exchange, streams: &[Stream]) -> Vec<String> {
     mine.map(|stream| stream.symbol.to_string()).collect::<BTreeSet<String>>().into_iter().collect()
 }
 
-/// The symbols that the exchange does not list; `None` when it did not answer. One unknown symbol fails the whole
-/// request (-1121), so the function divides the list in halves.
-async fn unlisted_symbols(rest: &Rest, symbols: Vec<String>, stop: &CancellationToken) -> Option<BTreeSet<String>> {
-    let mut unlisted = BTreeSet::new();
-    let mut parts = vec![symbols];
-    while let Some(mut part) = parts.pop() {
-        match rest.info(&part, stop).await {
-            Ok(info) => {
-                for (symbol, trades) in info.symbols.iter().filter(|(symbol, _)| part.contains(symbol)) {
-                    if !trades {
-                        warn!(SYMBOL = %symbol, "{symbol} is listed but does not trade now");
-                    }
-                }
-            }
-            Err(RestError::UnknownSymbol { .. }) if part.len() == 1 => unlisted.extend(part),
-            Err(RestError::UnknownSymbol { .. }) => {
-                let rest = part.split_off(part.len() / 2);
-                parts.extend([part, rest]);
-            }
-            Err(_later) => return None,
-        }
+/// Warns once about what could not be read, and again only about something new.
+fn complain(exchange: Exchange, unreadable: &[String], known: &mut BTreeSet<String>) {
+    let new: Vec<&str> = unreadable.iter().filter(|&why| !known.contains(why)).map(String::as_str).collect();
+    if !new.is_empty() {
+        let more = new.len().saturating_sub(COMPLAINTS_MAX);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let named = new[..new.len().min(COMPLAINTS_MAX)].join(", ");
+        warn!(EXCHANGE = %exchange, "a part of the listing of {exchange} is unreadable, the rest is used: {named}{more}");
     }
-    Some(unlisted)
+    *known = unreadable.iter().cloned().collect();
 }
 
-fn report(exchange: Exchange, service: &Service, before: &BTreeSet<String>, now: &BTreeSet<String>) {
-    for symbol in before.difference(now) {
-        service.health.restored(&format!("{exchange}:{symbol}"));
+fn report_symbols(exchange: Exchange, health: &Health, info: &ExchangeInfo, before: &mut BTreeSet<String>) {
+    for (symbol, trades) in &info.symbols {
+        if !trades {
+            warn!(SYMBOL = %symbol, "{symbol} is listed but does not trade now");
+        }
     }
-    for symbol in now {
+    let now: BTreeSet<String> = info.unlisted.iter().cloned().collect();
+    for symbol in before.difference(&now) {
+        health.restored(&format!("{exchange}:{symbol}"));
+    }
+    for symbol in &now {
         let why = format!("{exchange} does not list {symbol}: it was delisted or renamed, remove it from the feed");
         if !before.contains(symbol) {
             warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{why}");
         }
-        service.health.degraded(&format!("{exchange}:{symbol}"), &why);
+        health.degraded(&format!("{exchange}:{symbol}"), &why);
     }
+    *before = now;
 }
+
+#[cfg(test)]
+#[path = "exchange_monitor_tests.rs"]
+mod tests;

@@ -8,14 +8,14 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exchange::binance::Binance;
-use crate::exchange::rest::{Rest, RestOptions};
+use crate::exchange::rest::{Rest, RestOptions, SavedDeadlines};
 use crate::exchange::socket::Connections;
 use crate::exchange::{Dialect, Feed};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
 use crate::ingest::{self, ConnectionEvent, Counters};
 use crate::log::Log;
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Exchange, Stream};
 
 use super::Groups;
 use super::sockets::{EVENTS_MAX, Sockets};
@@ -70,11 +70,11 @@ pub fn rest(
     feeds: &[Feed],
     weight_share: u32,
     clock: Clock,
-    banned_until: Option<Timestamp>,
+    saved: Option<SavedDeadlines>,
 ) -> anyhow::Result<Rest> {
     let base = feeds.iter().filter(|feed| feed.exchange == exchange).find_map(|feed| feed.rest_url.clone());
     let options = RestOptions { base, share_percent: weight_share, ..RestOptions::default() };
-    Rest::new(dialect(exchange), options, clock, banned_until)
+    Rest::new(dialect(exchange), options, clock, saved)
 }
 
 /// Starts an exchange: from here its frames go to the log.

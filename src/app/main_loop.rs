@@ -211,7 +211,6 @@ pub async fn run(
         reload(service, reloadable, run_options, false).await.ok();
     }
     let mut ticks = tokio::time::interval(STATUS_INTERVAL);
-    let mut bans = service.saver.bans();
     loop {
         tokio::select! {
             failure = groups.failure() => {
@@ -239,14 +238,6 @@ pub async fn run(
             _ = ticks.tick() => {
                 update_exchange_health(service).await;
                 systemd::status(&status_line(service, &reloadable.jobs).await);
-                // A ban must survive a crash: a request during the ban makes it longer.
-                let now = service.saver.bans();
-                if now != bans {
-                    bans = now;
-                    if let Err(error) = service.saver.save(false).await {
-                        error!("cannot save the exchange's ban: {error:#}");
-                    }
-                }
             }
         }
     }

@@ -376,10 +376,10 @@ fn rest_clients(
 ) -> Result<HashMap<Exchange, Arc<Rest>>, Failure> {
     let mut clients = HashMap::new();
     for &exchange in exchanges {
-        let ban = snapshot.and_then(|snapshot| snapshot.ban_until.get(exchange.as_str()));
-        let ban = ban.map(|until| Timestamp::from_millis(*until));
-        let client = exchange_runtime::rest(exchange, &config.feeds, config.backfill.weight_share, clock.clone(), ban)
-            .context("set up the REST client")?;
+        let saved = snapshot.map(|snapshot| restore::deadlines(snapshot, exchange));
+        let client =
+            exchange_runtime::rest(exchange, &config.feeds, config.backfill.weight_share, clock.clone(), saved)
+                .context("set up the REST client")?;
         clients.insert(exchange, Arc::new(client));
     }
     Ok(clients)

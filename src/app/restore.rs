@@ -1,6 +1,6 @@
 //! Reads the state at start: the newest whole snapshot, history's own positions, and the gap ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use tracing::{info, warn};
 use crate::backfill::RecordingStarts;
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
+use crate::exchange::rest::{Deadlines, SavedDeadlines};
 use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::ledger::Ledger;
-use crate::market::{Stream, Timestamp};
+use crate::market::{Exchange, Stream, Timestamp};
 use crate::retry;
 use crate::state::{Snapshot, StateFile};
 
@@ -80,6 +81,15 @@ pub async fn snapshot(file: &StateFile, cache: Option<&Arc<dyn Cache>>, instance
             None
         }
     }
+}
+
+/// Until when an exchange limits and bans this address, by the snapshot.
+pub fn deadlines(snapshot: &Snapshot, exchange: Exchange) -> SavedDeadlines {
+    // A file can hold any number; one that is no time is far in the future, and the client caps it.
+    let at = |ms: i64| Timestamp(ms.saturating_mul(1_000));
+    let of = |saved: &BTreeMap<String, i64>| saved.get(exchange.as_str()).map(|until| at(*until));
+    let deadlines = Deadlines { limited_until: of(&snapshot.limit_until), banned_until: of(&snapshot.ban_until) };
+    SavedDeadlines { deadlines, saved_at: snapshot.deadlines_saved_at.map(at) }
 }
 
 /// The recording starts of the streams whose first trade is not yet confirmed. Saves them before the exchange is

@@ -1,6 +1,6 @@
 //! Collects the service's snapshot and saves it to the file and, as a backup, to the cache.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct SnapshotSaver {
     pub streams: watch::Receiver<Vec<Stream>>,
     /// The name of the log to which the saved offsets belong.
     pub log: String,
-    /// The REST clients, for bans.
+    /// The REST clients, for the deadlines of pauses and bans.
     pub rest: HashMap<Exchange, Arc<Rest>>,
     /// Streams whose first trade is not yet confirmed.
     pub recording_starts: Arc<RecordingStarts>,
@@ -91,14 +91,23 @@ impl SnapshotSaver {
             }
         }
         snapshot.anchors = self.recording_starts.to_save();
-        snapshot.ban_until = self.bans();
+        self.add_deadlines(&mut snapshot, now);
         snapshot
     }
 
-    /// The end of each exchange's ban of this address, milliseconds since 1970.
-    pub fn bans(&self) -> BTreeMap<String, i64> {
-        let now = self.clock.now();
-        let bans = self.rest.iter().filter_map(|(exchange, rest)| Some((exchange, rest.banned_until()?)));
-        bans.filter(|(_, until)| *until > now).map(|(exchange, until)| (exchange.to_string(), until.millis())).collect()
+    /// Adds the end of each exchange's pause and ban of this address.
+    fn add_deadlines(&self, snapshot: &mut Snapshot, now: Timestamp) {
+        for (exchange, rest) in &self.rest {
+            let deadlines = rest.deadlines();
+            if let Some(until) = deadlines.banned_until {
+                snapshot.ban_until.insert(exchange.to_string(), until.millis());
+            }
+            if let Some(until) = deadlines.limited_until {
+                snapshot.limit_until.insert(exchange.to_string(), until.millis());
+            }
+        }
+        if !snapshot.ban_until.is_empty() || !snapshot.limit_until.is_empty() {
+            snapshot.deadlines_saved_at = Some(now.millis());
+        }
     }
 }

@@ -112,7 +112,7 @@ async fn against_rest(
     while let Some(first) = next.filter(|first| *first <= span.last) {
         let range = Range { first, last: span.last.min(first + page) };
         match rest.klines(stream.symbol.as_str(), interval, range, cancel).await {
-            Ok(klines) => theirs.extend(klines.into_iter().map(|kline| (kline.open_time, kline))),
+            Ok(page) => theirs.extend(page.rows.into_iter().map(|kline| (kline.open_time, kline))),
             Err(_stopped) if cancel.is_cancelled() => return,
             Err(error) => {
                 report.unanswered.push(format!("{stream}: {error}"));

@@ -64,13 +64,22 @@ pub(super) struct Attempt {
     pub(super) wrote: bool,
     /// Positions whose rows history cannot hold, and why; their dead letters are stored.
     pub(super) refused: BTreeMap<i64, String>,
+    /// Elements of answers whose position cannot be read: an absent position may be one of them.
+    pub(super) unreadable: usize,
     /// Whether pages remain that this attempt did not request.
     pub(super) unfinished: bool,
 }
 
 impl Attempt {
     pub(super) fn new(step: i64) -> Self {
-        Self { served: None, skipped: RangeSet::new(step), wrote: false, refused: BTreeMap::new(), unfinished: false }
+        Self {
+            served: None,
+            skipped: RangeSet::new(step),
+            wrote: false,
+            refused: BTreeMap::new(),
+            unreadable: 0,
+            unfinished: false,
+        }
     }
 
     /// Records one answer to a request for positions from `first` up.

@@ -1,18 +1,17 @@
 //! Requests pages of missing positions from the exchange and writes their rows; looks up what the exchange serves
 //! around a range. Does not decide the state of a gap.
 
-use std::collections::BTreeMap;
-
 use tokio_util::sync::CancellationToken;
 
+use crate::exchange::RefusedRow;
 use crate::exchange::rest::{Rest, RestError};
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
-use crate::history::{Batch, KlineRow, TradeRow};
+use crate::history::{Batch, DeadLetter, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline};
 use crate::writer::Rows;
 
-use super::attempt::{RepairError, ServedPosition};
+use super::attempt::{Attempt, RepairError, ServedPosition};
 use super::deps::Deps;
 
 /// Most rows in one page of this gap's channel.
@@ -24,14 +23,14 @@ pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
     }
 }
 
-/// Requests one page and stores its missing rows; returns every position served, and adds those to `refused` whose rows
-/// history cannot hold.
+/// Requests one page and stores its missing rows; returns every position served, and adds what
+/// history cannot hold to `learned`.
 pub(super) async fn fetch(
     deps: &Deps,
     gap: &mut Gap,
     page: Range,
     missing: &RangeSet,
-    refused: &mut BTreeMap<i64, String>,
+    learned: &mut Attempt,
     stop: &CancellationToken,
 ) -> Result<Vec<ServedPosition>, RepairError> {
     let rows = match gap.stream.channel {
@@ -39,7 +38,18 @@ pub(super) async fn fetch(
         Channel::Kline(interval) => klines(deps, gap, interval, page, stop).await,
         Channel::BookTicker => unreachable!("books are not numbered"),
     };
-    let (mut batch, served) = rows.map_err(|error| RepairError::of(deps, error))?;
+    let (mut batch, served, unusable) = rows.map_err(|error| RepairError::of(deps, error))?;
+    for row in unusable {
+        let Some(position) = row.position else {
+            learned.unreadable += 1;
+            batch.dead_letters.push(dead_letter(deps, gap, row));
+            continue;
+        };
+        if missing.contains(position) && !row.is_conflict {
+            learned.refused.insert(position, row.reason.clone());
+            batch.dead_letters.push(dead_letter(deps, gap, row));
+        }
+    }
     batch.trades.retain(|row| missing.contains(row.trade.id));
     batch.klines.retain(|row| missing.contains(row.kline.open_time.micros()));
     if batch.is_empty() {
@@ -58,11 +68,25 @@ pub(super) async fn fetch(
     match deps.writer.write(&rows, &heartbeat, stop).await {
         Ok(rows) => {
             deps.count_rows(count.saturating_sub(rows.len()));
-            refused.extend(rows.into_iter().map(|row| (row.position, row.reason)));
+            learned.refused.extend(rows.into_iter().map(|row| (row.position, row.reason)));
         }
         Err(error) => return Err(RepairError::soon(error)),
     }
     Ok(served)
+}
+
+/// The dead letter of an element that is no row. Without a readable position its content stands for the offset, so that
+/// the same element is stored once.
+fn dead_letter(deps: &Deps, gap: &Gap, row: RefusedRow) -> DeadLetter {
+    let offset = row.position.unwrap_or_else(|| i64::from(crc32fast::hash(&row.payload)));
+    DeadLetter {
+        partition: -1,
+        offset,
+        received_at: deps.clock.now(),
+        stream: gap.stream.to_string().into(),
+        reason: row.reason,
+        payload: row.payload,
+    }
 }
 
 async fn trades(
@@ -70,18 +94,19 @@ async fn trades(
     gap: &Gap,
     page: Range,
     stop: &CancellationToken,
-) -> Result<(Batch, Vec<ServedPosition>), RestError> {
-    let trades = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
-    let served = trades.iter().map(|trade| (trade.id, trade.ts)).collect();
+) -> Result<(Batch, Vec<ServedPosition>, Vec<RefusedRow>), RestError> {
+    let answer = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
+    // The exchange serves what we refuse: a refused position is not absent.
+    let served = answer.positions(|trade| (trade.id, trade.ts));
     let received_at = deps.clock.now();
-    let rows = trades.into_iter().filter(|trade| page.contains(trade.id)).map(|trade| TradeRow {
+    let rows = answer.rows.into_iter().map(|trade| TradeRow {
         exchange: gap.stream.exchange,
         symbol: gap.stream.symbol.clone(),
         trade,
         received_at,
         is_backfilled: true,
     });
-    Ok((Batch { trades: rows.collect(), token: token(gap, page), ..Batch::default() }, served))
+    Ok((Batch { trades: rows.collect(), token: token(gap, page), ..Batch::default() }, served, answer.refused))
 }
 
 async fn klines(
@@ -90,24 +115,26 @@ async fn klines(
     interval: Interval,
     page: Range,
     stop: &CancellationToken,
-) -> Result<(Batch, Vec<ServedPosition>), RestError> {
+) -> Result<(Batch, Vec<ServedPosition>, Vec<RefusedRow>), RestError> {
     let rest = rest(deps, gap);
     // The exchange's clock decides which klines are closed, so measure it (1 of weight). If that fails, use the last
     // measured offset.
     if let Err(RestError::Stopped) = rest.measure_clock(stop).await {
         return Err(RestError::Stopped);
     }
-    let mut klines = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
-    klines.retain(|kline| kline.closed && page.contains(kline.open_time.micros()));
+    let mut answer = rest.klines(gap.stream.symbol.as_str(), interval, page, stop).await?;
+    answer.rows.retain(|kline| kline.closed);
+    // The exchange serves what we refuse: a refused position is not absent.
+    let served = answer.positions(|kline| (kline.open_time.micros(), kline.open_time));
+    let mut klines = answer.rows;
     assign_trade_ids(deps, gap, &mut klines, stop).await?;
-    let served = klines.iter().map(|kline| (kline.open_time.micros(), kline.open_time)).collect();
     let rows = klines.into_iter().map(|kline| KlineRow {
         exchange: gap.stream.exchange,
         symbol: gap.stream.symbol.clone(),
         kline,
         is_backfilled: true,
     });
-    Ok((Batch { klines: rows.collect(), token: token(gap, page), ..Batch::default() }, served))
+    Ok((Batch { klines: rows.collect(), token: token(gap, page), ..Batch::default() }, served, answer.refused))
 }
 
 /// Adds the first and last trade id to klines from REST, which lack them. Ids are contiguous: a kline has n = L - f + 1
@@ -155,7 +182,7 @@ pub(super) async fn lowest_served_from(
     // Tries the next page first, then the whole range: a symbol may have been listed long after `position`.
     for last in [position.saturating_add(reach), newest.max(position)] {
         let page = rest.klines(symbol, interval, Range { first: position, last }, stop).await?;
-        if let Some(kline) = page.iter().find(|kline| kline.closed) {
+        if let Some(kline) = page.rows.iter().find(|kline| kline.closed) {
             return Ok(Some((kline.open_time.micros(), kline.open_time)));
         }
     }

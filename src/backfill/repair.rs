@@ -113,7 +113,7 @@ async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<At
         }
         let page = page.range;
         let request = if gap.attempts < ABSENT_ATTEMPTS { page } else { with_neighbours(page, step, page_max) };
-        let served = pages::fetch(deps, gap, request, &missing, &mut attempt.refused, stop).await?;
+        let served = pages::fetch(deps, gap, request, &missing, &mut attempt, stop).await?;
         attempt.note_answer(request.first, &served, step);
         attempt.wrote |= served.iter().any(|(position, _)| missing.contains(*position));
         let answered_to = match served.last() {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Deps;
 use super::repair::repair;
 use crate::cache::PendingUpdates;
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::exchange::Dialect;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions};
@@ -368,8 +368,11 @@ impl TestTime {
     }
 
     fn clock(&self) -> Clock {
-        let (wall, monotonic) = (self.0.clone(), self.0.clone());
-        Clock::from_fns(move || Timestamp(wall.lock().unwrap().0), move || monotonic.lock().unwrap().1)
+        let now = self.0.clone();
+        Clock::from_readings(move || {
+            let (wall, steady) = *now.lock().unwrap();
+            Reading { wall: Timestamp(wall), steady: Timestamp(steady.as_micros() as i64) }
+        })
     }
 
     fn pass(&self, time: Duration) {

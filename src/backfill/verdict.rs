@@ -37,6 +37,10 @@ pub(super) async fn judge(
 ) -> Result<Verdict, RepairError> {
     let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
     let absent = absent.map_err(RepairError::soon)?;
+    if attempt.unreadable > 0 {
+        let count = attempt.unreadable;
+        return Ok(Verdict::NotYet(format!("the exchange served {count} elements without a readable position")));
+    }
     let rest = &deps.rest[&gap.stream.exchange];
     // The age of a served row depends on the exchange's clock, so measure it (1 of weight). If that fails, use the last
     // measured offset.

@@ -4,7 +4,6 @@ use indicatif::HumanBytes;
 use serde_json::Value;
 
 use crate::admin::time_series;
-use crate::market::Timestamp;
 
 /// Most recent errors printed; the API has all.
 const ERRORS_MAX: usize = 4;
@@ -83,7 +82,7 @@ fn exchanges(status: &Value, add_line: &mut impl FnMut(&str, String)) {
         let offset = rest["clock_offset_us"].as_i64();
         let offset = offset.map_or(String::new(), |us| format!(", its clock {:+.1} ms", us as f64 / 1e3));
         add_line("rest", format!("{exchange}: weight {} of {} used{offset}", rest["used"], rest["limit"]));
-        if let Some(until) = rfc3339(&rest["limited_until"]) {
+        if let Some(until) = rest["limited_until"].as_str() {
             add_line("rest", format!("{exchange}: rate limited: no request before {until}"));
         }
     }
@@ -119,7 +118,7 @@ fn problems(status: &Value) -> Vec<(String, String)> {
         problems.push((part.clone(), why.as_str().unwrap_or_default().to_owned()));
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
-        if let Some(until) = rfc3339(&rest["banned_until"]) {
+        if let Some(until) = rest["banned_until"].as_str() {
             problems.push((exchange.clone(), format!("banned: no REST request before {until}")));
         }
     }
@@ -150,10 +149,6 @@ fn problems(status: &Value) -> Vec<(String, String)> {
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
-}
-
-fn rfc3339(micros: &Value) -> Option<String> {
-    micros.as_i64().map(|us| Timestamp(us).rfc3339())
 }
 
 fn format_seconds(seconds: i64) -> String {
@@ -231,11 +226,11 @@ mod tests {
     #[test]
     fn a_ban_and_a_rate_limit_are_shown_while_they_last() {
         let mut status = status();
-        status["rest"]["binance"]["limited_until"] = json!(1_700_000_000_000_000_i64);
+        status["rest"]["binance"]["limited_until"] = json!("2023-11-14T22:13:20.000Z");
         let text = render(&status, "http://127.0.0.1:8081");
         assert!(text.contains("rate limited: no request before 2023-11-14T22:13:20"), "{text}");
         assert!(!text.contains("PROBLEM"), "{text}");
-        status["rest"]["binance"]["banned_until"] = json!(1_700_000_000_000_000_i64);
+        status["rest"]["binance"]["banned_until"] = json!("2023-11-14T22:13:20.000Z");
         let text = render(&status, "http://127.0.0.1:8081");
         let line = "PROBLEM      binance: banned: no REST request before 2023-11-14T22:13:20";
         assert!(text.contains(line), "{text}");

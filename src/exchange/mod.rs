@@ -5,12 +5,16 @@
 
 pub mod binance;
 mod feed;
+mod json_parts;
+mod page;
 mod proxy;
 pub mod rest;
+mod retry_after;
 pub mod socket;
 mod tls;
 
 pub use feed::{Feed, Since};
+pub use page::{Page, RefusedRow};
 pub use proxy::Proxy;
 
 use std::time::Duration;
@@ -106,8 +110,38 @@ pub struct RestRequest {
 pub struct ExchangeInfo {
     /// Request weight allowed per minute and address.
     pub weight_per_minute: Option<u32>,
-    /// Listed symbols; `true` when the symbol trades now.
+    /// Listed symbols; `false` when the exchange says that the symbol does not trade now.
     pub symbols: Vec<(String, bool)>,
+    /// Requested symbols that the exchange does not know. The REST client finds them: the answer is then an error.
+    pub unlisted: Vec<String>,
+    /// What could not be read or is not plausible, in words; everything else is in the other fields.
+    pub unreadable: Vec<String>,
+}
+
+/// An error object, whatever the HTTP status of its answer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerError {
+    /// What it means.
+    pub kind: AnswerErrorKind,
+    /// The exchange's number of the error.
+    pub code: i64,
+    /// The exchange's own words.
+    pub msg: String,
+}
+
+/// What an error object means for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerErrorKind {
+    /// Too many requests: as HTTP 429.
+    Limited,
+    /// The address is banned: as HTTP 418.
+    Banned,
+    /// The exchange does not know the symbol.
+    UnknownSymbol,
+    /// The exchange itself has a problem: as HTTP 5xx.
+    Unavailable,
+    /// Anything else.
+    Other,
 }
 
 /// One exchange's protocol. Pure.
@@ -161,8 +195,8 @@ pub trait Dialect: Send + Sync {
     /// Requests trades of a symbol with ids from `range.first` up, at most one page.
     fn trades_request(&self, symbol: &str, range: Range) -> RestRequest;
 
-    /// Reads the answer to [`Dialect::trades_request`], ascending.
-    fn trades_answer(&self, body: &[u8]) -> Result<Vec<Trade>, DecodeError>;
+    /// Reads the answer to [`Dialect::trades_request`]. A row that is later than `latest` is refused.
+    fn trades_answer(&self, body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError>;
 
     /// Requests the newest trade of a symbol at the lowest weight.
     fn newest_request(&self, symbol: &str) -> RestRequest;
@@ -186,24 +220,30 @@ pub trait Dialect: Send + Sync {
     /// Requests klines with open times in `range` (microseconds), at most one page, ascending.
     fn klines_request(&self, symbol: &str, interval: Interval, range: Range) -> RestRequest;
 
-    /// Reads klines. A kline is closed when its close time is before `now`, the exchange's time. First and last trade
-    /// ids are -1: the answer does not have them.
-    fn klines_answer(&self, interval: Interval, body: &[u8], now: Timestamp) -> Result<Vec<Kline>, DecodeError>;
+    /// Reads klines. A kline is closed when its close time is before `now`, the exchange's time; one that opens later
+    /// than `latest` is refused. First and last trade ids are -1: the answer does not have them.
+    fn klines_answer(
+        &self,
+        interval: Interval,
+        body: &[u8],
+        now: Timestamp,
+        latest: Timestamp,
+    ) -> Result<Page<Kline>, DecodeError>;
 
     /// Requests the exchange's clock.
     fn time_request(&self) -> RestRequest;
 
-    /// Reads the exchange's clock.
+    /// Reads the exchange's clock. An error when it is before 1970 or centuries ahead.
     fn time_answer(&self, body: &[u8]) -> Result<Timestamp, DecodeError>;
 
-    /// Requests limits and listed symbols; no symbols means all.
+    /// Requests limits and listed symbols; no symbols means all. The caller divides a list that makes it too long.
     fn info_request(&self, symbols: &[String]) -> RestRequest;
 
-    /// Reads limits and listed symbols.
+    /// Reads limits and listed symbols; an unreadable element costs itself only.
     fn info_answer(&self, body: &[u8]) -> Result<ExchangeInfo, DecodeError>;
 
-    /// The exchange's text when an error answer means that the symbol does not exist; else `None`.
-    fn unknown_symbol(&self, body: &str) -> Option<String>;
+    /// The error object that is the whole body of an answer; `None` when the body is anything else.
+    fn answer_error(&self, body: &[u8]) -> Option<AnswerError>;
 }
 
 /// The one TLS configuration of this process; every other client uses it too.

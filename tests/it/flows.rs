@@ -7,7 +7,7 @@
 
 mod exchange;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -121,11 +121,17 @@ impl Flow {
             progress: progress.clone(),
             health: health.clone(),
             clock: clock.clone(),
+            rest: HashMap::new(),
+            doubts: consume::Doubts::default(),
             streams,
             assigned: watch::channel(Vec::new()).0,
         };
         let mut buffer = ReorderBuffer::new([dialect]);
-        buffer.seed(watermarks.into_iter().map(|watermark| (watermark.stream, watermark.position)));
+        buffer.seed(
+            watermarks
+                .into_iter()
+                .map(|row| (row.stream, consume::Watermark { position: row.position, ts: Some(row.ts) })),
+        );
         let (_probes, received_probes) = mpsc::channel(1);
         let drain = CancellationToken::new();
         let options = consume::Options { batch_time: Duration::from_millis(5), ..consume::Options::default() };

@@ -182,8 +182,7 @@ fn exchanges(metrics: &mut Metrics, state: &AppState) {
     metrics
         .gauge("tapekeeper_rest_weight_limit", "Request weight allowed per minute.")
         .add_each("exchange", by_exchange(|rest| f64::from(rest.limit)));
-    let now = state.clock.now().micros();
-    let is_banned = |rest: &RestStatus| f64::from(u8::from(rest.banned_until.is_some_and(|until| until > now)));
+    let is_banned = |rest: &RestStatus| f64::from(u8::from(rest.banned_until.is_some()));
     metrics
         .gauge("tapekeeper_rest_banned", "1 while the exchange bans this address.")
         .add_each("exchange", clients.iter().map(|(exchange, rest)| (*exchange, is_banned(rest))));

@@ -59,8 +59,10 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
         }
     }
     for (exchange, rest) in status["rest"].as_object().into_iter().flatten() {
-        if let Some(until) = rest["banned_until"].as_i64().filter(|until| *until > facts.now.micros()) {
-            let why = format!("the exchange bans this address until {} UTC; gaps wait until then", clock(until));
+        let until = rest["banned_until"].as_str().and_then(Timestamp::parse);
+        if let Some(until) = until.filter(|until| *until > facts.now) {
+            let why =
+                format!("the exchange bans this address until {} UTC; gaps wait until then", clock(until.micros()));
             say(true, &format!("{exchange} REST"), why, "find what else sends requests from this address");
         }
         if let Some(offset) = rest["clock_offset_us"].as_i64().filter(|offset| offset.abs() > CLOCK_MAX_US) {

@@ -125,7 +125,7 @@ fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {
 }
 
 fn rest(exchange: &str, rest: &Value, is_degraded: bool, now: Timestamp) -> Card {
-    let until = |name: &str| rest[name].as_i64().filter(|until| *until > now.micros()).map(Timestamp);
+    let until = |name: &str| rest[name].as_str().and_then(Timestamp::parse).filter(|until| *until > now);
     let mut card = Card::new(&format!("{exchange} REST"), None);
     match (until("banned_until"), until("limited_until")) {
         (Some(until), _) => (card.class, card.state) = ("bad", format!("banned until {until}")),

@@ -11,7 +11,7 @@ mod streams;
 
 use std::time::Duration;
 
-use super::{DecodeError, DecodedFrame, Dialect, ExchangeInfo, RestRequest, Route, SocketLimits};
+use super::{AnswerError, DecodeError, DecodedFrame, Dialect, ExchangeInfo, Page, RestRequest, Route, SocketLimits};
 use crate::gap::Range;
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
@@ -101,8 +101,8 @@ impl Dialect for Binance {
         rest::trades_request(symbol, range)
     }
 
-    fn trades_answer(&self, body: &[u8]) -> Result<Vec<Trade>, DecodeError> {
-        rest::trades_answer(body)
+    fn trades_answer(&self, body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
+        rest::trades_answer(body, latest)
     }
 
     fn newest_request(&self, symbol: &str) -> RestRequest {
@@ -133,8 +133,14 @@ impl Dialect for Binance {
         rest::klines_request(symbol, interval, range)
     }
 
-    fn klines_answer(&self, interval: Interval, body: &[u8], now: Timestamp) -> Result<Vec<Kline>, DecodeError> {
-        rest::klines_answer(interval, body, now)
+    fn klines_answer(
+        &self,
+        interval: Interval,
+        body: &[u8],
+        now: Timestamp,
+        latest: Timestamp,
+    ) -> Result<Page<Kline>, DecodeError> {
+        rest::klines_answer(interval, body, now, latest)
     }
 
     fn time_request(&self) -> RestRequest {
@@ -154,8 +160,8 @@ impl Dialect for Binance {
         rest::info_answer(body)
     }
 
-    fn unknown_symbol(&self, body: &str) -> Option<String> {
-        rest::unknown_symbol(body)
+    fn answer_error(&self, body: &[u8]) -> Option<AnswerError> {
+        rest::answer_error(body)
     }
 }
 

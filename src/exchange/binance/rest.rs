@@ -2,18 +2,32 @@
 //!
 //! All paths are under `/api/v3`; "All limits are by IP, not key". Each request names its weight.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{decimal, millis, trade_id};
-use crate::exchange::{DecodeError, ExchangeInfo, RestRequest};
+use crate::exchange::json_parts::{array_elements, member};
+use crate::exchange::page::{Page, Refusal, read_page};
+use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, RestRequest};
 use crate::gap::Range;
-use crate::market::{Interval, Kline, Side, Timestamp, Trade};
+use crate::market::{Interval, Kline, Side, Timestamp, Trade, scaled};
 
 /// "limit def 500 max 1000": of klines, aggTrades and historicalTrades alike.
 pub(super) const PAGE_MAX: i64 = 1_000;
+/// The highest id that we believe; Binance's are below 10^11. Above it, sums of ids and counts might overflow.
+const TRADE_ID_MAX: i64 = 1 << 62;
+/// Most trades of one kline that we believe.
+const TRADE_COUNT_MAX: i64 = 1 << 40;
+/// 2200-01-01T00:00:00Z: no time of this exchange is later, whatever the clocks say. Microseconds sent as milliseconds
+/// are thousands of years later.
+const TIME_MAX: Timestamp = Timestamp(7_258_118_400_000_000);
+/// Error objects are short.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Most characters of a value in a message.
+const SHOWN_CHARS_MAX: usize = 40;
 
 const TRADES: &str = "trades answer";
 const AGGREGATES: &str = "aggTrades answer";
@@ -39,26 +53,74 @@ pub(super) fn trades_request(symbol: &str, range: Range) -> RestRequest {
 #[serde(rename_all = "camelCase")]
 struct TradeRow<'a> {
     id: i64,
-    price: &'a str,
-    qty: &'a str,
+    #[serde(borrow)]
+    price: Cow<'a, str>,
+    #[serde(borrow)]
+    qty: Cow<'a, str>,
     time: i64,
     is_buyer_maker: bool,
 }
 
-pub(super) fn trades_answer(body: &[u8]) -> Result<Vec<Trade>, DecodeError> {
-    let rows: Vec<TradeRow<'_>> = read(TRADES, body)?;
-    let mut trades = Vec::with_capacity(rows.len());
-    for row in rows {
-        trades.push(Trade {
-            id: trade_id(TRADES, "id", row.id)?,
-            ts: millis(TRADES, "time", row.time)?,
-            price: decimal(TRADES, "price", row.price)?,
-            quantity: decimal(TRADES, "qty", row.qty)?,
-            side: taker_side(row.is_buyer_maker),
-        });
+pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
+    read_page(TRADES, body, |element| {
+        trade(element, latest).map_err(|why| Refusal {
+            position: member(TRADES, element, "id")
+                .ok()
+                .flatten()
+                .and_then(lenient_integer)
+                .filter(|id| is_trade_id(*id)),
+            reason: why.to_string(),
+        })
+    })
+}
+
+fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
+    let row: TradeRow<'_> = read(TRADES, element)?;
+    Ok(Trade {
+        id: plausible_id(TRADES, "id", row.id)?,
+        ts: time(TRADES, "time", row.time, latest)?,
+        price: storable(TRADES, "price", &row.price)?,
+        quantity: storable(TRADES, "qty", &row.qty)?,
+        side: taker_side(row.is_buyer_maker),
+    })
+}
+
+fn is_trade_id(id: i64) -> bool {
+    (0..=TRADE_ID_MAX).contains(&id)
+}
+
+fn plausible_id(what: &'static str, name: &str, id: i64) -> Result<i64, DecodeError> {
+    match is_trade_id(id) {
+        true => trade_id(what, name, id),
+        false => Err(DecodeError { what, why: format!("{name} {id} is not a plausible trade id") }),
     }
-    trades.sort_by_key(|trade| trade.id);
-    Ok(trades)
+}
+
+/// A time that is neither before 1970 nor later than `latest`.
+fn time(what: &'static str, name: &str, ms: i64, latest: Timestamp) -> Result<Timestamp, DecodeError> {
+    let at = millis(what, name, ms)?;
+    match at {
+        Timestamp(us) if us < 0 => Err(DecodeError { what, why: format!("{name} {ms} is before 1970") }),
+        at if at > TIME_MAX => Err(DecodeError { what, why: format!("{name} {ms} is after the year 2199") }),
+        at if at > latest => {
+            Err(DecodeError { what, why: format!("{name} {at} is more than a day ahead of the exchange's clock") })
+        }
+        at => Ok(at),
+    }
+}
+
+/// A decimal that every history holds: DECIMAL(38, 18).
+fn storable(what: &'static str, name: &str, text: &str) -> Result<rust_decimal::Decimal, DecodeError> {
+    let value = decimal(what, name, text)?;
+    match scaled(value) {
+        Some(_) => Ok(value),
+        None => Err(DecodeError { what, why: format!("{name} {text:?} does not fit in DECIMAL(38, 18)") }),
+    }
+}
+
+/// An integer, also in quotes: enough to say which row is unreadable.
+fn lenient_integer(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.trim_matches('"').parse().ok()
 }
 
 /// "aggTrades | 4 | with none: newest": a sixth of the weight of raw trades, and `l` is a raw trade's id.
@@ -80,15 +142,37 @@ struct AggregateRow {
     trade_time: i64,
 }
 
-/// Reads either answer: aggregates, or the raw trades of the fallback.
+/// The part of a raw trade that names it.
+#[derive(Deserialize)]
+struct NewestRow {
+    id: i64,
+    time: i64,
+}
+
+/// Reads either answer: aggregates, or the raw trades of the fallback. An unreadable element costs itself only.
 pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
-    if let Ok(trades) = trades_answer(body) {
-        return Ok(trades.last().map(|trade| (trade.id, trade.ts)));
+    let rows = readable(body, |element| {
+        let (id, ms) = match read::<NewestRow>(AGGREGATES, element) {
+            Ok(row) => (row.id, row.time),
+            Err(_) => read::<AggregateRow>(AGGREGATES, element).map(|row| (row.l, row.trade_time))?,
+        };
+        Ok((plausible_id(AGGREGATES, "l", id)?, time(AGGREGATES, "T", ms, TIME_MAX)?))
+    })?;
+    Ok(rows.into_iter().max_by_key(|(id, _)| *id))
+}
+
+/// The readable elements of a list; an error when it has elements and none is readable.
+fn readable<T>(body: &[u8], read: impl Fn(&[u8]) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
+    let (mut rows, mut refused) = (Vec::new(), None);
+    for element in array_elements(AGGREGATES, body)? {
+        match read(element?) {
+            Ok(row) => rows.push(row),
+            Err(error) => refused = refused.or(Some(error)),
+        }
     }
-    let rows: Vec<AggregateRow> = read(AGGREGATES, body)?;
-    match rows.iter().max_by_key(|row| row.l) {
-        Some(row) => Ok(Some((row.l, millis(AGGREGATES, "T", row.trade_time)?))),
-        None => Ok(None),
+    match refused {
+        Some(error) if rows.is_empty() => Err(error),
+        _ => Ok(rows),
     }
 }
 
@@ -100,8 +184,8 @@ pub(super) fn trade_at_request(symbol: &str, at: Timestamp) -> RestRequest {
 }
 
 pub(super) fn trade_at_answer(body: &[u8]) -> Result<Option<i64>, DecodeError> {
-    let rows: Vec<AggregateRow> = read(AGGREGATES, body)?;
-    Ok(rows.iter().map(|row| row.f).min())
+    let firsts = readable(body, |element| plausible_id(AGGREGATES, "f", read::<AggregateRow>(AGGREGATES, element)?.f))?;
+    Ok(firsts.into_iter().min())
 }
 
 /// "klines | 2 | startTime, endTime (ms, compare with open time, inclusive), interval (case-sensitive)".
@@ -117,30 +201,60 @@ pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> 
 }
 
 /// "array of 12: openTime, o, h, l, c, vol, closeTime, quoteVol, n, takerBase, takerQuote, ignore".
-pub(super) fn klines_answer(interval: Interval, body: &[u8], now: Timestamp) -> Result<Vec<Kline>, DecodeError> {
-    let rows: Vec<Vec<Value>> = read(KLINES, body)?;
-    let mut klines = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let close_time = row_time(row, 6)?;
-        klines.push(Kline {
-            interval,
-            open_time: row_time(row, 0)?,
-            close_time,
-            open: row_decimal(row, 1)?,
-            high: row_decimal(row, 2)?,
-            low: row_decimal(row, 3)?,
-            close: row_decimal(row, 4)?,
-            volume: row_decimal(row, 5)?,
-            quote_volume: row_decimal(row, 7)?,
-            trade_count: row_integer(row, 8)?,
-            first_trade_id: -1,
-            last_trade_id: -1,
-            // "last may be open (closeTime > now)".
-            closed: close_time < now,
-        });
+pub(super) fn klines_answer(
+    interval: Interval,
+    body: &[u8],
+    now: Timestamp,
+    latest: Timestamp,
+) -> Result<Page<Kline>, DecodeError> {
+    read_page(KLINES, body, |element| {
+        kline(interval, element, now, latest).map_err(|why| Refusal {
+            position: first_column(element).and_then(|ms| open_time(interval, ms, latest).ok()).map(Timestamp::micros),
+            reason: why.to_string(),
+        })
+    })
+}
+
+fn kline(interval: Interval, element: &[u8], now: Timestamp, latest: Timestamp) -> Result<Kline, DecodeError> {
+    let row: Vec<Value> = read(KLINES, element)?;
+    let open_time = open_time(interval, row_integer(&row, 0)?, latest)?;
+    let close_time = millis(KLINES, "close time", row_integer(&row, 6)?)?;
+    if close_time <= open_time || close_time.since(open_time) > interval.micros() {
+        return Err(DecodeError { what: KLINES, why: format!("close time {close_time} is not in its interval") });
     }
-    klines.sort_by_key(|kline| kline.open_time);
-    Ok(klines)
+    let trade_count = row_integer(&row, 8)?;
+    if !(0..=TRADE_COUNT_MAX).contains(&trade_count) {
+        return Err(DecodeError { what: KLINES, why: format!("{trade_count} is not a plausible number of trades") });
+    }
+    Ok(Kline {
+        interval,
+        open_time,
+        close_time,
+        open: row_decimal(&row, 1)?,
+        high: row_decimal(&row, 2)?,
+        low: row_decimal(&row, 3)?,
+        close: row_decimal(&row, 4)?,
+        volume: row_decimal(&row, 5)?,
+        quote_volume: row_decimal(&row, 7)?,
+        trade_count,
+        first_trade_id: -1,
+        last_trade_id: -1,
+        // "last may be open (closeTime > now)".
+        closed: close_time < now,
+    })
+}
+
+/// The open time as the row has it; it must be the start of an interval, because it is the row's position.
+fn open_time(interval: Interval, ms: i64, latest: Timestamp) -> Result<Timestamp, DecodeError> {
+    let at = time(KLINES, "open time", ms, latest)?;
+    match at.micros().rem_euclid(interval.micros()) {
+        0 => Ok(at),
+        _ => Err(DecodeError { what: KLINES, why: format!("open time {at} is not the start of an interval") }),
+    }
+}
+
+fn first_column(element: &[u8]) -> Option<i64> {
+    lenient_integer(array_elements(KLINES, element).ok()?.next()?.ok()?)
 }
 
 fn row_integer(row: &[Value], column: usize) -> Result<i64, DecodeError> {
@@ -150,13 +264,9 @@ fn row_integer(row: &[Value], column: usize) -> Result<i64, DecodeError> {
     }
 }
 
-fn row_time(row: &[Value], column: usize) -> Result<Timestamp, DecodeError> {
-    millis(KLINES, "time", row_integer(row, column)?)
-}
-
 fn row_decimal(row: &[Value], column: usize) -> Result<rust_decimal::Decimal, DecodeError> {
     match row.get(column).and_then(Value::as_str) {
-        Some(text) => decimal(KLINES, "value", text),
+        Some(text) => storable(KLINES, "value", text),
         None => Err(DecodeError { what: KLINES, why: format!("column {column} is not a number in quotes") }),
     }
 }
@@ -169,7 +279,10 @@ struct TimeAnswer {
 
 pub(super) fn time_answer(body: &[u8]) -> Result<Timestamp, DecodeError> {
     let answer: TimeAnswer = read(TIME, body)?;
-    millis(TIME, "serverTime", answer.server_time)
+    match time(TIME, "serverTime", answer.server_time, TIME_MAX)? {
+        Timestamp(0) => Err(DecodeError { what: TIME, why: "serverTime is 0".to_owned() }),
+        at => Ok(at),
+    }
 }
 
 /// "exchangeInfo | 20 | symbol(s)".
@@ -182,58 +295,123 @@ pub(super) fn info_request(symbols: &[String]) -> RestRequest {
     RestRequest { path, weight: 20 }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InfoAnswer {
-    #[serde(default)]
-    rate_limits: Vec<RateLimit>,
-    symbols: Vec<SymbolRow>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RateLimit {
-    rate_limit_type: String,
-    interval: String,
-    interval_num: u32,
-    limit: u32,
-}
-
-#[derive(Deserialize)]
-struct SymbolRow {
-    symbol: String,
-    status: String,
-}
-
+/// Reads only what we use: every other member may have any content, and so may every element that we cannot read.
 pub(super) fn info_answer(body: &[u8]) -> Result<ExchangeInfo, DecodeError> {
-    let answer: InfoAnswer = read(INFO, body)?;
-    // "Read limits from exchangeInfo.rateLimits, not constants".
-    let minute = answer.rate_limits.iter().find(|limit| {
-        limit.rate_limit_type == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1
-    });
-    // "symbol status TRADING / END_OF_DAY / HALT / BREAK / CANCEL_ONLY".
-    let symbols = answer.symbols.into_iter().map(|row| (row.symbol, row.status == "TRADING")).collect();
-    Ok(ExchangeInfo { weight_per_minute: minute.map(|limit| limit.limit), symbols })
+    let mut info = ExchangeInfo::default();
+    if let Some(limits) = member(INFO, body, "rateLimits")? {
+        read_limits(limits, &mut info);
+    }
+    match member(INFO, body, "symbols")? {
+        Some(symbols) => read_symbols(symbols, &mut info),
+        None => info.unreadable.push("symbols is missing".to_owned()),
+    }
+    Ok(info)
+}
+
+/// "Read limits from exchangeInfo.rateLimits, not constants".
+fn read_limits(limits: &[u8], info: &mut ExchangeInfo) {
+    let elements = match array_elements(INFO, limits) {
+        Ok(elements) => elements,
+        Err(error) => return info.unreadable.push(format!("rateLimits: {}", error.why)),
+    };
+    for element in elements.flatten() {
+        let is = |name: &str, text: &str| part(element, name).is_some_and(|value| value == Value::from(text));
+        let is_one_minute = is("interval", "MINUTE") && part(element, "intervalNum") == Some(Value::from(1));
+        // Other limits are not ours: they may have any content.
+        if !is("rateLimitType", "REQUEST_WEIGHT") || !is_one_minute || info.weight_per_minute.is_some() {
+            continue;
+        }
+        let limit = part(element, "limit");
+        match limit.as_ref().and_then(Value::as_u64).and_then(|limit| u32::try_from(limit).ok()) {
+            Some(limit) => info.weight_per_minute = Some(limit),
+            None => info.unreadable.push(format!("the weight limit {} is not a number of ours", shown(limit))),
+        }
+    }
+}
+
+/// "symbol status TRADING / END_OF_DAY / HALT / BREAK / CANCEL_ONLY".
+fn read_symbols(symbols: &[u8], info: &mut ExchangeInfo) {
+    let elements = match array_elements(INFO, symbols) {
+        Ok(elements) => elements,
+        Err(error) => return info.unreadable.push(format!("symbols: {}", error.why)),
+    };
+    for (index, element) in elements.enumerate() {
+        let element = match element {
+            Ok(element) => element,
+            Err(error) => return info.unreadable.push(format!("symbols: {}", error.why)),
+        };
+        let Some(Value::String(symbol)) = part(element, "symbol") else {
+            info.unreadable.push(format!("element {index} of symbols has no name"));
+            continue;
+        };
+        let status = part(element, "status");
+        let trades = match status.as_ref().and_then(Value::as_str) {
+            Some("TRADING") => true,
+            Some(
+                "PRE_TRADING" | "POST_TRADING" | "END_OF_DAY" | "HALT" | "AUCTION_MATCH" | "BREAK" | "CANCEL_ONLY",
+            ) => false,
+            // A status that we do not know says nothing about trades: its frames will.
+            _ => {
+                info.unreadable.push(format!("{symbol} has the status {}", shown(status)));
+                true
+            }
+        };
+        info.symbols.push((symbol, trades));
+    }
+}
+
+/// The member of an element; `None` when it is absent or not JSON.
+fn part(element: &[u8], name: &str) -> Option<Value> {
+    serde_json::from_slice(member(INFO, element, name).ok()??).ok()
+}
+
+/// A value for a message.
+fn shown(value: Option<Value>) -> String {
+    let text = value.map_or("missing".to_owned(), |value| value.to_string());
+    text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[derive(Deserialize)]
-struct ErrorAnswer {
+struct ErrorBody {
     code: i64,
     #[serde(default)]
-    msg: String,
+    msg: Option<Value>,
 }
 
-/// "-1121 = bad symbol".
-pub(super) fn unknown_symbol(body: &str) -> Option<String> {
-    let answer: ErrorAnswer = serde_json::from_str(body).ok()?;
-    (answer.code == -1_121).then_some(answer.msg)
+/// "error object {"code":-1121,"msg":"Invalid symbol."}"; no answer of data has a member `code`.
+pub(super) fn answer_error(body: &[u8]) -> Option<AnswerError> {
+    if body.len() > ERROR_BYTES_MAX || !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let answer: ErrorBody = serde_json::from_slice(body).ok()?;
+    let msg = match answer.msg {
+        Some(Value::String(msg)) => msg,
+        other => shown(other),
+    };
+    let kind = match answer.code {
+        // Success, in the wrappers of some gateways.
+        0 | 200 => return None,
+        // "-1003 TOO_MANY_REQUESTS; ban message code -1003: ... IP banned until <epoch ms>".
+        -1_003 if msg.contains("banned") => AnswerErrorKind::Banned,
+        -1_003 | -1_034 => AnswerErrorKind::Limited,
+        // "-1121 = bad symbol".
+        -1_121 => AnswerErrorKind::UnknownSymbol,
+        // "-1000 UNKNOWN, -1001 DISCONNECTED, -1006 UNEXPECTED_RESP, -1007 TIMEOUT, -1008 SERVER_BUSY".
+        -1_000 | -1_001 | -1_006 | -1_007 | -1_008 => AnswerErrorKind::Unavailable,
+        _ => AnswerErrorKind::Other,
+    };
+    Some(AnswerError { kind, code: answer.code, msg })
 }
 
 /// "ban message code -1003: ... IP banned until <epoch ms>".
 pub(super) fn banned_until(body: &str) -> Option<Timestamp> {
     let (_, rest) = body.split_once("banned until ")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    Some(Timestamp(digits.parse::<i64>().ok()?.checked_mul(1_000)?))
+    // More digits than an i64 holds are a deadline too, a far one.
+    match digits.is_empty() {
+        true => None,
+        false => Some(Timestamp(digits.parse::<i64>().unwrap_or(i64::MAX).saturating_mul(1_000))),
+    }
 }
 
 /// The first whole millisecond at or after `us`.

@@ -1,10 +1,15 @@
-//! The request budget of one exchange and address: which request may be sent when. Pure: the caller passes the time.
+//! The request budget of one exchange and address: which request may be sent when. Pure: the caller passes the time, of
+//! the steady clock, so that a wall clock that is set ends or extends no wait.
 
 use crate::market::Timestamp;
 
 const MINUTE_US: i64 = 60_000_000;
 /// The exchange's minute may start a little after ours.
 const MINUTE_MARGIN_US: i64 = 250_000;
+/// A count or a limit that is this many times the documented one is not believed.
+const LIMIT_FACTOR_MAX: u32 = 100;
+/// The exchange refuses requests above its limit, so it counts little more than that, also when others use this address.
+const USED_FACTOR_MAX: u32 = 2;
 
 /// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub(super) enum Permit {
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: u32,
+    /// The limit that the exchange documents.
+    documented: u32,
     share_percent: u32,
     /// The minute of `answered_weight`, counted from 1970.
     minute: i64,
@@ -46,15 +53,16 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(limit: u32, share_percent: u32, banned_until: Option<Timestamp>) -> Self {
+    pub(super) fn new(limit: u32, share_percent: u32) -> Self {
         Self {
             limit,
+            documented: limit,
             share_percent: share_percent.clamp(1, 100),
             minute: 0,
             answered_weight: 0,
             in_flight: 0,
             paused_until: None,
-            banned_until,
+            banned_until: None,
             refused_until: None,
         }
     }
@@ -84,10 +92,12 @@ impl Budget {
     }
 
     /// Ends a permitted request. `answered_weight` is [`Budget::answered_weight`] when it was sent. `reported` is the
-    /// exchange's own count for this minute and replaces ours; without it (a lost answer) the weight counts as used.
+    /// exchange's own count for this minute and replaces ours; without it (a lost answer), or when it is absurd, the
+    /// weight counts as used: one header must not stop the requests of every minute.
     pub(super) fn finish_request(&mut self, weight: u32, answered_weight: u32, reported: Option<u32>, now: Timestamp) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(weight);
+        let reported = reported.filter(|&reported| reported <= self.limit.saturating_mul(USED_FACTOR_MAX));
         self.answered_weight = match reported {
             // Answers may come out of order: within a minute the count never falls.
             Some(reported) if reported >= answered_weight.saturating_add(weight) => reported.max(self.answered_weight),
@@ -102,9 +112,15 @@ impl Budget {
         self.answered_weight
     }
 
-    /// "Read limits from exchangeInfo.rateLimits".
-    pub(super) fn set_limit(&mut self, limit: u32) {
-        self.limit = limit;
+    /// "Read limits from exchangeInfo.rateLimits". An absurd limit changes nothing, and the answer is false: one below
+    /// the weight of the request that it answers (0 would stop every request), or far above the documented one (it would
+    /// end in a ban).
+    pub(super) fn set_limit(&mut self, limit: u32, answered_weight: u32) -> bool {
+        let is_plausible = (answered_weight.max(1)..=self.documented.saturating_mul(LIMIT_FACTOR_MAX)).contains(&limit);
+        if is_plausible {
+            self.limit = limit;
+        }
+        is_plausible
     }
 
     /// "429 -> Retry-After": nothing may be sent before `until`.
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn repairs_stop_at_their_share_and_queries_do_not() {
-        let mut budget = Budget::new(100, 50, None);
+        let mut budget = Budget::new(100, 50);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
         assert_eq!(budget.request(1, Purpose::Repair, AT), Permit::Wait(NEXT_MINUTE));
@@ -184,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_exchanges_own_count_replaces_ours_up_and_down() {
-        let mut budget = Budget::new(100, 50, None);
+        let mut budget = Budget::new(100, 50);
         budget.request(25, Purpose::Repair, AT);
         budget.finish_request(25, 0, Some(90), AT);
         assert_eq!(budget.used(AT), 90);
@@ -199,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_answer_out_of_order_does_not_lower_the_count() {
-        let mut budget = Budget::new(100, 100, None);
+        let mut budget = Budget::new(100, 100);
         budget.request(4, Purpose::Query, AT);
         budget.request(25, Purpose::Repair, AT);
         budget.finish_request(25, 0, Some(29), AT);
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_new_minute_starts_with_the_weight_of_unanswered_requests_only() {
-        let mut budget = Budget::new(100, 100, None);
+        let mut budget = Budget::new(100, 100);
         budget.request(40, Purpose::Repair, AT);
         budget.finish_request(40, 0, None, AT);
         budget.request(30, Purpose::Repair, AT);
@@ -221,22 +237,48 @@ mod tests {
 
     #[test]
     fn a_request_heavier_than_the_share_is_sent_alone() {
-        let mut budget = Budget::new(20, 50, None);
+        let mut budget = Budget::new(20, 50);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Granted);
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Wait(NEXT_MINUTE));
     }
 
     #[test]
     fn a_limit_from_the_exchange_applies_at_once() {
-        let mut budget = Budget::new(100, 100, None);
+        let mut budget = Budget::new(100, 100);
         budget.request(40, Purpose::Repair, AT);
-        budget.set_limit(50);
+        assert!(budget.set_limit(50, 20));
         assert_eq!(budget.request(25, Purpose::Repair, AT), Permit::Wait(NEXT_MINUTE));
     }
 
     #[test]
+    fn an_absurd_limit_changes_nothing() {
+        let mut budget = Budget::new(6_000, 50);
+        for absurd in [0, 1, 19, 600_001, u32::MAX] {
+            assert!(!budget.set_limit(absurd, 20), "{absurd}");
+            assert_eq!(budget.limit(), 6_000);
+        }
+        assert!(budget.set_limit(1_200, 20));
+        assert!(!budget.set_limit(0, 20));
+        assert_eq!(budget.limit(), 1_200, "the last good one stays");
+    }
+
+    #[test]
+    fn an_absurd_count_of_the_exchange_is_replaced_by_ours() {
+        let mut budget = Budget::new(100, 100);
+        for absurd in [201, 4_000_000_000, u32::MAX] {
+            budget.request(10, Purpose::Query, AT);
+            let answered = budget.answered_weight();
+            budget.finish_request(10, answered, Some(absurd), AT);
+        }
+        assert_eq!(budget.used(AT), 30);
+        budget.request(10, Purpose::Query, AT);
+        budget.finish_request(10, 30, Some(150), AT);
+        assert_eq!(budget.used(AT), 150, "others use this address too");
+    }
+
+    #[test]
     fn pauses_bans_and_refusals_expire() {
-        let mut budget = Budget::new(100, 100, None);
+        let mut budget = Budget::new(100, 100);
         budget.pause(later(7));
         assert_eq!(budget.request(1, Purpose::Query, AT), Permit::Wait(later(7)));
         budget.refuse(later(8));
@@ -249,9 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_survives_a_restart() {
-        let mut budget = Budget::new(100, 100, Some(later(5)));
+    fn a_pause_may_outlast_a_ban() {
+        let mut budget = Budget::new(100, 100);
+        budget.ban(later(5));
+        budget.pause(later(9));
         assert_eq!(budget.request(1, Purpose::Query, AT), Permit::Banned(later(5)));
+        assert_eq!(budget.request(1, Purpose::Query, later(5)), Permit::Wait(later(9)));
     }
 
     proptest! {
@@ -260,7 +305,7 @@ mod tests {
             steps in prop::collection::vec((0_i64..5_000_000, 1_u32..30, any::<bool>(), any::<bool>()), 0..300),
         ) {
             let (limit, share) = (200, 60);
-            let mut budget = Budget::new(limit, share, None);
+            let mut budget = Budget::new(limit, share);
             let mut now = AT;
             let mut spent = std::collections::BTreeMap::<i64, (u32, u32)>::new();
             for (step, weight, repair, reported) in steps {

@@ -3,47 +3,49 @@
 //! It sends the requests of a [`Dialect`], keeps the exchange's limits and maps every outcome to a [`RestError`] that
 //! a caller can branch on. It waits at most a minute for budget and never retries: only the caller knows whether a
 //! late answer is still useful.
+//!
+//! It believes little: `answer` reads within limits, `refusal` finds the error in an answer, `exchange_clock` decides
+//! which measurement of the exchange's clock is used, `budget` which limit and count, and an element of a page that is
+//! not a row costs that element only. Every wait is measured by the steady clock.
 
+mod answer;
 mod budget;
+mod deadlines;
+mod exchange_clock;
+mod listing;
 mod outcome;
+mod refusal;
 
+pub use deadlines::{Deadlines, SavedDeadlines};
 pub use outcome::{RestError, RestStatus};
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Response, StatusCode};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::answer::{Answer, Head, body_of, number_in};
 use self::budget::{Budget, Permit, Purpose};
+use self::exchange_clock::ExchangeClock;
 use self::outcome::error_chain;
-use super::{DecodeError, Dialect, ExchangeInfo, RestRequest, refused_address, tls};
+use self::refusal::Failed;
+use super::retry_after::requested_wait;
+use super::{DecodeError, Dialect, Page, RestRequest, tls};
 use crate::clock::Clock;
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Timestamp, Trade};
-use crate::messages;
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
 /// An upper bound for one query, with its wait for budget and its fallback request.
 pub const QUERY_TIME_MAX: Duration = Duration::from_secs(180);
-/// Largest answer that is read: 1000 trades are 150 KiB, all of exchangeInfo some 10 MiB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// The pause after a 403 or 451, which lasts until someone changes the address.
-const REFUSED_WAIT_US: i64 = 300_000_000;
-/// The pause after a 429 without Retry-After: until the next minute's budget.
-const LIMITED_WAIT_US: i64 = 60_000_000;
-/// The pause after a 418 without a deadline: the shortest ban, "2 min ... 3 days".
-const BANNED_WAIT_US: i64 = 120_000_000;
-/// Most characters of an answer that an error quotes.
-const QUOTE_MAX: usize = 300;
-/// The value of `clock_offset_us` before the first measurement.
-const UNMEASURED: i64 = i64::MIN;
+/// How long the fallback request for the newest trade replaces the first one, which is cheaper: one odd answer must not
+/// decide for ever.
+const FALLBACK_US: i64 = 3_600_000_000;
 
 /// How the client behaves.
 #[derive(Clone, Debug)]
@@ -69,28 +71,24 @@ pub struct Rest {
     client: reqwest::Client,
     clock: Clock,
     budget: Mutex<Budget>,
-    /// [`Dialect::newest_request`] failed here, so `newest` uses the fallback request.
-    newest_falls_back: AtomicBool,
-    clock_offset_us: AtomicI64,
+    /// [`Dialect::newest_request`] failed here: until this steady time `newest` uses the fallback request.
+    newest_falls_back_until: AtomicI64,
+    exchange_clock: Mutex<ExchangeClock>,
+    /// Notified when a pause or ban begins or is extended.
+    deadline_moved: Notify,
     requests: AtomicU64,
     failures: AtomicU64,
     last_error: Mutex<String>,
 }
 
-/// A body with the times of its request and answer.
-struct Answer {
-    body: Bytes,
-    sent_at: Timestamp,
-    answered_at: Timestamp,
-}
-
 impl Rest {
-    /// Creates the client. `banned_until` is the deadline that an earlier process saved: a restart does not end a ban.
+    /// Creates the client. `saved` are the deadlines that an earlier process saved: a restart ends neither a pause nor a
+    /// ban.
     pub fn new(
         dialect: Arc<dyn Dialect>,
         options: RestOptions,
         clock: Clock,
-        banned_until: Option<Timestamp>,
+        saved: Option<SavedDeadlines>,
     ) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured((*tls::client_config()).clone())
@@ -100,71 +98,92 @@ impl Rest {
             .build()
             .context("build the REST client")?;
         let base = options.base.as_deref().unwrap_or_else(|| dialect.rest_base()).trim_end_matches('/').to_owned();
-        let budget = Budget::new(dialect.weight_per_minute(), options.share_percent, banned_until);
+        let mut budget = Budget::new(dialect.weight_per_minute(), options.share_percent);
+        let (limited, banned) = saved.map_or((None, None), |saved| saved.left(clock.read()));
+        limited.into_iter().for_each(|until| budget.pause(until));
+        banned.into_iter().for_each(|until| budget.ban(until));
         Ok(Self {
             dialect,
             base,
             client,
             clock,
             budget: Mutex::new(budget),
-            newest_falls_back: AtomicBool::new(false),
-            clock_offset_us: AtomicI64::new(UNMEASURED),
+            newest_falls_back_until: AtomicI64::new(i64::MIN),
+            exchange_clock: Mutex::default(),
+            deadline_moved: Notify::new(),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_error: Mutex::new(String::new()),
         })
     }
 
-    /// Sends a request on the repair share of the budget and returns the answer's body. Waits for budget; a wait of
-    /// more than a minute returns [`RestError::Limited`] at once.
-    pub async fn send(&self, request: &RestRequest, stop: &CancellationToken) -> Result<Bytes, RestError> {
-        Ok(self.send_within_budget(request, Purpose::Repair, stop).await?.body)
+    /// Trades with ids in `range`, ascending, at most one page from its first id up. A row outside of the range is not an
+    /// answer, because a server may ignore the range; an unreadable one costs itself only.
+    pub async fn trades(&self, symbol: &str, range: Range, stop: &CancellationToken) -> Result<Page<Trade>, RestError> {
+        let mut page = self.trades_page(symbol, range, stop).await?;
+        page.retain(range, |trade| trade.id);
+        Ok(page)
     }
 
-    /// Trades with ids in `range`, ascending, at most one page from its first id up.
-    pub async fn trades(&self, symbol: &str, range: Range, stop: &CancellationToken) -> Result<Vec<Trade>, RestError> {
-        let body = self.send(&self.dialect.trades_request(symbol, range), stop).await?;
-        let mut trades = self.read(self.dialect.trades_answer(&body))?;
-        // A server may ignore the range: rows outside it do not count as an answer.
-        trades.retain(|trade| range.contains(trade.id));
-        Ok(trades)
-    }
-
-    /// The first trade with this id or a higher one. `None` when there is none, or when the server seems to ignore the
-    /// start of a page: it then answers a request for a page from that trade with a page that starts elsewhere.
+    /// The first trade with this id or a higher one. `None` when there is none, when an element before it is unreadable,
+    /// or when the server seems to ignore the start of a page: it then answers a request for a page from that trade with
+    /// a page that starts elsewhere.
     pub async fn trade_from(
         &self,
         symbol: &str,
         id: i64,
         stop: &CancellationToken,
     ) -> Result<Option<Trade>, RestError> {
-        let body = self.send(&self.dialect.trades_request(symbol, Range { first: id, last: id }), stop).await?;
-        let trades = self.read(self.dialect.trades_answer(&body))?;
-        let Some(found) = trades.into_iter().next().filter(|trade| trade.id >= id) else { return Ok(None) };
-        let page = Range { first: found.id, last: found.id.saturating_add(self.dialect.trades_page_max() - 1) };
-        let body = self.send(&self.dialect.trades_request(symbol, page), stop).await?;
-        let trades = self.read(self.dialect.trades_answer(&body))?;
-        Ok(Some(found).filter(|found| trades.first().is_some_and(|first| first.id == found.id)))
+        let first = self.trades_page(symbol, Range { first: id, last: id }, stop).await?;
+        let Some(found) = first.rows.into_iter().find(|trade| trade.id >= id) else { return Ok(None) };
+        let hides_one = |at: Option<i64>| at.is_none_or(|at| (id..found.id).contains(&at));
+        if first.refused.iter().any(|row| hides_one(row.position)) {
+            return Ok(None);
+        }
+        let range = Range { first: found.id, last: found.id.saturating_add(self.dialect.trades_page_max() - 1) };
+        let page = self.trades_page(symbol, range, stop).await?;
+        Ok(Some(found).filter(|found| page.rows.first().is_some_and(|first| first.id == found.id)))
     }
 
-    /// Klines with open times in `range` (microseconds), ascending, at most one page.
+    /// Everything that the exchange answers to a request for trades.
+    async fn trades_page(
+        &self,
+        symbol: &str,
+        range: Range,
+        stop: &CancellationToken,
+    ) -> Result<Page<Trade>, RestError> {
+        let request = self.dialect.trades_request(symbol, range);
+        let answer = self.send_within_budget(&request, Purpose::Repair, stop).await?;
+        let latest = self.exchange_clock().latest(answer.answered_at);
+        self.read(&answer, self.dialect.trades_answer(&answer.body, latest))
+    }
+
+    /// Klines with open times in `range` (microseconds), ascending, at most one page. A kline outside of the range is not
+    /// an answer; an unreadable one costs itself only.
     pub async fn klines(
         &self,
         symbol: &str,
         interval: Interval,
         range: Range,
         stop: &CancellationToken,
-    ) -> Result<Vec<Kline>, RestError> {
-        let body = self.send(&self.dialect.klines_request(symbol, interval, range), stop).await?;
-        let mut klines = self.read(self.dialect.klines_answer(interval, &body, self.exchange_now()))?;
-        klines.retain(|kline| range.contains(kline.open_time.micros()));
-        Ok(klines)
+    ) -> Result<Page<Kline>, RestError> {
+        let request = self.dialect.klines_request(symbol, interval, range);
+        let answer = self.send_within_budget(&request, Purpose::Repair, stop).await?;
+        let (now, latest) = {
+            let clock = self.exchange_clock();
+            // A kline is closed if it was so when the exchange made the answer, which is after we sent the request.
+            (clock.earliest_now(answer.sent_at), clock.latest(answer.answered_at))
+        };
+        let mut page = self.read(&answer, self.dialect.klines_answer(interval, &answer.body, now, latest))?;
+        page.retain(range, |kline| kline.open_time.micros());
+        Ok(page)
     }
 
     /// Id and time of the newest trade; `None` when the symbol has never traded.
     pub async fn newest(&self, symbol: &str, stop: &CancellationToken) -> Result<Option<(i64, Timestamp)>, RestError> {
         let fallback = self.dialect.newest_fallback_request(symbol);
-        if !self.newest_falls_back.load(Ordering::Relaxed) || fallback.is_none() {
+        let falls_back = self.clock.read().steady.micros() < self.newest_falls_back_until.load(Ordering::Relaxed);
+        if !falls_back || fallback.is_none() {
             let answer = self.query_newest(&self.dialect.newest_request(symbol), stop).await;
             if fallback.is_none() || !matches!(answer, Err(RestError::BadAnswer { .. })) {
                 return answer;
@@ -172,8 +191,9 @@ impl Rest {
         }
         let Some(request) = fallback else { return Ok(None) };
         let answer = self.query_newest(&request, stop).await;
-        if answer.is_ok() {
-            self.newest_falls_back.store(true, Ordering::Relaxed);
+        if answer.is_ok() && !falls_back {
+            let until = self.clock.read().steady.plus_micros(FALLBACK_US);
+            self.newest_falls_back_until.store(until.micros(), Ordering::Relaxed);
         }
         answer
     }
@@ -184,7 +204,7 @@ impl Rest {
         stop: &CancellationToken,
     ) -> Result<Option<(i64, Timestamp)>, RestError> {
         let answer = self.send_within_budget(request, Purpose::Query, stop).await?;
-        self.read(self.dialect.newest_answer(&answer.body))
+        self.read(&answer, self.dialect.newest_answer(&answer.body))
     }
 
     /// Id of the first trade at or after `at`; `None` when there is none.
@@ -195,58 +215,77 @@ impl Rest {
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
         let answer = self.send_within_budget(&self.dialect.trade_at_request(symbol, at), Purpose::Query, stop).await?;
-        self.read(self.dialect.trade_at_answer(&answer.body))
-    }
-
-    /// Limits and listed symbols; the client uses the weight limit from here on.
-    pub async fn info(&self, symbols: &[String], stop: &CancellationToken) -> Result<ExchangeInfo, RestError> {
-        let answer = self.send_within_budget(&self.dialect.info_request(symbols), Purpose::Query, stop).await?;
-        let info = self.read(self.dialect.info_answer(&answer.body))?;
-        if let Some(limit) = info.weight_per_minute {
-            self.budget().set_limit(limit);
-        }
-        Ok(info)
+        self.read(&answer, self.dialect.trade_at_answer(&answer.body))
     }
 
     /// Measures the exchange's clock minus ours, in microseconds. It sends two requests, because the first one also
-    /// opens the connection, and uses the shorter round trip: that one is more exact.
+    /// opens the connection, and uses the shorter round trip: that one is more exact. A time that is far from what is
+    /// expected is an error, and is used only when a second measurement agrees (see `exchange_clock`).
     pub async fn measure_clock(&self, stop: &CancellationToken) -> Result<i64, RestError> {
-        let mut best: Option<(i64, i64)> = None;
+        let mut best: Option<(i64, Timestamp, Answer)> = None;
         for _ in 0..2 {
             let answer = self.send_within_budget(&self.dialect.time_request(), Purpose::Query, stop).await?;
-            let theirs = self.read(self.dialect.time_answer(&answer.body))?;
-            let round_trip = answer.answered_at.since(answer.sent_at);
-            // The exchange read its clock half a round trip before we had the answer.
-            let offset = theirs.since(answer.sent_at.plus_micros(round_trip / 2));
-            if best.is_none_or(|(shortest, _)| round_trip < shortest) {
-                best = Some((round_trip, offset));
+            let theirs = self.read(&answer, self.dialect.time_answer(&answer.body))?;
+            let round_trip = answer.answered_at.steady.since(answer.sent_at.steady);
+            if best.as_ref().is_none_or(|(shortest, ..)| round_trip < *shortest) {
+                best = Some((round_trip, theirs, answer));
             }
         }
-        let offset = best.map_or(0, |(_, offset)| offset);
-        self.clock_offset_us.store(offset, Ordering::Relaxed);
-        Ok(offset)
+        let (round_trip, theirs, answer) = best.expect("the loop measures twice");
+        // The exchange read its clock half a round trip before we had the answer.
+        let at_answer = theirs.plus_micros(round_trip / 2);
+        let mut clock = self.exchange_clock();
+        match clock.measured(at_answer, answer.answered_at) {
+            Ok(()) => Ok(clock.offset_us(answer.answered_at).unwrap_or_default()),
+            Err(unconfirmed) => {
+                drop(clock);
+                let days = unconfirmed.0 / 86_400_000_000;
+                let text = format!(
+                    "the exchange says that it is {at_answer}, {days} days from what is expected: a second measurement \
+                     must confirm it before it is used; check the clock of this machine"
+                );
+                Err(self.failed(RestError::BadAnswer { text }.into()))
+            }
+        }
     }
 
-    /// The exchange's clock minus ours in microseconds, as last measured. Status shows it; it never rejects data.
+    /// The exchange's clock minus our wall clock in microseconds, by the last measurement that is used; `None` before
+    /// the first one.
     pub fn clock_offset(&self) -> Option<i64> {
-        Some(self.clock_offset_us.load(Ordering::Relaxed)).filter(|&offset| offset != UNMEASURED)
+        self.exchange_clock().offset_us(self.clock.read())
     }
 
-    /// The end of the exchange's ban, which the state file must keep over a restart; `None` without one.
-    pub fn banned_until(&self) -> Option<Timestamp> {
-        self.budget().banned_until(self.clock.now())
+    /// The exchange's time: by the last measurement that is used, carried forward by the steady clock; before the first
+    /// one, our wall clock.
+    pub fn exchange_now(&self) -> Timestamp {
+        self.exchange_clock().now(self.clock.read())
+    }
+
+    /// The deadlines that the state file must keep over a restart.
+    pub fn deadlines(&self) -> Deadlines {
+        let now = self.clock.read();
+        let budget = self.budget();
+        Deadlines {
+            limited_until: budget.paused_until(now.steady).map(|until| now.date_of(until)),
+            banned_until: budget.banned_until(now.steady).map(|until| now.date_of(until)),
+        }
+    }
+
+    /// Waits until a pause or a ban begins or is extended; one caller only.
+    pub async fn deadline_moved(&self) {
+        self.deadline_moved.notified().await;
     }
 
     /// The client's present state, for the admin page and metrics.
     pub fn status(&self) -> RestStatus {
-        let now = self.clock.now();
+        let deadlines = self.deadlines();
         let mut budget = self.budget();
         RestStatus {
-            used: budget.used(now),
+            used: budget.used(self.clock.read().steady),
             limit: budget.limit(),
             share_percent: budget.share_percent(),
-            limited_until: budget.paused_until(now).map(Timestamp::micros),
-            banned_until: budget.banned_until(now).map(Timestamp::micros),
+            limited_until: deadlines.limited_until.map(Timestamp::rfc3339),
+            banned_until: deadlines.banned_until.map(Timestamp::rfc3339),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             clock_offset_us: self.clock_offset(),
             requests: self.requests.load(Ordering::Relaxed),
@@ -258,20 +297,23 @@ impl Rest {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The exchange's time: our clock plus the offset as last measured.
-    pub fn exchange_now(&self) -> Timestamp {
-        self.clock.now().plus_micros(self.clock_offset().unwrap_or(0))
+    fn exchange_clock(&self) -> MutexGuard<'_, ExchangeClock> {
+        self.exchange_clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts an answer that does not decode as a failed request.
-    fn read<T>(&self, decoded: Result<T, DecodeError>) -> Result<T, RestError> {
-        decoded.map_err(|error| self.failed(error.into()))
+    fn read<T>(&self, answer: &Answer, decoded: Result<T, DecodeError>) -> Result<T, RestError> {
+        decoded.map_err(|error| self.failed(answer.undecodable(&error).into()))
     }
 
-    fn failed(&self, error: RestError) -> RestError {
+    fn failed(&self, failed: Failed) -> RestError {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
-        error
+        let text = match failed.detail.as_str() {
+            "" => failed.error.to_string(),
+            detail => format!("{}: {detail}", failed.error),
+        };
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        failed.error
     }
 
     /// Waits for budget and sends one request.
@@ -296,21 +338,22 @@ impl Rest {
     async fn wait_for_budget(&self, weight: u32, purpose: Purpose, stop: &CancellationToken) -> Result<(), RestError> {
         let deadline = Instant::now() + BUDGET_WAIT_MAX;
         loop {
-            let now = self.clock.now();
-            let permit = self.budget().request(weight, purpose, now);
+            let now = self.clock.read();
+            let permit = self.budget().request(weight, purpose, now.steady);
             let until = match permit {
                 Permit::Granted => return Ok(()),
                 Permit::Wait(until) => until,
-                Permit::Banned(until) => return Err(RestError::Banned { until }),
+                Permit::Banned(until) => return Err(RestError::Banned { until: now.date_of(until) }),
                 Permit::Refused(until) => {
                     let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    return Err(RestError::Refused { text: format!("{last}; the next attempt is at {until}") });
+                    let next = now.date_of(until);
+                    return Err(RestError::Refused { text: format!("{last}; the next attempt is at {next}") });
                 }
             };
-            let wait_us = u64::try_from(until.since(now)).unwrap_or(0);
+            let wait_us = u64::try_from(until.since(now.steady)).unwrap_or(0);
             let wake = Instant::now() + Duration::from_micros(wait_us);
             if wake > deadline {
-                return Err(RestError::Limited { until });
+                return Err(RestError::Limited { until: now.date_of(until) });
             }
             tokio::select! {
                 biased;
@@ -320,66 +363,34 @@ impl Rest {
         }
     }
 
-    async fn fetch(&self, request: &RestRequest, reserved: &mut ReservedWeight<'_>) -> Result<Answer, RestError> {
+    async fn fetch(&self, request: &RestRequest, reserved: &mut ReservedWeight<'_>) -> Result<Answer, Failed> {
         let url = format!("{}{}", self.base, request.path);
         let unavailable = |error: reqwest::Error| RestError::Unavailable { text: error_chain(&error) };
-        let sent_at = self.clock.now();
+        let sent_at = self.clock.read();
         let response = self.client.get(&url).send().await.map_err(unavailable)?;
+        let answered_at = self.clock.read();
         // "Every answer: X-MBX-USED-WEIGHT-1M".
         reserved.reported =
-            number_in(&response, self.dialect.weight_header()).and_then(|used| u32::try_from(used).ok());
-        let status = response.status();
-        let retry_after = number_in(&response, RETRY_AFTER.as_str());
-        let body = body_of(response).await?;
-        let answered_at = self.clock.now();
-        if status.is_success() {
-            return Ok(Answer { body, sent_at, answered_at });
-        }
-        Err(self.classify_error(status, retry_after, &String::from_utf8_lossy(&body), answered_at))
-    }
-
-    /// Maps an answer other than 2xx to an error, and updates the budget with the pause or ban that it contains.
-    fn classify_error(&self, status: StatusCode, retry_after: Option<u64>, body: &str, now: Timestamp) -> RestError {
-        let requested_until = retry_after
-            .map(|seconds| now.plus_micros(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000)));
-        let ban_in_body = self.dialect.banned_until(body);
-        let quoted: String = body.chars().take(QUOTE_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        match status.as_u16() {
-            // "418 ban 2 min ... 3 days, Retry-After = seconds until the ban ends; IP banned until <epoch ms>".
-            418 => {
-                // Retry-After counts from now. The body names an instant of the exchange's clock, which may be far from
-                // ours: use it only without the header, and subtract the offset as last measured.
-                let from_body = || ban_in_body.map(|at| at.plus_micros(-self.clock_offset().unwrap_or(0)));
-                let until = requested_until.or_else(from_body).unwrap_or_else(|| now.plus_micros(BANNED_WAIT_US));
-                self.budget().ban(until);
-                tracing::error!(
-                    MESSAGE_ID = messages::BANNED,
-                    %until,
-                    "the exchange has banned this address until {until}: no request is sent before"
-                );
-                RestError::Banned { until }
-            }
-            // "429 -> Retry-After seconds; ignoring it -> 418".
-            429 => {
-                let until = requested_until.unwrap_or_else(|| now.plus_micros(LIMITED_WAIT_US));
-                self.budget().pause(until);
-                tracing::warn!(%until, "the exchange limits our requests (HTTP 429) until {until}");
-                RestError::Limited { until }
-            }
-            // "403 = WAF"; 451 = a geo-block.
-            code @ (403 | 451) => {
-                self.budget().refuse(now.plus_micros(REFUSED_WAIT_US));
-                let text = refused_address(code, "rest_url");
-                tracing::error!(status = code, "{text}");
-                RestError::Refused { text }
-            }
-            // "5xx = unknown"; -1007 = the exchange's own timeout.
-            code if code >= 500 || code == 408 => {
-                RestError::Unavailable { text: format!("the exchange answered HTTP {code}: {quoted}") }
-            }
-            code => match self.dialect.unknown_symbol(body) {
-                Some(text) => RestError::UnknownSymbol { text },
-                None => RestError::BadAnswer { text: format!("the exchange answered HTTP {code}: {quoted}") },
+            number_in(response.headers(), self.dialect.weight_header()).and_then(|used| u32::try_from(used).ok());
+        let wait = requested_wait(response.headers(), self.exchange_clock().now(answered_at));
+        let head = Head::of(&response);
+        let refusal = head.refusal();
+        let body = match &refusal {
+            Some(_) => Ok(Default::default()),
+            None => body_of(response).await,
+        };
+        // A refusal counts by its status even if its body is cut off, huge or never comes.
+        let is_refusal = matches!(head.status.as_u16(), 403 | 418 | 429 | 451);
+        let body = match body {
+            Err(_unreadable) if is_refusal => Default::default(),
+            body => body?,
+        };
+        let answer = Answer::new(&head, body, sent_at, self.clock.read());
+        match refusal {
+            Some(refusal) if !is_refusal => Err(refusal.into()),
+            _ => match self.failure_in(&answer, wait) {
+                Some(failed) => Err(failed),
+                None => Ok(answer),
             },
         }
     }
@@ -396,30 +407,9 @@ struct ReservedWeight<'a> {
 
 impl Drop for ReservedWeight<'_> {
     fn drop(&mut self) {
-        let now = self.rest.clock.now();
+        let now = self.rest.clock.read().steady;
         self.rest.budget().finish_request(self.weight, self.answered_weight, self.reported, now);
     }
-}
-
-fn number_in(response: &Response, header: &str) -> Option<u64> {
-    response.headers().get(header)?.to_str().ok()?.trim().parse().ok()
-}
-
-async fn body_of(mut response: Response) -> Result<Bytes, RestError> {
-    let too_large = || RestError::BadAnswer { text: format!("the answer is larger than {ANSWER_BYTES_MAX} bytes") };
-    if response.content_length().is_some_and(|length| length > ANSWER_BYTES_MAX as u64) {
-        return Err(too_large());
-    }
-    let mut body = BytesMut::new();
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| RestError::Unavailable { text: error_chain(&error) })?
-    {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The errors of a request, and the client's status.
 
-use crate::exchange::DecodeError;
 use crate::market::Timestamp;
 
 /// Why a request has no usable answer.
@@ -30,7 +29,8 @@ pub enum RestError {
         /// The exchange's own words.
         text: String,
     },
-    /// An unusable answer: another 4xx, undecodable, too large. A retry will not help.
+    /// An unusable answer: another 4xx, a redirect, compressed, undecodable, too large. Nothing of it is believed, and a
+    /// retry at once will not help.
     #[error("{text}")]
     BadAnswer {
         /// What is wrong with it.
@@ -47,12 +47,6 @@ pub enum RestError {
     Stopped,
 }
 
-impl From<DecodeError> for RestError {
-    fn from(error: DecodeError) -> Self {
-        Self::BadAnswer { text: error.to_string() }
-    }
-}
-
 /// The client's present state.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct RestStatus {
@@ -62,10 +56,10 @@ pub struct RestStatus {
     pub limit: u32,
     /// Percent of the limit that repairs may use.
     pub share_percent: u32,
-    /// End of a pause that the exchange requires, microseconds since 1970.
-    pub limited_until: Option<i64>,
-    /// End of a ban, microseconds since 1970.
-    pub banned_until: Option<i64>,
+    /// End of a pause that the exchange requires (HTTP 429), RFC 3339; null without one.
+    pub limited_until: Option<String>,
+    /// End of a ban of this address (HTTP 418), RFC 3339; null without one.
+    pub banned_until: Option<String>,
     /// The last failure in words; empty when there was none.
     pub last_error: String,
     /// The exchange's clock minus ours in microseconds; `None` before the first measurement.

@@ -7,12 +7,15 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::{RETRY_AFTER, USER_AGENT};
+use tokio_tungstenite::tungstenite::http::header::USER_AGENT;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, http};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
+use crate::clock::Clock;
+use crate::exchange::retry_after::requested_wait;
 use crate::exchange::{Proxy, refused_address, tls};
+use crate::market::Timestamp;
 
 pub(super) type WebSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -44,7 +47,7 @@ pub(super) enum Retry {
 }
 
 /// Opens a WebSocket to `url`. It has no timeout of its own: the caller sets the time limit.
-pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, ConnectError> {
+pub(super) async fn connect(url: &str, proxy: &Proxy, clock: &Clock) -> Result<WebSocket, ConnectError> {
     let failed = |error: anyhow::Error| ConnectError { text: format!("{error:#}"), retry: Retry::Backoff };
     let mut request = url.into_client_request().with_context(|| format!("read the address {url}")).map_err(failed)?;
     request
@@ -58,18 +61,14 @@ pub(super) async fn connect(url: &str, proxy: &Proxy) -> Result<WebSocket, Conne
     let connector = Connector::Rustls(tls::client_config());
     match client_async_tls_with_config(request, stream, Some(config), Some(connector)).await {
         Ok((socket, _)) => Ok(socket),
-        Err(Error::Http(response)) => Err(refusal(&response)),
+        Err(Error::Http(response)) => Err(refusal(&response, clock.now())),
         Err(error) => Err(ConnectError { text: format!("open a WebSocket to {url}: {error}"), retry: Retry::Backoff }),
     }
 }
 
-fn refusal(response: &Response) -> ConnectError {
+fn refusal(response: &Response, now: Timestamp) -> ConnectError {
     let status = response.status().as_u16();
-    let requested_wait = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+    let requested_wait = requested_wait(response.headers(), now);
     match status {
         // "403 = WAF"; 451 = a geo-block.
         403 | 451 => ConnectError { text: refused_address(status, "ws_url"), retry: Retry::Slowly },
@@ -94,14 +93,18 @@ fn refusal(response: &Response) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use tokio_tungstenite::tungstenite::http::header::RETRY_AFTER;
+
     use super::*;
+    use crate::exchange::retry_after::WAIT_MAX;
 
     fn check(status: u16, retry_after: Option<&str>, retry: Retry, part: &str) {
         let mut response = http::Response::builder().status(status);
         if let Some(seconds) = retry_after {
             response = response.header(RETRY_AFTER, seconds);
         }
-        let error = refusal(&response.body(None).unwrap());
+        // 1994-11-06T08:49:37Z.
+        let error = refusal(&response.body(None).unwrap(), Timestamp(784_111_777_000_000));
         assert_eq!(error.retry, retry, "{status}");
         assert!(error.text.contains(part), "{} does not say {part:?}", error.text);
     }
@@ -114,6 +117,14 @@ mod tests {
         check(418, Some("259200"), Retry::After(Duration::from_secs(259_200)), "banned");
         check(418, None, Retry::After(BANNED_WAIT), "banned");
         check(429, Some("soon"), Retry::After(LIMITED_WAIT), "limits");
+        check(429, Some("-1"), Retry::After(LIMITED_WAIT), "limits");
+        check(429, Some("Sun, 06 Nov 1994 08:59:37 GMT"), Retry::After(Duration::from_secs(600)), "600 s");
+        for endless in
+            ["18446744073709551615", "99999999999999999999", "1000000000000", "Fri, 01 Jan 2100 00:00:00 GMT"]
+        {
+            check(429, Some(endless), Retry::After(WAIT_MAX), "345600 s");
+            check(418, Some(endless), Retry::After(WAIT_MAX), "345600 s");
+        }
         check(503, None, Retry::Backoff, "503");
     }
 }

@@ -223,8 +223,9 @@ impl Socket {
         let base = self.options.url_base.as_deref().unwrap_or_else(|| self.dialect.ws_base());
         let url = format!("{}{}", base.trim_end_matches('/'), self.dialect.ws_path());
         let (limit, proxy) = (self.options.connect_timeout, self.options.proxy.clone());
+        let clock = self.clock.clone();
         Box::pin(async move {
-            match tokio::time::timeout(limit, connect::connect(&url, &proxy)).await {
+            match tokio::time::timeout(limit, connect::connect(&url, &proxy, &clock)).await {
                 Ok(connected) => connected,
                 Err(_) => {
                     let text = format!("open a WebSocket to {url}: no answer within {} s", limit.as_secs_f32());

@@ -35,11 +35,41 @@ async fn a_ban_survives_a_restart_and_the_gap_is_filled_after_it() {
     let state: Value = serde_json::from_str(&text).unwrap();
     assert!(state["ban_until"]["binance"].is_i64(), "the deadline is saved: {state}");
     app.start().await;
-    assert!(app.get("/api/v1/status").await["rest"]["binance"]["banned_until"].is_i64());
+    assert!(app.get("/api/v1/status").await["rest"]["binance"]["banned_until"].is_string());
     let filled = || HistoryFile::open(&app).number("SELECT count(*) FROM gaps WHERE state = 'filled'") > 0;
     wait_for("the gap is filled after the ban", WAIT_MAX * 2, async || filled().then_some(())).await;
     // Not one request reached the exchange during the ban.
     assert_eq!(simulator.control.counters().rest_banned, banned);
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_is_saved_when_it_begins_and_survives_a_kill() {
+    let simulator = start(generated_options(seed(), &["BTCUSDT"], 100.0, "")).await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades");
+    wait_for("trades are stored", WAIT_MAX, async || (count() >= 50).then_some(())).await;
+    simulator.control.inject(&"ratelimit:20s".parse().unwrap());
+    simulator.control.inject(&"drop:BTCUSDT:10".parse().unwrap());
+    let file = app.data_dir.join("service_state.json");
+    let saved = || {
+        let state: Value = serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()?;
+        state["limit_until"]["binance"].as_i64()
+    };
+    wait_for("the deadline is saved while the recorder runs", WAIT_MAX, async || saved()).await;
+    app.kill().await;
+    let limited = simulator.control.counters().rest_rate_limited;
+    app.start().await;
+    let until = app.get("/api/v1/status").await["rest"]["binance"]["limited_until"].clone();
+    assert!(until.as_str().is_some_and(|until| until.ends_with('Z')), "{until}");
+    let filled = || HistoryFile::open(&app).number("SELECT count(*) FROM gaps WHERE state = 'filled'") > 0;
+    wait_for("the gap is filled after the pause", WAIT_MAX * 2, async || filled().then_some(())).await;
+    // Not one request reached the exchange during the pause.
+    assert_eq!(simulator.control.counters().rest_rate_limited, limited);
     simulator.stop_publishing().await;
     assert_complete(&app, &simulator, WAIT_MAX).await;
     app.stop_cleanly().await;

@@ -1,0 +1,84 @@
+//! The monitor against a server on loopback that fails at first.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+use crate::clock::Clock;
+use crate::exchange::binance::Binance;
+use crate::exchange::rest::RestOptions;
+
+/// Longest wait for anything that must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(20))
+}
+
+/// A client of a server that answers its n-th request, counted from 0, with `answer(n)`.
+async fn client(answer: impl Fn(u64) -> Option<String> + Send + Sync + 'static) -> Arc<Rest> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (answer, requests) = (Arc::new(answer), Arc::new(AtomicU64::new(0)));
+    let router = axum::Router::new().fallback(move || {
+        let answer = answer(requests.fetch_add(1, Ordering::Relaxed));
+        async move { answer.ok_or(StatusCode::SERVICE_UNAVAILABLE) }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let options = RestOptions { base: Some(base), ..RestOptions::default() };
+    Arc::new(Rest::new(Arc::new(Binance), options, Clock::system(), None).unwrap())
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, met).await.expect("the condition in time");
+}
+
+#[tokio::test]
+async fn the_clock_is_measured_again_soon_after_a_failure() {
+    let now = Clock::system();
+    let rest =
+        client(move |request| (request > 0).then(|| format!(r#"{{"serverTime":{}}}"#, now.now().millis()))).await;
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let measured = async {
+        until(|| rest.clock_offset().is_some()).await;
+        stop.cancel();
+    };
+    tokio::join!(watch_clock(Exchange::Binance, &rest, &health, backoff(), &stop), measured);
+    assert!(health.degraded_parts().is_empty());
+}
+
+#[tokio::test]
+async fn a_listing_that_stays_unreadable_is_shown_and_then_learnt() {
+    let good = r#"{"rateLimits":[{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":5000}],
+        "symbols":[{"symbol":"BTCUSDT","status":null}]}"#;
+    let rest = client(move |request| (request >= 3).then(|| good.to_owned())).await;
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let (_sender, streams) = watch::channel(vec!["binance:BTCUSDT:trade".parse().unwrap()]);
+    let learnt = async {
+        until(|| !health.degraded_parts().is_empty()).await;
+        assert!(format!("{:?}", health.degraded_parts()).contains("does not say what it lists"));
+        until(|| rest.status().limit == 5_000 && health.degraded_parts().is_empty()).await;
+        stop.cancel();
+    };
+    tokio::join!(watch_listing(Exchange::Binance, &rest, streams, &health, backoff(), &stop), learnt);
+}
+
+#[test]
+fn a_complaint_is_made_once() {
+    let mut known = BTreeSet::new();
+    let (first, second) = (["a".to_owned()], ["a".to_owned(), "b".to_owned()]);
+    complain(Exchange::Binance, &first, &mut known);
+    assert!(known.contains("a"));
+    complain(Exchange::Binance, &second, &mut known);
+    assert_eq!(known.len(), 2);
+    complain(Exchange::Binance, &[], &mut known);
+    assert!(known.is_empty());
+}
