@@ -9,6 +9,7 @@ mod attempt;
 mod deps;
 mod pages;
 mod recording_starts;
+mod recovery;
 mod repair;
 mod requested_range;
 pub mod since;
@@ -18,9 +19,8 @@ mod verdict;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 pub use deps::Deps;
 pub use recording_starts::RecordingStarts;
@@ -33,42 +33,65 @@ use crate::market::Timestamp;
 
 /// Gaps repaired at a time: enough to hide the round trips when fifty symbols lose their connection together.
 const REPAIRS_MAX: usize = 6;
+/// Longest time to store that a repair panicked.
+const PANIC_STORE_MAX: Duration = Duration::from_secs(60);
 
 /// Repairs open gaps until `stop`.
 pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
-    let mut running: JoinSet<(String, Timestamp)> = JoinSet::new();
+    let repair = |deps: Deps, gap: Gap, stop: CancellationToken| async move { repair::repair(&deps, gap, &stop).await };
+    run_repairs(deps, heartbeat, stop, repair).await;
+}
+
+/// Runs `repair` for the open gaps until `stop`; a repair returns when to try again.
+async fn run_repairs<F>(
+    deps: Deps,
+    heartbeat: Heartbeat,
+    stop: CancellationToken,
+    repair: impl Fn(Deps, Gap, CancellationToken) -> F,
+) where
+    F: Future<Output = Timestamp> + Send + 'static,
+{
+    let mut running: JoinSet<Timestamp> = JoinSet::new();
+    // The gap that each task repairs, because a panic leaves only the task's id.
+    let mut gap_ids: HashMap<Id, String> = HashMap::new();
+    let mut panics: HashMap<String, i64> = HashMap::new();
     // When to try each gap again; a gap that was not tried yet has no entry.
     let mut due: HashMap<String, Timestamp> = HashMap::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
         let now = deps.clock.now();
         for gap in claim_next(&deps, &due, now, REPAIRS_MAX - running.len()) {
-            let (deps, stop) = (deps.clone(), stop.clone());
+            let gap_id = gap.gap_id.clone();
             // A repair is not a recording loop, so no heartbeat watches it.
-            running.spawn(async move {
-                let gap_id = gap.gap_id.clone();
-                let again = repair::repair(&deps, gap, &stop).await;
-                (gap_id, again)
-            });
+            let task = running.spawn(repair(deps.clone(), gap, stop.clone()));
+            gap_ids.insert(task.id(), gap_id);
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = deps.ledger.gap_opened.notified() => {}
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
-            Some(ended) = running.join_next() => match ended {
-                Ok((gap_id, again)) => {
-                    deps.ledger.with(|ledger| ledger.unclaim(&gap_id));
-                    due.insert(gap_id, again);
-                }
-                Err(error) => {
-                    // The error does not name the gap, so all repairs are stopped and start again.
-                    warn!("a repair panicked, starting all repairs again: {error}");
-                    running.shutdown().await;
-                    deps.ledger.with(|ledger| ledger.unclaim_all());
-                }
-            },
+            Some(ended) = running.join_next_with_id() => {
+                let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
+                let gap_id = gap_ids.remove(&task).expect("every task was added with its gap");
+                let again = match ended {
+                    Ok((_, again)) => {
+                        panics.remove(&gap_id);
+                        again
+                    }
+                    // A bug: the same answer would meet it again at once. Only this gap waits, and its row says why.
+                    Err(error) => {
+                        let count = panics.entry(gap_id.clone()).and_modify(|count| *count += 1).or_insert(1);
+                        let storing = repair::record_panic(&deps, &gap_id, *count, error);
+                        heartbeat.beat_while(PANIC_STORE_MAX, storing).await
+                    }
+                };
+                deps.ledger.with(|ledger| ledger.unclaim(&gap_id));
+                due.insert(gap_id, again);
+            }
         }
-        due.retain(|gap_id, _| deps.ledger.with(|ledger| ledger.get(gap_id).is_some()));
+        let is_open = |gap_id: &String| deps.ledger.with(|ledger| ledger.get(gap_id).is_some());
+        due.retain(|gap_id, _| is_open(gap_id));
+        panics.retain(|gap_id, _| is_open(gap_id));
     }
     // Repairs watch `stop` themselves. A page in flight is written, or dropped and requested again after the restart.
     let _ended = tokio::time::timeout(Duration::from_secs(2), running.join_all()).await;
@@ -95,5 +118,7 @@ fn claim_next(deps: &Deps, due: &HashMap<String, Timestamp>, now: Timestamp, slo
 #[path = "repair_tests.rs"]
 mod tests;
 
+#[cfg(test)]
+mod panic_tests;
 #[cfg(test)]
 mod requested_range_tests;

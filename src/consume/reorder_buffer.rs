@@ -219,23 +219,34 @@ impl ReorderBuffer {
 
     /// Declares a gap wherever a grace period is over: missing positions before held items, and expected positions that
     /// did not arrive. Call it only at the log's end, with the clock's time: in a backlog the missing frames may lie
-    /// ahead, unread. `force` ends the grace of held items at once (at a stop, or when a partition is revoked).
+    /// ahead, unread. `force` ends the grace of held items at once (at a stop).
     pub fn declare_gaps(&mut self, now: Timestamp, force: bool) {
         let deadline = if force { Timestamp(i64::MAX) } else { now.plus_micros(-REORDER_GRACE_US) };
         // First, because a gap that an expectation declares may release held items.
         self.check_expectations(now);
-        self.expire_held(deadline);
+        self.expire_held(deadline, None);
+    }
+
+    /// Ends the grace of the held items of these partitions at once, because they leave this recorder. The items of the
+    /// partitions that stay keep theirs: their missing neighbours may be the next records.
+    pub fn declare_gaps_of(&mut self, leaving: &[Partition]) {
+        self.expire_held(Timestamp(i64::MAX), Some(leaving));
     }
 
     /// Declares a gap where too many items are held, also in the middle of a backlog.
     pub fn declare_gaps_over_limit(&mut self) {
-        self.expire_held(Timestamp(i64::MIN));
+        self.expire_held(Timestamp(i64::MIN), None);
     }
 
-    fn expire_held(&mut self, deadline: Timestamp) {
+    /// Expires the held items of all partitions, or only of these.
+    fn expire_held(&mut self, deadline: Timestamp, only: Option<&[Partition]>) {
         for (&exchange, exchange_state) in &mut self.exchanges {
             for index in std::mem::take(&mut exchange_state.holding) {
                 let streams = &mut exchange_state.symbols[index];
+                if only.is_some_and(|only| !streams.held_offsets().any(|(partition, _)| only.contains(&partition))) {
+                    exchange_state.holding.insert(index);
+                    continue;
+                }
                 let mut router = StreamRouter {
                     exchange,
                     symbol: &streams.symbol.clone(),

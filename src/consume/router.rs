@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::cache::Update;
+use crate::cache::{Update, kline_is_newer};
 use crate::gap::Observation;
 use crate::history::{KlineRow, TradeRow};
 use crate::log::Partition;
@@ -188,6 +188,8 @@ impl StreamRouter<'_> {
             entry.0 == self.exchange && entry.1 == *self.symbol && entry.2.interval == kline.interval
         };
         match self.update.klines.iter_mut().find(same) {
+            // Frames of two connections arrive in either order.
+            Some(entry) if !kline_is_newer(&kline, &entry.2) => {}
             Some(entry) => entry.2 = kline,
             None => self.update.klines.push((self.exchange, self.symbol.clone(), kline)),
         }

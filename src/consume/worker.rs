@@ -19,6 +19,8 @@ use super::{ConsumeError, Deps, DetectedGap, Probe, ReadyBatch, ReorderBuffer};
 
 /// Longest commit; a log that does not answer within it counts as stuck.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
+/// Longest request for the log's offsets: four requests of a broker that takes almost its timeout for each.
+const USAGE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     pub(super) deps: Deps,
@@ -64,7 +66,7 @@ impl Worker {
                 Ok(None)
             }
             Delivery::Revoked { partitions, deadline, done } => {
-                buffer.declare_gaps(self.deps.clock.now(), true);
+                buffer.declare_gaps_of(&partitions);
                 let flushed = tokio::time::timeout(deadline, self.write_all(buffer)).await;
                 let positions = flushed.ok().transpose()?.flatten().unwrap_or_default();
                 let leaving = positions.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
@@ -92,7 +94,8 @@ impl Worker {
 
     /// Whether every record of the assigned partitions was consumed.
     pub(super) async fn is_at_end(&mut self, buffer: &ReorderBuffer) -> bool {
-        match self.deps.log.usage().await {
+        // A broker that answers slowly, several requests one after the other, is no stuck loop.
+        match self.heartbeat.beat_while(USAGE_MAX, self.deps.log.usage()).await {
             Ok(usage) => usage.end.iter().filter(|(id, _)| self.partitions.contains(id)).all(|(partition, end)| {
                 let next = buffer.next_offsets().get(partition).or_else(|| usage.committed.get(partition));
                 next.or_else(|| usage.first.get(partition)).copied().unwrap_or(0) >= *end
