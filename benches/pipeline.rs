@@ -124,6 +124,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let dialect: Arc<dyn Dialect> = Arc::new(Binance);
     let streams: Vec<Stream> =
         SYMBOLS.iter().map(|symbol| format!("binance:{symbol}:trade").parse().expect("a stream")).collect();
+    let (_streams, streams) = watch::channel(streams);
     let (events, received) = mpsc::channel(64);
     let (_commands, commands) = mpsc::channel(1);
     let socket = Socket {
@@ -134,11 +135,11 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
         connections: Connections::default(),
         events,
         commands,
+        streams: streams.clone(),
         stop: stop.clone(),
     };
-    let socket = tokio::spawn(socket.run(streams.clone()));
+    let socket = tokio::spawn(socket.run());
     let (connection_events, _received) = mpsc::channel(16);
-    let (_streams, streams) = watch::channel(streams);
     let deps = ingest::Deps {
         log: log.clone(),
         dialect: dialect.clone(),

@@ -192,12 +192,13 @@ pub async fn coverage(
 pub async fn reload(State(state): State<Arc<AppState>>, query: QueryParameters<ReloadQuery>) -> ApiResult<ReloadView> {
     let (answer, answered) = oneshot::channel();
     let request = ReloadRequest { dry_run: parse_query(query)?.dry_run, answer };
-    let busy = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "another reload is in progress");
-    state.reloads.try_send(request).map_err(|_full| busy())?;
+    let busy = |why: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why);
+    state.reloads.try_send(request).map_err(|_full| busy("too many reloads wait: try again later"))?;
     let outcome = tokio::time::timeout(Duration::from_secs(30), answered).await;
     match outcome {
         Ok(Ok(Ok(report))) => Ok(Json(status_model::reload(report))),
         Ok(Ok(Err(why))) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded", why)),
-        Ok(Err(_)) | Err(_) => Err(busy()),
+        Ok(Err(_stopping)) => Err(busy("the service is stopping")),
+        Err(_elapsed) => Err(busy("the reload is not done within 30 s: its outcome will be in the log")),
     }
 }

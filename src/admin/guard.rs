@@ -149,7 +149,8 @@ fn bearer(headers: &HeaderMap) -> &str {
 }
 
 fn is_token(given: &str, state: &AppState) -> bool {
-    let Some(token) = state.options.token.as_deref() else { return false };
+    let token = state.token.borrow();
+    let Some(token) = token.as_deref() else { return false };
     // Compares every byte, so that the time does not reveal how many bytes match.
     given.len() == token.len() && given.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

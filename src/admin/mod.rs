@@ -144,7 +144,9 @@ pub struct AppState {
     pub time_series: Arc<TimeSeries>,
     /// The name of each store's backend: log, history, cache.
     pub backends: watch::Receiver<[String; 3]>,
-    /// The listen address and the admin token.
+    /// The admin token; a reload replaces it.
+    pub token: watch::Receiver<Option<String>>,
+    /// The listen address, and the admin token at the start.
     pub options: AdminOptions,
 }
 

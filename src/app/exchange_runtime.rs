@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::backfill::ConnectionHandle;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions, SavedDeadlines};
 use crate::exchange::socket::Connections;
@@ -18,10 +18,12 @@ use crate::log::Log;
 use crate::market::{Exchange, Stream};
 
 use super::Groups;
-use super::sockets::{EVENTS_MAX, Sockets};
+use super::sockets::{EVENTS_MAX, SocketDeps, Sockets};
 
 /// Most queued connection events for the tail.
 const CONNECTION_EVENTS_MAX: usize = 256;
+/// Most queued streams that need a connection of their own; the tail asks again when the queue is full.
+const ISOLATIONS_MAX: usize = 64;
 
 /// The running parts of one exchange.
 pub struct ExchangeRuntime {
@@ -31,8 +33,10 @@ pub struct ExchangeRuntime {
     pub dialect: Arc<dyn Dialect>,
     /// Its REST client.
     pub rest: Arc<Rest>,
-    /// Its connections.
-    pub sockets: Sockets,
+    /// Its connections, as the tail sees them.
+    pub connection_handles: watch::Receiver<Vec<ConnectionHandle>>,
+    /// Takes the streams that need a connection of their own.
+    pub isolations: mpsc::Sender<Stream>,
     /// Events of its connections; the tail takes the receiver once.
     pub connection_events: Option<mpsc::Receiver<ConnectionEvent>>,
 }
@@ -55,6 +59,8 @@ pub struct Shared {
     pub clock: Clock,
     /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// The feeds of the current configuration.
+    pub feeds: watch::Receiver<Vec<Feed>>,
 }
 
 /// The dialect of an exchange.
@@ -78,13 +84,7 @@ pub fn rest(
 }
 
 /// Starts an exchange: from here its frames go to the log.
-pub(super) async fn start(
-    rest: Arc<Rest>,
-    exchange: Exchange,
-    config: &Config,
-    shared: &Shared,
-    groups: &mut Groups,
-) -> ExchangeRuntime {
+pub(super) fn start(rest: Arc<Rest>, exchange: Exchange, shared: &Shared, groups: &mut Groups) -> ExchangeRuntime {
     let dialect = dialect(exchange);
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let (connection_events, received_events) = mpsc::channel(CONNECTION_EVENTS_MAX);
@@ -99,15 +99,23 @@ pub(super) async fn start(
     };
     let heartbeat = shared.heartbeats.watch("ingest");
     let stop = groups.ingest.stop.clone();
-    groups.ingest.spawn("ingest", async move { Ok(ingest::run(deps, received, heartbeat, stop).await?) });
-    let mut sockets = Sockets::new(
-        dialect.clone(),
+    // Bounded: at a stop ingest ends by itself once every connection has ended. Before that a sender stays open, and a
+    // failed append is an error.
+    groups.ingest.spawn_bounded("ingest", async move { Ok(ingest::run(deps, received, heartbeat, stop).await?) });
+    let mut sockets = Sockets::new(SocketDeps {
+        dialect: dialect.clone(),
         events,
-        shared.next_connection.clone(),
-        shared.connections.clone(),
-        shared.clock.clone(),
-        groups.sockets.stop.clone(),
-    );
-    sockets.assign(&config.feeds).await;
-    ExchangeRuntime { exchange, dialect, rest, sockets, connection_events: Some(received_events) }
+        next_connection: shared.next_connection.clone(),
+        connections: shared.connections.clone(),
+        clock: shared.clock.clone(),
+        group: groups.sockets.spawner(),
+    });
+    let mut feeds = shared.feeds.clone();
+    let first_feeds = feeds.borrow_and_update().clone();
+    sockets.assign(&first_feeds);
+    let connection_handles = sockets.connection_handles();
+    let (isolations, received_isolations) = mpsc::channel(ISOLATIONS_MAX);
+    groups.sockets.spawn("sockets", sockets.run(feeds, received_isolations));
+    let connection_events = Some(received_events);
+    ExchangeRuntime { exchange, dialect, rest, connection_handles, isolations, connection_events }
 }

@@ -4,29 +4,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminSocket, AppState, Listeners, ReloadReport};
+use crate::admin::{self, AdminSocket, AppState, Listeners};
 use crate::exit::Failure;
 use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
 use crate::jobs::tasks::{LogRetention, Services};
 use crate::jobs::{JobsHandle, Runner, RunnerDeps};
 use crate::messages;
+use crate::retry::Backoff;
 use crate::signals::Request;
 use crate::supervisor::TaskFailure;
 use crate::systemd;
 
-use super::reload::{self, Reloadable};
-use super::status::{status_line, update_exchange_health};
-use super::{Groups, Requests, RunOptions, Service};
+use super::reload::Reloader;
+use super::reload_queue::ReloadQueue;
+use super::status::{self, status_line};
+use super::{Groups, Requests, Service};
 use super::{backends, conditions, events, exchange_monitor};
 
-/// Time between two updates of the status line.
-const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// First delay between two attempts to store that the gaps of removed feeds ended; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest such delay.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Repairs and preloads, runs the jobs that READY waits for, and starts the scheduler and the API.
 /// While history is down the start does not wait for it: repair and preload run when it is back.
@@ -60,23 +64,15 @@ pub async fn start(
     };
     let (mut runner, jobs) = Runner::new(deps, schedule.clone(), Some(&service.config.data_dir));
     if resumed.is_cancelled() {
-        supersede_removed(service).await.context("supersede the gaps of removed feeds")?;
+        // The task below tries again.
+        if let Err(error) = supersede_removed(service).await {
+            warn!("cannot supersede the gaps of removed feeds yet: {error}");
+        }
         runner.run_blocking().await;
     } else {
         runner.run_startup_jobs_after(resumed.clone());
-        let (service, stop) = (service.clone(), groups.jobs.stop.clone());
-        groups.jobs.spawn("removed feeds", async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = resumed.cancelled() => {
-                    if let Err(error) = supersede_removed(&service).await {
-                        error!("gaps of removed feeds stay open: {error}");
-                    }
-                }
-            }
-            Ok(())
-        });
     }
+    groups.jobs.spawn("removed feeds", watch_removed(service.clone(), resumed, groups.jobs.stop.clone()));
     // The first snapshot names the recorded streams even when the process dies before the first scheduled one.
     match service.saver.save(false).await {
         Ok(saved) => info!("state saved: {saved}"),
@@ -98,11 +94,34 @@ pub async fn start(
     Ok(jobs)
 }
 
+/// Supersedes the gaps of feeds that are no longer recorded: those removed while the service was down, and after every
+/// reload those that it removed. Repeats while history is down.
+async fn watch_removed(service: Service, resumed: CancellationToken, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut streams = service.streams.clone();
+    let watching = async {
+        resumed.cancelled().await;
+        loop {
+            streams.mark_unchanged();
+            let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+            while let Err(error) = supersede_removed(&service).await {
+                warn!("cannot supersede the gaps of removed feeds, trying again: {error}");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+            if streams.changed().await.is_err() {
+                // The main loop is gone, and with it the process.
+                return std::future::pending::<()>().await;
+            }
+        }
+    };
+    stop.run_until_cancelled(watching).await;
+    Ok(())
+}
+
 async fn supersede_removed(service: &Service) -> Result<(), HistoryError> {
     let recorded = service.streams.borrow().clone();
     let ended = service.backfill.supersede(|stream| recorded.contains(stream), "its feed was removed").await?;
     if ended > 0 {
-        info!("superseded the gaps of feeds that were removed while the service was down");
+        info!("superseded {ended} gaps of feeds that were removed");
     }
     Ok(())
 }
@@ -145,6 +164,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         data_dir: service.config.data_dir.clone(),
         time_series: Arc::default(),
         backends: backends::descriptions(&service.config, groups),
+        token: service.token.subscribe(),
         options,
     };
     let stop = groups.admin.stop.clone();
@@ -195,22 +215,24 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(inherited)
 }
 
-/// Sends READY, then serves until a signal requests a stop (`None`) or a task fails.
+/// Sends READY, then serves until a signal requests a stop (`None`) or a task fails. Every wait of this loop is for its
+/// next event: a reload and the status line run beside it, so that a stop never waits for them.
 pub async fn run(
     service: &Service,
-    reloadable: &mut Reloadable,
-    run_options: &RunOptions,
+    reloader: &Reloader,
     requests: &mut Requests,
     groups: &mut Groups,
 ) -> Option<TaskFailure> {
     service.health.set_ready();
-    let line = status_line(service, &reloadable.jobs).await;
+    let line = status_line(service, &reloader.jobs).await;
     systemd::ready(&line);
     info!(MESSAGE_ID = messages::STARTED, "ready: {line}");
+    groups.jobs.spawn("status", status::publish(service.clone(), reloader.jobs.clone(), groups.jobs.stop.clone()));
+    let reloader = reloader.clone();
+    let mut reloads = ReloadQueue::new(move |dry_run| Box::pin(reloader.clone().reload(dry_run)));
     if requests.reload_pending {
-        reload(service, reloadable, run_options, false).await.ok();
+        reloads.request(false, None);
     }
-    let mut ticks = tokio::time::interval(STATUS_INTERVAL);
     loop {
         tokio::select! {
             failure = groups.failure() => {
@@ -225,50 +247,16 @@ pub async fn run(
                 Some(Request::Reload(why)) => {
                     info!("reloading: {why}");
                     // The sender of a signal gets no answer; the log has the reason.
-                    reload(service, reloadable, run_options, false).await.ok();
+                    reloads.request(false, None);
                 }
-                None => return None,
+                // Without its thread no signal stops or reloads the service any more.
+                None => {
+                    let reason = "the thread that waits for signals has ended".to_owned();
+                    return Some(TaskFailure { task: "signals".to_owned(), reason });
+                }
             },
-            Some(request) = requests.reloads.recv() => {
-                let outcome = reload(service, reloadable, run_options, request.dry_run).await;
-                if request.answer.send(outcome).is_err() {
-                    warn!("the client that requested the reload has disconnected");
-                }
-            }
-            _ = ticks.tick() => {
-                update_exchange_health(service).await;
-                systemd::status(&status_line(service, &reloadable.jobs).await);
-            }
+            Some(request) = requests.reloads.recv() => reloads.request(request.dry_run, Some(request.answer)),
+            () = reloads.advance() => {}
         }
     }
-}
-
-async fn reload(
-    service: &Service,
-    reloadable: &mut Reloadable,
-    run_options: &RunOptions,
-    dry_run: bool,
-) -> Result<ReloadReport, String> {
-    if dry_run {
-        let (config, schedule) = run_options.config_paths.load()?;
-        return reload::apply(service, reloadable, &config, &schedule, true)
-            .await
-            .map_err(|error| format!("{error:#}"));
-    }
-    // Sent before the files are read: `Type=notify-reload` waits for it, also when the files are bad.
-    systemd::reloading();
-    let applied = match run_options.config_paths.load() {
-        Ok((config, schedule)) => reload::apply(service, reloadable, &config, &schedule, false).await,
-        Err(why) => Err(anyhow!(why)),
-    };
-    service.reloaded.count(applied.is_ok());
-    let line = status_line(service, &reloadable.jobs).await;
-    match &applied {
-        Ok(_report) => systemd::ready(&line),
-        Err(error) => {
-            error!(MESSAGE_ID = messages::RELOAD_REFUSED, "the reload changed nothing:\n{error:#}");
-            systemd::ready(&format!("the last reload changed nothing: {error:#}"));
-        }
-    }
-    applied.map_err(|error| format!("{error:#}"))
 }

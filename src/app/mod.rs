@@ -16,6 +16,7 @@ mod faults;
 mod main_loop;
 mod recording;
 mod reload;
+mod reload_queue;
 mod restore;
 mod snapshot_saver;
 mod sockets;
@@ -57,7 +58,7 @@ use crate::systemd;
 use crate::writer::Writer;
 
 pub use reload::ConfigPaths;
-use reload::Reloadable;
+use reload::Reloader;
 pub use snapshot_saver::SnapshotSaver;
 
 /// The grace period of each group in a stop, in order. Their sum stays below the unit's `TimeoutStopSec` (a test reads
@@ -149,6 +150,8 @@ pub struct Service {
     pub streams: watch::Receiver<Vec<Stream>>,
     /// The feeds of the current configuration.
     pub feeds: Arc<watch::Sender<Vec<Feed>>>,
+    /// The admin token; a reload replaces it.
+    pub token: Arc<watch::Sender<Option<String>>>,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The history.
@@ -216,7 +219,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
             Ok(None)
         }
     };
-    let (service, mut reloadable) = match started {
+    let (service, reloader) = match started {
         Ok(Some(started)) => started,
         unstarted => {
             // Appended frames stay in the log; nothing is acknowledged yet.
@@ -226,7 +229,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
             return unstarted.map(|_nothing| ());
         }
     };
-    let failure = main_loop::run(&service, &mut reloadable, &run_options, &mut requests, &mut groups).await;
+    let failure = main_loop::run(&service, &reloader, &mut requests, &mut groups).await;
     let reason = match &failure {
         Some(failure) => format!("{} failed: {}", failure.task, failure.reason),
         None => "stopping on request".to_owned(),
@@ -234,7 +237,7 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     systemd::stopping(&reason);
     health.set_stopping();
     let longest = GRACES.iter().map(|(_, grace)| *grace).sum::<Duration>() + CLOSE_GRACE;
-    let drained = systemd::extend_timeout_while(longest, stop(groups, reloadable, &service)).await;
+    let drained = systemd::extend_timeout_while(longest, stop(groups, &service)).await;
     systemd::barrier().await;
     match failure {
         Some(failure) => Err(anyhow!("{} failed: {}", failure.task, failure.reason).into()),
@@ -254,7 +257,7 @@ async fn start(
     heartbeats: &Heartbeats,
     groups: &mut Groups,
     reloads: mpsc::Sender<ReloadRequest>,
-) -> Result<(Service, Reloadable), Failure> {
+) -> Result<(Service, Reloader), Failure> {
     let config = &run_options.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
@@ -263,12 +266,13 @@ async fn start(
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
     let (recording_starts, snapshot) = restore::recording_starts(&file, snapshot, &streams, clock);
-    let shared = shared(log.clone(), &streams_watch, clock, health, heartbeats);
+    let feeds = Arc::new(watch::Sender::new(config.feeds.clone()));
+    let shared = shared(log.clone(), &streams_watch, &feeds, clock, health, heartbeats);
     let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
     let mut runtimes = Vec::new();
     for exchange in exchanges {
-        runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, config, &shared, groups).await);
+        runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, &shared, groups));
     }
     systemd::status("connected, opening the stores");
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
@@ -304,7 +308,8 @@ async fn start(
     let service = Service {
         config: Arc::new(config.clone()),
         streams: streams_watch,
-        feeds: Arc::new(watch::Sender::new(config.feeds.clone())),
+        feeds,
+        token: Arc::new(watch::Sender::new(config.admin.token.clone())),
         log,
         history,
         cache,
@@ -324,7 +329,15 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    Ok((service, Reloadable { runtimes, streams: streams_sender, jobs }))
+    let exchanges = runtimes.iter().map(|runtime| runtime.exchange).collect();
+    let reloader = Reloader {
+        service: service.clone(),
+        jobs,
+        streams: streams_sender,
+        exchanges,
+        paths: run_options.config_paths.clone(),
+    };
+    Ok((service, reloader))
 }
 
 /// The committed offsets; those of the snapshot while the log does not answer.
@@ -350,6 +363,7 @@ async fn committed(
 fn shared(
     log: Arc<dyn Log>,
     streams: &watch::Receiver<Vec<Stream>>,
+    feeds: &watch::Sender<Vec<Feed>>,
     clock: &Clock,
     health: &Health,
     heartbeats: &Heartbeats,
@@ -365,6 +379,7 @@ fn shared(
         heartbeats: heartbeats.clone(),
         clock: clock.clone(),
         streams: streams.clone(),
+        feeds: feeds.subscribe(),
     }
 }
 
@@ -386,21 +401,10 @@ fn rest_clients(
 }
 
 /// Stops everything, in order; returns whether every frame is acknowledged.
-async fn stop(groups: Groups, reloadable: Reloadable, service: &Service) -> bool {
+async fn stop(groups: Groups, service: &Service) -> bool {
     let Groups { jobs, admin, sockets, ingest, consume, backfill, cache } = groups;
     jobs.stop().await;
     admin.stop().await;
-    sockets.stop.cancel();
-    let ended = async {
-        for runtime in reloadable.runtimes {
-            if let Err(error) = runtime.sockets.join().await {
-                error!("{error:#}");
-            }
-        }
-    };
-    if tokio::time::timeout(GRACES[2].1, ended).await.is_err() {
-        warn!("the sockets did not close within their grace period");
-    }
     sockets.stop().await;
     let flushed = ingest.stop().await;
     let drained = consume.stop().await;

@@ -1,21 +1,29 @@
-//! A reload: reads, validates, compares and applies both files. A bad file changes nothing, and the error names the
-//! reason.
+//! A reload: decides what changes, then applies it. Everything that may fail or wait is part of the decision: it reads,
+//! validates and compares both files. So a bad file changes nothing, the error names the reason, and a decision is
+//! applied whole.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::admin::ReloadReport;
 use crate::config::{self, Config};
+use crate::exchange::Feed;
 use crate::jobs::JobsHandle;
 use crate::jobs::spec::Schedule;
-use crate::market::Stream;
+use crate::market::{Exchange, Stream};
 use crate::messages;
+use crate::systemd;
 
 use super::Service;
-use super::exchange_runtime::ExchangeRuntime;
+use super::status::status_line;
+
+/// Longest time to read both files: a network file system may hang, and the next reload must not wait for it.
+const LOAD_MAX: Duration = Duration::from_secs(20);
 
 /// The paths of configuration and schedule from the command line.
 #[derive(Clone, Debug, Default)]
@@ -35,63 +43,111 @@ impl ConfigPaths {
     }
 }
 
-/// What a reload may change.
-pub struct Reloadable {
-    /// The running exchanges.
-    pub runtimes: Vec<ExchangeRuntime>,
-    /// Publishes the recorded streams.
-    pub streams: watch::Sender<Vec<Stream>>,
+/// Reloads the service; cheap to clone.
+#[derive(Clone)]
+pub struct Reloader {
+    /// What it changes.
+    pub service: Service,
     /// The schedule.
     pub jobs: JobsHandle,
+    /// Publishes the recorded streams.
+    pub streams: watch::Sender<Vec<Stream>>,
+    /// The exchanges that run.
+    pub exchanges: BTreeSet<Exchange>,
+    /// The files to read.
+    pub paths: ConfigPaths,
 }
 
-/// Applies what may change live: the feeds and the schedule. Refuses any other change.
-pub async fn apply(
-    service: &Service,
-    reloadable: &mut Reloadable,
-    config: &Config,
-    schedule: &Schedule,
-    dry_run: bool,
-) -> anyhow::Result<ReloadReport> {
-    let fixed: Vec<String> = service.config.diff(config).into_iter().filter(|key| !key.starts_with("feed")).collect();
-    if !fixed.is_empty() {
-        return Err(anyhow!("{} cannot change while running: this needs a restart", fixed.join(", ")));
-    }
-    let before: Vec<Stream> = service.feeds.borrow().iter().flat_map(|feed| feed.streams()).collect();
-    let after: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
-    let added = after.iter().filter(|stream| !before.contains(stream)).count();
-    let removed: Vec<&Stream> = before.iter().filter(|stream| !after.contains(stream)).collect();
-    let mut summary = format!("{added} streams added, {} removed", removed.len());
-    if let Some(exchange) = config
-        .feeds
-        .iter()
-        .map(|feed| feed.exchange)
-        .find(|exchange| !reloadable.runtimes.iter().any(|runtime| runtime.exchange == *exchange))
-    {
-        return Err(anyhow!("a first feed of {exchange} needs a restart"));
-    }
-    if !dry_run {
-        for runtime in &mut reloadable.runtimes {
-            runtime.sockets.assign(&config.feeds).await;
+/// What a reload changes.
+struct Decision {
+    feeds: Vec<Feed>,
+    streams: Vec<Stream>,
+    removed: Vec<Stream>,
+    token: Option<String>,
+    schedule: Schedule,
+    report: ReloadReport,
+}
+
+impl Reloader {
+    /// Reads both files and applies them; with `dry_run` it only reports what would change.
+    ///
+    /// # Errors
+    /// Why nothing changed.
+    pub async fn reload(self, dry_run: bool) -> Result<ReloadReport, String> {
+        if dry_run {
+            let decision = self.decide().await.map_err(|error| format!("{error:#}"))?;
+            info!("a reload would change: {}", decision.report.summary);
+            return Ok(decision.report);
         }
+        // Sent before the files are read: `Type=notify-reload` waits for it, also when the files are bad.
+        systemd::reloading();
+        let outcome = match self.decide().await {
+            Ok(decision) => self.apply(decision).await,
+            Err(error) => Err(error),
+        };
+        self.service.reloaded.count(outcome.is_ok());
+        match &outcome {
+            Ok(report) => {
+                info!(MESSAGE_ID = messages::RELOADED, "reloaded: {}", report.summary);
+                systemd::ready(&status_line(&self.service, &self.jobs).await);
+            }
+            Err(error) => {
+                error!(MESSAGE_ID = messages::RELOAD_REFUSED, "the reload changed nothing:\n{error:#}");
+                systemd::ready(&format!("the last reload changed nothing: {error:#}"));
+            }
+        }
+        outcome.map_err(|error| format!("{error:#}"))
+    }
+
+    /// Decides what changes: the feeds, the schedule and the admin token. Refuses any other change.
+    async fn decide(&self) -> anyhow::Result<Decision> {
+        let (config, schedule) = self.load().await?;
+        let live = |key: &String| key.starts_with("feed") || key == "admin.token";
+        let fixed: Vec<String> = self.service.config.diff(&config).into_iter().filter(|key| !live(key)).collect();
+        if !fixed.is_empty() {
+            bail!("{} cannot change while running: this needs a restart", fixed.join(", "));
+        }
+        let mut exchanges = config.feeds.iter().map(|feed| feed.exchange);
+        if let Some(exchange) = exchanges.find(|exchange| !self.exchanges.contains(exchange)) {
+            bail!("a first feed of {exchange} needs a restart");
+        }
+        let before: Vec<Stream> = self.service.feeds.borrow().iter().flat_map(|feed| feed.streams()).collect();
+        let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+        let added = streams.iter().filter(|stream| !before.contains(stream)).count();
+        let removed: Vec<Stream> = before.iter().filter(|stream| !streams.contains(stream)).cloned().collect();
+        let jobs = self.jobs.replace(schedule.clone(), true).await.context("compare the schedule")?;
+        let mut summary = format!("{added} streams added, {} removed; {jobs}", removed.len());
+        if *self.service.token.borrow() != config.admin.token {
+            summary.push_str("; the admin token changes");
+        }
+        let report = ReloadReport { summary, jobs };
+        Ok(Decision { feeds: config.feeds, streams, removed, token: config.admin.token, schedule, report })
+    }
+
+    /// Reads both files on a thread of their own: a file may be on a file system that hangs.
+    async fn load(&self) -> anyhow::Result<(Config, Schedule)> {
+        let paths = self.paths.clone();
+        let loading = tokio::task::spawn_blocking(move || paths.load());
+        let loaded = tokio::time::timeout(LOAD_MAX, loading).await.map_err(|_elapsed| {
+            anyhow!("the files could not be read within {} s: is their file system available?", LOAD_MAX.as_secs())
+        })?;
+        loaded.context("read the configuration")?.map_err(|why| anyhow!(why))
+    }
+
+    /// Applies a decision. The scheduler comes first, because it is the one step that may not answer; the rest neither
+    /// fails nor waits.
+    async fn apply(&self, decision: Decision) -> anyhow::Result<ReloadReport> {
+        let Decision { feeds, streams, removed, token, schedule, report } = decision;
+        self.jobs.replace(schedule, false).await.context("replace the schedule")?;
+        let service = &self.service;
         for stream in &removed {
             service.progress.forget(stream);
             service.saver.recording_starts.settle(stream);
         }
-        reloadable.streams.send_replace(after.clone());
-        service
-            .backfill
-            .supersede(|stream| after.contains(stream), "its feed was removed")
-            .await
-            .context("supersede the gaps of removed feeds")?;
-        service.feeds.send_replace(config.feeds.clone());
+        service.token.send_replace(token);
+        // The connections follow the feeds; the consumer, the tail and the gaps' end follow the streams.
+        service.feeds.send_replace(feeds);
+        self.streams.send_replace(streams);
+        Ok(report)
     }
-    let jobs = reloadable.jobs.replace(schedule.clone(), dry_run).await?;
-    summary.push_str(&format!("; {jobs}"));
-    if dry_run {
-        info!("a reload would change: {summary}");
-    } else {
-        info!(MESSAGE_ID = messages::RELOADED, "reloaded: {summary}");
-    }
-    Ok(ReloadReport { summary, jobs })
 }

@@ -1,10 +1,12 @@
-//! Assigns streams to the connections of one exchange, and changes the assignment when the feeds change.
+//! Assigns streams to the connections of one exchange, and changes the assignment when the feeds change, or when a
+//! stream needs a connection of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use anyhow::bail;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::backfill::ConnectionHandle;
@@ -12,41 +14,61 @@ use crate::clock::Clock;
 use crate::exchange::socket::{Connections, Socket, SocketCommand, SocketEvent, SocketOptions};
 use crate::exchange::{Dialect, Feed};
 use crate::market::Stream;
+use crate::supervisor::Spawner;
 
 /// Most queued events for ingest, each of up to some hundred frames: when the queue is full the sockets stop reading.
 pub const EVENTS_MAX: usize = 64;
+/// Most connections for streams that a shared connection did not deliver. Further such streams share these: the
+/// exchange limits the connections of an address.
+const ISOLATED_MAX: usize = 8;
+
+/// What a connection needs besides its streams.
+#[derive(Clone)]
+pub struct SocketDeps {
+    /// The exchange's protocol.
+    pub dialect: Arc<dyn Dialect>,
+    /// Receives what the connections report.
+    pub events: mpsc::Sender<SocketEvent>,
+    /// The number of the next connection.
+    pub next_connection: Arc<AtomicI64>,
+    /// Every connection's state.
+    pub connections: Connections,
+    /// The time.
+    pub clock: Clock,
+    /// The group of the connections' tasks: a panic in one of them stops the process in order.
+    pub group: Spawner,
+}
 
 /// The connections of one exchange.
 pub struct Sockets {
-    dialect: Arc<dyn Dialect>,
+    deps: SocketDeps,
     open: Vec<OpenConnection>,
-    events: mpsc::Sender<SocketEvent>,
-    next_connection: Arc<AtomicI64>,
-    connections: Connections,
     handles: watch::Sender<Vec<ConnectionHandle>>,
-    clock: Clock,
-    stop: CancellationToken,
 }
 
 struct OpenConnection {
     ws_url: Option<String>,
-    streams: Vec<Stream>,
+    streams: watch::Sender<Vec<Stream>>,
     commands: mpsc::Sender<SocketCommand>,
-    task: tokio::task::JoinHandle<()>,
+    /// It is for streams that a shared connection did not deliver: new streams of a feed go elsewhere.
+    is_isolated: bool,
+}
+
+impl OpenConnection {
+    fn carries(&self, stream: &Stream) -> bool {
+        self.streams.borrow().contains(stream)
+    }
+
+    fn len(&self) -> usize {
+        self.streams.borrow().len()
+    }
 }
 
 impl Sockets {
-    /// No connections yet; they send to `events`.
-    pub fn new(
-        dialect: Arc<dyn Dialect>,
-        events: mpsc::Sender<SocketEvent>,
-        next_connection: Arc<AtomicI64>,
-        connections: Connections,
-        clock: Clock,
-        stop: CancellationToken,
-    ) -> Self {
+    /// No connections yet.
+    pub fn new(deps: SocketDeps) -> Self {
         let (handles, _) = watch::channel(Vec::new());
-        Self { dialect, open: Vec::new(), events, next_connection, connections, handles, clock, stop }
+        Self { deps, open: Vec::new(), handles }
     }
 
     /// The current connections.
@@ -54,31 +76,54 @@ impl Sockets {
         self.handles.subscribe()
     }
 
+    /// Follows the feeds, and gives streams a connection of their own, until the group stops.
+    pub async fn run(
+        mut self,
+        mut feeds: watch::Receiver<Vec<Feed>>,
+        mut isolations: mpsc::Receiver<Stream>,
+    ) -> anyhow::Result<()> {
+        let stop = self.deps.group.stop.clone();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Ok(()) = feeds.changed() => {
+                    let changed = feeds.borrow_and_update().clone();
+                    self.assign(&changed);
+                }
+                Some(stream) = isolations.recv() => self.isolate(&stream),
+            }
+        }
+    }
+
     /// Makes the connections subscribe to exactly the streams of `feeds`. Streams that stay are not touched; new
     /// streams go to a connection with free capacity, else to a new one.
-    pub async fn assign(&mut self, feeds: &[Feed]) {
+    pub fn assign(&mut self, feeds: &[Feed]) {
         let mut wanted: Vec<(Option<String>, Stream)> = Vec::new();
-        for feed in feeds.iter().filter(|feed| feed.exchange == self.dialect.exchange()) {
+        for feed in feeds.iter().filter(|feed| feed.exchange == self.deps.dialect.exchange()) {
             wanted.extend(feed.streams().into_iter().map(|stream| (feed.ws_url.clone(), stream)));
         }
-        let capacity = self.dialect.limits().streams_per_connection;
-        for open in &mut self.open {
-            let before = open.streams.len();
-            open.streams.retain(|stream| wanted.iter().any(|(url, want)| *url == open.ws_url && want == stream));
-            let mut changed = open.streams.len() != before;
-            wanted.retain(|(url, stream)| *url != open.ws_url || !open.streams.contains(stream));
-            let mut added = 0;
-            wanted.retain(|(url, stream)| {
-                let fits = *url == open.ws_url && open.streams.len() < capacity;
-                if fits {
-                    open.streams.push(stream.clone());
-                    added += 1;
-                }
-                !fits
+        for open in &self.open {
+            let stays: BTreeSet<&Stream> =
+                wanted.iter().filter(|(url, _)| *url == open.ws_url).map(|(_, stream)| stream).collect();
+            open.streams.send_if_modified(|streams| {
+                let before = streams.len();
+                streams.retain(|stream| stays.contains(stream));
+                streams.len() != before
             });
-            changed |= added > 0;
-            if changed && open.commands.send(SocketCommand::SetStreams(open.streams.clone())).await.is_err() {
-                warn!("a connection has ended and cannot subscribe to its new streams");
+            wanted.retain(|(url, stream)| *url != open.ws_url || !open.carries(stream));
+        }
+        let capacity = self.deps.dialect.limits().streams_per_connection;
+        for open in self.open.iter().filter(|open| !open.is_isolated) {
+            let free = capacity.saturating_sub(open.len());
+            let added: Vec<Stream> = wanted
+                .iter()
+                .filter(|(url, _)| *url == open.ws_url)
+                .map(|(_, stream)| stream.clone())
+                .take(free)
+                .collect();
+            if !added.is_empty() {
+                wanted.retain(|(url, stream)| *url != open.ws_url || !added.contains(stream));
+                open.streams.send_modify(|streams| streams.extend(added));
             }
         }
         while let Some((ws_url, _)) = wanted.first().cloned() {
@@ -86,39 +131,69 @@ impl Sockets {
             wanted = rest;
             let streams: Vec<Stream> = mine.into_iter().map(|(_, stream)| stream).collect();
             for part in streams.chunks(capacity) {
-                self.connect(ws_url.clone(), part.to_vec());
+                self.connect(ws_url.clone(), part.to_vec(), false);
             }
         }
-        let handle =
-            |open: &OpenConnection| ConnectionHandle { streams: open.streams.clone(), commands: open.commands.clone() };
+        self.publish();
+    }
+
+    /// Moves a stream from the connection that it shares to one of its own.
+    fn isolate(&mut self, stream: &Stream) {
+        let Some(from) = self.open.iter().find(|open| open.carries(stream) && !open.is_isolated && open.len() > 1)
+        else {
+            return;
+        };
+        let ws_url = from.ws_url.clone();
+        from.streams.send_modify(|streams| streams.retain(|other| other != stream));
+        let capacity = self.deps.dialect.limits().streams_per_connection;
+        let isolated = || self.open.iter().filter(|open| open.is_isolated && open.ws_url == ws_url);
+        let may_connect = self.open.iter().filter(|open| open.is_isolated).count() < ISOLATED_MAX;
+        let emptiest = isolated().min_by_key(|open| open.len());
+        match emptiest.filter(|open| open.len() == 0 || (!may_connect && open.len() < capacity)) {
+            Some(open) => open.streams.send_modify(|streams| streams.push(stream.clone())),
+            None => self.connect(ws_url, vec![stream.clone()], true),
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let handle = |open: &OpenConnection| ConnectionHandle {
+            streams: open.streams.borrow().clone(),
+            commands: open.commands.clone(),
+        };
         self.handles.send_replace(self.open.iter().map(handle).collect());
     }
 
-    fn connect(&mut self, ws_url: Option<String>, streams: Vec<Stream>) {
+    fn connect(&mut self, ws_url: Option<String>, streams: Vec<Stream>, is_isolated: bool) {
         let (commands, received) = mpsc::channel(16);
-        let options = SocketOptions { url_base: ws_url.clone(), ..SocketOptions::default() };
+        let (streams, wanted) = watch::channel(streams);
+        let SocketDeps { dialect, events, next_connection, connections, clock, group } = self.deps.clone();
+        let stop = group.stop.clone();
         let socket = Socket {
-            dialect: self.dialect.clone(),
-            options,
-            clock: self.clock.clone(),
-            next_connection: self.next_connection.clone(),
-            connections: self.connections.clone(),
-            events: self.events.clone(),
+            dialect,
+            options: SocketOptions { url_base: ws_url.clone(), ..SocketOptions::default() },
+            clock,
+            next_connection,
+            connections,
+            events,
             commands: received,
-            stop: self.stop.clone(),
+            streams: wanted,
+            stop: stop.clone(),
         };
-        let task = tokio::spawn(socket.run(streams.clone()));
-        self.open.push(OpenConnection { ws_url, streams, commands, task });
-    }
-
-    /// Waits until every connection has ended; `stop` must have been cancelled.
-    pub async fn join(self) -> anyhow::Result<()> {
-        drop(self.events);
-        for open in self.open {
-            if let Err(error) = open.task.await {
-                anyhow::bail!("a connection's task ended in a panic: {error}");
+        group.spawn("socket", async move {
+            socket.run().await;
+            if !stop.is_cancelled() {
+                bail!("a connection's task ended: ingest takes no more frames");
             }
+            Ok(())
+        });
+        if is_isolated {
+            warn!("opening a connection for a stream that the shared one does not deliver");
         }
-        Ok(())
+        self.open.push(OpenConnection { ws_url, streams, commands, is_isolated });
     }
 }
+
+#[cfg(test)]
+#[path = "sockets_tests.rs"]
+mod tests;

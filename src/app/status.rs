@@ -4,18 +4,35 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::jobs::JobsHandle;
 use crate::market::{Exchange, Stream, Timestamp};
+use crate::systemd;
 
 use super::Service;
 
+/// Time between two updates of the status line.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(5);
 /// A stream counts as receiving when a frame arrived within this time.
 const RECEIVING_US: i64 = 60_000_000;
 /// With fewer waiting frames the consumer may still be on time: a market that trades sends more within a minute.
 const WAITING_FRAMES_MAX: i64 = 1_000;
 /// Longest wait for one part of the line: a part that does not answer is left out.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// Keeps the status line and the exchanges' health up to date, until `stop`.
+pub async fn publish(service: Service, jobs: JobsHandle, stop: CancellationToken) -> anyhow::Result<()> {
+    let publishing = async {
+        loop {
+            update_exchange_health(&service).await;
+            systemd::status(&status_line(&service, &jobs).await);
+            tokio::time::sleep(PUBLISH_INTERVAL).await;
+        }
+    };
+    stop.run_until_cancelled(publishing).await;
+    Ok(())
+}
 
 /// `14/14 streams, lag 0.3 s, 0 gaps, next snapshot 12 s`, then the degraded parts, then why the watchdog restarted the
 /// service.
@@ -51,7 +68,7 @@ pub async fn status_line(service: &Service, jobs: &JobsHandle) -> String {
 
 /// Marks the part `exchange` as degraded while an exchange is down or sends nothing. The service works around both:
 /// missed trades are a gap, and backfill repairs it.
-pub async fn update_exchange_health(service: &Service) {
+async fn update_exchange_health(service: &Service) {
     let sockets = service.connections.snapshot();
     let mut carrying = sockets.iter().filter(|socket| socket.streams > 0);
     let down = carrying.find_map(|socket| {

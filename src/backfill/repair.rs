@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page};
+use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page, retry_after};
 use crate::messages;
+use crate::supervisor;
 
 use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 use super::deps::Deps;
@@ -39,6 +41,26 @@ pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Dura
         }
         Outcome::Requeue => Duration::ZERO,
     }
+}
+
+/// Stores why a repair panicked; returns when to try again. `panics` counts its panics in a row: the attempts of the row
+/// may not include them.
+pub(super) async fn record_panic(deps: &Deps, gap_id: &str, panics: i64, error: JoinError) -> Duration {
+    let why = match error.try_into_panic() {
+        Ok(payload) => format!("panic: {}", supervisor::panic_message(&*payload)),
+        Err(error) => error.to_string(),
+    };
+    let Some(mut gap) = deps.ledger.with(|ledger| ledger.get(gap_id).cloned()) else { return Duration::ZERO };
+    error!(
+        EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol, GAP_FIRST = gap.range.first,
+        GAP_LAST = gap.range.last, "a repair of the gap in {} failed by a bug, please report it: {why}", gap.stream
+    );
+    gap.attempts += 1;
+    gap.version += 1;
+    gap.reason = format!("the repair failed by a bug: {why}");
+    let pause = retry_after(gap.attempts.max(panics));
+    keep_open(deps, &gap, pause).await;
+    pause
 }
 
 enum Outcome {

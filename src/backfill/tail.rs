@@ -1,15 +1,16 @@
 //! Finds gaps that no later frame reveals: after a disconnect, in a silent stream, at start.
 //!
 //! Silence proves nothing: a quiet market is silent for minutes. So the tail asks the exchange for the newest trade and
-//! sends a probe to the consumer, which knows the frames that arrived meanwhile and opens the gap. The tail subscribes
-//! a stream again that stays silent although it trades, then replaces its connection.
+//! sends a probe to the consumer, which knows the frames that arrived meanwhile and opens the gap. A stream that stays
+//! silent although it trades is brought back by the steps of [`recovery`](super::recovery).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -24,6 +25,7 @@ use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::progress::Progress;
 
 use super::recording_starts::RecordingStarts;
+use super::recovery::{Neighbours, Recovery, Step};
 
 /// Requests to the exchange at a time.
 const REQUESTS_MAX: usize = 4;
@@ -34,6 +36,8 @@ const QUIET_MAX: Duration = Duration::from_secs(300);
 /// How long the tail waits for a stream without a connection. Its next frame reveals the whole gap at once, for a
 /// fraction of the weight. After this time the tail asks anyway: perhaps only REST is reachable.
 const DOWN_MAX: Duration = Duration::from_secs(60);
+/// Wait after a request that failed.
+const FAILED_WAIT: Duration = Duration::from_secs(5);
 
 /// When the consumer is later than this although the stores answer, the tail no longer waits for it. Microseconds.
 const LATE_MAX_US: i64 = 300_000_000;
@@ -74,6 +78,8 @@ pub struct Tail {
     pub probes: mpsc::Sender<Probe>,
     /// The present connections.
     pub connections: watch::Receiver<Vec<ConnectionHandle>>,
+    /// Takes the streams that need a connection of their own.
+    pub isolations: mpsc::Sender<Stream>,
     /// When ingest last received each stream.
     pub counters: Arc<Counters>,
     /// The streams that this recorder consumes now; other recorders check the rest.
@@ -91,8 +97,8 @@ pub struct Tail {
 /// The tail's state of one stream.
 #[derive(Clone, Debug)]
 struct TailState {
-    /// Next request, at the earliest.
-    due: Timestamp,
+    /// Next request, at the earliest. Monotonic: a clock that is set back must not stop the requests.
+    due: Instant,
     /// Wait after the next answer without a missing trade.
     wait: Duration,
     /// Receive time of the newest frame at the last decision.
@@ -102,28 +108,28 @@ struct TailState {
     /// The connection that the stream was subscribed on last.
     connection: Option<i64>,
     /// Set while the stream has no connection: no request before this time.
-    down_until: Option<Timestamp>,
+    down_until: Option<Instant>,
     by: &'static str,
 }
 
 impl TailState {
-    fn new(last_seen: Option<i64>, by: &'static str, due: Timestamp, wait: Duration) -> Self {
+    fn new(last_seen: Option<i64>, by: &'static str, due: Instant, wait: Duration) -> Self {
         Self { due, wait, last_seen, unanswered: 0, connection: None, down_until: None, by }
     }
 
     /// Records that a connection ended; one that was already replaced does not matter.
-    fn disconnected(&mut self, connection: i64, until: Timestamp) {
+    fn disconnected(&mut self, connection: i64, until: Instant) {
         if self.connection == Some(connection) {
             self.down_until = Some(until);
         }
     }
 
     /// Whether to ask now. A new frame restarts the wait of `usual`.
-    fn is_due(&mut self, last_seen: Option<i64>, now: Timestamp, usual: Duration) -> bool {
+    fn is_due(&mut self, last_seen: Option<i64>, now: Instant, usual: Duration) -> bool {
         if last_seen != self.last_seen {
             // With a watermark the tracker already saw any gap before this frame. Without one the request can wait as
             // well.
-            let due = now.plus_micros(usual.as_micros() as i64);
+            let due = now + usual;
             let (connection, down_until) = (self.connection, self.down_until);
             *self = Self { connection, down_until, ..Self::new(last_seen, "silence", due, usual) };
         }
@@ -131,10 +137,19 @@ impl TailState {
     }
 }
 
+/// What the tail knows of its streams.
+#[derive(Debug, Default)]
+struct TailStates {
+    streams: HashMap<Stream, TailState>,
+    /// Streams that the exchange refuses: their socket requests them again.
+    refused: BTreeSet<Stream>,
+    recovery: Recovery,
+}
+
 impl Tail {
     /// Checks streams until `stop`.
     pub async fn run(self, mut events: mpsc::Receiver<ConnectionEvent>, heartbeat: Heartbeat, stop: CancellationToken) {
-        let mut states: HashMap<Stream, TailState> = HashMap::new();
+        let mut states = TailStates::default();
         while !stop.is_cancelled() {
             heartbeat.beat();
             tokio::select! {
@@ -154,36 +169,47 @@ impl Tail {
                     (stream, answer)
                 }
             });
+            let mut silent = Vec::new();
             let mut answers = futures_util::stream::iter(requests).buffer_unordered(REQUESTS_MAX);
             while let Some((stream, answer)) = heartbeat.beat_while(QUERY_TIME_MAX, answers.next()).await {
                 heartbeat.beat();
-                self.handle_answer(&stream, answer, &mut states).await;
+                if self.handle_answer(&stream, answer, &mut states).await {
+                    silent.push(stream);
+                }
             }
+            self.recover(&silent, &mut states);
         }
         heartbeat.retire();
     }
 
-    fn handle_event(&self, event: ConnectionEvent, states: &mut HashMap<Stream, TailState>) {
+    fn handle_event(&self, event: ConnectionEvent, states: &mut TailStates) {
         match event {
             ConnectionEvent::Up(connection, streams) => {
                 let now = self.clock.now();
-                let due = now.plus_micros(self.options.settle.as_micros() as i64);
+                let due = Instant::now() + self.options.settle;
+                for stream in &streams {
+                    if states.refused.remove(stream) {
+                        info!("the exchange accepts {stream} now");
+                        self.health.restored(&stream.to_string());
+                    }
+                }
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
                     let is_new = self.progress.stream(&stream).next.is_none();
                     self.recording_starts.mark_subscribed(&stream, now, is_new);
                     let last_seen = self.last_seen(&stream);
                     let state = TailState::new(last_seen, "tail", due, self.options.silence);
-                    states.insert(stream, TailState { connection: Some(connection), ..state });
+                    states.streams.insert(stream, TailState { connection: Some(connection), ..state });
                 }
             }
             ConnectionEvent::Down(connection, streams) => {
-                let until = self.clock.now().plus_micros(DOWN_MAX.as_micros() as i64);
+                let until = Instant::now() + DOWN_MAX;
                 for stream in streams {
-                    states.entry(stream).and_modify(|state| state.disconnected(connection, until));
+                    states.streams.entry(stream).and_modify(|state| state.disconnected(connection, until));
                 }
             }
             ConnectionEvent::Refused(stream, reason) => {
                 self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
+                states.refused.insert(stream);
             }
         }
     }
@@ -195,12 +221,12 @@ impl Tail {
     }
 
     /// Streams to check now.
-    fn due(&self, states: &mut HashMap<Stream, TailState>) -> Vec<Stream> {
-        let (now, usual) = (self.clock.now(), self.options.silence);
+    fn due(&self, states: &mut TailStates) -> Vec<Stream> {
+        let (now, usual) = (Instant::now(), self.options.silence);
         let streams = self.streams.borrow().clone();
-        states.retain(|stream, _| streams.contains(stream));
+        self.forget_removed(&streams, states);
         let mut due = Vec::new();
-        if self.counters.last_seen.append_delay(now) > usual / 2 {
+        if self.counters.last_seen.append_delay(self.clock.now()) > usual / 2 {
             // The log refuses frames, so the sockets are not read and silence proves nothing.
             return due;
         }
@@ -209,42 +235,57 @@ impl Tail {
                 continue;
             }
             let last_seen = self.last_seen(&stream);
-            let first = || TailState::new(last_seen, "silence", now.plus_micros(usual.as_micros() as i64), usual);
-            if states.entry(stream.clone()).or_insert_with(first).is_due(last_seen, now, usual) {
+            let first = || TailState::new(last_seen, "silence", now + usual, usual);
+            if states.streams.entry(stream.clone()).or_insert_with(first).is_due(last_seen, now, usual) {
                 due.push(stream);
             }
         }
         due
     }
 
+    /// Forgets the streams that are no longer recorded here.
+    fn forget_removed(&self, recorded: &[Stream], states: &mut TailStates) {
+        let recorded: BTreeSet<&Stream> = recorded.iter().collect();
+        states.streams.retain(|stream, _| recorded.contains(stream));
+        states.recovery.retain(|stream| recorded.contains(stream));
+        states.refused.retain(|stream| {
+            let stays = recorded.contains(stream);
+            if !stays {
+                self.health.restored(&stream.to_string());
+            }
+            stays
+        });
+    }
+
+    /// Handles the exchange's answer. Returns whether the stream is silent although it trades.
     async fn handle_answer(
         &self,
         stream: &Stream,
         answer: Result<Option<(i64, Timestamp)>, RestError>,
-        states: &mut HashMap<Stream, TailState>,
-    ) {
-        let Some(state) = states.get_mut(stream) else { return };
-        let now = self.clock.now();
+        states: &mut TailStates,
+    ) -> bool {
+        let Some(state) = states.streams.get_mut(stream) else { return false };
+        let now = Instant::now();
         let progress = self.progress.stream(stream);
         let newest = match answer {
             Ok(newest) => newest,
-            Err(RestError::Stopped) => return,
+            Err(RestError::Stopped) => return false,
             // Delisted or renamed: a request costs weight, and its answer will not change soon.
             Err(RestError::UnknownSymbol { text }) => {
                 debug!("{stream} is no longer listed: {text}");
-                state.due = now.plus_micros(QUIET_MAX.as_micros() as i64);
-                return;
+                state.due = now + QUIET_MAX;
+                return false;
             }
             Err(error) => {
                 debug!("cannot ask for the newest trade of {stream}: {error}");
-                state.due = now.plus_micros(5_000_000);
-                return;
+                state.due = now + FAILED_WAIT;
+                return false;
             }
         };
-        if self.is_in_flight(stream, progress.last_received, now) {
+        if self.is_in_flight(stream, progress.last_received, self.clock.now()) {
             debug!("frames of {stream} are still on their way through the log, checking again later");
-            state.due = now.plus_micros(self.options.silence.as_micros() as i64);
-            return;
+            state.due = now + self.options.silence;
+            return false;
         }
         let missing = match (newest, progress.next) {
             (Some((id, _)), Some(next)) if id >= next => Some(id),
@@ -256,20 +297,21 @@ impl Tail {
         };
         let Some(last) = missing else {
             state.unanswered = 0;
-            state.due = now.plus_micros(state.wait.as_micros() as i64);
+            state.due = now + state.wait;
             state.wait = (state.wait * 2).min(QUIET_MAX);
             state.by = "silence";
-            return;
+            return false;
         };
         self.send_probe(Probe::Expect(Expectation { stream: stream.clone(), last, by: state.by })).await;
         // Checks again after the consumer's grace period; a stream that is still silent then is recovered.
-        state.due = now.plus_micros(self.options.silence.as_micros() as i64);
+        state.due = now + self.options.silence;
         state.wait = self.options.silence;
-        if state.by == "silence" && self.last_seen(stream) == state.last_seen {
+        let is_silent = state.by == "silence" && self.last_seen(stream) == state.last_seen;
+        if is_silent {
             state.unanswered += 1;
-            self.recover(stream, state.unanswered);
         }
         state.by = "silence";
+        is_silent
     }
 
     /// Whether the socket received frames that the consumer, which is at `consumed`, has not reached. Then
@@ -291,23 +333,64 @@ impl Tail {
         }
     }
 
-    /// Subscribes the stream again, and the next time replaces its connection.
-    fn recover(&self, stream: &Stream, unanswered: u32) {
-        let command = match unanswered {
-            0 | 1 => return,
-            2 => SocketCommand::Resubscribe(vec![stream.clone()]),
-            _ => SocketCommand::Reconnect(format!("{stream} is silent although it trades")),
-        };
-        match &command {
-            SocketCommand::Resubscribe(_) => info!("{stream} is silent although it trades, subscribing again"),
-            _ => warn!("{stream} stays silent although it trades, replacing its connection"),
-        }
+    /// Brings streams back that are silent although they trade.
+    fn recover(&self, silent: &[Stream], states: &mut TailStates) {
         let connections = self.connections.borrow().clone();
-        for connection in connections.into_iter().filter(|connection| connection.streams.contains(stream)) {
-            if connection.commands.try_send(command.clone()).is_err() {
-                debug!("a socket accepts no command now, sending it again later");
+        for connection in connections {
+            let mut resubscribe = Vec::new();
+            for stream in silent.iter().filter(|stream| connection.streams.contains(stream)) {
+                let unanswered = states.streams.get(stream).map_or(0, |state| state.unanswered);
+                if states.refused.contains(stream) {
+                    continue;
+                }
+                let neighbours = self.neighbours(stream, &connection, states);
+                let first = &connection.streams[0];
+                match states.recovery.next_step(stream, first, unanswered, neighbours, Instant::now()) {
+                    None => {}
+                    Some(Step::Resubscribe) => {
+                        info!("{stream} is silent although it trades, subscribing again");
+                        resubscribe.push(stream.clone());
+                    }
+                    Some(Step::Isolate) => {
+                        info!("{stream} stays silent although it trades, giving it a connection of its own");
+                        if self.isolations.try_send(stream.clone()).is_err() {
+                            debug!("too many streams need a connection of their own now, trying again later");
+                        }
+                    }
+                    Some(Step::Reconnect) => {
+                        warn!("{stream} stays silent although it trades, replacing its connection");
+                        let reason = format!("{stream} is silent although it trades");
+                        send(&connection, SocketCommand::Reconnect(reason));
+                    }
+                }
+            }
+            if !resubscribe.is_empty() {
+                send(&connection, SocketCommand::Resubscribe(resubscribe));
             }
         }
+    }
+
+    /// Whether the other streams on the connection of a silent one deliver.
+    fn neighbours(&self, stream: &Stream, connection: &ConnectionHandle, states: &TailStates) -> Neighbours {
+        let now = self.clock.now();
+        let mut others = connection
+            .streams
+            .iter()
+            .filter(|other| *other != stream && !states.refused.contains(other))
+            .map(|other| self.counters.last_seen.get(other))
+            .peekable();
+        if others.peek().is_none() {
+            return Neighbours::Absent;
+        }
+        // Two silences: a stream that was lost together with this one has been silent for longer by now.
+        let lately = |at: Timestamp| now.since(at) < 2 * self.options.silence.as_micros() as i64;
+        if others.flatten().any(lately) { Neighbours::Delivering } else { Neighbours::Silent }
+    }
+}
+
+fn send(connection: &ConnectionHandle, command: SocketCommand) {
+    if connection.commands.try_send(command).is_err() {
+        debug!("a socket accepts no command now, sending it again later");
     }
 }
 

@@ -9,40 +9,48 @@ use crate::progress::StreamProgress;
 const SECOND: i64 = 1_000_000;
 const USUAL: Duration = Duration::from_secs(5);
 
+/// An instant, in seconds after an arbitrary one.
+fn at(seconds: u64) -> Instant {
+    static ZERO: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *ZERO.get_or_init(Instant::now) + Duration::from_secs(seconds)
+}
+
 #[test]
 fn a_stream_is_due_after_a_time_without_frames() {
-    let mut state = TailState::new(Some(1), "tail", Timestamp(SECOND), USUAL);
-    assert!(!state.is_due(Some(1), Timestamp(0), USUAL));
-    assert!(state.is_due(Some(1), Timestamp(SECOND), USUAL));
-    assert!(!state.is_due(Some(2), Timestamp(SECOND), USUAL), "a frame arrived");
-    assert!(!state.is_due(Some(2), Timestamp(5 * SECOND), USUAL));
-    assert!(state.is_due(Some(2), Timestamp(6 * SECOND), USUAL));
+    let mut state = TailState::new(Some(1), "tail", at(1), USUAL);
+    assert!(!state.is_due(Some(1), at(0), USUAL));
+    assert!(state.is_due(Some(1), at(1), USUAL));
+    assert!(!state.is_due(Some(2), at(1), USUAL), "a frame arrived");
+    assert!(!state.is_due(Some(2), at(5), USUAL));
+    assert!(state.is_due(Some(2), at(6), USUAL));
 }
 
 #[test]
 fn a_stream_without_a_connection_is_not_due_for_a_minute() {
-    let mut state = TailState::new(Some(1), "silence", Timestamp(0), USUAL);
+    let mut state = TailState::new(Some(1), "silence", at(0), USUAL);
     state.connection = Some(7);
-    state.disconnected(7, Timestamp(60 * SECOND));
+    state.disconnected(7, at(60));
     // Frames in the log are consumed after the connection is lost; they do not end the wait.
-    assert!(!state.is_due(Some(2), Timestamp(SECOND), USUAL));
-    assert!(!state.is_due(Some(2), Timestamp(59 * SECOND), USUAL));
-    assert!(state.is_due(Some(2), Timestamp(60 * SECOND), USUAL));
+    assert!(!state.is_due(Some(2), at(1), USUAL));
+    assert!(!state.is_due(Some(2), at(59), USUAL));
+    assert!(state.is_due(Some(2), at(60), USUAL));
 }
 
 #[test]
 fn the_end_of_a_replaced_connection_does_not_matter() {
-    let mut state = TailState { connection: Some(8), ..TailState::new(Some(1), "tail", Timestamp(SECOND), USUAL) };
-    state.disconnected(7, Timestamp(60 * SECOND));
-    assert!(state.is_due(Some(1), Timestamp(SECOND), USUAL));
+    let mut state = TailState { connection: Some(8), ..TailState::new(Some(1), "tail", at(1), USUAL) };
+    state.disconnected(7, at(60));
+    assert!(state.is_due(Some(1), at(1), USUAL));
 }
 
-/// The tail of one stream with trades up to 10; the newest arrived one second after the start of 1970.
+/// The tail of one stream with trades up to 10, beside others on one connection; its newest arrived one second after the
+/// start of 1970.
 struct Harness {
     tail: Tail,
     probed: mpsc::Receiver<Probe>,
     commands: mpsc::Receiver<SocketCommand>,
-    states: HashMap<Stream, TailState>,
+    isolated: mpsc::Receiver<Stream>,
+    states: TailStates,
     _kept: (watch::Sender<Vec<ConnectionHandle>>, watch::Sender<Vec<Stream>>),
 }
 
@@ -50,15 +58,20 @@ fn stream() -> Stream {
     "binance:BTCUSDT:trade".parse().unwrap()
 }
 
+fn other() -> Stream {
+    "binance:ETHUSDT:trade".parse().unwrap()
+}
+
 impl Harness {
-    fn new(now: Timestamp) -> Self {
+    fn new(now: Timestamp, on_connection: Vec<Stream>) -> Self {
         let clock = Clock::from_fn(move || now);
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
-        let (probes, probed) = mpsc::channel(4);
-        let (orders, commands) = mpsc::channel(4);
+        let (probes, probed) = mpsc::channel(64);
+        let (orders, commands) = mpsc::channel(64);
+        let (isolations, isolated) = mpsc::channel(4);
         let (kept_connections, connections) =
-            watch::channel(vec![ConnectionHandle { streams: vec![stream()], commands: orders }]);
-        let (kept_streams, streams) = watch::channel(vec![stream()]);
+            watch::channel(vec![ConnectionHandle { streams: on_connection.clone(), commands: orders }]);
+        let (kept_streams, streams) = watch::channel(on_connection);
         let progress = Arc::new(Progress::default());
         let stream_progress =
             StreamProgress { next: Some(11), last_received: Some(SECOND), ..StreamProgress::default() };
@@ -69,6 +82,7 @@ impl Harness {
             progress,
             probes,
             connections,
+            isolations,
             counters: Arc::default(),
             recording_starts: Arc::default(),
             streams,
@@ -76,50 +90,109 @@ impl Harness {
             clock,
             options: TailOptions::default(),
         };
-        let state = TailState::new(Some(SECOND), "silence", Timestamp(0), USUAL);
-        let states = HashMap::from([(stream(), state)]);
-        Self { tail, probed, commands, states, _kept: (kept_connections, kept_streams) }
+        let state = TailState::new(Some(SECOND), "silence", Instant::now(), USUAL);
+        let states = TailStates { streams: HashMap::from([(stream(), state)]), ..TailStates::default() };
+        Self { tail, probed, commands, isolated, states, _kept: (kept_connections, kept_streams) }
     }
 
-    /// The exchange reports three times that 20 is the newest trade.
-    async fn answer(&mut self) {
-        for _ in 0..3 {
+    /// For `seconds` the exchange reports every 5 s that 20 is the newest trade. Returns how often the stream was
+    /// subscribed again, isolated, and its connection replaced.
+    async fn answer(&mut self, seconds: u64) -> (usize, usize, usize) {
+        for _ in 0..seconds / 5 {
             let newest = Ok(Some((20, Timestamp(2 * SECOND))));
-            self.tail.handle_answer(&stream(), newest, &mut self.states).await;
+            let is_silent = self.tail.handle_answer(&stream(), newest, &mut self.states).await;
+            let silent = if is_silent { vec![stream()] } else { Vec::new() };
+            self.tail.recover(&silent, &mut self.states);
+            tokio::time::advance(USUAL).await;
         }
+        let (mut resubscribed, mut isolated, mut replaced) = (0, 0, 0);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                SocketCommand::Resubscribe(streams) => {
+                    assert_eq!(streams, [stream()]);
+                    resubscribed += 1;
+                }
+                SocketCommand::Reconnect(_) => replaced += 1,
+            }
+        }
+        while let Ok(moved) = self.isolated.try_recv() {
+            assert_eq!(moved, stream());
+            isolated += 1;
+        }
+        (resubscribed, isolated, replaced)
+    }
+
+    fn seen(&self, stream: &Stream, seconds: i64) {
+        self.tail.counters.last_seen.stamp(stream).store(seconds * SECOND, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_silent_stream_that_trades_is_probed_and_recovered() {
-    let mut harness = Harness::new(Timestamp(20 * SECOND));
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
     assert_eq!(harness.tail.due(&mut harness.states), [stream()]);
-    harness.answer().await;
+    assert_eq!(harness.answer(15).await, (1, 0, 1));
     assert!(matches!(harness.probed.try_recv(), Ok(Probe::Expect(Expectation { last: 20, .. }))));
-    assert!(matches!(harness.commands.try_recv(), Ok(SocketCommand::Resubscribe(_))));
-    assert!(matches!(harness.commands.try_recv(), Ok(SocketCommand::Reconnect(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_deaf_stream_never_replaces_the_connection_of_streams_that_deliver() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
+    harness.seen(&other(), 19);
+    let (resubscribed, isolated, replaced) = harness.answer(90).await;
+    assert_eq!(replaced, 0);
+    assert!((1..=4).contains(&resubscribed) && (1..=2).contains(&isolated), "{resubscribed} {isolated}");
+    // The whole connection is silent: it is replaced.
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
+    harness.seen(&other(), 1);
+    let (_, isolated, replaced) = harness.answer(90).await;
+    assert_eq!((isolated, replaced), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_stream_is_shown_as_refused_and_left_to_its_socket() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
+    let kline: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
+    for refused in [stream(), kline.clone()] {
+        harness
+            .tail
+            .handle_event(ConnectionEvent::Refused(refused, "-1121: Invalid symbol.".to_owned()), &mut harness.states);
+    }
+    let parts = harness.tail.health.degraded_parts();
+    assert!(parts.get("binance:BTCUSDT:trade").is_some_and(|why| why.contains("-1121")), "{parts:?}");
+    assert_eq!(harness.answer(60).await, (0, 0, 0));
+    assert!(harness.probed.try_recv().is_ok(), "REST still shows what it misses");
+    harness.tail.handle_event(ConnectionEvent::Up(7, vec![stream()]), &mut harness.states);
+    let parts = harness.tail.health.degraded_parts();
+    assert!(
+        !parts.contains_key("binance:BTCUSDT:trade") && parts.contains_key("binance:BTCUSDT:kline_1m"),
+        "{parts:?}"
+    );
+    // A stream that is removed raises no alarm any more.
+    harness.tail.due(&mut harness.states);
+    assert!(harness.tail.health.degraded_parts().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_tail_waits_for_frames_on_their_way_through_the_log() {
-    let mut harness = Harness::new(Timestamp(20 * SECOND));
-    harness.tail.counters.last_seen.stamp(&stream()).store(2 * SECOND, std::sync::atomic::Ordering::Relaxed);
-    harness.answer().await;
-    assert!(harness.probed.try_recv().is_err() && harness.commands.try_recv().is_err(), "a frame arrived at 2 s");
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
+    harness.seen(&stream(), 2);
+    assert_eq!(harness.answer(15).await, (0, 0, 0), "a frame arrived at 2 s");
+    assert!(harness.probed.try_recv().is_err());
     // The wait is limited, because a last frame that cannot be decoded never shows in the progress.
-    let mut harness = Harness::new(Timestamp(2 * SECOND + LATE_MAX_US));
-    harness.tail.counters.last_seen.stamp(&stream()).store(2 * SECOND, std::sync::atomic::Ordering::Relaxed);
+    let mut harness = Harness::new(Timestamp(2 * SECOND + LATE_MAX_US), vec![stream()]);
+    harness.seen(&stream(), 2);
     harness.tail.health.degraded("history", "history is down");
-    harness.answer().await;
-    assert!(harness.probed.try_recv().is_err() && harness.commands.try_recv().is_err(), "nothing can be consumed now");
+    assert_eq!(harness.answer(15).await, (0, 0, 0), "nothing can be consumed now");
+    assert!(harness.probed.try_recv().is_err());
     harness.tail.health.restored("history");
-    harness.answer().await;
+    harness.answer(15).await;
     assert!(harness.probed.try_recv().is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stream_with_new_frames_at_the_socket_is_not_due_however_late_the_consumer_is() {
-    let mut harness = Harness::new(Timestamp(20 * SECOND));
-    harness.tail.counters.last_seen.stamp(&stream()).store(19 * SECOND, std::sync::atomic::Ordering::Relaxed);
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
+    harness.seen(&stream(), 19);
     assert_eq!(harness.tail.due(&mut harness.states), []);
 }

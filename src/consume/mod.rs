@@ -37,6 +37,9 @@ use crate::retry;
 use crate::writer::Writer;
 use worker::Worker;
 
+/// Longest time to open a consumer: the log may have to create its topic on a slow broker first.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(120);
+
 /// When a batch is written. The first limit that is reached decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -170,7 +173,7 @@ async fn subscribe(
 ) -> Result<Option<Box<dyn Consumer>>, ConsumeError> {
     loop {
         heartbeat.beat();
-        match deps.log.consumer().await {
+        match heartbeat.beat_while(SUBSCRIBE_MAX, deps.log.consumer()).await {
             Ok(consumer) => return Ok(Some(consumer)),
             Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
             Err(LogError::Unavailable(why)) => {

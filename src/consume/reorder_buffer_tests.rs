@@ -486,3 +486,37 @@ proptest! {
         prop_assert_eq!(missing, expected);
     }
 }
+
+#[test]
+fn an_older_open_kline_does_not_replace_a_newer_one_in_the_same_batch() {
+    let mut buffer = new_buffer();
+    for (at, (minute, last)) in [(10, 3), (10, 9), (10, 5), (9, 2)].into_iter().enumerate() {
+        buffer.push(record(at as i64, kline(minute, false, last)));
+    }
+    let klines = buffer.take_ready().update.klines;
+    assert_eq!(klines.len(), 1);
+    assert_eq!((klines[0].2.open_time, klines[0].2.trade_count), (Timestamp(600_000_000), 9));
+}
+
+#[test]
+fn a_partition_that_leaves_does_not_end_the_grace_of_the_others() {
+    let mut buffer = new_buffer();
+    let eth = |at: i64, id: i64| {
+        let mut record = record(at, trade(id).replace("btcusdt", "ethusdt").replace("BTCUSDT", "ETHUSDT"));
+        record.partition = 1;
+        record.frame.key = Arc::from("binance:ETHUSDT");
+        record
+    };
+    for (at, id) in [1, 3].into_iter().enumerate() {
+        buffer.push(record(at as i64, trade(id)));
+        buffer.push(eth(at as i64, id));
+    }
+    buffer.declare_gaps(&Moment::default(), Force::Partitions(&[0]));
+    let ready = buffer.take_ready();
+    let found: Vec<String> = ready.detected.iter().map(|gap| gap.stream.symbol.to_string()).collect();
+    assert_eq!(found, ["BTCUSDT"]);
+    assert_eq!((ready.positions[&0], ready.positions[&1]), (2, 1), "the held trade of ETHUSDT stays uncommitted");
+    // Its neighbour was only late.
+    buffer.push(eth(2, 2));
+    assert_eq!(ids(&buffer.take_ready()), [2, 3]);
+}

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::cache::Update;
+use crate::cache::{Update, kline_is_newer};
 use crate::gap::Observation;
 use crate::history::{DeadLetter, KlineRow, TradeRow};
 use crate::log::Partition;
@@ -387,6 +387,8 @@ impl StreamRouter<'_> {
             entry.0 == self.exchange && entry.1 == *self.symbol && entry.2.interval == kline.interval
         };
         match self.routed.update.klines.iter_mut().find(same) {
+            // Frames of two connections arrive in either order.
+            Some(entry) if !kline_is_newer(&kline, &entry.2) => {}
             Some(entry) => entry.2 = kline,
             None => self.routed.update.klines.push((self.exchange, self.symbol.clone(), kline)),
         }

@@ -19,6 +19,8 @@ use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, R
 
 /// Longest commit; a log that does not answer within it counts as stuck.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
+/// Longest request for the log's offsets: four requests of a broker that takes almost its timeout for each.
+const USAGE_MAX: Duration = Duration::from_secs(60);
 
 /// Time between two questions for the log's end: a broker needs a round trip for each.
 const LOOK_FOR_END_EVERY: Duration = Duration::from_millis(50);
@@ -150,7 +152,7 @@ impl Worker {
 
     /// The assigned partitions of which every record was consumed.
     async fn partitions_at_end(&mut self, buffer: &ReorderBuffer) -> BTreeSet<Partition> {
-        let Ok(usage) = self.heartbeat.beat_while(COMMIT_MAX, self.deps.log.usage()).await else {
+        let Ok(usage) = self.heartbeat.beat_while(USAGE_MAX, self.deps.log.usage()).await else {
             return BTreeSet::new();
         };
         let is_read = |partition: &Partition, end: i64| {

@@ -27,6 +27,8 @@ const SYMBOLS: [&str; 2] = ["AAA", "BBB"];
 struct Script {
     deliveries: Arc<Mutex<VecDeque<Delivery>>>,
     committed: Arc<Mutex<Offsets>>,
+    /// How long it takes to answer a question about offsets, and to open a consumer.
+    delay: Duration,
 }
 
 #[async_trait::async_trait]
@@ -53,6 +55,7 @@ impl Log for Script {
         Err(LogError::Unavailable("nothing is appended here".to_owned()))
     }
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
+        tokio::time::sleep(self.delay).await;
         Ok(Box::new(self.clone()))
     }
     async fn read(&self, _partition: Partition, _offset: i64, _limit: usize) -> Result<Vec<Record>, LogError> {
@@ -62,6 +65,7 @@ impl Log for Script {
         SYMBOLS.iter().position(|symbol| key.ends_with(symbol)).map(|index| index as Partition)
     }
     async fn usage(&self) -> Result<LogUsage, LogError> {
+        tokio::time::sleep(self.delay).await;
         Ok(LogUsage::default())
     }
     async fn retain(&self, _older_than: Timestamp, _bytes: u64) -> Result<u64, LogError> {
@@ -248,4 +252,32 @@ async fn an_assignment_waits_for_a_history_that_is_down() {
     assert_eq!(harness.stored("AAA").await, (1..=6).collect::<Vec<_>>());
     assert!(harness.history.gaps(&GapFilter::default()).await.unwrap().is_empty());
     harness.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_takes_twenty_seconds_for_an_answer_is_no_stuck_loop() {
+    let directory = TempDir::new().unwrap();
+    let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("h.db")).unwrap());
+    let script = Script { delay: Duration::from_secs(20), ..Script::default() };
+    let deps = Deps {
+        log: Arc::new(script),
+        writer: Writer::new(history, Arc::new(PendingUpdates::default()), Health::default()),
+        ledger: SharedLedger::default(),
+        progress: Arc::default(),
+        health: Health::default(),
+        clock: Clock::system(),
+        rest: HashMap::new(),
+        doubts: Doubts::default(),
+        streams: watch::channel(Vec::new()).1,
+        assigned: watch::channel(Vec::new()).0,
+    };
+    let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
+    let heartbeat = heartbeats.watch("consume");
+    let beats = || heartbeats.statuses()[0].count;
+    let consumer = subscribe(&deps, &heartbeat, &stop).await.unwrap().unwrap();
+    assert!(beats() >= 20, "{} beats while it opens a consumer", beats());
+    let before = beats();
+    let mut worker = Worker::new(deps, consumer, heartbeat, stop);
+    assert!(worker.is_at_end(&ReorderBuffer::new([])).await);
+    assert!(beats() >= before + 20, "{} beats while it asks for the log's end", beats() - before);
 }

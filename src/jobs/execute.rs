@@ -11,6 +11,7 @@ use super::tasks::{self, Context, Identity, Report, Services};
 use crate::clock::Clock;
 use crate::history::JobRun;
 use crate::market::Timestamp;
+use crate::supervisor;
 
 /// How long a cancelled task may take to end before it is aborted.
 const ABORT_GRACE: Duration = Duration::from_secs(2);
@@ -128,7 +129,5 @@ fn panic_message(error: JoinError) -> String {
         Ok(payload) => payload,
         Err(error) => return error.to_string(),
     };
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    format!("panic: {}", text.as_deref().unwrap_or("without a message"))
+    format!("panic: {}", supervisor::panic_message(&*payload))
 }

@@ -115,9 +115,11 @@ impl Shared {
         let closed = || LogError::Fatal("the log is closed".to_owned());
         let requests = self.lock_requests().clone().ok_or_else(closed)?;
         let (done, answer) = oneshot::channel();
-        requests.send(request(done)).await.map_err(|_| closed())?;
+        // Not closed by this process: the thread panicked.
+        let ended = || LogError::Fatal("the log's writer thread has ended".to_owned());
+        requests.send(request(done)).await.map_err(|_| ended())?;
         drop(requests);
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| ended())?
     }
 
     async fn commit(&self, offsets: &Offsets) -> Result<(), LogError> {

@@ -188,7 +188,7 @@ const API_LINKS: [(&str, &str); 5] = [
 /// The form that all buttons belong to. The page never replaces it, so that text typed into it stays.
 fn form(state: &AppState) -> Markup {
     let is_local = state.options.listen.ip().is_loopback();
-    if !is_local && state.options.token.is_none() {
+    if !is_local && state.token.borrow().is_none() {
         return maud::html! {
             p class="dim" {
                 "This service listens beyond its own machine and has no admin token, so this page can change nothing: \

@@ -126,7 +126,7 @@ impl Renderer {
             samples: state.time_series.samples(),
             free: time_series::free_bytes(&state.data_dir),
             backends: state.backends.borrow().clone(),
-            may_change: local || state.options.token.is_some(),
+            may_change: local || state.token.borrow().is_some(),
         }
     }
 }

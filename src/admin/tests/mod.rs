@@ -124,6 +124,7 @@ impl Served {
             reload_count: Arc::default(),
             data_dir: directory.path().to_owned(),
             time_series: Arc::default(),
+            token: watch::channel(options.token.clone()).1,
             backends: watch::channel(["log.db", "history.db", "memory"].map(str::to_owned)).1,
             options,
         };

@@ -12,6 +12,7 @@ mod connect;
 mod connections;
 mod overlap;
 mod pace;
+mod refusals;
 mod rotation;
 mod session;
 mod subscriptions;
@@ -24,12 +25,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::{ConnectError, Retry, WebSocket};
 use self::connections::StatusHandle;
+use self::refusals::Refusals;
 use self::session::SessionEnd;
 use super::{Dialect, Proxy};
 use crate::clock::Clock;
@@ -38,6 +40,9 @@ use crate::retry::Backoff;
 
 /// How long a stopping socket waits until the channel takes its last event.
 const LAST_EVENT_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait between two connections that this process keeps.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// How a socket behaves.
 #[derive(Clone, Debug)]
@@ -61,6 +66,8 @@ pub struct SocketOptions {
     pub connect_timeout: Duration,
     /// Most time for the answer to a SUBSCRIBE.
     pub answer_timeout: Duration,
+    /// The first wait before a refused stream is requested again; it doubles with every refusal, up to an hour.
+    pub refusal_wait: Duration,
     /// Selects the proxy to connect through.
     pub proxy: Proxy,
 }
@@ -77,6 +84,7 @@ impl Default for SocketOptions {
             refused_wait: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(10),
+            refusal_wait: Duration::from_secs(10),
             proxy: Proxy::from_env(),
         }
     }
@@ -118,7 +126,8 @@ pub enum SocketEvent {
         /// The streams.
         streams: Vec<Stream>,
     },
-    /// The exchange refuses a stream; the others continue. The next connection requests it again.
+    /// The exchange refuses a stream; the others continue. The socket requests it again, after growing pauses;
+    /// [`SocketEvent::Connected`] names it when the exchange accepts it.
     Refused {
         /// The refused stream.
         stream: Stream,
@@ -131,9 +140,6 @@ pub enum SocketEvent {
 /// waits for its event channel reads no commands.
 #[derive(Clone, Debug)]
 pub enum SocketCommand {
-    /// Carry these streams from now on: the open connection subscribes to the new ones and unsubscribes from the
-    /// others.
-    SetStreams(Vec<Stream>),
     /// Unsubscribe from these streams of the open connection and subscribe to them again.
     Resubscribe(Vec<Stream>),
     /// Close this connection for this reason and open another one.
@@ -156,6 +162,9 @@ pub struct Socket {
     pub events: mpsc::Sender<SocketEvent>,
     /// See [`SocketCommand`].
     pub commands: mpsc::Receiver<SocketCommand>,
+    /// The streams to carry. After a change the open connection subscribes to the new ones and unsubscribes from the
+    /// others. The newest list counts, and whoever changes it never waits for this socket.
+    pub streams: watch::Receiver<Vec<Stream>>,
     /// Ends the socket.
     pub stop: CancellationToken,
 }
@@ -166,8 +175,10 @@ pub fn split(streams: &[Stream], streams_per_connection: usize) -> Vec<Vec<Strea
 }
 
 impl Socket {
-    /// Keeps `streams` connected until `stop`, or until the receiver of the events is dropped.
-    pub async fn run(mut self, mut streams: Vec<Stream>) {
+    /// Keeps its streams connected until `stop`, or until the receiver of the events is dropped.
+    pub async fn run(mut self) {
+        let mut streams = self.streams.borrow_and_update().clone();
+        let refusals = Refusals::default();
         let mut status = self.connections.register(self.dialect.exchange());
         let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
         let mut wait = Duration::ZERO;
@@ -182,7 +193,7 @@ impl Socket {
                 connected = self.connect() => connected,
             };
             wait = match connected {
-                Ok(socket) => match self.serve(socket, &mut streams, &mut status).await {
+                Ok(socket) => match self.serve(socket, &mut streams, &refusals, &mut status).await {
                     Some(end) => after_session(&end, &mut backoff),
                     None => return,
                 },
@@ -194,7 +205,8 @@ impl Socket {
     /// Waits for `wait`, then until there are streams to carry, then for the exchange's limit on connection attempts.
     /// Handles commands meanwhile. `false`: stop.
     async fn pause(&mut self, wait: Duration, streams: &mut Vec<Stream>, status: &StatusHandle) -> bool {
-        let mut until = Instant::now() + wait;
+        // A wait that the clock cannot hold is one of centuries: a year is as long.
+        let mut until = Instant::now().checked_add(wait).unwrap_or_else(|| Instant::now() + WAIT_MAX);
         loop {
             let idle = streams.is_empty();
             if idle {
@@ -209,11 +221,9 @@ impl Socket {
                 biased;
                 () = self.stop.cancelled() => return false,
                 () = self.events.closed() => return false,
-                Some(command) = self.commands.recv() => {
-                    if let SocketCommand::SetStreams(new) = command {
-                        *streams = new;
-                    }
-                }
+                Ok(()) = self.streams.changed() => streams.clone_from(&self.streams.borrow_and_update()),
+                // There is no connection that it could change.
+                Some(_command) = self.commands.recv() => {}
                 () = tokio::time::sleep_until(until), if !idle => {}
             }
         }

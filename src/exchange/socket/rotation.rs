@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{ConnectError, WebSocket};
 use super::connections::StatusHandle;
 use super::overlap::{Overlap, Side};
-use super::session::{Session, SessionDeps, SessionEnd};
+use super::refusals::Refusals;
+use super::session::{Session, SessionCommand, SessionDeps, SessionEnd};
 use super::{LAST_EVENT_WAIT, Socket, SocketCommand, SocketEvent};
 use crate::exchange::Dialect;
 use crate::market::Stream;
@@ -29,7 +30,7 @@ const COMMANDS_MAX: usize = 16;
 pub(super) struct RunningSession {
     connection: OpenConnection,
     end: Pin<Box<dyn Future<Output = SessionEnd> + Send>>,
-    commands: mpsc::Sender<SocketCommand>,
+    commands: mpsc::Sender<SessionCommand>,
     link: RotationLink,
 }
 
@@ -107,6 +108,7 @@ enum RotationEvent {
     CurrentEnded(SessionEnd),
     SuccessorEnded(SessionEnd),
     Command(SocketCommand),
+    StreamsChanged,
     EndAnnounced,
     RotationDue,
     SuccessorConnected(Box<Result<WebSocket, ConnectError>>),
@@ -120,9 +122,10 @@ impl Socket {
         &mut self,
         socket: WebSocket,
         streams: &mut Vec<Stream>,
+        refusals: &Refusals,
         status: &mut Arc<StatusHandle>,
     ) -> Option<SessionEnd> {
-        let mut current = self.start_session(socket, streams, status.clone());
+        let mut current = self.start_session(socket, streams, refusals, status.clone());
         let mut successor = Successor::None;
         let mut due = Instant::now() + self.rotate_after();
         let mut announced = false;
@@ -158,11 +161,10 @@ impl Socket {
                     current.link.end_overlap();
                     due = Instant::now() + ROTATION_RETRY_WAIT;
                 }
-                RotationEvent::Command(command) => {
-                    if let SocketCommand::SetStreams(new) = &command {
-                        streams.clone_from(new);
-                    }
-                    forward(&current, &successor, &command);
+                RotationEvent::Command(command) => forward(&current, &successor, &command.into()),
+                RotationEvent::StreamsChanged => {
+                    streams.clone_from(&self.streams.borrow_and_update());
+                    forward(&current, &successor, &SessionCommand::SetStreams(streams.clone()));
                 }
                 RotationEvent::EndAnnounced => (due, announced) = (Instant::now(), true),
                 RotationEvent::RotationDue => {
@@ -173,7 +175,7 @@ impl Socket {
                 }
                 RotationEvent::SuccessorConnected(connected) => {
                     successor = match *connected {
-                        Ok(socket) => self.start_overlap(socket, &current, streams),
+                        Ok(socket) => self.start_overlap(socket, &current, streams, refusals),
                         Err(error) => {
                             tracing::warn!(error = error.text, "the next connection is not open: {}", error.text);
                             due = Instant::now() + ROTATION_RETRY_WAIT;
@@ -210,6 +212,7 @@ impl Socket {
                 biased;
                 end = &mut current.end => RotationEvent::CurrentEnded(end),
                 Some(command) = self.commands.recv(), if has_capacity => RotationEvent::Command(command),
+                Ok(()) = self.streams.changed(), if has_capacity => RotationEvent::StreamsChanged,
                 () = link.announced.cancelled(), if !announced => RotationEvent::EndAnnounced,
                 () = tokio::time::sleep_until(due) => RotationEvent::RotationDue,
             },
@@ -217,6 +220,7 @@ impl Socket {
                 biased;
                 end = &mut current.end => RotationEvent::CurrentEnded(end),
                 Some(command) = self.commands.recv(), if has_capacity => RotationEvent::Command(command),
+                Ok(()) = self.streams.changed(), if has_capacity => RotationEvent::StreamsChanged,
                 connected = connecting => RotationEvent::SuccessorConnected(Box::new(connected)),
             },
             Successor::Overlapping { running, overlap, until } => {
@@ -226,6 +230,7 @@ impl Socket {
                     end = &mut current.end => RotationEvent::CurrentEnded(end),
                     end = &mut running.end => RotationEvent::SuccessorEnded(end),
                     Some(command) = self.commands.recv(), if has_capacity => RotationEvent::Command(command),
+                Ok(()) = self.streams.changed(), if has_capacity => RotationEvent::StreamsChanged,
                     () = overlap.changed.notified(), if !replaced => RotationEvent::OverlapChanged,
                     () = tokio::time::sleep_until(*until), if !replaced => RotationEvent::TimedOut,
                 }
@@ -241,7 +246,13 @@ impl Socket {
     }
 
     /// Starts a session on an open connection.
-    fn start_session(&self, socket: WebSocket, streams: &[Stream], status: Arc<StatusHandle>) -> RunningSession {
+    fn start_session(
+        &self,
+        socket: WebSocket,
+        streams: &[Stream],
+        refusals: &Refusals,
+        status: Arc<StatusHandle>,
+    ) -> RunningSession {
         let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
         status.update(|row| {
             row.reconnects += u64::from(row.connection.is_some());
@@ -259,6 +270,7 @@ impl Socket {
             commands: command_receiver,
             status: status.clone(),
             link: link.clone(),
+            refusals: refusals.clone(),
             stop: self.stop.clone(),
         };
         let session = Session::new(deps, socket, connection, streams.to_vec());
@@ -271,11 +283,17 @@ impl Socket {
     }
 
     /// Starts the session that will take over; from here on both sessions update the overlap.
-    fn start_overlap(&self, socket: WebSocket, current: &RunningSession, streams: &[Stream]) -> Successor {
+    fn start_overlap(
+        &self,
+        socket: WebSocket,
+        current: &RunningSession,
+        streams: &[Stream],
+        refusals: &Refusals,
+    ) -> Successor {
         let overlap =
             SharedOverlap { overlap: Arc::new(Mutex::new(Overlap::new(streams))), changed: Arc::new(Notify::new()) };
         current.link.start_overlap(Side::Old, &overlap);
-        let running = self.start_session(socket, streams, self.connections.register(self.dialect.exchange()));
+        let running = self.start_session(socket, streams, refusals, self.connections.register(self.dialect.exchange()));
         running.link.start_overlap(Side::New, &overlap);
         tracing::info!(
             connection = running.connection.number,
@@ -341,10 +359,10 @@ fn end_overdue_overlap(current: &RunningSession, successor: &mut Successor, wait
 }
 
 /// Forwards a command; the channels have capacity for it. A session that has ended no longer needs it.
-fn forward(current: &RunningSession, successor: &Successor, command: &SocketCommand) {
+fn forward(current: &RunningSession, successor: &Successor, command: &SessionCommand) {
     let mut sessions = vec![current];
     if let Successor::Overlapping { running, .. } = successor
-        && !matches!(command, SocketCommand::Reconnect(_))
+        && !matches!(command, SessionCommand::Reconnect(_))
     {
         sessions.push(running);
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::WebSocket;
 use super::connections::StatusHandle;
 use super::pace::Pacer;
+use super::refusals::Refusals;
 use super::rotation::RotationLink;
 use super::subscriptions::Subscriptions;
 use super::{SocketCommand, SocketEvent, SocketOptions};
@@ -50,15 +51,37 @@ enum Exit {
     Requested(String),
 }
 
+/// What the socket's own loop tells a session.
+#[derive(Clone, Debug)]
+pub(super) enum SessionCommand {
+    /// Subscribe to the new ones of these streams and unsubscribe from all others.
+    SetStreams(Vec<Stream>),
+    /// See [`SocketCommand::Resubscribe`].
+    Resubscribe(Vec<Stream>),
+    /// See [`SocketCommand::Reconnect`].
+    Reconnect(String),
+}
+
+impl From<SocketCommand> for SessionCommand {
+    fn from(command: SocketCommand) -> Self {
+        match command {
+            SocketCommand::Resubscribe(streams) => Self::Resubscribe(streams),
+            SocketCommand::Reconnect(reason) => Self::Reconnect(reason),
+        }
+    }
+}
+
 /// The dependencies of a session.
 pub(super) struct SessionDeps {
     pub(super) dialect: Arc<dyn Dialect>,
     pub(super) options: SocketOptions,
     pub(super) clock: Clock,
     pub(super) events: mpsc::Sender<SocketEvent>,
-    pub(super) commands: mpsc::Receiver<SocketCommand>,
+    pub(super) commands: mpsc::Receiver<SessionCommand>,
     pub(super) status: Arc<StatusHandle>,
     pub(super) link: RotationLink,
+    /// The streams of the socket that the exchange refuses.
+    pub(super) refusals: Refusals,
     pub(super) stop: CancellationToken,
 }
 
@@ -66,6 +89,8 @@ pub(super) struct Session {
     deps: SessionDeps,
     web_socket: WebSocket,
     connection: i64,
+    /// The streams that this connection must carry, refused or not.
+    streams: Vec<Stream>,
     subscriptions: Subscriptions,
     pacer: Pacer,
     silence_max: Duration,
@@ -75,20 +100,25 @@ pub(super) struct Session {
     answers_due_at: Option<Instant>,
     batch: Vec<(Timestamp, Bytes)>,
     delivered: bool,
+    /// Whether the exchange refused some of `streams`: spares the search for them at every batch.
+    has_refused: bool,
 }
 
 impl Session {
     pub(super) fn new(deps: SessionDeps, web_socket: WebSocket, connection: i64, streams: Vec<Stream>) -> Self {
         let limits = deps.dialect.limits();
         let now = Instant::now();
+        let has_refused = deps.refusals.next_at(&streams).is_some();
         Self {
-            subscriptions: Subscriptions::new(deps.dialect.clone(), &streams),
+            subscriptions: Subscriptions::new(deps.dialect.clone(), &requestable(&streams, &deps.refusals, now)),
+            streams,
             pacer: Pacer::new(limits.messages_per_second, now),
             silence_max: deps.options.silence_max.unwrap_or(limits.silence_max),
             last_received_at: now,
             answers_due_at: None,
             batch: Vec::new(),
             delivered: false,
+            has_refused,
             deps,
             web_socket,
             connection,
@@ -144,19 +174,23 @@ impl Session {
         if let Some(until) = self.answers_due_at {
             next = next.min(until);
         }
+        if let Some(again_at) = self.deps.refusals.next_at(&self.unrequested()) {
+            next = next.min(again_at);
+        }
         next
     }
 
-    fn handle_command(&mut self, command: SocketCommand) -> Result<(), Exit> {
+    fn handle_command(&mut self, command: SessionCommand) -> Result<(), Exit> {
         match command {
-            SocketCommand::SetStreams(new) => {
-                self.subscriptions.set(&new);
-                if new.is_empty() {
+            SessionCommand::SetStreams(new) => {
+                self.subscriptions.set(&requestable(&new, &self.deps.refusals, Instant::now()));
+                self.streams = new;
+                if self.streams.is_empty() {
                     return Err(Exit::Requested("no streams are wanted any more".to_owned()));
                 }
             }
-            SocketCommand::Resubscribe(streams) => self.subscriptions.resubscribe(&streams),
-            SocketCommand::Reconnect(reason) => return Err(Exit::Requested(reason)),
+            SessionCommand::Resubscribe(streams) => self.subscriptions.resubscribe(&streams),
+            SessionCommand::Reconnect(reason) => return Err(Exit::Requested(reason)),
         }
         self.update_status();
         Ok(())
@@ -177,13 +211,37 @@ impl Session {
             self.answers_due_at = None;
             let overdue = self.subscriptions.accept_overdue();
             let connection = self.connection;
-            tracing::warn!(connection, overdue, "the exchange has not answered our requests for {overdue} streams");
+            // Otherwise only an UNSUBSCRIBE is unanswered, or every other stream was refused.
+            if overdue > 0 {
+                tracing::warn!(connection, overdue, "the exchange has not answered our requests for {overdue} streams");
+            }
             self.report_connected().await?;
+        }
+        if self.has_refused {
+            self.request_refused(now);
         }
         if self.subscriptions.has_unsent() && now >= self.pacer.ready_at() {
             self.send_request(now).await?;
         }
         Ok(())
+    }
+
+    /// The streams that this connection must carry and that the exchange refused.
+    fn unrequested(&self) -> Vec<Stream> {
+        match self.has_refused {
+            true => self.streams.iter().filter(|stream| !self.subscriptions.carries(stream)).cloned().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Requests refused streams again whose wait is over.
+    fn request_refused(&mut self, now: Instant) {
+        let due = requestable(&self.unrequested(), &self.deps.refusals, now);
+        if !due.is_empty() {
+            tracing::info!(connection = self.connection, "requesting {} refused streams again", due.len());
+            self.subscriptions.subscribe(&due);
+        }
+        self.has_refused = !self.unrequested().is_empty();
     }
 
     async fn send_request(&mut self, now: Instant) -> Result<(), Exit> {
@@ -253,7 +311,9 @@ impl Session {
     async fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Result<(), Exit> {
         if let Some(refusal) = self.subscriptions.handle_answer(id, error) {
             let (stream, reason) = (refusal.stream, refusal.reason);
-            tracing::error!(%stream, reason, "the exchange refuses {stream}: {reason}");
+            self.deps.refusals.refused(&stream, self.deps.options.refusal_wait, Instant::now());
+            self.has_refused = true;
+            // The receiver of the event logs it.
             self.emit(SocketEvent::Refused { stream, reason }).await?;
         }
         self.report_connected().await
@@ -262,6 +322,7 @@ impl Session {
     async fn report_connected(&mut self) -> Result<(), Exit> {
         let Some(streams) = self.subscriptions.take_accepted() else { return Ok(()) };
         self.answers_due_at = None;
+        self.deps.refusals.accepted(&streams);
         self.update_status();
         let (connection, count) = (self.connection, streams.len());
         tracing::info!(connection, streams = count, "connection {connection} carries {count} more streams");
@@ -287,6 +348,11 @@ impl Session {
         self.last_received_at = Instant::now();
         Ok(())
     }
+}
+
+/// The streams that may be requested now: not refused, or refused long enough ago.
+fn requestable(streams: &[Stream], refusals: &Refusals, now: Instant) -> Vec<Stream> {
+    streams.iter().filter(|stream| !refusals.waits(stream, now)).cloned().collect()
 }
 
 /// The result of one read of the socket, besides the frames.

@@ -24,6 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Running {
     events: mpsc::Receiver<SocketEvent>,
     commands: mpsc::Sender<SocketCommand>,
+    streams: watch::Sender<Vec<Stream>>,
     connections: Connections,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -42,6 +43,7 @@ fn quick() -> SocketOptions {
 fn start(base: String, options: SocketOptions, streams: Vec<Stream>, capacity: usize) -> Running {
     let (events, received) = mpsc::channel(capacity);
     let (commands, command_receiver) = mpsc::channel(8);
+    let (streams, wanted) = watch::channel(streams);
     let (connections, stop) = (Connections::default(), CancellationToken::new());
     let socket = Socket {
         dialect: Arc::new(Binance),
@@ -51,9 +53,10 @@ fn start(base: String, options: SocketOptions, streams: Vec<Stream>, capacity: u
         connections: connections.clone(),
         events,
         commands: command_receiver,
+        streams: wanted,
         stop: stop.clone(),
     };
-    Running { events: received, commands, connections, stop, task: tokio::spawn(socket.run(streams)) }
+    Running { events: received, commands, streams, connections, stop, task: tokio::spawn(socket.run()) }
 }
 
 impl Running {
@@ -317,7 +320,7 @@ async fn commands_change_the_open_connection() {
     let mut server = accept(&listener).await;
     acknowledge(&mut server).await;
     running.connected().await;
-    running.commands.send(SocketCommand::SetStreams(vec![stream("BBB")])).await.unwrap();
+    running.streams.send_replace(vec![stream("BBB")]);
     assert_eq!(acknowledge(&mut server).await, ["aaa@trade"]);
     assert_eq!(acknowledge(&mut server).await, ["bbb@trade"]);
     assert_eq!(running.connected().await, (7, vec![stream("BBB")]));
@@ -328,9 +331,9 @@ async fn commands_change_the_open_connection() {
     running.commands.send(SocketCommand::Reconnect("the tail is missing".to_owned())).await.unwrap();
     assert_eq!(running.disconnected().await, (7, "the tail is missing".to_owned()));
     assert_eq!(acknowledge(&mut accept(&listener).await).await, ["bbb@trade"]);
-    running.commands.send(SocketCommand::SetStreams(Vec::new())).await.unwrap();
+    running.streams.send_replace(Vec::new());
     running.state_says("idle").await;
-    running.commands.send(SocketCommand::SetStreams(vec![stream("DDD")])).await.unwrap();
+    running.streams.send_replace(vec![stream("DDD")]);
     assert_eq!(acknowledge(&mut accept(&listener).await).await, ["ddd@trade"]);
     running.stopped().await;
 }

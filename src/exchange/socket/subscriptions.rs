@@ -87,8 +87,9 @@ impl Subscriptions {
     /// Handles an answer. A refused request with several streams is sent again in halves, until the bad stream is
     /// alone: the exchange accepts the others.
     pub(super) fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
-        // "id = int64, string <=36, or null": an error without a number can only mean the oldest request.
-        let id = id.or_else(|| self.pending.keys().next().copied())?;
+        // "id = int64, string <=36, or null": an error without a number can only mean the oldest request. An
+        // acknowledgement without our number acknowledges nothing: the request counts as accepted once it is overdue.
+        let id = id.or_else(|| self.pending.keys().next().copied().filter(|_oldest| error.is_some()))?;
         let request = self.pending.remove(&id)?;
         let Some(reason) = error else {
             if !request.is_unsubscribe && !request.overdue {
@@ -132,7 +133,13 @@ impl Subscriptions {
         overdue
     }
 
-    fn subscribe(&mut self, streams: &[Stream]) {
+    /// Whether a stream was requested and neither refused nor ended since.
+    pub(super) fn carries(&self, stream: &Stream) -> bool {
+        self.requested.contains(stream)
+    }
+
+    /// Subscribes to streams that this connection does not carry yet.
+    pub(super) fn subscribe(&mut self, streams: &[Stream]) {
         let new: Vec<Stream> =
             streams.iter().filter(|stream| self.requested.insert((*stream).clone())).cloned().collect();
         self.queue(&new, false);

@@ -68,19 +68,7 @@ impl Writer {
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
         let mut deferred = None;
         while let Some(first) = deferred.take().or_else(|| waiting.blocking_recv()) {
-            let mut group = vec![first];
-            let mut frames = group[0].frames();
-            while frames < GROUP_FRAMES_MAX
-                && let Ok(request) = waiting.try_recv()
-            {
-                // Retention runs its own transaction, so it forms a group of its own.
-                if matches!(request, Request::Retain { .. }) {
-                    deferred = Some(request);
-                    break;
-                }
-                frames += request.frames();
-                group.push(request);
-            }
+            let group = group(first, &mut waiting, &mut deferred);
             self.process_group(group);
         }
     }
@@ -166,7 +154,30 @@ impl Writer {
     }
 }
 
+/// Takes the requests that share a transaction with `first`: those that wait already, up to [`GROUP_FRAMES_MAX`] frames.
+/// Retention runs transactions of its own, so it is a group of its own; the one that ends a group is `deferred`.
+fn group(first: Request, waiting: &mut mpsc::Receiver<Request>, deferred: &mut Option<Request>) -> Vec<Request> {
+    let mut frames = first.frames();
+    let mut group = vec![first];
+    while frames < GROUP_FRAMES_MAX
+        && !group[0].is_retention()
+        && let Ok(request) = waiting.try_recv()
+    {
+        if request.is_retention() {
+            *deferred = Some(request);
+            break;
+        }
+        frames += request.frames();
+        group.push(request);
+    }
+    group
+}
+
 impl Request {
+    fn is_retention(&self) -> bool {
+        matches!(self, Self::Retain { .. })
+    }
+
     fn frames(&self) -> usize {
         match self {
             Self::Append { frames, .. } => frames.len(),
@@ -227,6 +238,37 @@ mod tests {
         writer.process_group(vec![big]);
         stored.blocking_recv().unwrap().unwrap();
         assert_eq!(rows::last(&writer.connection), Ok(Some(2)));
+    }
+
+    #[test]
+    fn retention_and_the_appends_around_it_are_all_answered() {
+        // Each order of an append, a retention and an append that wait together when the writer looks.
+        for retention_at in 0..3 {
+            let directory = tempfile::tempdir().unwrap();
+            let writer = writer(directory.path());
+            let end = writer.end();
+            let (requests, waiting) = mpsc::channel(8);
+            let (mut appended, mut retained) = (Vec::new(), None);
+            for index in 0..3 {
+                let request = if index == retention_at {
+                    let (done, answer) = oneshot::channel();
+                    retained = Some(answer);
+                    Request::Retain { older_than: Timestamp(0), bytes: 1 << 30, done }
+                } else {
+                    let (request, answer) = append(10);
+                    appended.push(answer);
+                    request
+                };
+                requests.try_send(request).unwrap();
+            }
+            drop(requests);
+            writer.run(waiting);
+            for answer in appended {
+                answer.blocking_recv().expect("the writer answers every append").unwrap();
+            }
+            retained.unwrap().blocking_recv().expect("the writer answers the retention").unwrap();
+            assert_eq!(*end.borrow(), 2);
+        }
     }
 
     #[test]

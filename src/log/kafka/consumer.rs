@@ -1,6 +1,7 @@
 //! The caller's side of one group member: takes the deliveries of its poll thread, and commits.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -96,7 +97,13 @@ impl KafkaConsumer {
         let (deliveries, batch_records) = (consumer.deliveries.clone(), options.batch_records.max(1));
         std::thread::Builder::new()
             .name(format!("log-kafka-{member_id}"))
-            .spawn(move || poller::run(client, &deliveries, batch_records))
+            .spawn(move || {
+                // A panic would leave a consumer that waits for ever for a delivery.
+                let polling = AssertUnwindSafe(|| poller::run(client, &deliveries, batch_records));
+                if std::panic::catch_unwind(polling).is_err() {
+                    deliveries.fail(LogError::Fatal("the thread that polls Kafka panicked".to_owned()));
+                }
+            })
             .map_err(|error| LogError::Unavailable(format!("start the consumer's thread: {error}")))?;
         Ok(consumer)
     }

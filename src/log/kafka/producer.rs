@@ -6,6 +6,7 @@
 //! call with the same frames waits for the first attempt, so nothing is sent twice.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) struct Producer {
     errors: ErrorTracker,
     unfinished: Mutex<VecDeque<Attempt>>,
     stop: Arc<AtomicBool>,
+    /// The thread that polls for acknowledgements panicked.
+    panicked: Arc<AtomicBool>,
 }
 
 impl Producer {
@@ -54,17 +57,25 @@ impl Producer {
         let client = Arc::new(client.map_err(|error| errors.classify("create a producer", &error))?);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled_client, is_stopped) = (client.clone(), stop.clone());
+        let panicked = Arc::new(AtomicBool::new(false));
+        let has_panicked = panicked.clone();
         let thread = move || {
-            while !is_stopped.load(Ordering::Relaxed) {
-                polled_client.poll(POLL);
-                on_poll();
+            let polling = AssertUnwindSafe(|| {
+                while !is_stopped.load(Ordering::Relaxed) {
+                    polled_client.poll(POLL);
+                    on_poll();
+                }
+            });
+            // Without this thread no acknowledgement arrives: every append would wait for a broker that answers.
+            if std::panic::catch_unwind(polling).is_err() {
+                has_panicked.store(true, Ordering::Relaxed);
             }
         };
         std::thread::Builder::new()
             .name("log-kafka".to_owned())
             .spawn(thread)
             .map_err(|error| LogError::Unavailable(format!("start the producer's thread: {error}")))?;
-        Ok(Self { client, topic: topic.into(), errors, unfinished: Mutex::default(), stop })
+        Ok(Self { client, topic: topic.into(), errors, unfinished: Mutex::default(), stop, panicked })
     }
 
     /// Appends frames; they are durable when it returns `Ok`.
@@ -79,6 +90,9 @@ impl Producer {
             if attempt.acks.wait_until(wait_limit).await? {
                 self.errors.clear();
                 return Ok(());
+            }
+            if self.panicked.load(Ordering::Relaxed) {
+                return Err(LogError::Fatal("the thread that polls Kafka panicked".to_owned()));
             }
             if Instant::now() >= until {
                 return Err(self.defer(attempt));

@@ -75,9 +75,10 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "messages",
             "heartbeat",
             "progress",
+            "supervisor",
             "writer",
         ],
-        "progress, the ledger and ingest's connection events decide what to request; consume takes the probes",
+        "supervisor reads what a panic said; progress, the ledger and ingest's connection events decide what to request; consume takes the probes",
     ),
     (
         "replay",
@@ -100,8 +101,9 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "market",
             "messages",
             "heartbeat",
+            "supervisor",
         ],
-        "a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
+        "supervisor reads what a panic said; a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
     ),
     (
         "admin",
