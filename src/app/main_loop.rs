@@ -22,6 +22,7 @@ use crate::systemd;
 
 use super::reload::{self, Reloadable};
 use super::status::{status_line, update_exchange_health};
+use super::stream_health::RefusedParts;
 use super::{Groups, Requests, RunOptions, Service};
 use super::{backends, conditions, events, exchange_monitor};
 
@@ -135,6 +136,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         backfill: service.backfill.clone(),
         connections: service.connections.clone(),
         counters: service.counters.clone(),
+        listings: service.listings.clone(),
         health: service.health.clone(),
         heartbeats: service.heartbeats.clone(),
         clock: service.clock.clone(),
@@ -212,6 +214,7 @@ pub async fn run(
     }
     let mut ticks = tokio::time::interval(STATUS_INTERVAL);
     let mut bans = service.saver.bans();
+    let mut refused_parts = RefusedParts::default();
     loop {
         tokio::select! {
             failure = groups.failure() => {
@@ -238,6 +241,7 @@ pub async fn run(
             }
             _ = ticks.tick() => {
                 update_exchange_health(service).await;
+                refused_parts.update(service);
                 systemd::status(&status_line(service, &reloadable.jobs).await);
                 // A ban must survive a crash: a request during the ban makes it longer.
                 let now = service.saver.bans();

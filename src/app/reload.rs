@@ -71,6 +71,8 @@ pub async fn apply(
         return Err(anyhow!("a first feed of {exchange} needs a restart"));
     }
     if !dry_run {
+        // Before the subscriptions: ingest drops the frames of streams that are not in this list.
+        reloadable.streams.send_replace(after.clone());
         for runtime in &mut reloadable.runtimes {
             runtime.sockets.assign(&config.feeds).await;
         }
@@ -78,7 +80,6 @@ pub async fn apply(
             service.progress.forget(stream);
             service.saver.recording_starts.settle(stream);
         }
-        reloadable.streams.send_replace(after.clone());
         service
             .backfill
             .supersede(|stream| after.contains(stream), "its feed was removed")

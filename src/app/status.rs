@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::exchange::TradingState;
 use crate::jobs::JobsHandle;
 use crate::market::{Exchange, Stream, Timestamp};
 
 use super::Service;
+use super::listing_report::newest_frame;
 
 /// A stream counts as receiving when a frame arrived within this time.
 const RECEIVING_US: i64 = 60_000_000;
@@ -68,11 +70,18 @@ async fn silent_exchange(service: &Service) -> Option<String> {
     let streams = service.streams.borrow().clone();
     let exchanges: BTreeSet<Exchange> = streams.iter().map(|stream| stream.exchange).collect();
     for exchange in exchanges {
-        let mine = streams.iter().filter(|stream| stream.exchange == exchange);
-        let newest = mine.filter_map(|stream| service.progress.stream(stream).last_received).max();
+        let mine: Vec<&Stream> = streams.iter().filter(|stream| stream.exchange == exchange).collect();
+        let newest = mine.iter().filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
-        // While frames wait in the log, the consumer is late, not the exchange.
-        if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
+        if silent <= RECEIVING_US {
+            continue;
+        }
+        let trades = |stream: &&Stream| {
+            let newest = newest_frame(service, &streams, exchange, &stream.symbol);
+            service.listings.state(exchange, &stream.symbol, newest) == TradingState::Trading
+        };
+        // Symbols that do not trade send nothing. While frames wait in the log, the consumer is late, not the exchange.
+        if mine.into_iter().any(|stream| trades(&stream)) && lag(service, now).await == Some(0.0) {
             return Some(format!("{exchange} has sent nothing for {} s", silent / 1_000_000));
         }
     }

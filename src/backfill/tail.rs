@@ -182,9 +182,6 @@ impl Tail {
                     states.entry(stream).and_modify(|state| state.disconnected(connection, until));
                 }
             }
-            ConnectionEvent::Refused(stream, reason) => {
-                self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
-            }
         }
     }
 

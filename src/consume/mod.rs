@@ -5,9 +5,11 @@
 //! exchange by name.
 
 mod assignment;
+mod letter_report;
 mod reorder_buffer;
 mod router;
 mod stream_state;
+mod undecodable;
 mod worker;
 
 use std::sync::Arc;
@@ -105,7 +107,7 @@ pub async fn run(
     let mut worker = Worker::new(deps, consumer, heartbeat, stop);
     loop {
         worker.heartbeat.beat();
-        worker.refresh_streams();
+        worker.refresh_streams(&mut buffer);
         while let Ok(probe) = probes.try_recv() {
             worker.apply_probe(&mut buffer, probe);
         }

@@ -15,6 +15,7 @@ use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
 
+use super::letter_report::LetterReport;
 use super::{ConsumeError, Deps, DetectedGap, Probe, ReadyBatch, ReorderBuffer};
 
 /// Longest commit; a log that does not answer within it counts as stuck.
@@ -31,12 +32,22 @@ pub(super) struct Worker {
     /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
     /// partitions that stay assigned; their offsets must not be committed before it is durable.
     unwritten: Option<ReadyBatch>,
+    pub(super) letters: LetterReport,
 }
 
 impl Worker {
     pub(super) fn new(deps: Deps, consumer: Box<dyn Consumer>, heartbeat: Heartbeat, stop: CancellationToken) -> Self {
         let (batch_started_at, partitions) = (Instant::now(), BTreeSet::new());
-        Self { deps, consumer, heartbeat, stop, batch_started_at, partitions, unwritten: None }
+        Self {
+            deps,
+            consumer,
+            heartbeat,
+            stop,
+            batch_started_at,
+            partitions,
+            unwritten: None,
+            letters: LetterReport::default(),
+        }
     }
 
     /// Processes a delivery. Returns the clock's time when the log was read to its end; else `None`, because missing
@@ -159,10 +170,9 @@ impl Worker {
             let delay = newest.and_then(|at| u64::try_from(self.deps.clock.now().micros() - at).ok());
             let delay = delay.map(Duration::from_micros);
             self.deps.progress.count_batch(ready.rows.batch.rows(), began.elapsed(), delay);
-            for letter in letters {
-                warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
-            }
+            self.letters.letters(letters);
         }
+        self.report_outages(buffer);
         let Some(ready) = self.unwritten.take() else { return Ok(None) };
         self.deps.writer.pending_updates().offer(ready.update);
         self.deps.progress.publish(ready.progress, &Offsets::new());
@@ -171,6 +181,13 @@ impl Worker {
         }
         let assigned = ready.positions.into_iter().filter(|(partition, _)| self.partitions.contains(partition));
         Ok(Some(assigned.collect()))
+    }
+
+    /// Shows which streams cannot be decoded now.
+    pub(super) fn report_outages(&mut self, buffer: &ReorderBuffer) {
+        let outages = buffer.outages();
+        self.letters.outages(&outages, &self.deps.health);
+        self.deps.progress.set_outages(outages);
     }
 
     /// Opens gaps in the ledger and returns its new and changed rows.

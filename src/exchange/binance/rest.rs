@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{decimal, millis, trade_id};
-use crate::exchange::{DecodeError, ExchangeInfo, RestRequest};
+use crate::exchange::{DecodeError, ExchangeInfo, ListingEntry, RestRequest};
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
 
@@ -212,7 +212,8 @@ pub(super) fn info_answer(body: &[u8]) -> Result<ExchangeInfo, DecodeError> {
         limit.rate_limit_type == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1
     });
     // "symbol status TRADING / END_OF_DAY / HALT / BREAK / CANCEL_ONLY".
-    let symbols = answer.symbols.into_iter().map(|row| (row.symbol, row.status == "TRADING")).collect();
+    let entry = |status: String| if status == "TRADING" { ListingEntry::Trading } else { ListingEntry::Paused(status) };
+    let symbols = answer.symbols.into_iter().map(|row| (row.symbol, entry(row.status))).collect();
     Ok(ExchangeInfo { weight_per_minute: minute.map(|limit| limit.limit), symbols })
 }
 

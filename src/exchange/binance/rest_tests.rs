@@ -42,7 +42,13 @@ fn limits_and_symbols_come_from_exchange_info() {
         "symbols":[{"symbol":"BTCUSDT","status":"TRADING","x":1},{"symbol":"LUNAUSDT","status":"BREAK"}]}"#;
     let info = info_answer(body.as_bytes()).unwrap();
     assert_eq!(info.weight_per_minute, Some(5_000));
-    assert_eq!(info.symbols, [("BTCUSDT".to_owned(), true), ("LUNAUSDT".to_owned(), false)]);
+    assert_eq!(
+        info.symbols,
+        [
+            ("BTCUSDT".to_owned(), ListingEntry::Trading),
+            ("LUNAUSDT".to_owned(), ListingEntry::Paused("BREAK".to_owned()))
+        ]
+    );
 }
 
 #[test]
