@@ -1,8 +1,12 @@
 //! Appends the sockets' frames and connection markers to the log.
 //!
-//! Every frame is in the log before anything else happens to it; ingest does not decode. While the log refuses (a full
+//! Every frame is in the log before anything else happens to it; ingest does not decode. It drops only frames of streams
+//! that nobody recorded here asked for; a frame of an unknown shape goes to the log. While the log refuses (a full
 //! disk, a broker that is down) this loop keeps its one batch and reads no more: the sockets fill up, the exchange
 //! disconnects, and the tracker later finds the missing ids as a gap.
+
+mod subscriptions;
+mod unrequested;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -24,10 +28,16 @@ use crate::market::{Frame, Origin, Stream, Timestamp};
 use crate::messages;
 use crate::retry::Backoff;
 
+pub use subscriptions::Subscriptions;
+pub use unrequested::Unrequested;
+use unrequested::{Dropper, with_small_symbol};
+
 /// How long a batch collects frames: one fsync per frame would wear out the disk in a busy market.
 const LINGER: Duration = Duration::from_millis(10);
 /// Most frames of one append: some megabytes, and a fraction of a second of the fastest market.
 const APPEND_FRAMES_MAX: usize = 8_192;
+/// Bytes at which an append takes no further frame: frames of megabytes must not fill the memory.
+const APPEND_BYTES_MAX: usize = 8 << 20;
 /// Longest append: a broker may be down for an hour without losing a frame, so an append that waits is not a stuck
 /// loop. Beyond this limit something else is wrong.
 const APPEND_MAX: Duration = Duration::from_secs(2 * 3_600);
@@ -51,6 +61,10 @@ pub struct Counters {
     pub connects: AtomicU64,
     /// Times a connection ended.
     pub disconnects: AtomicU64,
+    /// Frames of streams that this recorder did not subscribe to: dropped.
+    pub unrequested: Unrequested,
+    /// The streams that connections carry, and those that the exchange refuses.
+    pub subscriptions: Subscriptions,
     /// When each stream's newest frame arrived, consumed or not.
     pub last_seen: LastSeen,
 }
@@ -95,8 +109,6 @@ pub enum ConnectionEvent {
     Up(i64, Vec<Stream>),
     /// This connection ended; these streams are no longer on it.
     Down(i64, Vec<Stream>),
-    /// The exchange refuses this stream.
-    Refused(Stream, String),
 }
 
 /// Ingest's dependencies.
@@ -149,17 +161,18 @@ async fn collect(
     keys: &mut Keys,
     deps: &Deps,
 ) -> bool {
+    let mut bytes = 0;
     match tokio::time::timeout(Duration::from_secs(1), events.recv()).await {
         Err(_elapsed) => return false,
         Ok(None) => return true,
-        Ok(Some(event)) => keys.take(event, frames, deps),
+        Ok(Some(event)) => bytes += keys.take(event, frames, deps),
     }
     let until = tokio::time::Instant::now() + LINGER;
-    while frames.len() < APPEND_FRAMES_MAX {
+    while frames.len() < APPEND_FRAMES_MAX && bytes < APPEND_BYTES_MAX {
         match tokio::time::timeout_at(until, events.recv()).await {
             Err(_elapsed) => return false,
             Ok(None) => return true,
-            Ok(Some(event)) => keys.take(event, frames, deps),
+            Ok(Some(event)) => bytes += keys.take(event, frames, deps),
         }
     }
     false
@@ -213,7 +226,8 @@ async fn append(
 struct Keys {
     dialect: Arc<dyn Dialect>,
     by_stream: HashMap<Box<str>, (Arc<str>, Arc<AtomicI64>)>,
-    /// The key of markers and of frames of unknown streams.
+    dropper: Dropper,
+    /// The key of markers and of frames without a stream.
     exchange: Arc<str>,
     streams: watch::Receiver<Vec<Stream>>,
 }
@@ -222,63 +236,83 @@ impl Keys {
     fn new(deps: &Deps) -> Self {
         let (dialect, streams) = (deps.dialect.clone(), deps.streams.clone());
         let exchange = Arc::from(dialect.exchange().as_str());
-        let mut keys = Self { dialect, by_stream: HashMap::new(), exchange, streams };
-        keys.refresh(&deps.counters.last_seen);
+        let dropper = Dropper::new(dialect.exchange());
+        let mut keys = Self { dialect, by_stream: HashMap::new(), dropper, exchange, streams };
+        keys.refresh(&deps.counters);
         keys
     }
 
-    /// Adds keys for the streams that are recorded now.
-    fn refresh(&mut self, last_seen: &LastSeen) {
+    /// Takes the streams that are recorded now.
+    fn refresh(&mut self, counters: &Counters) {
         let streams = self.streams.borrow_and_update().clone();
+        let mut former = std::mem::take(&mut self.by_stream);
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
-            let known = (Arc::from(stream.log_key()), last_seen.stamp(stream));
-            self.by_stream.insert(self.dialect.stream_name(stream).into(), known);
+            let name: Box<str> = self.dialect.stream_name(stream).into();
+            former.remove(&name);
+            self.by_stream.insert(name, (Arc::from(stream.log_key()), counters.last_seen.stamp(stream)));
         }
+        self.dropper.set_former(former.into_keys());
+        let mine = self.dialect.exchange();
+        counters.subscriptions.retain(|stream| stream.exchange != mine || streams.contains(stream));
     }
 
-    fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, deps: &Deps) {
+    /// Adds the event's frames and markers; returns their bytes.
+    fn take(&mut self, event: SocketEvent, frames: &mut Vec<Frame>, deps: &Deps) -> usize {
+        let before = frames.len();
         match event {
             SocketEvent::Frames { connection, frames: arrived } => {
                 if self.streams.has_changed().unwrap_or(false) {
-                    self.refresh(&deps.counters.last_seen);
+                    self.refresh(&deps.counters);
                 }
                 frames.reserve(arrived.len());
                 for (received_at, payload) in arrived {
-                    let key = self.key(&payload, received_at);
-                    frames.push(Frame { key, received_at, connection, origin: Origin::Socket, payload });
+                    if let Some(key) = self.key(&payload, received_at, &deps.counters) {
+                        frames.push(Frame { key, received_at, connection, origin: Origin::Socket, payload });
+                    }
                 }
             }
             SocketEvent::Connected { connection, streams } => {
                 deps.counters.connects.fetch_add(1, Ordering::Relaxed);
                 info!("connection {connection} carries {} streams", streams.len());
+                deps.counters.subscriptions.accepted(connection, &streams, deps.clock.now());
                 frames.push(self.marker(connection, Origin::Connected, &streams, "", deps.clock.now()));
                 send_event(deps, ConnectionEvent::Up(connection, streams));
             }
             SocketEvent::Disconnected { connection, streams, reason } => {
                 deps.counters.disconnects.fetch_add(1, Ordering::Relaxed);
+                deps.counters.subscriptions.ended(connection);
                 info!("connection {connection} ended: {reason}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
                 send_event(deps, ConnectionEvent::Down(connection, streams));
             }
             SocketEvent::Replaced { connection, by, streams } => {
+                deps.counters.subscriptions.ended(connection);
                 let reason = format!("replaced by connection {by}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
             }
             SocketEvent::Refused { stream, reason } => {
-                warn!(EXCHANGE = %stream.exchange, SYMBOL = %stream.symbol, "the exchange refuses {stream}: {reason}");
-                send_event(deps, ConnectionEvent::Refused(stream, reason));
+                // The socket requests it again and again.
+                if deps.counters.subscriptions.refuse(stream.clone(), reason.clone()) {
+                    let (exchange, symbol) = (&stream.exchange, &stream.symbol);
+                    warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "the exchange refuses {stream}: {reason}");
+                }
             }
         }
+        frames[before..].iter().map(|frame| frame.payload.len()).sum()
     }
 
-    fn key(&self, payload: &[u8], received_at: Timestamp) -> Arc<str> {
-        let known = match self.dialect.route(payload) {
-            Route::Stream(name) => self.by_stream.get(name),
-            _ => None,
+    /// The log key of a frame; `None` for a frame of a stream that is not recorded.
+    fn key(&mut self, payload: &[u8], received_at: Timestamp, counters: &Counters) -> Option<Arc<str>> {
+        let Route::Stream(name) = self.dialect.route(payload) else { return Some(self.exchange.clone()) };
+        let known = self.by_stream.get(&*name);
+        // An exchange may write a symbol in another case than we do: that is no reason to drop its frames.
+        let known = known.or_else(|| self.by_stream.get(with_small_symbol(&name)?.as_str()));
+        let Some((key, last_seen)) = known else {
+            self.dropper.count(&name, payload.len(), &counters.unrequested);
+            return None;
         };
-        let Some((key, last_seen)) = known else { return self.exchange.clone() };
         last_seen.fetch_max(received_at.micros(), Ordering::Relaxed);
-        key.clone()
+        Some(key.clone())
     }
 
     fn marker(&self, connection: i64, origin: Origin, streams: &[Stream], reason: &str, now: Timestamp) -> Frame {

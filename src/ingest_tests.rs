@@ -46,3 +46,55 @@ async fn a_frame_that_waits_for_the_log_counts_as_seen_and_delays_the_append() {
     assert_eq!(counters.frames.load(Ordering::Relaxed), 2);
     assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::ZERO, "no frame waits any more");
 }
+
+/// Runs ingest on an embedded log until every frame is appended; returns the log's records and the counters.
+async fn ingest(streams: &[&str], frames: &[&str]) -> (Vec<crate::log::Record>, Arc<Counters>) {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), Options::default()).unwrap());
+    let (events, received) = mpsc::channel(4);
+    let (connection_events, _received) = mpsc::channel(4);
+    let streams = streams.iter().map(|stream| stream.parse().unwrap()).collect();
+    let (_streams, streams) = watch::channel(streams);
+    let counters = Arc::new(Counters::default());
+    let deps = Deps {
+        log: log.clone(),
+        dialect: Arc::new(Binance),
+        health: Health::default(),
+        clock: Clock::system(),
+        counters: counters.clone(),
+        streams,
+        connection_events,
+    };
+    let frames = frames.iter().map(|frame| (Timestamp(SECOND), Bytes::copy_from_slice(frame.as_bytes()))).collect();
+    events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
+    drop(events);
+    run(deps, received, Heartbeats::default().watch("ingest"), CancellationToken::new()).await.unwrap();
+    (log.read(0, 0, 1_000).await.unwrap(), counters)
+}
+
+#[tokio::test]
+async fn frames_of_streams_that_nobody_subscribed_to_are_counted_and_never_reach_the_log() {
+    let (records, counters) = ingest(
+        &["binance:BTCUSDT:trade", "binance:币安人生USDT:trade"],
+        &[
+            r#"{"stream":"btcusdt@trade","data":{}}"#,
+            r#"{"stream":"BTCUSDT@trade","data":{}}"#,
+            r#"{"stream":"币安人生usdt@trade","data":{}}"#,
+            r#"{"stream":"\u5e01\u5b89\u4eba\u751fusdt@trade","data":{}}"#,
+            r#"{"stream":"e000001usdt@trade","data":{"s":"E000001USDT"}}"#,
+            r#"{"stream":"btcusdt@kline_1m","data":{}}"#,
+            r#"{"stream":"!ticker@arr","data":[]}"#,
+            r#"{"e":"trade","s":"E000002USDT","t":7}"#,
+            r#"{"e":"trade","s":"BTCUSDT","t":7}"#,
+            r#"{"u":1,"s":"E\nUSDT","b":"1","B":"1","a":"1","A":"1"}"#,
+            r#"{"result":null,"id":1}"#,
+            "unknown",
+        ],
+    )
+    .await;
+    let keys: Vec<&str> = records.iter().map(|record| &*record.frame.key).collect();
+    let (btc, other) = ("binance:BTCUSDT", "binance:币安人生USDT");
+    assert_eq!(keys, [btc, btc, other, other, btc, "binance", "binance"]);
+    assert_eq!((counters.unrequested.frames(), counters.frames.load(Ordering::Relaxed)), (5, 7));
+    assert_eq!(counters.unrequested.newest().as_deref(), Some(r"e\nusdt@bookTicker"), "cannot forge a line");
+}

@@ -1,6 +1,8 @@
 //! How far every stream is consumed and durable. The state file, status, audits and the tail read it; the consumer
 //! writes it.
 
+mod outage;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,6 +11,8 @@ use std::time::Duration;
 use crate::histogram::Histogram;
 use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
+
+pub use outage::Outage;
 
 /// One stream's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -38,6 +42,7 @@ pub struct Progress {
     pub frames: AtomicU64,
     /// Dead letters written since this process began.
     pub dead_letters: AtomicU64,
+    outages: Mutex<Vec<Outage>>,
     /// Batches made durable since this process began.
     pub batches: AtomicU64,
     batch_times: Mutex<BatchTimes>,
@@ -104,6 +109,19 @@ impl Progress {
     pub fn last_received(&self) -> Option<Timestamp> {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.values().filter_map(|progress| progress.last_received).max().map(Timestamp)
+    }
+
+    /// Stores which streams cannot be decoded now.
+    pub fn set_outages(&self, outages: Vec<Outage>) {
+        *self.outages.lock().unwrap_or_else(PoisonError::into_inner) = outages;
+    }
+
+    /// The outage of a stream, or of its whole exchange.
+    pub fn outage(&self, stream: &Stream) -> Option<Outage> {
+        let outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = outages.iter().find(|outage| outage.stream.as_ref() == Some(stream));
+        let whole = || outages.iter().find(|outage| outage.stream.is_none() && outage.exchange == stream.exchange);
+        of_it.or_else(whole).cloned()
     }
 
     /// Counts a durable batch: how long the insert took, and the delay since the arrival of its newest frame.

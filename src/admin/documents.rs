@@ -53,6 +53,8 @@ pub struct Status {
     pub wedged: Option<String>,
     /// The degraded parts and their faults.
     pub degraded: BTreeMap<String, String>,
+    /// What is no fault and still worth knowing: symbols that are not listed (yet), paused, delisted or renamed.
+    pub notices: Vec<Notice>,
     /// When the process started, RFC 3339.
     pub started_at: String,
     /// Seconds since then.
@@ -98,6 +100,18 @@ pub struct StreamCount {
     pub total: usize,
     /// Streams with a frame in the last minute.
     pub receiving: usize,
+    /// Streams by their `state`; a state without streams is missing.
+    #[schema(value_type = BTreeMap<String, usize>)]
+    pub states: BTreeMap<&'static str, usize>,
+}
+
+/// A part that is no fault and still worth knowing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Notice {
+    /// The part: `binance:NEWUSDT`.
+    pub part: String,
+    /// What is to know.
+    pub why: String,
 }
 
 /// The state of the log.
@@ -168,6 +182,11 @@ pub struct FrameCount {
     pub received: u64,
     /// Frames consumed.
     pub consumed: u64,
+    /// Frames of streams that this recorder did not subscribe to: dropped before the log.
+    pub unrequested: u64,
+    /// The exchange's name of the stream of the newest one; null when there was none.
+    #[schema(required = true)]
+    pub unrequested_newest: Option<String>,
 }
 
 /// The last error of a part.
@@ -204,6 +223,10 @@ pub struct StreamView {
     pub symbol: String,
     /// `trade`, `kline_1m`...
     pub channel: String,
+    /// `receiving`, `quiet`, `stalled`, `undecodable`, `refused`, `not_trading` or `ended`.
+    pub state: &'static str,
+    /// Why it is in this state; null while it receives.
+    pub state_reason: Option<String>,
     /// The last position that is durable in history or in the ledger.
     pub last: Option<i64>,
     /// The exchange's time of the newest row, RFC 3339.

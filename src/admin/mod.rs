@@ -19,6 +19,7 @@ mod response;
 mod server;
 mod socket;
 mod status_model;
+mod stream_state;
 #[cfg(test)]
 mod tests;
 pub mod time_series;
@@ -44,6 +45,7 @@ pub use socket::AdminSocket;
 use crate::backfill;
 use crate::cache::Cache;
 use crate::clock::Clock;
+use crate::exchange::ListingStates;
 use crate::exchange::socket::Connections;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -124,6 +126,8 @@ pub struct AppState {
     pub connections: Connections,
     /// What ingest has counted.
     pub counters: Arc<Counters>,
+    /// Whether the recorded symbols trade.
+    pub listings: Arc<ListingStates>,
     /// Readiness and degraded parts.
     pub health: Health,
     /// The heartbeats of the recording loops.

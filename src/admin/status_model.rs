@@ -2,7 +2,7 @@
 //!
 //! It must not know the page's markup or HTTP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
 use serde_json::{Value, json};
@@ -20,26 +20,41 @@ use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 pub use super::documents::StreamView;
 use super::documents::{
     CacheStatus, CoverageView, DiskStatus, FrameCount, GapCount, GapView, HistoryStatus, JobChanges, JobCount,
-    LogStatus, NextRun, OldestServed, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status, StreamCount,
+    LogStatus, NextRun, Notice, OldestServed, PartError, PartStatus, ReloadView, RestRecovery, RunView, Status,
+    StreamCount,
 };
+use super::stream_state::{RECEIVING_US, StreamFacts, StreamState};
 use super::{AppState, BEAT_MAX, ReloadReport, STORE_TIMEOUT, time_series};
-
-/// A stream with a frame within this time is receiving, microseconds.
-const RECEIVING_US: i64 = 60_000_000;
 
 /// Every recorded stream.
 pub fn streams(state: &AppState) -> Vec<StreamView> {
     let now = state.clock.now();
     let progress_by_stream = state.progress.streams();
     let streams = state.streams.borrow().clone();
+    let newest_by_symbol = newest_by_symbol(state, &streams);
     let view = |stream: Stream| {
         let progress = progress_by_stream.get(&stream).copied().unwrap_or_default();
         let step = stream.channel.step().unwrap_or(1);
         let age = progress.last_received.map(|at| now.micros() - at);
+        let newest_of_symbol = newest_by_symbol.get(&(stream.exchange, stream.symbol.clone())).copied();
+        let subscriptions = &state.counters.subscriptions;
+        let newest = state.counters.last_seen.get(&stream).max(progress.last_received.map(Timestamp));
+        let facts = StreamFacts {
+            now,
+            trading: state.listings.state(stream.exchange, &stream.symbol, newest_of_symbol),
+            undecodable: state.progress.outage(&stream).map(|outage| outage.describe()),
+            refusal: subscriptions.refusal(&stream),
+            carried_since: subscriptions.carried_since(&stream),
+            newest,
+            usual_interval: usual_interval(state.startup, newest, progress.frames),
+        };
+        let (stream_state, state_reason) = facts.state();
         StreamView {
             exchange: stream.exchange.to_string(),
             symbol: stream.symbol.to_string(),
             channel: stream.channel.to_string(),
+            state: stream_state.as_str(),
+            state_reason,
             last: progress.next.map(|next| next - step),
             last_ts: progress.last_ts.map(|at| Timestamp(at).rfc3339()),
             last_received: progress.last_received.map(|at| Timestamp(at).rfc3339()),
@@ -52,6 +67,45 @@ pub fn streams(state: &AppState) -> Vec<StreamView> {
         }
     };
     streams.into_iter().map(view).collect()
+}
+
+/// When the newest frame of each symbol arrived, of any of its streams.
+fn newest_by_symbol(state: &AppState, streams: &[Stream]) -> HashMap<(Exchange, Symbol), Timestamp> {
+    let mut newest = HashMap::new();
+    for stream in streams {
+        let Some(at) = state.counters.last_seen.get(stream) else { continue };
+        let known = newest.entry((stream.exchange, stream.symbol.clone())).or_insert(at);
+        *known = at.max(*known);
+    }
+    newest
+}
+
+/// The usual time between two frames since the process started, microseconds.
+fn usual_interval(startup: Timestamp, newest: Option<Timestamp>, frames: u64) -> Option<i64> {
+    let recorded = newest?.since(startup).max(0);
+    recorded.checked_div(i64::try_from(frames).ok()?)
+}
+
+/// The symbols that do not trade: no fault, but somebody may want to know. One notice for each symbol.
+fn notices(streams: &[StreamView]) -> Vec<Notice> {
+    let mut notices: Vec<Notice> = Vec::new();
+    let idle = [StreamState::NotTrading, StreamState::Ended].map(StreamState::as_str);
+    for stream in streams.iter().filter(|stream| idle.contains(&stream.state)) {
+        let part = format!("{}:{}", stream.exchange, stream.symbol);
+        if notices.last().is_none_or(|last| last.part != part) {
+            notices.push(Notice { part, why: stream.state_reason.clone().unwrap_or_default() });
+        }
+    }
+    notices
+}
+
+fn stream_count(streams: &[StreamView]) -> StreamCount {
+    let mut states = BTreeMap::new();
+    for stream in streams {
+        *states.entry(stream.state).or_default() += 1;
+    }
+    let receiving = streams.iter().filter(|stream| stream.receiving).count();
+    StreamCount { total: streams.len(), receiving, states }
 }
 
 /// A stream's coverage as the API shows it.
@@ -175,7 +229,8 @@ pub async fn status(state: &AppState) -> Status {
         degraded: state.health.degraded_parts(),
         started_at: state.startup.rfc3339(),
         uptime_s: state.clock.now().since(state.startup) / 1_000_000,
-        streams: StreamCount { total: streams.len(), receiving: streams.iter().filter(|s| s.receiving).count() },
+        notices: notices(&streams),
+        streams: stream_count(&streams),
         log: PartStatus::from_result(usage, |usage| LogStatus {
             lag_frames: usage.lag(),
             lag_s: state.time_series.lag(state, usage.lag()),
@@ -195,6 +250,8 @@ pub async fn status(state: &AppState) -> Status {
         frames: FrameCount {
             received: state.counters.frames.load(Relaxed),
             consumed: state.progress.frames.load(Relaxed),
+            unrequested: state.counters.unrequested.frames(),
+            unrequested_newest: state.counters.unrequested.newest(),
         },
         rows: state.progress.rows.load(Relaxed),
         backfilled: state.backfill.rows.load(Relaxed),

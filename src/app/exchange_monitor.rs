@@ -1,7 +1,7 @@
 //! Monitors an exchange: its clock, its limits, whether it still lists the recorded symbols, and until when it refuses
 //! our requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::exchange::ExchangeInfo;
 use crate::exchange::rest::Rest;
+use crate::exchange::{ExchangeInfo, ListingEntry};
 use crate::health::Health;
 use crate::market::{Exchange, Stream};
 use crate::retry::{self, Backoff};
 
-use super::{Service, SnapshotSaver};
+use super::{Service, SnapshotSaver, listing_report};
 
 /// Time between two measurements of the clock while the exchange answers.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
@@ -31,14 +31,17 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const LISTING_FAILURES_SHOWN: usize = 3;
 /// Most complaints about the listing that one warning names.
 const COMPLAINTS_MAX: usize = 5;
+/// The same while a recorded symbol does not trade: its state should end soon after the exchange lists it.
+const LISTING_INTERVAL_PAUSED: Duration = Duration::from_secs(300);
 
 /// Measures the clock's offset every few minutes, reads limits and listing every hour and when the recorded symbols
 /// change, and saves the deadline of a pause or ban as soon as the exchange imposes it. No result rejects data.
 pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
     let backoff = || Backoff::new(RETRY_MIN, RETRY_MAX);
+    let report = |entries| listing_report::apply(exchange, &service, entries);
     tokio::join!(
         watch_clock(exchange, &rest, &service.health, backoff(), &stop),
-        watch_listing(exchange, &rest, service.streams.clone(), &service.health, backoff(), &stop),
+        watch_listing((exchange, &rest), service.streams.clone(), &service.health, report, backoff(), &stop),
         save_deadlines(exchange, &rest, &service.saver, backoff(), &stop),
     );
 }
@@ -62,15 +65,15 @@ async fn watch_clock(exchange: Exchange, rest: &Rest, health: &Health, mut backo
 }
 
 async fn watch_listing(
-    exchange: Exchange,
-    rest: &Rest,
+    (exchange, rest): (Exchange, &Rest),
     mut streams: watch::Receiver<Vec<Stream>>,
     health: &Health,
+    report: impl Fn(BTreeMap<String, ListingEntry>),
     mut backoff: Backoff,
     stop: &CancellationToken,
 ) {
     let part = format!("{exchange} listing");
-    let (mut unlisted, mut complaints) = (BTreeSet::new(), BTreeSet::new());
+    let mut complaints = BTreeSet::new();
     let mut failures = 0;
     while !stop.is_cancelled() {
         let recorded = recorded_symbols(exchange, &streams.borrow_and_update());
@@ -80,8 +83,10 @@ async fn watch_listing(
                 backoff.reset();
                 health.restored(&part);
                 complain(exchange, &info.unreadable, &mut complaints);
-                report_symbols(exchange, health, &info, &mut unlisted);
-                LISTING_INTERVAL
+                let entries = entries(info);
+                let interval = if all_trade(&entries) { LISTING_INTERVAL } else { LISTING_INTERVAL_PAUSED };
+                report(entries);
+                interval
             }
             Err(error) => {
                 failures += 1;
@@ -144,24 +149,13 @@ fn complain(exchange: Exchange, unreadable: &[String], known: &mut BTreeSet<Stri
     *known = unreadable.iter().cloned().collect();
 }
 
-fn report_symbols(exchange: Exchange, health: &Health, info: &ExchangeInfo, before: &mut BTreeSet<String>) {
-    for (symbol, trades) in &info.symbols {
-        if !trades {
-            warn!(SYMBOL = %symbol, "{symbol} is listed but does not trade now");
-        }
-    }
-    let now: BTreeSet<String> = info.unlisted.iter().cloned().collect();
-    for symbol in before.difference(&now) {
-        health.restored(&format!("{exchange}:{symbol}"));
-    }
-    for symbol in &now {
-        let why = format!("{exchange} does not list {symbol}: it was delisted or renamed, remove it from the feed");
-        if !before.contains(symbol) {
-            warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "{why}");
-        }
-        health.degraded(&format!("{exchange}:{symbol}"), &why);
-    }
-    *before = now;
+fn entries(info: ExchangeInfo) -> BTreeMap<String, ListingEntry> {
+    let unlisted = info.unlisted.into_iter().map(|symbol| (symbol, ListingEntry::Unlisted));
+    info.symbols.into_iter().chain(unlisted).collect()
+}
+
+fn all_trade(entries: &BTreeMap<String, ListingEntry>) -> bool {
+    entries.values().all(|entry| *entry == ListingEntry::Trading)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ async fn a_listing_that_stays_unreadable_is_shown_and_then_learnt() {
         until(|| rest.status().limit == 5_000 && health.degraded_parts().is_empty()).await;
         stop.cancel();
     };
-    tokio::join!(watch_listing(Exchange::Binance, &rest, streams, &health, backoff(), &stop), learnt);
+    tokio::join!(watch_listing((Exchange::Binance, &rest), streams, &health, |_| {}, backoff(), &stop), learnt);
 }
 
 #[test]

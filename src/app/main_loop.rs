@@ -154,6 +154,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         backfill: service.backfill.clone(),
         connections: service.connections.clone(),
         counters: service.counters.clone(),
+        listings: service.listings.clone(),
         health: service.health.clone(),
         heartbeats: service.heartbeats.clone(),
         clock: service.clock.clone(),

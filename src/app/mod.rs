@@ -13,6 +13,7 @@ mod events;
 mod exchange_monitor;
 pub mod exchange_runtime;
 mod faults;
+mod listing_report;
 mod main_loop;
 mod recording;
 mod reload;
@@ -22,6 +23,7 @@ mod snapshot_saver;
 mod sockets;
 mod status;
 pub mod stores;
+mod stream_health;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -37,9 +39,9 @@ use crate::backfill;
 use crate::cache::{Cache, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::exchange::Feed;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
+use crate::exchange::{Feed, ListingStates};
 use crate::exit::{Failure, USAGE};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -168,6 +170,8 @@ pub struct Service {
     pub connections: Connections,
     /// Counters of ingest.
     pub counters: Arc<Counters>,
+    /// Whether the recorded symbols trade.
+    pub listings: Arc<ListingStates>,
     /// Degraded parts.
     pub health: Health,
     /// Heartbeats of the recording loops.
@@ -318,6 +322,7 @@ async fn start(
         backfill,
         connections: shared.connections.clone(),
         counters: shared.counters.clone(),
+        listings: Arc::default(),
         health: health.clone(),
         heartbeats: heartbeats.clone(),
         clock: clock.clone(),

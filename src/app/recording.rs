@@ -15,12 +15,12 @@ use crate::exit::Failure;
 use crate::health::Health;
 use crate::history::{History, HistoryError};
 use crate::log::Offsets;
-use crate::market::{Stream, Timestamp};
+use crate::market::{Exchange, Stream, Timestamp};
 use crate::progress::{Progress, StreamProgress};
 use crate::state::Snapshot;
 use crate::writer::Writer;
 
-use super::exchange_runtime::ExchangeRuntime;
+use super::exchange_runtime::{ExchangeRuntime, dialect};
 use super::restore::{self, ResumeState};
 use super::snapshot_saver::SnapshotSaver;
 use super::{Groups, Service, stores};
@@ -117,7 +117,8 @@ pub(super) fn start(
     pending_resume: PendingResume,
     groups: &mut Groups,
 ) {
-    let mut buffer = ReorderBuffer::new(runtimes.iter().map(|runtime| runtime.dialect.clone()));
+    // Every dialect: the log may hold frames that other recorders appended, or this one with another configuration.
+    let mut buffer = ReorderBuffer::new(Exchange::ALL.map(dialect));
     let (probes, received_probes) = mpsc::channel(PROBES_MAX);
     let (assigned, assigned_streams) = watch::channel(Vec::new());
     let doubts = consume::Doubts::default();

@@ -145,9 +145,11 @@ impl Reloader {
             service.saver.recording_starts.settle(stream);
         }
         service.token.send_replace(token);
-        // The connections follow the feeds; the consumer, the tail and the gaps' end follow the streams.
-        service.feeds.send_replace(feeds);
+        // Before the subscriptions: ingest drops the frames of streams that are not in this list. The consumer, the tail
+        // and the gaps' end follow it too.
         self.streams.send_replace(streams);
+        // The connections follow the feeds.
+        service.feeds.send_replace(feeds);
         Ok(report)
     }
 }

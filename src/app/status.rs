@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::exchange::TradingState;
 use crate::jobs::JobsHandle;
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::systemd;
 
 use super::Service;
+use super::listing_report::newest_frame;
+use super::stream_health::RefusedParts;
 
 /// Time between two updates of the status line.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,8 +27,10 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Keeps the status line and the exchanges' health up to date, until `stop`.
 pub async fn publish(service: Service, jobs: JobsHandle, stop: CancellationToken) -> anyhow::Result<()> {
     let publishing = async {
+        let mut refused_parts = RefusedParts::default();
         loop {
             update_exchange_health(&service).await;
+            refused_parts.update(&service);
             systemd::status(&status_line(&service, &jobs).await);
             tokio::time::sleep(PUBLISH_INTERVAL).await;
         }
@@ -89,11 +94,18 @@ async fn silent_exchange(service: &Service) -> Option<String> {
     let streams = service.streams.borrow().clone();
     let exchanges: BTreeSet<Exchange> = streams.iter().map(|stream| stream.exchange).collect();
     for exchange in exchanges {
-        let mine = streams.iter().filter(|stream| stream.exchange == exchange);
-        let newest = mine.filter_map(|stream| service.progress.stream(stream).last_received).max();
+        let mine: Vec<&Stream> = streams.iter().filter(|stream| stream.exchange == exchange).collect();
+        let newest = mine.iter().filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
-        // While frames wait in the log, the consumer is late, not the exchange.
-        if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
+        if silent <= RECEIVING_US {
+            continue;
+        }
+        let trades = |stream: &&Stream| {
+            let newest = newest_frame(service, &streams, exchange, &stream.symbol);
+            service.listings.state(exchange, &stream.symbol, newest) == TradingState::Trading
+        };
+        // Symbols that do not trade send nothing. While frames wait in the log, the consumer is late, not the exchange.
+        if mine.into_iter().any(|stream| trades(&stream)) && lag(service, now).await == Some(0.0) {
             return Some(format!("{exchange} has sent nothing for {} s", silent / 1_000_000));
         }
     }

@@ -111,7 +111,10 @@ fn claim_next(deps: &Deps, due: &HashMap<String, Duration>, slots: usize) -> Vec
     }
     let now = deps.clock.monotonic();
     deps.ledger.with(|ledger| {
-        let is_due = |gap: &&Gap| due.get(&gap.gap_id).is_none_or(|at| *at <= now);
+        // The log of a group may reveal gaps of an exchange that only another recorder connects to.
+        let is_due = |gap: &&Gap| {
+            deps.rest.contains_key(&gap.stream.exchange) && due.get(&gap.gap_id).is_none_or(|at| *at <= now)
+        };
         let mut gaps: Vec<Gap> = ledger.rows().filter(is_due).cloned().collect();
         gaps.sort_by(repair_order);
         gaps.retain(|gap| !ledger.is_claimed(&gap.gap_id));

@@ -4,7 +4,7 @@
 //! sends a probe to the consumer, which knows the frames that arrived meanwhile and opens the gap. A stream that stays
 //! silent although it trades is brought back by the steps of [`recovery`](super::recovery).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,8 +141,6 @@ impl TailState {
 #[derive(Debug, Default)]
 struct TailStates {
     streams: HashMap<Stream, TailState>,
-    /// Streams that the exchange refuses: their socket requests them again.
-    refused: BTreeSet<Stream>,
     recovery: Recovery,
 }
 
@@ -187,12 +185,6 @@ impl Tail {
             ConnectionEvent::Up(connection, streams) => {
                 let now = self.clock.now();
                 let due = Instant::now() + self.options.settle;
-                for stream in &streams {
-                    if states.refused.remove(stream) {
-                        info!("the exchange accepts {stream} now");
-                        self.health.restored(&stream.to_string());
-                    }
-                }
                 for stream in streams.into_iter().filter(|stream| stream.channel == Channel::Trade) {
                     let is_new = self.progress.stream(&stream).next.is_none();
                     self.recording_starts.mark_subscribed(&stream, now, is_new);
@@ -206,10 +198,6 @@ impl Tail {
                 for stream in streams {
                     states.streams.entry(stream).and_modify(|state| state.disconnected(connection, until));
                 }
-            }
-            ConnectionEvent::Refused(stream, reason) => {
-                self.health.degraded(&stream.to_string(), &format!("refused by the exchange: {reason}"));
-                states.refused.insert(stream);
             }
         }
     }
@@ -248,13 +236,6 @@ impl Tail {
         let recorded: BTreeSet<&Stream> = recorded.iter().collect();
         states.streams.retain(|stream, _| recorded.contains(stream));
         states.recovery.retain(|stream| recorded.contains(stream));
-        states.refused.retain(|stream| {
-            let stays = recorded.contains(stream);
-            if !stays {
-                self.health.restored(&stream.to_string());
-            }
-            stays
-        });
     }
 
     /// Handles the exchange's answer. Returns whether the stream is silent although it trades.
@@ -336,14 +317,16 @@ impl Tail {
     /// Brings streams back that are silent although they trade.
     fn recover(&self, silent: &[Stream], states: &mut TailStates) {
         let connections = self.connections.borrow().clone();
+        // Their socket requests them again.
+        let refused = self.counters.subscriptions.refused();
         for connection in connections {
             let mut resubscribe = Vec::new();
             for stream in silent.iter().filter(|stream| connection.streams.contains(stream)) {
                 let unanswered = states.streams.get(stream).map_or(0, |state| state.unanswered);
-                if states.refused.contains(stream) {
+                if refused.contains_key(stream) {
                     continue;
                 }
-                let neighbours = self.neighbours(stream, &connection, states);
+                let neighbours = self.neighbours(stream, &connection, &refused);
                 let first = &connection.streams[0];
                 match states.recovery.next_step(stream, first, unanswered, neighbours, Instant::now()) {
                     None => {}
@@ -371,12 +354,17 @@ impl Tail {
     }
 
     /// Whether the other streams on the connection of a silent one deliver.
-    fn neighbours(&self, stream: &Stream, connection: &ConnectionHandle, states: &TailStates) -> Neighbours {
+    fn neighbours(
+        &self,
+        stream: &Stream,
+        connection: &ConnectionHandle,
+        refused: &BTreeMap<Stream, String>,
+    ) -> Neighbours {
         let now = self.clock.now();
         let mut others = connection
             .streams
             .iter()
-            .filter(|other| *other != stream && !states.refused.contains(other))
+            .filter(|other| *other != stream && !refused.contains_key(*other))
             .map(|other| self.counters.last_seen.get(other))
             .peekable();
         if others.peek().is_none() {

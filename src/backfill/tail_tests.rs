@@ -150,27 +150,11 @@ async fn a_deaf_stream_never_replaces_the_connection_of_streams_that_deliver() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_stream_is_shown_as_refused_and_left_to_its_socket() {
+async fn a_refused_stream_is_left_to_its_socket() {
     let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
-    let kline: Stream = "binance:BTCUSDT:kline_1m".parse().unwrap();
-    for refused in [stream(), kline.clone()] {
-        harness
-            .tail
-            .handle_event(ConnectionEvent::Refused(refused, "-1121: Invalid symbol.".to_owned()), &mut harness.states);
-    }
-    let parts = harness.tail.health.degraded_parts();
-    assert!(parts.get("binance:BTCUSDT:trade").is_some_and(|why| why.contains("-1121")), "{parts:?}");
+    harness.tail.counters.subscriptions.refuse(stream(), "-1121: Invalid symbol.".to_owned());
     assert_eq!(harness.answer(60).await, (0, 0, 0));
     assert!(harness.probed.try_recv().is_ok(), "REST still shows what it misses");
-    harness.tail.handle_event(ConnectionEvent::Up(7, vec![stream()]), &mut harness.states);
-    let parts = harness.tail.health.degraded_parts();
-    assert!(
-        !parts.contains_key("binance:BTCUSDT:trade") && parts.contains_key("binance:BTCUSDT:kline_1m"),
-        "{parts:?}"
-    );
-    // A stream that is removed raises no alarm any more.
-    harness.tail.due(&mut harness.states);
-    assert!(harness.tail.health.degraded_parts().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

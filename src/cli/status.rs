@@ -1,12 +1,14 @@
 //! `status`: the whole service on one screen, with problems last, beside the prompt.
 
 use indicatif::HumanBytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admin::time_series;
 
 /// Most recent errors printed; the API has all.
 const ERRORS_MAX: usize = 4;
+/// Most notices printed; the API has all.
+const NOTICES_MAX: usize = 8;
 /// Widest line; the message of an exchange or a store can be long.
 const WIDTH_MAX: usize = 100;
 
@@ -36,6 +38,14 @@ pub fn render(status: &Value, base: &str) -> String {
         let [part, error] = ["part", "error"].map(|name| error[name].as_str().unwrap_or_default());
         add_line("last error", format!("{part}: {error}"));
     }
+    for notice in list(&status["notices"]).take(NOTICES_MAX) {
+        let [part, why] = ["part", "why"].map(|name| notice[name].as_str().unwrap_or_default());
+        add_line("notice", format!("{part}: {why}"));
+    }
+    let more = list(&status["notices"]).count().saturating_sub(NOTICES_MAX);
+    if more > 0 {
+        add_line("notice", format!("and {more} more symbols that do not trade: /api/v1/streams has all"));
+    }
     for (part, why) in problems {
         add_line("PROBLEM", format!("{part}: {why}"));
     }
@@ -51,7 +61,13 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     let (streams, gaps, frames) = (&status["streams"], &status["gaps"], &status["frames"]);
     let (log, jobs) = (&status["log"], &status["jobs"]);
     let lag = log["lag_s"].as_f64().map_or(String::new(), |lag| format!(", lag {lag:.1} s"));
-    add_line("streams", format!("{} of {} receiving{lag}", number(&streams["receiving"]), number(&streams["total"])));
+    let states = states(&streams["states"]);
+    let receiving = match &streams["states"] {
+        Value::Null => &streams["receiving"],
+        states => &json!(states["receiving"].as_u64().unwrap_or(0)),
+    };
+    let (receiving, total) = (number(receiving), number(&streams["total"]));
+    add_line("streams", format!("{receiving} of {total} receiving{states}{lag}"));
     let [open, missing, found, filled, otherwise] =
         ["open", "missing", "found", "filled", "closed_otherwise"].map(|name| number(&gaps[name]));
     let in_doubt = match gaps["unconfirmed"].as_u64() {
@@ -61,7 +77,14 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     let open = format!("{open} open ({missing} missing){in_doubt}");
     add_line("gaps", format!("{open}, {found} found, {filled} filled, {otherwise} closed otherwise"));
     let (waiting, received) = (number(&log["lag_frames"]), number(&frames["received"]));
-    add_line("log", format!("{waiting} frames waiting, {received} received{}", size(&log["usage"]["bytes"])));
+    let unrequested = match frames["unrequested"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(frames) => format!(", {frames} dropped of streams that nobody asked for"),
+    };
+    add_line(
+        "log",
+        format!("{waiting} frames waiting, {received} received{unrequested}{}", size(&log["usage"]["bytes"])),
+    );
     let (rows, backfilled) = (number(&status["rows"]), number(&status["backfilled"]));
     let bytes = size(&status["history"]["bytes"]);
     add_line("history", format!("{rows} rows live and {backfilled} backfilled since start{bytes}"));
@@ -70,6 +93,13 @@ fn stores(status: &Value, add_line: &mut impl FnMut(&str, String)) {
     add_line("dead letters", number(&status["dead_letters"]));
     let [total, running, paused] = ["total", "running", "paused"].map(|name| number(&jobs[name]));
     add_line("jobs", format!("{total}, {running} running, {paused} paused{}", next(&jobs["next"])));
+}
+
+/// `, 1 not trading, 2 stalled`: every state but receiving and quiet.
+fn states(states: &Value) -> String {
+    let unusual =
+        states.as_object().into_iter().flatten().filter(|(state, _)| !["receiving", "quiet"].contains(&state.as_str()));
+    unusual.map(|(state, count)| format!(", {count} {}", state.replace('_', " "))).collect()
 }
 
 fn exchanges(status: &Value, add_line: &mut impl FnMut(&str, String)) {
@@ -176,8 +206,6 @@ fn shortened(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn status() -> Value {
@@ -234,6 +262,20 @@ mod tests {
         let text = render(&status, "http://127.0.0.1:8081");
         let line = "PROBLEM      binance: banned: no REST request before 2023-11-14T22:13:20";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn symbols_that_do_not_trade_are_notices_and_no_problem() {
+        let mut status = status();
+        let why = "binance does not list NEWUSDT (yet): it is recorded from its first trade on";
+        status["notices"] = json!([{ "part": "binance:NEWUSDT", "why": why }]);
+        status["streams"]["states"] = json!({ "receiving": 13, "not_trading": 1 });
+        status["frames"]["unrequested"] = json!(7);
+        let text = render(&status, "http://127.0.0.1:8081");
+        assert!(text.contains("is recording, up"), "{text}");
+        assert!(text.contains("13 of 14 receiving, 1 not trading, lag"), "{text}");
+        assert!(text.contains("\nnotice       binance:NEWUSDT: binance does not list NEWUSDT (yet)"), "{text}");
+        assert!(text.contains("7 dropped of streams that nobody asked for"), "{text}");
     }
 
     #[test]

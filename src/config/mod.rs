@@ -10,6 +10,7 @@ mod problem;
 mod reader;
 mod schedule;
 mod service;
+mod spelling;
 mod task_args;
 mod units;
 

@@ -14,10 +14,13 @@ use crate::{cache, history, log};
 use super::Config;
 use super::problem::did_you_mean;
 use super::reader::{Diagnostics, Table, parse, type_name};
+use super::spelling::spelling_help;
 use super::units::format_duration;
 
 /// Exchanges that the recorder does not support yet.
 const NOT_BUILT: [&str; 4] = ["okx", "bybit", "coinbase", "kraken"];
+/// The longest `instance`: as long as a host name's label may be.
+const INSTANCE_MAX: usize = 63;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Ten years, longer than a log is kept: catches a wrong unit.
@@ -37,11 +40,14 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
         }
     }
     if let Some((instance, span)) = root.text("instance") {
-        if instance.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        let is_plain = instance.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
+        if is_plain && instance.len() <= INSTANCE_MAX {
             config.instance = instance;
         } else {
-            let help = "it is part of a cache key: write a plain name such as \"north-1\"".to_owned();
-            diagnostics.error(span, "`instance` may hold letters, digits, `-`, `_` and `.` only", Some(help));
+            let help = "it is part of cache keys and of rows: write a plain name such as \"north-1\"".to_owned();
+            let message =
+                format!("`instance` may hold small letters, digits, `-` and `_` only, at most {INSTANCE_MAX} of them");
+            diagnostics.error(span, message, Some(help));
         }
     }
     config.feeds = feeds(&root);
@@ -145,16 +151,13 @@ fn symbols(table: &Table<'_>) -> Option<Vec<Symbol>> {
     let written = table.texts("symbols")?;
     let mut symbols = Vec::new();
     for (text, span) in written {
-        if text.is_empty() || !text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) {
-            let upper: String = text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_uppercase();
-            let help = match upper.as_str() {
-                "" => "binance spells symbols like `BTCUSDT`".to_owned(),
-                upper => format!("binance spells it `{upper}`"),
-            };
-            table.diagnostics().error(span, format!("`{text}` is not a symbol as the exchange spells it"), Some(help));
-            continue;
+        match Symbol::from_spelling(&text) {
+            Ok(symbol) => symbols.push(symbol),
+            Err(error) => {
+                let message = format!("`{text}` is not a symbol as the exchange spells it");
+                table.diagnostics().error(span, message, Some(spelling_help(error)));
+            }
         }
-        symbols.push(Symbol::new(&text));
     }
     Some(symbols)
 }

@@ -22,9 +22,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Publishes the assigned streams again when the set of recorded streams has changed.
-    pub(super) fn refresh_streams(&mut self) {
+    pub(super) fn refresh_streams(&mut self, buffer: &mut ReorderBuffer) {
+        self.letters.summarize();
         if self.deps.streams.has_changed().unwrap_or(false) {
             self.publish_assigned();
+            buffer.retain_outages(&self.deps.streams.borrow());
+            self.report_outages(buffer);
         }
     }
 

@@ -6,11 +6,13 @@
 
 mod assignment;
 mod doubts;
+mod letter_report;
 mod partition_time;
 mod plausible;
 mod reorder_buffer;
 mod router;
 mod stream_state;
+mod undecodable;
 mod worker;
 
 use std::collections::HashMap;
@@ -121,7 +123,7 @@ pub async fn run(
     let mut worker = Worker::new(deps, consumer, heartbeat, stop);
     loop {
         worker.heartbeat.beat();
-        worker.refresh_streams();
+        worker.refresh_streams(&mut buffer);
         while let Ok(probe) = probes.try_recv() {
             worker.apply_probe(&mut buffer, probe).await;
         }

@@ -5,17 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::cache::Update;
-use crate::exchange::{DecodedFrame, Dialect, Event};
+use crate::exchange::{DecodedFrame, Dialect, Event, Route};
 use crate::history::DeadLetter;
 use crate::log::{Offsets, Partition, Record};
-use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Frame, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
 use super::partition_time::{Moment, PartitionTime};
 use super::plausible::clip;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
-use crate::progress::StreamProgress;
+use super::undecodable::Undecodable;
+use crate::progress::{Outage, StreamProgress};
 
 /// How long missing positions may still arrive before they are a gap, in microseconds: two sockets, or two frames of
 /// one socket, may deliver neighbours in either order.
@@ -75,6 +76,7 @@ pub struct ReorderBuffer {
     times: HashMap<Partition, PartitionTime>,
     /// The monotonic clock at the last decision.
     monotonic: Duration,
+    undecodable: Undecodable,
 }
 
 /// The symbols of one exchange.
@@ -140,6 +142,7 @@ impl ReorderBuffer {
             next_offsets: Offsets::new(),
             times: HashMap::new(),
             monotonic: Duration::ZERO,
+            undecodable: Undecodable::default(),
         }
     }
 
@@ -190,10 +193,21 @@ impl ReorderBuffer {
         &self.next_offsets
     }
 
+    /// Streams of which no frame can be decoded.
+    pub fn outages(&self) -> Vec<Outage> {
+        self.undecodable.outages()
+    }
+
+    /// Forgets the outages of streams that are not recorded any more.
+    pub fn retain_outages(&mut self, streams: &[Stream]) {
+        self.undecodable.retain(streams);
+    }
+
     /// Drops a partition that is no longer assigned: its offset, its held items and its streams' state.
     pub fn forget(&mut self, partition: Partition) {
         self.next_offsets.remove(&partition);
         self.times.remove(&partition);
+        self.undecodable.forget(partition);
         for exchange_state in self.exchanges.values_mut() {
             for (index, streams) in exchange_state.symbols.iter_mut().enumerate() {
                 if streams.partition == Some(partition) {
@@ -229,7 +243,11 @@ impl ReorderBuffer {
             Ok(DecodedFrame::Ignored) => return,
             Ok(DecodedFrame::Market { symbol, event_time, event }) => (symbol, event_time, event),
             Err(error) => {
-                self.dead_letter(source, &record.frame.key, error.to_string());
+                let stream = stream_of(exchange_state.dialect.as_ref(), &record.frame);
+                let (exchange, reason) = (exchange_state.dialect.exchange(), error.to_string());
+                let name = stream.as_ref().map_or_else(|| record.frame.key.to_string(), Stream::to_string);
+                self.undecodable.failed(exchange, stream, &source, &reason);
+                self.dead_letter(source, &name, reason);
                 return;
             }
         };
@@ -240,7 +258,7 @@ impl ReorderBuffer {
         // A frame of a backlog is older than now; one that a machine without a clock battery received may look older yet.
         let exchange_now = exchange_state.clock.map(|(offset, wall)| wall.max(received_at).plus_micros(offset));
         let exchange = exchange_state.dialect.exchange();
-        let index = exchange_state.index_of(symbol);
+        let index = exchange_state.index_of(&symbol);
         let streams = &mut exchange_state.symbols[index];
         streams.partition = Some(record.partition);
         let mut router = StreamRouter {
@@ -252,6 +270,12 @@ impl ReorderBuffer {
             monotonic: self.monotonic,
             exchange_now,
         };
+        let channel = match event {
+            Event::Trade(_) => Channel::Trade,
+            Event::Kline(kline) => Channel::Kline(kline.interval),
+            Event::Book(_) => Channel::BookTicker,
+        };
+        self.undecodable.decoded(exchange, router.symbol, channel);
         let connection = record.frame.connection;
         let holding = match event {
             Event::Trade(trade) => router.trade(streams, trade, source, connection),
@@ -495,6 +519,13 @@ impl ReorderBuffer {
 fn time_at(times: &HashMap<Partition, PartitionTime>, partition: Option<Partition>, moment: &Moment) -> Timestamp {
     let time = partition.and_then(|partition| Some(times.get(&partition)?.at(partition, moment)));
     time.unwrap_or_default()
+}
+
+/// The stream of a frame that cannot be decoded: its symbol is in the key, its channel in the exchange's name of it.
+fn stream_of(dialect: &dyn Dialect, frame: &Frame) -> Option<Stream> {
+    let (_, symbol) = frame.key.split_once(':')?;
+    let Route::Stream(name) = dialect.route(&frame.payload) else { return None };
+    Some(Stream::new(dialect.exchange(), Symbol::new(symbol), dialect.channel(&name)?))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::exchange::binance::Binance;
-use crate::market::Frame;
 
 /// One frame as Binance sends it, at log offset and receive time `at` (in 10 ms steps).
 fn record(at: i64, payload: String) -> Record {
@@ -116,6 +115,37 @@ fn a_frame_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
     let letter = &ready.rows.batch.dead_letters[0];
     assert_eq!((letter.offset, ready.positions[&0]), (1, 2));
     assert!(letter.payload.starts_with(b"{\"stream\"") && !letter.reason.is_empty());
+    assert_eq!(&*letter.stream, "binance:BTCUSDT:trade");
+}
+
+#[test]
+fn a_frame_whose_content_is_of_another_symbol_than_its_stream_is_a_dead_letter() {
+    let (_, ready) = sort(&[trade(5), trade(6).replace("\"s\":\"BTCUSDT\"", "\"s\":\"EVILUSDT\""), trade(6)]);
+    assert_eq!((ids(&ready), ready.rows.batch.dead_letters.len()), (vec![5, 6], 1));
+    assert!(ready.rows.batch.dead_letters[0].reason.contains("EVILUSDT"));
+}
+
+#[test]
+fn frames_of_another_type_for_half_a_minute_are_an_outage_until_one_decodes() {
+    let number = |id| trade(id).replace("\"1.50000000\"", "1.5");
+    let mut buffer = new_buffer();
+    buffer.push(record(0, trade(1)));
+    for at in 1..40 {
+        buffer.push(record(at * 100, number(at)));
+        buffer.push(record(at * 100 + 1, r#"{"result":null,"id":1}"#.to_owned()));
+    }
+    let parts: Vec<String> = buffer.outages().iter().map(Outage::part).collect();
+    assert_eq!(parts, ["binance", "binance:BTCUSDT:trade"]);
+    buffer.push(record(4_000, trade(40)));
+    assert!(buffer.outages().is_empty());
+}
+
+#[test]
+fn the_log_may_hold_symbols_that_this_recorder_does_not_record() {
+    let foreign = trade(7).replace("btcusdt", "这是测试币456").replace("BTCUSDT", "这是测试币456");
+    let (_, ready) = sort(&[trade(5), foreign]);
+    let symbols: Vec<&str> = ready.rows.batch.trades.iter().map(|row| row.symbol.as_str()).collect();
+    assert_eq!(symbols, ["BTCUSDT", "这是测试币456"]);
 }
 
 #[test]

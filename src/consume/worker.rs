@@ -15,6 +15,7 @@ use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
 
+use super::letter_report::LetterReport;
 use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, ReorderBuffer};
 
 /// Longest commit; a log that does not answer within it counts as stuck.
@@ -42,6 +43,7 @@ pub(super) struct Worker {
     set_aside: HashMap<Stream, Duration>,
     /// When the log was last asked for its end, by the monotonic clock.
     end_looked_at: Duration,
+    pub(super) letters: LetterReport,
 }
 
 impl Worker {
@@ -57,6 +59,7 @@ impl Worker {
             unwritten: None,
             set_aside: HashMap::new(),
             end_looked_at: Duration::ZERO,
+            letters: LetterReport::default(),
         }
     }
 
@@ -229,10 +232,9 @@ impl Worker {
             let delay = newest.and_then(|at| u64::try_from(self.deps.clock.now().micros() - at).ok());
             let delay = delay.map(Duration::from_micros);
             self.deps.progress.count_batch(ready.rows.batch.rows(), began.elapsed(), delay);
-            for letter in letters {
-                warn!(MESSAGE_ID = messages::DEAD_LETTER, stream = %letter.stream, offset = letter.offset, "dead letter: {}", letter.reason);
-            }
+            self.letters.letters(letters);
         }
+        self.report_outages(buffer);
         let Some(ready) = self.unwritten.take() else { return Ok(None) };
         self.deps.writer.pending_updates().offer(ready.update);
         self.show_set_aside(ready.set_aside);
@@ -242,6 +244,13 @@ impl Worker {
         }
         let assigned = ready.positions.into_iter().filter(|(partition, _)| self.partitions.contains(partition));
         Ok(Some(assigned.collect()))
+    }
+
+    /// Shows which streams cannot be decoded now.
+    pub(super) fn report_outages(&mut self, buffer: &ReorderBuffer) {
+        let outages = buffer.outages();
+        self.letters.outages(&outages, &self.deps.health);
+        self.deps.progress.set_outages(outages);
     }
 
     /// Opens gaps in the ledger and returns its new and changed rows.

@@ -6,6 +6,7 @@
 pub mod binance;
 mod feed;
 mod json_parts;
+mod listing_state;
 mod page;
 mod proxy;
 pub mod rest;
@@ -14,15 +15,17 @@ pub mod socket;
 mod tls;
 
 pub use feed::{Feed, Since};
+pub use listing_state::{ListingEntry, ListingStates, TradingState};
 pub use page::{Page, RefusedRow};
 pub use proxy::Proxy;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::gap::Range;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Timestamp, Trade};
 
-/// A frame's content; the symbol is borrowed from the frame.
+/// A frame's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// One trade.
@@ -38,8 +41,9 @@ pub enum Event {
 pub enum DecodedFrame<'a> {
     /// Market data of `symbol`.
     Market {
-        /// As the exchange spells it in configuration (upper case on Binance).
-        symbol: &'a str,
+        /// As the exchange spells it in configuration (upper case on Binance). Borrowed from the frame, unless the frame
+        /// escapes a character of it (`\u5e01`).
+        symbol: Cow<'a, str>,
         /// The exchange's own event time, when the frame has one; never earlier than the event's own time.
         event_time: Option<Timestamp>,
         /// The data.
@@ -52,8 +56,9 @@ pub enum DecodedFrame<'a> {
 /// What a frame is about. Ingest needs it for every frame, so it is found without decoding the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// Data of one stream, under the name that [`Dialect::stream_name`] returns.
-    Stream(&'a str),
+    /// Data of one stream, under the name that [`Dialect::stream_name`] returns. Also of a frame without that name whose
+    /// content names the stream.
+    Stream(Cow<'a, str>),
     /// The answer to a request we sent; `error` is the exchange's own text.
     Answer {
         /// The number of our request.
@@ -75,6 +80,21 @@ pub struct DecodeError {
     pub what: &'static str,
     /// What is wrong with it.
     pub why: String,
+}
+
+/// Most characters of a [`DecodeError`]'s reason: an error quotes the input, and an input may have megabytes.
+const REASON_MAX: usize = 300;
+
+impl DecodeError {
+    /// The same error with a reason of at most [`REASON_MAX`] characters.
+    pub fn shortened(mut self) -> Self {
+        if let Some((end, _)) = self.why.char_indices().nth(REASON_MAX) {
+            self.why.truncate(end);
+            self.why.push_str("...");
+            self.why.shrink_to_fit();
+        }
+        self
+    }
 }
 
 /// The exchange's limits for one connection.
@@ -110,8 +130,8 @@ pub struct RestRequest {
 pub struct ExchangeInfo {
     /// Request weight allowed per minute and address.
     pub weight_per_minute: Option<u32>,
-    /// Listed symbols; `false` when the exchange says that the symbol does not trade now.
-    pub symbols: Vec<(String, bool)>,
+    /// Listed symbols, and whether each trades now.
+    pub symbols: Vec<(String, ListingEntry)>,
     /// Requested symbols that the exchange does not know. The REST client finds them: the answer is then an error.
     pub unlisted: Vec<String>,
     /// What could not be read or is not plausible, in words; everything else is in the other fields.
@@ -169,6 +189,9 @@ pub trait Dialect: Send + Sync {
 
     /// The exchange's own name of a stream: `btcusdt@trade`.
     fn stream_name(&self, stream: &Stream) -> String;
+
+    /// The channel of a stream by the exchange's name of it; `None` for a channel that no [`Channel`] stands for.
+    fn channel(&self, stream_name: &str) -> Option<Channel>;
 
     /// What a frame is about, without decoding it.
     fn route<'a>(&self, payload: &'a [u8]) -> Route<'a>;

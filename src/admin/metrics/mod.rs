@@ -6,7 +6,7 @@ mod exposition;
 mod jobs;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,7 +16,9 @@ use axum::response::IntoResponse;
 
 use crate::exchange::rest::RestStatus;
 
+use super::documents::StreamView;
 use super::response::{CommonErrors, UnavailableErrors};
+use super::stream_state::StreamState;
 use super::{AppState, status_model};
 use exposition::{CONTENT_TYPE, Metrics};
 
@@ -35,24 +37,35 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     let ready = f64::from(u8::from(state.health.is_ready()));
     metrics.gauge("tapekeeper_ready", "1 after READY until STOPPING.").set(ready);
     exchanges(&mut metrics, &state);
-    let help = "When a stream's newest frame arrived.";
-    let family = metrics.gauge("tapekeeper_stream_last_received_timestamp_seconds", help);
-    for (stream, progress) in state.progress.streams() {
-        let Some(at) = progress.last_received else { continue };
-        let (symbol, channel) = (stream.symbol.as_str(), stream.channel.as_str());
-        let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
-        family.add(&labels, at as f64 / 1e6);
-    }
+    streams(&mut metrics, &state);
     watchdog(&mut metrics, &state);
     configuration(&mut metrics, &state);
     let degraded = state.health.degraded_parts();
     let family = metrics.gauge("tapekeeper_degraded", "1 for each degraded part.");
     family.add_each("part", degraded.keys().map(|part| (part.as_str(), 1.0)));
-    let receiving = status_model::streams(&state).iter().filter(|stream| stream.receiving).count();
-    metrics.gauge("tapekeeper_streams_receiving", "Streams with a frame in the last minute.").set(receiving as f64);
     jobs::jobs(&mut metrics, &state).await;
     process::process(&mut metrics, &state);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text())
+}
+
+fn streams(metrics: &mut Metrics, state: &AppState) {
+    let views = status_model::streams(state);
+    let idle = [StreamState::NotTrading, StreamState::Ended].map(StreamState::as_str);
+    let name = |view: &StreamView| format!("{}:{}:{}", view.exchange, view.symbol, view.channel);
+    let idle: HashSet<String> = views.iter().filter(|view| idle.contains(&view.state)).map(name).collect();
+    let help = "When a stream's newest frame arrived; without the streams of symbols that do not trade.";
+    let family = metrics.gauge("tapekeeper_stream_last_received_timestamp_seconds", help);
+    for (stream, progress) in state.progress.streams() {
+        let Some(at) = progress.last_received.filter(|_at| !idle.contains(&stream.to_string())) else { continue };
+        let (symbol, channel) = (stream.symbol.as_str(), stream.channel.as_str());
+        let labels = [("exchange", stream.exchange.as_str()), ("symbol", symbol), ("channel", channel)];
+        family.add(&labels, at as f64 / 1e6);
+    }
+    let count = |state: StreamState| views.iter().filter(|view| view.state == state.as_str()).count() as f64;
+    let family = metrics.gauge("tapekeeper_streams", "Recorded streams, by state.");
+    family.add_each("state", StreamState::ALL.map(|state| (state.as_str(), count(state))));
+    let receiving = views.iter().filter(|stream| stream.receiving).count();
+    metrics.gauge("tapekeeper_streams_receiving", "Streams with a frame in the last minute.").set(receiving as f64);
 }
 
 fn counters(metrics: &mut Metrics, state: &AppState) {
@@ -60,6 +73,11 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
     let totals = [
         ("tapekeeper_frames_total", "Frames made durable in the log.", ingest.frames.load(Relaxed)),
         ("tapekeeper_frame_bytes_total", "Bytes of these frames.", ingest.bytes.load(Relaxed)),
+        (
+            "tapekeeper_frames_unrequested_total",
+            "Frames of streams that nobody subscribed to: dropped before the log.",
+            ingest.unrequested.frames(),
+        ),
         ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.refused.load(Relaxed)),
         ("tapekeeper_connects_total", "Connections opened.", ingest.connects.load(Relaxed)),
         ("tapekeeper_disconnects_total", "Connections ended.", ingest.disconnects.load(Relaxed)),

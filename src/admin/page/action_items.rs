@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::admin::status_model;
 use crate::gap::{Gap, GapState};
-use crate::market::Timestamp;
+use crate::market::{Exchange, Stream, Timestamp};
 
 use super::super::time_series;
 use super::facts::Facts;
@@ -46,12 +46,19 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
     }
     for (part, why) in status["degraded"].as_object().into_iter().flatten() {
         let why = why.as_str().unwrap_or_default().to_owned();
-        say(
-            matches!(part.as_str(), "exchange" | "history" | "ingest" | "log"),
-            part,
-            why,
-            "the recorder retries by itself",
-        );
+        // A stream or a whole exchange: refused, or its frames cannot be decoded.
+        let is_stream = part.parse::<Stream>().is_ok() || part.parse::<Exchange>().is_ok();
+        let is_bad = is_stream || matches!(part.as_str(), "exchange" | "history" | "ingest" | "log");
+        let hint = match is_stream {
+            true if why.starts_with("refused") => "the recorder asks again; check the symbol at the exchange",
+            true => "the frames are kept: look for a newer version, then run tapekeeper replay",
+            false => "the recorder retries by itself",
+        };
+        say(is_bad, part, why, hint);
+    }
+    for notice in status["notices"].as_array().into_iter().flatten() {
+        let [part, why] = ["part", "why"].map(|name| notice[name].as_str().unwrap_or_default());
+        say(false, part, why.to_owned(), "remove it from the feed when it should not be recorded");
     }
     for part in ["log", "history", "jobs"] {
         if let (Some(why), true) = (status[part]["error"].as_str(), status["degraded"][part].is_null()) {

@@ -66,7 +66,10 @@ pub fn tiles(facts: &Facts) -> Markup {
     let number = |value: &Value| value.as_f64().map_or("\u{2013}".to_owned(), short);
     let some = |value: &Value| if value.as_f64().is_some_and(|number| number > 0.0) { "bad" } else { "" };
     let (streams, gaps) = (&status["streams"], &status["gaps"]);
-    let silent = if streams["receiving"] == streams["total"] { "" } else { "warn" };
+    // A symbol that does not trade sends nothing.
+    let idle = ["not_trading", "ended"].iter().filter_map(|state| streams["states"][state].as_u64()).sum::<u64>();
+    let due = streams["total"].as_u64().map(|total| total.saturating_sub(idle));
+    let silent = if streams["receiving"].as_u64() >= due { "" } else { "warn" };
     let full_in = time_series::forecast(&facts.samples)
         .own_full_in_s
         .map_or("of disk free".to_owned(), |seconds| format!("of disk free, full in {}", span(seconds)));

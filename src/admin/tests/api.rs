@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 use super::super::ReloadReport;
 use super::super::time_series::Sample;
 use super::{NOW, Served};
+use crate::admin::AdminOptions;
+use crate::exchange::ListingEntry;
 use crate::gap::{Evidence, Gap, GapState, Range};
 use crate::history::Batch;
 use crate::jobs::planner::Changes;
 use crate::market::{Stream, Timestamp};
+use crate::progress::Outage;
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
     assert!(answer.1["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer:?}");
@@ -24,7 +27,7 @@ async fn status_names_every_part() {
     assert_eq!((&document["ready"], &document["stopping"]), (&json!(true), &json!(false)));
     assert_eq!(document["instance"], "lab");
     assert_eq!(document["uptime_s"], 90);
-    assert_eq!(document["streams"], json!({ "total": 2, "receiving": 1 }));
+    assert_eq!(document["streams"], json!({ "total": 2, "receiving": 1, "states": { "stalled": 2 } }));
     assert_eq!(document["log"]["lag_frames"], 0);
     assert_eq!(document["gaps"]["open"], 0);
     assert_eq!(document["dead_letters"], 0);
@@ -92,6 +95,56 @@ async fn streams_show_their_progress() {
     assert_eq!((&first["symbol"], &first["last"], &first["age_s"]), (&json!("BTCUSDT"), &json!(5), &json!(1.5)));
     assert_eq!((&first["receiving"], &second["receiving"]), (&json!(true), &json!(false)));
     assert_eq!((&second["symbol"], &second["last"]), (&json!("ETHUSDT"), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_symbol_that_is_not_listed_yet_is_a_state_and_a_notice_until_its_first_frame() {
+    let served = Served::with(AdminOptions::default(), &["binance:BTCUSDT:trade", "binance:币安人生USDT:trade"]).await;
+    let state = &served.state;
+    let streams = state.streams.borrow().clone();
+    state.counters.subscriptions.accepted(1, &streams, NOW.plus_micros(-20_000_000));
+    for (stream, entry) in streams.iter().zip([ListingEntry::Paused("BREAK".to_owned()), ListingEntry::Unlisted]) {
+        state.listings.listed(stream.exchange, stream.symbol.clone(), entry, false, NOW.plus_micros(-10_000_000));
+    }
+    let (_, views) = served.get("/api/v1/streams").await;
+    assert_eq!((&views[0]["state"], &views[1]["state"]), (&json!("not_trading"), &json!("not_trading")));
+    assert_eq!(views[0]["state_reason"], "binance has paused BTCUSDT: its status is BREAK");
+    let (_, document) = served.get("/api/v1/status").await;
+    assert_eq!(document["notices"][1]["part"], "binance:币安人生USDT");
+    let why = document["notices"][1]["why"].as_str().unwrap();
+    assert!(why.contains("does not list 币安人生USDT (yet)"), "{why}");
+    assert_eq!((&document["degraded"], &document["streams"]["states"]), (&json!({}), &json!({ "not_trading": 2 })));
+    assert_eq!(served.get("/healthz").await.1["status"], "ok");
+    let page = served.text("/").await;
+    assert!(page.contains(">Notices</h2>") && page.contains("does not list 币安人生USDT (yet)"), "{page}");
+    assert!(page.contains("not trading") && !page.contains(">Problems</h2>"), "{page}");
+    state.counters.last_seen.stamp(&streams[1]).store(NOW.micros() - 1_000_000, std::sync::atomic::Ordering::Relaxed);
+    let (_, views) = served.get("/api/v1/streams").await;
+    assert_eq!((&views[1]["state"], &views[1]["state_reason"]), (&json!("receiving"), &Value::Null));
+    let metrics = served.text("/metrics").await;
+    assert!(metrics.contains("tapekeeper_streams{state=\"not_trading\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_frames_cannot_be_decoded_says_so() {
+    let served = Served::start().await;
+    let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
+    let outage = Outage {
+        exchange: stream.exchange,
+        stream: Some(stream),
+        since: NOW,
+        frames: 3,
+        reason: "p is a number".to_owned(),
+        partition: 0,
+        offset: 7,
+    };
+    served.state.health.degraded(&outage.part(), &outage.describe());
+    served.state.progress.set_outages(vec![outage]);
+    let (_, views) = served.get("/api/v1/streams").await;
+    assert_eq!((&views[0]["state"], &views[1]["state"]), (&json!("undecodable"), &json!("stalled")));
+    assert!(views[0]["state_reason"].as_str().unwrap().contains("p is a number"));
+    let page = served.text("/").await;
+    assert!(page.contains(">Problems</h2>") && page.contains("tapekeeper replay"), "{page}");
 }
 
 async fn with_gaps() -> Served {

@@ -115,6 +115,7 @@ impl Served {
             backfill: deps,
             connections: crate::exchange::socket::Connections::default(),
             counters: Arc::default(),
+            listings: Arc::default(),
             health,
             heartbeats,
             clock,

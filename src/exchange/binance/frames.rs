@@ -4,13 +4,15 @@
 //! capture. The name selects the parser before any JSON is read. A frame of another shape (another key order, no
 //! wrapper) takes the slow path, with the same result.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{decimal, millis, trade_id};
+use super::{decimal, millis, streams, trade_id};
 use crate::exchange::{DecodeError, DecodedFrame, Event, Route};
-use crate::market::{Book, Interval, Kline, Trade};
+use crate::market::{Book, Channel, Kline, Trade, small_letters};
 
 const TRADE: &str = "trade frame";
 const KLINE: &str = "kline frame";
@@ -23,7 +25,7 @@ const SHUTDOWN: &str = "serverShutdown";
 pub(super) fn route(payload: &[u8]) -> Route<'_> {
     match split_name(payload) {
         Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Route::Shutdown,
-        Some((name, _)) => Route::Stream(name),
+        Some((name, _)) => Route::Stream(Cow::Borrowed(name)),
         None => route_slow(payload),
     }
 }
@@ -53,11 +55,16 @@ fn split_name(payload: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(name).ok()?, rest.get(1..)?))
 }
 
+/// A text of a frame: borrowed, unless it escapes a character (`\u5e01`).
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// The top level of any frame: a wrapped one, a raw one or an answer.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
-    stream: Option<&'a str>,
+    stream: Option<Name<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -70,6 +77,10 @@ struct Envelope<'a> {
     code: Option<&'a RawValue>,
     #[serde(borrow)]
     msg: Option<&'a RawValue>,
+    #[serde(borrow)]
+    s: Option<&'a RawValue>,
+    #[serde(borrow)]
+    k: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "present")]
     result: bool,
     #[serde(default, rename = "B", deserialize_with = "present")]
@@ -84,9 +95,34 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
     Ok(true)
 }
 
+/// The interval of a kline.
+#[derive(Deserialize)]
+struct KlineInterval<'a> {
+    i: &'a str,
+}
+
 impl<'a> Envelope<'a> {
     fn event(&self) -> Option<&'a str> {
         serde_json::from_str(self.e?.get()).ok()
+    }
+
+    /// The name of the stream of a frame without a wrapper, from its content.
+    fn content_name(&self) -> Option<String> {
+        let symbol: Name<'_> = serde_json::from_str(self.s?.get()).ok()?;
+        let mut name: String = small_letters(&symbol.0).collect();
+        name.push('@');
+        match self.event() {
+            Some("kline") => {
+                let kline: KlineInterval<'_> = serde_json::from_str(self.k?.get()).ok()?;
+                name.push_str("kline_");
+                name.push_str(kline.i);
+            }
+            Some(event) => name.push_str(event),
+            // "bookTicker: u s b B a A - no event time, no e".
+            None if self.bid_quantity && self.ask_quantity => name.push_str("bookTicker"),
+            None => return None,
+        }
+        Some(name)
     }
 
     /// "`{"result":null,"id":1}`" or an error: "`{"code":N,"msg":"...","id":...}`"; newer servers wrap the
@@ -111,12 +147,17 @@ fn route_slow(payload: &[u8]) -> Route<'_> {
     let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(payload) else {
         return Route::Other;
     };
-    if let Some(name) = envelope.stream {
+    if let Some(Name(name)) = envelope.stream {
         return if name.strip_prefix('!') == Some(SHUTDOWN) { Route::Shutdown } else { Route::Stream(name) };
     }
+    // "raw {"e":"serverShutdown","E":...}".
+    if envelope.event() == Some(SHUTDOWN) {
+        return Route::Shutdown;
+    }
+    if let Some(name) = envelope.content_name() {
+        return Route::Stream(Cow::Owned(name));
+    }
     match envelope.event() {
-        // "raw {"e":"serverShutdown","E":...}".
-        Some(SHUTDOWN) => Route::Shutdown,
         Some(_) => Route::Other,
         None => envelope.answer().unwrap_or(Route::Other),
     }
@@ -125,8 +166,8 @@ fn route_slow(payload: &[u8]) -> Route<'_> {
 fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     let text = std::str::from_utf8(payload).map_err(|error| DecodeError { what: FRAME, why: error.to_string() })?;
     let envelope: Envelope<'_> = read(FRAME, text)?;
-    match (envelope.stream, envelope.data) {
-        (Some(name), Some(data)) => return decode_data(name, data.get()),
+    match (&envelope.stream, envelope.data) {
+        (Some(name), Some(data)) => return decode_data(&name.0, data.get()),
         (None, None) => {}
         _ => return Err(DecodeError { what: FRAME, why: "it has only one of stream and data".to_owned() }),
     }
@@ -148,18 +189,12 @@ fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
 
 /// Reads the data of the stream `name`. Of channels that we do not record it only checks that they are JSON.
 fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
-    if let Some((symbol, channel)) = name.split_once('@') {
-        match channel {
-            "trade" => return trade(Some(symbol), data),
-            "bookTicker" => return book(Some(symbol), data),
-            _ => {}
-        }
-        // `kline_1d@+08:00` has other days than ours. No interval has such a name, so we ignore it.
-        if let Some(interval) = channel.strip_prefix("kline_")
-            && interval.parse::<Interval>().is_ok()
-        {
-            return kline(Some((symbol, interval)), data);
-        }
+    let symbol = name.split('@').next();
+    match streams::channel(name) {
+        Some(Channel::Trade) => return trade(symbol, data),
+        Some(Channel::BookTicker) => return book(symbol, data),
+        Some(Channel::Kline(interval)) => return kline(symbol.map(|symbol| (symbol, interval.as_str())), data),
+        None => {}
     }
     read::<IgnoredAny>(FRAME, data)?;
     Ok(DecodedFrame::Ignored)
@@ -171,7 +206,7 @@ fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, 
 
 /// Checks that stream and data name one symbol: ingest files a frame under the stream's name, consume under `s`.
 fn require_equal(what: &'static str, name: &str, in_data: &str) -> Result<(), DecodeError> {
-    if name.eq_ignore_ascii_case(in_data) || name == in_data.to_lowercase() {
+    if name.eq_ignore_ascii_case(in_data) || small_letters(in_data).eq(name.chars()) {
         return Ok(());
     }
     Err(DecodeError { what, why: format!("its stream says {name:?}, its data {in_data:?}") })
@@ -183,7 +218,8 @@ struct TradeFrame<'a> {
     e: &'a str,
     #[serde(rename = "E")]
     event_time: Option<i64>,
-    s: &'a str,
+    #[serde(borrow)]
+    s: Name<'a>,
     t: i64,
     p: &'a str,
     q: &'a str,
@@ -196,7 +232,7 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, Deco
     let frame: TradeFrame<'a> = read(TRADE, text)?;
     require_equal(TRADE, "trade", frame.e)?;
     if let Some(name) = name {
-        require_equal(TRADE, name, frame.s)?;
+        require_equal(TRADE, name, &frame.s.0)?;
     }
     let trade = Trade {
         id: trade_id(TRADE, "t", frame.t)?,
@@ -206,7 +242,7 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, Deco
         side: super::rest::taker_side(frame.m),
     };
     let event_time = frame.event_time.map(|ms| millis(TRADE, "E", ms)).transpose()?;
-    Ok(DecodedFrame::Market { symbol: frame.s, event_time, event: Event::Trade(trade) })
+    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time, event: Event::Trade(trade) })
 }
 
 /// "`<s>@kline_<i>`: e E s k{...}".
@@ -215,7 +251,8 @@ struct KlineFrame<'a> {
     e: &'a str,
     #[serde(rename = "E")]
     event_time: Option<i64>,
-    s: &'a str,
+    #[serde(borrow)]
+    s: Name<'a>,
     #[serde(borrow)]
     k: KlineData<'a>,
 }
@@ -245,7 +282,7 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'
     require_equal(KLINE, "kline", frame.e)?;
     let data = frame.k;
     if let Some((symbol, interval)) = name {
-        require_equal(KLINE, symbol, frame.s)?;
+        require_equal(KLINE, symbol, &frame.s.0)?;
         if interval != data.i {
             return Err(DecodeError { what: KLINE, why: format!("its stream says {interval}, its data {:?}", data.i) });
         }
@@ -271,14 +308,15 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'
         closed: data.x,
     };
     let event_time = frame.event_time.map(|ms| millis(KLINE, "E", ms)).transpose()?;
-    Ok(DecodedFrame::Market { symbol: frame.s, event_time, event: Event::Kline(kline) })
+    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time, event: Event::Kline(kline) })
 }
 
 /// "`<s>@bookTicker`: u s b B a A".
 #[derive(Deserialize)]
 struct BookFrame<'a> {
     u: i64,
-    s: &'a str,
+    #[serde(borrow)]
+    s: Name<'a>,
     b: &'a str,
     #[serde(rename = "B")]
     bid_quantity: &'a str,
@@ -290,7 +328,7 @@ struct BookFrame<'a> {
 fn book<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
     let frame: BookFrame<'a> = read(BOOK, text)?;
     if let Some(name) = name {
-        require_equal(BOOK, name, frame.s)?;
+        require_equal(BOOK, name, &frame.s.0)?;
     }
     let book = Book {
         update_id: frame.u,
@@ -299,7 +337,7 @@ fn book<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, Decod
         ask: decimal(BOOK, "a", frame.a)?,
         ask_quantity: decimal(BOOK, "A", frame.ask_quantity)?,
     };
-    Ok(DecodedFrame::Market { symbol: frame.s, event_time: None, event: Event::Book(book) })
+    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time: None, event: Event::Book(book) })
 }
 
 #[cfg(test)]

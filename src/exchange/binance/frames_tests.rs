@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::exchange::binance::captures;
-use crate::market::{Side, Timestamp, parse_decimal};
+use crate::exchange::Dialect as _;
+use crate::exchange::binance::{Binance, captures};
+use crate::market::{Interval, Side, Timestamp, parse_decimal};
 
 const TRADE_FRAME: &str = r#"{"stream":"ethusdt@trade","data":{"e":"trade","E":1723161255612,"s":"ETHUSDT","t":1520538925,"p":"2683.80000000","q":"0.00200000","T":1723161255611,"m":true,"M":true}}"#;
 const KLINE_FRAME: &str = r#"{"stream":"nknusdt@kline_1m","data":{"e":"kline","E":1633998523963,"s":"NKNUSDT","k":{"t":1633998480000,"T":1633998539999,"s":"NKNUSDT","i":"1m","f":19862761,"L":19862790,"o":"0.35270000","c":"0.35280000","h":"0.35290000","l":"0.35220000","v":"25877.00000000","n":30,"x":false,"q":"9116.04600000","V":"58.00000000","Q":"20.46240000","B":"0"}}}"#;
@@ -29,7 +30,7 @@ fn expected_trade() -> Trade {
 
 fn check_trade(frame: &str) {
     let expected = DecodedFrame::Market {
-        symbol: "ETHUSDT",
+        symbol: "ETHUSDT".into(),
         event_time: Some(Timestamp(1_723_161_255_612_000)),
         event: Event::Trade(expected_trade()),
     };
@@ -49,6 +50,28 @@ fn a_trade_decodes_the_same_in_every_wrapping() {
     check_trade(&format!(r#"{{"data":{},"stream":"ethusdt@trade"}}"#, data(TRADE_FRAME)));
     check_trade(&format!(r#"{{"stream":"ethusdt@trade","data":{},"more":[1]}}"#, data(TRADE_FRAME)));
     check_trade(&TRADE_FRAME.replace(r#""t":"#, r#""b":88,"a":50,"new":{"x":[null]},"t":"#));
+}
+
+#[test]
+fn a_symbol_of_another_script_decodes_also_when_it_is_escaped() {
+    let plain = TRADE_FRAME.replace("ethusdt", "币安人生usdt").replace("ETHUSDT", "币安人生USDT");
+    let escaped = TRADE_FRAME
+        .replace("ethusdt", r"\u5e01\u5b89\u4eba\u751fusdt")
+        .replace("ETHUSDT", r"\u5e01\u5b89\u4eba\u751fUSDT");
+    let half = TRADE_FRAME.replace("ethusdt", "币安人生usdt").replace("ETHUSDT", r"\u5e01\u5b89\u4eba\u751fUSDT");
+    for frame in [plain, escaped, half] {
+        let Ok(DecodedFrame::Market { symbol, .. }) = decode(frame.as_bytes()) else { panic!("{frame}") };
+        assert_eq!(symbol, "币安人生USDT");
+        assert_eq!(route(frame.as_bytes()), Route::Stream("币安人生usdt@trade".into()), "{frame}");
+    }
+    check_error(&TRADE_FRAME.replace("ETHUSDT", "币安人生USDT"), "its stream says");
+}
+
+#[test]
+fn a_reason_is_short_however_long_the_frame_is() {
+    let frame = TRADE_FRAME.replace(r#""e":"trade""#, &format!(r#""e":"{}""#, "币".repeat(1 << 20)));
+    let error = Binance.decode(frame.as_bytes()).unwrap_err();
+    assert!(error.why.len() < 1_000 && error.why.contains("its stream says"), "{} bytes", error.why.len());
 }
 
 #[test]
@@ -72,7 +95,7 @@ fn every_field_of_a_kline_is_decoded() {
         else {
             panic!("a kline")
         };
-        assert_eq!((symbol, event_time), ("NKNUSDT", Some(Timestamp::from_millis(1_633_998_523_963))));
+        assert_eq!((&*symbol, event_time), ("NKNUSDT", Some(Timestamp::from_millis(1_633_998_523_963))));
         let text = |value: Decimal| crate::market::plain(value);
         assert_eq!(
             [kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume].map(text),
@@ -88,11 +111,11 @@ fn every_field_of_a_kline_is_decoded() {
 #[test]
 fn a_book_ticker_has_no_event_time() {
     for frame in [BOOK_FRAME, data(BOOK_FRAME)] {
-        let Ok(DecodedFrame::Market { symbol: "XEMUSDT", event_time: None, event: Event::Book(book) }) =
-            decode(frame.as_bytes())
+        let Ok(DecodedFrame::Market { symbol, event_time: None, event: Event::Book(book) }) = decode(frame.as_bytes())
         else {
             panic!("a book")
         };
+        assert_eq!(symbol, "XEMUSDT");
         assert_eq!(book.update_id, 542_937_457);
         assert_eq!((book.bid, book.ask), (parse_decimal("0.041").unwrap(), parse_decimal("0.0411").unwrap()));
         assert_eq!(book.bid_quantity, parse_decimal("485240").unwrap());
@@ -141,17 +164,22 @@ fn an_error_names_what_is_wrong() {
 #[test]
 fn routing_distinguishes_streams_answers_and_the_shutdown() {
     let answer = |id, error: Option<&str>| Route::Answer { id, error: error.map(str::to_owned) };
+    let stream = |name: &'static str| Route::Stream(Cow::Borrowed(name));
     let check = |payload: &'static str, expected| assert_eq!(route(payload.as_bytes()), expected, "{payload}");
-    check(TRADE_FRAME, Route::Stream("ethusdt@trade"));
-    check(r#"{"data":{},"stream":"ethusdt@trade"}"#, Route::Stream("ethusdt@trade"));
+    check(TRADE_FRAME, stream("ethusdt@trade"));
+    check(r#"{"data":{},"stream":"ethusdt@trade"}"#, stream("ethusdt@trade"));
     check(r#"{"result":null,"id":7}"#, answer(Some(7), None));
     check(r#"{"code":-1121,"msg":"Invalid symbol.","id":7}"#, answer(Some(7), Some("-1121: Invalid symbol.")));
     check(r#"{"error":{"code":2,"msg":"x"},"id":"8"}"#, answer(Some(8), Some(r#"{"code":2,"msg":"x"}"#)));
     check(r#"{"code":2,"msg":"x","id":null}"#, answer(None, Some("2: x")));
     check(r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#, Route::Shutdown);
     check(r#"{"e":"serverShutdown","E":1}"#, Route::Shutdown);
-    check(data(TRADE_FRAME), Route::Other);
-    check(data(BOOK_FRAME), Route::Other);
+    check(data(TRADE_FRAME), stream("ethusdt@trade"));
+    check(data(KLINE_FRAME), stream("nknusdt@kline_1m"));
+    check(data(BOOK_FRAME), stream("xemusdt@bookTicker"));
+    check(r#"{"e":"aggTrade","s":"BTCUSDT"}"#, stream("btcusdt@aggTrade"));
+    check(r#"{"e":"kline","s":"BTCUSDT"}"#, Route::Other);
+    check(r#"{"stream":"\u5e01usdt@trade","data":{}}"#, stream("币usdt@trade"));
     check("garbage", Route::Other);
     check(r#"{"stream":""#, Route::Other);
 }
@@ -170,7 +198,7 @@ fn every_trade_of_the_capture_is_decoded_exactly_and_the_ids_are_contiguous() {
     let frames = frames("binance/ethusdt_20240808.gz");
     for frame in &frames {
         let Route::Stream(name) = route(frame.as_bytes()) else { continue };
-        *counts.entry(name.to_owned()).or_default() += 1;
+        *counts.entry(name.clone().into_owned()).or_default() += 1;
         match decode(frame.as_bytes()).unwrap() {
             DecodedFrame::Market { symbol, event_time, event } => {
                 assert_eq!(symbol, "ETHUSDT");
@@ -244,7 +272,7 @@ proptest! {
         let side = if maker { Side::Sell } else { Side::Buy };
         let ts = Timestamp::from_millis(ms);
         let event = Event::Trade(Trade { id, ts, price, quantity, side });
-        prop_assert_eq!(decode(frame.as_bytes()), Ok(DecodedFrame::Market { symbol: "BTCUSDT", event_time: Some(ts), event }));
+        prop_assert_eq!(decode(frame.as_bytes()), Ok(DecodedFrame::Market { symbol: "BTCUSDT".into(), event_time: Some(ts), event }));
     }
 
     #[test]

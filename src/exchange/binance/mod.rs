@@ -67,12 +67,16 @@ impl Dialect for Binance {
         streams::name(stream)
     }
 
+    fn channel(&self, stream_name: &str) -> Option<Channel> {
+        streams::channel(stream_name)
+    }
+
     fn route<'a>(&self, payload: &'a [u8]) -> Route<'a> {
         frames::route(payload)
     }
 
     fn decode<'a>(&self, payload: &'a [u8]) -> Result<DecodedFrame<'a>, DecodeError> {
-        frames::decode(payload)
+        frames::decode(payload).map_err(DecodeError::shortened)
     }
 
     fn weight_per_minute(&self) -> u32 {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{decimal, millis, trade_id};
 use crate::exchange::json_parts::{array_elements, member};
 use crate::exchange::page::{Page, Refusal, read_page};
-use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, RestRequest};
+use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestRequest};
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade, scaled};
 
@@ -345,18 +345,19 @@ fn read_symbols(symbols: &[u8], info: &mut ExchangeInfo) {
             continue;
         };
         let status = part(element, "status");
-        let trades = match status.as_ref().and_then(Value::as_str) {
-            Some("TRADING") => true,
+        let entry = match status.as_ref().and_then(Value::as_str) {
+            Some("TRADING") => ListingEntry::Trading,
             Some(
-                "PRE_TRADING" | "POST_TRADING" | "END_OF_DAY" | "HALT" | "AUCTION_MATCH" | "BREAK" | "CANCEL_ONLY",
-            ) => false,
+                paused @ ("PRE_TRADING" | "POST_TRADING" | "END_OF_DAY" | "HALT" | "AUCTION_MATCH" | "BREAK"
+                | "CANCEL_ONLY"),
+            ) => ListingEntry::Paused(paused.to_owned()),
             // A status that we do not know says nothing about trades: its frames will.
             _ => {
                 info.unreadable.push(format!("{symbol} has the status {}", shown(status)));
-                true
+                ListingEntry::Trading
             }
         };
-        info.symbols.push((symbol, trades));
+        info.symbols.push((symbol, entry));
     }
 }
 

@@ -45,7 +45,13 @@ fn limits_and_symbols_come_from_exchange_info() {
         "symbols":[{"symbol":"BTCUSDT","status":"TRADING","x":1},{"symbol":"LUNAUSDT","status":"BREAK"}]}"#;
     let info = info_answer(body.as_bytes()).unwrap();
     assert_eq!(info.weight_per_minute, Some(5_000));
-    assert_eq!(info.symbols, [("BTCUSDT".to_owned(), true), ("LUNAUSDT".to_owned(), false)]);
+    assert_eq!(
+        info.symbols,
+        [
+            ("BTCUSDT".to_owned(), ListingEntry::Trading),
+            ("LUNAUSDT".to_owned(), ListingEntry::Paused("BREAK".to_owned()))
+        ]
+    );
 }
 
 #[test]
@@ -223,7 +229,8 @@ fn only_what_is_read_of_a_listing_has_to_be_readable() {
         {"symbol":"\u5e01USDT","status":"BREAK"}]}"#;
     let info = info_answer(body.as_bytes()).unwrap();
     assert_eq!(info.weight_per_minute, Some(1_200));
-    let symbols: Vec<_> = info.symbols.iter().map(|(symbol, trades)| (symbol.as_str(), *trades)).collect();
+    let symbols: Vec<_> =
+        info.symbols.iter().map(|(symbol, entry)| (symbol.as_str(), *entry == ListingEntry::Trading)).collect();
     let expected = [("AUSDT", true), ("BUSDT", true), ("CUSDT", true), ("DUSDT", true), ("\u{5e01}USDT", false)];
     assert_eq!(symbols, expected);
     let expected = [

@@ -1,14 +1,28 @@
 //! Binance's names of streams, and the requests that subscribe to them.
 
-use crate::market::{Channel, Stream};
+use std::fmt::Write as _;
+
+use crate::market::{Channel, Stream, small_letters};
 
 /// `btcusdt@trade`: "symbol lowercase".
 pub(super) fn name(stream: &Stream) -> String {
-    let symbol = stream.symbol.as_str().to_lowercase();
-    match stream.channel {
-        Channel::Trade => format!("{symbol}@trade"),
-        Channel::Kline(interval) => format!("{symbol}@kline_{interval}"),
-        Channel::BookTicker => format!("{symbol}@bookTicker"),
+    let mut name: String = small_letters(stream.symbol.as_str()).collect();
+    let written = match stream.channel {
+        Channel::Trade => write!(name, "@trade"),
+        Channel::Kline(interval) => write!(name, "@kline_{interval}"),
+        Channel::BookTicker => write!(name, "@bookTicker"),
+    };
+    written.expect("writing to a String cannot fail");
+    name
+}
+
+/// The channel of a name. `kline_1d@+08:00` has other days than ours, and no interval has such a name.
+pub(super) fn channel(name: &str) -> Option<Channel> {
+    let (_, channel) = name.split_once('@')?;
+    match channel {
+        "trade" => Some(Channel::Trade),
+        "bookTicker" => Some(Channel::BookTicker),
+        _ => channel.strip_prefix("kline_")?.parse().ok().map(Channel::Kline),
     }
 }
 
@@ -55,6 +69,17 @@ mod tests {
         assert_eq!(name(&stream("BTCUSDT", Channel::Trade)), "btcusdt@trade");
         assert_eq!(name(&stream("ETHBTC", Channel::Kline(Interval::M1))), "ethbtc@kline_1m");
         assert_eq!(name(&stream("ETHBTC", Channel::BookTicker)), "ethbtc@bookTicker");
+        assert_eq!(name(&stream("币安人生USDT", Channel::Trade)), "币安人生usdt@trade");
+    }
+
+    #[test]
+    fn a_name_tells_its_channel() {
+        for known in Channel::ALL {
+            assert_eq!(channel(&name(&stream("币安人生USDT", known))), Some(known));
+        }
+        for other in ["btcusdt@depth@100ms", "btcusdt@kline_3m", "btcusdt@kline_1d@+08:00", "!ticker@arr", "btcusdt"] {
+            assert_eq!(channel(other), None, "{other}");
+        }
     }
 
     #[test]

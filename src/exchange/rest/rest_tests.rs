@@ -549,7 +549,7 @@ async fn an_absurd_weight_limit_moves_nothing() {
         let info = rest.info(&["AUSDT".to_owned()], &never()).await.unwrap();
         assert_eq!(rest.status().limit, expected);
         assert_eq!(info.unreadable.is_empty(), info.weight_per_minute.is_some());
-        assert_eq!(info.symbols, [("AUSDT".to_owned(), true)]);
+        assert_eq!(info.symbols, [("AUSDT".to_owned(), crate::exchange::ListingEntry::Trading)]);
     }
 }
 

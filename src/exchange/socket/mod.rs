@@ -136,6 +136,16 @@ pub enum SocketEvent {
     },
 }
 
+impl SocketEvent {
+    /// Bytes of its frames.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Frames { frames, .. } => frames.iter().map(|(_, payload)| payload.len()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// A command to a socket. Send it with `try_send`, or from a task that does not receive the events: a socket that
 /// waits for its event channel reads no commands.
 #[derive(Clone, Debug)]

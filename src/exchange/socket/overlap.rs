@@ -44,7 +44,7 @@ impl Overlap {
             Event::Kline(kline) => (Channel::Kline(kline.interval), kline.open_time.micros()),
             Event::Book(book) => (Channel::BookTicker, book.update_id),
         };
-        let Some(positions) = self.streams.get_mut(&(Symbol::new(symbol), channel)) else { return };
+        let Some(positions) = self.streams.get_mut(&(Symbol::new(&symbol), channel)) else { return };
         match side {
             Side::Old => positions.old_last = positions.old_last.max(Some(position)),
             Side::New => positions.new_first = Some(positions.new_first.map_or(position, |first| first.min(position))),

@@ -27,6 +27,8 @@ use crate::market::{Stream, Timestamp};
 /// Most frames of one event. A batch is everything that was ready, but no more than this: a flood must not starve the
 /// timers.
 const BATCH_MAX: usize = 512;
+/// Bytes at which a batch takes no further frame: frames of megabytes must not fill the memory.
+const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Most time for the exchange to take our close frame.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
 /// Most time for the exchange to take one request.
@@ -339,9 +341,16 @@ impl Session {
 
     /// Sends an event. While the channel is full it waits, and the socket is not read.
     async fn emit(&mut self, event: SocketEvent) -> Result<(), Exit> {
+        // The channel counts events, not bytes: the more bytes an event has, the fewer others may be in the channel.
+        let capacity = self.deps.events.max_capacity();
+        let before_max = (capacity / (event.bytes() / BATCH_BYTES_MAX + 1)).max(1);
+        let places = capacity - before_max + 1;
         tokio::select! {
             biased;
-            sent = self.deps.events.send(event) => sent.map_err(|_| Exit::Stopped)?,
+            reserved = self.deps.events.reserve_many(places) => {
+                let place = reserved.map_err(|_| Exit::Stopped)?.next();
+                place.expect("at least one place was reserved").send(event);
+            }
             () = self.deps.stop.cancelled() => return Err(Exit::Stopped),
         }
         // The wait for the receiver does not count as silence of the exchange.
@@ -375,7 +384,11 @@ async fn read_ready(
         let mut anything = false;
         // Frames of one wake-up came at one instant: read the clock once.
         let mut now = None;
+        let mut bytes = 0;
         for _ in 0..BATCH_MAX {
+            if bytes >= BATCH_BYTES_MAX {
+                break;
+            }
             match web_socket.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(message))) => {
                     anything = true;
@@ -392,6 +405,7 @@ async fn read_ready(
                         }
                         Message::Pong(_) | Message::Frame(_) => continue,
                     };
+                    bytes += payload.len();
                     batch.push((*now.get_or_insert_with(|| clock.now()), payload));
                 }
                 Poll::Ready(Some(Err(error))) => {

@@ -198,6 +198,8 @@ const PURE: &[&str] = &[
     "src/consume/reorder_buffer",
     "src/consume/router",
     "src/consume/stream_state",
+    "src/consume/undecodable",
+    "src/exchange/listing_state",
 ];
 const IMPURE: &[&str] = &[
     "tokio",
