@@ -165,8 +165,8 @@ pub async fn status(state: &AppState) -> Status {
         stopping: state.health.is_stopping(),
         wedged: state.heartbeats.stuck_loop(BEAT_MAX).map(|beat| beat.name),
         degraded: state.health.degraded_parts(),
-        started_at: state.startup.rfc3339(),
-        uptime_s: state.clock.now().since(state.startup) / 1_000_000,
+        started_at: state.started_at().rfc3339(),
+        uptime_s: i64::try_from(state.uptime().as_secs()).unwrap_or(i64::MAX),
         streams: StreamCount { total: streams.len(), receiving: streams.iter().filter(|s| s.receiving).count() },
         log: PartStatus::from_result(usage, |usage| LogStatus {
             lag_frames: usage.lag(),

@@ -98,6 +98,8 @@ async fn silent_exchange(service: &Service) -> Option<String> {
         let mine = streams.iter().filter(|stream| stream.exchange == exchange);
         let newest = mine.filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
+        // A wall clock that was set forward proves no silence from before this process.
+        let silent = silent.min(i64::try_from(service.started.elapsed().as_micros()).unwrap_or(i64::MAX));
         // While frames wait in the log, the consumer is late, not the exchange.
         if silent > RECEIVING_US && lag(service, now).await == Some(0.0) {
             return Some(format!("{exchange} has sent nothing for {} s", silent / 1_000_000));

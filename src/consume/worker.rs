@@ -28,6 +28,8 @@ pub(super) struct Worker {
     pub(super) heartbeat: Heartbeat,
     pub(super) stop: CancellationToken,
     pub(super) batch_started_at: Instant,
+    /// When the assigned streams were last looked up.
+    pub(super) published_at: Instant,
     /// The partitions assigned to this recorder now.
     pub(super) partitions: BTreeSet<Partition>,
     /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
@@ -38,7 +40,16 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(deps: Deps, consumer: Box<dyn Consumer>, heartbeat: Heartbeat, stop: CancellationToken) -> Self {
         let (batch_started_at, partitions) = (Instant::now(), BTreeSet::new());
-        Self { deps, consumer, heartbeat, stop, batch_started_at, partitions, unwritten: None }
+        Self {
+            deps,
+            consumer,
+            heartbeat,
+            stop,
+            batch_started_at,
+            published_at: batch_started_at,
+            partitions,
+            unwritten: None,
+        }
     }
 
     /// Processes a delivery. Returns the clock's time when the log was read to its end; else `None`, because missing
