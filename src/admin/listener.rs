@@ -1,8 +1,9 @@
 //! Listeners that limit their connections, and connections that time out when the client does not read.
 //!
-//! Every connection costs a file descriptor, and the recorder needs descriptors for exchanges and stores. Connections
-//! above the limit wait in the kernel's queue and do not disturb recording. The unix socket has permits of its own: a
-//! crowd on TCP does not lock the operator out.
+//! Every connection costs a file descriptor, and the recorder needs descriptors for exchanges and stores. When all are in
+//! use, a new connection takes the place of the one that has owed its request for the longest time: a crowd of slow
+//! clients does not keep a probe out. Only when every connection has a request in progress does a new one wait. The
+//! unix socket has connections of its own: a crowd on TCP does not lock the operator out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 use super::socket::AdminSocket;
+use super::turn::{Turn, Turns};
 
 /// Most open TCP connections: ten open pages and a scraper need a tenth of them.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -40,6 +42,16 @@ pub enum Caller {
 pub struct LimitedListener {
     listener: Socket,
     permits: Arc<Semaphore>,
+    /// The accepted connection that has no permit yet.
+    pending: Option<Pending>,
+    turns: Turns,
+}
+
+struct Pending {
+    stream: Stream,
+    caller: Caller,
+    /// Another connection was closed for it.
+    has_replaced: bool,
 }
 
 enum Socket {
@@ -50,19 +62,40 @@ enum Socket {
 impl LimitedListener {
     /// On a TCP port.
     pub fn tcp(listener: TcpListener) -> Self {
-        Self { listener: Socket::Tcp(listener), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self::new(Socket::Tcp(listener), CONNECTIONS_MAX)
     }
 
     /// On the unix socket.
     pub fn unix(socket: AdminSocket) -> Self {
-        Self { listener: Socket::Unix(socket), permits: Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX)) }
+        Self::new(Socket::Unix(socket), UNIX_CONNECTIONS_MAX)
     }
 
-    /// Waits for a permit and accepts the next connection.
+    fn new(listener: Socket, connections: usize) -> Self {
+        Self { listener, permits: Arc::new(Semaphore::new(connections)), pending: None, turns: Turns::default() }
+    }
+
+    /// Accepts the next connection, and waits until there is room for it. Dropping the future loses no connection.
     pub async fn accept(&mut self) -> (Connection, Caller) {
-        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        // Axum's accept waits and tries again when descriptors run out.
-        let (stream, caller) = match &mut self.listener {
+        if self.pending.is_none() {
+            let (stream, caller) = self.accept_any().await;
+            self.pending = Some(Pending { stream, caller, has_replaced: false });
+        }
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_full) => {
+                if let Some(pending) = self.pending.as_mut().filter(|pending| !pending.has_replaced) {
+                    pending.has_replaced = self.turns.close_longest_waiting();
+                }
+                self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
+            }
+        };
+        let Pending { stream, caller, .. } = self.pending.take().expect("set above and taken only here");
+        (Connection { stream, write_deadline: None, turn: self.turns.add(), _permit: permit }, caller)
+    }
+
+    /// Axum's accept waits and tries again when descriptors run out.
+    async fn accept_any(&mut self) -> (Stream, Caller) {
+        match &mut self.listener {
             Socket::Tcp(listener) => {
                 let (stream, peer) = Listener::accept(listener).await;
                 // A response is written at once: there is nothing to batch it with.
@@ -72,8 +105,7 @@ impl LimitedListener {
                 (Stream::Tcp(stream), Caller::Tcp(peer))
             }
             Socket::Unix(socket) => (Stream::Unix(Listener::accept(&mut socket.listener).await.0), Caller::Unix),
-        };
-        (Connection { stream, write_deadline: None, _permit: permit }, caller)
+        }
     }
 }
 
@@ -87,10 +119,16 @@ pub struct Connection {
     stream: Stream,
     /// Runs while the buffers of both sides are full.
     write_deadline: Option<Pin<Box<Sleep>>>,
+    turn: Arc<Turn>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
+    /// Whose turn it is on this connection.
+    pub fn turn(&self) -> Arc<Turn> {
+        self.turn.clone()
+    }
+
     /// The result of a write, or an error when it has stalled for [`WRITE_STALL_MAX`].
     fn or_write_timeout<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
@@ -147,7 +185,8 @@ mod tests {
     async fn a_client_that_reads_nothing_times_out() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, _permit: permit };
+        let turn = Turns::default().add();
+        let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, turn, _permit: permit };
         let began = tokio::time::Instant::now();
         let error = connection.write_all(&vec![0; 8 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

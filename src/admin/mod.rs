@@ -23,6 +23,7 @@ mod stream_state;
 #[cfg(test)]
 mod tests;
 pub mod time_series;
+mod turn;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -65,6 +67,8 @@ const BODY_MAX: usize = 64 << 10;
 const BEAT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for one answer of a store that is down, so that a status still shows the other parts.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A wall clock that moves this much against the monotonic clock was set, microseconds.
+const CLOCK_SET_US: i64 = 60_000_000;
 
 /// What a reload changed, or would change.
 #[derive(Clone, Debug, Default)]
@@ -134,8 +138,10 @@ pub struct AppState {
     pub heartbeats: Heartbeats,
     /// The wall clock.
     pub clock: Clock,
-    /// When the process started.
+    /// When the process started, by the wall clock of that time.
     pub startup: Timestamp,
+    /// When the process started, by the monotonic clock.
+    pub started: Instant,
     /// The scheduler.
     pub jobs: JobsHandle,
     /// Sends requests for a reload to the main loop.
@@ -152,6 +158,20 @@ pub struct AppState {
     pub token: watch::Receiver<Option<String>>,
     /// The listen address, and the admin token at the start.
     pub options: AdminOptions,
+}
+
+impl AppState {
+    /// How long the process has run: the wall clock may have been set since.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When the process started, by the present wall clock.
+    pub fn started_at(&self) -> Timestamp {
+        let by_now = self.clock.now().plus_micros(-i64::try_from(self.uptime().as_micros()).unwrap_or(i64::MAX));
+        // The two clocks run a little apart; only a clock that was set makes a difference that counts.
+        if by_now.since(self.startup).abs() < CLOCK_SET_US { self.startup } else { by_now }
+    }
 }
 
 /// The sockets to serve: TCP, unix, or both.

@@ -4,6 +4,7 @@
 //! accepted just before still gets its response. When systemd holds the listener, later clients wait for the next
 //! process.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::listener::{Caller, Connection, LimitedListener};
+use super::turn::{RequestBody, ResponseBody};
 
 /// How long an accepted connection may take to send its request when the service stops; a local client sends at once.
 pub const DRAIN_TIME: Duration = Duration::from_millis(250);
@@ -32,6 +34,7 @@ const HEADERS_MAX: usize = 64;
 
 /// Serves until `stop`, then finishes the last requests.
 pub async fn serve(mut listeners: Vec<LimitedListener>, router: Router, stop: CancellationToken) {
+    // A panic in a handler ends its connection and is logged; the recording path does not depend on it.
     let mut connections = JoinSet::new();
     let closing = CancellationToken::new();
     loop {
@@ -71,9 +74,13 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 /// Serves the requests of one connection until either side closes it.
 async fn serve_connection(connection: Connection, caller: Caller, router: Router, closing: CancellationToken) {
     let router = TowerToHyperService::new(router);
+    let turn = connection.turn();
+    let serving = turn.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller);
-        router.call(request)
+        let turn = serving.clone();
+        let answer = router.call(request.map(|body| RequestBody::new(body, turn.clone())));
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| ResponseBody::new(body, turn))) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -81,6 +88,10 @@ async fn serve_connection(connection: Connection, caller: Caller, router: Router
     let mut http_connection = pin!(http.serve_connection(TokioIo::new(connection), service));
     let ended = tokio::select! {
         ended = http_connection.as_mut() => ended,
+        () = turn.close.cancelled() => {
+            debug!("closed a connection of the API that owed its request for longest: another one needs its place");
+            return;
+        }
         () = closing.cancelled() => {
             http_connection.as_mut().graceful_shutdown();
             http_connection.await

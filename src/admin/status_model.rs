@@ -227,8 +227,8 @@ pub async fn status(state: &AppState) -> Status {
         stopping: state.health.is_stopping(),
         wedged: state.heartbeats.stuck_loop(BEAT_MAX).map(|beat| beat.name),
         degraded: state.health.degraded_parts(),
-        started_at: state.startup.rfc3339(),
-        uptime_s: state.clock.now().since(state.startup) / 1_000_000,
+        started_at: state.started_at().rfc3339(),
+        uptime_s: i64::try_from(state.uptime().as_secs()).unwrap_or(i64::MAX),
         notices: notices(&streams),
         streams: stream_count(&streams),
         log: PartStatus::from_result(usage, |usage| LogStatus {

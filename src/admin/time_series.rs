@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppState, STORE_TIMEOUT};
+use super::{AppState, CLOCK_SET_US, STORE_TIMEOUT};
 use crate::market::Timestamp;
 
 /// How often a sample is taken.
@@ -53,20 +53,29 @@ impl TimeSeries {
         let mut ticks = interval(SAMPLE_EVERY);
         // One sample is enough after the machine was suspended.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = (state.clock.now(), state.counters.frames.load(Relaxed));
+        let mut before = (state.clock.now(), Instant::now(), state.counters.frames.load(Relaxed));
         let sampling = async {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let (now, frames) = (state.clock.now(), state.counters.frames.load(Relaxed));
+                let (now, at) = (state.clock.now(), Instant::now());
+                let frames = state.counters.frames.load(Relaxed);
                 // The rate uses the clock, not the interval: on a busy machine the tick is late.
-                let seconds = now.since(before.0).max(1) as f64 / 1e6;
-                let rate = frames.saturating_sub(before.1) as f64 / seconds;
-                before = (now, frames);
+                let elapsed = at.duration_since(before.1);
+                let rate = frames.saturating_sub(before.2) as f64 / elapsed.as_secs_f64().max(1e-6);
+                if was_set(now.since(before.0), elapsed) {
+                    self.clear();
+                }
+                before = (now, at, frames);
                 self.add(sample(state, now, rate).await);
             }
         };
         stop.run_until_cancelled(sampling).await;
+    }
+
+    /// Forgets the samples: the wall clock was set, so the times between them and new ones mean nothing.
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Adds a sample and drops the oldest one when the hour is full.
@@ -88,6 +97,12 @@ impl TimeSeries {
     pub fn samples(&self) -> Vec<Sample> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
+}
+
+/// Whether the wall clock was set between two samples: it moved by `wall_us`, and the monotonic clock by `elapsed`.
+fn was_set(wall_us: i64, elapsed: Duration) -> bool {
+    let elapsed_us = i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX);
+    wall_us.saturating_sub(elapsed_us).saturating_abs() >= CLOCK_SET_US
 }
 
 async fn sample(state: &AppState, at: Timestamp, frames: f64) -> Sample {
@@ -209,5 +224,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a"), "12345").unwrap();
         assert_eq!(kept_bytes(directory.path()), Some(5));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_and_a_late_tick_is_not() {
+        let (tick, second) = (Duration::from_secs(5), 1_000_000);
+        assert!(!was_set(5 * second, tick) && !was_set(7 * second, tick));
+        assert!(!was_set(3_600 * second, Duration::from_secs(3_600)), "the service was stopped for an hour");
+        assert!(was_set(-3_600 * second, tick) && was_set(86_400 * 365 * second, tick));
+        assert!(was_set(i64::MIN, tick) && was_set(i64::MAX, tick));
     }
 }

@@ -159,6 +159,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
         heartbeats: service.heartbeats.clone(),
         clock: service.clock.clone(),
         startup: service.startup,
+        started: service.started,
         jobs,
         reloads: service.reloads.clone(),
         reload_count: service.reloaded.clone(),

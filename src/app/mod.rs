@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::admin::{ReloadCount, ReloadRequest};
@@ -178,8 +179,10 @@ pub struct Service {
     pub heartbeats: Heartbeats,
     /// The time.
     pub clock: Clock,
-    /// When the process started.
+    /// When the process started, by the wall clock of that time.
     pub startup: Timestamp,
+    /// When the process started, by the monotonic clock.
+    pub started: Instant,
     /// Saves snapshots.
     pub saver: Arc<SnapshotSaver>,
     /// Sends reload requests to the main loop.
@@ -327,6 +330,7 @@ async fn start(
         heartbeats: heartbeats.clone(),
         clock: clock.clone(),
         startup: saver.startup,
+        started: Instant::now(),
         saver,
         reloads,
         reloaded: Arc::default(),

@@ -37,7 +37,7 @@ pub struct ConfigPaths {
 impl ConfigPaths {
     /// Reads both files.
     pub fn load(&self) -> Result<(Config, Schedule), String> {
-        let environment = |name: &str| std::env::var(name).ok();
+        let environment = config::environment::variable;
         let loaded = config::load_all(self.config.as_deref(), self.jobs.as_deref(), &environment);
         loaded.map(|loaded| (loaded.config, loaded.schedule)).map_err(|problems| problems.to_string())
     }

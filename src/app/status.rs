@@ -97,6 +97,8 @@ async fn silent_exchange(service: &Service) -> Option<String> {
         let mine: Vec<&Stream> = streams.iter().filter(|stream| stream.exchange == exchange).collect();
         let newest = mine.iter().filter_map(|stream| service.progress.stream(stream).last_received).max();
         let silent = now.micros() - newest.unwrap_or(0).max(service.startup.micros());
+        // A wall clock that was set forward proves no silence from before this process.
+        let silent = silent.min(i64::try_from(service.started.elapsed().as_micros()).unwrap_or(i64::MAX));
         if silent <= RECEIVING_US {
             continue;
         }

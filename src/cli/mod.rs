@@ -150,7 +150,8 @@ impl Cli {
 
 /// Runs the service.
 async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Failure> {
-    let environment = |name: &str| std::env::var(name).ok();
+    let hidden = config::environment::hide_secrets();
+    let environment = config::environment::variable;
     let loaded = match config::load_all(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -159,6 +160,9 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
         }
     };
     let _telemetry = telemetry::install(log_format)?;
+    if let Err(error) = hidden {
+        tracing::warn!("the programs of jobs can read the passwords in this process's environment: {error:#}");
+    }
     for warning in loaded.warnings.warnings() {
         tracing::warn!("{warning}");
     }

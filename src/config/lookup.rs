@@ -111,7 +111,9 @@ fn drop_ins(directory: &Path, problems: &mut Vec<Problem>) -> Vec<ConfigFile> {
             return Vec::new();
         }
     };
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    // An editor leaves hidden files, some of them dangling links, beside the file that it has open.
+    let is_hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && !is_hidden(path));
     paths.sort();
     paths.iter().filter_map(|path| read_named(path, problems)).collect()
 }
@@ -159,6 +161,20 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hidden_drop_ins_are_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["b.toml", "a.toml", ".hidden.toml", "c.toml~", "README"] {
+            fs::write(directory.path().join(name), "schema = 1\n").unwrap();
+        }
+        std::os::unix::fs::symlink("me@host.123:456", directory.path().join(".#a.toml")).unwrap();
+        let mut problems = Vec::new();
+        let files = drop_ins(directory.path(), &mut problems);
+        let names = files.iter().filter_map(|file| file.path.as_ref()?.file_name()?.to_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["a.toml", "b.toml"]);
+        assert!(problems.is_empty());
+    }
 
     #[test]
     fn the_socket_is_in_the_runtime_directory_of_the_unit_or_of_the_installed_configuration() {

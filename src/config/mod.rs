@@ -4,6 +4,8 @@
 //! This module knows every module's options; only `app` and `cli` may import it.
 
 mod changes;
+mod cron_mistakes;
+pub mod environment;
 mod lookup;
 mod passwords;
 mod problem;

@@ -151,14 +151,31 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Suggests the name of `known` that is closest to `written`, when it is close enough.
+/// Suggests the name of `known` that is closest to `written`, when it is close enough and means the same number:
+/// `GMT+0` is no typing error of `GMT+2`, and a `kline_1M` is a month, not a minute.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let best = known
         .into_iter()
+        .filter(|name| numbers(written) == numbers(name))
         .map(|name| (strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase()), name))
         .min()?;
     let tolerated = (written.chars().count() / 3).clamp(1, 4);
     (best.0 <= tolerated).then(|| format!("did you mean `{}`?", best.1))
+}
+
+/// The numbers in a name, each with its sign before it and its unit behind it.
+fn numbers(name: &str) -> Vec<&str> {
+    let bytes = name.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = (at..bytes.len()).find(|&index| bytes[index].is_ascii_digit()) {
+        let digits = (start..bytes.len()).find(|&index| !bytes[index].is_ascii_digit()).unwrap_or(bytes.len());
+        let end = (digits..bytes.len()).find(|&index| !bytes[index].is_ascii_alphabetic()).unwrap_or(bytes.len());
+        let signed = start > 0 && matches!(bytes[start - 1], b'+' | b'-');
+        found.push(&name[start - usize::from(signed)..end]);
+        at = end;
+    }
+    found
 }
 
 /// Makes a line safe to print on terminals and in the journal: hides passwords, and replaces control characters, which

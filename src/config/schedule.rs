@@ -13,6 +13,7 @@ use crate::jobs::spec::{
 };
 use crate::market::Timestamp;
 
+use super::cron_mistakes;
 use super::problem::{did_you_mean, position};
 use super::reader::{Diagnostics, Table, parse};
 use super::task_args;
@@ -304,7 +305,8 @@ fn timezone(table: &Table<'_>) -> Option<Tz> {
     match text.parse() {
         Ok(timezone) => Some(timezone),
         Err(_unknown) => {
-            let help = did_you_mean(&text, chrono_tz::TZ_VARIANTS.iter().map(|timezone| timezone.name()))
+            let help = fixed_offset(&text)
+                .or_else(|| did_you_mean(&text, chrono_tz::TZ_VARIANTS.iter().map(|timezone| timezone.name())))
                 .unwrap_or_else(|| "write a name of the tz database: \"Europe/Berlin\"".to_owned());
             table.diagnostics().error(span, format!("unknown timezone `{text}`"), Some(help));
             None
@@ -312,8 +314,28 @@ fn timezone(table: &Table<'_>) -> Option<Tz> {
     }
 }
 
+/// How the tz database writes an offset such as `UTC+2` or `GMT-05:00`: with the sign reversed.
+fn fixed_offset(text: &str) -> Option<String> {
+    let upper = text.trim().to_uppercase();
+    let offset = upper.strip_prefix("UTC").or_else(|| upper.strip_prefix("GMT"))?;
+    let (sign, hours) = match offset.split_at_checked(1)? {
+        ("+", hours) => ('-', hours),
+        ("-", hours) => ('+', hours),
+        _ => return None,
+    };
+    let hours: u8 = hours.strip_suffix(":00").unwrap_or(hours).parse().ok()?;
+    let name = format!("Etc/GMT{sign}{hours}");
+    name.parse::<Tz>().ok()?;
+    Some(format!("write \"{name}\": the tz database reverses the sign of a fixed offset"))
+}
+
 fn cron(table: &Table<'_>, timezone: Tz) -> Option<When> {
     let (text, span) = table.text("cron")?;
+    if let Some(mistake) = cron_mistakes::find(&text) {
+        let message = format!("`{text}` is not a cron pattern: {}", mistake.what);
+        table.diagnostics().error(span, message, Some(mistake.help));
+        return None;
+    }
     // The parser reads a seventh field as the year; a nickname such as @daily is one word.
     let parsed = match text.split_whitespace().count() {
         5 | 6 => parse_cron(&text),

@@ -2,7 +2,7 @@
 //! consume the other partitions and write to the same history. Knows nothing of how records become rows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -17,14 +17,18 @@ use super::{ConsumeError, ReorderBuffer};
 
 /// Longest time for one read of watermarks and gaps from history; the read is then tried again.
 const LOAD_MAX: Duration = Duration::from_secs(30);
+/// Longest time between two looks at which streams are assigned to this recorder.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(5);
 /// Wait between two attempts to read from a history that is down.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Publishes the assigned streams again when the set of recorded streams has changed.
+    /// Publishes the assigned streams again when the set of recorded streams has changed, and every few seconds: after
+    /// the log has gained partitions a stream may belong to another one.
     pub(super) fn refresh_streams(&mut self, buffer: &mut ReorderBuffer) {
         self.letters.summarize();
-        if self.deps.streams.has_changed().unwrap_or(false) {
+        if self.deps.streams.has_changed().unwrap_or(false) || self.published_at.elapsed() >= PUBLISH_INTERVAL {
+            self.published_at = Instant::now();
             self.publish_assigned();
             buffer.retain_outages(&self.deps.streams.borrow());
             self.report_outages(buffer);

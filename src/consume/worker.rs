@@ -34,6 +34,8 @@ pub(super) struct Worker {
     pub(super) heartbeat: Heartbeat,
     pub(super) stop: CancellationToken,
     pub(super) batch_started_at: Instant,
+    /// When the assigned streams were last looked up.
+    pub(super) published_at: Instant,
     /// The partitions assigned to this recorder now.
     pub(super) partitions: BTreeSet<Partition>,
     /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
@@ -55,6 +57,7 @@ impl Worker {
             heartbeat,
             stop,
             batch_started_at,
+            published_at: batch_started_at,
             partitions,
             unwritten: None,
             set_aside: HashMap::new(),

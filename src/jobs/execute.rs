@@ -68,6 +68,7 @@ pub(super) async fn execute(
         },
         cancel: stop_tokens.cancel.clone(),
     };
+    // A task of its own: its panic is a failed run, and its abort must not end this function.
     let mut task = tokio::spawn(async move { tasks::run(spec.task, &context).await });
     let (mut result, stop_reason) = tokio::select! {
         result = &mut task => (Some(result), None),

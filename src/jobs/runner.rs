@@ -23,6 +23,7 @@ use crate::heartbeat::Heartbeat;
 use crate::history::{History, JobRun};
 
 use super::alarms::Alarms;
+use super::calendar::COUNT_MAX;
 use super::events::Events;
 use super::execute::{StopTokens, execute, new_run};
 use super::handle::{JobsHandle, Request};
@@ -210,6 +211,8 @@ impl Runner {
         let Some(recorder) = self.recorder.take() else { return };
         let (sender, receiver) = oneshot::channel();
         self.previous_runs = Some(receiver);
+        // Outside the supervisor's groups: a panic here costs rows of the run history and no market data, and `record`
+        // reports every row that it costs.
         self.recorder_task = Some(tokio::spawn(recorder.run(sender)));
     }
 
@@ -258,7 +261,10 @@ impl Runner {
     /// Records instants that do not run: one row for each series.
     fn not_run(&mut self, skipped: &Skipped, outcome: &str) {
         let Skipped { job, first, last, count, reason } = skipped;
-        let stretch = if *count > 1 { format!("{count} instants from {first} to {last}: ") } else { String::new() };
+        // From `COUNT_MAX` on the planner counts no further; one of the instants may run.
+        let at_least = if count.saturating_add(1) >= COUNT_MAX { "at least " } else { "" };
+        let stretch =
+            if *count > 1 { format!("{at_least}{count} instants from {first} to {last}: ") } else { String::new() };
         let firing = Firing {
             job: job.clone(),
             trigger: super::planner::Trigger::Schedule,

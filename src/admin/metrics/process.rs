@@ -7,7 +7,7 @@ use crate::admin::AppState;
 
 /// Adds start time, CPU time, memory and file descriptors.
 pub fn process(metrics: &mut Metrics, state: &AppState) {
-    let started = state.startup.micros() as f64 / 1e6;
+    let started = state.started_at().micros() as f64 / 1e6;
     metrics.gauge("process_start_time_seconds", "When the process started, since 1970.").set(started);
     if let Some(seconds) = cpu_seconds() {
         metrics.counter("process_cpu_seconds_total", "CPU time, user and system.").set(seconds);

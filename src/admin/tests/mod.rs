@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdminOptions, AdminSocket, AppState, Listeners, ReloadRequest, serve};
@@ -120,6 +121,7 @@ impl Served {
             heartbeats,
             clock,
             startup: NOW.plus_micros(-90_000_000),
+            started: Instant::now().checked_sub(Duration::from_secs(90)).expect("the machine runs for longer"),
             jobs,
             reloads: reload,
             reload_count: Arc::default(),

@@ -314,6 +314,67 @@ async fn a_refused_stream_is_reported_and_the_others_stay_subscribed() {
 }
 
 #[tokio::test]
+async fn a_refused_stream_is_requested_again_until_the_exchange_accepts_it() {
+    let (listener, base) = listen().await;
+    let options = SocketOptions { refusal_wait: Duration::from_millis(20), ..quick() };
+    let mut running = start(base, options, vec![stream("AAA"), stream("BAD")], 64);
+    let mut server = accept(&listener).await;
+    let serving = tokio::spawn(async move {
+        let mut refused_alone = 0;
+        loop {
+            let (request, _) = request(&mut server).await;
+            let names = request["params"].to_string();
+            let is_refused = names.contains("bad@trade") && refused_alone < 3;
+            refused_alone += u32::from(names == r#"["bad@trade"]"#);
+            let answer = match is_refused {
+                true => format!(r#"{{"code":-1121,"msg":"Invalid symbol.","id":{}}}"#, request["id"]),
+                false => format!(r#"{{"result":null,"id":{}}}"#, request["id"]),
+            };
+            server.send(Message::text(answer)).await.unwrap();
+        }
+    });
+    let (mut refusals, mut accepted) = (0, Vec::new());
+    while !accepted.contains(&stream("BAD")) {
+        match running.next_but_frames().await.1 {
+            SocketEvent::Refused { stream: refused, .. } => {
+                assert_eq!(refused, stream("BAD"));
+                refusals += 1;
+            }
+            SocketEvent::Connected { connection: 7, streams } => accepted.extend(streams),
+            other => panic!("{other:?}: the connection of the other stream stays"),
+        }
+    }
+    assert_eq!((refusals, accepted), (3, vec![stream("AAA"), stream("BAD")]));
+    serving.abort();
+    running.stopped().await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_without_our_number_acknowledges_nothing() {
+    let (listener, base) = listen().await;
+    let options = SocketOptions { answer_timeout: Duration::from_millis(200), ..quick() };
+    let mut running = start(base, options, vec![stream("AAA")], 64);
+    let mut server = accept(&listener).await;
+    let (asked, _) = request(&mut server).await;
+    for id in ["null", r#""abc""#, "99999999"] {
+        server.send(Message::text(format!(r#"{{"result":null,"id":{id}}}"#))).await.unwrap();
+    }
+    let began = Instant::now();
+    // It records all the same once the time for an answer is over.
+    assert_eq!(running.connected().await, (7, vec![stream("AAA")]));
+    assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
+    // The late answer changes nothing.
+    server.send(Message::text(format!(r#"{{"result":null,"id":{}}}"#, asked["id"]))).await.unwrap();
+    server.send(Message::text(trade(1))).await.unwrap();
+    let (payloads, _end) = {
+        server.close(None).await.unwrap();
+        running.next_but_frames().await
+    };
+    assert_eq!(payloads.last().map(|payload| &payload[..]), Some(trade(1).as_bytes()));
+    running.stopped().await;
+}
+
+#[tokio::test]
 async fn commands_change_the_open_connection() {
     let (listener, base) = listen().await;
     let mut running = start(base, quick(), vec![stream("AAA")], 64);

@@ -1,22 +1,23 @@
 //! Runs a program: argv, never a shell. Its output goes to the journal under the run's id.
 //!
-//! The program gets its own process group, which the task kills at the end, so that no child process survives. It gets
-//! its own environment too: the service's may hold passwords. When the recorder itself is killed (SIGKILL), systemd
-//! ends the processes of the unit; without systemd the program continues.
+//! At the end the task kills every process that the program started (`process_tree`). The program gets an environment of
+//! its own: the service's may hold passwords. When the recorder itself is killed (SIGKILL), systemd ends the processes
+//! of the unit; without systemd the program continues.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::super::spec::{CommandArgs, TaskArgs};
+use super::process_tree::{self, ProcessTree, RUN_ID};
 use super::{Identity, Report};
 
 /// The bytes kept of a line; the rest is dropped.
@@ -27,6 +28,8 @@ const LINES_MAX: u64 = 1_000;
 const TERM_GRACE: Duration = Duration::from_secs(1);
 /// How long the task reads output after the program's end: a child process may hold the pipe open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(300);
+/// How often the task reaps processes that the program left behind while it runs.
+const REAP_INTERVAL: Duration = Duration::from_secs(5);
 const STDERR: &str = "stderr";
 /// The variables that a program inherits from the service.
 const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
@@ -34,27 +37,40 @@ const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
 pub(super) async fn run(args: &TaskArgs, run: &Identity, cancel: &CancellationToken) -> anyhow::Result<Report> {
     let args = args.command.as_ref().context("the job has no command arguments")?;
     let program = args.argv.first().context("argv is empty")?;
-    let mut child = command(program, args, run).spawn().with_context(|| format!("start {program}"))?;
-    let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+    process_tree::become_subreaper();
+    let started = ProcessTree::spawn(&mut command(program, args, run), &run.run_id);
+    let (mut child, mut tree) = started.with_context(|| format!("start {program}"))?;
     let output = OutputLog { run, stats: Mutex::default() };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let reading = async { tokio::join!(forward(stdout, "stdout", &output), forward(stderr, STDERR, &output)) };
     tokio::pin!(reading);
     let mut read = false;
-    let ending = end(&mut child, &group, cancel);
-    tokio::pin!(ending);
-    let (status, cancelled) = loop {
-        tokio::select! {
-            ended = &mut ending => break ended.with_context(|| format!("wait for {program}"))?,
-            _ = &mut reading, if !read => read = true,
+    let cancelled = {
+        let ending = end(&tree, cancel);
+        tokio::pin!(ending);
+        let mut reaping = tokio::time::interval(REAP_INTERVAL);
+        loop {
+            tokio::select! {
+                cancelled = &mut ending => break cancelled,
+                _ = &mut reading, if !read => read = true,
+                _ = reaping.tick() => drop(tokio::task::spawn_blocking(process_tree::reap_leftovers)),
+            }
         }
     };
     if !read {
         read = tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.is_ok();
     }
-    group.signal(Signal::KILL);
+    // Before the program is reaped: until then its group's number cannot belong to anybody else.
+    let outside = tree.kill_rest().await;
+    let status = child.wait().await.with_context(|| format!("wait for {program}"))?;
+    if outside > 0 {
+        info!(
+            JOB = %run.job, RUN_ID = %run.run_id,
+            "{}: killed {outside} processes that had left the program's process group", run.job
+        );
+    }
     if !read && tokio::time::timeout(OUTPUT_GRACE, &mut reading).await.is_err() {
-        info!(JOB = %run.job, RUN_ID = %run.run_id, "{}: a child process left its process group", run.job);
+        info!(JOB = %run.job, RUN_ID = %run.run_id, "{}: another process holds the program's output open", run.job);
     }
     output.report(status, cancelled)
 }
@@ -64,7 +80,7 @@ fn command(program: &str, args: &CommandArgs, run: &Identity) -> Command {
     command.args(&args.argv[1..]).env_clear();
     let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.envs(inherited).envs(args.environment.iter().map(|(name, value)| (name, value)));
-    command.env("TAPEKEEPER_JOB", &run.job).env("TAPEKEEPER_RUN_ID", &run.run_id);
+    command.env("TAPEKEEPER_JOB", &run.job).env(RUN_ID, &run.run_id);
     if let Some((from, to)) = run.window {
         command.env("TAPEKEEPER_WINDOW_FROM", from.rfc3339()).env("TAPEKEEPER_WINDOW_TO", to.rfc3339());
     }
@@ -77,34 +93,16 @@ fn command(program: &str, args: &CommandArgs, run: &Identity) -> Command {
 }
 
 /// Waits for the program's end; ends it when the run is cancelled. Returns whether it was cancelled.
-async fn end(child: &mut Child, group: &Group, cancel: &CancellationToken) -> std::io::Result<(ExitStatus, bool)> {
+async fn end(tree: &ProcessTree, cancel: &CancellationToken) -> bool {
     tokio::select! {
-        status = child.wait() => return Ok((status?, false)),
-        () = cancel.cancelled() => group.signal(Signal::TERM),
+        () = tree.ended() => return false,
+        () = cancel.cancelled() => tree.signal(Signal::TERM),
     }
-    if let Ok(status) = tokio::time::timeout(TERM_GRACE, child.wait()).await {
-        return Ok((status?, true));
+    if tokio::time::timeout(TERM_GRACE, tree.ended()).await.is_err() {
+        tree.signal(Signal::KILL);
+        tree.ended().await;
     }
-    group.signal(Signal::KILL);
-    Ok((child.wait().await?, true))
-}
-
-/// The program's process group; dropping it kills every process in it.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        // An error means that the group is empty.
-        if let Some(group) = self.0 {
-            kill_process_group(group, signal).ok();
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
+    true
 }
 
 /// Writes the lines to the journal and counts them.

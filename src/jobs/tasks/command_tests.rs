@@ -127,3 +127,44 @@ async fn an_aborted_run_kills_the_group_too() {
     running.abort();
     wait_until_gone(std::fs::read_to_string(&file).unwrap().trim()).await;
 }
+
+#[tokio::test]
+async fn a_child_with_a_session_of_its_own_is_killed_too() {
+    for setsid in ["setsid", "env -i setsid"] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("child").display().to_string();
+        // The output is closed, so that the run does not wait for it; the parent between them ends.
+        let inner = format!("sh -c 'sleep 1000 & echo $! > {file}.new; mv {file}.new {file}' >/dev/null 2>&1");
+        let report = shell(&format!("{setsid} {inner} & while ! test -e {file}; do sleep 0.01; done")).await;
+        assert_eq!(report.failure, None);
+        wait_until_gone(std::fs::read_to_string(&file).unwrap().trim()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_cancelled_program_left_behind_is_killed_and_reaped() {
+    let (cancel, directory) = (CancellationToken::new(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("child").display().to_string();
+    let inner = format!("sh -c 'sleep 1000 & echo $! > {file}.new; mv {file}.new {file}' >/dev/null 2>&1");
+    let script = format!("setsid {inner} & sleep 1000");
+    let running = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { ran(&["sh", "-c", &script], &cancel).await }
+    });
+    let until = Instant::now() + TIMEOUT;
+    while !std::path::Path::new(&file).exists() {
+        assert!(Instant::now() < until, "the program does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cancel.cancel();
+    running.await.unwrap().unwrap();
+    let child = std::fs::read_to_string(&file).unwrap();
+    wait_until_gone(child.trim()).await;
+    let reaped = async {
+        while std::path::Path::new(&format!("/proc/{}", child.trim())).exists() {
+            process_tree::reap_leftovers();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, reaped).await.expect("no zombie is left");
+}

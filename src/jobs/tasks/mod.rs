@@ -7,6 +7,7 @@ mod command;
 mod consistency_audit;
 mod gap_sweep;
 mod kline_verify;
+mod process_tree;
 mod retention;
 mod state_snapshot;
 

@@ -9,6 +9,10 @@
 //!   by age and size, consumed or not, so `retention` must be longer than the longest outage of history. A record that
 //!   is dropped unconsumed becomes a gap: the tracker finds it by its ids, and backfill repairs it over REST.
 //! * **A full disk** (promise 7) stops a broker: appends then wait, and their error contains the reason.
+//! * **Partitions that are added** to the topic while the recorder runs are used once librdkafka has noticed them, within
+//!   five minutes. The keys then hash to other partitions, so promise 2 is broken once: the frames of a symbol lie in
+//!   two partitions, which may be read in either order. The consumer declares a gap for what it has not read yet, and
+//!   the gap is filled when it is read, or over REST.
 //! * **Append** returns [`LogError::Unavailable`] when the broker takes longer than some seconds. The frames are still
 //!   in flight; a second append of the same frames waits for them and sends nothing twice.
 
@@ -64,7 +68,7 @@ struct Shared {
     reader: Mutex<Option<Reader>>,
     /// Whether the topic exists and every partition has a leader.
     is_ready: AtomicBool,
-    /// The number of partitions; 0 until `is_ready`.
+    /// The number of partitions; 0 until `is_ready`. [`Log::usage`] notices a change.
     partitions: AtomicU32,
     closed: Arc<AtomicBool>,
 }
@@ -209,6 +213,20 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes over a number of partitions that has changed since the topic was checked: somebody has added some.
+    fn learn_partitions(&self, found: usize) {
+        let found = u32::try_from(found).unwrap_or(u32::MAX);
+        let known = self.partitions.load(Ordering::Acquire);
+        if known > 0 && found > 0 && found != known {
+            warn!(
+                "the topic {} has {found} partitions now, not {known}: its symbols move to other partitions, and frames \
+                 of a symbol that lie in two of them may look like a gap until both are read",
+                self.options.kafka.topic
+            );
+            self.partitions.store(found, Ordering::Release);
+        }
+    }
+
     fn read(&self, partition: Partition, offset: i64, limit: usize) -> Result<Vec<Record>, LogError> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut open = match reader.take() {
@@ -258,7 +276,12 @@ impl Log for KafkaLog {
     }
 
     async fn usage(&self) -> Result<LogUsage, LogError> {
-        self.blocking(|shared| topic::usage(&shared.metadata_client, &shared.options.kafka.topic)).await
+        self.blocking(|shared| {
+            let usage = topic::usage(&shared.metadata_client, &shared.options.kafka.topic)?;
+            shared.learn_partitions(usage.end.len());
+            Ok(usage)
+        })
+        .await
     }
 
     /// Drops nothing: the broker drops records by `retention.ms` and `retention.bytes` of the topic.

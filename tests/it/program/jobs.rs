@@ -218,3 +218,22 @@ async fn runs_survive_kills_and_none_stays_running() {
     app.stop_cleanly().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jobs_program_reads_no_password_of_the_service() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 100.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    let jobs = "schema = 1\n[job.spy]\ntask = \"command\"\non = [\"startup\"]\nargs = { argv = [\"/bin/sh\", \"-c\", \
+                \"(env; tr '\\\\0' '\\\\n' < /proc/$PPID/environ) | grep -c -e s3cret -e hidden; true\"] }\n";
+    fs::write(app.directory().join("jobs.toml"), jobs).unwrap();
+    app.set_env("TAPEKEEPER_ADMIN_TOKEN", "s3cret");
+    app.set_env("TAPEKEEPER_REDIS_PASSWORD", "hidden");
+    app.start().await;
+    has_run(&app, "spy", 0).await;
+    assert!(app.log().contains("spy: 0"), "{}", app.log());
+    // The service itself still has the token, which identifies a caller by any name.
+    let request = app.http().get(format!("{}/api/v1/streams", app.base_url())).header("host", "recorder.example");
+    assert_eq!(request.bearer_auth("s3cret").send().await.unwrap().status().as_u16(), 200);
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}

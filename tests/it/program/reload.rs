@@ -96,3 +96,53 @@ async fn a_bad_reload_changes_nothing_and_says_why() {
     app.stop_cleanly().await;
     simulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_replaces_the_admin_token() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 100.0, "").await;
+    let feeds = feed(&simulator, &["BTCUSDT"], &["trade"]);
+    let mut app = TestApp::new(&feeds);
+    app.admin("token = \"before\"\n");
+    app.configure(&feeds);
+    app.start().await;
+    // A token identifies the caller, so that it may use a foreign name of the service.
+    let answers = async |token: &str| {
+        let request = app.http().get(format!("{}/api/v1/streams", app.base_url())).bearer_auth(token);
+        request.header("host", "recorder.example").send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((answers("before").await, answers("after").await), (200, 403));
+    app.admin("token = \"after\"\n");
+    app.configure(&feeds);
+    let output = app.command(&["reload"]).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.out.contains("the admin token changes"), "{output:?}");
+    let answers = async |token: &str| {
+        let request = app.http().get(format!("{}/api/v1/streams", app.base_url())).bearer_auth(token);
+        request.header("host", "recorder.example").send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((answers("before").await, answers("after").await), (403, 200));
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_reload_that_hangs() {
+    let simulator = start_market(seed(), &["BTCUSDT"], 100.0, "").await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    has_trades(&app, "BTCUSDT").await;
+    // Nobody writes to this pipe: whoever reads it waits, as for a file system that is gone.
+    std::fs::remove_file(app.config_path()).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(app.config_path()).status().unwrap().success());
+    let process = app.pid().to_string();
+    assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
+    let begun = async || app.log().contains("SIGHUP from process").then_some(());
+    wait_for("the reload begins", WAIT_MAX, begun).await;
+    // The API and the recording go on meanwhile.
+    assert!(is_recorded(&app, "BTCUSDT").await);
+    let (status, took) = app.stop().await;
+    assert_eq!(status.code(), Some(0), "{}", app.log());
+    assert!(took < Duration::from_secs(15), "stopped after {took:?}");
+    assert!(app.log().contains("stopped in order"), "{}", app.log());
+    simulator.stop().await;
+}
