@@ -9,11 +9,13 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{Format, print_line};
+use crate::simulator::catalog;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
 
 /// Arguments of `simulate`.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(after_long_help = catalog::help())]
 pub struct Args {
     /// Address for WebSocket and REST; port 0 takes a free port
     #[arg(long, default_value = "127.0.0.1:9443")]
@@ -39,7 +41,7 @@ pub struct Args {
     /// Speed of the capture, relative to the recording
     #[arg(long, default_value_t = 1.0, value_parser = positive, requires = "capture")]
     speed: f64,
-    /// Faults and their times since the start: `cut@10s,drop:BTCUSDT:40@15s,silent:8s@20s`
+    /// Faults and lies with their times since the start, as listed below: `cut@10s,drop:BTCUSDT:40@15s`
     #[arg(long, default_value = "")]
     faults: String,
     /// Delay of REST's database

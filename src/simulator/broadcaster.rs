@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::ws::{Message, Utf8Bytes};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +18,35 @@ use crate::market::Timestamp;
 /// Most batches in the queue of one connection.
 const BATCHES_MAX: usize = 4_096;
 
+/// A frame that is sent exactly as it is.
+#[derive(Clone, Debug)]
+pub struct RawFrame {
+    /// Connections that subscribed to this stream get it; `None` for all.
+    pub stream: Option<Arc<str>>,
+    /// The frame.
+    pub message: Message,
+    bytes: usize,
+}
+
+impl RawFrame {
+    /// A text frame, or a binary one when the bytes are not UTF-8.
+    pub fn new(stream: Option<Arc<str>>, bytes: Bytes) -> Self {
+        let length = bytes.len();
+        let message = match Utf8Bytes::try_from(bytes.clone()) {
+            Ok(text) => Message::Text(text),
+            Err(_) => Message::Binary(bytes),
+        };
+        Self { stream, message, bytes: length }
+    }
+}
+
 /// An entry in the queue of a connection.
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// Frames and their bytes; the connection sends those of its own streams.
     Frames(Arc<Vec<OutgoingFrame>>, usize),
+    /// Raw frames and their bytes; the connection sends those of its own streams.
+    Raw(Arc<Vec<RawFrame>>, usize),
     /// The announcement that the server will close the connection.
     ServerShutdown(Timestamp),
 }
@@ -178,14 +204,33 @@ impl Broadcaster {
                 stalled += count;
                 continue;
             }
-            let waiting = subscriber.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            let full = waiting > self.queue_bytes_max.max(bytes);
-            if full || subscriber.queue.try_send(Delivery::Frames(frames.clone(), bytes)).is_err() {
+            if !self.enqueue(&subscriber, Delivery::Frames(frames.clone(), bytes), bytes) {
                 slow += u64::from(!subscriber.ended.is_cancelled());
                 subscriber.end(EndMode::Reset);
             }
         }
         (stalled, slow)
+    }
+
+    /// Puts raw frames into every queue; returns how many connections got them.
+    pub fn deliver_raw(&self, frames: Vec<RawFrame>) -> usize {
+        let bytes = frames.iter().map(|frame| frame.bytes).sum();
+        let frames = Arc::new(frames);
+        let mut reached = 0;
+        for subscriber in self.subscribers().iter().filter(|subscriber| subscriber.stalled_until().is_none()) {
+            if self.enqueue(subscriber, Delivery::Raw(frames.clone(), bytes), bytes) {
+                reached += 1;
+            } else {
+                subscriber.end(EndMode::Reset);
+            }
+        }
+        reached
+    }
+
+    /// Puts a delivery into a queue; `false` when the queue is full.
+    fn enqueue(&self, subscriber: &Subscriber, delivery: Delivery, bytes: usize) -> bool {
+        let waiting = subscriber.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        waiting <= self.queue_bytes_max.max(bytes) && subscriber.queue.try_send(delivery).is_ok()
     }
 
     /// Puts frames into every queue and waits while a queue is full: for measuring, where the reader sets the pace.

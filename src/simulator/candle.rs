@@ -65,6 +65,16 @@ impl Candle {
     }
 }
 
+/// The same kline with a close that is a hundredth higher, as a correction: its other prices include the new close.
+pub fn corrected(candle: &Candle) -> Candle {
+    let mut candle = *candle;
+    let mut close = candle.kline.close * Decimal::new(101, 2);
+    close.rescale(candle.kline.close.scale());
+    candle.kline.close = close;
+    candle.kline.high = candle.kline.high.max(close);
+    candle
+}
+
 /// Price times quantity with eight decimals; exact when tick and step together have at most eight.
 pub fn quote_quantity(trade: &Trade) -> Decimal {
     let mut quote = trade.price * trade.quantity;

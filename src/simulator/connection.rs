@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -14,8 +15,9 @@ use super::acceptor::ResetHandle;
 use super::broadcaster::{Delivery, EndMode, Subscriber};
 use super::exchange_state::ExchangeState;
 use super::faulty_link::OutgoingFrame;
-use super::render;
+use super::lies::socket::{AckLie, with_id};
 use super::request::Subscriptions;
+use super::{locked, render};
 
 /// "SUBSCRIBE payload > 4096 bytes -> close 3001" (EXCHANGES.md 3.1).
 const REQUEST_BYTES_MAX: usize = 4_096;
@@ -180,6 +182,26 @@ impl Connection {
 
     async fn request(&mut self, text: &str) -> Result<(), ConnectionEnd> {
         let exchange = self.exchange.clone();
+        let now = Instant::now();
+        let (lie, refused) = {
+            let lies = locked(&exchange.socket_lies);
+            (lies.ack_lie(now), lies.refused_subscription(text, now))
+        };
+        if lie.is_some() || refused.is_some() {
+            locked(&exchange.counters).requests_answered_wrongly += 1;
+        }
+        match (lie, refused) {
+            (Some(AckLie::Close), _) => return Err(ConnectionEnd::Close(1008, "Invalid request")),
+            (Some(AckLie::Error), _) => {
+                let id =
+                    serde_json::from_str::<Value>(text).map(|mut request| request["id"].take()).unwrap_or_default();
+                let message = "<script>alert(1)</script>\n\u{1b}[31mSTOPPING=1";
+                let error = json!({"code": 2, "msg": message, "id": id}).to_string();
+                return self.write(Message::Text(Utf8Bytes::from(error))).await;
+            }
+            (_, Some(refused)) => return self.write(Message::Text(Utf8Bytes::from(refused))).await,
+            _ => {}
+        }
         let (answer, change) = self.subscriptions.request(text, &|symbol| exchange.lists_lower_case(symbol));
         for stream in &change.removed {
             self.wanted.remove(stream.as_str());
@@ -188,7 +210,15 @@ impl Connection {
         for stream in &change.added {
             self.subscribe(stream);
         }
-        let answered = self.write(Message::Text(Utf8Bytes::from(answer))).await;
+        let answer = match lie {
+            None => Some(answer),
+            Some(AckLie::Absent) => None,
+            Some(lie) => Some(with_id(&answer, lie)),
+        };
+        let answered = match answer {
+            Some(answer) => self.write(Message::Text(Utf8Bytes::from(answer))).await,
+            None => Ok(()),
+        };
         // Send the answer first: the market may open with this subscription.
         if !change.added.is_empty() {
             exchange.broadcaster.first_subscription.cancel();
@@ -207,7 +237,7 @@ impl Connection {
                 () = ended.cancelled() => return Err(self.ended()),
                 fed = feed(&mut self.socket, &delivery, &self.wanted, self.subscriptions.combined) => fed,
             };
-            if let Delivery::Frames(_, bytes) = delivery {
+            if let Delivery::Frames(_, bytes) | Delivery::Raw(_, bytes) = delivery {
                 self.subscriber.sent(bytes);
             }
             fed?;
@@ -241,6 +271,12 @@ async fn feed(
             for frame in frames.iter().filter(|frame| wanted.contains(&frame.stream)) {
                 let text = if combined { frame.text.clone() } else { raw(frame) };
                 socket.feed(Message::Text(text)).await.map_err(|_| ConnectionEnd::ClientGone)?;
+            }
+        }
+        Delivery::Raw(frames, _) => {
+            let own = |stream: &Option<Arc<str>>| stream.as_ref().is_none_or(|stream| wanted.contains(stream));
+            for frame in frames.iter().filter(|frame| own(&frame.stream)) {
+                socket.feed(frame.message.clone()).await.map_err(|_| ConnectionEnd::ClientGone)?;
             }
         }
         Delivery::ServerShutdown(at) => {

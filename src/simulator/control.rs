@@ -8,19 +8,23 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::broadcaster::{EndMode, Subscriber};
+use super::broadcaster::{EndMode, RawFrame, Subscriber};
 use super::exchange_state::ExchangeState;
 use super::fault::{Fault, ScheduledFault, parse_schedule};
 use super::faulty_link::Counters;
-use super::locked;
-use super::truth::TruthSummary;
-use crate::market::{Interval, Kline, Symbol, Timestamp, Trade};
+use super::generator::{Event, EventKind};
+use super::lies::socket::SocketLie;
+use super::truth::{CorrectedKline, PublishedEpoch, Truth, TruthSummary};
+use super::{locked, render};
+use crate::market::{Channel, Interval, Kline, Side, Symbol, Timestamp, Trade};
 
 /// Injects faults into the simulated exchange and returns what it published; cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,9 +64,68 @@ impl Control {
                 locked(&exchange.counters).connections_stalled += stalled;
             }
             Fault::Shutdown(after) => self.announce_shutdown(*after),
+            Fault::Clock(jump_us, time) => exchange.time.jump(*jump_us, now + *time),
+            Fault::Lie(lie, time) => {
+                let next = lie.counted_symbol().map_or(0, |symbol| self.next_id(symbol.as_str()));
+                locked(&exchange.rest).lies.begin(lie.resolved(next), now + *time, now);
+            }
+            Fault::Socket(lie) => self.begin_socket_lie(lie, now),
+            Fault::Numbering(change) if exchange.is_generated => locked(&exchange.changes).push(change.clone()),
+            Fault::Numbering(_) => tracing::warn!("only a generated market can change its numbering"),
             // The link has taken the faults of frames above.
             _ => {}
         }
+    }
+
+    fn begin_socket_lie(&self, lie: &SocketLie, now: Instant) {
+        let lies = || locked(&self.0.socket_lies);
+        match lie {
+            SocketLie::RefuseStream(symbol, channel, time) => {
+                lies().refuse_stream(render::stream_name(symbol.as_str(), *channel), now + *time);
+            }
+            SocketLie::Ack(lie, time) => lies().answer(*lie, now + *time),
+            SocketLie::Upgrade(status, retry_after, time) => {
+                lies().refuse_upgrades(*status, retry_after.clone(), now + *time);
+            }
+            SocketLie::Foreign(count) => self.flood_with_foreign_symbols(*count),
+            // The link has taken the others.
+            SocketLie::Poison(_) | SocketLie::Hole(..) | SocketLie::Mute(..) => {}
+        }
+    }
+
+    /// Sends trades of invented symbols on every connection, at a pace that a reader can follow.
+    fn flood_with_foreign_symbols(&self, count: u64) {
+        let control = self.clone();
+        tokio::spawn(async move {
+            let stop = control.0.stop.clone();
+            let flood = async {
+                let mut sent = 0;
+                while sent < count {
+                    let numbers = sent..count.min(sent + FOREIGN_BATCH);
+                    sent = numbers.end;
+                    let at = control.0.time.now();
+                    let frames: Vec<RawFrame> = numbers.map(|number| foreign_frame(number, at)).collect();
+                    locked(&control.0.counters).frames_foreign += frames.len() as u64;
+                    control.0.broadcaster.deliver_raw(frames);
+                    sleep(FOREIGN_PAUSE).await;
+                }
+            };
+            stop.run_until_cancelled(flood).await;
+        });
+    }
+
+    /// Sends these bytes as one frame to every connection that subscribed to the stream (`btcusdt@trade`), exactly as
+    /// they are: as a text frame, or as a binary one when they are not UTF-8. Returns how many connections get it.
+    pub fn inject_frame(&self, stream: &str, bytes: impl Into<Bytes>) -> usize {
+        let reached = self.0.broadcaster.deliver_raw(vec![RawFrame::new(Some(Arc::from(stream)), bytes.into())]);
+        locked(&self.0.counters).frames_injected += 1;
+        reached
+    }
+
+    /// The id that the symbol's next trade has, as far as the truth knows: one above the last.
+    pub fn next_id(&self, symbol: &str) -> i64 {
+        let truths = locked(&self.0.truths);
+        truths.get(symbol).and_then(|truth| truth.trades.last()).map_or(0, |trade| trade.id + 1)
     }
 
     /// Injects faults on a schedule; its times count from the opening of the market.
@@ -97,12 +160,24 @@ impl Control {
         &self.0.symbols
     }
 
-    /// Every trade that was published, in the order of ids; empty for an unknown symbol.
+    /// Every trade that the exchange still stands for, in the order of ids: all that was published, but for trades that a
+    /// change of the numbering deleted or replaced. Empty for an unknown symbol.
     pub fn published(&self, symbol: &str) -> Vec<Trade> {
         locked(&self.0.truths).get(symbol).map(|truth| truth.trades.clone()).unwrap_or_default()
     }
 
-    /// Every closed kline that was published, oldest first.
+    /// Every epoch of a symbol with all its trades, the present one last: trades that were deleted or replaced are in the
+    /// epoch in which they were published. Empty for an unknown symbol.
+    pub fn published_epochs(&self, symbol: &str) -> Vec<PublishedEpoch> {
+        locked(&self.0.truths).get(symbol).map(Truth::epochs).unwrap_or_default()
+    }
+
+    /// Both contents of every corrected kline, in the order of the corrections.
+    pub fn corrected_klines(&self, symbol: &str) -> Vec<CorrectedKline> {
+        locked(&self.0.truths).get(symbol).map(|truth| truth.corrected().to_vec()).unwrap_or_default()
+    }
+
+    /// Every closed kline that was published, oldest first, with its last content.
     pub fn published_klines(&self, symbol: &str, interval: Interval) -> Vec<Kline> {
         let truths = locked(&self.0.truths);
         let closed = truths.get(symbol).map(|truth| truth.closed(interval)).unwrap_or_default();
@@ -115,7 +190,7 @@ impl Control {
         self.0.symbols.iter().filter_map(|symbol| truths.get(symbol).map(|truth| truth.summary(symbol))).collect()
     }
 
-    /// The exchange's own time.
+    /// The exchange's own time, as it tells its clients.
     pub fn exchange_time(&self) -> Timestamp {
         self.0.time.now()
     }
@@ -169,10 +244,24 @@ impl Control {
     }
 }
 
+/// Frames of invented symbols in one batch, and the pause behind it: 20,000 a second.
+const FOREIGN_BATCH: u64 = 1_000;
+const FOREIGN_PAUSE: Duration = Duration::from_millis(50);
+
+/// A trade of a symbol that does not exist.
+fn foreign_frame(number: u64, at: Timestamp) -> RawFrame {
+    let symbol = format!("X{number:06}USDT");
+    let stream = render::stream_name(&symbol, Channel::Trade);
+    let trade = Trade { id: 7, ts: at, price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
+    let (text, _) = render::combined(&stream, &symbol, &Event { at, listing: 0, kind: EventKind::Trade(trade) });
+    RawFrame::new(None, Bytes::from(text))
+}
+
 /// The routes under `/simulator`.
 pub(super) fn routes() -> Router<Arc<ExchangeState>> {
     Router::new()
         .route("/simulator/faults", get(read_counters).post(inject))
+        .route("/simulator/frames", post(inject_frame))
         .route("/simulator/published", get(published))
 }
 
@@ -205,8 +294,23 @@ async fn inject(State(exchange): State<Arc<ExchangeState>>, body: String) -> Res
     }
 }
 
-/// Returns a summary of all symbols; with `symbol` its trades, and with `klines=1m` too its closed klines, as JSON
-/// lines.
+/// Sends the body as one frame of `?stream=btcusdt@trade`.
+async fn inject_frame(
+    State(exchange): State<Arc<ExchangeState>>,
+    Query(query): Query<HashMap<String, String>>,
+    body: Bytes,
+) -> Response {
+    match query.get("stream") {
+        Some(stream) => {
+            let connections = Control(exchange).inject_frame(stream, body);
+            (StatusCode::ACCEPTED, axum::Json(json!({"connections": connections}))).into_response()
+        }
+        None => (StatusCode::BAD_REQUEST, "`stream` is missing").into_response(),
+    }
+}
+
+/// Returns a summary of all symbols; with `symbol` its trades, with `epoch=0` too those of one epoch, and with
+/// `klines=1m` its closed klines, as JSON lines.
 async fn published(
     State(exchange): State<Arc<ExchangeState>>,
     Query(query): Query<HashMap<String, String>>,
@@ -218,7 +322,19 @@ async fn published(
     };
     let mut lines = String::new();
     match query.get("klines").map(|interval| interval.parse::<Interval>()) {
-        None => control.published(symbol).iter().for_each(|trade| lines.push_str(&trade_line(trade))),
+        None => {
+            let trades = match query.get("epoch").map(|epoch| epoch.parse::<usize>()) {
+                None => control.published(symbol),
+                Some(Ok(epoch)) => control
+                    .published_epochs(symbol)
+                    .into_iter()
+                    .nth(epoch)
+                    .map(|epoch| epoch.trades)
+                    .unwrap_or_default(),
+                Some(Err(_)) => return (StatusCode::BAD_REQUEST, "the epoch is a number").into_response(),
+            };
+            trades.iter().for_each(|trade| lines.push_str(&trade_line(trade)));
+        }
         Some(Ok(interval)) => {
             control.published_klines(symbol, interval).iter().for_each(|kline| lines.push_str(&kline_line(kline)));
         }

@@ -12,6 +12,10 @@ use super::acceptor::Outage;
 use super::broadcaster::Broadcaster;
 use super::budget::Budget;
 use super::faulty_link::{Counters, FaultyLink, OutgoingFrame};
+use super::lies::Position;
+use super::lies::numbering::Numbering;
+use super::lies::rest::{RestLie, RestLies, Rows};
+use super::lies::socket::SocketLies;
 use super::truth::Truth;
 use super::{Limits, locked};
 use crate::clock::Clock;
@@ -25,16 +29,33 @@ pub struct ExchangeTime {
     scale: f64,
     /// The latest time played from a capture, in microseconds; unset when the clock runs on its own.
     played: OnceLock<AtomicI64>,
+    /// How far the clock is off, in microseconds, and until when.
+    jump: Mutex<Option<(i64, Instant)>>,
 }
 
 impl ExchangeTime {
     /// A clock that starts at the machine's time and runs `scale` times as fast.
     pub fn running(clock: &Clock, scale: f64) -> Self {
-        Self { start: clock.now(), since: Instant::now(), scale, played: OnceLock::new() }
+        Self { start: clock.now(), since: Instant::now(), scale, played: OnceLock::new(), jump: Mutex::default() }
     }
 
-    /// The exchange's present time.
+    /// The exchange's present time, as it tells its clients: wrong while a fault makes the clock jump.
     pub fn now(&self) -> Timestamp {
+        self.market_now().plus_micros(self.jump_us())
+    }
+
+    /// How far the clock is off now, in microseconds.
+    pub fn jump_us(&self) -> i64 {
+        locked(&self.jump).filter(|(_, until)| *until > Instant::now()).map_or(0, |(jump_us, _)| jump_us)
+    }
+
+    /// Makes the clock jump until then.
+    pub fn jump(&self, jump_us: i64, until: Instant) {
+        *locked(&self.jump) = Some((jump_us, until));
+    }
+
+    /// The time at which the market trades; no fault changes it.
+    pub fn market_now(&self) -> Timestamp {
         match self.played.get() {
             Some(played) => Timestamp(played.load(Ordering::Relaxed)),
             None => self.start.plus_micros((self.since.elapsed().as_micros() as f64 * self.scale) as i64),
@@ -61,6 +82,8 @@ pub struct RestFaults {
     pub limited_until: Option<Instant>,
     /// How far the database lags behind.
     pub lag: Duration,
+    /// What it says wrong.
+    pub lies: RestLies,
 }
 
 /// The simulated exchange.
@@ -85,6 +108,12 @@ pub struct ExchangeState {
     pub counters: Mutex<Counters>,
     /// The faults of REST.
     pub rest: Mutex<RestFaults>,
+    /// What the WebSocket answers wrongly.
+    pub socket_lies: Mutex<SocketLies>,
+    /// Changes of the numbering that the market has not made yet.
+    pub changes: Mutex<Vec<Numbering>>,
+    /// Whether the market is generated, so that its numbering can change.
+    pub is_generated: bool,
     /// The request weight in use.
     pub budget: Mutex<Budget>,
     /// Refuses connections while it is active.
@@ -112,12 +141,15 @@ impl ExchangeState {
     ) -> Self {
         let budget = Budget::new(limits.weight_max, limits.weight_window, limits.ban, limits.refusals_max);
         Self {
-            lower_case: symbols.iter().map(|symbol| symbol.as_str().to_ascii_lowercase()).collect(),
+            lower_case: symbols.iter().map(|symbol| symbol.as_str().to_lowercase()).collect(),
             truths: Mutex::new(symbols.iter().map(|symbol| (symbol.clone(), Truth::default())).collect()),
             symbols,
             aggregated,
             broadcaster: Broadcaster::new(limits.queue_bytes_max),
             rest: Mutex::new(RestFaults { lag: limits.lag, ..RestFaults::default() }),
+            socket_lies: Mutex::default(),
+            changes: Mutex::default(),
+            is_generated: false,
             budget: Mutex::new(budget),
             limits,
             time,
@@ -139,15 +171,30 @@ impl ExchangeState {
 
     /// The number of published trades of all symbols.
     pub fn trade_count(&self) -> usize {
-        locked(&self.truths).values().map(|truth| truth.trades.len()).sum()
+        locked(&self.truths).values().map(Truth::trade_count).sum()
+    }
+
+    /// Applies the faults of frames, and hides from REST the trades that a `hole` lost.
+    pub fn pass(&self, frames: Vec<OutgoingFrame>) -> Vec<OutgoingFrame> {
+        let now = Instant::now();
+        let (passed, holes) = {
+            let mut counters = locked(&self.counters);
+            let mut link = locked(&self.link);
+            (link.pass(frames, now, &mut counters), link.take_holes())
+        };
+        if !holes.is_empty() {
+            let lies = &mut locked(&self.rest).lies;
+            for (symbol, id, time) in holes {
+                let id = Position::At(id);
+                lies.begin(RestLie::Hide(symbol, Rows::Trades(id, id)), now + time, now);
+            }
+        }
+        passed
     }
 
     /// Sends frames through the faulty link to the connections. Call it without frames too: some faults end by time.
     pub fn send(&self, frames: Vec<OutgoingFrame>) {
-        let passed = {
-            let mut counters = locked(&self.counters);
-            locked(&self.link).pass(frames, Instant::now(), &mut counters)
-        };
+        let passed = self.pass(frames);
         if passed.is_empty() {
             return;
         }

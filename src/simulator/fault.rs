@@ -1,8 +1,12 @@
-//! Faults, their schedule, and the text form of both: `cut@10s,drop:BTCUSDT:40@15s`. Pure.
+//! Faults, their schedule, and the text form of both: `cut@10s,drop:BTCUSDT:40@15s`. Pure. `lies` holds the faults in
+//! which the exchange says something wrong.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::lies::numbering::Numbering;
+use super::lies::rest::RestLie;
+use super::lies::socket::SocketLie;
 use crate::market::Symbol;
 
 /// A fault. Without a symbol it concerns every symbol.
@@ -42,6 +46,15 @@ pub enum Fault {
     Shutdown(Duration),
     /// `stall:5s`: present connections stay open, but the server sends nothing on them, not even a ping.
     Stall(Duration),
+    /// `clock:+1h:5s`, `clock:-1h:5s`: the server's time and the event times jump by this much for this time. Trade
+    /// times and klines stay right.
+    Clock(i64, Duration),
+    /// A lie of REST, for this time.
+    Lie(RestLie, Duration),
+    /// A lie of the WebSocket.
+    Socket(SocketLie),
+    /// The ids begin again, or a kline is corrected.
+    Numbering(Numbering),
 }
 
 /// Most frames to reorder at once.
@@ -53,8 +66,27 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.trim().split(':').collect();
+        // `hide=BTCUSDT:1-9:5s` reads like `hide:BTCUSDT:1-9:5s`.
+        let text = text.trim();
+        let kind_end = text.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(text.len());
+        let (kind, rest) = text.split_at(kind_end);
+        let mut parts = vec![kind];
         let wrong = || format!("cannot read the fault `{text}`");
+        match rest.strip_prefix([':', '=']) {
+            Some(rest) => parts.extend(rest.split(':')),
+            None if rest.is_empty() => {}
+            None => return Err(wrong()),
+        }
+        let named = |message: String| format!("{}: {message}", wrong());
+        if let Some((lie, time)) = RestLie::parse(&parts).map_err(named)? {
+            return Ok(Self::Lie(lie, time));
+        }
+        if let Some(lie) = SocketLie::parse(&parts).map_err(named)? {
+            return Ok(Self::Socket(lie));
+        }
+        if let Some(change) = Numbering::parse(&parts)? {
+            return Ok(Self::Numbering(change));
+        }
         match parts.as_slice() {
             ["cut"] => Ok(Self::Cut),
             ["close"] => Ok(Self::Close),
@@ -71,6 +103,7 @@ impl FromStr for Fault {
             },
             ["shutdown", time] => Ok(Self::Shutdown(duration(time)?)),
             ["stall", time] => Ok(Self::Stall(duration(time)?)),
+            ["clock", jump, time] => Ok(Self::Clock(jump_us(jump).ok_or_else(wrong)?, duration(time)?)),
             ["silent", time] => Ok(Self::Silent(None, duration(time)?)),
             ["silent", symbol, time] => Ok(Self::Silent(Some(Symbol::new(symbol)), duration(time)?)),
             ["losetail", symbol, id] => Ok(Self::LoseTail(Symbol::new(symbol), id.parse().map_err(|_| wrong())?)),
@@ -79,6 +112,17 @@ impl FromStr for Fault {
             [kind, symbol, count] => counted(kind, Some(Symbol::new(symbol)), count).ok_or_else(wrong),
             _ => Err(wrong()),
         }
+    }
+}
+
+/// Reads `+1h` or `-1h` as microseconds.
+fn jump_us(text: &str) -> Option<i64> {
+    let (sign, time) = text.split_at_checked(1)?;
+    let micros = i64::try_from(duration(time).ok()?.as_micros()).ok()?;
+    match sign {
+        "+" => Some(micros),
+        "-" => Some(-micros),
+        _ => None,
     }
 }
 
@@ -141,7 +185,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lies::rest::Rows;
+    use super::super::lies::rest_rows::{AnswerLie, Endpoint, PageLie};
+    use super::super::lies::socket::{AckLie, Extent, FrameKind, Poison};
+    use super::super::lies::{EVER, Position};
     use super::*;
+    use crate::market::{Channel, Interval};
 
     fn check(text: &str, expected: Fault) {
         assert_eq!(text.parse(), Ok(expected));
@@ -170,8 +219,66 @@ mod tests {
     }
 
     #[test]
+    fn every_lie_has_a_text_form() {
+        let symbol = || Symbol::new("BTCUSDT");
+        let five = Duration::from_secs(5);
+        let ten = Rows::Trades(Position::Ahead(0), Position::Ahead(9));
+        check("hide:BTCUSDT:+0-+9:5s", Fault::Lie(RestLie::Hide(symbol(), ten), five));
+        check("hide=BTCUSDT:+0-+9:5s", Fault::Lie(RestLie::Hide(symbol(), ten), five));
+        let minutes = Rows::Klines(Interval::M1, 60_000, 120_000);
+        check("hide:BTCUSDT:1m:60000-120000:ever", Fault::Lie(RestLie::Hide(symbol(), minutes), EVER));
+        check("empty:5s", Fault::Lie(RestLie::Empty(None), five));
+        check("page:short:5s", Fault::Lie(RestLie::Page(PageLie::Short, Endpoint::Any), five));
+        check("answer:hang:time:5s", Fault::Lie(RestLie::Answer(AnswerLie::Hang, Endpoint::Time), five));
+        check("mute:BTCUSDT:kline_1m:5s", Fault::Socket(SocketLie::Mute(symbol(), Channel::Kline(Interval::M1), five)));
+        check("ack:absent:5s", Fault::Socket(SocketLie::Ack(AckLie::Absent, five)));
+        check("foreign:9", Fault::Socket(SocketLie::Foreign(9)));
+        check("rollback:BTCUSDT:5", Fault::Numbering(Numbering::Rollback(symbol(), 5)));
+        check("clock:-1h:5s", Fault::Clock(-3_600_000_000, five));
+        let poison = Poison {
+            symbol: None,
+            kind: FrameKind::Trade,
+            edits: "t=0".parse().unwrap(),
+            extent: Extent::Time(five),
+            is_copy: true,
+        };
+        check("poisoncopy:trade.t=0:5s", Fault::Socket(SocketLie::Poison(poison)));
+    }
+
+    #[test]
+    fn other_text_is_not_a_lie() {
+        for (text, reason) in [
+            ("hide:BTCUSDT:9", "cannot read"),
+            ("hide:BTCUSDT:2m:1-2:5s", "`2m` is not an interval"),
+            ("page:upside:5s", "none of duplicates, conflicts"),
+            ("answer:html:nowhere:5s", "none of any, ping"),
+            ("poison:BTCUSDT:trade:1", "cannot read"),
+            ("poison:BTCUSDT:t=0:1", "cannot read"),
+            ("row:BTCUSDT:7:price:5s", "`price` is not an edit"),
+            ("refuse:200:5s:5s", "`200` is not a status"),
+            ("refuse:418:soon:5s", "`soon` is not a duration"),
+            ("rollback:BTCUSDT:0", "cannot read"),
+            ("clock:1h:5s", "cannot read"),
+        ] {
+            let error = text.parse::<Fault>().expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn other_text_is_not_a_fault() {
-        for text in ["cuts", "drop", "drop:many", "silent:8", "rest:200:5s", "lag:10h", "outage:", "stall:5x"] {
+        for text in [
+            "cuts",
+            "cut now",
+            "cut-5s",
+            "drop",
+            "drop:many",
+            "silent:8",
+            "rest:200:5s",
+            "lag:10h",
+            "outage:",
+            "stall:5x",
+        ] {
             assert!(text.parse::<Fault>().is_err(), "{text} was read");
         }
     }

@@ -10,6 +10,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::fault::Fault;
+use super::lies::socket::{Extent, Poison, SocketLie};
+use super::render::stream_name;
 use crate::market::Symbol;
 
 /// A frame on its way to the connections that subscribed to its stream.
@@ -42,6 +44,14 @@ pub struct Counters {
     pub frames_garbage: u64,
     /// Trade frames lost by `losetail`.
     pub frames_lost_tail: u64,
+    /// Trade frames lost by `hole`.
+    pub frames_in_holes: u64,
+    /// Frames changed by `poison`, or sent besides the right one by `poisoncopy`.
+    pub frames_poisoned: u64,
+    /// Frames of streams that nobody subscribed to, sent by `foreign`.
+    pub frames_foreign: u64,
+    /// Frames injected as bytes.
+    pub frames_injected: u64,
     /// Frames lost because their connection was stalled (counted per connection).
     pub frames_stalled: u64,
     /// WebSocket connections ended by a fault.
@@ -58,6 +68,18 @@ pub struct Counters {
     pub rest_rate_limited: u64,
     /// REST requests answered with 418.
     pub rest_banned: u64,
+    /// REST answers that a lie replaced, or pages that it changed.
+    pub rest_lies: u64,
+    /// REST requests refused with a chosen Retry-After.
+    pub rest_refused_until: u64,
+    /// WebSocket connections refused before they were one.
+    pub upgrades_refused: u64,
+    /// Requests over the WebSocket with a wrong answer, or none.
+    pub requests_answered_wrongly: u64,
+    /// Times that a symbol's ids began again or came once more.
+    pub epochs_begun: u64,
+    /// Closed klines sent once more with other values.
+    pub klines_corrected: u64,
     /// Announcements of `serverShutdown`.
     pub shutdowns: u64,
 }
@@ -83,6 +105,44 @@ pub struct FaultyLink {
     held_back_since: Option<Instant>,
     silent: Vec<(Option<Symbol>, Instant)>,
     lost_from: Vec<(Symbol, i64)>,
+    holes: Vec<(FrameFault, Duration)>,
+    /// Trades lost in holes since the last [`Self::take_holes`], and how long REST hides them.
+    in_holes: Vec<(Symbol, i64, Duration)>,
+    muted: Vec<(String, Instant)>,
+    poisons: Vec<ActivePoison>,
+}
+
+/// A poison and its end, by count or by time.
+#[derive(Debug)]
+struct ActivePoison {
+    poison: Poison,
+    remaining: u64,
+    until: Option<Instant>,
+}
+
+impl ActivePoison {
+    fn new(poison: Poison, now: Instant) -> Self {
+        let (remaining, until) = match poison.extent {
+            Extent::Count(count) => (count, None),
+            Extent::Time(time) => (u64::MAX, Some(now + time)),
+        };
+        Self { poison, remaining, until }
+    }
+
+    fn has_ended(&self, now: Instant) -> bool {
+        self.remaining == 0 || self.until.is_some_and(|until| until <= now)
+    }
+
+    /// The poisoned copy of a frame that it concerns.
+    fn poisoned(&self, frame: &OutgoingFrame) -> Option<OutgoingFrame> {
+        let poison = &self.poison;
+        if !poison.kind.includes(&frame.stream) || poison.symbol.as_ref().is_some_and(|symbol| *symbol != frame.symbol)
+        {
+            return None;
+        }
+        let text = poison.edits.apply(frame.text.as_str(), frame.data_start)?;
+        Some(OutgoingFrame { text: Utf8Bytes::from(text), ..frame.clone() })
+    }
 }
 
 impl FaultyLink {
@@ -96,6 +156,15 @@ impl FaultyLink {
             Fault::Reorder(symbol, count) => self.reorder.push(remaining(symbol, count)),
             Fault::Silent(symbol, time) => self.silent.push((symbol.clone(), now + *time)),
             Fault::LoseTail(symbol, from) => self.lost_from.push((symbol.clone(), *from)),
+            Fault::Socket(SocketLie::Hole(symbol, count, time)) => {
+                self.holes.push((remaining(&Some(symbol.clone()), count), *time));
+            }
+            Fault::Socket(SocketLie::Mute(symbol, channel, time)) => {
+                let stream = stream_name(symbol.as_str(), *channel);
+                self.muted.retain(|(muted, _)| *muted != stream);
+                self.muted.push((stream, now + *time));
+            }
+            Fault::Socket(SocketLie::Poison(poison)) => self.poisons.push(ActivePoison::new(poison.clone(), now)),
             _ => return false,
         }
         true
@@ -104,9 +173,9 @@ impl FaultyLink {
     /// Applies the faults to `frames` and returns the frames to send.
     pub fn pass(&mut self, frames: Vec<OutgoingFrame>, now: Instant, counters: &mut Counters) -> Vec<OutgoingFrame> {
         self.silent.retain(|(_, until)| *until > now);
-        let quiet =
-            self.drop.is_empty() && self.duplicate.is_empty() && self.garbage.is_empty() && self.reorder.is_empty();
-        if quiet && self.silent.is_empty() && self.lost_from.is_empty() && self.held_back.is_empty() {
+        self.muted.retain(|(_, until)| *until > now);
+        self.poisons.retain(|active| !active.has_ended(now));
+        if self.is_idle() {
             return frames;
         }
         let mut out = Vec::with_capacity(frames.len());
@@ -120,13 +189,48 @@ impl FaultyLink {
         out
     }
 
+    /// The trades that holes lost since the last call, with the time for which REST hides them.
+    pub fn take_holes(&mut self) -> Vec<(Symbol, i64, Duration)> {
+        std::mem::take(&mut self.in_holes)
+    }
+
+    fn is_idle(&self) -> bool {
+        let counted = [&self.drop, &self.duplicate, &self.garbage, &self.reorder];
+        counted.iter().all(|faults| faults.is_empty())
+            && self.silent.is_empty()
+            && self.lost_from.is_empty()
+            && self.held_back.is_empty()
+            && self.holes.is_empty()
+            && self.muted.is_empty()
+            && self.poisons.is_empty()
+    }
+
+    /// Applies the poisons to a frame: the frame to send, and a poisoned copy to send behind it.
+    fn poison(&mut self, frame: OutgoingFrame, counters: &mut Counters) -> (OutgoingFrame, Option<OutgoingFrame>) {
+        let found = self.poisons.iter_mut().filter(|active| active.remaining > 0);
+        for active in found {
+            if let Some(poisoned) = active.poisoned(&frame) {
+                active.remaining -= 1;
+                counters.frames_poisoned += 1;
+                return if active.poison.is_copy { (frame, Some(poisoned)) } else { (poisoned, None) };
+            }
+        }
+        (frame, None)
+    }
+
     fn pass_one(&mut self, frame: OutgoingFrame, now: Instant, counters: &mut Counters, out: &mut Vec<OutgoingFrame>) {
         if self.silent.iter().any(|(symbol, _)| symbol.as_ref().is_none_or(|symbol| *symbol == frame.symbol)) {
             counters.frames_silenced += 1;
             return;
         }
+        if self.muted.iter().any(|(stream, _)| **stream == *frame.stream) {
+            counters.frames_silenced += 1;
+            return;
+        }
         let Some(id) = frame.trade_id else {
+            let (frame, copy) = self.poison(frame, counters);
             out.push(frame);
+            out.extend(copy);
             return;
         };
         if self.lost_from.iter().any(|(symbol, from)| *symbol == frame.symbol && id >= *from) {
@@ -137,6 +241,16 @@ impl FaultyLink {
             counters.frames_dropped += 1;
             return;
         }
+        if let Some((hole, time)) =
+            self.holes.iter_mut().find(|(hole, _)| hole.symbol.as_ref().is_none_or(|symbol| *symbol == frame.symbol))
+        {
+            hole.count = hole.count.saturating_sub(1);
+            self.in_holes.push((frame.symbol, id, *time));
+            self.holes.retain(|(hole, _)| hole.count > 0);
+            counters.frames_in_holes += 1;
+            return;
+        }
+        let (frame, copy) = self.poison(frame, counters);
         if take_one(&mut self.garbage, &frame.symbol) {
             counters.frames_garbage += 1;
             out.push(garbage(&frame));
@@ -154,6 +268,7 @@ impl FaultyLink {
             out.push(frame.clone());
         }
         out.push(frame);
+        out.extend(copy);
     }
 
     fn release(&mut self, counters: &mut Counters, out: &mut Vec<OutgoingFrame>) {
@@ -244,6 +359,52 @@ mod tests {
     #[test]
     fn a_lost_tail_never_reaches_a_connection() {
         assert_eq!(passed("losetail:A:2", &[("A", 1), ("A", 2), ("B", 2), ("A", 3)]).0, [1, 2]);
+    }
+
+    #[test]
+    fn a_hole_loses_the_next_trades_and_names_them() {
+        let mut link = FaultyLink::default();
+        let mut counters = Counters::default();
+        let now = Instant::now();
+        link.inject(&"hole:A:2:5s".parse().unwrap(), now);
+        let frames = [("A", 1), ("B", 1), ("A", 2), ("A", 3)].map(|(symbol, id)| frame(symbol, Some(id)));
+        assert_eq!(ids(&link.pass(frames.to_vec(), now, &mut counters)), [1, 3]);
+        let lost: Vec<i64> = link.take_holes().iter().map(|(_, id, _)| *id).collect();
+        assert_eq!((lost, counters.frames_in_holes, link.take_holes().len()), (vec![1, 2], 2, 0));
+    }
+
+    /// The texts that a link with this fault sends for two trades and a kline.
+    fn texts(fault: &str) -> Vec<String> {
+        let mut link = FaultyLink::default();
+        let now = Instant::now();
+        link.inject(&fault.parse().unwrap(), now);
+        let frames = vec![frame("A", Some(1)), frame("A", None), frame("A", Some(2))];
+        let out = link.pass(frames, now, &mut Counters::default());
+        out.iter().map(|frame| frame.text.as_str()[frame.data_start..].to_owned()).collect()
+    }
+
+    #[test]
+    fn the_next_frame_of_a_kind_is_poisoned() {
+        assert_eq!(texts("poison:A:trade.t=max:1"), [r#"{"t":9223372036854775807}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#]);
+        assert_eq!(texts("poison:A:kline.t=7:1"), [r#"{"t":1}}"#, r#"{"t":7}}"#, r#"{"t":2}}"#]);
+        assert_eq!(texts("poison:any.t=5:1m"), [r#"{"t":5}}"#; 3]);
+        assert_eq!(texts("poison:B:any.t=5:1m"), [r#"{"t":1}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#]);
+    }
+
+    #[test]
+    fn a_poisoned_copy_follows_the_right_frame() {
+        let expected = [r#"{"t":1}}"#, r#"{"t":1000000000001}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#];
+        assert_eq!(texts("poisoncopy:A:trade.t=+1000000000000:1"), expected);
+    }
+
+    #[test]
+    fn a_muted_stream_is_silent_and_the_others_of_its_symbol_are_not() {
+        let mut link = FaultyLink::default();
+        let now = Instant::now();
+        link.inject(&"mute:X:trade:1s".parse().unwrap(), now);
+        let frames = || vec![frame("A", Some(1)), frame("A", None)];
+        let passed = |link: &mut FaultyLink, now| link.pass(frames(), now, &mut Counters::default()).len();
+        assert_eq!((passed(&mut link, now), passed(&mut link, now + Duration::from_secs(1))), (1, 2));
     }
 
     #[test]

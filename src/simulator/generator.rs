@@ -33,8 +33,9 @@ impl std::str::FromStr for Listing {
                 return Err(format!("unknown kind of symbol `{word}` in `{text}`, only `quiet` is known"));
             }
         };
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()) {
-            return Err(format!("`{name}` is not a symbol: capital letters and digits, as BTCUSDT"));
+        // Binance lists names in other scripts too, such as `币安人生USDT`.
+        if name.is_empty() || !name.chars().all(|letter| letter.is_alphanumeric() && !letter.is_lowercase()) {
+            return Err(format!("`{name}` is not a symbol: letters without lower case and digits, as BTCUSDT"));
         }
         Ok(Self { symbol: Symbol::new(name), quiet })
     }
@@ -139,6 +140,22 @@ impl Market {
             self.schedule.push(Reverse((next_us, step, listing)));
         }
         events
+    }
+}
+
+impl Market {
+    /// The listing's ids continue from `next_id`, a tenth above the price, so that the trades differ from earlier ones
+    /// with the same ids. Its open klines begin again with `kept`, the trades that remain.
+    pub fn restart(&mut self, listing: usize, next_id: i64, at: Timestamp, kept: &[Trade]) {
+        let symbol = &mut self.symbols[listing];
+        symbol.next_id = next_id;
+        symbol.price += (symbol.price / 10 / symbol.tick).max(1) * symbol.tick;
+        for candle in &mut symbol.klines {
+            let previous = candle.kline.open;
+            *candle = Candle::open(candle.kline.interval, at, previous);
+            let begin = kept.partition_point(|trade| trade.ts < candle.kline.open_time);
+            kept[begin..].iter().for_each(|trade| candle.add(trade));
+        }
     }
 }
 

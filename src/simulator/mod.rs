@@ -10,12 +10,14 @@ mod broadcaster;
 pub mod budget;
 pub mod candle;
 pub mod capture;
+pub mod catalog;
 mod connection;
 mod control;
 mod exchange_state;
 pub mod fault;
 mod faulty_link;
 pub mod generator;
+pub mod lies;
 mod publisher;
 pub mod random;
 mod render;
@@ -34,6 +36,7 @@ use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -44,7 +47,7 @@ pub use control::Control;
 pub use fault::{Fault, ScheduledFault, parse_schedule};
 pub use faulty_link::Counters;
 pub use generator::Listing;
-pub use truth::TruthSummary;
+pub use truth::{CorrectedKline, PublishedEpoch, TruthSummary};
 
 use crate::clock::Clock;
 use crate::market::Symbol;
@@ -168,6 +171,8 @@ pub struct Limits {
     pub lag: Duration,
     /// A connection with more queued bytes than this is cut as too slow.
     pub queue_bytes_max: usize,
+    /// A REST request whose first line has more bytes than this is answered with 400.
+    pub request_line_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -185,6 +190,7 @@ impl Default for Limits {
             refusals_max: 5,
             lag: Duration::ZERO,
             queue_bytes_max: 16 * 1_024 * 1_024,
+            request_line_bytes_max: 8 * 1_024,
         }
     }
 }
@@ -266,6 +272,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
     let distinct: std::collections::BTreeSet<&Symbol> = symbols.iter().collect();
     anyhow::ensure!(distinct.len() == symbols.len(), "a symbol is listed twice");
     let mut exchange = ExchangeState::new(symbols, aggregated, limits, time, stop.clone());
+    exchange.is_generated = matches!(source, Source::Generated(_));
     if let Some(capture) = &played {
         exchange.capture_ends = capture.symbols();
         // Until playback starts, the clock shows the time of the first frame: the exchange's own time, because the
@@ -309,7 +316,7 @@ async fn serve(exchange: Arc<ExchangeState>, listener: TcpListener) {
         .route("/ws", get(raw_socket))
         .route("/ws/{*streams}", get(raw_socket))
         .route("/stream", get(combined_socket))
-        .merge(rest::routes())
+        .merge(rest::routes().layer(middleware::from_fn_with_state(exchange.clone(), rest::limit_request_line)))
         .merge(control::routes())
         .with_state(exchange.clone());
     let closing = async move {
@@ -355,6 +362,10 @@ fn accept(
 ) -> Response {
     if !exchange.broadcaster.may_connect(exchange.limits.connects_max, tokio::time::Instant::now()) {
         return (StatusCode::TOO_MANY_REQUESTS, "more than 300 connections in 5 minutes").into_response();
+    }
+    if let Some((status, retry_after)) = locked(&exchange.socket_lies).refusal(tokio::time::Instant::now()) {
+        locked(&exchange.counters).upgrades_refused += 1;
+        return rest::refusal(status, &retry_after, exchange.time.now());
     }
     let streams = streams.split('/').filter(|stream| !stream.is_empty()).map(str::to_owned).collect();
     upgrade

@@ -11,6 +11,7 @@ use super::capture::Capture;
 use super::exchange_state::ExchangeState;
 use super::faulty_link::OutgoingFrame;
 use super::generator::{Event, EventKind, Listing, Market};
+use super::lies::numbering::Numbering;
 use super::{Flood, Generated, locked, render};
 use crate::market::{Channel, Symbol, Timestamp, Trade};
 
@@ -28,7 +29,7 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
     if options.opens_at_first_subscription {
         exchange.broadcaster.first_subscription.cancelled().await;
     }
-    let now = exchange.time.now();
+    let now = exchange.time.market_now();
     let mut at = now.plus_micros(-(options.history.as_micros() as i64));
     let mut market = Market::new(options.seed, &options.listings, options.rate / options.time_scale, at);
     let names = StreamNames::new(&options.listings);
@@ -45,9 +46,10 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
             () = exchange.halt.cancelled() => return flush(&exchange),
             _ = ticks.tick() => {}
         }
-        at = exchange.time.now().min(at.plus_micros((CATCH_UP_US as f64 * options.time_scale) as i64));
-        let events = market.advance(at);
+        at = exchange.time.market_now().min(at.plus_micros((CATCH_UP_US as f64 * options.time_scale) as i64));
+        let mut events = market.advance(at);
         record_truth(&exchange, &names, &events);
+        events.extend(change_numbering(&exchange, &options.listings, &mut market, at));
         exchange.send(names.frames(&exchange, &events));
         if exchange.trade_count() >= trades_max {
             tracing::warn!("the market halts: the simulator keeps {trades_max} trades at most");
@@ -141,10 +143,7 @@ pub async fn flood(exchange: Arc<ExchangeState>, options: Flood) {
             }
         }
         let frames = batch.into_iter().map(|(_, frame)| frame).collect();
-        let passed = {
-            let mut counters = locked(&exchange.counters);
-            locked(&exchange.link).pass(frames, now, &mut counters)
-        };
+        let passed = exchange.pass(frames);
         tokio::select! {
             () = exchange.halt.cancelled() => {}
             () = exchange.broadcaster.deliver_at_readers_pace(passed) => {}
@@ -167,6 +166,44 @@ fn flush(exchange: &Arc<ExchangeState>) {
         };
         exchange.stop.run_until_cancelled(ticks).await;
     });
+}
+
+/// Makes the requested changes of the numbering, and returns the klines to send once more.
+fn change_numbering(exchange: &ExchangeState, listings: &[Listing], market: &mut Market, at: Timestamp) -> Vec<Event> {
+    let changes = std::mem::take(&mut *locked(&exchange.changes));
+    let mut events = Vec::new();
+    for change in changes {
+        for (listing, listed) in listings.iter().enumerate().filter(|(_, listed)| change.concerns(listed)) {
+            let mut truths = locked(&exchange.truths);
+            let Some(truth) = truths.get_mut(&listed.symbol) else { continue };
+            let next_id = truth.trades.last().map_or(1, |trade| trade.id + 1);
+            let (first, kept, reason) = match &change {
+                Numbering::Renumber(_, first) => (*first, 0, "renumbered"),
+                Numbering::Rollback(_, count) => {
+                    let kept = truth.trades.len().saturating_sub(usize::try_from(*count).unwrap_or(usize::MAX));
+                    (truth.trades.get(kept).map_or(next_id, |trade| trade.id), kept, "rolled back")
+                }
+                Numbering::Wipe(_) => {
+                    truth.wipe_klines(at);
+                    (1, 0, "wiped")
+                }
+                Numbering::Correct(_, interval) => {
+                    match truth.correct(*interval) {
+                        Some(candle) => {
+                            events.push(Event { at, listing, kind: EventKind::Kline(candle) });
+                            locked(&exchange.counters).klines_corrected += 1;
+                        }
+                        None => locked(&exchange.changes).push(change.clone()),
+                    }
+                    continue;
+                }
+            };
+            truth.begin_epoch(kept, reason);
+            market.restart(listing, first, at, &truth.trades);
+            locked(&exchange.counters).epochs_begun += 1;
+        }
+    }
+    events
 }
 
 fn record_truth(exchange: &ExchangeState, names: &StreamNames, events: &[Event]) {
@@ -231,12 +268,13 @@ impl StreamNames {
         }
     }
 
-    /// The frames of streams with a subscriber.
+    /// The frames of streams with a subscriber; a jump of the clock changes their event times.
     fn frames(&self, exchange: &ExchangeState, events: &[Event]) -> Vec<OutgoingFrame> {
+        let jump_us = exchange.time.jump_us();
         events
             .iter()
             .filter(|event| exchange.broadcaster.has_subscriber(self.stream(event)))
-            .map(|event| self.frame(event))
+            .map(|event| self.frame(&Event { at: event.at.plus_micros(jump_us), ..*event }))
             .collect()
     }
 }

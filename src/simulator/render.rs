@@ -8,7 +8,7 @@ use crate::market::{Channel, Side, Timestamp, Trade};
 
 /// The name of a stream in requests: `btcusdt@trade`.
 pub fn stream_name(symbol: &str, channel: Channel) -> String {
-    let symbol = symbol.to_ascii_lowercase();
+    let symbol = symbol.to_lowercase();
     match channel {
         Channel::Trade => format!("{symbol}@trade"),
         Channel::Kline(interval) => format!("{symbol}@kline_{interval}"),

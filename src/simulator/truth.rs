@@ -6,15 +6,44 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::candle::Candle;
+use super::candle::{Candle, corrected};
 use super::fault::LAG_MAX;
-use crate::market::{Interval, Symbol, Timestamp, Trade};
+use crate::market::{Interval, Kline, Symbol, Timestamp, Trade};
+
+/// The trades of one numbering of a symbol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedEpoch {
+    /// 0 at first; each change of the numbering begins the next one.
+    pub epoch: u32,
+    /// Why it began: empty for the first, else `renumbered`, `rolled back` or `wiped`.
+    pub reason: &'static str,
+    /// Its trades by id, ascending.
+    pub trades: Vec<Trade>,
+}
+
+/// A closed kline that was sent twice, with two contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorrectedKline {
+    /// As sent first.
+    pub before: Kline,
+    /// As sent later, and as REST serves it.
+    pub after: Kline,
+}
 
 /// Everything that was published of one symbol.
 #[derive(Debug, Default)]
 pub struct Truth {
-    /// Trades by id, ascending.
+    /// The trades of the present numbering by id, ascending: after a rollback the ones that came again.
     pub trades: Vec<Trade>,
+    /// The earlier epochs.
+    ended: Vec<PublishedEpoch>,
+    /// Where the present epoch begins in `trades`, and why it began.
+    epoch_start: usize,
+    epoch_reason: &'static str,
+    /// Corrected klines, in the order of their corrections.
+    corrected: Vec<CorrectedKline>,
+    /// Klines that closed before are deleted at the exchange.
+    wiped_at: Option<Timestamp>,
     /// The index in `trades` of each aggregate's first trade; empty when every trade is its own aggregate.
     agg_starts: Vec<u32>,
     /// Closed klines with the instant they were published.
@@ -40,6 +69,8 @@ pub struct TruthSummary {
     pub last: i64,
     /// Number of trades.
     pub count: u64,
+    /// The number of the present epoch.
+    pub epoch: u32,
     /// Number of closed one-minute klines.
     pub klines_1m: u64,
 }
@@ -84,9 +115,64 @@ impl Truth {
         }
     }
 
+    /// Begins an epoch in which only the first `kept` trades remain.
+    pub fn begin_epoch(&mut self, kept: usize, reason: &'static str) {
+        let kept = kept.min(self.trades.len());
+        self.ended.push(self.present_epoch());
+        self.trades.truncate(kept);
+        self.agg_starts.truncate(self.agg_starts.partition_point(|start| (*start as usize) < kept));
+        for (_, length) in &mut self.growth {
+            *length = kept.min(*length);
+        }
+        self.settled_count = kept.min(self.settled_count);
+        self.served_from = 0;
+        self.open.clear();
+        (self.epoch_start, self.epoch_reason) = (kept, reason);
+    }
+
+    /// The klines that closed until now are deleted at the exchange.
+    pub const fn wipe_klines(&mut self, now: Timestamp) {
+        self.wiped_at = Some(now);
+    }
+
+    /// Changes the last closed kline, and returns it; `None` when none is closed.
+    pub fn correct(&mut self, interval: Interval) -> Option<Candle> {
+        let (_, candle) = self.closed.get_mut(&interval)?.last_mut()?;
+        let after = corrected(candle);
+        self.corrected.push(CorrectedKline { before: candle.kline, after: after.kline });
+        *candle = after;
+        Some(after)
+    }
+
+    /// Every epoch, the present one last.
+    pub fn epochs(&self) -> Vec<PublishedEpoch> {
+        self.ended.iter().cloned().chain([self.present_epoch()]).collect()
+    }
+
+    fn present_epoch(&self) -> PublishedEpoch {
+        let trades = self.trades[self.epoch_start.min(self.trades.len())..].to_vec();
+        PublishedEpoch { epoch: self.ended.len() as u32, reason: self.epoch_reason, trades }
+    }
+
+    /// The corrected klines, in the order of their corrections.
+    pub fn corrected(&self) -> &[CorrectedKline] {
+        &self.corrected
+    }
+
+    /// The number of published trades, those of earlier epochs included.
+    pub fn trade_count(&self) -> usize {
+        let ended: usize = self.ended.iter().map(|epoch| epoch.trades.len()).sum();
+        ended + self.trades.len() - self.epoch_start
+    }
+
     /// From now on REST serves trades from this id only.
     pub fn serve_from(&mut self, id: i64) {
         self.served_from = self.served_from.max(id);
+    }
+
+    /// The lowest trade id that REST still serves.
+    pub const fn served_from(&self) -> i64 {
+        self.served_from
     }
 
     /// How many of the oldest trades REST no longer serves.
@@ -106,8 +192,9 @@ impl Truth {
     /// The klines of an interval that a database `lag` behind shows; the last one may be open.
     pub fn klines(&self, interval: Interval, lag: Duration, now: Instant) -> Vec<Candle> {
         let closed = self.closed.get(&interval).map_or(&[][..], Vec::as_slice);
+        let shown = closed.iter().filter(|(at, _)| now.duration_since(*at) >= lag).map(|(_, candle)| *candle);
         let mut candles: Vec<Candle> =
-            closed.iter().filter(|(at, _)| now.duration_since(*at) >= lag).map(|(_, candle)| *candle).collect();
+            shown.filter(|candle| self.wiped_at.is_none_or(|wiped| candle.kline.close_time > wiped)).collect();
         if lag.is_zero() {
             candles.extend(self.open.get(&interval));
         }
@@ -116,10 +203,8 @@ impl Truth {
 
     /// Closed klines of an interval, oldest first.
     pub fn closed(&self, interval: Interval) -> Vec<Candle> {
-        self.klines(interval, Duration::ZERO, self.growth.back().map_or_else(Instant::now, |(at, _)| *at))
-            .into_iter()
-            .filter(|candle| candle.kline.closed)
-            .collect()
+        let closed = self.closed.get(&interval).map_or(&[][..], Vec::as_slice);
+        closed.iter().map(|(_, candle)| *candle).collect()
     }
 
     /// The number of aggregate trades among the first `visible` trades.
@@ -165,6 +250,7 @@ impl Truth {
             first: self.trades.first().map_or(-1, |trade| trade.id),
             last: self.trades.last().map_or(-1, |trade| trade.id),
             count: self.trades.len() as u64,
+            epoch: self.ended.len() as u32,
             klines_1m: self.closed.get(&Interval::M1).map_or(0, |closed| closed.len() as u64),
         }
     }
@@ -190,6 +276,32 @@ mod tests {
         truth.push([trade(2, 2, 5)], true, start + Duration::from_secs(1));
         let seen = |lag: u64, at: u64| truth.visible(Duration::from_secs(lag), start + Duration::from_secs(at)).len();
         assert_eq!((seen(0, 1), seen(1, 1), seen(2, 1), seen(2, 3)), (2, 1, 0, 2));
+    }
+
+    #[test]
+    fn a_rollback_keeps_both_contents() {
+        let mut truth = Truth::default();
+        truth.push([trade(1, 1, 5), trade(2, 2, 5), trade(3, 3, 5)], true, Instant::now());
+        truth.begin_epoch(1, "rolled back");
+        truth.push([trade(2, 9, 7), trade(3, 9, 8)], true, Instant::now());
+        let content = |trades: &[Trade]| trades.iter().map(|trade| (trade.id, trade.ts.millis())).collect::<Vec<_>>();
+        assert_eq!(content(&truth.trades), [(1, 1), (2, 9), (3, 9)]);
+        let epochs = truth.epochs();
+        assert_eq!(content(&epochs[0].trades), [(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(content(&epochs[1].trades), [(2, 9), (3, 9)]);
+        assert_eq!((epochs[1].epoch, epochs[1].reason), (1, "rolled back"));
+        assert_eq!((truth.trade_count(), truth.agg_count(3)), (5, 3));
+    }
+
+    #[test]
+    fn a_lagging_database_never_shows_a_deleted_trade() {
+        let mut truth = Truth::default();
+        let start = Instant::now();
+        truth.push([trade(7, 1, 5), trade(8, 2, 5)], true, start);
+        truth.begin_epoch(0, "wiped");
+        truth.push([trade(1, 3, 5)], true, start + Duration::from_secs(9));
+        let seen = truth.visible(Duration::from_secs(5), start + Duration::from_secs(10));
+        assert_eq!(seen, []);
     }
 
     #[test]

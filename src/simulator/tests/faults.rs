@@ -9,10 +9,6 @@ async fn recording(simulator: &Simulator) -> Client {
     client
 }
 
-fn inject(simulator: &Simulator, fault: &str) {
-    simulator.control.inject(&fault.parse().unwrap());
-}
-
 /// Reads trades until `seen` finds the effect of a fault in their ids; returns the ids.
 async fn until(client: &mut Client, seen: impl Fn(&[i64]) -> bool) -> Vec<i64> {
     let mut ids = client.trades(2).await;

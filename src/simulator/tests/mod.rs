@@ -1,8 +1,11 @@
 //! The simulated exchange, tested by a client over a real WebSocket and real HTTP on loopback.
 
 mod faults;
+mod numbering;
 mod rest;
+mod rest_lies;
 mod socket;
+mod socket_lies;
 
 use std::time::Duration;
 
@@ -131,6 +134,28 @@ async fn get(simulator: &Simulator, path: &str) -> (u16, reqwest::header::Header
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let text = response.text().await.unwrap();
     (status, headers, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+fn inject(simulator: &Simulator, fault: &str) {
+    simulator.control.inject(&fault.parse().unwrap());
+}
+
+/// A market that has halted after an hour, so that pages do not change while the test reads them.
+async fn halted(change: impl FnOnce(&mut Options)) -> Simulator {
+    let mut options = options();
+    let Source::Generated(generated) = &mut options.source else { unreachable!() };
+    generated.rate = 5.0;
+    generated.history = Duration::from_secs(3_600);
+    generated.opens_at_first_subscription = false;
+    change(&mut options);
+    let simulator = started(options).await;
+    simulator.control.opened().cancelled().await;
+    simulator.stop_publishing().await;
+    simulator
+}
+
+fn ids(rows: &Value, field: &str) -> Vec<i64> {
+    rows.as_array().unwrap().iter().map(|row| row[field].as_i64().unwrap()).collect()
 }
 
 async fn wait_for(what: &str, condition: impl Fn() -> bool) {

@@ -3,24 +3,6 @@
 use super::*;
 use crate::market::Interval;
 
-/// A market that has halted after an hour, so that pages do not change while the test reads them.
-async fn halted(change: impl FnOnce(&mut Options)) -> Simulator {
-    let mut options = options();
-    let Source::Generated(generated) = &mut options.source else { unreachable!() };
-    generated.rate = 5.0;
-    generated.history = Duration::from_secs(3_600);
-    generated.opens_at_first_subscription = false;
-    change(&mut options);
-    let simulator = started(options).await;
-    simulator.control.opened().cancelled().await;
-    simulator.stop_publishing().await;
-    simulator
-}
-
-fn ids(rows: &Value, field: &str) -> Vec<i64> {
-    rows.as_array().unwrap().iter().map(|row| row[field].as_i64().unwrap()).collect()
-}
-
 #[tokio::test]
 async fn historical_trades_page_by_id() {
     let simulator = halted(|_| {}).await;

@@ -24,6 +24,19 @@ async fn the_path_of_the_url_selects_raw_or_combined_frames() {
 }
 
 #[tokio::test]
+async fn a_symbol_in_another_script_is_listed_traded_and_served() {
+    let mut options = options();
+    let Source::Generated(generated) = &mut options.source else { unreachable!() };
+    generated.listings = vec!["币安人生USDT".parse().unwrap()];
+    let simulator = started(options).await;
+    let mut client = Client::subscribed(&simulator, &["币安人生usdt@trade"]).await;
+    assert_eq!(client.json().await["data"]["s"], "币安人生USDT");
+    let (status, _, rows) = get(&simulator, "/api/v3/trades?symbol=%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9FUSDT").await;
+    assert!(status == 200 && !rows.as_array().unwrap().is_empty(), "{rows}");
+    simulator.stop().await;
+}
+
+#[tokio::test]
 async fn an_unsubscribed_stream_ends_with_the_answer() {
     let simulator = started(options()).await;
     let mut client = Client::subscribed(&simulator, &["btcusdt@trade", "ethusdt@trade"]).await;
