@@ -71,10 +71,12 @@ impl FromStr for Fault {
         let kind_end = text.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(text.len());
         let (kind, rest) = text.split_at(kind_end);
         let mut parts = vec![kind];
-        if let Some(rest) = rest.strip_prefix([':', '=']) {
-            parts.extend(rest.split(':'));
-        }
         let wrong = || format!("cannot read the fault `{text}`");
+        match rest.strip_prefix([':', '=']) {
+            Some(rest) => parts.extend(rest.split(':')),
+            None if rest.is_empty() => {}
+            None => return Err(wrong()),
+        }
         let named = |message: String| format!("{}: {message}", wrong());
         if let Some((lie, time)) = RestLie::parse(&parts).map_err(named)? {
             return Ok(Self::Lie(lie, time));
@@ -265,7 +267,18 @@ mod tests {
 
     #[test]
     fn other_text_is_not_a_fault() {
-        for text in ["cuts", "drop", "drop:many", "silent:8", "rest:200:5s", "lag:10h", "outage:", "stall:5x"] {
+        for text in [
+            "cuts",
+            "cut now",
+            "cut-5s",
+            "drop",
+            "drop:many",
+            "silent:8",
+            "rest:200:5s",
+            "lag:10h",
+            "outage:",
+            "stall:5x",
+        ] {
             assert!(text.parse::<Fault>().is_err(), "{text} was read");
         }
     }

@@ -14,6 +14,7 @@ mod capture;
 mod cluster;
 mod demo;
 mod disk;
+mod doubt;
 mod export;
 mod jobs;
 mod no_history;

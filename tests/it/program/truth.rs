@@ -67,12 +67,15 @@ impl HistoryFile {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
                    WHERE exchange = 'binance' AND symbol = ?1 ORDER BY trade_id";
         let mut select = self.0.prepare(sql).unwrap();
-        let rows = select.query_map([symbol], |row| {
-            let (price, quantity): (String, String) = (row.get(2)?, row.get(3)?);
-            let (price, quantity) = (plain(&price), plain(&quantity));
-            Ok(TradeTruth { id: row.get(0)?, ts: row.get(1)?, price, quantity, side: row.get(4)? })
-        });
-        rows.unwrap().map(Result::unwrap).collect()
+        select.query_map([symbol], trade_truth).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The same of one epoch.
+    pub fn trades_of_epoch(&self, symbol: &str, epoch: i64) -> Vec<TradeTruth> {
+        let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
+                   WHERE exchange = 'binance' AND symbol = ?1 AND epoch = ?2 ORDER BY trade_id";
+        let mut select = self.0.prepare(sql).unwrap();
+        select.query_map(rusqlite::params![symbol, epoch], trade_truth).unwrap().map(Result::unwrap).collect()
     }
 
     /// Every one-minute kline of a symbol, ordered by time, with its values as text.
@@ -106,6 +109,12 @@ impl HistoryFile {
              || reason || ' ' || evidence FROM gaps ORDER BY gap_id",
         )
     }
+}
+
+fn trade_truth(row: &rusqlite::Row<'_>) -> rusqlite::Result<TradeTruth> {
+    let (price, quantity): (String, String) = (row.get(2)?, row.get(3)?);
+    let (price, quantity) = (plain(&price), plain(&quantity));
+    Ok(TradeTruth { id: row.get(0)?, ts: row.get(1)?, price, quantity, side: row.get(4)? })
 }
 
 fn plain(text: &str) -> Decimal {
