@@ -268,8 +268,7 @@ async fn start(
     let config = &run_options.config;
     let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     let (streams_sender, streams_watch) = watch::channel(streams.clone());
-    let file = StateFile::new(&config.data_dir);
-    let cache = stores::cache(config)?;
+    let (file, cache) = (StateFile::new(&config.data_dir), stores::cache(config)?);
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
     let log = stores::log(config).await?;
     let (recording_starts, snapshot) = restore::recording_starts(&file, snapshot, &streams, clock);
