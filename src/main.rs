@@ -9,6 +9,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };
+    if let Err(error) = tapekeeper::signals::ignore_file_size_limit() {
+        eprintln!("tapekeeper: cannot handle SIGXFSZ: {error}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

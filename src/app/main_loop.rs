@@ -23,7 +23,7 @@ use crate::systemd;
 use super::reload::{self, Reloadable};
 use super::status::{status_line, update_exchange_health};
 use super::{Groups, Requests, RunOptions, Service};
-use super::{backends, conditions, events, exchange_monitor};
+use super::{backends, conditions, events, exchange_monitor, store_watch};
 
 /// Time between two updates of the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -86,6 +86,7 @@ pub async fn start(
     groups.jobs.spawn("scheduler", runner.run(heartbeat, stop));
     let events = events::watch(service.clone(), jobs.clone(), groups.jobs.stop.clone());
     groups.jobs.spawn("events", events);
+    groups.jobs.spawn("store watch", store_watch::run(service.clone(), groups.jobs.stop.clone()));
     for (&exchange, rest) in &service.backfill.rest {
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();

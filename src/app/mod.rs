@@ -20,6 +20,7 @@ mod restore;
 mod snapshot_saver;
 mod sockets;
 mod status;
+mod store_watch;
 pub mod stores;
 
 use std::collections::{BTreeSet, HashMap};
@@ -39,7 +40,7 @@ use crate::config::Config;
 use crate::exchange::Feed;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
-use crate::exit::{Failure, USAGE};
+use crate::exit::{DATA, Failure, INTERNAL, USAGE};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
 use crate::history::History;
@@ -237,7 +238,12 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let drained = systemd::extend_timeout_while(longest, stop(groups, reloadable, &service)).await;
     systemd::barrier().await;
     match failure {
-        Some(failure) => Err(anyhow!("{} failed: {}", failure.task, failure.reason).into()),
+        Some(failure) => {
+            // With a damaged log a restart would end in the same way: the unit does not restart after this code.
+            let is_damaged = matches!(service.log.trouble(), Some(LogError::Damaged(_)));
+            let why = anyhow!("{} failed: {}", failure.task, failure.reason);
+            Err(Failure::new(if is_damaged { DATA } else { INTERNAL }, why))
+        }
         None if !drained => {
             warn!("stopped before every frame was acknowledged: the next start consumes the rest from the log");
             Ok(())

@@ -134,7 +134,7 @@ pub async fn resume_when_available(
                 info!("history is available");
                 return Ok(Some(resume));
             }
-            Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
+            Ok(Err(error)) if !is_outage(&error) => return Err(error),
             Ok(Err(error)) => format!("{error:#}"),
             Err(_elapsed) => format!("no answer within {} s", RESUME_MAX.as_secs()),
         };
@@ -145,9 +145,14 @@ pub async fn resume_when_available(
     }
 }
 
-/// Whether a later attempt may succeed.
-pub fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Unavailable(_))))
+/// Whether a later attempt may succeed, without a limit of time.
+pub fn is_outage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(HistoryError::is_outage))
+}
+
+/// Whether the store's file is damaged.
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Damaged(_))))
 }
 
 /// Takes the higher watermark of snapshot and history when the snapshot belongs to this history. Rows that were durable

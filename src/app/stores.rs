@@ -13,7 +13,7 @@ use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::consume;
-use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY, UNAVAILABLE};
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, DATA, Failure, IO, TEMPORARY, UNAVAILABLE};
 use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
@@ -82,6 +82,7 @@ pub fn log_name(config: &Config) -> String {
 
 fn log_failure(error: LogError) -> Failure {
     match error {
+        LogError::Damaged(why) => Failure::new(DATA, anyhow!("open the log: {why}")),
         LogError::Fatal(why) => Failure::new(CONFIGURATION, anyhow!("open the log: {why}")),
         LogError::Unavailable(why) => Failure::new(IO, anyhow!("open the log: {why}")),
     }
@@ -157,6 +158,7 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
             match opened.context("open the history")? {
                 Ok(history) => Ok((Arc::new(history), Ok(()))),
                 Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
+                Err(HistoryError::Damaged(why)) => Err(Failure::new(DATA, anyhow!("open the history: {why}"))),
                 Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
                     Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
                 }
@@ -168,11 +170,11 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
             let answer = loop {
                 match tokio::time::timeout_at(until, history.prepare()).await {
                     Ok(Ok(_identity)) => break Ok(()),
-                    Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
+                    Ok(Err(HistoryError::Schema(why))) => {
                         return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
                     }
-                    Ok(Err(HistoryError::Unavailable(why))) if tokio::time::Instant::now() >= until => break Err(why),
-                    Ok(Err(HistoryError::Unavailable(why))) => {
+                    Ok(Err(error)) if tokio::time::Instant::now() >= until => break Err(error.to_string()),
+                    Ok(Err(why)) => {
                         tracing::debug!("history does not answer yet: {why}");
                         tokio::time::sleep(Duration::from_millis(250)).await;
                     }

@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, ConfigPaths, RunOptions};
 use crate::exit::{self, Failure};
+use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
+use crate::log::LogError;
 use crate::telemetry::{self, LogFormat};
 use crate::{config, signals};
 use client::Client;
@@ -110,6 +112,10 @@ impl Cli {
 
     /// Runs the command; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
+        self.dispatch().await.map_err(with_code_of_store)
+    }
+
+    async fn dispatch(self) -> Result<u8, Failure> {
         let config_paths = ConfigPaths { config: self.config, jobs: self.jobs };
         let format = self.format.printed();
         match self.command {
@@ -145,6 +151,20 @@ impl Cli {
                 service::run(command, &Client::new(&load(&config_paths)?.admin)?, format).await
             }
         }
+    }
+}
+
+/// Gives the failure of a store the code that says what an operator can do, where the command gave it none.
+fn with_code_of_store(failure: Failure) -> Failure {
+    let code = |cause: &(dyn std::error::Error + 'static)| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(HistoryError::Damaged(_)), _) | (_, Some(LogError::Damaged(_))) => Some(exit::DATA),
+        (Some(HistoryError::Unavailable(_)), _) | (_, Some(LogError::Unavailable(_))) => Some(exit::UNAVAILABLE),
+        (Some(HistoryError::Schema(_)), _) => Some(exit::CONFIGURATION),
+        _ => None,
+    };
+    match failure.error.chain().find_map(code) {
+        Some(code) if failure.code == exit::INTERNAL => Failure::new(code, failure.error),
+        _ => failure,
     }
 }
 

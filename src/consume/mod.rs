@@ -123,7 +123,7 @@ pub async fn run(
         let caught_up = match delivery {
             Ok(Ok(delivery)) => worker.accept(&mut buffer, delivery).await?,
             Ok(Err(LogError::Unavailable(why))) => worker.wait_for_log(&why).await,
-            Ok(Err(LogError::Fatal(why))) => return Err(ConsumeError::Log(why)),
+            Ok(Err(LogError::Fatal(why) | LogError::Damaged(why))) => return Err(ConsumeError::Log(why)),
             Err(_elapsed) => Some(worker.deps.clock.now()),
         };
         // Expected frames may already lie unread in the log, so grace periods expire only at the log's end.
@@ -165,7 +165,7 @@ async fn subscribe(
         heartbeat.beat();
         match deps.log.consumer().await {
             Ok(consumer) => return Ok(Some(consumer)),
-            Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
+            Err(LogError::Fatal(why) | LogError::Damaged(why)) => return Err(ConsumeError::Log(why)),
             Err(LogError::Unavailable(why)) => {
                 deps.health.degraded("log", &why);
                 if !retry::wait(Duration::from_secs(1), stop).await {
