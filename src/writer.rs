@@ -124,7 +124,7 @@ impl Writer {
                 Err(HistoryError::Data(why)) => return Ok(Err(why)),
                 Err(HistoryError::Schema(why)) => return Err(WriteError::Fatal(why)),
                 Err(outage @ (HistoryError::Unavailable(_) | HistoryError::Damaged(_))) => {
-                    let why = outage.to_string();
+                    let why = outage.into_reason();
                     if !failed {
                         warn!(
                             MESSAGE_ID = messages::HISTORY_UNAVAILABLE,

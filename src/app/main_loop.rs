@@ -23,7 +23,7 @@ use crate::systemd;
 use super::reload::{self, Reloadable};
 use super::status::{status_line, update_exchange_health};
 use super::{Groups, Requests, RunOptions, Service};
-use super::{backends, conditions, events, exchange_monitor, store_watch};
+use super::{backends, conditions, events, exchange_monitor, lost_history, store_watch};
 
 /// Time between two updates of the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub async fn start(
 ) -> Result<JobsHandle, Failure> {
     systemd::status("repairing and preloading the cache");
     let saver = service.saver.clone();
+    let watch = lost_history::watch(service.clone(), resumed.clone(), groups.jobs.stop.clone());
+    groups.jobs.spawn("lost history", watch);
     let services = Services {
         log: service.log.clone(),
         log_retention: LogRetention { age: service.config.log.retention, bytes: service.config.log.retention_bytes },

@@ -13,6 +13,7 @@ mod events;
 mod exchange_monitor;
 pub mod exchange_runtime;
 mod faults;
+mod lost_history;
 mod main_loop;
 mod recording;
 mod reload;
@@ -301,6 +302,7 @@ async fn start(
         rest,
         recording_starts: Arc::new(recording_starts),
         identity: std::sync::Mutex::new(pending_resume.best_known().identity.clone()),
+        lost_history: std::sync::Mutex::new(pending_resume.best_known().lost.clone()),
         startup: clock.now(),
         clock: clock.clone(),
         generation,

@@ -93,6 +93,7 @@ impl PendingResume {
         let found = restore::resume_when_available(history, self.snapshot.as_ref(), &self.streams, wait).await?;
         if let Some(resume) = &found {
             saver.set_identity(resume.identity.clone());
+            saver.set_lost_history(resume.lost.clone());
             seed_progress(progress, resume, &Offsets::new());
             self.resumed.cancel();
         }

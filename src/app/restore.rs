@@ -1,6 +1,6 @@
 //! Reads the state at start: the newest whole snapshot, history's own positions, and the gap ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::ledger::Ledger;
 use crate::market::{Stream, Timestamp};
 use crate::retry;
-use crate::state::{Snapshot, StateFile};
+use crate::state::{LostHistory, Snapshot, StateFile};
 
 /// Longest wait for the cache's backup of the snapshot.
 const BACKUP_MAX: Duration = Duration::from_secs(5);
@@ -49,6 +49,8 @@ pub struct ResumeState {
     pub ledger: Ledger,
     /// History's identity, when it is known.
     pub identity: Option<String>,
+    /// What an earlier history held and this one lacks.
+    pub lost: Option<LostHistory>,
 }
 
 /// The newest whole snapshot: from the file, from the generation before it, or from the cache. Warns about corrupt
@@ -115,6 +117,7 @@ pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeS
         watermarks: streams.iter().filter_map(saved).collect(),
         identity: snapshot.history_identity.clone(),
         ledger: Ledger::default(),
+        lost: snapshot.lost_history.clone(),
     }
 }
 
@@ -169,12 +172,22 @@ pub async fn resume(
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
+    let knows_a_history = |snapshot: &Snapshot| snapshot.history_identity.is_some() || snapshot.lost_history.is_some();
+    if !snapshot.is_some_and(knows_a_history) && resume.watermarks.is_empty() {
+        // Nothing says what an empty history has lost; `lost_history` asks the log.
+        resume.lost = Some(lost(clock, BTreeMap::new()));
+    }
     let Some(snapshot) = snapshot else { return Ok(resume) };
+    resume.lost = snapshot.lost_history.clone().or(resume.lost);
     if snapshot.watermarks.is_empty() {
         return Ok(resume);
     }
     if snapshot.history_identity != resume.identity {
-        warn!("the saved watermarks belong to another history: each stream resumes from the rows of this one");
+        warn!(
+            "the saved watermarks belong to another history: each stream resumes from the rows of this one; `tapekeeper \
+             replay` writes the rows that the log still holds"
+        );
+        resume.lost.get_or_insert_with(|| lost(clock, snapshot.watermarks.clone()));
         return Ok(resume);
     }
     let mut lost = Vec::new();
@@ -194,6 +207,10 @@ pub async fn resume(
     }
     record_lost(history, lost).await?;
     Ok(resume)
+}
+
+fn lost(clock: &Clock, positions: BTreeMap<String, i64>) -> LostHistory {
+    LostHistory { noticed_at: clock.now().millis(), positions, received_before: None }
 }
 
 async fn record_lost(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {

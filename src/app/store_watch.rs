@@ -6,6 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::history::HistoryError;
+use crate::log::LogError;
+
 use super::Service;
 
 /// Time between two looks; a look is a few calls of `stat`.
@@ -35,8 +38,8 @@ async fn watch(service: &Service) {
     loop {
         ticks.tick().await;
         let troubles = [
-            ("history", service.history.trouble().map(|error| error.to_string())),
-            ("log", service.log.trouble().map(|error| error.to_string())),
+            ("history", service.history.trouble().map(HistoryError::into_reason)),
+            ("log", service.log.trouble().map(LogError::into_reason)),
         ];
         for (part, trouble) in troubles {
             match trouble {

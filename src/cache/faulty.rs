@@ -67,6 +67,10 @@ impl Cache for FaultyCache {
         }
     }
 
+    fn refused_keys(&self) -> Vec<String> {
+        self.inner.refused_keys()
+    }
+
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
         self.before_read().await?;
         self.inner.ticks(exchange, symbols).await

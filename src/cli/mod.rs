@@ -29,11 +29,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, ConfigPaths, RunOptions};
+use crate::app::{self, ConfigPaths, RunOptions, stores};
 use crate::exit::{self, Failure};
-use crate::history::HistoryError;
 use crate::jobs::spec::Schedule;
-use crate::log::LogError;
 use crate::telemetry::{self, LogFormat};
 use crate::{config, signals};
 use client::Client;
@@ -112,6 +110,7 @@ impl Cli {
 
     /// Runs the command; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
+        signals::ignore_file_size_limit()?;
         self.dispatch().await.map_err(with_code_of_store)
     }
 
@@ -156,16 +155,15 @@ impl Cli {
 
 /// Gives the failure of a store the code that says what an operator can do, where the command gave it none.
 fn with_code_of_store(failure: Failure) -> Failure {
-    let code = |cause: &(dyn std::error::Error + 'static)| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(HistoryError::Damaged(_)), _) | (_, Some(LogError::Damaged(_))) => Some(exit::DATA),
-        (Some(HistoryError::Unavailable(_)), _) | (_, Some(LogError::Unavailable(_))) => Some(exit::UNAVAILABLE),
-        (Some(HistoryError::Schema(_)), _) => Some(exit::CONFIGURATION),
-        _ => None,
-    };
-    match failure.error.chain().find_map(code) {
+    match stores::exit_code(&failure.error) {
         Some(code) if failure.code == exit::INTERNAL => Failure::new(code, failure.error),
         _ => failure,
     }
+}
+
+/// The code for files that cannot be loaded: without a free file descriptor nothing is known about what they contain.
+fn code_of_unloaded() -> u8 {
+    if std::fs::File::open("/dev/null").is_err() { exit::IO } else { exit::CONFIGURATION }
 }
 
 /// Runs the service.
@@ -175,7 +173,7 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
-            return Ok(exit::CONFIGURATION);
+            return Ok(code_of_unloaded());
         }
     };
     let _telemetry = telemetry::install(log_format)?;
@@ -191,7 +189,7 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
 fn load(config_paths: &ConfigPaths) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_config(config_paths.config.as_deref(), &environment);
-    loaded.map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
+    loaded.map_err(|problems| Failure::new(code_of_unloaded(), problems))
 }
 
 /// The schedule, for a command that needs it.

@@ -277,9 +277,7 @@ impl From<Failure> for HistoryError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unavailable(text) => Self::Unavailable(text),
-            Failure::Lost(text) => {
-                Self::Unavailable(format!("{text}: restart tapekeeper, then run `tapekeeper replay`"))
-            }
+            Failure::Lost(text) => Self::Unavailable(format!("{text}: restart, then `tapekeeper replay`")),
             Failure::Refused(text) => Self::Data(text),
             Failure::Unusable(text) => Self::Schema(text),
             Failure::Damaged(text) => Self::Damaged(format!(

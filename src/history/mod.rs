@@ -82,6 +82,13 @@ impl HistoryError {
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Damaged(_))
     }
+
+    /// The text without the kind, for health.
+    pub fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Data(why) | Self::Schema(why) | Self::Damaged(why) => why,
+        }
+    }
 }
 
 /// Selects gaps.

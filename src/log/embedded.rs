@@ -236,7 +236,7 @@ impl From<Failure> for LogError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unavailable(text) => Self::Unavailable(text),
-            Failure::Lost(text) => Self::Unavailable(format!("{text}: restart tapekeeper")),
+            Failure::Lost(text) => Self::Unavailable(format!("{text}: restart")),
             Failure::Refused(text) | Failure::Unusable(text) => Self::Fatal(text),
             Failure::Damaged(text) => Self::Damaged(format!(
                 "{text}: stop tapekeeper and move log.db, log.db-wal and log.db-shm away; it then begins a new log, and \

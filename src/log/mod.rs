@@ -55,6 +55,15 @@ pub enum LogError {
     Damaged(String),
 }
 
+impl LogError {
+    /// The text without the kind, for health.
+    pub fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Fatal(why) | Self::Damaged(why) => why,
+        }
+    }
+}
+
 /// A frame with its partition and offset.
 #[derive(Clone, Debug)]
 pub struct Record {

@@ -231,7 +231,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (writer, readers) = readers(directory.path(), 5_000);
         assert_eq!(readers.find_damage().await, Ok(()));
-        writer.pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).unwrap();
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         drop(writer);
         // Connections that are idle keep their pages.
         readers.lock_idle().clear();

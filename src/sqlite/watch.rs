@@ -10,6 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
 use super::Failure;
 use super::failure::file_name;
 
@@ -50,12 +53,24 @@ impl FileWatch {
     /// Fails with [`Failure::Lost`] when a file was removed, replaced or emptied since it was opened.
     pub fn check(&self) -> Result<(), Failure> {
         let mut state = self.lock();
-        if state.closed {
-            return Ok(());
+        if state.closed { Ok(()) } else { self.compare(&mut state) }
+    }
+
+    /// Prepares a connection that the caller is about to close. The last one to close removes the write-ahead log by its
+    /// name; after a loss that name may belong to another database.
+    pub fn before_close(&self, connection: &Connection) {
+        if self.compare(&mut self.lock()).is_ok() {
+            return;
         }
+        if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+            tracing::warn!("cannot keep the write-ahead log of {}: {error}", self.0.path.display());
+        }
+    }
+
+    fn compare(&self, state: &mut State) -> Result<(), Failure> {
         for (known, suffix) in state.files.iter_mut().zip(SUFFIXES) {
             let path = self.file(suffix);
-            let lost = |how: &str| Err(Failure::Lost(format!("{} {how} while it was open", file_name(&path))));
+            let lost = |how: &str| Err(Failure::Lost(format!("{} {how} while open", file_name(&path))));
             match fs::metadata(&path) {
                 Ok(found) => match known {
                     Some(known) if *known != (found.dev(), found.ino()) => return lost("was replaced"),
@@ -107,8 +122,6 @@ impl FileWatch {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
-
     use super::*;
 
     fn open(path: &Path) -> (Connection, FileWatch) {
@@ -129,7 +142,7 @@ mod tests {
         let (_connection, watch) = open(&path);
         assert_eq!(why(&watch), "well");
         fs::rename(&path, &other).unwrap();
-        assert!(why(&watch).contains("a.db was removed while it was open"), "{}", why(&watch));
+        assert!(why(&watch).contains("a.db was removed while open"), "{}", why(&watch));
         fs::write(&path, "other").unwrap();
         assert!(why(&watch).contains("a.db was replaced"), "{}", why(&watch));
         fs::rename(&other, &path).unwrap();
@@ -147,6 +160,20 @@ mod tests {
         let (_connection, watch) = open(&path);
         fs::remove_file(directory.path().join("a.db-wal")).unwrap();
         assert!(why(&watch).contains("a.db-wal was removed"), "{}", why(&watch));
+    }
+
+    #[test]
+    fn the_write_ahead_log_of_a_new_file_survives_the_close_of_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        let (old, watch) = open(&path);
+        for suffix in SUFFIXES {
+            fs::remove_file(watch.file(suffix)).unwrap();
+        }
+        let (_new, _watch) = open(&path);
+        watch.before_close(&old);
+        drop(old);
+        assert!(watch.file("-wal").exists());
     }
 
     #[test]

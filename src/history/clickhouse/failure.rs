@@ -2,7 +2,7 @@
 //!
 //! An unknown error is `Unavailable`: a temporary condition must never make a row a dead letter or stop the recorder. So
 //! is a table or column that somebody has changed or dropped (codes 16, 60, 81 and others): the server names it, rows
-//! wait in the log, and the recorder goes on when it is back.
+//! wait in the log, and the recorder continues when it is back.
 
 use crate::history::HistoryError;
 
@@ -41,8 +41,9 @@ pub(super) fn of_answer(status: reqwest::StatusCode, code: Option<&str>, text: &
 }
 
 /// An answer that did not arrive, or not whole.
-pub(super) fn of_network(error: &reqwest::Error) -> HistoryError {
-    HistoryError::Unavailable(with_sources(error))
+pub(super) fn of_network(error: reqwest::Error) -> HistoryError {
+    // The URL contains the whole statement.
+    HistoryError::Unavailable(with_sources(&error.without_url()))
 }
 
 /// The message with those of its sources: the outermost one does not contain "connection refused".

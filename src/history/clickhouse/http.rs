@@ -67,7 +67,7 @@ impl Http {
         if let Some(password) = &self.password {
             request = request.header("X-ClickHouse-Key", password);
         }
-        let response = request.send().await.map_err(|error| failure::of_network(&error))?;
+        let response = request.send().await.map_err(failure::of_network)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await;
         let code = headers.get("X-ClickHouse-Exception-Code").map(|code| String::from_utf8_lossy(code.as_bytes()));
@@ -75,7 +75,7 @@ impl Http {
             let text = body.map_or_else(|_cut| String::new(), |body| excerpt(&body, failure::TEXT_CHARS_MAX));
             return Err(failure::of_answer(status, code.as_deref(), &text));
         }
-        let body = body.map_err(|error| failure::of_network(&error))?;
+        let body = body.map_err(failure::of_network)?;
         refuse_doubtful(&headers, &body)?;
         Ok(Answer { body, has_query_id: headers.contains_key("X-ClickHouse-Query-Id") })
     }

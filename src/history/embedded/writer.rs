@@ -59,6 +59,7 @@ impl Writer {
             }
             self.process_group(group);
         }
+        self.watch.before_close(&self.connection);
     }
 
     /// Executes the work in one transaction. If that fails it executes each unit separately, so that one bad batch does

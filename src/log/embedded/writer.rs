@@ -87,6 +87,7 @@ impl Writer {
             }
             self.process_group(group);
         }
+        self.watch.before_close(&self.connection);
     }
 
     /// Executes the requests in one transaction. If that fails it executes each one separately, so that one bad request
