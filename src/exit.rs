@@ -4,7 +4,7 @@
 pub const NO: u8 = 1;
 /// Wrong usage of the command line.
 pub const USAGE: u8 = 64;
-/// The requested output format cannot hold a row.
+/// The requested output format cannot hold a row, or the file of a store is damaged: a person must restore it.
 pub const DATA: u8 = 65;
 /// The service is not running or does not answer.
 pub const UNAVAILABLE: u8 = 69;

@@ -102,6 +102,20 @@ impl Faults {
         }
     }
 
+    /// What happens to the next small write, which is never torn. Such writes do not consume the script, because their
+    /// number depends on timing.
+    pub fn for_small_write(&self) -> Fault {
+        let mut plan = self.lock();
+        plan.calls += 1;
+        if plan.outage {
+            return plan.inject(Fault::Fail);
+        }
+        match plan.by_chance() {
+            Fault::Tear => Fault::LoseAnswer,
+            fault => fault,
+        }
+    }
+
     /// What happens to the next read: it is never torn and never loses its answer.
     pub fn for_read(&self) -> Fault {
         let mut plan = self.lock();

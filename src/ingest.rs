@@ -202,7 +202,7 @@ async fn append(
                 }
                 return Ok(true);
             }
-            Err(LogError::Fatal(why)) => return Err(LogError::Fatal(why)),
+            Err(error @ (LogError::Fatal(_) | LogError::Damaged(_))) => return Err(error),
             Err(LogError::Unavailable(why)) => {
                 deps.counters.refused.fetch_add(1, Ordering::Relaxed);
                 if !failed {

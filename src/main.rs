@@ -1,5 +1,6 @@
 //! Parses the command line, runs the command and returns its exit code. Everything else is in the library.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use tapekeeper::cli::Cli;
@@ -19,7 +20,8 @@ fn main() -> ExitCode {
     let code = match runtime.block_on(cli.run()) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("tapekeeper: {:#}", failure.error);
+            // Not eprintln!, which panics when stderr is a file on a full disk.
+            writeln!(std::io::stderr(), "tapekeeper: {:#}", failure.error).ok();
             failure.code
         }
     };

@@ -1,6 +1,9 @@
 //! SIGTERM, SIGINT and SIGHUP as requests, with the sender. Must not know how a stop or a reload works.
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use tokio::sync::mpsc;
@@ -47,6 +50,14 @@ pub fn listen() -> anyhow::Result<mpsc::Receiver<Request>> {
         }
     })?;
     Ok(received)
+}
+
+/// Makes a write beyond a limit of the file's size (`ulimit -f`, LimitFSIZE=) an error like that of a full disk. By
+/// default it ends the process with SIGXFSZ. A program that this one starts has the default again.
+pub fn ignore_file_size_limit() -> anyhow::Result<()> {
+    // Nobody reads the flag: a signal that is handled does not end the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
 }
 
 /// Sends SIGTERM to a process.

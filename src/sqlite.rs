@@ -1,12 +1,18 @@
 //! Opens SQLite files, migrates their schema, classifies SQLite's errors, and reads beside a writer. Must not know
 //! about markets, logs or history.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+mod failure;
+mod readers;
+mod watch;
+
+use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
-use tokio::sync::Semaphore;
+use rusqlite::Connection;
+
+pub use failure::Failure;
+pub use readers::Readers;
+pub use watch::FileWatch;
 
 /// Other programs may read rows while this one writes: the longest wait for a lock that one of them holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,44 +21,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_BYTES: u32 = 64 << 20;
 /// The size to which SQLite truncates the write-ahead log after a burst.
 const WAL_BYTES_MAX: u32 = 128 << 20;
-/// Readers map this many bytes of the file instead of copying pages.
-const READ_MMAP_BYTES: u32 = 256 << 20;
-
-/// An error of SQLite, classified by what the caller can do about it.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Failure {
-    /// A full disk, a busy file or an I/O error: a retry may work.
-    #[error("{0}")]
-    Unavailable(String),
-    /// SQLite cannot store these rows as they are.
-    #[error("{0}")]
-    Refused(String),
-    /// A damaged file, another program's file, another schema, or no permission: a person must act.
-    #[error("{0}")]
-    Unusable(String),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        let text = error.to_string();
-        match error {
-            rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
-                ErrorCode::DiskFull
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-                | ErrorCode::OutOfMemory
-                | ErrorCode::OperationInterrupted
-                | ErrorCode::OperationAborted
-                | ErrorCode::FileLockingProtocolFailed => Self::Unavailable(text),
-                ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Self::Refused(text),
-                _ => Self::Unusable(text),
-            },
-            rusqlite::Error::ToSqlConversionFailure(_) => Self::Refused(text),
-            _ => Self::Unusable(text),
-        }
-    }
-}
 
 /// A file's schema: how this program recognizes its file and how it migrates an older version.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +43,7 @@ impl Schema {
 
     /// Opens the file for writing; creates it or migrates it to the present version if needed.
     pub fn open(&self, path: &Path) -> Result<Connection, Failure> {
-        let named = |error: Failure| in_file(path, error);
+        let named = |error: Failure| error.in_file(path);
         let mut connection = Connection::open(path).map_err(|error| named(error.into()))?;
         self.prepare(&mut connection).map_err(named)?;
         Ok(connection)
@@ -125,92 +93,6 @@ impl Schema {
     }
 }
 
-/// A small pool of read connections beside the writer, opened as needed.
-#[derive(Clone, Debug)]
-pub struct Readers {
-    path: Arc<Path>,
-    idle: Arc<Mutex<Vec<Connection>>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Readers {
-    /// At most `count` reads run at once.
-    pub fn new(path: &Path, count: usize) -> Self {
-        Self { path: Arc::from(path), idle: Arc::default(), permits: Arc::new(Semaphore::new(count)) }
-    }
-
-    /// Runs a read on a blocking thread and in one transaction, so that all its queries see one state. The read runs to
-    /// its end also when the caller drops the future.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let closed = || Failure::Unavailable(format!("{} is closed", self.path.display()));
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closed())?;
-        let readers = self.clone();
-        let reading = tokio::task::spawn_blocking(move || {
-            let connection = match readers.lock_idle().pop() {
-                Some(connection) => connection,
-                // The writer has the file open, so a failure here (no file descriptor left) is temporary.
-                None => open_reader(&readers.path).map_err(|error| Failure::Unavailable(error.to_string()))?,
-            };
-            let transaction = connection.unchecked_transaction()?;
-            let answer = read(&transaction)?;
-            transaction.finish()?;
-            // A connection on which anything failed does not return to the pool.
-            if !readers.permits.is_closed() {
-                readers.lock_idle().push(connection);
-            }
-            drop(permit);
-            Ok(answer)
-        });
-        match reading.await {
-            Ok(answer) => answer.map_err(|error| in_file(&self.path, error)),
-            Err(_) => Err(Failure::Unavailable(format!("a read of {} was aborted", self.path.display()))),
-        }
-    }
-
-    /// Bytes of the file and its write-ahead log on disk.
-    pub fn bytes_on_disk(&self) -> u64 {
-        let mut wal = self.path.as_os_str().to_owned();
-        wal.push("-wal");
-        [self.path.to_path_buf(), PathBuf::from(wal)]
-            .iter()
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|metadata| metadata.len())
-            .sum()
-    }
-
-    /// Makes later reads fail; closes each connection as soon as no read uses it.
-    pub fn close(&self) {
-        self.permits.close();
-        self.lock_idle().clear();
-    }
-
-    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update_and_check(None, "mmap_size", READ_MMAP_BYTES, |_| Ok(()))?;
-    connection.pragma_update(None, "query_only", true)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
-}
-
-fn in_file(path: &Path, error: Failure) -> Failure {
-    let named = |text: String| format!("{}: {text}", path.display());
-    match error {
-        Failure::Unavailable(text) => Failure::Unavailable(named(text)),
-        Failure::Refused(text) => Failure::Refused(named(text)),
-        Failure::Unusable(text) => Failure::Unusable(named(text)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,8 +135,21 @@ mod tests {
         let path = directory.path().join("a.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE other(x)").unwrap();
         assert!(matches!(ONE.open(&path), Err(Failure::Unusable(_))));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
         std::fs::write(&path, vec![7; 20_000]).unwrap();
-        assert!(matches!(ONE.open(&path), Err(Failure::Unusable(_))));
+        let refusal = ONE.open(&path).unwrap_err();
+        assert!(matches!(&refusal, Failure::Damaged(text) if text.contains("a.db is damaged: ")), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_outage() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(ONE.open(directory.path()), Err(Failure::Unavailable(_))));
     }
 
     #[test]

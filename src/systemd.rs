@@ -4,7 +4,7 @@
 //! Outside systemd every call does nothing.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
+use crate::atomic_file;
 use crate::heartbeat::{Heartbeats, LoopStatus, StuckLoop};
 use crate::messages;
 
@@ -134,17 +135,15 @@ fn report_stuck_loop(status: &LoopStatus, reason_file: &Path) {
     let reason = format!("{} has made no progress for {:.1} s", status.name, status.age_ms as f64 / 1e3);
     error!(MESSAGE_ID = messages::LOOP_STUCK, LOOP = %status.name, "stuck: {reason}");
     if let Err(error) = write_reason(status, reason_file) {
-        error!("cannot write {}: {error}; the next process will not report the stuck loop", reason_file.display());
+        error!("cannot write {}: {error:#}; the next process will not report the stuck loop", reason_file.display());
     }
     std::thread::park_timeout(LOG_FLUSH_WAIT);
     let line = sanitise(&format!("stuck: {reason}"));
     send(&[NotifyState::Status(&line), NotifyState::WatchdogTrigger]);
 }
 
-fn write_reason(status: &LoopStatus, reason_file: &Path) -> io::Result<()> {
-    let mut file = fs::File::create(reason_file)?;
-    writeln!(file, "{} {}", status.name, status.age_ms)?;
-    file.sync_all()
+fn write_reason(status: &LoopStatus, reason_file: &Path) -> anyhow::Result<()> {
+    atomic_file::write(reason_file, format!("{} {}\n", status.name, status.age_ms).as_bytes())
 }
 
 /// The loop for which the watchdog ended the previous process, if it did. Removes the file, so that it is reported

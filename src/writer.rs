@@ -1,7 +1,9 @@
 //! Writes rows to history and cache: the only path, for live and for backfilled rows.
 //!
-//! While history is down the writer retries without limit. It bisects a refused batch down to the row and stores that
-//! row as a dead letter. A wrong schema is fatal. Knows no backend by name.
+//! While history is down the writer retries without limit; a table or column that somebody changed, and a damaged or
+//! removed file, are outages too, because frames wait in the log until a person has repaired it. It bisects a refused
+//! batch down to the row and stores that row as a dead letter. A store that this program does not support is fatal.
+//! Knows no backend by name.
 
 use std::ops::Range as Span;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ pub enum WriteError {
     /// `stop` was cancelled while history was down; nothing is acknowledged.
     #[error("stopped while history was unavailable")]
     Stopped,
-    /// History has a wrong schema, or refuses even a dead letter.
+    /// History has a schema or a server that this program does not support, or refuses even a dead letter.
     #[error("{0}")]
     Fatal(String),
 }
@@ -136,12 +138,13 @@ impl Writer {
                 }
                 Err(HistoryError::Data(why)) => return Ok(Err(why)),
                 Err(HistoryError::Schema(why)) => return Err(WriteError::Fatal(why)),
-                Err(HistoryError::Unavailable(why)) => {
+                Err(outage @ (HistoryError::Unavailable(_) | HistoryError::Damaged(_))) => {
+                    let why = outage.into_reason();
                     if !failed {
                         warn!(
                             MESSAGE_ID = messages::HISTORY_UNAVAILABLE,
                             error = %why,
-                            "history does not accept rows, trying again until it does: {why}"
+                            "history does not accept rows, they wait until it does: {why}"
                         );
                     }
                     failed = true;

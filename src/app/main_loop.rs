@@ -25,7 +25,7 @@ use super::reload::Reloader;
 use super::reload_queue::ReloadQueue;
 use super::status::{self, status_line};
 use super::{Groups, Requests, Service};
-use super::{backends, conditions, events, exchange_monitor};
+use super::{backends, conditions, events, exchange_monitor, lost_history, store_watch};
 
 /// First delay between two attempts to store that the gaps of removed feeds ended; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub async fn start(
 ) -> Result<JobsHandle, Failure> {
     systemd::status("repairing and preloading the cache");
     let saver = service.saver.clone();
+    let watch = lost_history::watch(service.clone(), resumed.clone(), groups.jobs.stop.clone());
+    groups.jobs.spawn("lost history", watch);
     let services = Services {
         log: service.log.clone(),
         log_retention: LogRetention { age: service.config.log.retention, bytes: service.config.log.retention_bytes },
@@ -82,6 +84,7 @@ pub async fn start(
     groups.jobs.spawn("scheduler", runner.run(heartbeat, stop));
     let events = events::watch(service.clone(), jobs.clone(), groups.jobs.stop.clone());
     groups.jobs.spawn("events", events);
+    groups.jobs.spawn("store watch", store_watch::run(service.clone(), groups.jobs.stop.clone()));
     for (&exchange, rest) in &service.backfill.rest {
         let (rest, service) = (rest.clone(), service.clone());
         let stop = groups.jobs.stop.clone();

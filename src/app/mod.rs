@@ -14,6 +14,7 @@ mod exchange_monitor;
 pub mod exchange_runtime;
 mod faults;
 mod listing_report;
+mod lost_history;
 mod main_loop;
 mod recording;
 mod reload;
@@ -22,6 +23,7 @@ mod restore;
 mod snapshot_saver;
 mod sockets;
 mod status;
+mod store_watch;
 pub mod stores;
 mod stream_health;
 
@@ -43,7 +45,7 @@ use crate::config::Config;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
 use crate::exchange::{Feed, ListingStates};
-use crate::exit::{Failure, USAGE};
+use crate::exit::{DATA, Failure, INTERNAL, USAGE};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
 use crate::history::History;
@@ -247,7 +249,12 @@ pub async fn run(run_options: RunOptions, signals: mpsc::Receiver<Request>) -> R
     let drained = systemd::extend_timeout_while(longest, stop(groups, &service)).await;
     systemd::barrier().await;
     match failure {
-        Some(failure) => Err(anyhow!("{} failed: {}", failure.task, failure.reason).into()),
+        Some(failure) => {
+            // With a damaged log a restart would end in the same way: the unit does not restart after this code.
+            let is_damaged = matches!(service.log.trouble(), Some(LogError::Damaged(_)));
+            let why = anyhow!("{} failed: {}", failure.task, failure.reason);
+            Err(Failure::new(if is_damaged { DATA } else { INTERNAL }, why))
+        }
         None if !drained => {
             warn!("stopped before every frame was acknowledged: the next start consumes the rest from the log");
             Ok(())
@@ -307,6 +314,7 @@ async fn start(
         rest,
         recording_starts: Arc::new(recording_starts),
         identity: std::sync::Mutex::new(pending_resume.best_known().identity.clone()),
+        lost_history: std::sync::Mutex::new(pending_resume.best_known().lost.clone()),
         startup: clock.now(),
         clock: clock.clone(),
         generation,

@@ -57,7 +57,8 @@ pub(super) async fn open(
             resumed.cancel();
             resume
         }
-        Err(error) if restore::is_unavailable(&error) => {
+        // A damaged file ends a start: nothing is recorded yet, and a person must choose what to do.
+        Err(error) if restore::is_outage(&error) && !restore::is_damaged(&error) => {
             warn!("history is down: frames wait in the log until it is back: {error:#}");
             health.degraded("history", &format!("{error:#}"));
             restore::from_snapshot(snapshot.as_ref(), &streams)
@@ -92,6 +93,7 @@ impl PendingResume {
         let found = restore::resume_when_available(history, self.snapshot.as_ref(), &self.streams, wait).await?;
         if let Some(resume) = &found {
             saver.set_identity(resume.identity.clone());
+            saver.set_lost_history(resume.lost.clone());
             seed_progress(progress, resume, &Offsets::new());
             self.resumed.cancel();
         }

@@ -19,7 +19,7 @@ use crate::history::{Batch, GapFilter, History, HistoryError};
 use crate::ledger::Ledger;
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::retry;
-use crate::state::{Snapshot, StateFile};
+use crate::state::{LostHistory, Snapshot, StateFile};
 
 /// Longest wait for the cache's backup of the snapshot.
 const BACKUP_MAX: Duration = Duration::from_secs(5);
@@ -50,6 +50,8 @@ pub struct ResumeState {
     pub ledger: Ledger,
     /// History's identity, when it is known.
     pub identity: Option<String>,
+    /// What an earlier history held and this one lacks.
+    pub lost: Option<LostHistory>,
 }
 
 /// The newest whole snapshot: from the file, from the generation before it, or from the cache. Warns about corrupt
@@ -125,6 +127,7 @@ pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeS
         watermarks: streams.iter().filter_map(saved).collect(),
         identity: snapshot.history_identity.clone(),
         ledger: Ledger::default(),
+        lost: snapshot.lost_history.clone(),
     }
 }
 
@@ -144,7 +147,7 @@ pub async fn resume_when_available(
                 info!("history is available");
                 return Ok(Some(resume));
             }
-            Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
+            Ok(Err(error)) if !is_outage(&error) => return Err(error),
             Ok(Err(error)) => format!("{error:#}"),
             Err(_elapsed) => format!("no answer within {} s", RESUME_MAX.as_secs()),
         };
@@ -155,9 +158,14 @@ pub async fn resume_when_available(
     }
 }
 
-/// Whether a later attempt may succeed.
-pub fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Unavailable(_))))
+/// Whether a later attempt may succeed, without a limit of time.
+pub fn is_outage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(HistoryError::is_outage))
+}
+
+/// Whether the store's file is damaged.
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(HistoryError::Damaged(_))))
 }
 
 /// Takes the higher watermark of snapshot and history when the snapshot belongs to this history. Rows that were durable
@@ -174,12 +182,22 @@ pub async fn resume(
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
+    let knows_a_history = |snapshot: &Snapshot| snapshot.history_identity.is_some() || snapshot.lost_history.is_some();
+    if !snapshot.is_some_and(knows_a_history) && resume.watermarks.is_empty() {
+        // Nothing says what an empty history has lost; `lost_history` asks the log.
+        resume.lost = Some(lost(clock, BTreeMap::new()));
+    }
     let Some(snapshot) = snapshot else { return Ok(resume) };
+    resume.lost = snapshot.lost_history.clone().or(resume.lost);
     if snapshot.watermarks.is_empty() {
         return Ok(resume);
     }
     if snapshot.history_identity != resume.identity {
-        warn!("the saved watermarks belong to another history: each stream resumes from the rows of this one");
+        warn!(
+            "the saved watermarks belong to another history: each stream resumes from the rows of this one; `tapekeeper \
+             replay` writes the rows that the log still holds"
+        );
+        resume.lost.get_or_insert_with(|| lost(clock, snapshot.watermarks.clone()));
         return Ok(resume);
     }
     let mut lost = Vec::new();
@@ -199,6 +217,10 @@ pub async fn resume(
     }
     record_lost(history, lost).await?;
     Ok(resume)
+}
+
+fn lost(clock: &Clock, positions: BTreeMap<String, i64>) -> LostHistory {
+    LostHistory { noticed_at: clock.now().millis(), positions, received_before: None }
 }
 
 async fn record_lost(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::exchange::rest::Rest;
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::progress::Progress;
-use crate::state::{Snapshot, StateFile};
+use crate::state::{LostHistory, Snapshot, StateFile};
 
 /// The sources of a snapshot and where it goes.
 pub struct SnapshotSaver {
@@ -36,6 +36,8 @@ pub struct SnapshotSaver {
     pub recording_starts: Arc<RecordingStarts>,
     /// History's identity, when it is known.
     pub identity: std::sync::Mutex<Option<String>>,
+    /// What an earlier history held and the present one lacks.
+    pub lost_history: std::sync::Mutex<Option<LostHistory>>,
     /// When the process started.
     pub startup: Timestamp,
     /// The time.
@@ -67,6 +69,16 @@ impl SnapshotSaver {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
+    /// Sets what an earlier history held and the present one lacks.
+    pub fn set_lost_history(&self, lost: Option<LostHistory>) {
+        *self.lost_history.lock().unwrap_or_else(PoisonError::into_inner) = lost;
+    }
+
+    /// What an earlier history held and the present one lacks.
+    pub fn lost_history(&self) -> Option<LostHistory> {
+        self.lost_history.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn snapshot(&self, generation: u64, shutdown: bool) -> Snapshot {
         let now = self.clock.now();
         let mut snapshot = Snapshot {
@@ -92,6 +104,9 @@ impl SnapshotSaver {
         }
         snapshot.anchors = self.recording_starts.to_save();
         self.add_deadlines(&mut snapshot, now);
+        // A suspicion that the log has not confirmed is not saved.
+        let is_known = |lost: &LostHistory| !lost.positions.is_empty() || lost.received_before.is_some();
+        snapshot.lost_history = self.lost_history().filter(is_known);
         snapshot
     }
 

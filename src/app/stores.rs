@@ -2,18 +2,20 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
+use crate::atomic_file;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::consume;
-use crate::exit::{CANNOT_CREATE, CONFIGURATION, Failure, IO, TEMPORARY, UNAVAILABLE};
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, DATA, Failure, IO, TEMPORARY, UNAVAILABLE};
 use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
@@ -33,7 +35,14 @@ pub async fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
         .with_context(|| format!("create the state directory {}", data_dir.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
     let path = data_dir.join("lock");
-    let file = File::create(&path)
+    // Not truncated, and not followed: the file is empty, and a link here is not ours.
+    let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("open flags are small");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(no_follow)
+        .open(&path)
         .with_context(|| format!("create {}", path.display()))
         .map_err(|error| Failure::new(CANNOT_CREATE, error))?;
     let until = tokio::time::Instant::now() + LOCK_WAIT_MAX;
@@ -71,6 +80,16 @@ pub async fn log(config: &Config) -> Result<Arc<dyn Log>, Failure> {
     }
 }
 
+/// The exit code for a command that failed because of a store; `None` for another reason.
+pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
+    error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(HistoryError::Damaged(_)), _) | (_, Some(LogError::Damaged(_))) => Some(DATA),
+        (Some(HistoryError::Unavailable(_)), _) | (_, Some(LogError::Unavailable(_))) => Some(UNAVAILABLE),
+        (Some(HistoryError::Schema(_)), _) => Some(CONFIGURATION),
+        _ => None,
+    })
+}
+
 /// A name that tells this log from any other log that the configuration may name later.
 pub fn log_name(config: &Config) -> String {
     let kafka = &config.log.kafka;
@@ -82,6 +101,7 @@ pub fn log_name(config: &Config) -> String {
 
 fn log_failure(error: LogError) -> Failure {
     match error {
+        LogError::Damaged(why) => Failure::new(DATA, anyhow!("open the log: {why}")),
         LogError::Fatal(why) => Failure::new(CONFIGURATION, anyhow!("open the log: {why}")),
         LogError::Unavailable(why) => Failure::new(IO, anyhow!("open the log: {why}")),
     }
@@ -103,8 +123,7 @@ fn recorder_id(data_dir: &Path, instance: &str) -> Result<String, Failure> {
         Err(error) => return Err(cannot("read", error)),
     }
     let name = format!("tapekeeper-{}", uuid::Uuid::new_v4().simple());
-    // After a power cut the name may be lost and replaced: the group then waits for one session timeout, once.
-    fs::write(&path, format!("{name}\n")).map_err(|error| cannot("write", error))?;
+    atomic_file::write(&path, format!("{name}\n").as_bytes()).map_err(|error| Failure::new(IO, error))?;
     Ok(name)
 }
 
@@ -157,6 +176,7 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
             match opened.context("open the history")? {
                 Ok(history) => Ok((Arc::new(history), Ok(()))),
                 Err(HistoryError::Unavailable(why)) => Err(Failure::new(IO, anyhow!("open the history: {why}"))),
+                Err(HistoryError::Damaged(why)) => Err(Failure::new(DATA, anyhow!("open the history: {why}"))),
                 Err(HistoryError::Schema(why) | HistoryError::Data(why)) => {
                     Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")))
                 }
@@ -168,11 +188,11 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
             let answer = loop {
                 match tokio::time::timeout_at(until, history.prepare()).await {
                     Ok(Ok(_identity)) => break Ok(()),
-                    Ok(Err(HistoryError::Schema(why) | HistoryError::Data(why))) => {
+                    Ok(Err(HistoryError::Schema(why))) => {
                         return Err(Failure::new(CONFIGURATION, anyhow!("open the history: {why}")));
                     }
-                    Ok(Err(HistoryError::Unavailable(why))) if tokio::time::Instant::now() >= until => break Err(why),
-                    Ok(Err(HistoryError::Unavailable(why))) => {
+                    Ok(Err(error)) if tokio::time::Instant::now() >= until => break Err(error.to_string()),
+                    Ok(Err(why)) => {
                         tracing::debug!("history does not answer yet: {why}");
                         tokio::time::sleep(Duration::from_millis(250)).await;
                     }
@@ -273,6 +293,15 @@ pub fn cache(config: &Config) -> Result<Arc<dyn Cache>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_of_a_failed_store_says_what_to_do() {
+        let code = |error: anyhow::Error| exit_code(&error.context("read trades"));
+        assert_eq!(code(HistoryError::Damaged(String::new()).into()), Some(DATA));
+        assert_eq!(code(LogError::Damaged(String::new()).into()), Some(DATA));
+        assert_eq!(code(HistoryError::Unavailable(String::new()).into()), Some(UNAVAILABLE));
+        assert_eq!(code(LogError::Fatal(String::new()).into()), None);
+    }
 
     #[test]
     fn a_password_in_a_url_is_not_shown() {

@@ -67,6 +67,10 @@ impl Cache for FaultyCache {
         }
     }
 
+    fn refused_keys(&self) -> Vec<String> {
+        self.inner.refused_keys()
+    }
+
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
         self.before_read().await?;
         self.inner.ticks(exchange, symbols).await
@@ -83,8 +87,14 @@ impl Cache for FaultyCache {
     }
 
     async fn put_state(&self, instance: &str, document: &str) -> Result<(), CacheError> {
-        self.before_read().await?;
-        self.inner.put_state(instance, document).await
+        let fault = self.faults.for_small_write();
+        match fault {
+            Fault::Fail => return Err(injected()),
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::None | Fault::LoseAnswer | Fault::Tear => {}
+        }
+        self.inner.put_state(instance, document).await?;
+        if fault == Fault::LoseAnswer { Err(injected()) } else { Ok(()) }
     }
 
     async fn get_state(&self, instance: &str) -> Result<Option<String>, CacheError> {

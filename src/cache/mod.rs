@@ -7,7 +7,9 @@
 //!    replaces one with a lower update id. The store decides, so no race moves a value back.
 //! 2. **Apply may be repeated.** After an error, any part of the update may be applied. Applying it again is harmless.
 //! 3. **Reads are exact**: decimals and times are returned as they were applied.
-//! 4. **A lost cache loses no data**: the recorder rebuilds everything here from history.
+//! 4. **One key that another program uses costs that key.** The others of an update are applied, and
+//!    [`Cache::refused_keys`] names it.
+//! 5. **A lost cache loses no data**: the recorder rebuilds everything here from history.
 //!
 //! Times are microseconds since 1970 UTC. This module must not know where the values come from.
 
@@ -56,6 +58,11 @@ pub trait Cache: Send + Sync {
     /// Writes every value that is newer than the stored one (promise 1), and skips the others. Returns the number of
     /// writes.
     async fn apply(&self, update: &Update) -> Result<u64, CacheError>;
+
+    /// The keys that the store refuses, because another program uses them for something else. The others are written.
+    fn refused_keys(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Reads the latest tick of each symbol, in the order of `symbols`; `None` if there is none.
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError>;

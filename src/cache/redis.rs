@@ -3,10 +3,16 @@
 //!
 //! Each FCALL names one key, so it stays in one hash slot. When a server reports that it lacks the function, the
 //! recorder loads it on every primary: at first use, and after a restart that lost it.
+//!
+//! A key of ours that holds another type belongs to another program. The recorder skips it: deleting it would destroy
+//! what only that program can restore, while everything here can be rebuilt from history.
 
 mod connection;
 mod hashes;
 mod inspect;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult};
@@ -28,6 +34,8 @@ const COMMANDS_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub struct RedisCache {
     connection: Connection,
+    /// Keys of ours that hold another type.
+    refused: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl RedisCache {
@@ -42,7 +50,7 @@ impl RedisCache {
     /// runtime. Fails on an invalid URL.
     pub fn connect(options: &RedisOptions) -> Result<Self, CacheError> {
         let connection = Connection::new(options).map_err(|error| redis_error("set up the connection", &error))?;
-        Ok(Self { connection })
+        Ok(Self { connection, refused: Arc::default() })
     }
 
     /// Sends one command and returns its response.
@@ -56,9 +64,20 @@ impl RedisCache {
         }
     }
 
+    /// Remembers whether a key holds another type, and warns once.
+    fn note(&self, key: &str, is_refused: bool) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_refused {
+            refused.remove(key);
+        } else if refused.insert(key.to_owned()) {
+            drop(refused);
+            warn!(key, "{key} in Redis holds another type, the recorder skips it: {}", what_to_do(key));
+        }
+    }
+
     /// Calls the function for each hash, and loads it first if a server lacks it; returns the number of replaced
-    /// hashes.
-    async fn forward(&self, hashes: &[HashWrite]) -> Result<u64, CacheError> {
+    /// hashes, and the first error of a single hash. The other hashes are written.
+    async fn forward(&self, hashes: &[HashWrite]) -> Result<(u64, Option<CacheError>), CacheError> {
         let call = |hash: &HashWrite| {
             let mut call = redis::cmd("FCALL");
             call.arg(FORWARD).arg(1).arg(&hash.key).arg(hash.order);
@@ -75,11 +94,19 @@ impl RedisCache {
             self.load().await?;
             answers = self.connection.send(&calls).await.map_err(|error| redis_error(what, &error))?;
         }
-        let mut moved = 0;
+        let (mut moved, mut failure) = (0, None);
         for (answer, hash) in answers.into_iter().zip(hashes) {
-            moved += answer.map_err(|error| redis_error(&format!("move {} forward", hash.key), &error))?;
+            let is_refused = answer.as_ref().is_err_and(is_wrong_type);
+            self.note(&hash.key, is_refused);
+            match answer {
+                Ok(written) => moved += written,
+                Err(_) if is_refused => {}
+                Err(error) => {
+                    failure.get_or_insert_with(|| redis_error(&format!("move {} forward", hash.key), &error));
+                }
+            }
         }
-        Ok(moved)
+        Ok((moved, failure))
     }
 
     async fn load(&self) -> Result<(), CacheError> {
@@ -102,6 +129,12 @@ impl RedisCache {
             let commands: Vec<Cmd> = keys.iter().map(|key| with_arg("HGETALL", key)).collect();
             let answers = self.connection.send(&commands).await.map_err(|error| redis_error("read keys", &error))?;
             for (stored, key) in answers.into_iter().zip(keys) {
+                let is_refused = stored.as_ref().is_err_and(is_wrong_type);
+                self.note(key, is_refused);
+                if is_refused {
+                    values.push(None);
+                    continue;
+                }
                 let stored: HashFields = stored.map_err(|error| redis_error("read keys", &error))?;
                 let value = read(&stored);
                 if value.is_none() && !stored.is_empty() {
@@ -121,11 +154,17 @@ impl Cache for RedisCache {
         let klines = update.klines.iter().map(|(exchange, symbol, kline)| hashes::kline(*exchange, symbol, kline));
         let books = update.books.iter().map(|(exchange, symbol, book)| hashes::book(*exchange, symbol, book));
         let all: Vec<HashWrite> = ticks.chain(klines).chain(books).collect();
-        let mut moved = 0;
+        let (mut moved, mut failure) = (0, None);
         for hashes in all.chunks(COMMANDS_MAX) {
-            moved += self.forward(hashes).await?;
+            let (written, failed) = self.forward(hashes).await?;
+            moved += written;
+            failure = failure.or(failed);
         }
-        Ok(moved)
+        failure.map_or(Ok(moved), Err)
+    }
+
+    fn refused_keys(&self) -> Vec<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     async fn ticks(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<Option<Tick>>, CacheError> {
@@ -162,6 +201,14 @@ fn with_arg(name: &str, arg: &str) -> Cmd {
     let mut command = redis::cmd(name);
     command.arg(arg);
     command
+}
+
+fn what_to_do(key: &str) -> String {
+    format!("another program uses the key; change that, or delete it with `redis-cli DEL '{key}'`")
+}
+
+fn is_wrong_type(error: &RedisError) -> bool {
+    error.code() == Some("WRONGTYPE") || error.to_string().contains("WRONGTYPE")
 }
 
 fn lacks_function(error: &RedisError) -> bool {

@@ -26,7 +26,7 @@ pub async fn run_write_behind(
     heartbeat: Heartbeat,
     stop: CancellationToken,
 ) {
-    let mut failing = false;
+    let (mut failing, mut refused) = (false, Vec::new());
     loop {
         heartbeat.beat();
         let last = stop.is_cancelled();
@@ -49,10 +49,17 @@ pub async fn run_write_behind(
                 if !last {
                     retry::wait(RETRY_INTERVAL, &stop).await;
                 }
-            } else if failing {
-                failing = false;
-                health.restored("cache");
-                info!("the cache accepts values again");
+            } else {
+                if std::mem::take(&mut failing) {
+                    health.restored("cache");
+                    refused.clear();
+                    info!("the cache accepts values again");
+                }
+                let now_refused = cache.refused_keys();
+                if now_refused != refused {
+                    refused = now_refused;
+                    show_refused(&refused, &health);
+                }
             }
         }
         if last {
@@ -64,5 +71,33 @@ pub async fn run_write_behind(
             () = pending.offered() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
+    }
+}
+
+/// Shows the keys that the cache refuses, or that it refuses none any more.
+fn show_refused(keys: &[String], health: &Health) {
+    match keys {
+        [] => drop(health.restored("cache")),
+        [key] => health.degraded("cache", &format!("{key} holds another type: another program uses the key")),
+        [key, ..] => {
+            let why = format!("{key} and {} more keys hold another type: another program uses them", keys.len() - 1);
+            health.degraded("cache", &why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_keys_are_named_until_the_store_accepts_them() {
+        let health = Health::default();
+        show_refused(&["tick:{binance:A}".to_owned()], &health);
+        assert!(health.degraded_parts()["cache"].starts_with("tick:{binance:A} holds another type"));
+        show_refused(&["tick:{binance:A}".to_owned(), "tick:{binance:B}".to_owned()], &health);
+        assert!(health.degraded_parts()["cache"].contains("and 1 more keys"));
+        show_refused(&[], &health);
+        assert!(health.degraded_parts().is_empty());
     }
 }

@@ -57,7 +57,7 @@ const SECTIONS: [(&str, &str); 5] = [
          answer, or there is no history. 70: internal error. 73 and 74: the data directory cannot be created or written. 75: \
          try again later, for example because another recorder holds the data directory. 77: permission, because the user is \
          not in the group or has no token. 78: configuration, or a store of a newer version.\n\nsystemd does not restart \
-         the service after 64 and 78.",
+         the service after 64, 65 and 78.",
     ),
     (
         "SYSTEMD",

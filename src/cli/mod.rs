@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, ConfigPaths, RunOptions};
+use crate::app::{self, ConfigPaths, RunOptions, stores};
 use crate::exit::{self, Failure};
 use crate::jobs::spec::Schedule;
 use crate::telemetry::{self, LogFormat};
@@ -110,6 +110,11 @@ impl Cli {
 
     /// Runs the command; returns the exit code.
     pub async fn run(self) -> Result<u8, Failure> {
+        signals::ignore_file_size_limit()?;
+        self.dispatch().await.map_err(with_code_of_store)
+    }
+
+    async fn dispatch(self) -> Result<u8, Failure> {
         let config_paths = ConfigPaths { config: self.config, jobs: self.jobs };
         let format = self.format.printed();
         match self.command {
@@ -148,6 +153,19 @@ impl Cli {
     }
 }
 
+/// Gives the failure of a store the code that says what an operator can do, where the command gave it none.
+fn with_code_of_store(failure: Failure) -> Failure {
+    match stores::exit_code(&failure.error) {
+        Some(code) if failure.code == exit::INTERNAL => Failure::new(code, failure.error),
+        _ => failure,
+    }
+}
+
+/// The code for files that cannot be loaded: without a free file descriptor nothing is known about what they contain.
+fn code_of_unloaded() -> u8 {
+    if std::fs::File::open("/dev/null").is_err() { exit::IO } else { exit::CONFIGURATION }
+}
+
 /// Runs the service.
 async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Failure> {
     let hidden = config::environment::hide_secrets();
@@ -156,7 +174,7 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
-            return Ok(exit::CONFIGURATION);
+            return Ok(code_of_unloaded());
         }
     };
     let _telemetry = telemetry::install(log_format)?;
@@ -175,7 +193,7 @@ async fn run(config_paths: ConfigPaths, log_format: LogFormat) -> Result<u8, Fai
 fn load(config_paths: &ConfigPaths) -> Result<config::Config, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     let loaded = config::load_config(config_paths.config.as_deref(), &environment);
-    loaded.map_err(|problems| Failure::new(exit::CONFIGURATION, problems))
+    loaded.map_err(|problems| Failure::new(code_of_unloaded(), problems))
 }
 
 /// The schedule, for a command that needs it.

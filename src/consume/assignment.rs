@@ -62,6 +62,7 @@ impl Worker {
         self.publish_assigned();
         let streams = self.deps.assigned.borrow().clone();
         let history = self.deps.writer.history().clone();
+        let mut warned = false;
         loop {
             self.heartbeat.beat();
             let why = match self
@@ -84,7 +85,11 @@ impl Worker {
                 Ok(Err(error)) => error.to_string(),
                 Err(_elapsed) => format!("no answer within {} s", LOAD_MAX.as_secs()),
             };
-            warn!("cannot read the watermarks of partitions {partitions:?} from history, trying again: {why}");
+            if !std::mem::replace(&mut warned, true) {
+                warn!(
+                    "cannot read the watermarks of partitions {partitions:?} from history, trying until it works: {why}"
+                );
+            }
             self.deps.health.degraded("history", &why);
             if !retry::wait(RETRY_AFTER, &self.stop).await {
                 return Ok(());

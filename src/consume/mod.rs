@@ -141,7 +141,7 @@ pub async fn run(
         match delivery {
             Ok(Ok(delivery)) => worker.accept(&mut buffer, delivery).await?,
             Ok(Err(LogError::Unavailable(why))) => worker.wait_for_log(&why).await,
-            Ok(Err(LogError::Fatal(why))) => return Err(ConsumeError::Log(why)),
+            Ok(Err(LogError::Fatal(why) | LogError::Damaged(why))) => return Err(ConsumeError::Log(why)),
             Err(_elapsed) => {}
         }
         if was_idle {
@@ -177,7 +177,7 @@ async fn subscribe(
         heartbeat.beat();
         match heartbeat.beat_while(SUBSCRIBE_MAX, deps.log.consumer()).await {
             Ok(consumer) => return Ok(Some(consumer)),
-            Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
+            Err(LogError::Fatal(why) | LogError::Damaged(why)) => return Err(ConsumeError::Log(why)),
             Err(LogError::Unavailable(why)) => {
                 deps.health.degraded("log", &why);
                 if !retry::wait(Duration::from_secs(1), stop).await {

@@ -196,7 +196,7 @@ impl Worker {
             }
             // The rows are durable, and the next commit covers these offsets too.
             Err(LogError::Unavailable(why)) => self.deps.health.degraded("log", &why),
-            Err(LogError::Fatal(why)) => return Err(ConsumeError::Log(why)),
+            Err(LogError::Fatal(why) | LogError::Damaged(why)) => return Err(ConsumeError::Log(why)),
         }
         Ok(Some(()))
     }

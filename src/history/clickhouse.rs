@@ -1,17 +1,23 @@
 //! History in ClickHouse 24.8 or newer, over HTTP.
 //!
 //! Every table is a ReplacingMergeTree on its key: merges collapse the copies of a row, and reads use FINAL, so they
-//! never see copies. An insert is durable when the server responds. A failed insert may be stored in part: the caller
-//! inserts the same batch again, and the server keeps one copy of each block.
+//! never see copies. An insert is durable when the server itself has answered: with a status of 2xx, its header
+//! `X-ClickHouse-Query-Id`, no exception and an empty body. Where a proxy removes that header, the recorder reads the
+//! rows back. A failed insert may be stored in part: the caller inserts the same batch again, and the server keeps one
+//! copy of each block.
 //!
 //! The server may be down at construction: the first call that reaches it creates the missing tables.
 
+mod compress;
 mod coverage;
+mod decode;
 mod encode;
 mod failure;
+mod http;
 mod ledger;
 mod lookup;
 mod per_minute;
+mod proof;
 mod retention;
 mod schema;
 mod server;
@@ -28,7 +34,8 @@ use super::{
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
 use encode::{Columns, Encoded};
-use server::Server;
+use proof::Written;
+use server::{Proof, Server};
 
 /// History in a ClickHouse database.
 #[derive(Debug)]
@@ -76,8 +83,19 @@ impl ClickhouseHistory {
         Ok(&self.server)
     }
 
-    async fn put(&self, table: &str, columns: Columns, token: &str, rows: Encoded) -> Result<(), HistoryError> {
-        self.server.insert(table, &encode::names(columns), token, rows.into_bytes()).await
+    /// Inserts rows; `written` reads them back when the answer proves nothing.
+    async fn put(
+        &self,
+        table: &str,
+        columns: Columns,
+        token: &str,
+        rows: Encoded,
+        written: impl FnOnce() -> Written,
+    ) -> Result<(), HistoryError> {
+        match self.server.insert(table, &encode::names(columns), token, &rows.into_bytes()).await? {
+            Proof::Answered => Ok(()),
+            Proof::Missing => written().prove(&self.server).await,
+        }
     }
 }
 
@@ -93,20 +111,28 @@ impl History for ClickhouseHistory {
     }
 
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.prepare().await?;
         let token = batch.token.as_str();
         // Gaps first: a crash after them leaves a gap row too many, but never a missing range without one.
         if !batch.gaps.is_empty() {
-            self.put("gaps", encode::GAPS, token, encode::gaps(&batch.gaps)?).await?;
+            let rows = encode::gaps(&batch.gaps)?;
+            self.put("gaps", encode::GAPS, token, rows, || proof::gaps(&batch.gaps)).await?;
         }
         if !batch.trades.is_empty() {
-            self.put("trades", encode::TRADES, token, encode::trades(&batch.trades)?).await?;
+            let rows = encode::trades(&batch.trades)?;
+            self.put("trades", encode::TRADES, token, rows, || proof::trades(&batch.trades)).await?;
         }
         if !batch.klines.is_empty() {
-            self.put("klines", encode::KLINES, token, encode::klines(&batch.klines)?).await?;
+            let rows = encode::klines(&batch.klines)?;
+            self.put("klines", encode::KLINES, token, rows, || proof::klines(&batch.klines)).await?;
         }
         if !batch.dead_letters.is_empty() {
-            self.put("dead_letters", encode::DEAD_LETTERS, token, encode::dead_letters(&batch.dead_letters)).await?;
+            let rows = encode::dead_letters(&batch.dead_letters);
+            let written = || proof::dead_letters(&batch.dead_letters);
+            self.put("dead_letters", encode::DEAD_LETTERS, token, rows, written).await?;
         }
         Ok(())
     }
@@ -201,7 +227,7 @@ impl History for ClickhouseHistory {
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         self.prepare().await?;
         // No token: the server would drop a run that returns to an earlier state as a duplicate.
-        self.put("job_runs", encode::JOB_RUNS, "", encode::job_run(run)).await
+        self.put("job_runs", encode::JOB_RUNS, "", encode::job_run(run), || proof::job_run(run)).await
     }
 
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
-use crate::sqlite::{Failure, Readers};
+use crate::sqlite::{Failure, FileWatch, Readers};
 use writer::{Request, Work, Writer};
 
 /// Requests that wait in the writer's channel. Further callers wait until it has room.
@@ -39,6 +39,7 @@ const READERS_MAX: usize = 3;
 pub struct EmbeddedHistory {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     readers: Readers,
+    watch: FileWatch,
     identity: String,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -48,16 +49,18 @@ impl EmbeddedHistory {
     /// file open.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
         let connection = schema::SCHEMA.open(path)?;
-        let identity = schema::identity(&connection)?;
+        let watch = FileWatch::new(path);
+        let identity = schema::identity(&connection).map_err(|failure| watch.note(failure))?;
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-        let writer = Writer::new(connection);
+        let writer = Writer::new(connection, watch.clone());
         let thread = std::thread::Builder::new()
             .name("history-writer".to_owned())
             .spawn(move || writer.run(waiting))
             .map_err(|error| HistoryError::Unavailable(format!("start history's writer thread: {error}")))?;
         Ok(Self {
             requests: Mutex::new(Some(requests)),
-            readers: Readers::new(path, READERS_MAX),
+            readers: Readers::new(path, READERS_MAX, watch.clone()),
+            watch,
             identity,
             thread: Mutex::new(Some(thread)),
         })
@@ -65,6 +68,7 @@ impl EmbeddedHistory {
 
     fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.watch.close();
         self.readers.close();
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -85,7 +89,7 @@ impl EmbeddedHistory {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, HistoryError> {
-        self.readers.read(read).await.map_err(HistoryError::from)
+        self.readers.read(read).await.map_err(running)
     }
 }
 
@@ -232,6 +236,14 @@ impl History for EmbeddedHistory {
         Ok(Some(self.readers.bytes_on_disk()))
     }
 
+    fn trouble(&self) -> Option<HistoryError> {
+        self.watch.trouble().map(running)
+    }
+
+    async fn find_damage(&self) -> Result<(), HistoryError> {
+        self.readers.find_damage().await.map_err(running)
+    }
+
     async fn close(&self) -> Result<(), HistoryError> {
         let Some(thread) = self.stop() else { return Ok(()) };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -253,12 +265,25 @@ impl Drop for EmbeddedHistory {
     }
 }
 
+/// The error of a call on an open history: somebody has changed a table since it was opened, and may change it back.
+fn running(failure: Failure) -> HistoryError {
+    match HistoryError::from(failure) {
+        HistoryError::Schema(text) => HistoryError::Unavailable(text),
+        error => error,
+    }
+}
+
 impl From<Failure> for HistoryError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unavailable(text) => Self::Unavailable(text),
+            Failure::Lost(text) => Self::Unavailable(format!("{text}: restart, then `tapekeeper replay`")),
             Failure::Refused(text) => Self::Data(text),
             Failure::Unusable(text) => Self::Schema(text),
+            Failure::Damaged(text) => Self::Damaged(format!(
+                "{text}: restore it (docs/operations.md, Backup); without a backup stop tapekeeper, move history.db, \
+                 history.db-wal and history.db-shm away, start it and run `tapekeeper replay`"
+            )),
         }
     }
 }

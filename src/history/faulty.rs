@@ -219,9 +219,15 @@ impl History for FaultyHistory {
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
-        self.before_read().await?;
+        let fault = self.faults.for_small_write();
+        match fault {
+            Fault::Fail => return Err(injected()),
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::None | Fault::LoseAnswer | Fault::Tear => {}
+        }
         let _paused_clock = hold_clock();
-        self.inner.put_run(run).await
+        self.inner.put_run(run).await?;
+        if fault == Fault::LoseAnswer { Err(injected()) } else { Ok(()) }
     }
 
     async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
@@ -237,6 +243,14 @@ impl History for FaultyHistory {
     async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
         self.before_read().await?;
         self.inner.bytes().await
+    }
+
+    fn trouble(&self) -> Option<HistoryError> {
+        self.inner.trouble()
+    }
+
+    async fn find_damage(&self) -> Result<(), HistoryError> {
+        self.inner.find_damage().await
     }
 
     async fn close(&self) -> Result<(), HistoryError> {

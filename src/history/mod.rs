@@ -14,7 +14,11 @@
 //! 4. **Reads see earlier inserts**, from every handle.
 //! 5. **Identity.** The store gets its [`History::identity`] when it is created, and keeps it. Watermarks that were
 //!    written against another history do not count for this one.
-//! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions.
+//! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions. A table or column that
+//!    somebody changes while the recorder runs is an outage: the calls fail with [`HistoryError::Unavailable`], which
+//!    names it, until it is back.
+//! 7. **A success is proven.** A call returns `Ok` only when the answer is the store's own and whole. A store whose file
+//!    was removed or replaced refuses writes.
 //!
 //! Decimals are exact. Times are microseconds since 1970 UTC. A position is a trade id, or the open time of a kline in
 //! microseconds. This module knows rows; it must not know where they come from.
@@ -56,6 +60,10 @@ pub enum HistoryError {
     /// The schema or the server is not supported: stop and alert.
     #[error("history has the wrong schema: {0}")]
     Schema(String),
+    /// The store's file does not contain what was written to it: a person must restore it. Frames wait in the log
+    /// meanwhile, so a recorder that runs retries as for [`HistoryError::Unavailable`].
+    #[error("{0}")]
+    Damaged(String),
 }
 
 /// The highest stored position of a stream.
@@ -67,6 +75,20 @@ pub struct Watermark {
     pub position: i64,
     /// The exchange's time of the row.
     pub ts: Timestamp,
+}
+
+impl HistoryError {
+    /// Whether a recorder that runs waits for a repair and retries: neither the rows nor the program are wrong.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Damaged(_))
+    }
+
+    /// The text without the kind, for health.
+    pub fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Data(why) | Self::Schema(why) | Self::Damaged(why) => why,
+        }
+    }
 }
 
 /// Selects gaps.
@@ -190,6 +212,18 @@ pub trait History: Send + Sync {
 
     /// Bytes on disk; `None` if the backend cannot tell.
     async fn bytes(&self) -> Result<Option<u64>, HistoryError>;
+
+    /// What is wrong with the store's own file now, although no call has failed yet: somebody removed it, or a read has
+    /// found damage. Cheap enough for once a second.
+    fn trouble(&self) -> Option<HistoryError> {
+        None
+    }
+
+    /// Reads the store's own file and looks for damage. It may take as long as reading all of it; dropping the future
+    /// ends it.
+    async fn find_damage(&self) -> Result<(), HistoryError> {
+        Ok(())
+    }
 
     /// Flushes and closes the store. Later calls fail with [`HistoryError::Unavailable`]; another `close` succeeds.
     async fn close(&self) -> Result<(), HistoryError>;

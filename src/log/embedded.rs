@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Consumer, Log, LogError, LogUsage, Offsets, Partition, Record};
 use crate::market::{Frame, Timestamp};
-use crate::sqlite::{Failure, Readers};
+use crate::sqlite::{Failure, FileWatch, Readers};
 use consumer::EmbeddedConsumer;
 use ring::Ring;
 use writer::{Request, Writer};
@@ -62,6 +62,7 @@ pub struct EmbeddedLog {
 struct Shared {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     readers: Readers,
+    watch: FileWatch,
     recent: Arc<Mutex<Ring>>,
     /// Next offset to write; all frames below it are durable.
     end: watch::Receiver<i64>,
@@ -73,10 +74,11 @@ impl EmbeddedLog {
     /// Opens the file `{data_dir}/log.db`, or creates it. The directory must exist.
     pub fn open(path: &Path, options: Options) -> Result<Self, LogError> {
         let recent = Arc::new(Mutex::new(Ring::new(options.recent_bytes)));
-        let writer = Writer::open(path, Arc::clone(&recent))?;
+        let (writer, watch) = Writer::open(path, Arc::clone(&recent))?;
         let shared = Shared {
             requests: Mutex::new(None),
-            readers: Readers::new(path, READERS_MAX),
+            readers: Readers::new(path, READERS_MAX, watch.clone()),
+            watch,
             recent,
             end: writer.end(),
             committed: writer.committed(),
@@ -85,13 +87,14 @@ impl EmbeddedLog {
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(waiting))
-            .map_err(|error| LogError::Fatal(format!("start the log's writer thread: {error}")))?;
+            .map_err(|error| LogError::Unavailable(format!("start the log's writer thread: {error}")))?;
         *shared.lock_requests() = Some(requests);
         Ok(Self { shared: Arc::new(shared), options, thread: Mutex::new(Some(thread)) })
     }
 
     fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
         self.shared.lock_requests().take();
+        self.shared.watch.close();
         self.shared.readers.close();
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -112,7 +115,6 @@ impl Shared {
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
     ) -> Result<T, LogError> {
-        let closed = || LogError::Fatal("the log is closed".to_owned());
         let requests = self.lock_requests().clone().ok_or_else(closed)?;
         let (done, answer) = oneshot::channel();
         // Not closed by this process: the thread panicked.
@@ -120,6 +122,10 @@ impl Shared {
         requests.send(request(done)).await.map_err(|_| ended())?;
         drop(requests);
         answer.await.map_err(|_| ended())?
+    }
+
+    fn refuse_when_closed(&self) -> Result<(), LogError> {
+        if self.lock_requests().is_none() { Err(closed()) } else { Ok(()) }
     }
 
     async fn commit(&self, offsets: &Offsets) -> Result<(), LogError> {
@@ -135,6 +141,7 @@ impl Shared {
     /// Reads at most `records` records, starting at `offset`, from memory if they are there. Ends with the record that
     /// exceeds `bytes` of payload.
     async fn read(&self, offset: i64, records: usize, bytes: usize) -> Result<Vec<Record>, LogError> {
+        self.refuse_when_closed()?;
         if let Some(found) = self.lock_recent().read(offset, records, bytes) {
             return Ok(found);
         }
@@ -153,9 +160,7 @@ impl Log for EmbeddedLog {
     }
 
     async fn consumer(&self) -> Result<Box<dyn Consumer>, LogError> {
-        if self.shared.lock_requests().is_none() {
-            return Err(LogError::Fatal("the log is closed".to_owned()));
-        }
+        self.shared.refuse_when_closed()?;
         let committed = *self.shared.committed.borrow();
         Ok(Box::new(EmbeddedConsumer::new(Arc::clone(&self.shared), self.options, committed.unwrap_or(0))))
     }
@@ -172,6 +177,7 @@ impl Log for EmbeddedLog {
     }
 
     async fn usage(&self) -> Result<LogUsage, LogError> {
+        self.shared.refuse_when_closed()?;
         let first = self.shared.readers.read(rows::first).await?;
         let end = *self.shared.end.borrow();
         let committed = *self.shared.committed.borrow();
@@ -195,6 +201,14 @@ impl Log for EmbeddedLog {
         }
     }
 
+    fn trouble(&self) -> Option<LogError> {
+        self.shared.watch.trouble().map(LogError::from)
+    }
+
+    async fn find_damage(&self) -> Result<(), LogError> {
+        Ok(self.shared.readers.find_damage().await?)
+    }
+
     async fn close(&self) -> Result<(), LogError> {
         let Some(thread) = self.stop() else { return Ok(()) };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -216,11 +230,20 @@ impl Drop for EmbeddedLog {
     }
 }
 
+fn closed() -> LogError {
+    LogError::Fatal("the log is closed".to_owned())
+}
+
 impl From<Failure> for LogError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unavailable(text) => Self::Unavailable(text),
+            Failure::Lost(text) => Self::Unavailable(format!("{text}: restart")),
             Failure::Refused(text) | Failure::Unusable(text) => Self::Fatal(text),
+            Failure::Damaged(text) => Self::Damaged(format!(
+                "{text}: stop tapekeeper and move log.db, log.db-wal and log.db-shm away; it then begins a new log, and \
+                 what history lacks becomes a gap that backfill fills (docs/operations.md, Backup)"
+            )),
         }
     }
 }

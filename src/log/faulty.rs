@@ -89,6 +89,14 @@ impl Log for FaultyLog {
         self.inner.retain(older_than, bytes).await
     }
 
+    fn trouble(&self) -> Option<LogError> {
+        self.inner.trouble()
+    }
+
+    async fn find_damage(&self) -> Result<(), LogError> {
+        self.inner.find_damage().await
+    }
+
     async fn close(&self) -> Result<(), LogError> {
         self.inner.close().await
     }

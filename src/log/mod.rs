@@ -16,7 +16,8 @@
 //!    the committed offset. A backend whose server drops frames itself ([`kafka`]) removes nothing here; its
 //!    documentation says what the operator must configure instead.
 //! 7. **A full disk refuses appends.** `append` returns [`LogError::Unavailable`]; the log stays readable, and commits
-//!    continue where the backend allows it. Nothing is overwritten.
+//!    continue where the backend allows it. Nothing is overwritten. The same holds when no inode, file descriptor or
+//!    quota is left, when a file reaches its largest size, and when somebody removed the log's file.
 //!
 //! This module knows frames and offsets. It must not know what a frame contains.
 
@@ -49,6 +50,18 @@ pub enum LogError {
     /// No call succeeds until an operator acts: a foreign schema, a damaged file, a missing permission.
     #[error("log unusable: {0}")]
     Fatal(String),
+    /// A file of the log does not contain what was written to it. No call succeeds until an operator acts.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl LogError {
+    /// The text without the kind, for health.
+    pub fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Fatal(why) | Self::Damaged(why) => why,
+        }
+    }
 }
 
 /// A frame with its partition and offset.
@@ -155,6 +168,18 @@ pub trait Log: Send + Sync {
     /// fits into `bytes` (promise 6). Returns the number of dropped frames; 0 if the backend's server drops frames
     /// itself.
     async fn retain(&self, older_than: crate::market::Timestamp, bytes: u64) -> Result<u64, LogError>;
+
+    /// What is wrong with the log's own files now, although no call has failed yet: somebody removed them, or a read has
+    /// found damage. Cheap enough for once a second.
+    fn trouble(&self) -> Option<LogError> {
+        None
+    }
+
+    /// Reads the log's own files and looks for damage. It may take as long as reading all of them; dropping the future
+    /// ends it.
+    async fn find_damage(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Flushes and closes the log. Later calls fail; another `close` succeeds.
     async fn close(&self) -> Result<(), LogError>;

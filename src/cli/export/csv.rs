@@ -1,4 +1,6 @@
 //! Rows as CSV (RFC 4180): a line of column names, then one line per row.
+//!
+//! The target gets whole rows only, so an export that ends early leaves no torn one.
 
 use std::io::{self, Write};
 
@@ -11,41 +13,56 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// A file that is being written.
 pub struct CsvFile<W: Write> {
-    writer: csv::Writer<W>,
-    /// Holds the text of one value; kept to reuse its memory.
+    target: W,
+    /// Whole rows that are not written yet.
+    text: String,
+    /// The text of one value; kept to reuse its memory.
     value: String,
 }
 
 impl<W: Write> CsvFile<W> {
     /// Begins a file with the names of its columns.
-    pub fn begin(target: W, columns: Columns) -> Result<Self, Failure> {
-        let mut writer = csv::WriterBuilder::new().buffer_capacity(BUFFER_BYTES).from_writer(target);
-        writer.write_record(columns.iter().map(|(name, _)| name)).map_err(failure)?;
-        Ok(Self { writer, value: String::new() })
+    pub fn begin(target: W, columns: Columns) -> Self {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+        Self { target, text: names.join(",") + "\n", value: String::new() }
     }
 
     /// Writes a row.
     pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
-        for cell in cells {
+        for (at, cell) in cells.iter().enumerate() {
+            if at > 0 {
+                self.text.push(',');
+            }
             self.value.clear();
             cell.push_to(&mut self.value);
-            self.writer.write_field(&self.value).map_err(failure)?;
+            push_quoted(&mut self.text, &self.value);
         }
-        self.writer.write_record(None::<&[u8]>).map_err(failure)
+        self.text.push('\n');
+        if self.text.len() < BUFFER_BYTES { Ok(()) } else { self.write() }
     }
 
     /// Writes the rest and returns the target.
-    pub fn finish(self) -> Result<W, Failure> {
-        self.writer.into_inner().map_err(|error| io_failure(error.into_error()))
+    pub fn finish(mut self) -> Result<W, Failure> {
+        self.write()?;
+        Ok(self.target)
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        let written = self.target.write_all(self.text.as_bytes());
+        self.text.clear();
+        written.map_err(io_failure)
     }
 }
 
-/// The I/O error of the target itself, because a caller looks at its kind.
-fn failure(error: csv::Error) -> Failure {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => io_failure(error),
-        other => io_failure(io::Error::other(format!("{other:?}"))),
+/// Quotes a value only where it must be.
+fn push_quoted(text: &mut String, value: &str) {
+    if !value.contains([',', '"', '\r', '\n']) {
+        text.push_str(value);
+        return;
     }
+    text.push('"');
+    text.push_str(&value.replace('"', "\"\""));
+    text.push('"');
 }
 
 fn io_failure(error: io::Error) -> Failure {
@@ -77,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_trade_in_csv_is_quoted_only_where_it_must_be() {
-        let mut file = CsvFile::begin(Vec::new(), TRADE).unwrap();
+        let mut file = CsvFile::begin(Vec::new(), TRADE);
         file.put(&columns::trade(&trade())).unwrap();
         let text = String::from_utf8(file.finish().unwrap()).unwrap();
         assert_eq!(
@@ -99,10 +116,40 @@ mod tests {
                 Ok(())
             }
         }
-        let mut file = CsvFile::begin(Closed, TRADE).unwrap();
+        let mut file = CsvFile::begin(Closed, TRADE);
         let mut put = || (0..BUFFER_BYTES).try_for_each(|_| file.put(&columns::trade(&trade())));
         let kind = |failure: Failure| failure.error.root_cause().downcast_ref().map(io::Error::kind);
         assert_eq!(put().map_err(kind), Err(Some(io::ErrorKind::BrokenPipe)));
-        assert_eq!(file.finish().map(drop).map_err(kind), Err(Some(io::ErrorKind::BrokenPipe)));
+        let short = CsvFile::begin(Closed, TRADE);
+        assert_eq!(short.finish().map(drop).map_err(kind), Err(Some(io::ErrorKind::BrokenPipe)));
+    }
+
+    /// A target that shows what it has got so far.
+    #[derive(Clone, Default)]
+    struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_export_that_ends_early_has_written_whole_rows_only() {
+        let target = Shared::default();
+        let mut file = CsvFile::begin(target.clone(), TRADE);
+        for _ in 0..BUFFER_BYTES / 64 {
+            file.put(&columns::trade(&trade())).unwrap();
+        }
+        let written = target.0.lock().unwrap().len();
+        drop(file);
+        let bytes = target.0.lock().unwrap().clone();
+        assert!(written > 0 && bytes.len() == written, "the rest is not written when the file is dropped");
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.ends_with(",false\n"), "{}", &text[text.len() - 200..]);
     }
 }

@@ -67,7 +67,8 @@ pub struct Args {
     /// The format of the rows
     #[arg(long, value_parser = format::rows_parser(), default_value = "csv")]
     pub(super) format: FormatFlag,
-    /// The file to write; it appears when it is complete. Default: stdout
+    /// The file to write; it appears when it is complete. A pipe or a device is written as the rows come, and a link is
+    /// followed. Default: stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

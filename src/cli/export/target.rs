@@ -1,8 +1,14 @@
-//! The target of an export: stdout, or a file that gets its name only when it is complete.
+//! The target of an export: stdout, a file that gets its name only when it is complete, or what is at the path already
+//! and is no file: a pipe, a device or a socket.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+/// Most symbolic links between a path and its target, as in the kernel.
+const LINKS_MAX: usize = 40;
 
 /// Writes bytes; dropped before [`Target::finish`] it leaves no file behind.
 pub enum Target {
@@ -10,6 +16,10 @@ pub enum Target {
     Stdout(io::Stdout),
     /// A file beside the final path, renamed at the end.
     File(Partial),
+    /// A pipe or a device, written as the rows come.
+    Stream(File),
+    /// A socket, written as the rows come.
+    Socket(UnixStream),
 }
 
 /// A file under a temporary name.
@@ -20,26 +30,89 @@ pub struct Partial {
 }
 
 impl Target {
-    /// Opens this file, or stdout.
+    /// Opens this path, or stdout. Follows symbolic links: what a link names is written, and the link stays.
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self::Stdout(io::stdout())) };
+        let Some(path) = path.filter(|path| !is_stdout(path)) else { return Ok(Self::Stdout(io::stdout())) };
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if found.file_type().is_socket() => Ok(Self::Socket(UnixStream::connect(path)?)),
+            // Opening a pipe waits for its reader, as in a shell.
+            Ok(found) if !found.is_file() => Ok(Self::Stream(File::options().write(true).open(path)?)),
+            Ok(found) => Ok(Self::File(Partial::create(follow(path)?, Some(&found))?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::File(Partial::create(follow(path)?, None)?))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Flushes; syncs a file to disk and gives it its name.
+    pub fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Stdout(mut out) => out.flush(),
+            // Neither has a buffer here, nor can it be synced.
+            Self::Stream(_) | Self::Socket(_) => Ok(()),
+            Self::File(partial) => partial.finish(),
+        }
+    }
+}
+
+impl Partial {
+    fn create(path: PathBuf, replaced: Option<&Metadata>) -> io::Result<Self> {
         let mut partial = path.as_os_str().to_owned();
         // Two exports to one path must not write to one file.
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
-        Ok(Self::File(Partial { file: File::create(&partial)?, partial, path: path.to_owned() }))
+        // A leftover of an earlier process with this number.
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::options().write(true).create_new(true).mode(0o666).open(&partial)?;
+        let created = Self { file, partial, path };
+        if let Some(replaced) = replaced {
+            created.file.set_permissions(replaced.permissions())?;
+        }
+        Ok(created)
     }
 
-    /// Flushes, syncs the file to disk and gives it its name.
-    pub fn finish(self) -> io::Result<()> {
-        match self {
-            Self::Stdout(mut out) => out.flush(),
-            Self::File(partial) => {
-                partial.file.sync_all()?;
-                std::fs::rename(&partial.partial, &partial.path)
+    fn finish(self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.partial, &self.path)?;
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // A power cut may undo the rename until the directory is synced.
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// Whether a path names what stdout already writes to, as `/dev/stdout` does: replacing that file would cut off what was
+/// written before.
+fn is_stdout(path: &Path) -> bool {
+    match (fs::metadata(path), rustix::fs::fstat(io::stdout())) {
+        (Ok(path), Ok(stdout)) => (path.dev(), path.ino()) == (stdout.st_dev, stdout.st_ino),
+        _ => false,
+    }
+}
+
+/// The path behind the symbolic links at its end; the last one may name nothing yet.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                let target = fs::read_link(&path)?;
+                // A relative target begins in the directory of the link.
+                path = path.parent().unwrap_or(Path::new("")).join(target);
             }
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
         }
     }
+    Err(io::Error::other("too many symbolic links"))
 }
 
 impl Write for Target {
@@ -47,6 +120,8 @@ impl Write for Target {
         match self {
             Self::Stdout(out) => out.write(bytes),
             Self::File(partial) => partial.file.write(bytes),
+            Self::Stream(file) => file.write(bytes),
+            Self::Socket(socket) => socket.write(bytes),
         }
     }
 
@@ -54,6 +129,8 @@ impl Write for Target {
         match self {
             Self::Stdout(out) => out.flush(),
             Self::File(partial) => partial.file.flush(),
+            Self::Stream(file) => file.flush(),
+            Self::Socket(socket) => socket.flush(),
         }
     }
 }
@@ -70,22 +147,5 @@ impl Drop for Partial {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_gets_its_name_only_when_it_is_complete() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("trades.csv");
-        let names = || std::fs::read_dir(directory.path()).unwrap().count();
-        let mut given_up = Target::open(Some(&path)).unwrap();
-        given_up.write_all(b"half").unwrap();
-        assert!(!path.exists() && names() == 1);
-        drop(given_up);
-        assert_eq!(names(), 0);
-        let mut whole = Target::open(Some(&path)).unwrap();
-        whole.write_all(b"whole").unwrap();
-        whole.finish().unwrap();
-        assert_eq!((std::fs::read(&path).unwrap().as_slice(), names()), (&b"whole"[..], 1));
-    }
-}
+#[path = "target_tests.rs"]
+mod tests;

@@ -1,6 +1,5 @@
 //! Which positions of a stream are stored: counts, extent, missing ranges, days. Each is one query.
 
-use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote, time};
@@ -18,20 +17,20 @@ struct Series {
     channel: Channel,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct CountRecord {
     present: i64,
     backfilled: i64,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ExtentRecord {
     first: i64,
     last: i64,
     present: i64,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct DayRecord {
     exchange: String,
     symbol: String,
@@ -137,7 +136,7 @@ pub(super) async fn missing(
     Ok(ranges.into_iter().filter_map(|range| Range::new(range.first, range.last)).collect())
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct MissingRange {
     first: i64,
     last: i64,

@@ -89,6 +89,10 @@ pub(super) const JOB_RUNS: Columns = &[
     ("report", TEXT),
 ];
 
+/// The tables that the recorder writes.
+pub(super) const TABLES: &[(&str, Columns)] =
+    &[("trades", TRADES), ("klines", KLINES), ("gaps", GAPS), ("dead_letters", DEAD_LETTERS), ("job_runs", JOB_RUNS)];
+
 /// The number of days of the type Date, which ends at 2149-06-06. Partitions use that type.
 const DAYS_MAX: i64 = 65_535;
 /// An upper bound of the size of a trade: two texts of 16 bytes each, and eight columns of at most 16 bytes.

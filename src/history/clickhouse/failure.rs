@@ -1,8 +1,8 @@
 //! Classifies the errors of ClickHouse and of the network by what the caller must do.
 //!
-//! An unknown error is `Unavailable`: a temporary condition must never make a row a dead letter or stop the recorder.
-
-use clickhouse::error::Error;
+//! An unknown error is `Unavailable`: a temporary condition must never make a row a dead letter or stop the recorder. So
+//! is a table or column that somebody has changed or dropped (codes 16, 60, 81 and others): the server names it, rows
+//! wait in the log, and the recorder continues when it is back.
 
 use crate::history::HistoryError;
 
@@ -22,50 +22,28 @@ const ABOUT_ROWS: [u32; 13] = [
     407, // DECIMAL_OVERFLOW
     469, // VIOLATED_CONSTRAINT
 ];
-/// Error codes that mean that the tables or the server do not match this program.
-const ABOUT_SCHEMA: [u32; 12] = [
-    8,   // THERE_IS_NO_COLUMN
-    10,  // NOT_FOUND_COLUMN_IN_BLOCK
-    16,  // NO_SUCH_COLUMN_IN_TABLE
-    20,  // NUMBER_OF_COLUMNS_DOESNT_MATCH
-    36,  // BAD_ARGUMENTS
-    44,  // ILLEGAL_COLUMN
-    47,  // UNKNOWN_IDENTIFIER
-    50,  // UNKNOWN_TYPE
-    53,  // TYPE_MISMATCH
-    60,  // UNKNOWN_TABLE
-    81,  // UNKNOWN_DATABASE
-    115, // UNKNOWN_SETTING
-];
+/// The longest text of an error that is kept.
+pub(super) const TEXT_CHARS_MAX: usize = 4_096;
 
-/// Classifies an error of the client crate.
-pub(super) fn classify(error: Error) -> HistoryError {
-    match error {
-        Error::BadResponse(text) => classify_response(text),
-        Error::SchemaMismatch(_) | Error::InvalidColumnsHeader(_) => HistoryError::Schema(error.to_string()),
-        Error::Unsupported(_) | Error::InvalidParams(_) => HistoryError::Schema(error.to_string()),
-        other => HistoryError::Unavailable(with_sources(&other)),
-    }
-}
-
-fn classify_response(text: String) -> HistoryError {
-    let Some(code) = code(&text) else { return HistoryError::Unavailable(text) };
+/// An answer that reports an error: its status, the code of its header if it has one, and its body.
+pub(super) fn of_answer(status: reqwest::StatusCode, code: Option<&str>, text: &str) -> HistoryError {
+    let text = match (text, code) {
+        ("", Some(code)) => format!("Code: {code}"),
+        ("", None) => status.to_string(),
+        (text, _) if code.is_some() || text.starts_with("Code: ") => text.to_owned(),
+        (text, _) => format!("{status}: {text}"),
+    };
+    // Without the header the answer may be a proxy's. Only ClickHouse itself can refuse rows.
+    let Some(code) = code.and_then(|code| code.trim().parse().ok()) else { return HistoryError::Unavailable(text) };
     // The types of an insert differ from the table's: another program changed the columns, the rows are not wrong.
     let is_type = code == 117 && text.contains("Type of '");
-    if is_type || ABOUT_SCHEMA.contains(&code) {
-        HistoryError::Schema(text)
-    } else if ABOUT_ROWS.contains(&code) {
-        HistoryError::Data(text)
-    } else {
-        HistoryError::Unavailable(text)
-    }
+    if ABOUT_ROWS.contains(&code) && !is_type { HistoryError::Data(text) } else { HistoryError::Unavailable(text) }
 }
 
-/// The error code 60 in `Code: 60. DB::Exception: ...`.
-fn code(text: &str) -> Option<u32> {
-    let digits = text.strip_prefix("Code: ")?;
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().ok()
+/// An answer that did not arrive, or not whole.
+pub(super) fn of_network(error: reqwest::Error) -> HistoryError {
+    // The URL contains the whole statement.
+    HistoryError::Unavailable(with_sources(&error.without_url()))
 }
 
 /// The message with those of its sources: the outermost one does not contain "connection refused".
@@ -87,13 +65,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &str) {
-        let error = classify(Error::BadResponse(text.to_owned()));
-        let kind = match &error {
-            HistoryError::Unavailable(_) => "unavailable",
-            HistoryError::Data(_) => "data",
-            HistoryError::Schema(_) => "schema",
-        };
+        let code = text.strip_prefix("Code: ").and_then(|rest| rest.split('.').next());
+        let error = of_answer(reqwest::StatusCode::INTERNAL_SERVER_ERROR, code, text);
+        let kind = if matches!(error, HistoryError::Data(_)) { "data" } else { "unavailable" };
         assert_eq!(kind, expected, "{text}");
+        assert!(!error.is_outage() || error.to_string().contains(text), "{error}");
     }
 
     #[test]
@@ -104,9 +80,18 @@ mod tests {
         check("Code: 516. DB::Exception: default: Authentication failed", "unavailable");
         check("500 Internal Server Error", "unavailable");
         check("<html>502 Bad Gateway</html>", "unavailable");
-        check("Code: 60. DB::Exception: Table t.trades does not exist. (UNKNOWN_TABLE)", "schema");
-        check("Code: 117. DB::Exception: Type of 'price' must be String, not Decimal(38, 18)", "schema");
+        check("Code: 60. DB::Exception: Table t.trades does not exist. (UNKNOWN_TABLE)", "unavailable");
+        check("Code: 16. DB::Exception: No such column side in table t.trades", "unavailable");
+        check("Code: 81. DB::Exception: Database t does not exist. (UNKNOWN_DATABASE)", "unavailable");
+        check("Code: 117. DB::Exception: Type of 'price' must be String, not Decimal(38, 18)", "unavailable");
         check("Code: 117. DB::Exception: Unexpected value. (INCORRECT_DATA)", "data");
         check("Code: 469. DB::Exception: Constraint `x` is violated. (VIOLATED_CONSTRAINT)", "data");
+    }
+
+    #[test]
+    fn only_the_servers_own_answer_refuses_rows() {
+        let text = "Code: 117. DB::Exception: Unexpected value. (INCORRECT_DATA)";
+        let of_proxy = of_answer(reqwest::StatusCode::BAD_REQUEST, None, text);
+        assert!(matches!(of_proxy, HistoryError::Unavailable(_)), "{of_proxy}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote};
@@ -10,7 +9,7 @@ use crate::gap::{Gap, Range};
 use crate::history::{DeadLetter, GapFilter, HistoryError, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct GapRecord {
     gap_id: String,
     exchange: String,
@@ -32,7 +31,7 @@ struct GapRecord {
     filled_at: Option<i64>,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct LetterRecord {
     log_partition: i32,
     log_offset: i64,
@@ -43,7 +42,7 @@ struct LetterRecord {
     payload: Vec<u8>,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct RunRecord {
     run_id: String,
     job: String,

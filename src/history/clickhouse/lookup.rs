@@ -1,6 +1,5 @@
 //! Reads rows by key, the latest rows, and rows by range. Each is one query for any number of symbols.
 
-use clickhouse::Row;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
@@ -14,7 +13,7 @@ const TRADE_COLUMNS: &str =
 const KLINE_COLUMNS: &str = "symbol, interval, open_time, close_time, open, high, low, close, volume, quote_volume,
     toInt64(trade_count) AS trades, first_trade_id, last_trade_id, is_backfilled";
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct TradeRecord {
     symbol: String,
     id: i64,
@@ -26,7 +25,7 @@ struct TradeRecord {
     is_backfilled: u8,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct KlineRecord {
     symbol: String,
     interval: String,
@@ -44,7 +43,7 @@ struct KlineRecord {
     is_backfilled: u8,
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct WatermarkRecord {
     symbol: String,
     interval: String,

@@ -1,13 +1,12 @@
 //! Counts rows per minute. The tables are partitioned by day, so the server reads only the last days.
 
-use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote, time};
 use crate::history::{HistoryError, MinuteCount};
 use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct MinuteRecord {
     exchange: String,
     symbol: String,

@@ -1,13 +1,12 @@
 //! Retention. Whole days are dropped as partitions, which is cheap; the server rewrites only the day that is cut.
 
-use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote, time};
 use crate::history::{ClickhouseOptions, HistoryError};
 use crate::market::Timestamp;
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct PartitionRecord {
     id: String,
 }
@@ -28,7 +27,7 @@ async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u
     Ok(old)
 }
 
-#[derive(Debug, Row, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ExcessRun {
     job: String,
     scheduled_at: i64,

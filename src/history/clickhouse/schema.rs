@@ -2,6 +2,7 @@
 //!
 //! Every statement is idempotent, and another recorder may run it at the same time.
 
+use super::encode;
 use super::server::{Server, quote};
 use crate::history::HistoryError;
 
@@ -127,12 +128,45 @@ pub(super) async fn inspect(server: &Server) -> Result<(String, Vec<String>), Hi
             let found: u32 =
                 server.one(&format!("SELECT max(version) FROM {}.schema_migrations", server.database)).await?;
             refuse_newer(server, found)?;
+            if found == VERSION {
+                refuse_changed(server).await?;
+            }
             let outdated =
                 format!("{} has schema version {found}: the next start migrates it to {VERSION}", server.name());
             if found < VERSION { vec![outdated] } else { Vec::new() }
         }
     };
     Ok((format!("ClickHouse {text}"), missing))
+}
+
+/// Fails when a table or column that the recorder writes was dropped, renamed or got another type.
+async fn refuse_changed(server: &Server) -> Result<(), HistoryError> {
+    let sql = format!(
+        "SELECT table, name, type FROM system.columns WHERE database = {} ORDER BY table, name",
+        quote(server.plain_database())
+    );
+    let found: Vec<(String, String, String)> = server.rows(&sql).await?;
+    let plain = |type_name: &str| type_name.replace(' ', "");
+    let mut problems = Vec::new();
+    for (table, columns) in encode::TABLES {
+        if !found.iter().any(|(of, ..)| of == table) {
+            problems.push(format!("table {table} is missing"));
+            continue;
+        }
+        for (name, type_name) in *columns {
+            match found.iter().find(|(of, column, _)| of == table && column == name) {
+                None => problems.push(format!("column {name} of table {table} is missing")),
+                Some((.., other)) if plain(other) != plain(type_name) => {
+                    problems.push(format!("column {name} of table {table} is {other} in place of {type_name}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(HistoryError::Unavailable(format!("{}: {}", server.name(), problems.join("; "))))
 }
 
 /// Whether the tables exist.
@@ -179,6 +213,12 @@ pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
                 .await?;
         }
         server.command(&format!("INSERT INTO {db}.schema_migrations (version) VALUES ({number})")).await?;
+    }
+    let reached: u32 = server.one(&format!("SELECT max(version) FROM {db}.schema_migrations")).await?;
+    if reached < VERSION {
+        // Something answered the statements in place of the server.
+        let name = server.name();
+        return Err(HistoryError::Unavailable(format!("{name} has schema version {reached} after its migration")));
     }
     identity(server).await
 }

@@ -1,32 +1,43 @@
-//! The HTTP client of one ClickHouse server: every request has a time limit, and every error is classified.
+//! One ClickHouse server: every request has a time limit, and every answer is doubted.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
-use bytes::Bytes;
-use clickhouse::{Client, RowOwned, RowRead};
+use serde::de::DeserializeOwned;
 
-use super::failure::classify;
+use super::http::{Answer, Http, not_clickhouse};
+use super::{compress, decode};
 use crate::history::{ClickhouseOptions, HistoryError};
 
 /// The longest query: one that counts years of a stream.
 const QUERY_MAX: Duration = Duration::from_secs(60);
+/// The same limit for the server, which then ends the query itself.
+const EXECUTION_SECONDS_MAX: &str = "60";
+/// How much longer the recorder waits for that answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The longest insert: a busy disk syncs late, and an early retry would only double its work.
 const INSERT_MAX: Duration = Duration::from_secs(60);
 /// The longest change of a table or removal of rows.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
-/// Bytes that are compressed and sent together.
-const CHUNK_BYTES: usize = 1 << 20;
 /// The largest query text. It contains keys, and the default of 256 KiB would limit them to 8,000.
 const QUERY_BYTES_MAX: &str = "67108864";
 
 /// A server and its database.
 pub(super) struct Server {
-    client: Client,
+    http: Http,
     /// The quoted name of the database.
     pub(super) database: String,
     plain_database: String,
     url: String,
+}
+
+/// Whether an answer to an insert proves that the rows are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The answer is ClickHouse's own.
+    Answered,
+    /// It may be a proxy's: it lacks the header that ClickHouse adds.
+    Missing,
 }
 
 impl std::fmt::Debug for Server {
@@ -37,15 +48,8 @@ impl std::fmt::Debug for Server {
 
 impl Server {
     pub(super) fn new(options: &ClickhouseOptions) -> Self {
-        let mut client = Client::default()
-            .with_url(&options.url)
-            .with_user(&options.user)
-            .with_product_info("tapekeeper", env!("CARGO_PKG_VERSION"));
-        if let Some(password) = &options.password {
-            client = client.with_password(password);
-        }
         let database = format!("`{}`", options.database.replace('\\', "\\\\").replace('`', "\\`"));
-        Self { client, database, plain_database: options.database.clone(), url: options.url.clone() }
+        Self { http: Http::new(options), database, plain_database: options.database.clone(), url: options.url.clone() }
     }
 
     /// The name of the database without quotes.
@@ -58,69 +62,80 @@ impl Server {
         format!("database {} at {}", self.database, self.url)
     }
 
-    /// Runs a query and returns its rows.
-    pub(super) async fn rows<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
-        // Raw, because a question mark in a symbol is not a placeholder.
-        let query = self.client.query_raw(sql).with_setting("max_query_size", QUERY_BYTES_MAX);
-        with_timeout(QUERY_MAX, query.fetch_all::<T>()).await
+    /// Runs a query and returns its rows. Dropping the future ends the query on the server.
+    pub(super) async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
+        let parameters = [
+            ("default_format", "RowBinaryWithNamesAndTypes"),
+            ("max_query_size", QUERY_BYTES_MAX),
+            ("max_execution_time", EXECUTION_SECONDS_MAX),
+            ("cancel_http_readonly_queries_on_client_close", "1"),
+        ];
+        let request = self.http.post(&parameters, sql.as_bytes().to_vec());
+        let Answer { body, .. } = with_timeout(QUERY_MAX + ANSWER_MAX, request).await?;
+        decode::rows(&body).map_err(|error| match error {
+            decode::DecodeError::Cut => not_clickhouse(&body),
+            // Somebody has changed a column, and may change it back.
+            decode::DecodeError::Mismatch(why) => {
+                HistoryError::Unavailable(format!("the answer of {} is not the expected one: {why}", self.name()))
+            }
+        })
     }
 
     /// Runs a query and returns its only row.
-    pub(super) async fn one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, HistoryError> {
-        with_timeout(QUERY_MAX, self.client.query_raw(sql).fetch_one::<T>()).await
+    pub(super) async fn one<T: DeserializeOwned>(&self, sql: &str) -> Result<T, HistoryError> {
+        let mut rows = self.rows(sql).await?;
+        match (rows.pop(), rows.is_empty()) {
+            (Some(row), true) => Ok(row),
+            (None, _) => Err(HistoryError::Unavailable("the answer has no row in place of one".to_owned())),
+            (Some(_), false) => {
+                Err(HistoryError::Unavailable(format!("the answer has {} rows in place of one", rows.len() + 1)))
+            }
+        }
     }
 
     /// Runs a statement without a result.
     pub(super) async fn command(&self, sql: &str) -> Result<(), HistoryError> {
-        with_timeout(COMMAND_MAX, self.client.query_raw(sql).execute()).await
+        with_timeout(COMMAND_MAX, self.http.post(&[], sql.as_bytes().to_vec())).await?.refuse_body()
     }
 
-    /// Inserts rows in RowBinaryWithNamesAndTypes; they are on disk when it returns (by a setting of the tables). The
-    /// server stores the same rows with the same token once; without a token it stores them again.
+    /// Inserts rows in RowBinaryWithNamesAndTypes; they are on disk when it returns [`Proof::Answered`] (by a setting of
+    /// the tables). The server stores the same rows with the same token once; without a token it stores them again.
     pub(super) async fn insert(
         &self,
         table: &str,
         columns: &str,
         token: &str,
-        rows: Vec<u8>,
-    ) -> Result<(), HistoryError> {
+        rows: &[u8],
+    ) -> Result<Proof, HistoryError> {
         let sql = format!("INSERT INTO {}.{table} ({columns}) FORMAT RowBinaryWithNamesAndTypes", self.database);
-        let mut insert = self
-            .client
-            .insert_formatted_with(sql)
+        // A recreated log repeats its offsets, and so its tokens, with other rows: the hash distinguishes them.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(rows);
+        let token = (!token.is_empty()).then(|| format!("{table} {token} {:016x}", hasher.finish()));
+        let mut parameters = vec![
+            ("query", sql.as_str()),
+            ("decompress", "1"),
             // On by default since 26.2: the response would only mean that the rows are in a buffer.
-            .with_setting("async_insert", "0")
+            ("async_insert", "0"),
             // A backfill of daily klines inserts rows of thousands of days, each a partition.
-            .with_setting("max_partitions_per_insert_block", "0");
-        insert = if token.is_empty() {
-            insert.with_setting("insert_deduplicate", "0")
-        } else {
-            // A recreated log repeats its offsets, and so its tokens, with other rows: the hash distinguishes them.
-            let mut hasher = DefaultHasher::new();
-            hasher.write(&rows);
-            insert
-                .with_setting("insert_deduplicate", "1")
-                .with_setting("insert_deduplication_token", format!("{table} {token} {:016x}", hasher.finish()))
-        };
-        with_timeout(INSERT_MAX, async move {
-            let mut rest = Bytes::from(rows);
-            while !rest.is_empty() {
-                insert.send(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
-            }
-            insert.end().await
-        })
-        .await
+            ("max_partitions_per_insert_block", "0"),
+            ("insert_deduplicate", if token.is_some() { "1" } else { "0" }),
+        ];
+        if let Some(token) = &token {
+            parameters.push(("insert_deduplication_token", token));
+        }
+        let answer = with_timeout(INSERT_MAX, self.http.post(&parameters, compress::compress(rows))).await?;
+        answer.refuse_body()?;
+        Ok(if answer.has_query_id { Proof::Answered } else { Proof::Missing })
     }
 }
 
-async fn with_timeout<T>(
+async fn with_timeout(
     limit: Duration,
-    request: impl Future<Output = Result<T, clickhouse::error::Error>>,
-) -> Result<T, HistoryError> {
-    match tokio::time::timeout(limit, request).await {
-        Ok(answer) => answer.map_err(classify),
-        Err(_elapsed) => Err(HistoryError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
-    }
+    request: impl Future<Output = Result<Answer, HistoryError>>,
+) -> Result<Answer, HistoryError> {
+    let late = |_elapsed| HistoryError::Unavailable(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, request).await.map_err(late)?
 }
 
 /// A text as an SQL literal.

@@ -7,7 +7,7 @@ use super::retention::{self, Chunk};
 use super::tables;
 use crate::history::{Batch, HistoryError, JobRun, Retention};
 use crate::market::Timestamp;
-use crate::sqlite::Failure;
+use crate::sqlite::{Failure, FileWatch};
 
 /// The number of rows at which a transaction takes no further work: more would not make the sync cheaper per row, but
 /// the first caller would wait longer.
@@ -38,11 +38,12 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: Connection,
+    watch: FileWatch,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: Connection, watch: FileWatch) -> Self {
+        Self { connection, watch }
     }
 
     /// Runs until the last sender is dropped.
@@ -58,6 +59,7 @@ impl Writer {
             }
             self.process_group(group);
         }
+        self.watch.before_close(&self.connection);
     }
 
     /// Executes the work in one transaction. If that fails it executes each unit separately, so that one bad batch does
@@ -70,14 +72,22 @@ impl Writer {
             Err(_) => works.into_iter().map(|work| self.write(&[work]).map(|removed| removed.iter().sum())).collect(),
         };
         for (request, answer) in group.into_iter().zip::<Vec<Result<u64, Failure>>>(answers) {
-            if request.done.send(answer.map_err(HistoryError::from)).is_err() {
+            if request.done.send(answer.map_err(super::running)).is_err() {
                 tracing::debug!("a caller of history stopped waiting for its response");
             }
         }
     }
 
-    /// Executes one transaction; returns the number of rows that each unit removed.
+    /// Executes one transaction; returns the number of rows that each unit removed. Fails when the file has lost its
+    /// name, before or meanwhile: what is written to it then disappears with this process.
     fn write(&mut self, works: &[&Work]) -> Result<Vec<u64>, Failure> {
+        self.watch.check()?;
+        let removed = self.transaction(works).map_err(|failure| self.watch.note(failure))?;
+        self.watch.check()?;
+        Ok(removed)
+    }
+
+    fn transaction(&mut self, works: &[&Work]) -> Result<Vec<u64>, Failure> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut removed = Vec::with_capacity(works.len());
         for work in works {

@@ -43,7 +43,7 @@ impl Consumer for EmbeddedConsumer {
         let next = self.next;
         match tokio::time::timeout(WAIT, self.end.wait_for(|end| *end > next)).await {
             Err(_) => return Ok(nothing),
-            Ok(Err(_)) => return Err(LogError::Fatal("the log is closed".to_owned())),
+            Ok(Err(_)) => return Err(super::closed()),
             Ok(Ok(_)) => {}
         }
         let records = self.shared.read(next, self.options.batch_records, self.options.batch_bytes).await?;

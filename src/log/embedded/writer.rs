@@ -10,7 +10,7 @@ use super::ring::Ring;
 use super::{PARTITION, retention, rows};
 use crate::log::{LogError, Record};
 use crate::market::{Frame, Timestamp};
-use crate::sqlite::Failure;
+use crate::sqlite::{Failure, FileWatch};
 
 /// The number of frames at which a transaction takes no further request: more would not make the sync cheaper per
 /// frame, but the first caller would wait longer.
@@ -42,18 +42,22 @@ pub(super) struct RetainStep {
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: Connection,
+    watch: FileWatch,
     recent: Arc<Mutex<Ring>>,
     end: watch::Sender<i64>,
     committed: watch::Sender<Option<i64>>,
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path, recent: Arc<Mutex<Ring>>) -> Result<Self, LogError> {
+    pub(super) fn open(path: &Path, recent: Arc<Mutex<Ring>>) -> Result<(Self, FileWatch), LogError> {
         let connection = rows::SCHEMA.open(path)?;
-        let committed = rows::committed(&connection).map_err(Failure::from)?;
-        let last = rows::last(&connection).map_err(Failure::from)?;
+        let watch = FileWatch::new(path);
+        let in_file = |error: rusqlite::Error| watch.note(error.into());
+        let committed = rows::committed(&connection).map_err(in_file)?;
+        let last = rows::last(&connection).map_err(in_file)?;
         let end = last.map_or(0, |last| last + 1).max(committed.unwrap_or(0));
-        Ok(Self { connection, recent, end: watch::Sender::new(end), committed: watch::Sender::new(committed) })
+        let (end, committed) = (watch::Sender::new(end), watch::Sender::new(committed));
+        Ok((Self { connection, watch: watch.clone(), recent, end, committed }, watch))
     }
 
     pub(super) fn end(&self) -> watch::Receiver<i64> {
@@ -71,6 +75,7 @@ impl Writer {
             let group = group(first, &mut waiting, &mut deferred);
             self.process_group(group);
         }
+        self.watch.before_close(&self.connection);
     }
 
     /// Executes the requests in one transaction. If that fails it executes each one separately, so that one bad request
@@ -84,7 +89,8 @@ impl Writer {
         }
         for request in group {
             if let Request::Retain { older_than, bytes, done } = request {
-                let step = retention::step(&mut self.connection, *self.committed.borrow(), older_than, bytes);
+                let step = retention::step(&mut self.connection, *self.committed.borrow(), older_than, bytes)
+                    .map_err(|failure| self.watch.note(failure));
                 if let Ok(step) = &step {
                     self.recent.lock().unwrap_or_else(PoisonError::into_inner).remove_below(step.keep_from);
                 }
@@ -97,8 +103,16 @@ impl Writer {
         }
     }
 
-    /// Executes one transaction; returns the committed offset after it.
+    /// Executes one transaction; returns the committed offset after it. Fails when the file has lost its name, before
+    /// or meanwhile: what is written to it then disappears with this process.
     fn write(&mut self, group: &[Request]) -> Result<Option<i64>, Failure> {
+        self.watch.check()?;
+        let committed = self.transaction(group).map_err(|failure| self.watch.note(failure))?;
+        self.watch.check()?;
+        Ok(committed)
+    }
+
+    fn transaction(&mut self, group: &[Request]) -> Result<Option<i64>, Failure> {
         let mut end = *self.end.borrow();
         let mut committed = *self.committed.borrow();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -210,7 +224,7 @@ mod tests {
     }
 
     fn writer(directory: &Path) -> Writer {
-        Writer::open(&directory.join("log.db"), Arc::new(Mutex::new(Ring::new(1 << 20)))).unwrap()
+        Writer::open(&directory.join("log.db"), Arc::new(Mutex::new(Ring::new(1 << 20)))).unwrap().0
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Reader {
                     last_record = Instant::now();
                 }
                 Some(Err(error)) => match errors.classify("read the log", &error) {
-                    LogError::Fatal(why) => return Err(LogError::Fatal(why)),
+                    error @ (LogError::Fatal(_) | LogError::Damaged(_)) => return Err(error),
                     // The client continues by itself when the broker is up again.
                     LogError::Unavailable(_) => {}
                 },

@@ -29,6 +29,8 @@ pub struct TestApp {
     admin: String,
     environment: Vec<(String, String)>,
     arguments: Vec<&'static str>,
+    /// A program that starts the recorder, with its arguments; empty for none.
+    wrapper: Vec<String>,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -56,6 +58,7 @@ impl TestApp {
             directory,
             environment: Vec::new(),
             arguments: Vec::new(),
+            wrapper: Vec::new(),
             child: None,
             http,
         };
@@ -94,6 +97,11 @@ impl TestApp {
         self.arguments.extend(["--log-format", "json"]);
     }
 
+    /// Makes the next process start through another program, which gets the arguments of the recorder.
+    pub fn set_wrapper(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&part| part.to_owned()).collect();
+    }
+
     pub fn config_path(&self) -> PathBuf {
         self.directory.path().join("tapekeeper.toml")
     }
@@ -119,7 +127,14 @@ impl TestApp {
     /// Starts the recorder.
     pub fn spawn(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = match &self.wrapper[..] {
+            [] => Command::new(BINARY),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(self.config_path()).args(&self.arguments);
         clear_environment(&mut command);
         let child = command.envs(self.environment.iter().cloned()).stderr(log).kill_on_drop(true).spawn().unwrap();

@@ -9,6 +9,7 @@ mod api;
 pub mod app;
 mod audits;
 mod bans;
+mod broken_stores;
 mod campaign;
 mod capture;
 mod cluster;

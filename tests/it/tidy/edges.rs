@@ -21,7 +21,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("retry", &[], "delays only, never what is retried"),
     ("sqlite", &[], "how a file is opened; log and history share it"),
     ("supervisor", &[], ""),
-    ("systemd", &["messages", "heartbeat"], "the watchdog is fed by the heartbeats"),
+    ("systemd", &["atomic_file", "messages", "heartbeat"], "the watchdog is fed by the heartbeats"),
     ("telemetry", &["messages"], ""),
     ("clock", &["market"], "what it reads is a market::Timestamp: microseconds since 1970, no more of markets"),
     ("exchange", &["clock", "gap", "market", "messages", "retry"], "gap::Range is what a question asks for"),
@@ -133,6 +133,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         "app",
         &[
             "admin",
+            "atomic_file",
             "backfill",
             "cache",
             "clock",

@@ -13,6 +13,7 @@ import struct
 import sys
 import tempfile
 import threading
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
@@ -113,6 +114,7 @@ class Front(BaseHTTPRequestHandler):
 
     def answer(self, status, body, code=None):
         self.send_response(status)
+        self.send_header("X-ClickHouse-Query-Id", str(uuid.uuid4()))
         self.send_header("Content-Length", str(len(body)))
         if code:
             self.send_header("X-ClickHouse-Exception-Code", code)

@@ -127,16 +127,22 @@ async fn an_unreachable_redis_fails_calls_and_an_invalid_url_fails_at_once() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_fails_alone_and_an_invalid_hash_is_overwritten() {
+async fn a_key_of_another_type_costs_that_key_and_an_invalid_hash_is_overwritten() {
     let Some(redis) = Redis::shared() else { return };
     let options = redis.database();
     let cache = RedisCache::connect(&options).unwrap();
     let _: i64 = run_command(&options, &["HSET", "tick:{binance:BTCUSDT}", "ts", "soon", "trade_id", "x"]).await;
     assert_eq!(latest_tick(&cache).await, None);
-    let _: String = run_command(&options, &["SET", "tick:{binance:ETHUSDT}", "mine"]).await;
+    let foreign = "tick:{binance:ETHUSDT}";
+    let _: String = run_command(&options, &["SET", foreign, "mine"]).await;
     let mut update = ticks(&[tick(1, 1)]);
     update.ticks.insert(0, (BINANCE, symbol("ETHUSDT"), tick(1, 1)));
-    let failure = cache.apply(&update).await.unwrap_err().to_string();
-    assert!(failure.contains("tick:{binance:ETHUSDT}") && failure.contains("WRONGTYPE"), "{failure}");
-    assert_eq!(latest_tick(&cache).await, Some(tick(1, 1)));
+    assert_eq!(cache.apply(&update).await.unwrap(), 1, "the other key is written");
+    assert_eq!(cache.refused_keys(), [foreign]);
+    let read = cache.ticks(BINANCE, &[symbol("ETHUSDT"), symbol("BTCUSDT")]).await.unwrap();
+    assert_eq!(read, [None, Some(tick(1, 1))], "also a read loses only that key");
+    assert_eq!(run_command::<String>(&options, &["GET", foreign]).await, "mine", "it is not ours to delete");
+    let _: i64 = run_command(&options, &["DEL", foreign]).await;
+    assert_eq!(cache.apply(&update).await.unwrap(), 1);
+    assert_eq!(cache.refused_keys(), [""; 0]);
 }

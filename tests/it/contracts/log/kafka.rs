@@ -47,7 +47,7 @@ async fn append_with_retry(log: &dyn Log, frames: &[Frame]) -> usize {
         match log.append(frames.to_vec()).await {
             Ok(()) => return failures,
             Err(LogError::Unavailable(why)) => eprintln!("refused: {why}"),
-            Err(LogError::Fatal(why)) => panic!("{why}"),
+            Err(LogError::Fatal(why) | LogError::Damaged(why)) => panic!("{why}"),
         }
         failures += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -110,7 +110,7 @@ impl Worker {
                 done.send(offsets).ok();
             }
             Err(LogError::Unavailable(why)) => eprintln!("not consumed: {why}"),
-            Err(LogError::Fatal(why)) => panic!("{why}"),
+            Err(LogError::Fatal(why) | LogError::Damaged(why)) => panic!("{why}"),
         }
     }
 }
