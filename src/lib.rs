@@ -55,7 +55,7 @@
 //! | [supervisor] | starts tasks in groups, reports the first that fails, stops the groups in order |
 //! | [systemd] | READY, STATUS, STOPPING, WATCHDOG, and the admin listener across restarts |
 //! | [telemetry] | log lines, to stderr or the journal |
-//! | [clock] | the only reader of the wall clock |
+//! | [clock] | the only reader of the wall clock; the steady clock that nobody sets |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its implementations (pure), the [socket](exchange::socket) loop, the [REST](exchange::rest) client |
 //! | [log] | a trait with several backends: the durable event log between the sockets and everything else |
 //! | [progress] | how far each stream is consumed and durable |

@@ -289,21 +289,12 @@ async fn start(
     }
     systemd::status("connected, opening the stores");
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
-    let generation = Mutex::new(snapshot.as_ref().map_or(0, |snapshot| snapshot.generation));
+    let generation = snapshot.as_ref().map_or(0, |snapshot| snapshot.generation);
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
     let (progress, pending_updates) = (Arc::new(Progress::default()), Arc::new(PendingUpdates::default()));
     recording::seed_progress(&progress, pending_resume.best_known(), &committed);
     let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone());
-    let backfill = backfill::Deps {
-        rest: rest.clone(),
-        dialects: runtimes.iter().map(|runtime| (runtime.exchange, runtime.dialect.clone())).collect(),
-        writer: writer.clone(),
-        ledger: SharedLedger::default(),
-        clock: clock.clone(),
-        rows: Arc::default(),
-        confirm_after: config.backfill.confirm_after,
-        answers: Arc::default(),
-    };
+    let backfill = backfill_deps(config, &rest, &runtimes, writer.clone(), clock);
     let saver = Arc::new(SnapshotSaver {
         file,
         cache: cache.clone(),
@@ -317,7 +308,7 @@ async fn start(
         lost_history: std::sync::Mutex::new(pending_resume.best_known().lost.clone()),
         startup: clock.now(),
         clock: clock.clone(),
-        generation,
+        generation: Mutex::new(generation),
     });
     let service = Service {
         config: Arc::new(config.clone()),
@@ -345,15 +336,33 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    let exchanges = runtimes.iter().map(|runtime| runtime.exchange).collect();
     let reloader = Reloader {
         service: service.clone(),
         jobs,
         streams: streams_sender,
-        exchanges,
+        exchanges: runtimes.iter().map(|runtime| runtime.exchange).collect(),
         paths: run_options.config_paths.clone(),
     };
     Ok((service, reloader))
+}
+
+fn backfill_deps(
+    config: &Config,
+    rest: &HashMap<Exchange, Arc<Rest>>,
+    runtimes: &[exchange_runtime::ExchangeRuntime],
+    writer: Writer,
+    clock: &Clock,
+) -> backfill::Deps {
+    backfill::Deps {
+        rest: rest.clone(),
+        dialects: runtimes.iter().map(|runtime| (runtime.exchange, runtime.dialect.clone())).collect(),
+        writer,
+        ledger: SharedLedger::default(),
+        clock: clock.clone(),
+        rows: Arc::default(),
+        confirm_after: config.backfill.confirm_after,
+        answers: Arc::default(),
+    }
 }
 
 /// The committed offsets; those of the snapshot while the log does not answer.

@@ -147,7 +147,7 @@ pub async fn run(
         if was_idle {
             worker.batch_started_at = Instant::now();
         }
-        let moment = worker.moment(&mut buffer).await;
+        let moment = worker.moment(&buffer).await;
         buffer.declare_gaps(&moment, Force::None);
         worker.follow_doubts(&mut buffer);
         let due = buffer.pending_rows() >= options.batch_rows

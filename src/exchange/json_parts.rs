@@ -169,9 +169,9 @@ mod tests {
         #[test]
         fn parts_are_the_same_as_a_json_parsers(values in prop::collection::vec(json(), 0..5)) {
             let text = Value::from(values.clone()).to_string();
-            let parts: Vec<Value> =
+            let found: Vec<Value> =
                 elements(&text).unwrap().iter().map(|part| serde_json::from_str(part).unwrap()).collect();
-            prop_assert_eq!(parts, values);
+            prop_assert_eq!(found, values);
         }
 
         #[test]

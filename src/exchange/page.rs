@@ -25,7 +25,8 @@ pub struct Page<T> {
 /// An element of an answer that is not a row that we can store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRow {
-    /// Its position (trade id; open time in microseconds) when that is readable and plausible.
+    /// Its position (trade id; open time in microseconds) when that is readable and plausible, or when its neighbours
+    /// leave no other.
     pub position: Option<i64>,
     /// The element's bytes as sent, at most 64 KiB of them.
     pub payload: Bytes,
@@ -86,33 +87,45 @@ impl<T> Page<T> {
 }
 
 /// Reads each element of a list with `read`. Of two rows with one position and different content the second is
-/// refused.
+/// refused. Elements that show no position get the one that their neighbours leave them: two positions that are `step`
+/// apart times the number of elements between them.
 ///
 /// An error when the answer is not a list, is cut off, or has elements of which none shows even a position: that is
 /// another document, not a page with bad rows.
 pub(super) fn read_page<T: Positioned>(
     what: &'static str,
     body: &[u8],
+    step: i64,
     read: impl Fn(&[u8]) -> Result<T, Refusal>,
 ) -> Result<Page<T>, DecodeError> {
     let mut rows: BTreeMap<i64, T> = BTreeMap::new();
     let mut refused: Vec<RefusedRow> = Vec::new();
     let mut shows_a_position = false;
+    let mut unplaced = Unplaced { step, before: None, first: 0, count: 0 };
     for element in json_parts::array_elements(what, body)? {
         let element = element?;
         let (refusal, is_conflict) = match read(element) {
-            Ok(row) => match rows.get(&row.position()) {
-                None => {
-                    rows.insert(row.position(), row);
-                    continue;
+            Ok(row) => {
+                unplaced.place_before(row.position(), &mut refused);
+                match rows.get(&row.position()) {
+                    None => {
+                        rows.insert(row.position(), row);
+                        continue;
+                    }
+                    Some(first) if *first == row => continue,
+                    Some(_) => {
+                        let reason = "the same answer has this position with other content".to_owned();
+                        (Refusal { position: Some(row.position()), reason }, true)
+                    }
                 }
-                Some(first) if *first == row => continue,
-                Some(_) => {
-                    let reason = "the same answer has this position with other content".to_owned();
-                    (Refusal { position: Some(row.position()), reason }, true)
+            }
+            Err(refusal) => {
+                match refusal.position {
+                    Some(position) => unplaced.place_before(position, &mut refused),
+                    None => unplaced.add(refused.len()),
                 }
-            },
-            Err(refusal) => (refusal, false),
+                (refusal, false)
+            }
         };
         shows_a_position |= refusal.position.is_some();
         if refused.len() < REFUSED_MAX {
@@ -130,6 +143,39 @@ pub(super) fn read_page<T: Positioned>(
         row.is_conflict |= row.position.is_some_and(|position| rows.contains_key(&position));
     }
     Ok(Page { rows: rows.into_values().collect(), refused })
+}
+
+/// The elements without a position since the last one that has one.
+struct Unplaced {
+    step: i64,
+    /// The last position.
+    before: Option<i64>,
+    /// Index of the first of them among the refused.
+    first: usize,
+    count: usize,
+}
+
+impl Unplaced {
+    fn add(&mut self, index: usize) {
+        if self.count == 0 {
+            self.first = index;
+        }
+        self.count += 1;
+    }
+
+    /// An element with this position follows.
+    fn place_before(&mut self, position: i64, refused: &mut [RefusedRow]) {
+        let steps = i64::try_from(self.count).unwrap_or(i64::MAX).saturating_add(1);
+        if let Some(before) = self.before
+            && position.checked_sub(before) == self.step.checked_mul(steps)
+        {
+            let places = (1..steps).map(|steps| before + steps * self.step);
+            for (row, place) in refused.iter_mut().skip(self.first).take(self.count).zip(places) {
+                row.position = Some(place);
+            }
+        }
+        (self.before, self.count) = (Some(position), 0);
+    }
 }
 
 fn refused_row(element: &[u8], refusal: Refusal, is_conflict: bool) -> RefusedRow {
@@ -156,7 +202,7 @@ mod tests {
     }
 
     fn page(body: &str) -> Result<Page<Row>, DecodeError> {
-        read_page("numbers", body.as_bytes(), |element| {
+        read_page("numbers", body.as_bytes(), 1, |element| {
             let text = std::str::from_utf8(element).unwrap();
             let (number, content) = text.split_once('/').unwrap_or((text, ""));
             match number.parse::<i64>() {
@@ -175,8 +221,19 @@ mod tests {
     #[test]
     fn a_bad_element_costs_itself_only() {
         let page = page("[1,2,x,4/bad,5]").unwrap();
-        assert_eq!(positions(&page), (vec![1, 2, 5], vec![(None, false), (Some(4), false)]));
+        assert_eq!(positions(&page), (vec![1, 2, 5], vec![(Some(3), false), (Some(4), false)]));
         assert_eq!(page.refused[1].payload, "4/bad");
+    }
+
+    #[test]
+    fn an_element_without_a_position_gets_the_one_that_its_neighbours_leave() {
+        let places = |body: &str| positions(&page(body).unwrap()).1.into_iter().map(|row| row.0).collect::<Vec<_>>();
+        assert_eq!(places("[1,x,3]"), [Some(2)]);
+        assert_eq!(places("[1,x,y,4,z,6/bad]"), [Some(2), Some(3), Some(5), Some(6)]);
+        assert_eq!(places("[1,x,4]"), [None], "it may be 2 or 3");
+        assert_eq!(places("[1,x,y,3]"), [None, None]);
+        assert_eq!(places("[x,1,2,y]"), [None, None]);
+        assert_eq!(places("[3,x,1]"), [None]);
     }
 
     #[test]
@@ -197,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_refused_position_is_served() {
-        let page = page("[1,2/bad,x,4,0/bad]").unwrap();
+        let page = page("[1,2/bad,4,0/bad,x]").unwrap();
         let positions = page.positions(|row| (row.0, Timestamp(row.0 * 10)));
         assert_eq!(positions, [(0, 10), (1, 10), (2, 10), (4, 40)].map(|(position, at)| (position, Timestamp(at))));
     }

@@ -62,7 +62,7 @@ struct TradeRow<'a> {
 }
 
 pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
-    read_page(TRADES, body, |element| {
+    read_page(TRADES, body, 1, |element| {
         trade(element, latest).map_err(|why| Refusal {
             position: member(TRADES, element, "id")
                 .ok()
@@ -207,7 +207,7 @@ pub(super) fn klines_answer(
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<Page<Kline>, DecodeError> {
-    read_page(KLINES, body, |element| {
+    read_page(KLINES, body, interval.micros(), |element| {
         kline(interval, element, now, latest).map_err(|why| Refusal {
             position: first_column(element).and_then(|ms| open_time(interval, ms, latest).ok()).map(Timestamp::micros),
             reason: why.to_string(),
@@ -315,7 +315,7 @@ fn read_limits(limits: &[u8], info: &mut ExchangeInfo) {
         Err(error) => return info.unreadable.push(format!("rateLimits: {}", error.why)),
     };
     for element in elements.flatten() {
-        let is = |name: &str, text: &str| part(element, name).is_some_and(|value| value == Value::from(text));
+        let is = |name: &str, text: &str| part(element, name).is_some_and(|value| value == text);
         let is_one_minute = is("interval", "MINUTE") && part(element, "intervalNum") == Some(Value::from(1));
         // Other limits are not ours: they may have any content.
         if !is("rateLimitType", "REQUEST_WEIGHT") || !is_one_minute || info.weight_per_minute.is_some() {

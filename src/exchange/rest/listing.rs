@@ -20,22 +20,22 @@ impl Rest {
     /// the whole request. Each part costs its own weight.
     pub async fn info(&self, symbols: &[String], stop: &CancellationToken) -> Result<ExchangeInfo, RestError> {
         let mut info = ExchangeInfo::default();
-        let mut parts = vec![symbols];
-        while let Some(part) = parts.pop() {
+        let mut lists = vec![symbols];
+        while let Some(part) = lists.pop() {
             let request = self.dialect.info_request(part);
             let line = self.base.len() + request.path.len() + REQUEST_LINE_REST;
             let (first, second) = part.split_at(part.len() / 2);
             if line > REQUEST_LINE_MAX {
                 match part {
                     [name] => info.unlisted.push(name.clone()),
-                    _ => parts.extend([second, first]),
+                    _ => lists.extend([second, first]),
                 }
                 continue;
             }
             let answer = match self.send_within_budget(&request, Purpose::Query, stop).await {
                 Ok(answer) => answer,
                 Err(RestError::UnknownSymbol { .. }) if part.len() > 1 => {
-                    parts.extend([second, first]);
+                    lists.extend([second, first]);
                     continue;
                 }
                 Err(RestError::UnknownSymbol { .. }) => {

@@ -53,7 +53,7 @@ async fn a_pause_is_saved_when_it_begins_and_survives_a_kill() {
     app.start().await;
     let count = || HistoryFile::open(&app).number("SELECT count(*) FROM trades");
     wait_for("trades are stored", WAIT_MAX, async || (count() >= 50).then_some(())).await;
-    simulator.control.inject(&"ratelimit:20s".parse().unwrap());
+    simulator.control.inject(&"ratelimit:30s".parse().unwrap());
     simulator.control.inject(&"drop:BTCUSDT:10".parse().unwrap());
     let file = app.data_dir.join("service_state.json");
     let saved = || {
