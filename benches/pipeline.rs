@@ -113,6 +113,10 @@ async fn exchange(frames: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn streams() -> Vec<Stream> {
+    SYMBOLS.iter().map(|symbol| format!("binance:{symbol}:trade").parse().expect("a stream")).collect()
+}
+
 async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let clock = Clock::system();
@@ -122,9 +126,7 @@ async fn record(url_base: String, frames: u64) -> anyhow::Result<()> {
     let pending_updates = Arc::new(PendingUpdates::default());
     let progress = Arc::new(Progress::default());
     let dialect: Arc<dyn Dialect> = Arc::new(Binance);
-    let streams: Vec<Stream> =
-        SYMBOLS.iter().map(|symbol| format!("binance:{symbol}:trade").parse().expect("a stream")).collect();
-    let (_streams, streams) = watch::channel(streams);
+    let (_streams, streams) = watch::channel(streams());
     let (events, received) = mpsc::channel(64);
     let (_commands, commands) = mpsc::channel(1);
     let socket = Socket {

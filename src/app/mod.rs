@@ -336,14 +336,19 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    let reloader = Reloader {
-        service: service.clone(),
-        jobs,
-        streams: streams_sender,
-        exchanges: runtimes.iter().map(|runtime| runtime.exchange).collect(),
-        paths: run_options.config_paths.clone(),
-    };
+    let reloader = reloader(run_options, service.clone(), jobs, streams_sender, &runtimes);
     Ok((service, reloader))
+}
+
+fn reloader(
+    run_options: &RunOptions,
+    service: Service,
+    jobs: crate::jobs::JobsHandle,
+    streams: watch::Sender<Vec<Stream>>,
+    runtimes: &[exchange_runtime::ExchangeRuntime],
+) -> Reloader {
+    let exchanges = runtimes.iter().map(|runtime| runtime.exchange).collect();
+    Reloader { service, jobs, streams, exchanges, paths: run_options.config_paths.clone() }
 }
 
 fn backfill_deps(
