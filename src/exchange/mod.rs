@@ -86,7 +86,7 @@ pub struct DecodeError {
 const REASON_MAX: usize = 300;
 
 impl DecodeError {
-    /// The same error with a reason of at most [`REASON_MAX`] characters.
+    /// The same error with a reason of at most 300 characters.
     pub fn shortened(mut self) -> Self {
         if let Some((end, _)) = self.why.char_indices().nth(REASON_MAX) {
             self.why.truncate(end);
