@@ -43,7 +43,7 @@ pub async fn start(
     systemd::status("repairing and preloading the cache");
     let saver = service.saver.clone();
     let watch = lost_history::watch(service.clone(), resumed.clone(), groups.jobs.stop.clone());
-    groups.jobs.spawn("lost history", watch);
+    groups.jobs.spawn_bounded("lost history", watch);
     let services = Services {
         log: service.log.clone(),
         log_retention: LogRetention { age: service.config.log.retention, bytes: service.config.log.retention_bytes },

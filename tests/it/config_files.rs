@@ -67,7 +67,7 @@ fn without_any_file_the_built_in_ones_are_used() {
         return;
     }
     let empty = tempfile::tempdir().unwrap();
-    assert_reads(&check(empty.path(), &[], &[]), "the built-in configuration, the built-in schedule", 4, 6);
+    assert_reads(&check(empty.path(), &[], &[]), "the built-in configuration, the built-in schedule", 4, 8);
 }
 
 #[test]
