@@ -20,6 +20,10 @@ const LAG_US: i64 = 60_000_000;
 const ID_MAX: i64 = 1 << 53;
 /// How far ahead of the exchange's clock a time may be, in microseconds.
 const AHEAD_MAX_US: i64 = 60_000_000;
+/// Event times in a row that agree before they outweigh the clock that we measured.
+const AGREED_MIN: u32 = 16;
+/// A measured clock is wrong by at most this much, in microseconds; a time in another unit is centuries away.
+const CLOCK_WRONG_MAX_US: i64 = 86_400_000_000;
 /// Trades in doubt that show a pace.
 const DOUBTFUL_MIN: u32 = 16;
 /// Trades whose content is remembered per stream.
@@ -109,9 +113,37 @@ pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
     exchange_now.is_some_and(|now| time.since(now) > AHEAD_MAX_US)
 }
 
-/// An event time as far as it may count: at most a minute after the frame was received.
-pub fn clip(event_time: Timestamp, received_at: Timestamp) -> Timestamp {
-    event_time.min(received_at.plus_micros(AHEAD_MAX_US))
+/// An exchange's time as its event times show it. One of them moves it by at most a minute beyond what is known; many
+/// that agree move it further, because the clock that we measured may be the wrong one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExchangeTime {
+    known: Option<Timestamp>,
+    /// The newest time that does not fit, and how many in a row agree with it.
+    suspect: Option<(Timestamp, u32)>,
+}
+
+impl ExchangeTime {
+    /// Counts an event time. `measured` is the exchange's clock as REST showed it; before it did, our own clock at the
+    /// receipt must do, which may be wrong by years.
+    pub fn observe(&mut self, time: Timestamp, measured: Option<Timestamp>, received_at: Timestamp) {
+        let reference = measured.unwrap_or(received_at);
+        let ahead = time.since(self.known.map_or(reference, |known| known.max(reference)));
+        if ahead <= AHEAD_MAX_US {
+            (self.known, self.suspect) = (self.known.max(Some(time)), None);
+            return;
+        }
+        let agreed = self.suspect.filter(|(other, _)| time.since(*other).abs() <= AHEAD_MAX_US);
+        let count = agreed.map_or(1, |(_, count)| count + 1);
+        self.suspect = Some((time, count));
+        if count >= AGREED_MIN && (measured.is_none() || ahead <= CLOCK_WRONG_MAX_US) {
+            (self.known, self.suspect) = (Some(time), None);
+        }
+    }
+
+    /// The newest event time that fits.
+    pub fn known(&self) -> Option<Timestamp> {
+        self.known
+    }
 }
 
 /// The contents of a stream's newest trades.
@@ -225,6 +257,29 @@ mod tests {
         pace.advance(5_000_000, Timestamp(11 * S));
         (5_000_001..5_000_200).for_each(|id| pace.advance(id, Timestamp(11 * S + (id - 5_000_000) * S / 100)));
         assert!(pace.peak < 110.0, "{}", pace.peak);
+    }
+
+    #[test]
+    fn one_event_time_far_ahead_moves_nothing_and_a_clock_that_runs_fast_is_followed() {
+        let (mut time, now) = (ExchangeTime::default(), Some(Timestamp(1_000 * S)));
+        for ahead in [3_600 * S, 7_200 * S, i64::MAX / 2, 1_000_000_000 * S] {
+            time.observe(Timestamp(1_000 * S), now, Timestamp(0));
+            time.observe(Timestamp(ahead), now, Timestamp(0));
+        }
+        assert_eq!(time.known(), now);
+        // The exchange's time runs ten times as fast as the clock that was measured once.
+        (0..1_000).for_each(|n| time.observe(Timestamp((1_000 + n * 10) * S), now, Timestamp(0)));
+        assert_eq!(time.known(), Some(Timestamp(10_990 * S)));
+        // Every event time is in another unit: centuries ahead of the measured clock.
+        (0..100).for_each(|n| time.observe(Timestamp(1_000_000_000 * S + n), now, Timestamp(0)));
+        assert_eq!(time.known(), Some(Timestamp(10_990 * S)));
+    }
+
+    #[test]
+    fn event_times_that_agree_outweigh_a_clock_that_is_wrong_by_hours() {
+        let (mut time, now) = (ExchangeTime::default(), Some(Timestamp(1_000 * S)));
+        (0..16).for_each(|n| time.observe(Timestamp(8_000 * S + n), now, Timestamp(0)));
+        assert_eq!(time.known(), Some(Timestamp(8_000 * S + 15)));
     }
 
     #[test]

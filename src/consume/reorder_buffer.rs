@@ -12,7 +12,7 @@ use crate::market::{Channel, Exchange, Frame, Origin, Stream, Symbol, Timestamp}
 use crate::writer::{Rows, Source};
 
 use super::partition_time::{Moment, PartitionTime};
-use super::plausible::clip;
+use super::plausible::ExchangeTime;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
 use super::undecodable::Undecodable;
@@ -84,8 +84,8 @@ struct ExchangeState {
     dialect: std::sync::Arc<dyn Dialect>,
     index: HashMap<Symbol, usize>,
     symbols: Vec<SymbolStreams>,
-    /// The exchange's latest event time.
-    time: Timestamp,
+    /// The exchange's time, as its event times show it.
+    time: ExchangeTime,
     /// The exchange's clock minus ours, in microseconds, and our clock; `None` before it was measured.
     clock: Option<(i64, Timestamp)>,
     /// Symbols with held items.
@@ -129,7 +129,10 @@ impl ReorderBuffer {
             .map(|dialect| {
                 let exchange = dialect.exchange();
                 let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
-                (exchange, ExchangeState { dialect, index, symbols, time: Timestamp(0), clock: None, holding })
+                (
+                    exchange,
+                    ExchangeState { dialect, index, symbols, time: ExchangeTime::default(), clock: None, holding },
+                )
             })
             .collect();
         Self {
@@ -252,11 +255,13 @@ impl ReorderBuffer {
             }
         };
         let (symbol, event_time, event) = decoded;
-        if let Some(time) = event_time {
-            exchange_state.time = exchange_state.time.max(clip(time, received_at));
-        }
         // A frame of a backlog is older than now; one that a machine without a clock battery received may look older yet.
-        let exchange_now = exchange_state.clock.map(|(offset, wall)| wall.max(received_at).plus_micros(offset));
+        let measured = exchange_state.clock.map(|(offset, wall)| wall.max(received_at).plus_micros(offset));
+        if let Some(time) = event_time {
+            exchange_state.time.observe(time, measured, received_at);
+        }
+        // Without a measured clock nothing says which times are wrong.
+        let exchange_now = measured.map(|measured| measured.max(exchange_state.time.known().unwrap_or(measured)));
         let exchange = exchange_state.dialect.exchange();
         let index = exchange_state.index_of(&symbol);
         let streams = &mut exchange_state.symbols[index];
@@ -470,7 +475,7 @@ impl ReorderBuffer {
 
     fn check_expectations(&mut self, moment: &Moment) {
         for (&exchange, exchange_state) in &mut self.exchanges {
-            let time = exchange_state.time;
+            let time = exchange_state.time.known().unwrap_or(Timestamp(0));
             for streams in &mut exchange_state.symbols {
                 let symbol = &streams.symbol;
                 let partition = streams.partition;

@@ -89,7 +89,9 @@ async fn every_document_has_its_shape() {
         "days",
     ];
     has_keys(&coverage[0], &keys);
-    let by_id = json!({ "by": "trade_id", "rows_per_request": 1_000, "request_weight": 25, "kept_s": null });
+    let by_id = json!({
+        "by": "trade_id", "rows_per_request": 1_000, "request_weight": 25, "kept_s": null, "oldest_served": null
+    });
     assert_eq!((&coverage[0]["recoverable"], &coverage[0]["state"]), (&by_id, &json!("backfilled")), "{coverage}");
     assert_eq!((&coverage[0]["missing"], &coverage[0]["complete"]), (&json!([]), &json!(true)), "{coverage}");
     assert_eq!((&coverage[0]["expected"], &coverage[0]["backfilled"]), (&coverage[0]["present"], &json!(5)));

@@ -6,7 +6,6 @@
 mod answers;
 mod hidden;
 mod implausible;
-mod numbering;
 mod random;
 mod streams;
 
