@@ -20,6 +20,10 @@ const LAG_US: i64 = 60_000_000;
 const ID_MAX: i64 = 1 << 53;
 /// How far ahead of the exchange's clock a time may be, in microseconds.
 const AHEAD_MAX_US: i64 = 60_000_000;
+/// Silence that widens the limit, at most, in microseconds: by half a minute of it, ten minutes of exchange time.
+const SILENCE_MAX_US: i64 = 30_000_000;
+/// How much faster than ours the exchange's clock may run.
+const DRIFT_FACTOR: i64 = 20;
 /// Event times in a row that agree before they outweigh the clock that we measured.
 const AGREED_MIN: u32 = 16;
 /// A measured clock is wrong by at most this much, in microseconds; a time in another unit is centuries away.
@@ -118,6 +122,8 @@ pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExchangeTime {
     known: Option<Timestamp>,
+    /// When the last time that fits was received, by our clock.
+    advanced_at: Option<Timestamp>,
     /// The newest time that does not fit, and how many in a row agree with it.
     suspect: Option<(Timestamp, u32)>,
 }
@@ -128,8 +134,11 @@ impl ExchangeTime {
     pub fn observe(&mut self, time: Timestamp, measured: Option<Timestamp>, received_at: Timestamp) {
         let reference = measured.unwrap_or(received_at);
         let ahead = time.since(self.known.map_or(reference, |known| known.max(reference)));
-        if ahead <= AHEAD_MAX_US {
+        // The longer nothing arrived, the further two clocks may have drifted apart.
+        let silent_us = self.advanced_at.map_or(SILENCE_MAX_US, |last| received_at.since(last).max(0));
+        if ahead <= AHEAD_MAX_US + silent_us.min(SILENCE_MAX_US) * DRIFT_FACTOR {
             (self.known, self.suspect) = (self.known.max(Some(time)), None);
+            self.advanced_at = Some(received_at);
             return;
         }
         let agreed = self.suspect.filter(|(other, _)| time.since(*other).abs() <= AHEAD_MAX_US);
@@ -137,6 +146,7 @@ impl ExchangeTime {
         self.suspect = Some((time, count));
         if count >= AGREED_MIN && (measured.is_none() || ahead <= CLOCK_WRONG_MAX_US) {
             (self.known, self.suspect) = (Some(time), None);
+            self.advanced_at = Some(received_at);
         }
     }
 
@@ -262,6 +272,7 @@ mod tests {
     #[test]
     fn one_event_time_far_ahead_moves_nothing_and_a_clock_that_runs_fast_is_followed() {
         let (mut time, now) = (ExchangeTime::default(), Some(Timestamp(1_000 * S)));
+        time.observe(Timestamp(1_000 * S), now, Timestamp(0));
         for ahead in [3_600 * S, 7_200 * S, i64::MAX / 2, 1_000_000_000 * S] {
             time.observe(Timestamp(1_000 * S), now, Timestamp(0));
             time.observe(Timestamp(ahead), now, Timestamp(0));
