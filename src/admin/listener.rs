@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 use super::socket::AdminSocket;
-use super::turn::{Turn, Turns};
+use super::turn::{Slots, Turn};
 
 /// Most open TCP connections: ten open pages and a scraper need a tenth of them.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -44,7 +44,7 @@ pub struct LimitedListener {
     permits: Arc<Semaphore>,
     /// The accepted connection that has no permit yet.
     pending: Option<Pending>,
-    turns: Turns,
+    turns: Slots,
 }
 
 struct Pending {
@@ -71,7 +71,7 @@ impl LimitedListener {
     }
 
     fn new(listener: Socket, connections: usize) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(connections)), pending: None, turns: Turns::default() }
+        Self { listener, permits: Arc::new(Semaphore::new(connections)), pending: None, turns: Slots::default() }
     }
 
     /// Accepts the next connection, and waits until there is room for it. Dropping the future loses no connection.
@@ -185,7 +185,7 @@ mod tests {
     async fn a_client_that_reads_nothing_times_out() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let turn = Turns::default().add();
+        let turn = Slots::default().add();
         let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, turn, _permit: permit };
         let began = tokio::time::Instant::now();
         let error = connection.write_all(&vec![0; 8 << 20]).await.unwrap_err();

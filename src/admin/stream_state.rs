@@ -48,7 +48,7 @@ impl StreamState {
     }
 }
 
-/// What is known of a stream.
+/// A stream's facts.
 #[derive(Clone, Debug)]
 pub struct StreamFacts {
     /// The present time.

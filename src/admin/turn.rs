@@ -17,7 +17,7 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The connections of one listener.
 #[derive(Default)]
-pub struct Turns {
+pub struct Slots {
     connections: BTreeMap<u64, Weak<Turn>>,
     next: u64,
 }
@@ -31,7 +31,7 @@ pub struct Turn {
     pub close: CancellationToken,
 }
 
-impl Turns {
+impl Slots {
     /// Adds a connection; its client owes a request.
     pub fn add(&mut self) -> Arc<Turn> {
         let turn = Arc::new(Turn { owed_since: Mutex::new(Some(Instant::now())), close: CancellationToken::new() });
@@ -158,7 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_client_that_owes_its_request_for_longest_makes_room() {
-        let mut turns = Turns::default();
+        let mut turns = Slots::default();
         let (busy, first) = (turns.add(), turns.add());
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = turns.add();

@@ -46,8 +46,10 @@ pub(super) async fn fetch(
             continue;
         };
         if missing.contains(position) && !row.is_conflict {
-            learned.refused.insert(position, row.reason.clone());
-            batch.dead_letters.push(dead_letter(deps, gap, row));
+            let letter = dead_letter(deps, gap, row);
+            let why = format!("dead letter {}:{}: {}", letter.partition, letter.offset, letter.reason);
+            learned.refused.insert(position, why);
+            batch.dead_letters.push(letter);
         }
     }
     batch.trades.retain(|row| missing.contains(row.trade.id));

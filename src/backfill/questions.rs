@@ -19,6 +19,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two requests about one stream: a stream whose every frame is wrong must not use up the budget.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
+/// Whether a page of trades that begins at `id` begins with it.
+async fn shows(rest: &Rest, stream: &Stream, id: i64, heartbeat: &Heartbeat, stop: &CancellationToken) -> bool {
+    let page = heartbeat.beat_while(QUERY_TIME_MAX, rest.trade_from(stream.symbol.as_str(), id, stop)).await;
+    matches!(page, Ok(Some(trade)) if trade.id == id)
+}
+
 /// Answers questions about one exchange's streams until `stop`.
 pub async fn run(
     rest: Arc<Rest>,
@@ -48,6 +54,11 @@ pub async fn run(
             let answer = heartbeat.beat_while(QUERY_TIME_MAX, rest.newest(stream.symbol.as_str(), &stop)).await;
             asked.insert(stream.clone(), Instant::now());
             match answer {
+                // One answer may be wrong. A page of trades must show the same trade.
+                Ok(Some((newest, _))) if !shows(&rest, &stream, newest, &heartbeat, &stop).await => {
+                    debug!("{stream}: the exchange names {newest} as its newest trade but does not serve it");
+                    open.insert(stream, Instant::now() + ASK_EVERY);
+                }
                 Ok(Some((newest, _))) => {
                     open.remove(&stream);
                     let sent = probes.send_timeout(Probe::Newest(stream, newest), Duration::from_secs(2)).await;

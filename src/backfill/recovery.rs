@@ -1,5 +1,5 @@
 //! Decides how a stream that is silent although it trades is brought back: subscribe it again, give it a connection of
-//! its own, replace a connection. One deaf stream must not cost the streams that share its connection. Pure.
+//! its own, replace a connection. One unanswered stream must not cost the streams that share its connection. Pure.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -161,7 +161,7 @@ fn with_code_of_store(failure: Failure) -> Failure {
     }
 }
 
-/// The code for files that cannot be loaded: without a free file descriptor nothing is known about what they contain.
+/// The code for files that cannot be loaded: without a free file descriptor their content is unknown.
 fn code_of_unloaded() -> u8 {
     if std::fs::File::open("/dev/null").is_err() { exit::IO } else { exit::CONFIGURATION }
 }

@@ -34,7 +34,7 @@ pub fn variable(name: &str) -> Option<String> {
 /// start of the same program when there is such a variable, and then returns in the new one.
 ///
 /// # Errors
-/// The program cannot be started again. The variables are still in place, and the caller may go on with them.
+/// The program cannot be started again. The variables are still in place, and the caller may continue with them.
 pub fn hide_secrets() -> anyhow::Result<()> {
     // Also its memory and descriptors: a password in a file or a credential is in the former. It costs core dumps.
     let not_dumpable = rustix::process::DumpableBehavior::NotDumpable;

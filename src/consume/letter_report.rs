@@ -113,8 +113,8 @@ impl LetterReport {
     }
 }
 
-fn and_more(parts: usize) -> String {
-    if parts > 1 { format!(" and {} more", parts - 1) } else { String::new() }
+fn and_more(count: usize) -> String {
+    if count > 1 { format!(" and {} more", count - 1) } else { String::new() }
 }
 
 #[cfg(test)]

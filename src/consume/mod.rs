@@ -6,6 +6,7 @@
 
 mod assignment;
 mod doubts;
+mod inputs;
 mod letter_report;
 mod partition_time;
 mod plausible;
@@ -23,8 +24,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use doubts::Doubts;
+pub use inputs::{Expectation, Force, Watermark};
 pub use partition_time::Moment;
-pub use reorder_buffer::{EXPECT_GRACE_US, Expectation, Force, ReadyBatch, ReorderBuffer, Watermark};
+pub use reorder_buffer::{EXPECT_GRACE_US, ReadyBatch, ReorderBuffer};
 pub use stream_state::DetectedGap;
 
 use crate::clock::Clock;

@@ -1,7 +1,7 @@
 //! The time of one log partition: how long its own records took to arrive. Holes age by it, so a backlog ages as it was
 //! received, and a jump of the wall clock changes nothing. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::log::Partition;
@@ -53,6 +53,16 @@ impl PartitionTime {
     pub(super) fn last_received(&self) -> Option<Timestamp> {
         self.last_received
     }
+}
+
+/// The time of a partition; 0 before its first record.
+pub(super) fn time_at(
+    times: &HashMap<Partition, PartitionTime>,
+    partition: Option<Partition>,
+    moment: &Moment,
+) -> Timestamp {
+    let time = partition.and_then(|partition| Some(times.get(&partition)?.at(partition, moment)));
+    time.unwrap_or_default()
 }
 
 #[cfg(test)]

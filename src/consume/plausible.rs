@@ -20,6 +20,8 @@ const LAG_US: i64 = 60_000_000;
 const ID_MAX: i64 = 1 << 53;
 /// How far ahead of the exchange's clock a time may be, in microseconds.
 const AHEAD_MAX_US: i64 = 60_000_000;
+/// The error of a measured clock, in microseconds: half a slow round trip.
+const CLOCK_ERROR_US: i64 = 5_000_000;
 /// Silence that widens the limit, at most, in microseconds: by half a minute of it, ten minutes of exchange time.
 const SILENCE_MAX_US: i64 = 30_000_000;
 /// How much faster than ours the exchange's clock may run.
@@ -115,6 +117,11 @@ pub fn is_long_past(next: i64, position: i64, step: i64) -> bool {
 /// Whether `time` is ahead of the exchange's clock, of which `exchange_now` is our best knowledge.
 pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
     exchange_now.is_some_and(|now| time.since(now) > AHEAD_MAX_US)
+}
+
+/// Whether a closed kline ends later than the exchange's clock shows: it is not over yet.
+pub fn closed_early(close_time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
+    exchange_now.is_some_and(|now| close_time.since(now) > CLOCK_ERROR_US)
 }
 
 /// An exchange's time as its event times show it. One of them moves it by at most a minute beyond what is known; many

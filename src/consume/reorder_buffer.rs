@@ -5,17 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::cache::Update;
-use crate::exchange::{DecodedFrame, Dialect, Event, Route};
+use crate::exchange::{DecodedFrame, Dialect, Event};
 use crate::history::DeadLetter;
 use crate::log::{Offsets, Partition, Record};
-use crate::market::{Channel, Exchange, Frame, Origin, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
-use super::partition_time::{Moment, PartitionTime};
+use super::inputs::{Expectation, Force, Watermark};
+use super::partition_time::{Moment, PartitionTime, time_at};
 use super::plausible::ExchangeTime;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
-use super::undecodable::Undecodable;
+use super::undecodable::{Undecodable, stream_of};
 use crate::progress::{Outage, StreamProgress};
 
 /// How long missing positions may still arrive before they are a gap, in microseconds: two sockets, or two frames of
@@ -27,41 +28,10 @@ pub const EXPECT_GRACE_US: i64 = 2_000_000;
 /// sends it within 2 s.
 const KLINE_LATE_US: i64 = 5_000_000;
 
-/// Positions that the exchange has and that must arrive.
-#[derive(Clone, Debug)]
-pub struct Expectation {
-    /// The stream.
-    pub stream: Stream,
-    /// The exchange has every position up to this one.
-    pub last: i64,
-    /// The source of that knowledge: `tail`, `silence` or `kline`.
-    pub by: &'static str,
-}
-
-/// The last stored position of a stream, and its exchange time when known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watermark {
-    /// The position.
-    pub position: i64,
-    /// Its time.
-    pub ts: Option<Timestamp>,
-}
-
 /// Most bytes of held frames, of all streams together.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// Wait before an expectation from a backlog is given up, at most, in microseconds.
 const BACKLOG_MAX_US: i64 = 30 * 86_400 * 1_000_000;
-
-/// Which held items lose their grace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Force<'a> {
-    /// None: each grace period runs.
-    None,
-    /// Those of these partitions, which another recorder consumes from now on.
-    Partitions(&'a [Partition]),
-    /// All, at a stop.
-    All,
-}
 
 /// Decodes records, puts each stream's items in order and collects a batch. One per worker.
 pub struct ReorderBuffer {
@@ -154,7 +124,7 @@ impl ReorderBuffer {
         self.monotonic = monotonic;
     }
 
-    /// Sets what is known of an exchange's clock: its difference to ours in microseconds, and the time by our clock.
+    /// Sets an exchange's clock: its difference to ours in microseconds, and the time by our clock.
     pub fn set_clock(&mut self, exchange: Exchange, offset_us: Option<i64>, wall: Timestamp) {
         if let Some(state) = self.exchanges.get_mut(&exchange) {
             state.clock = offset_us.map(|offset| (offset, wall));
@@ -518,19 +488,6 @@ impl ReorderBuffer {
             payload: source.payload,
         });
     }
-}
-
-/// The time of a partition; 0 before its first record.
-fn time_at(times: &HashMap<Partition, PartitionTime>, partition: Option<Partition>, moment: &Moment) -> Timestamp {
-    let time = partition.and_then(|partition| Some(times.get(&partition)?.at(partition, moment)));
-    time.unwrap_or_default()
-}
-
-/// The stream of a frame that cannot be decoded: its symbol is in the key, its channel in the exchange's name of it.
-fn stream_of(dialect: &dyn Dialect, frame: &Frame) -> Option<Stream> {
-    let (_, symbol) = frame.key.split_once(':')?;
-    let Route::Stream(name) = dialect.route(&frame.payload) else { return None };
-    Some(Stream::new(dialect.exchange(), Symbol::new(symbol), dialect.channel(&name)?))
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
 
-use super::plausible::{BookNumbering, LateTrade, is_ahead, is_long_past};
-use super::reorder_buffer::{EXPECT_GRACE_US, Watermark};
+use super::inputs::Watermark;
+use super::plausible::{BookNumbering, LateTrade, closed_early, is_ahead, is_long_past};
+use super::reorder_buffer::EXPECT_GRACE_US;
 use super::stream_state::{Deadline, DetectedGap, StreamState};
 use crate::progress::StreamProgress;
 
@@ -197,6 +198,8 @@ impl StreamRouter<'_> {
         state.record_frame(source.received_at, connection);
         let fault = if is_ahead(kline.open_time, self.exchange_now) {
             Some(format!("its open time {} is ahead of the exchange's clock", kline.open_time.rfc3339()))
+        } else if kline.closed && closed_early(kline.close_time, self.exchange_now) {
+            Some("it is closed before its end".to_owned())
         } else if kline.open_time.micros().rem_euclid(kline.interval.micros()) != 0 {
             Some(format!("its open time {} is no multiple of its interval", kline.open_time.rfc3339()))
         } else if state

@@ -10,8 +10,8 @@ use crate::writer::Source;
 
 use crate::progress::StreamProgress;
 
+use super::inputs::Watermark;
 use super::plausible::{Pace, RecentTrades};
-use super::reorder_buffer::Watermark;
 
 /// Most expectations kept per stream; more than a few accumulate only while the stream is not consumed.
 const EXPECTED_MAX: usize = 16;

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use crate::exchange::{Dialect, Route};
 use crate::log::Partition;
-use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Frame, Stream, Symbol, Timestamp};
 use crate::progress::Outage;
 use crate::writer::Source;
 
@@ -92,6 +93,13 @@ impl Undecodable {
     }
 }
 
+/// The stream of a frame that cannot be decoded: its symbol is in the key, its channel in the exchange's name of it.
+pub(super) fn stream_of(dialect: &dyn Dialect, frame: &Frame) -> Option<Stream> {
+    let (_, symbol) = frame.key.split_once(':')?;
+    let Route::Stream(name) = dialect.route(&frame.payload) else { return None };
+    Some(Stream::new(dialect.exchange(), Symbol::new(symbol), dialect.channel(&name)?))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -110,7 +118,7 @@ mod tests {
         undecodable.failed(Exchange::Binance, Some(stream(symbol)), &source, "p is a number");
     }
 
-    fn parts(undecodable: &Undecodable) -> Vec<String> {
+    fn outages_of(undecodable: &Undecodable) -> Vec<String> {
         undecodable.outages().iter().map(Outage::part).collect()
     }
 
@@ -122,7 +130,7 @@ mod tests {
         }
         assert!(undecodable.outages().is_empty());
         fail(&mut undecodable, "AAA", 30);
-        assert_eq!(parts(&undecodable), ["binance", "binance:AAA:trade"]);
+        assert_eq!(outages_of(&undecodable), ["binance", "binance:AAA:trade"]);
         let outage = &undecodable.outages()[1];
         assert_eq!((outage.frames, outage.since, outage.offset), (5, Timestamp(0), 30));
         assert!(outage.describe().contains("p is a number"), "{}", outage.describe());
@@ -137,9 +145,9 @@ mod tests {
             }
         }
         undecodable.decoded(Exchange::Binance, &Symbol::new("BBB"), Channel::Trade);
-        assert_eq!(parts(&undecodable), ["binance:AAA:trade"]);
+        assert_eq!(outages_of(&undecodable), ["binance:AAA:trade"]);
         undecodable.decoded(Exchange::Binance, &Symbol::new("AAA"), Channel::BookTicker);
-        assert_eq!(parts(&undecodable), ["binance:AAA:trade"], "another channel proves nothing");
+        assert_eq!(outages_of(&undecodable), ["binance:AAA:trade"], "another channel proves nothing");
     }
 
     #[test]

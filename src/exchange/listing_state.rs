@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn not_listed_yet_ends_with_the_first_frame_or_with_the_listing() {
         let listings = Listings::default();
-        assert_eq!(listings.state(None), TradingState::Trading, "nothing is known yet");
+        assert_eq!(listings.state(None), TradingState::Trading, "no answer yet");
         listings.says(ListingEntry::Unlisted, 10);
         assert!(matches!(listings.state(None), TradingState::NotTrading(_)));
         listings.check(None, "does not list NEWUSDT (yet)");

@@ -360,7 +360,7 @@ async fn an_acknowledgement_without_our_number_acknowledges_nothing() {
         server.send(Message::text(format!(r#"{{"result":null,"id":{id}}}"#))).await.unwrap();
     }
     let began = Instant::now();
-    // It records all the same once the time for an answer is over.
+    // It still records once the time for an answer is over.
     assert_eq!(running.connected().await, (7, vec![stream("AAA")]));
     assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
     // The late answer changes nothing.
@@ -481,35 +481,6 @@ async fn a_slow_receiver_loses_nothing_and_a_full_channel_does_not_delay_a_stop(
     tokio::time::timeout(DEADLINE, flooding).await.expect("its connection is closed").unwrap();
 }
 
-#[tokio::test]
-async fn frames_of_megabytes_wait_outside_the_channel() {
-    const FRAMES: usize = 24;
-    let (listener, base) = listen().await;
-    let (capacity, megabyte) = (16, Bytes::from(vec![b'x'; 1 << 20]));
-    let mut running = start(base, quick(), vec![stream("AAA")], capacity);
-    let mut server = accept(&listener).await;
-    acknowledge(&mut server).await;
-    running.connected().await;
-    let sender = tokio::spawn(async move {
-        for _ in 0..FRAMES {
-            server.send(Message::binary(megabyte.clone())).await.unwrap();
-        }
-        server
-    });
-    let mut received = 0;
-    while received < FRAMES {
-        // An event of one megabyte needs room for five: at most three of them are in the channel.
-        assert!(running.events.len() <= 3, "{} events", running.events.len());
-        let SocketEvent::Frames { frames, .. } = running.next().await else { panic!("frames only") };
-        assert_eq!(frames.len(), 1);
-        received += 1;
-        // Lets the socket fill the channel.
-        tokio::task::yield_now().await;
-    }
-    sender.await.unwrap();
-    running.stopped().await;
-}
-
 async fn read_head(tcp: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -565,3 +536,6 @@ fn streams_are_split_in_order() {
     assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
     assert_eq!(groups.concat(), streams);
 }
+
+#[path = "flood_tests.rs"]
+mod flood_tests;

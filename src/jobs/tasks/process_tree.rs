@@ -207,7 +207,7 @@ impl Process {
     /// `None` when it has ended.
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in parentheses and may contain any character.
+        // The name is in parentheses and may contain any character.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         Some(Self {
             is_zombie: matches!(*fields.first()?, "Z" | "X"),

@@ -11,6 +11,7 @@ use super::app::{BINARY, TestApp, WAIT_MAX, feed, seed, wait_for};
 use super::sample_history;
 use super::simulated_exchange::start_market;
 use super::truth::{HistoryFile, assert_complete};
+use crate::servers::clickhouse::Clickhouse;
 
 /// A feed of an exchange that does not answer.
 const NOWHERE: &str = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"BTCUSDT\"]\nchannels = [\"trade\"]\n\
@@ -330,5 +331,52 @@ async fn a_planted_link_does_not_lead_the_state_elsewhere() {
     let state: Value =
         serde_json::from_str(&fs::read_to_string(app.data_dir.join("service_state.json")).unwrap()).unwrap();
     assert!(state["generation"].as_u64() > Some(0));
+    simulator.stop().await;
+}
+
+/// The answer of ClickHouse to a statement.
+async fn query(app: &TestApp, clickhouse: &Clickhouse, sql: &str) -> String {
+    let url = format!("http://127.0.0.1:{}/", clickhouse.server.port);
+    let answer = app.http().post(url).body(sql.to_owned()).send().await.unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    assert!(status.is_success(), "{sql}: {text}");
+    text.trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renamed_column_of_clickhouse_is_an_outage_that_ends_when_it_is_back() {
+    let Some(clickhouse) = tokio::task::spawn_blocking(Clickhouse::start).await.unwrap() else { return };
+    let simulator = start_market(seed(), &["BTCUSDT"], 100.0, "").await;
+    let mut app = TestApp::new("");
+    app.configure(&format!(
+        "{}[history]\nbackend = \"clickhouse\"\n[history.clickhouse]\nurl = \"http://127.0.0.1:{}\"\n",
+        feed(&simulator, &["BTCUSDT"], &["trade"]),
+        clickhouse.server.port
+    ));
+    app.start().await;
+    let count = async || query(&app, &clickhouse, "SELECT count() FROM tapekeeper.trades FINAL").await;
+    let stored = async || (count().await.parse::<u64>().unwrap() >= 50).then_some(());
+    wait_for("trades are stored", WAIT_MAX, stored).await;
+    query(&app, &clickhouse, "ALTER TABLE tapekeeper.trades RENAME COLUMN side TO direction").await;
+    wait_for_degraded(&app, "history", "side").await;
+    let check = app.command(&["check", "--connect"]).await;
+    let words = "column side of table trades is missing";
+    assert!(check.code == Some(69) && (check.out + &check.err).contains(words), "{:?} {words}", check.code);
+    assert!(app.is_alive());
+    assert_eq!(app.log().matches("history does not accept rows").count(), 1, "{}", app.log());
+    app.stop().await;
+    // A start with it sends READY, degraded.
+    app.start().await;
+    wait_for_degraded(&app, "history", "side").await;
+    query(&app, &clickhouse, "ALTER TABLE tapekeeper.trades RENAME COLUMN direction TO side").await;
+    wait_for_restored(&app, "history").await;
+    simulator.stop_publishing().await;
+    let published = simulator.control.summary()[0].last;
+    let complete = async || {
+        let sql = "SELECT max(trade_id), max(trade_id) - min(trade_id) + 1 - count() FROM tapekeeper.trades FINAL";
+        (query(&app, &clickhouse, sql).await == format!("{published}\t0")).then_some(())
+    };
+    wait_for("every trade is in history", WAIT_MAX * 2, complete).await;
+    app.stop_cleanly().await;
     simulator.stop().await;
 }

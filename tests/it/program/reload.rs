@@ -138,7 +138,7 @@ async fn a_stop_does_not_wait_for_a_reload_that_hangs() {
     assert!(std::process::Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
     let begun = async || app.log().contains("SIGHUP from process").then_some(());
     wait_for("the reload begins", WAIT_MAX, begun).await;
-    // The API and the recording go on meanwhile.
+    // The API and the recording continue meanwhile.
     assert!(is_recorded(&app, "BTCUSDT").await);
     let (status, took) = app.stop().await;
     assert_eq!(status.code(), Some(0), "{}", app.log());

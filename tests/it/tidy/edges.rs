@@ -75,6 +75,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "messages",
             "heartbeat",
             "progress",
+            "retry",
             "supervisor",
             "writer",
         ],

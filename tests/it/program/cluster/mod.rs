@@ -238,26 +238,6 @@ async fn an_insert_that_is_refused_or_whose_answer_is_cut_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_that_changes_stops_the_recorder_and_loses_nothing() {
-    let Some(stores) = Stores::start().await else { return };
-    let simulator = start_market(seed(), &["AAAUSDT"], 300.0, "").await;
-    let mut app = stores.recorder("", &feed(&simulator, &["AAAUSDT"], &["trade"]));
-    app.start().await;
-    wait_for_trades(&simulator, 500).await;
-    stores.query("ALTER TABLE trades RENAME COLUMN quantity TO amount").await;
-    let ended = app.wait_for_exit().await;
-    assert!(!ended.success(), "{ended}");
-    assert!(app.log().contains("quantity"), "the log names the column");
-    stores.query("ALTER TABLE trades RENAME COLUMN amount TO quantity").await;
-    app.start().await;
-    wait_for_trades(&simulator, 2_000).await;
-    simulator.stop_publishing().await;
-    stores.assert_complete(&simulator, WAIT_MAX).await;
-    app.stop_cleanly().await;
-    simulator.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_names_every_server_its_version_and_what_is_missing() {
     let Some(stores) = Stores::start().await else { return };
     let feed = "[[feed]]\nexchange = \"binance\"\nsymbols = [\"AAAUSDT\"]\nchannels = [\"trade\"]\n\

@@ -6,7 +6,6 @@
 mod answers;
 mod hidden;
 mod implausible;
-mod random;
 mod streams;
 
 use std::time::Duration;
