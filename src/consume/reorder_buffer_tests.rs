@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::exchange::binance::Binance;
+use crate::market::Frame;
 
 /// One frame as Binance sends it, at log offset and receive time `at` (in 10 ms steps).
 fn record(at: i64, payload: String) -> Record {
