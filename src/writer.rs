@@ -5,6 +5,7 @@
 //! batch down to the row and stores that row as a dead letter. A store that this program does not support is fatal.
 //! Knows no backend by name.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range as Span;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,17 @@ pub struct Source {
     pub payload: Bytes,
 }
 
+impl Source {
+    /// The source of bytes that came over REST. They have no place in the log: the partition is -1, and a hash of stream
+    /// and bytes is the offset, so that two letters differ and one that comes again replaces itself.
+    pub fn of_rest(stream: &str, payload: Bytes, received_at: Timestamp) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (stream, &payload[..]).hash(&mut hasher);
+        let offset = (hasher.finish() >> 1).cast_signed();
+        Self { partition: -1, offset, received_at, payload }
+    }
+}
+
 /// A batch and the source of each of its trades and klines. Rows from REST have no sources.
 #[derive(Debug, Default)]
 pub struct Rows {
@@ -53,6 +65,8 @@ pub struct Rows {
     pub trade_sources: Vec<Source>,
     /// Parallel to `batch.klines`, or empty.
     pub kline_sources: Vec<Source>,
+    /// When rows without a source arrived.
+    pub received_at: Timestamp,
 }
 
 /// A row that history cannot hold.
@@ -257,14 +271,10 @@ impl RowKind {
                 (&rows.kline_sources, stream, format!("{:?}", row.kline))
             }
         };
-        let source = sources.get(index).cloned().unwrap_or_else(|| Source {
-            // A row from REST has no log offset. Its partition is -1, and its own position stands for the offset, so
-            // that two rows differ.
-            partition: -1,
-            offset: self.position(rows, index),
-            received_at: Timestamp::default(),
-            payload: Bytes::from(text),
-        });
+        let source = sources
+            .get(index)
+            .cloned()
+            .unwrap_or_else(|| Source::of_rest(&stream, Bytes::from(text), rows.received_at));
         DeadLetter {
             partition: source.partition,
             offset: source.offset,

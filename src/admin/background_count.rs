@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Shortest pause between two counts.
-const AGE_MIN: Duration = Duration::from_secs(2);
+const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// The pause after a count is this many times as long as the count took.
 const PAUSE_FACTOR: u32 = 20;
 /// Longest time for a count: weeks of the busiest markets take less.
@@ -72,7 +72,7 @@ impl<T> BackgroundCount<T> {
                         }
                     }
                 });
-                tokio::time::sleep((took * PAUSE_FACTOR).max(AGE_MIN)).await;
+                tokio::time::sleep((took * PAUSE_FACTOR).max(PAUSE_MIN)).await;
             }
         };
         stop.run_until_cancelled(counting).await;
@@ -95,7 +95,7 @@ impl<T> BackgroundCount<T> {
         let is_fresh = last
             .borrow_and_update()
             .attempt
-            .is_some_and(|(at, took)| at.elapsed() < (took * PAUSE_FACTOR).max(AGE_MIN));
+            .is_some_and(|(at, took)| at.elapsed() < (took * PAUSE_FACTOR).max(PAUSE_MIN));
         self.requested.notify_one();
         if !is_fresh {
             // After a timeout the page shows the older count and its age.

@@ -170,6 +170,26 @@ async fn a_row_that_history_cannot_hold_is_split_off_its_gap() {
     assert_eq!((report.missing, report.gaps), (1, 0), "a sweep does not ask for it again");
 }
 
+#[tokio::test]
+async fn refused_rows_of_two_streams_with_one_id_are_two_letters_that_retention_keeps() {
+    let mut harness = Harness::new(complete_exchange()).await;
+    let history = FaultyHistory::new(harness.deps.history().clone(), Faults::none());
+    let other: Stream = "binance:ETHUSDT:trade".parse().unwrap();
+    for stream in [stream(), other.clone()] {
+        history.refuse_trade(stream.symbol.clone(), 1_021);
+    }
+    harness.deps.writer = Writer::new(Arc::new(history), Arc::new(PendingUpdates::default()), Health::default());
+    let before = harness.deps.clock.now();
+    for stream in [stream(), other] {
+        let range = Range { first: 1_021, last: 1_021 };
+        harness.deps.open(&stream, range, &Evidence::default()).await.unwrap();
+    }
+    harness.attempt(1).await;
+    let letters = harness.deps.history().dead_letters(9).await.unwrap();
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert!(letters.iter().all(|letter| letter.received_at >= before && letter.partition == -1), "{letters:?}");
+}
+
 /// Whatever the exchange answers meanwhile: positions that it serves before the verdict end in history.
 #[tokio::test]
 async fn a_position_that_is_served_in_time_is_always_filled() {

@@ -9,7 +9,7 @@ use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, DeadLetter, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline};
-use crate::writer::Rows;
+use crate::writer::{Rows, Source};
 
 use super::attempt::{Attempt, RepairError, ServedPosition};
 use super::deps::Deps;
@@ -65,7 +65,7 @@ pub(super) async fn fetch(
         }
     }
     let count = batch.rows();
-    let rows = Rows { batch, ..Rows::default() };
+    let rows = Rows { batch, received_at: deps.clock.now(), ..Rows::default() };
     let heartbeat = Heartbeats::default().watch("repair");
     match deps.writer.write(&rows, &heartbeat, stop).await {
         Ok(rows) => {
@@ -77,18 +77,11 @@ pub(super) async fn fetch(
     Ok(served)
 }
 
-/// The dead letter of an element that is no row. Without a readable position its content stands for the offset, so that
-/// the same element is stored once.
+/// The dead letter of an element that is no row.
 fn dead_letter(deps: &Deps, gap: &Gap, row: RefusedRow) -> DeadLetter {
-    let offset = row.position.unwrap_or_else(|| i64::from(crc32fast::hash(&row.payload)));
-    DeadLetter {
-        partition: -1,
-        offset,
-        received_at: deps.clock.now(),
-        stream: gap.stream.to_string().into(),
-        reason: row.reason,
-        payload: row.payload,
-    }
+    let stream = gap.stream.to_string();
+    let Source { partition, offset, received_at, payload } = Source::of_rest(&stream, row.payload, deps.clock.now());
+    DeadLetter { partition, offset, received_at, stream: stream.into(), reason: row.reason, payload }
 }
 
 async fn trades(

@@ -66,12 +66,11 @@ pub async fn run(
                         debug!("the consumer accepts no answer now; it asks again");
                     }
                 }
-                Ok(None) | Err(RestError::UnknownSymbol { .. }) => {
-                    // No trade exists, so no position fits.
-                    open.remove(&stream);
-                    let _sent = probes.send_timeout(Probe::Newest(stream, -1), Duration::from_secs(2)).await;
-                }
                 Err(RestError::Stopped) => return heartbeat.retire(),
+                // An exchange that knows no trade of a stream whose trades arrive has not answered the question.
+                Ok(None) => {
+                    open.insert(stream, Instant::now() + ASK_EVERY);
+                }
                 Err(error) => {
                     debug!("no answer about the newest trade of {stream}: {error}");
                     open.insert(stream, Instant::now() + ASK_EVERY);

@@ -270,8 +270,8 @@ impl Tail {
         }
         let missing = match (newest, progress.next) {
             (Some((id, _)), Some(next)) if id >= next => Some(id),
-            (Some((id, _)), None) if state.by == "silence" => {
-                self.send_probe(Probe::Begin(stream.clone(), id + 1)).await;
+            (Some(_), None) if state.by == "silence" => {
+                self.send_probe(Probe::Begin(stream.clone())).await;
                 None
             }
             _ => None,

@@ -40,13 +40,13 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
         }
     }
     if let Some((instance, span)) = root.text("instance") {
-        let is_plain = instance.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
+        let is_plain = instance.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if is_plain && instance.len() <= INSTANCE_MAX {
             config.instance = instance;
         } else {
             let help = "it is part of cache keys and of rows: write a plain name such as \"north-1\"".to_owned();
             let message =
-                format!("`instance` may hold small letters, digits, `-` and `_` only, at most {INSTANCE_MAX} of them");
+                format!("`instance` may hold letters, digits, `-`, `_` and `.` only, at most {INSTANCE_MAX} of them");
             diagnostics.error(span, message, Some(help));
         }
     }

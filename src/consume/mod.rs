@@ -68,8 +68,8 @@ impl Default for Options {
 pub enum Probe {
     /// The exchange has positions up to here: check that they arrive.
     Expect(Expectation),
-    /// A stream without any frame yet starts at this position.
-    Begin(Stream, i64),
+    /// A silent stream without any frame yet starts behind the exchange's newest position, once that is confirmed.
+    Begin(Stream),
     /// The exchange's newest position of a stream, which [`Doubts`] asked for.
     Newest(Stream, i64),
 }

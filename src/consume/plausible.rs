@@ -88,8 +88,8 @@ impl Pace {
     }
 
     /// Counts a trade that waits for the exchange's word: where many follow each other, their pace tells how far REST may
-    /// lag behind them.
-    pub fn observe_doubtful(&mut self, id: i64, at: Timestamp) {
+    /// lag behind them. Returns how many follow each other up to this one.
+    pub fn observe_doubtful(&mut self, id: i64, at: Timestamp) -> u32 {
         match &mut self.doubtful {
             Some((last, count, first, began)) if (1..=JUMP_MIN).contains(&id.saturating_sub(*last)) => {
                 (*last, *count) = (id, *count + 1);
@@ -97,8 +97,12 @@ impl Pace {
                 if *count >= DOUBTFUL_MIN && took >= SAMPLE_US {
                     self.peak = self.peak.max((id - *first) as f64 * 1e6 / took as f64);
                 }
+                *count
             }
-            doubtful => *doubtful = Some((id, 1, id, at)),
+            doubtful => {
+                *doubtful = Some((id, 1, id, at));
+                1
+            }
         }
     }
 

@@ -117,3 +117,33 @@ fn a_time_ahead_of_the_exchanges_clock_is_set_aside_and_an_event_time_counts_a_m
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready), letters(&ready).len()), (vec![1, 2], vec![], 1));
 }
+
+#[test]
+fn trades_confirm_each_other_also_after_the_exchange_said_nothing_in_time() {
+    let mut buffer = new_buffer();
+    buffer.seed([(btc(), Watermark { position: 5, ts: None })]);
+    for offset in 0..3 {
+        buffer.push(record(offset, trade(80_000 + offset)));
+    }
+    declare(&mut buffer, 60_000_000);
+    assert_eq!(letters(&buffer.take_ready()).len(), 3, "three are too few");
+    for offset in 3..40 {
+        buffer.push(record(offset, trade(80_000 + offset)));
+    }
+    declare(&mut buffer, 120_000_000);
+    let ready = buffer.take_ready();
+    let (used, aside) = (ids(&ready).len(), letters(&ready).len());
+    assert!(used >= 20 && used + aside == 37, "{used} used, {aside} set aside");
+    let [(6, last)] = gaps(&ready)[..] else { panic!("{:?}", gaps(&ready)) };
+    assert_eq!(last + 1, ids(&ready)[0], "REST refills what was set aside");
+}
+
+#[test]
+fn a_stream_without_a_frame_starts_behind_the_confirmed_newest_position() {
+    let mut buffer = new_buffer();
+    buffer.answer(&btc(), i64::MAX, &at(0));
+    buffer.answer(&btc(), 7, &at(0));
+    buffer.push(record(0, trade(10)));
+    declare(&mut buffer, 10_000_000);
+    assert_eq!(gaps(&buffer.take_ready()), [(8, 9)]);
+}

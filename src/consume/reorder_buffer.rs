@@ -372,7 +372,8 @@ impl ReorderBuffer {
         }
     }
 
-    /// Decides about frames that do not fit a stream, now that the exchange has named its newest position.
+    /// Decides about frames that do not fit a stream, now that the exchange has named its newest position. A stream
+    /// without any frame starts behind it.
     pub fn answer(&mut self, stream: &Stream, newest: i64, moment: &Moment) {
         let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
         let index = exchange_state.index_of(stream.symbol.as_str());
@@ -398,20 +399,6 @@ impl ReorderBuffer {
     /// Takes the streams whose newest position the exchange must name.
     pub fn take_questions(&mut self) -> Vec<Stream> {
         std::mem::take(&mut self.routed.questions)
-    }
-
-    /// Starts a stream at `position` if no frame of it has arrived.
-    pub fn begin(&mut self, stream: &Stream, position: i64) {
-        let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
-        let index = exchange_state.index_of(stream.symbol.as_str());
-        let streams = &mut exchange_state.symbols[index];
-        let symbol = streams.symbol.clone();
-        if stream.channel == Channel::Trade {
-            let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks);
-            state.tracker.begin_at(position);
-            state.changed = true;
-            self.has_started = true;
-        }
     }
 
     /// Takes the batch that is ready. Held items stay, and their offsets stay uncommitted.

@@ -22,7 +22,7 @@ const HELD_MAX: usize = 8_192;
 /// How long items that do not fit their stream wait for the exchange's word, in microseconds.
 const DOUBT_MAX_US: i64 = 30_000_000;
 /// Items that do not fit the stream but follow each other confirm each other when the exchange says nothing.
-const CONFIRMED_BY: usize = 16;
+const CONFIRMED_BY: u32 = 16;
 /// Bytes that a held item takes beside its frame.
 const ITEM_BYTES: usize = 256;
 
@@ -136,6 +136,11 @@ impl StreamRouter<'_> {
     /// Keeps a trade whose id does not fit until the exchange names its newest one.
     fn doubt(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
         self.routed.questions.push(stream(self.exchange, self.symbol, Channel::Trade));
+        if state.is_unanswered && state.pace.observe_doubtful(trade.id, source.received_at) >= CONFIRMED_BY {
+            // The exchange still says nothing, but its trades follow each other.
+            state.pace.confirm(trade.id);
+            return self.place(state, trade, source);
+        }
         if state.is_unanswered {
             let why = does_not_fit(trade.id, state.tracker.next(), None);
             return self.set_aside(Channel::Trade, source, &why);
@@ -154,6 +159,10 @@ impl StreamRouter<'_> {
         }
         state.pace.confirm(newest);
         state.is_unanswered = false;
+        if state.tracker.next().is_none() && state.pace.fits(newest, newest, self.at) {
+            state.tracker.begin_at(newest + 1);
+            state.changed = true;
+        }
         self.decide(state, Some(newest));
         if state.tracker.next().is_some_and(|next| newest >= next && state.pace.fits(next, newest, self.at)) {
             let deadline = self.deadline(EXPECT_GRACE_US);
@@ -183,8 +192,8 @@ impl StreamRouter<'_> {
             return;
         }
         let ids: Vec<i64> = state.doubtful.iter().map(|(trade, _)| trade.id).collect();
-        let follow = ids.windows(2).filter(|pair| (1..=1_000).contains(&pair[1].saturating_sub(pair[0]))).count();
-        if follow + 1 >= CONFIRMED_BY && follow * 10 >= ids.len() * 9 {
+        let follow = 1 + ids.windows(2).filter(|pair| (1..=1_000).contains(&pair[1].saturating_sub(pair[0]))).count();
+        if follow >= CONFIRMED_BY as usize && follow * 10 >= ids.len() * 9 {
             state.pace.confirm(ids[ids.len() - 1]);
         } else {
             state.is_unanswered = true;

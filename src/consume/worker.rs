@@ -109,7 +109,7 @@ impl Worker {
         let moment = self.moment(buffer).await;
         match probe {
             Probe::Expect(expectation) => buffer.expect(&expectation, &moment),
-            Probe::Begin(stream, position) => buffer.begin(&stream, position),
+            Probe::Begin(stream) => self.deps.doubts.ask(stream),
             Probe::Newest(stream, newest) => buffer.answer(&stream, newest, &moment),
         }
     }

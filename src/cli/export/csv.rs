@@ -14,31 +14,30 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// A file that is being written.
 pub struct CsvFile<W: Write> {
     target: W,
-    /// Whole rows that are not written yet.
-    text: String,
+    /// Whole rows that are not written yet. The crate's writer prints what it holds when it is dropped, so it writes to
+    /// memory, never to the target.
+    rows: csv::Writer<Vec<u8>>,
     /// The text of one value; kept to reuse its memory.
     value: String,
 }
 
 impl<W: Write> CsvFile<W> {
     /// Begins a file with the names of its columns.
-    pub fn begin(target: W, columns: Columns) -> Self {
-        let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-        Self { target, text: names.join(",") + "\n", value: String::new() }
+    pub fn begin(target: W, columns: Columns) -> Result<Self, Failure> {
+        let mut rows = csv::Writer::from_writer(Vec::new());
+        rows.write_record(columns.iter().map(|(name, _)| name)).map_err(failure)?;
+        Ok(Self { target, rows, value: String::new() })
     }
 
     /// Writes a row.
     pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
-        for (at, cell) in cells.iter().enumerate() {
-            if at > 0 {
-                self.text.push(',');
-            }
+        for cell in cells {
             self.value.clear();
             cell.push_to(&mut self.value);
-            push_quoted(&mut self.text, &self.value);
+            self.rows.write_field(&self.value).map_err(failure)?;
         }
-        self.text.push('\n');
-        if self.text.len() < BUFFER_BYTES { Ok(()) } else { self.write() }
+        self.rows.write_record(None::<&[u8]>).map_err(failure)?;
+        if self.rows.get_ref().len() < BUFFER_BYTES { Ok(()) } else { self.write() }
     }
 
     /// Writes the rest and returns the target.
@@ -48,21 +47,14 @@ impl<W: Write> CsvFile<W> {
     }
 
     fn write(&mut self) -> Result<(), Failure> {
-        let written = self.target.write_all(self.text.as_bytes());
-        self.text.clear();
-        written.map_err(io_failure)
+        let rows = std::mem::replace(&mut self.rows, csv::Writer::from_writer(Vec::new()));
+        let text = rows.into_inner().map_err(|error| io_failure(error.into_error()))?;
+        self.target.write_all(&text).map_err(io_failure)
     }
 }
 
-/// Quotes a value only where it must be.
-fn push_quoted(text: &mut String, value: &str) {
-    if !value.contains([',', '"', '\r', '\n']) {
-        text.push_str(value);
-        return;
-    }
-    text.push('"');
-    text.push_str(&value.replace('"', "\"\""));
-    text.push('"');
+fn failure(error: csv::Error) -> Failure {
+    io_failure(error.into())
 }
 
 fn io_failure(error: io::Error) -> Failure {
@@ -94,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_trade_in_csv_is_quoted_only_where_it_must_be() {
-        let mut file = CsvFile::begin(Vec::new(), TRADE);
+        let mut file = CsvFile::begin(Vec::new(), TRADE).unwrap();
         file.put(&columns::trade(&trade())).unwrap();
         let text = String::from_utf8(file.finish().unwrap()).unwrap();
         assert_eq!(
@@ -116,11 +108,11 @@ mod tests {
                 Ok(())
             }
         }
-        let mut file = CsvFile::begin(Closed, TRADE);
+        let mut file = CsvFile::begin(Closed, TRADE).unwrap();
         let mut put = || (0..BUFFER_BYTES).try_for_each(|_| file.put(&columns::trade(&trade())));
         let kind = |failure: Failure| failure.error.root_cause().downcast_ref().map(io::Error::kind);
         assert_eq!(put().map_err(kind), Err(Some(io::ErrorKind::BrokenPipe)));
-        let short = CsvFile::begin(Closed, TRADE);
+        let short = CsvFile::begin(Closed, TRADE).unwrap();
         assert_eq!(short.finish().map(drop).map_err(kind), Err(Some(io::ErrorKind::BrokenPipe)));
     }
 
@@ -141,7 +133,7 @@ mod tests {
     #[test]
     fn an_export_that_ends_early_has_written_whole_rows_only() {
         let target = Shared::default();
-        let mut file = CsvFile::begin(target.clone(), TRADE);
+        let mut file = CsvFile::begin(target.clone(), TRADE).unwrap();
         for _ in 0..BUFFER_BYTES / 64 {
             file.put(&columns::trade(&trade())).unwrap();
         }

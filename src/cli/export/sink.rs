@@ -38,7 +38,7 @@ impl Sink {
     pub fn begin(format: RowFormat, target: Target, channel: Channel) -> Result<Self, Failure> {
         let columns = columns::of(channel);
         Ok(match format {
-            RowFormat::Csv => Self::Csv(Box::new(CsvFile::begin(target, columns))),
+            RowFormat::Csv => Self::Csv(Box::new(CsvFile::begin(target, columns)?)),
             RowFormat::Jsonl => Self::Jsonl(Lines { columns, target, text: String::new() }),
             RowFormat::Parquet => {
                 let sorted_by = if channel == Channel::Trade { "trade_id" } else { "open_time" };
