@@ -101,6 +101,7 @@ async fn lateness() {
         clock,
         health: Health::default(),
         conditions: Arc::new(|_| Ok(())),
+        instance: String::new(),
     };
     let second = When::Cron { text: "* * * * * *".to_owned(), timezone: chrono_tz::Tz::UTC };
     let fast = When::every(Duration::from_millis(100));
@@ -115,7 +116,7 @@ async fn lateness() {
     stop.cancel();
     running.await.unwrap().unwrap();
     for job in ["every 100 ms", "cron, every second"] {
-        let runs = history.runs(Some(job), 100_000).await.unwrap();
+        let runs = history.runs(Some(job), None, 100_000).await.unwrap();
         let mut late: Vec<f64> = runs.iter().filter_map(|run| Some(run.lateness_us()? as f64 / 1e3)).collect();
         late.sort_by(f64::total_cmp);
         let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize];

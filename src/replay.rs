@@ -57,6 +57,8 @@ pub struct Replay {
     pub from: Option<Bound>,
     /// End, exclusive; `None` is the end of the log.
     pub to: Option<Bound>,
+    /// The name of this recorder in dead letters.
+    pub instance: String,
 }
 
 /// The outcome of a replay.
@@ -107,8 +109,8 @@ impl Replay {
         stop: &CancellationToken,
         report: &mut ReplayReport,
     ) -> anyhow::Result<()> {
-        let mut buffer = ReorderBuffer::new(self.dialects.iter().cloned());
-        let writer = Writer::new(self.history.clone(), Arc::default(), Health::default());
+        let mut buffer = ReorderBuffer::new(self.dialects.iter().cloned()).with_recorder(&self.instance);
+        let writer = Writer::new(self.history.clone(), Arc::default(), Health::default()).with_recorder(&self.instance);
         let heartbeat = Heartbeats::default().watch("replay");
         while offset < end && !stop.is_cancelled() {
             let records = self.log.read(partition, offset, READ_MAX).await.context("read the log")?;

@@ -5,7 +5,6 @@
 //! batch down to the row and stores that row as a dead letter. A store that this program does not support is fatal.
 //! Knows no backend by name.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range as Span;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tracing::warn;
 use crate::cache::PendingUpdates;
 use crate::health::Health;
 use crate::heartbeat::{BEAT_INTERVAL_MAX, Heartbeat};
-use crate::history::{Batch, DeadLetter, History, HistoryError};
+use crate::history::{Batch, DeadLetter, History, HistoryError, LetterSource};
 use crate::log::Partition;
 use crate::market::Timestamp;
 use crate::messages;
@@ -46,13 +45,19 @@ pub struct Source {
 }
 
 impl Source {
-    /// The source of bytes that came over REST. They have no place in the log: the partition is -1, and a hash of stream
-    /// and bytes is the offset, so that two letters differ and one that comes again replaces itself.
-    pub fn of_rest(stream: &str, payload: Bytes, received_at: Timestamp) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (stream, &payload[..]).hash(&mut hasher);
-        let offset = (hasher.finish() >> 1).cast_signed();
-        Self { partition: -1, offset, received_at, payload }
+    /// A dead letter of the frame.
+    pub fn dead_letter(self, stream: &str, reason: String) -> DeadLetter {
+        DeadLetter {
+            id: String::new(),
+            recorder: Arc::from(""),
+            source: LetterSource::Log,
+            partition: self.partition,
+            offset: self.offset,
+            received_at: self.received_at,
+            stream: stream.into(),
+            reason,
+            payload: self.payload,
+        }
     }
 }
 
@@ -95,12 +100,24 @@ pub struct Writer {
     history: Arc<dyn History>,
     pending_updates: Arc<PendingUpdates>,
     health: Health,
+    /// The name of this recorder in dead letters.
+    recorder: Arc<str>,
 }
 
 impl Writer {
     /// A writer to these stores.
     pub fn new(history: Arc<dyn History>, pending_updates: Arc<PendingUpdates>, health: Health) -> Self {
-        Self { history, pending_updates, health }
+        Self { history, pending_updates, health, recorder: Arc::from("") }
+    }
+
+    /// The same writer with the name of this recorder among several that share the history.
+    pub fn with_recorder(self, instance: &str) -> Self {
+        Self { recorder: Arc::from(instance), ..self }
+    }
+
+    /// The name of this recorder among several that share the history.
+    pub fn recorder(&self) -> &Arc<str> {
+        &self.recorder
     }
 
     /// The history it writes to.
@@ -198,8 +215,8 @@ impl Writer {
                     continue;
                 };
                 if span.len() == 1 {
-                    let letter = kind.letter(rows, span.start, why);
-                    let reason = format!("dead letter {}:{}: {}", letter.partition, letter.offset, letter.reason);
+                    let letter = kind.letter(rows, span.start, why, &self.recorder);
+                    let reason = format!("dead letter {}: {}", letter.id, letter.reason);
                     refused.push(RefusedRow { position: kind.position(rows, span.start), reason });
                     self.dead_letter(letter, heartbeat, stop).await?;
                     continue;
@@ -218,7 +235,7 @@ impl Writer {
         heartbeat: &Heartbeat,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let token = format!("letter:{}:{}", letter.partition, letter.offset);
+        let token = format!("letter:{}", letter.id);
         let batch = Batch { dead_letters: vec![letter], token, ..Batch::default() };
         match self.insert_with_retry(&batch, heartbeat, stop).await? {
             Ok(()) => Ok(()),
@@ -259,7 +276,7 @@ impl RowKind {
         }
     }
 
-    fn letter(self, rows: &Rows, index: usize, why: String) -> DeadLetter {
+    fn letter(self, rows: &Rows, index: usize, why: String, recorder: &Arc<str>) -> DeadLetter {
         let (sources, stream, text) = match self {
             Self::Trades => {
                 let row = &rows.batch.trades[index];
@@ -271,17 +288,12 @@ impl RowKind {
                 (&rows.kline_sources, stream, format!("{:?}", row.kline))
             }
         };
-        let source = sources
-            .get(index)
-            .cloned()
-            .unwrap_or_else(|| Source::of_rest(&stream, Bytes::from(text), rows.received_at));
-        DeadLetter {
-            partition: source.partition,
-            offset: source.offset,
-            received_at: source.received_at,
-            stream: stream.into(),
-            reason: format!("history refuses the row: {why}"),
-            payload: source.payload,
-        }
+        let reason = format!("history refuses the row: {why}");
+        let mut letter = match sources.get(index).cloned() {
+            Some(source) => source.dead_letter(&stream, reason),
+            None => DeadLetter::of_rest(&stream, reason, Bytes::from(text), rows.received_at),
+        };
+        letter.identify(recorder);
+        letter
     }
 }

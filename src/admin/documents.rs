@@ -77,7 +77,7 @@ pub struct Status {
     pub rows: u64,
     /// Rows that backfill made durable since the process started.
     pub backfilled: u64,
-    /// Dead letters in history; null when history does not answer.
+    /// Dead letters of this recorder in history; null when history does not answer.
     pub dead_letters: Option<u64>,
     /// The last error of each part, also when the part works again.
     pub last_errors: Vec<PartError>,
@@ -345,6 +345,8 @@ pub struct RunView {
     pub reason: String,
     /// `[from, to)` in microseconds, when the job has a window.
     pub window: Option<(i64, i64)>,
+    /// The `instance` of the recorder that ran it.
+    pub recorder: String,
     /// How much later than scheduled the run started, milliseconds.
     pub lateness_ms: Option<i64>,
     /// The task's report; null without one.

@@ -74,7 +74,7 @@ pub async fn job_history(
 ) -> ApiResult<Vec<RunView>> {
     let query = parse_query(query)?;
     let limit = row_limit(query.limit, 100);
-    let runs = state.history.runs(query.job.as_deref(), limit).await.context("read the runs");
+    let runs = state.history.runs(query.job.as_deref(), None, limit).await.context("read the runs");
     let runs = runs.map_err(|error| ApiError::unavailable(&error))?;
     Ok(Json(runs.iter().map(status_model::run).collect()))
 }

@@ -171,6 +171,7 @@ pub fn run(run: &JobRun) -> RunView {
         outcome: run.outcome.clone(),
         reason: run.reason.clone(),
         window: run.window,
+        recorder: run.recorder.clone(),
         lateness_ms: run.lateness_us().map(|late| late / 1_000),
         report: serde_json::from_str(&run.report).unwrap_or(Value::Null),
     }
@@ -210,7 +211,7 @@ pub async fn status(state: &AppState) -> Status {
     let (usage, bytes, dead_letters, jobs) = tokio::join!(
         within_timeout(state.log.usage()),
         within_timeout(state.history.bytes()),
-        within_timeout(state.history.dead_letter_count()),
+        within_timeout(state.history.dead_letter_count(Some(&state.instance))),
         within_timeout(state.jobs.list()),
     );
     let (open, missing, unconfirmed, totals) = state.ledger.with(|ledger| {

@@ -63,6 +63,7 @@ pub async fn start(
         clock: service.clock.clone(),
         health: service.health.clone(),
         conditions: conditions::check(service),
+        instance: service.config.instance.clone(),
     };
     let (mut runner, jobs) = Runner::new(deps, schedule.clone(), Some(&service.config.data_dir));
     if resumed.is_cancelled() {

@@ -293,7 +293,7 @@ async fn start(
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
     let (progress, pending_updates) = (Arc::new(Progress::default()), Arc::new(PendingUpdates::default()));
     recording::seed_progress(&progress, pending_resume.best_known(), &committed);
-    let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone());
+    let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone()).with_recorder(&config.instance);
     let backfill = backfill_deps(config, &rest, &runtimes, writer.clone(), clock);
     let saver = Arc::new(SnapshotSaver {
         file,

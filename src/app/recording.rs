@@ -120,7 +120,7 @@ pub(super) fn start(
     groups: &mut Groups,
 ) {
     // Every dialect: the log may hold frames that other recorders appended, or this one with another configuration.
-    let mut buffer = ReorderBuffer::new(Exchange::ALL.map(dialect));
+    let mut buffer = ReorderBuffer::new(Exchange::ALL.map(dialect)).with_recorder(&service.config.instance);
     let (probes, received_probes) = mpsc::channel(PROBES_MAX);
     let (assigned, assigned_streams) = watch::channel(Vec::new());
     let doubts = consume::Doubts::default();

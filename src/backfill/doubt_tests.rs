@@ -165,7 +165,7 @@ async fn a_row_that_history_cannot_hold_is_split_off_its_gap() {
     assert_eq!(harness.states().await, expected);
     let reason = harness.rows().await[1].3.clone();
     assert!(reason.contains("dead letter"), "{reason}");
-    assert_eq!(harness.deps.history().dead_letter_count().await.unwrap(), 1);
+    assert_eq!(harness.deps.history().dead_letter_count(None).await.unwrap(), 1);
     let report = harness.deps.open_missing(&stream(), Range { first: 1_001, last: 1_041 }, "sweep", 9).await.unwrap();
     assert_eq!((report.missing, report.gaps), (1, 0), "a sweep does not ask for it again");
 }
@@ -185,7 +185,7 @@ async fn refused_rows_of_two_streams_with_one_id_are_two_letters_that_retention_
         harness.deps.open(&stream, range, &Evidence::default()).await.unwrap();
     }
     harness.attempt(1).await;
-    let letters = harness.deps.history().dead_letters(9).await.unwrap();
+    let letters = harness.deps.history().dead_letters(None, 9).await.unwrap();
     assert_eq!(letters.len(), 2, "{letters:?}");
     assert!(letters.iter().all(|letter| letter.received_at >= before && letter.partition == -1), "{letters:?}");
 }

@@ -9,7 +9,7 @@ use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, DeadLetter, KlineRow, TradeRow};
 use crate::market::{Channel, Interval, Kline};
-use crate::writer::{Rows, Source};
+use crate::writer::Rows;
 
 use super::attempt::{Attempt, RepairError, ServedPosition};
 use super::deps::Deps;
@@ -47,7 +47,7 @@ pub(super) async fn fetch(
         };
         if missing.contains(position) && !row.is_conflict {
             let letter = dead_letter(deps, gap, row);
-            let why = format!("dead letter {}:{}: {}", letter.partition, letter.offset, letter.reason);
+            let why = format!("dead letter {}: {}", letter.id, letter.reason);
             learned.refused.insert(position, why);
             batch.dead_letters.push(letter);
         }
@@ -79,9 +79,9 @@ pub(super) async fn fetch(
 
 /// The dead letter of an element that is no row.
 fn dead_letter(deps: &Deps, gap: &Gap, row: RefusedRow) -> DeadLetter {
-    let stream = gap.stream.to_string();
-    let Source { partition, offset, received_at, payload } = Source::of_rest(&stream, row.payload, deps.clock.now());
-    DeadLetter { partition, offset, received_at, stream: stream.into(), reason: row.reason, payload }
+    let mut letter = DeadLetter::of_rest(&gap.stream.to_string(), row.reason, row.payload, deps.clock.now());
+    letter.identify(deps.writer.recorder());
+    letter
 }
 
 async fn trades(

@@ -72,10 +72,10 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     let gaps = source.gaps(&GapFilter::default()).await.context("read the source's ledger")?;
     let (gap_count, token) = (gaps.len(), "copy:gaps".to_owned());
     target.insert(&Batch { gaps, token, ..Batch::default() }).await.context("write the ledger")?;
-    let letters = source.dead_letters(RUNS_MAX).await.context("read the source's dead letters")?;
+    let letters = source.dead_letters(None, RUNS_MAX).await.context("read the source's dead letters")?;
     let (letter_count, token) = (letters.len(), "copy:letters".to_owned());
     target.insert(&Batch { dead_letters: letters, token, ..Batch::default() }).await.context("write dead letters")?;
-    let runs = source.runs(None, RUNS_MAX).await.context("read the source's runs")?;
+    let runs = source.runs(None, None, RUNS_MAX).await.context("read the source's runs")?;
     for run in &runs {
         target.put_run(run).await.context("write a run")?;
     }

@@ -32,6 +32,7 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         to: bound(args.to.as_deref())?,
         log: stores::log_to_read(config).await?,
         history: stores::history(config).await?,
+        instance: config.instance.clone(),
         dialects: Exchange::ALL.map(exchange_runtime::dialect).to_vec(),
     };
     let bar = progress_bar::bar(format, replay.frames().await?, "frames");

@@ -120,6 +120,7 @@ fn and_more(count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::LetterSource;
     use crate::market::{Exchange, Stream, Timestamp};
 
     fn outage(symbol: Option<&str>) -> Outage {
@@ -130,6 +131,9 @@ mod tests {
 
     fn letter(stream: &str, offset: i64) -> DeadLetter {
         DeadLetter {
+            id: String::new(),
+            recorder: "".into(),
+            source: LetterSource::Log,
             partition: 0,
             offset,
             received_at: Timestamp(0),

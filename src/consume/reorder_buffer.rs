@@ -2,11 +2,11 @@
 //! arrive early, and computes the offsets that may be committed. No I/O, no clock.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::Update;
 use crate::exchange::{DecodedFrame, Dialect, Event};
-use crate::history::DeadLetter;
 use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
@@ -47,11 +47,13 @@ pub struct ReorderBuffer {
     /// The monotonic clock at the last decision.
     monotonic: Duration,
     undecodable: Undecodable,
+    /// The name of this recorder in dead letters.
+    recorder: Arc<str>,
 }
 
 /// The symbols of one exchange.
 struct ExchangeState {
-    dialect: std::sync::Arc<dyn Dialect>,
+    dialect: Arc<dyn Dialect>,
     index: HashMap<Symbol, usize>,
     symbols: Vec<SymbolStreams>,
     /// The exchange's time, as its event times show it.
@@ -93,7 +95,7 @@ pub struct ReadyBatch {
 
 impl ReorderBuffer {
     /// A buffer for frames of these exchanges.
-    pub fn new(dialects: impl IntoIterator<Item = std::sync::Arc<dyn Dialect>>) -> Self {
+    pub fn new(dialects: impl IntoIterator<Item = Arc<dyn Dialect>>) -> Self {
         let exchanges = dialects
             .into_iter()
             .map(|dialect| {
@@ -116,7 +118,13 @@ impl ReorderBuffer {
             times: HashMap::new(),
             monotonic: Duration::ZERO,
             undecodable: Undecodable::default(),
+            recorder: Arc::from(""),
         }
+    }
+
+    /// The same buffer with the name of this recorder among several that share the history.
+    pub fn with_recorder(self, instance: &str) -> Self {
+        Self { recorder: Arc::from(instance), ..self }
     }
 
     /// Sets the monotonic clock: records that are pushed from now on are consumed at this time.
@@ -420,6 +428,9 @@ impl ReorderBuffer {
         self.has_started = false;
         let mut rows = std::mem::take(&mut self.routed.rows);
         rows.batch.token = positions.iter().map(|(partition, next)| format!("{partition}:{next};")).collect();
+        for letter in &mut rows.batch.dead_letters {
+            letter.identify(&self.recorder);
+        }
         ReadyBatch {
             rows,
             update: std::mem::take(&mut self.routed.update),
@@ -466,14 +477,7 @@ impl ReorderBuffer {
     }
 
     fn dead_letter(&mut self, source: Source, stream: &str, reason: String) {
-        self.routed.rows.batch.dead_letters.push(DeadLetter {
-            partition: source.partition,
-            offset: source.offset,
-            received_at: source.received_at,
-            stream: stream.into(),
-            reason,
-            payload: source.payload,
-        });
+        self.routed.rows.batch.dead_letters.push(source.dead_letter(stream, reason));
     }
 }
 

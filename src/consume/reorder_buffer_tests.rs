@@ -1,13 +1,13 @@
 //! What the buffer makes of records, one rule per test.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::exchange::binance::Binance;
+use crate::history::LetterSource;
 use crate::market::Frame;
 
 /// One frame as Binance sends it, at log offset and receive time `at` (in 10 ms steps).
@@ -117,6 +117,15 @@ fn a_frame_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes() {
     assert_eq!((letter.offset, ready.positions[&0]), (1, 2));
     assert!(letter.payload.starts_with(b"{\"stream\"") && !letter.reason.is_empty());
     assert_eq!(&*letter.stream, "binance:BTCUSDT:trade");
+}
+
+#[test]
+fn a_dead_letter_names_its_recorder() {
+    let mut buffer = new_buffer().with_recorder("north-1");
+    buffer.push(record(7, "{".to_owned()));
+    let letter = buffer.take_ready().rows.batch.dead_letters.remove(0);
+    assert_eq!((&*letter.recorder, letter.source, letter.offset), ("north-1", LetterSource::Log, 7));
+    assert!(!letter.id.is_empty());
 }
 
 #[test]

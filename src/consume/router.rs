@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cache::{Update, kline_is_newer};
 use crate::gap::Observation;
-use crate::history::{DeadLetter, KlineRow, TradeRow};
+use crate::history::{KlineRow, TradeRow};
 use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
@@ -290,14 +290,7 @@ impl StreamRouter<'_> {
     fn set_aside(&mut self, channel: Channel, source: Source, why: &str) {
         let stream = stream(self.exchange, self.symbol, channel);
         let reason = format!("not believed: {why}");
-        self.routed.rows.batch.dead_letters.push(DeadLetter {
-            partition: source.partition,
-            offset: source.offset,
-            received_at: source.received_at,
-            stream: stream.to_string().into(),
-            reason: reason.clone(),
-            payload: source.payload,
-        });
+        self.routed.rows.batch.dead_letters.push(source.dead_letter(&stream.to_string(), reason.clone()));
         self.routed.set_aside.push((stream, reason));
     }
 

@@ -216,12 +216,12 @@ impl History for ClickhouseHistory {
         ledger::gaps(self.server().await?, filter).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
-        ledger::dead_letters(self.server().await?, limit).await
+    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        ledger::dead_letters(self.server().await?, recorder, limit).await
     }
 
-    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
-        ledger::dead_letter_count(self.server().await?).await
+    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
+        ledger::dead_letter_count(self.server().await?, recorder).await
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
@@ -230,8 +230,8 @@ impl History for ClickhouseHistory {
         self.put("job_runs", encode::JOB_RUNS, "", encode::job_run(run), || proof::job_run(run)).await
     }
 
-    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
-        ledger::runs(self.server().await?, job, limit).await
+    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        ledger::runs(self.server().await?, job, recorder, limit).await
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

@@ -199,21 +199,23 @@ impl History for EmbeddedHistory {
         self.read(move |connection| ledger::gaps(connection, &filter)).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
-        self.read(move |connection| ledger::dead_letters(connection, limit)).await
+    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        let recorder = recorder.map(str::to_owned);
+        self.read(move |connection| ledger::dead_letters(connection, recorder.as_deref(), limit)).await
     }
 
-    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
-        self.read(ledger::dead_letter_count).await
+    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
+        let recorder = recorder.map(str::to_owned);
+        self.read(move |connection| ledger::dead_letter_count(connection, recorder.as_deref())).await
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         self.write(Work::PutRun(run.clone())).await.map(|_| ())
     }
 
-    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
-        let job = job.map(str::to_owned);
-        self.read(move |connection| ledger::runs(connection, job.as_deref(), limit)).await
+    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        let (job, recorder) = (job.map(str::to_owned), recorder.map(str::to_owned));
+        self.read(move |connection| ledger::runs(connection, job.as_deref(), recorder.as_deref(), limit)).await
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

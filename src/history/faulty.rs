@@ -208,14 +208,14 @@ impl History for FaultyHistory {
         self.inner.gaps(filter).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         self.before_read().await?;
-        self.inner.dead_letters(limit).await
+        self.inner.dead_letters(recorder, limit).await
     }
 
-    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
+    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
         self.before_read().await?;
-        self.inner.dead_letter_count().await
+        self.inner.dead_letter_count(recorder).await
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
@@ -230,9 +230,9 @@ impl History for FaultyHistory {
         if fault == Fault::LoseAnswer { Err(injected()) } else { Ok(()) }
     }
 
-    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
         self.before_read().await?;
-        self.inner.runs(job, limit).await
+        self.inner.runs(job, recorder, limit).await
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

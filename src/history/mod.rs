@@ -37,7 +37,9 @@ use async_trait::async_trait;
 pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use per_minute::MinuteCount;
-pub use rows::{Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, TradeRow, VERSION_BACKFILLED, VERSION_LIVE};
+pub use rows::{
+    Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, LetterSource, TradeRow, VERSION_BACKFILLED, VERSION_LIVE,
+};
 
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
@@ -109,7 +111,7 @@ pub struct Retention {
     pub dead_letters_before: Option<Timestamp>,
     /// Removes runs that were scheduled before this time.
     pub runs_before: Option<Timestamp>,
-    /// Keeps this many runs of each job, the first ones that [`History::runs`] lists, and removes the others.
+    /// Keeps this many runs of each job of each recorder, the first ones that [`History::runs`] lists, and removes the others.
     pub runs_per_job: Option<u32>,
     /// Removes trades and klines whose exchange time (of a kline its open time) is before this time.
     pub rows_before: Option<Timestamp>,
@@ -195,17 +197,18 @@ pub trait History: Send + Sync {
     /// The gaps that `filter` selects, newest first by detection.
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;
 
-    /// The newest dead letters, newest first, at most `limit`.
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError>;
+    /// The newest dead letters of one recorder or of all, by receive time, newest first, at most `limit`.
+    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError>;
 
-    /// The number of dead letters.
-    async fn dead_letter_count(&self) -> Result<u64, HistoryError>;
+    /// The number of dead letters of one recorder or of all.
+    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError>;
 
     /// Stores a run of a job; replaces the run with the same `run_id`.
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError>;
 
-    /// The newest runs of one job or of all, by scheduled time and then `run_id`, newest first, at most `limit`.
-    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
+    /// The newest runs of one job or of all, of one recorder or of all, by scheduled time and then `run_id`, newest first,
+    /// at most `limit`.
+    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
 
     /// Removes the rows that `retention` selects; returns their number.
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError>;

@@ -1,5 +1,6 @@
 //! The rows of history, and the batch that stores them together.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -58,9 +59,42 @@ impl KlineRow {
     }
 }
 
+/// Where the bytes of a dead letter come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LetterSource {
+    /// A frame of the log. Its recorder, partition and offset identify it.
+    Log,
+    /// A row that came over REST. Its recorder, stream and content identify it; partition and offset are -1.
+    Rest,
+}
+
+impl LetterSource {
+    /// `log` or `rest`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Rest => "rest",
+        }
+    }
+}
+
+impl FromStr for LetterSource {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Log, Self::Rest].into_iter().find(|source| source.as_str() == text).ok_or(())
+    }
+}
+
 /// A frame that could not be decoded or stored, with its bytes and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// A UUIDv7; see [`DeadLetter::identify`].
+    pub id: String,
+    /// The `instance` of the recorder that stored it.
+    pub recorder: Arc<str>,
+    /// Where its bytes come from.
+    pub source: LetterSource,
     /// Its partition in the log.
     pub partition: Partition,
     /// Its offset in that partition.
@@ -73,6 +107,68 @@ pub struct DeadLetter {
     pub reason: String,
     /// The bytes as received.
     pub payload: Bytes,
+}
+
+impl DeadLetter {
+    /// A letter of a row that came over REST. It has no place in the log.
+    pub fn of_rest(stream: &str, reason: String, payload: Bytes, received_at: Timestamp) -> Self {
+        Self {
+            id: String::new(),
+            recorder: Arc::from(""),
+            source: LetterSource::Rest,
+            partition: -1,
+            offset: -1,
+            received_at,
+            stream: stream.into(),
+            reason,
+            payload,
+        }
+    }
+
+    /// Sets the recorder, and the id from the receive time and from what identifies the letter. So a letter of the log that
+    /// is stored again keeps its id.
+    pub fn identify(&mut self, recorder: &Arc<str>) {
+        self.recorder = recorder.clone();
+        let millis = u64::try_from(self.received_at.millis()).unwrap_or(0);
+        let hash = self.identity_hash().to_be_bytes();
+        let mut random = [0; 10];
+        random.copy_from_slice(&hash[..10]);
+        self.id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().to_string();
+    }
+
+    /// A hash of what identifies the letter.
+    fn identity_hash(&self) -> u128 {
+        let place = match self.source {
+            LetterSource::Log => format!("{}:{}", self.partition, self.offset),
+            LetterSource::Rest => self.stream.to_string(),
+        };
+        let content: &[u8] = match self.source {
+            LetterSource::Log => &[],
+            LetterSource::Rest => &self.payload,
+        };
+        fnv([self.recorder.as_bytes(), self.source.as_str().as_bytes(), place.as_bytes(), content])
+    }
+
+    /// What tells two letters over REST apart, 0 for a letter of the log: a part of the key in stores that cannot have
+    /// the content itself as one.
+    pub fn content_hash(&self) -> u64 {
+        match self.source {
+            LetterSource::Log => 0,
+            LetterSource::Rest => self.identity_hash() as u64,
+        }
+    }
+}
+
+/// FNV-1a: the same in every version of the program.
+fn fnv<const N: usize>(parts: [&[u8]; N]) -> u128 {
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for part in parts {
+        // 255 is in no UTF-8 text, so that it ends a part.
+        for byte in part.iter().chain(&[255]) {
+            hash = (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+    hash
 }
 
 /// A run of a job, as `jobs history` shows it.
@@ -100,6 +196,9 @@ pub struct JobRun {
     pub window: Option<(i64, i64)>,
     /// The report of the task, as JSON.
     pub report: String,
+    /// The `instance` of the recorder that ran it.
+    #[serde(default)]
+    pub recorder: String,
 }
 
 impl JobRun {
@@ -158,4 +257,33 @@ pub struct CoverageDay {
     pub present: i64,
     /// The number of those that came over REST.
     pub backfilled: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(recorder: &str, source: LetterSource, offset: i64, payload: &'static [u8]) -> DeadLetter {
+        let at = Timestamp(1_790_000_000_123_456);
+        let letter = DeadLetter::of_rest("binance:BTCUSDT:trade", String::new(), Bytes::from_static(payload), at);
+        let mut letter = DeadLetter { source, partition: 0, offset, ..letter };
+        letter.identify(&recorder.into());
+        letter
+    }
+
+    #[test]
+    fn the_id_of_a_letter_is_a_uuid_of_its_time_and_of_what_identifies_it() {
+        let first = letter("north", LetterSource::Log, 7, b"a");
+        let id: uuid::Uuid = first.id.parse().unwrap();
+        assert_eq!(
+            (id.get_version_num(), first.id.as_str()),
+            (7, letter("north", LetterSource::Log, 7, b"b").id.as_str())
+        );
+        assert_eq!(id.get_timestamp().unwrap().to_unix().0, 1_790_000_000);
+        assert_ne!(first.id, letter("south", LetterSource::Log, 7, b"a").id);
+        assert_ne!(first.id, letter("north", LetterSource::Log, 8, b"a").id);
+        let rest = letter("north", LetterSource::Rest, -1, b"a");
+        assert_ne!(rest.id, letter("north", LetterSource::Rest, -1, b"b").id);
+        assert_eq!((first.content_hash(), rest.content_hash() == 0), (0, false));
+    }
 }

@@ -173,6 +173,7 @@ async fn retention_keeps_the_runs_within_its_limits() {
                 reason: String::new(),
                 window: None,
                 report: "{}".to_owned(),
+                recorder: String::new(),
             };
             fixture.history.put_run(&run).await.unwrap();
         }

@@ -47,6 +47,8 @@ pub(super) fn new_run(firing: &Firing) -> JobRun {
         reason: String::new(),
         window: firing.window.map(|(from, to)| (from.micros(), to.micros())),
         report: String::new(),
+        // The task that writes the row sets it.
+        recorder: String::new(),
     }
 }
 

@@ -53,7 +53,7 @@ async fn the_run_history_is_readable_after_a_kill_at_any_byte() {
         fs::write(killed.path().join("history.db"), &file).unwrap();
         fs::write(killed.path().join("history.db-wal"), &log[..cut.min(log.len())]).unwrap();
         let history = EmbeddedHistory::open(&killed.path().join("history.db")).unwrap();
-        let mut found = history.runs(None, 1_000).await.unwrap();
+        let mut found = history.runs(None, None, 1_000).await.unwrap();
         found.reverse();
         // The runs are a prefix of the written ones; the last one may lack its end.
         for (at, run) in found.iter().enumerate() {

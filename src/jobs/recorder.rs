@@ -28,15 +28,22 @@ pub(super) struct Record {
 pub(super) struct Recorder {
     history: Arc<dyn History>,
     clock: Clock,
+    /// The name of this recorder among several that share the history.
+    instance: String,
     records: mpsc::Receiver<Record>,
     /// Runs that started before it belong to an earlier process.
     started: Timestamp,
 }
 
 impl Recorder {
-    pub(super) fn new(history: Arc<dyn History>, clock: Clock, records: mpsc::Receiver<Record>) -> Self {
+    pub(super) fn new(
+        history: Arc<dyn History>,
+        clock: Clock,
+        instance: String,
+        records: mpsc::Receiver<Record>,
+    ) -> Self {
         let started = clock.now();
-        Self { history, clock, records, started }
+        Self { history, clock, instance, records, started }
     }
 
     /// Writes until the runner stops; sends the newest run of each job from before this process to `previous_runs`.
@@ -58,7 +65,8 @@ impl Recorder {
             } else {
                 self.records.recv().await
             };
-            let Some(record) = record else { return };
+            let Some(mut record) = record else { return };
+            record.run.recorder.clone_from(&self.instance);
             self.write(record).await;
         }
     }
@@ -89,10 +97,10 @@ impl Recorder {
         }
     }
 
-    /// Marks the runs that an earlier process did not end as failed. Returns the newest run of each job.
+    /// Marks the runs that an earlier process of this recorder did not end as failed. Returns the newest run of each job.
     async fn close_interrupted(&self) -> Result<Vec<JobRun>, HistoryError> {
         let mut newest: Vec<JobRun> = Vec::new();
-        for mut run in self.history.runs(None, RUNS_SCANNED_MAX).await? {
+        for mut run in self.history.runs(None, Some(&self.instance), RUNS_SCANNED_MAX).await? {
             let of_another_process = run.started_at.is_none_or(|at| at < self.started.micros());
             if run.outcome == "running" && of_another_process {
                 run.outcome = "failed".to_owned();

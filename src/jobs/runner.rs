@@ -54,6 +54,8 @@ pub struct RunnerDeps {
     pub health: Health,
     /// Checks requirements.
     pub conditions: Conditions,
+    /// The name of this recorder among several that share the history; the rows of its runs have it.
+    pub instance: String,
 }
 
 /// Checks whether a requirement is met; the error says why not. Every tick calls it, so it must not block.
@@ -106,7 +108,7 @@ impl Runner {
         let now = Now { wall: deps.clock.now(), monotonic: Duration::ZERO };
         let planner = Planner::new(schedule, &state, seeds(), now);
         let alarms = Alarms::new(deps.health.clone());
-        let recorder = Recorder::new(deps.history.clone(), deps.clock.clone(), recorded);
+        let recorder = Recorder::new(deps.history.clone(), deps.clock.clone(), deps.instance.clone(), recorded);
         let runner = Self {
             deps,
             planner,

@@ -39,6 +39,7 @@ struct Fixture {
     /// Whether every requirement is unmet.
     requirements_unmet: Arc<AtomicBool>,
     recorded: Vec<Stream>,
+    instance: &'static str,
 }
 
 /// A runner in its task.
@@ -65,6 +66,7 @@ impl Fixture {
             health: Health::default(),
             requirements_unmet: Arc::default(),
             recorded: Vec::new(),
+            instance: "",
         }
     }
 
@@ -102,7 +104,8 @@ impl Fixture {
             true => Err("it is down".to_owned()),
             false => Ok(()),
         });
-        let deps = RunnerDeps { services, history, clock, health, conditions };
+        let instance = self.instance.to_owned();
+        let deps = RunnerDeps { services, history, clock, health, conditions, instance };
         Runner::new(deps, schedule, Some(self.directory.path()))
     }
 
@@ -114,7 +117,7 @@ impl Fixture {
     }
 
     async fn runs(&self) -> Vec<JobRun> {
-        self.history.runs(None, 1_000).await.unwrap()
+        self.history.runs(None, None, 1_000).await.unwrap()
     }
 
     /// Waits for a run that matches; the paused clock advances while every task waits.
@@ -273,6 +276,32 @@ async fn a_pause_survives_a_restart_and_a_resume_reports_the_missed_instants() {
     let run = fixture.wait_for_run("the missed instants", |run| run.outcome == "skipped").await;
     assert!(run.reason.starts_with("3 instants from ") && run.reason.ends_with(": paused: a move"), "{}", run.reason);
     fixture.wait_for_run("a run after the pause", |run| run.outcome == "succeeded").await;
+    scheduler.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorder_closes_only_its_own_interrupted_runs() {
+    let fixture = Fixture { instance: "north", ..Fixture::new() };
+    let firing = Firing {
+        job: "job".to_owned(),
+        trigger: crate::jobs::planner::Trigger::Schedule,
+        scheduled_at: Timestamp(START - 5_000_000),
+        attempt: 1,
+        window: None,
+    };
+    let [mine, other] = ["north", "south"].map(|recorder| {
+        let run = new_run(&firing);
+        JobRun { started_at: Some(run.scheduled_at), recorder: recorder.to_owned(), ..run }
+    });
+    for run in [&mine, &other] {
+        fixture.history.put_run(run).await.unwrap();
+    }
+    let scheduler = fixture.start(vec![every(3_600)], saves());
+    let is_mine = |run: &JobRun| run.run_id == mine.run_id && run.outcome == "failed";
+    fixture.wait_for_run("the run is closed", is_mine).await;
+    let run = scheduler.jobs.run_to_end("job").await.unwrap().unwrap();
+    assert_eq!(run.recorder, "north", "new runs name their recorder");
+    assert!(fixture.runs().await.contains(&other), "the other recorder may still execute it");
     scheduler.end().await;
 }
 

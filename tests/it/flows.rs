@@ -314,7 +314,7 @@ async fn a_row_that_history_refuses_becomes_a_dead_letter_alone_and_blocks_nothi
     flow.send(&(1..=200).collect::<Vec<_>>(), &clock).await;
     flow.stop().await;
     let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
-    let letters = history.dead_letters(10).await.unwrap();
+    let letters = history.dead_letters(None, 10).await.unwrap();
     let mut dead_letters: Vec<Bytes> = letters.into_iter().map(|letter| letter.payload).collect();
     dead_letters.sort();
     let mut expected: Vec<Bytes> = refused.iter().map(|id| frame(*id)).collect();

@@ -105,9 +105,9 @@ impl Renderer {
             status_model::status_json(state),
             status_model::within_timeout(state.history.gaps(&open)),
             status_model::within_timeout(state.history.gaps(&newest)),
-            status_model::within_timeout(state.history.dead_letters(1)),
+            status_model::within_timeout(state.history.dead_letters(Some(&state.instance), 1)),
             status_model::within_timeout(state.jobs.list()),
-            status_model::within_timeout(state.history.runs(None, RUNS_MAX)),
+            status_model::within_timeout(state.history.runs(None, Some(&state.instance), RUNS_MAX)),
         );
         let local = state.options.listen.ip().is_loopback();
         Facts {

@@ -211,6 +211,7 @@ fn run_jobs(services: Services, heartbeats: &Heartbeats, stop: CancellationToken
         clock,
         health: crate::health::Health::default(),
         conditions: Arc::new(|_| Ok(())),
+        instance: "lab".to_owned(),
     };
     let (runner, jobs) = Runner::new(deps, Schedule { jobs: vec![spec], ..Schedule::default() }, None);
     tokio::spawn(runner.run(heartbeats.watch("scheduler"), stop));

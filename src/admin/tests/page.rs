@@ -125,6 +125,7 @@ fn run(outcome: &str, seconds_ago: i64, took_s: Option<i64>, reason: &str) -> Jo
         reason: reason.to_owned(),
         window: None,
         report: String::new(),
+        recorder: "lab".to_owned(),
     }
 }
 

@@ -53,7 +53,7 @@ pub async fn compare(simulator: &Simulator, config: &Path, gaps: &[Value]) -> Re
         trades(simulator, &history, symbol, &mut verdict).await?;
         klines(simulator, &history, symbol, &mut verdict).await?;
     }
-    verdict.dead_letters = history.dead_letter_count().await.map_err(anyhow::Error::from)?;
+    verdict.dead_letters = history.dead_letter_count(None).await.map_err(anyhow::Error::from)?;
     history.close().await.map_err(anyhow::Error::from)?;
     Ok(verdict)
 }

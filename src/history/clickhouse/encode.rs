@@ -73,6 +73,10 @@ pub(super) const DEAD_LETTERS: Columns = &[
     ("stream", LOW_CARDINALITY),
     ("reason", TEXT),
     ("payload", TEXT),
+    ("id", TEXT),
+    ("recorder", TEXT),
+    ("source", LOW_CARDINALITY),
+    ("content", "UInt64"),
 ];
 pub(super) const JOB_RUNS: Columns = &[
     ("run_id", TEXT),
@@ -87,6 +91,7 @@ pub(super) const JOB_RUNS: Columns = &[
     ("window_from", TIME_OR_NULL),
     ("window_to", TIME_OR_NULL),
     ("report", TEXT),
+    ("recorder", TEXT),
 ];
 
 /// The tables that the recorder writes.
@@ -267,6 +272,10 @@ pub(super) fn dead_letters(letters: &[DeadLetter]) -> Encoded {
         to.text(&letter.stream);
         to.text(&letter.reason);
         to.bytes(&letter.payload);
+        to.text(&letter.id);
+        to.text(&letter.recorder);
+        to.text(letter.source.as_str());
+        to.0.extend_from_slice(&letter.content_hash().to_le_bytes());
     }
     to
 }
@@ -286,5 +295,6 @@ pub(super) fn job_run(run: &JobRun) -> Encoded {
     to.time_or_null(run.window.map(|window| Timestamp(window.0)));
     to.time_or_null(run.window.map(|window| Timestamp(window.1)));
     to.text(&run.report);
+    to.text(&run.recorder);
     to
 }

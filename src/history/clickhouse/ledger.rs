@@ -40,6 +40,9 @@ struct LetterRecord {
     reason: String,
     #[serde(with = "bytes_of")]
     payload: Vec<u8>,
+    id: String,
+    recorder: String,
+    source: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +59,7 @@ struct RunRecord {
     window_from: Option<i64>,
     window_to: Option<i64>,
     report: String,
+    recorder: String,
 }
 
 /// Reads a String column as bytes, because a payload may not be valid UTF-8.
@@ -125,37 +129,61 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
     })
 }
 
-/// The newest dead letters, newest first.
-pub(super) async fn dead_letters(server: &Server, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+/// The newest dead letters of one recorder or of all, newest first.
+pub(super) async fn dead_letters(
+    server: &Server,
+    recorder: Option<&str>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, HistoryError> {
     let sql = format!(
-        "SELECT log_partition, log_offset, received_at, stream, reason, payload FROM {}.dead_letters FINAL
+        "SELECT log_partition, log_offset, received_at, stream, reason, payload, id, recorder, source
+         FROM {}.dead_letters FINAL WHERE {}
          ORDER BY received_at DESC, log_partition DESC, log_offset DESC LIMIT {}",
         server.database,
+        of_recorder(recorder),
         super::limit(limit)
     );
-    let letter = |record: LetterRecord| DeadLetter {
-        partition: record.log_partition,
-        offset: record.log_offset,
-        received_at: Timestamp(record.received_at),
-        stream: Arc::from(record.stream),
-        reason: record.reason,
-        payload: record.payload.into(),
+    let letter = |record: LetterRecord| {
+        let damaged = || HistoryError::Data(format!("dead letter {} has an invalid source", record.id));
+        Ok(DeadLetter {
+            recorder: Arc::from(record.recorder),
+            source: record.source.parse().map_err(|()| damaged())?,
+            partition: record.log_partition,
+            offset: record.log_offset,
+            received_at: Timestamp(record.received_at),
+            stream: Arc::from(record.stream),
+            reason: record.reason,
+            payload: record.payload.into(),
+            id: record.id,
+        })
     };
-    Ok(server.rows(&sql).await?.into_iter().map(letter).collect())
+    server.rows(&sql).await?.into_iter().map(letter).collect()
 }
 
-/// The number of dead letters.
-pub(super) async fn dead_letter_count(server: &Server) -> Result<u64, HistoryError> {
-    server.one(&format!("SELECT count() FROM {}.dead_letters FINAL", server.database)).await
+/// The number of dead letters of one recorder or of all.
+pub(super) async fn dead_letter_count(server: &Server, recorder: Option<&str>) -> Result<u64, HistoryError> {
+    let (db, condition) = (&server.database, of_recorder(recorder));
+    server.one(&format!("SELECT count() FROM {db}.dead_letters FINAL WHERE {condition}")).await
 }
 
-/// The newest runs of one job or of all, newest first.
-pub(super) async fn runs(server: &Server, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
-    let of_job = job.map(|job| format!("WHERE job = {}", quote(job))).unwrap_or_default();
+fn of_recorder(recorder: Option<&str>) -> String {
+    recorder.map_or_else(|| "1".to_owned(), |recorder| format!("recorder = {}", quote(recorder)))
+}
+
+/// The newest runs of one job or of all, of one recorder or of all, newest first.
+pub(super) async fn runs(
+    server: &Server,
+    job: Option<&str>,
+    recorder: Option<&str>,
+    limit: usize,
+) -> Result<Vec<JobRun>, HistoryError> {
+    let of_job = job.map(|job| format!(" AND job = {}", quote(job))).unwrap_or_default();
     let sql = format!(
         "SELECT run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome, reason, window_from,
-           window_to, report FROM {}.job_runs FINAL {of_job} ORDER BY scheduled_at DESC, run_id DESC LIMIT {}",
+           window_to, report, recorder FROM {}.job_runs FINAL WHERE {}{of_job}
+         ORDER BY scheduled_at DESC, run_id DESC LIMIT {}",
         server.database,
+        of_recorder(recorder),
         super::limit(limit)
     );
     let run = |record: RunRecord| JobRun {
@@ -170,6 +198,7 @@ pub(super) async fn runs(server: &Server, job: Option<&str>, limit: usize) -> Re
         reason: record.reason,
         window: record.window_from.zip(record.window_to),
         report: record.report,
+        recorder: record.recorder,
     };
     Ok(server.rows(&sql).await?.into_iter().map(run).collect())
 }

@@ -71,9 +71,8 @@ pub(super) fn gaps(gaps: &[Gap]) -> Written {
 
 /// What `encode::dead_letters` wrote.
 pub(super) fn dead_letters(letters: &[DeadLetter]) -> Written {
-    let key = |letter: &DeadLetter| format!("({},{},{})", letter.partition, letter.offset, time(letter.received_at));
-    let columns = "log_partition, log_offset, received_at";
-    Written { table: "dead_letters", columns, keys: letters.iter().map(key).collect(), version: None }
+    let keys = letters.iter().map(|letter| quote(&letter.id)).collect();
+    Written { table: "dead_letters", columns: "id", keys, version: None }
 }
 
 /// What `encode::job_run` wrote.

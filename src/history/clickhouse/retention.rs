@@ -29,22 +29,24 @@ async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u
 
 #[derive(Debug, Deserialize)]
 struct ExcessRun {
+    recorder: String,
     job: String,
     scheduled_at: i64,
     run_id: String,
 }
 
-/// Keeps the newest `kept` runs of each job and removes the others; returns the number of removed runs.
+/// Keeps the newest `kept` runs of each job of each recorder and removes the others; returns the number of removed runs.
 pub(super) async fn remove_runs(server: &Server, kept: u32) -> Result<u64, HistoryError> {
     // The newest run to remove of each job, in the order of `runs`.
     let sql = format!(
-        "SELECT job, scheduled_at, run_id FROM {}.job_runs FINAL
-         ORDER BY job, scheduled_at DESC, run_id DESC LIMIT {kept}, 1 BY job",
+        "SELECT recorder, job, scheduled_at, run_id FROM {}.job_runs FINAL
+         ORDER BY recorder, job, scheduled_at DESC, run_id DESC LIMIT {kept}, 1 BY recorder, job",
         server.database
     );
-    let condition = |ExcessRun { job, scheduled_at, run_id }: ExcessRun| {
-        let (job, at, run_id) = (quote(&job), time(Timestamp(scheduled_at)), quote(&run_id));
-        format!("(job = {job} AND (scheduled_at, run_id) <= ({at}, {run_id}))")
+    let condition = |ExcessRun { recorder, job, scheduled_at, run_id }: ExcessRun| {
+        let [recorder, job, run_id] = [recorder, job, run_id].map(|text| quote(&text));
+        let at = time(Timestamp(scheduled_at));
+        format!("(recorder = {recorder} AND job = {job} AND (scheduled_at, run_id) <= ({at}, {run_id}))")
     };
     let conditions: Vec<String> = server.rows(&sql).await?.into_iter().map(condition).collect();
     if conditions.is_empty() {

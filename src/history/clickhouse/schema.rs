@@ -14,10 +14,10 @@ const WINDOW: &str = "non_replicated_deduplication_window = 1000";
 /// The oldest server that supports these tables and settings.
 const OLDEST_SERVER: (u32, u32) = (24, 8);
 /// The schema version of this program.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// The statements of each migration; step n creates schema version n. `{db}` is the quoted database.
-const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE];
+const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE, RECORDERS];
 
 /// Columns for the fields of `evidence` (also of older rows), and for the source that filled a gap.
 const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
@@ -29,6 +29,24 @@ const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
      ADD COLUMN IF NOT EXISTS connection Nullable(Int64) DEFAULT JSONExtract(evidence, 'connection', 'Nullable(Int64)'),
      ADD COLUMN IF NOT EXISTS filled_by String,
      ADD COLUMN IF NOT EXISTS filled_at Nullable(DateTime64(6, 'UTC'))"];
+
+/// Several recorders may share a history: dead letters and runs name theirs. `content` tells two letters over REST apart,
+/// whose partition and offset are -1; it is part of the key, so it has no default. A letter's id was made of partition
+/// and offset; those of older letters become UUIDv7s of their time and place.
+const RECORDERS: &[&str] = &[
+    "ALTER TABLE {db}.dead_letters
+     ADD COLUMN IF NOT EXISTS recorder String,
+     ADD COLUMN IF NOT EXISTS content UInt64,
+     ADD COLUMN IF NOT EXISTS source LowCardinality(String) DEFAULT if(log_partition < 0, 'rest', 'log'),
+     MODIFY ORDER BY (log_partition, log_offset, recorder, content)",
+    "ALTER TABLE {db}.dead_letters MODIFY COLUMN id String DEFAULT lower(concat(
+       substring(leftPad(hex(greatest(toUnixTimestamp64Milli(received_at), 0)), 16, '0'), 5, 8), '-',
+       substring(leftPad(hex(greatest(toUnixTimestamp64Milli(received_at), 0)), 16, '0'), 13, 4), '-7',
+       substring(leftPad(hex(log_partition), 8, '0'), 6, 3), '-8',
+       substring(leftPad(hex(log_offset), 16, '0'), 2, 3), '-',
+       substring(leftPad(hex(log_offset), 16, '0'), 5, 12)))",
+    "ALTER TABLE {db}.job_runs ADD COLUMN IF NOT EXISTS recorder String",
+];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS {db}.identity (

@@ -85,23 +85,29 @@ pub(super) fn remove_expired(connection: &Connection, retention: &Retention) -> 
     Ok(removed as u64)
 }
 
-/// Keeps the newest `kept` runs of each job and removes the others; returns their number. Walks the index from the
+/// Keeps the newest `kept` runs of each job of each recorder and removes the others; returns their number. Walks the index from the
 /// newest run of each job: a window function would sort the whole table on the writer thread, every few minutes.
 fn remove_excess_runs(connection: &Connection, kept: u32) -> rusqlite::Result<usize> {
-    let mut next_job = connection.prepare_cached("SELECT min(job) FROM job_runs WHERE job > ?1")?;
+    let mut next_job = connection.prepare_cached(
+        "SELECT recorder, job FROM job_runs WHERE (recorder, job) > (?1, ?2) ORDER BY recorder, job LIMIT 1",
+    )?;
     // The order of `runs`.
     let mut first_to_go = connection.prepare_cached(
-        "SELECT scheduled_at, run_id FROM job_runs WHERE job = ?1
-         ORDER BY scheduled_at DESC, run_id DESC LIMIT 1 OFFSET ?2",
+        "SELECT scheduled_at, run_id FROM job_runs WHERE recorder = ?1 AND job = ?2
+         ORDER BY scheduled_at DESC, run_id DESC LIMIT 1 OFFSET ?3",
     )?;
-    let mut delete =
-        connection.prepare_cached("DELETE FROM job_runs WHERE job = ?1 AND (scheduled_at, run_id) <= (?2, ?3)")?;
-    let (mut job, mut removed) = (String::new(), 0);
-    while let Some(next) = next_job.query_row([&job], |row| row.get::<_, Option<String>>(0))? {
-        job = next;
-        let first = first_to_go.query_row(params![job, kept], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM job_runs WHERE recorder = ?1 AND job = ?2 AND (scheduled_at, run_id) <= (?3, ?4)",
+    )?;
+    let (mut recorder, mut job, mut removed) = (String::new(), String::new(), 0);
+    loop {
+        let next = next_job.query_row([&recorder, &job], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let Some(next) = next else { break };
+        (recorder, job) = next;
+        let place = params![recorder, job, kept];
+        let first = first_to_go.query_row(place, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let Some((scheduled_at, run_id)): Option<(i64, String)> = first else { continue };
-        removed += delete.execute(params![job, scheduled_at, run_id])?;
+        removed += delete.execute(params![recorder, job, scheduled_at, run_id])?;
     }
     Ok(removed)
 }

@@ -108,6 +108,34 @@ pub(super) const SCHEMA: Schema = Schema {
          UPDATE gaps SET detected_by = ifnull(evidence ->> '$.by', ''), previous_id = evidence ->> '$.previous',
            next_id = evidence ->> '$.next', log_partition = evidence ->> '$.partition',
            log_offset = evidence ->> '$.offset', connection = evidence ->> '$.connection';",
+        // Several recorders may share a history: dead letters and runs name theirs. A dead letter gets a UUIDv7 as its id.
+        // Those that came over REST had partition -1 and a position in place of an offset.
+        "CREATE TABLE letters_of_recorders(
+           id TEXT PRIMARY KEY,
+           recorder TEXT NOT NULL,
+           source TEXT NOT NULL CHECK (source IN ('log', 'rest')),
+           log_partition INTEGER NOT NULL,
+           log_offset INTEGER NOT NULL,
+           received_at INTEGER NOT NULL,
+           stream TEXT NOT NULL,
+           reason TEXT NOT NULL,
+           payload BLOB NOT NULL
+         ) STRICT;
+         INSERT INTO letters_of_recorders
+           SELECT printf('%08x-%04x-7%03x-8%03x-%012x', (max(received_at, 0) / 1000) >> 16,
+               (max(received_at, 0) / 1000) & 65535, (id >> 24) & 4095, (id >> 12) & 4095, id & 281474976710655),
+             '', iif(log_partition < 0, 'rest', 'log'), log_partition, iif(log_partition < 0, -1, log_offset),
+             received_at, stream, reason, payload
+           FROM dead_letters
+           WHERE log_partition >= 0 OR id IN (SELECT min(id) FROM dead_letters GROUP BY log_partition, stream, payload);
+         DROP TABLE dead_letters;
+         ALTER TABLE letters_of_recorders RENAME TO dead_letters;
+         CREATE UNIQUE INDEX dead_letters_of_log ON dead_letters(recorder, log_partition, log_offset)
+           WHERE source = 'log';
+         CREATE UNIQUE INDEX dead_letters_of_rest ON dead_letters(recorder, stream, payload) WHERE source = 'rest';
+         CREATE INDEX dead_letters_by_time ON dead_letters(received_at, log_partition, log_offset);
+         ALTER TABLE job_runs ADD COLUMN recorder TEXT NOT NULL DEFAULT '';
+         CREATE INDEX job_runs_by_recorder ON job_runs(recorder, job, scheduled_at);",
     ],
     // A batch of many symbols changes a page of each one, so small pages write less (measured: a quarter less time).
     page_bytes: 4_096,
@@ -165,5 +193,31 @@ mod tests {
         assert_eq!(row, ("neighbour".to_owned(), 4, 10, 0, 77, 8, String::new(), None));
         let gap = super::super::ledger::gaps(&upgraded, &crate::history::GapFilter::default()).unwrap().remove(0);
         assert_eq!((gap.range.first, gap.filled, gap.filled_by.as_str()), (5, 5, ""));
+    }
+
+    #[test]
+    fn dead_letters_and_runs_of_older_schemas_are_those_of_the_recorder_without_a_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        let second = Schema { steps: &SCHEMA.steps[..2], ..SCHEMA };
+        second
+            .open(&path)
+            .unwrap()
+            .execute_batch(
+                "INSERT INTO dead_letters(log_partition, log_offset, received_at, stream, reason, payload) VALUES
+                   (0, 7, 1790000000123456, 'binance:BTCUSDT', 'not JSON', x'00ff'),
+                   (0, 8, 1790000000123456, 'binance:BTCUSDT', 'not JSON', x'00ff'),
+                   (-1, 5, 0, 'binance:BTCUSDT:trade', 'too large', x'01'),
+                   (-1, 6, 0, 'binance:BTCUSDT:trade', 'too large', x'01');
+                 INSERT INTO job_runs VALUES ('r', 'sweep', 'manual', 1, 1, NULL, 1, 'running', '', NULL, NULL, '');",
+            )
+            .unwrap();
+        let upgraded = SCHEMA.open(&path).unwrap();
+        let letters = super::super::ledger::dead_letters(&upgraded, Some(""), 9).unwrap();
+        let places: Vec<_> = letters.iter().map(|letter| (letter.source.as_str(), letter.offset)).collect();
+        assert_eq!(places, [("log", 8), ("log", 7), ("rest", -1)], "a row over REST is one letter");
+        let id: uuid::Uuid = letters[0].id.parse().unwrap();
+        assert_eq!((id.get_version_num(), id.get_timestamp().unwrap().to_unix().0), (7, 1_790_000_000));
+        assert_eq!(super::super::ledger::runs(&upgraded, None, Some(""), 9).unwrap().len(), 1);
     }
 }

@@ -40,10 +40,13 @@ const INSERT_GAP: &str =
 
 // After the log was recreated, the newer frame at an offset replaces the older one.
 const INSERT_DEAD_LETTER: &str =
-    "INSERT INTO dead_letters(log_partition, log_offset, received_at, stream, reason, payload)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-  ON CONFLICT (log_partition, log_offset) DO UPDATE SET received_at = excluded.received_at, stream = excluded.stream,
-    reason = excluded.reason, payload = excluded.payload";
+    "INSERT INTO dead_letters(log_partition, log_offset, received_at, stream, reason, payload, id, recorder, source)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+  ON CONFLICT (recorder, log_partition, log_offset) WHERE source = 'log' DO UPDATE SET id = excluded.id,
+    received_at = excluded.received_at, stream = excluded.stream, reason = excluded.reason, payload = excluded.payload
+  ON CONFLICT (recorder, stream, payload) WHERE source = 'rest' DO UPDATE SET id = excluded.id,
+    received_at = excluded.received_at, reason = excluded.reason
+  ON CONFLICT (id) DO UPDATE SET reason = excluded.reason";
 
 /// Writes a batch, gaps first.
 pub(super) fn insert(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
@@ -153,6 +156,9 @@ fn insert_dead_letters(connection: &Connection, letters: &[DeadLetter]) -> rusql
             &*letter.stream,
             letter.reason,
             &letter.payload[..],
+            letter.id,
+            &*letter.recorder,
+            letter.source.as_str(),
         ])?;
     }
     Ok(())
@@ -162,8 +168,8 @@ fn insert_dead_letters(connection: &Connection, letters: &[DeadLetter]) -> rusql
 pub(super) fn put_run(connection: &Connection, run: &JobRun) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT OR REPLACE INTO job_runs(run_id, job, trigger, scheduled_at, started_at, finished_at, attempt, outcome,
-           reason, window_from, window_to, report)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+           reason, window_from, window_to, report, recorder)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     insert.execute(params![
         run.run_id,
@@ -178,6 +184,7 @@ pub(super) fn put_run(connection: &Connection, run: &JobRun) -> rusqlite::Result
         run.window.map(|window| window.0),
         run.window.map(|window| window.1),
         run.report,
+        run.recorder,
     ])?;
     Ok(())
 }

@@ -46,7 +46,12 @@ pub(super) async fn run(context: &Context) -> anyhow::Result<Report> {
 /// The share after the one that the last successful run recounted, so that a machine that is off on some days skips
 /// none.
 async fn next_share(context: &Context, of: i64) -> anyhow::Result<i64> {
-    let runs = context.services.history.runs(Some(&context.run.job), RUNS_READ).await.context("read the last runs")?;
+    let runs = context
+        .services
+        .history
+        .runs(Some(&context.run.job), Some(context.services.backfill.writer.recorder()), RUNS_READ)
+        .await
+        .context("read the last runs")?;
     let last = runs
         .iter()
         .filter(|run| run.outcome == "succeeded")

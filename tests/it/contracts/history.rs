@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tapekeeper::gap::{Evidence, Gap, GapState, Range};
-use tapekeeper::history::{Batch, Count, CoverageDay, GapFilter, History, TradeRow, Watermark};
+use tapekeeper::history::{
+    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, JobRun, LetterSource, Retention, TradeRow, Watermark,
+};
 use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
 use super::{BINANCE, NOON, run, runtime, symbol};
@@ -30,6 +32,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
     run("2: gaps", new_store, |s| Box::pin(the_highest_version_of_a_gap_is_read(s)));
     run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
+    run("2: recorders", new_store, |s| Box::pin(dead_letters_and_runs_of_several_recorders_stay_apart(s)));
     run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
     run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
     run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
@@ -65,8 +68,8 @@ async fn assert_holds_everything(history: &dyn History) {
     let stored = history.klines(&stream("BTCUSDT", "kline_1m"), whole, usize::MAX).await.unwrap();
     assert_eq!(stored, batch.klines);
     assert_eq!(history.gaps(&GapFilter::default()).await.unwrap(), batch.gaps);
-    assert_eq!(history.dead_letters(10).await.unwrap(), batch.dead_letters);
-    assert_eq!(history.dead_letter_count().await.unwrap(), 1);
+    assert_eq!(history.dead_letters(None, 10).await.unwrap(), batch.dead_letters);
+    assert_eq!(history.dead_letter_count(None).await.unwrap(), 1);
 }
 
 async fn an_insert_is_durable(store: &dyn HistoryStore) {
@@ -181,9 +184,43 @@ async fn a_dead_letter_is_identified_by_its_offset_in_the_log(store: &dyn Histor
         let batch = Batch { dead_letters: letters.clone(), ..Batch::default() };
         history.insert(&batch).await.unwrap();
     }
-    assert_eq!(history.dead_letter_count().await.unwrap(), 5);
-    let newest = history.dead_letters(2).await.unwrap();
+    assert_eq!(history.dead_letter_count(None).await.unwrap(), 5);
+    let newest = history.dead_letters(None, 2).await.unwrap();
     assert_eq!(newest, [letters[4].clone(), letters[3].clone()]);
+}
+
+async fn dead_letters_and_runs_of_several_recorders_stay_apart(store: &dyn HistoryStore) {
+    let history = store.open();
+    let of = |recorder: &str, mut letter: DeadLetter| {
+        letter.identify(&recorder.into());
+        letter
+    };
+    let over_rest = |payload: &'static [u8]| {
+        let (source, payload) = (LetterSource::Rest, payload.into());
+        DeadLetter { source, partition: -1, offset: -1, payload, ..dead_letter(9) }
+    };
+    let letters = [
+        of("north", dead_letter(7)),
+        of("south", dead_letter(7)),
+        of("south", over_rest(b"one")),
+        of("south", over_rest(b"two")),
+    ];
+    for token in ["once", "twice"] {
+        let batch = Batch { dead_letters: letters.to_vec(), token: token.to_owned(), ..Batch::default() };
+        history.insert(&batch).await.unwrap();
+    }
+    assert_eq!(history.dead_letter_count(None).await.unwrap(), 4);
+    assert_eq!(history.dead_letter_count(Some("south")).await.unwrap(), 3);
+    assert_eq!(history.dead_letters(Some("north"), 9).await.unwrap(), letters[..1]);
+    let run = |number: i64, recorder: &str| JobRun { recorder: recorder.to_owned(), ..job_run(number) };
+    for run in [run(1, "north"), run(3, "south"), run(5, "south")] {
+        history.put_run(&run).await.unwrap();
+    }
+    assert_eq!(history.runs(Some("odd"), Some("north"), 9).await.unwrap(), [run(1, "north")]);
+    assert_eq!(history.runs(None, Some("south"), 1).await.unwrap(), [run(5, "south")]);
+    let retention = Retention { runs_per_job: Some(1), ..Retention::default() };
+    assert_eq!(history.retain(&retention).await.unwrap(), 1, "each recorder keeps its own number of runs");
+    assert_eq!(history.runs(None, None, 9).await.unwrap(), [run(5, "south"), run(1, "north")]);
 }
 
 async fn concurrent_inserts_leave_one_row_per_key(store: &dyn HistoryStore) {
@@ -404,10 +441,10 @@ async fn runs_are_replaced_and_listed(store: &dyn HistoryStore) {
     third.finished_at = Some(NOON.micros());
     third.window = Some((1, 2));
     history.put_run(&third).await.unwrap();
-    assert_eq!(history.runs(None, 3).await.unwrap(), [job_run(5), job_run(4), third.clone()]);
+    assert_eq!(history.runs(None, None, 3).await.unwrap(), [job_run(5), job_run(4), third.clone()]);
     // `job_run` gives odd numbers to one job and even ones to another.
-    assert_eq!(history.runs(Some("odd"), 99).await.unwrap(), [job_run(5), third, job_run(1)]);
-    assert_eq!(history.runs(Some("none"), 99).await.unwrap(), []);
+    assert_eq!(history.runs(Some("odd"), None, 99).await.unwrap(), [job_run(5), third, job_run(1)]);
+    assert_eq!(history.runs(Some("none"), None, 99).await.unwrap(), []);
 }
 
 /// After inserts in any order, history reads like a map from id to the highest version.

@@ -205,17 +205,17 @@ impl History for Retrying<dyn History> {
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         retry(|| self.0.gaps(filter)).await
     }
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
-        retry(|| self.0.dead_letters(limit)).await
+    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
+        retry(|| self.0.dead_letters(recorder, limit)).await
     }
-    async fn dead_letter_count(&self) -> Result<u64, HistoryError> {
-        retry(|| self.0.dead_letter_count()).await
+    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
+        retry(|| self.0.dead_letter_count(recorder)).await
     }
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         retry(|| self.0.put_run(run)).await
     }
-    async fn runs(&self, job: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
-        retry(|| self.0.runs(job, limit)).await
+    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
+        retry(|| self.0.runs(job, recorder, limit)).await
     }
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
         retry(|| self.0.retain(retention)).await

@@ -57,7 +57,8 @@ impl HistoryFile {
 
     /// Payload and reason of every dead letter.
     pub fn dead_letters(&self) -> Vec<(Vec<u8>, String)> {
-        let mut select = self.0.prepare("SELECT payload, reason FROM dead_letters ORDER BY id").unwrap();
+        let mut select =
+            self.0.prepare("SELECT payload, reason FROM dead_letters ORDER BY log_partition, log_offset").unwrap();
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
     }

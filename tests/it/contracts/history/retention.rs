@@ -29,13 +29,13 @@ pub async fn the_newest_runs_of_each_job_are_kept(store: &dyn HistoryStore) {
     (again.outcome, again.scheduled_at) = ("succeeded".to_owned(), NOON.plus_micros(8).micros());
     history.put_run(&again).await.unwrap();
     let ids = async || -> Vec<String> {
-        history.runs(None, 99).await.unwrap().into_iter().map(|run| run.run_id[5..].to_owned()).collect()
+        history.runs(None, None, 99).await.unwrap().into_iter().map(|run| run.run_id[5..].to_owned()).collect()
     };
     assert_eq!(keep(6).await, 0, "no job has more runs");
     assert_eq!(keep(5).await, 1);
     assert_eq!(keep(2).await, 6);
     assert_eq!(ids().await, ["0010", "0009", "0008", "0007", "0099"]);
-    assert_eq!(history.runs(Some("even"), 1).await.unwrap(), [again]);
+    assert_eq!(history.runs(Some("even"), None, 1).await.unwrap(), [again]);
     // With both bounds a run is removed if either one excludes it.
     let both = Retention {
         runs_before: Some(Timestamp(1)),
@@ -69,8 +69,8 @@ pub async fn old_rows_are_removed_and_no_others(store: &dyn HistoryStore) {
         ..Retention::default()
     };
     assert_eq!(history.retain(&old).await.unwrap(), 6);
-    assert_eq!(history.dead_letter_count().await.unwrap(), 6);
-    assert_eq!(history.runs(None, 99).await.unwrap().len(), 4);
+    assert_eq!(history.dead_letter_count(None).await.unwrap(), 6);
+    assert_eq!(history.runs(None, None, 99).await.unwrap().len(), 4);
     // Trades and klines are one minute apart.
     let rows_before = kline("BTCUSDT", 40).kline.open_time;
     let old = Retention { rows_before: Some(rows_before), ..old };

@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 use tapekeeper::gap::{Evidence, Gap, Range};
-use tapekeeper::history::{Batch, DeadLetter, JobRun, KlineRow, TradeRow};
+use tapekeeper::history::{Batch, DeadLetter, JobRun, KlineRow, LetterSource, TradeRow};
 use tapekeeper::market::{Interval, Kline, Side, Stream, Trade};
 
 use crate::contracts::{BINANCE, NOON, symbol};
@@ -44,14 +44,19 @@ pub fn kline(name: &str, minute: i64) -> KlineRow {
 }
 
 pub fn dead_letter(offset: i64) -> DeadLetter {
-    DeadLetter {
+    let mut letter = DeadLetter {
+        id: String::new(),
+        recorder: "".into(),
+        source: LetterSource::Log,
         partition: 0,
         offset,
         received_at: NOON.plus_micros(offset),
         stream: "binance:BTCUSDT".into(),
         reason: "not JSON: 'x'".to_owned(),
         payload: vec![0, 255, b'x'].into(),
-    }
+    };
+    letter.identify(&"".into());
+    letter
 }
 
 pub fn job_run(number: i64) -> JobRun {
@@ -67,6 +72,7 @@ pub fn job_run(number: i64) -> JobRun {
         reason: String::new(),
         window: None,
         report: "{\"rows\":1}".to_owned(),
+        recorder: String::new(),
     }
 }
 
