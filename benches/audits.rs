@@ -99,12 +99,15 @@ async fn fill(history: &Arc<dyn History>, symbols: &[Symbol]) {
             trade: trade(id),
             received_at: Timestamp(BEGIN + id),
             is_backfilled: false,
+            epoch: 0,
+            version: tapekeeper::history::row_version(false),
         });
         let klines = (0..MINUTES_EACH).map(|n| KlineRow {
             exchange: Exchange::Binance,
             symbol: symbol.clone(),
             kline: minute(n),
             is_backfilled: false,
+            version: tapekeeper::history::row_version(false),
         });
         let token = format!("fill:{symbol}");
         let batch = Batch { trades: trades.collect(), klines: klines.collect(), token, ..Batch::default() };

@@ -159,7 +159,15 @@ fn trade(symbol: &Symbol, id: i64) -> TradeRow {
     let ts = Timestamp(1_723_118_400_000_000 + id * 1_000);
     let price = Decimal::new(6_123_456_000_000 + id % 10_000, 8);
     let trade = Trade { id, ts, price, quantity: Decimal::new(150_000, 8), side: Side::Buy };
-    TradeRow { exchange: Exchange::Binance, symbol: symbol.clone(), trade, received_at: ts, is_backfilled: false }
+    TradeRow {
+        exchange: Exchange::Binance,
+        symbol: symbol.clone(),
+        trade,
+        received_at: ts,
+        is_backfilled: false,
+        epoch: 0,
+        version: tapekeeper::history::row_version(false),
+    }
 }
 
 async fn bench_history(batch: usize, symbols: usize) {

@@ -19,6 +19,8 @@ pub struct Ledger {
     open: HashMap<String, Gap>,
     /// Positions that closed without their rows: only an appeal opens them again.
     settled: HashMap<Stream, RangeSet>,
+    /// The newest numbering of each stream that has another than the first.
+    epochs: HashMap<Stream, i64>,
     /// Rows that an operator wants to be asked for now.
     asked_again: HashSet<String>,
     /// Rows under repair: the repair holds a copy, so they must not be merged.
@@ -90,6 +92,28 @@ impl Ledger {
         ledger
     }
 
+    /// Sets the newest numbering of streams; call it before the rows are loaded.
+    pub fn set_epochs(&mut self, epochs: impl IntoIterator<Item = (Stream, i64)>) {
+        for (stream, epoch) in epochs {
+            let known = self.epochs.entry(stream).or_default();
+            *known = epoch.max(*known);
+        }
+    }
+
+    /// The newest numbering of a stream.
+    pub fn epoch_of(&self, stream: &Stream) -> i64 {
+        self.epochs.get(stream).copied().unwrap_or(0)
+    }
+
+    /// Begins a numbering: the open rows of the ended one are superseded and returned, and its settled positions are
+    /// forgotten.
+    pub fn begin_epoch(&mut self, stream: &Stream, epoch: i64, now: Timestamp) -> Vec<Gap> {
+        self.set_epochs([(stream.clone(), epoch)]);
+        self.settled.remove(stream);
+        let reason = format!("the numbering began again: epoch {epoch}");
+        self.supersede(|other| other != stream, &reason, now)
+    }
+
     /// Whether [`Ledger::open`] would open a row.
     pub fn would_open(&self, found: &Gap) -> bool {
         let Some(step) = found.stream.channel.step() else { return false };
@@ -140,6 +164,7 @@ impl Ledger {
         for range in mergeable.iter().filter(|range| uncovered.iter().any(|part| range.contains(part.first))) {
             let mut row = Gap { range, ..found.clone() };
             row.gap_id = Gap::new_id();
+            row.epoch = self.epoch_of(stream);
             let inside: Vec<Gap> = self
                 .of_stream(stream)
                 .filter(|gap| range.intersect(gap.range).is_some() && self.is_mergeable(gap, found))
@@ -223,6 +248,7 @@ impl Ledger {
     pub fn absorb(&mut self, other: Self) {
         self.open.extend(other.open);
         self.settled.extend(other.settled);
+        self.set_epochs(other.epochs);
     }
 
     /// Adds rows of a store for streams that another recorder consumed until now.
@@ -296,6 +322,7 @@ impl Ledger {
         self.open.remove(&gap.gap_id);
         if let Some(step) = gap.stream.channel.step()
             && gap.state.is_verdict()
+            && gap.epoch == self.epoch_of(&gap.stream)
         {
             self.settled.entry(gap.stream.clone()).or_insert_with(|| RangeSet::new(step)).insert(gap.range);
         }

@@ -17,6 +17,10 @@ pub const RELOADED: &str = "9461bb715a284edea69ca31df824a444";
 pub const RELOAD_REFUSED: &str = "520faccf17b1401093f52ed82852d17d";
 /// A gap was found.
 pub const GAP_FOUND: &str = "71771b54ea8545afa822fa9e8d9d7a9a";
+/// The numbering of a symbol's trades began again.
+pub const EPOCH_BEGAN: &str = "ae00828be7344f7b885e994e2580fef1";
+/// One position has two contents.
+pub const CONFLICT: &str = "5a36629412d14335a75c9743c9e52508";
 /// A gap is filled.
 pub const GAP_FILLED: &str = "fbdb7d4c0d7544489b8dfb2b4fa55def";
 /// A gap is closed without its rows.

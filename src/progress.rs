@@ -29,6 +29,8 @@ pub struct StreamProgress {
     pub frames: u64,
     /// Frames with a position below `next`: copies and late arrivals.
     pub behind: u64,
+    /// The numbering of `next`: 0, or the number of the last one that began again.
+    pub epoch: i64,
 }
 
 /// The progress of every stream and of the consumer.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::{Force, Moment, ReadyBatch, ReorderBuffer};
+use crate::consume::{Force, Moment, ReadyBatch, ReorderBuffer, settle};
 use crate::exchange::Dialect;
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -112,6 +112,7 @@ impl Replay {
         let mut buffer = ReorderBuffer::new(self.dialects.iter().cloned()).with_recorder(&self.instance);
         let writer = Writer::new(self.history.clone(), Arc::default(), Health::default()).with_recorder(&self.instance);
         let heartbeat = Heartbeats::default().watch("replay");
+        buffer.seed_epochs(self.history.epochs().await.context("read history's epochs")?);
         while offset < end && !stop.is_cancelled() {
             let records = self.log.read(partition, offset, READ_MAX).await.context("read the log")?;
             let Some(last) = records.last() else { return Ok(()) };
@@ -127,7 +128,12 @@ impl Replay {
                 }
             }
             buffer.declare_gaps(&Moment::default(), Force::All);
-            let ReadyBatch { rows, .. } = buffer.take_ready();
+            let mut ready = buffer.take_ready();
+            let settled = settle(&self.history, &Health::default(), &mut ready, &heartbeat, stop).await;
+            if !settled.context("compare with history")? {
+                return Ok(());
+            }
+            let ReadyBatch { rows, .. } = ready;
             report.rows += (rows.batch.trades.len() + rows.batch.klines.len()) as u64;
             report.dead_letters += rows.batch.dead_letters.len() as u64;
             writer.write(&rows, &heartbeat, stop).await.context("write to history")?;

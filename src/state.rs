@@ -38,6 +38,9 @@ pub struct Snapshot {
     pub shutdown_time: Option<String>,
     /// The highest durable position of each stream: trade id, or open time in microseconds.
     pub watermarks: BTreeMap<String, i64>,
+    /// The numbering of each watermark above the first one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub epochs: BTreeMap<String, i64>,
     /// The history the watermarks were written against.
     pub history_identity: Option<String>,
     /// Trade streams whose first trade is not yet confirmed, each with the time since which it is recorded,

@@ -159,7 +159,8 @@ pub async fn gaps(State(state): State<Arc<AppState>>, query: QueryParameters<Gap
     let query = parse_query(query)?;
     let open_only = query.state == Some(GapSelection::Open);
     let limit = row_limit(query.limit, 1_000);
-    let filter = GapFilter { open_only, symbol: query.symbol.as_deref().map(Symbol::new), limit };
+    let filter =
+        GapFilter { open_only, symbol: query.symbol.as_deref().map(Symbol::new), limit, ..GapFilter::default() };
     let rows =
         state.history.gaps(&filter).await.context("read the gap ledger").map_err(|e| ApiError::unavailable(&e))?;
     Ok(Json(rows.iter().map(status_model::gap).collect()))

@@ -105,7 +105,8 @@ impl PendingResume {
 pub(super) fn seed_progress(progress: &Progress, resume: &ResumeState, committed: &Offsets) {
     let streams = resume.watermarks.iter().map(|(stream, (position, ts))| {
         let next = stream.channel.step().map(|step| position + step);
-        (stream.clone(), StreamProgress { next, last_ts: ts.map(Timestamp::micros), ..StreamProgress::default() })
+        let (last_ts, epoch) = (ts.map(Timestamp::micros), resume.ledger.epoch_of(stream));
+        (stream.clone(), StreamProgress { next, last_ts, epoch, ..StreamProgress::default() })
     });
     progress.publish(streams.collect::<Vec<_>>(), committed);
 }
@@ -151,6 +152,7 @@ pub(super) fn start(
         let Some(resume) = pending_resume.resume(&history, &progress, &saver, &wait).await? else { return Ok(()) };
         let watermark = |(stream, (position, ts))| (stream, consume::Watermark { position, ts });
         buffer.seed(resume.watermarks.into_iter().map(watermark));
+        buffer.seed_epochs(resume.epochs);
         deps.ledger.with(|ledger| ledger.absorb(resume.ledger));
         deps.ledger.gap_opened.notify_one();
         let restore::HistoryWait { heartbeat, stop: drain, .. } = wait;
@@ -196,6 +198,16 @@ fn repair(
         since.await;
         Ok(())
     });
+    let decisions = backfill::conflicts::run(
+        service.backfill.clone(),
+        doubts.clone(),
+        service.heartbeats.watch("conflicts"),
+        groups.backfill.stop.clone(),
+    );
+    groups.backfill.spawn("conflicts", async move {
+        decisions.await;
+        Ok(())
+    });
     for runtime in runtimes {
         let Some(events) = runtime.connection_events.take() else { continue };
         let tail = Tail {
@@ -213,8 +225,8 @@ fn repair(
             options: TailOptions::default(),
         };
         let (heartbeat, stop) = (service.heartbeats.watch("questions"), groups.backfill.stop.clone());
-        let answers =
-            questions::run(runtime.rest.clone(), runtime.exchange, doubts.clone(), probes.clone(), heartbeat, stop);
+        let sources = (runtime.rest.clone(), service.history.clone());
+        let answers = questions::run(sources, runtime.exchange, doubts.clone(), probes.clone(), heartbeat, stop);
         groups.backfill.spawn("questions", async move {
             answers.await;
             Ok(())

@@ -15,9 +15,9 @@ use crate::exchange::rest::{Deadlines, SavedDeadlines};
 use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
-use crate::history::{Batch, GapFilter, History, HistoryError};
+use crate::history::{Batch, EpochRow, GapFilter, History, HistoryError};
 use crate::ledger::Ledger;
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::retry;
 use crate::state::{LostHistory, Snapshot, StateFile};
 
@@ -46,6 +46,8 @@ pub struct HistoryWait {
 pub struct ResumeState {
     /// The highest durable position of each stream, and its exchange time when known.
     pub watermarks: HashMap<Stream, (i64, Option<Timestamp>)>,
+    /// The numberings that began after another one.
+    pub epochs: Vec<EpochRow>,
     /// Open gaps and settled ranges.
     pub ledger: Ledger,
     /// History's identity, when it is known.
@@ -126,6 +128,7 @@ pub fn from_snapshot(snapshot: Option<&Snapshot>, streams: &[Stream]) -> ResumeS
     ResumeState {
         watermarks: streams.iter().filter_map(saved).collect(),
         identity: snapshot.history_identity.clone(),
+        epochs: Vec::new(),
         ledger: Ledger::default(),
         lost: snapshot.lost_history.clone(),
     }
@@ -177,8 +180,13 @@ pub async fn resume(
     clock: &Clock,
 ) -> anyhow::Result<ResumeState> {
     let identity = history.identity().await.context("read history's identity")?;
-    let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
-    let mut resume = ResumeState { ledger: Ledger::restore(rows), identity: Some(identity), ..ResumeState::default() };
+    let epochs = history.epochs().await.context("read history's epochs")?;
+    let of_present = GapFilter { of_read_epoch: true, ..GapFilter::default() };
+    let rows = history.gaps(&of_present).await.context("read the gap ledger")?;
+    let mut ledger = Ledger::default();
+    ledger.set_epochs(newest_epochs(&epochs));
+    ledger.load(rows);
+    let mut resume = ResumeState { ledger, epochs, identity: Some(identity), ..ResumeState::default() };
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));
     }
@@ -202,7 +210,12 @@ pub async fn resume(
     }
     let mut lost = Vec::new();
     for stream in streams {
-        let Some(&saved) = snapshot.watermarks.get(&stream.to_string()) else { continue };
+        let name = stream.to_string();
+        let Some(&saved) = snapshot.watermarks.get(&name) else { continue };
+        // A position of another numbering says nothing about this one.
+        if snapshot.epochs.get(&name).copied().unwrap_or(0) != resume.ledger.epoch_of(stream) {
+            continue;
+        }
         let stored = resume.watermarks.get(stream).map(|(position, _)| *position);
         if stored.is_some_and(|stored| stored >= saved) {
             continue;
@@ -217,6 +230,12 @@ pub async fn resume(
     }
     record_lost(history, lost).await?;
     Ok(resume)
+}
+
+/// The newest numbering of each stream that has another than the first.
+pub fn newest_epochs(epochs: &[EpochRow]) -> impl Iterator<Item = (Stream, i64)> + '_ {
+    let stream = |row: &EpochRow| Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
+    epochs.iter().map(move |row| (stream(row), row.epoch))
 }
 
 fn lost(clock: &Clock, positions: BTreeMap<String, i64>) -> LostHistory {

@@ -99,6 +99,9 @@ impl SnapshotSaver {
                 snapshot.last_processed_timestamps.insert(name.clone(), Timestamp(ts).millis());
             }
             if let (Some(next), Some(step)) = (progress.next, stream.channel.step()) {
+                if progress.epoch > 0 {
+                    snapshot.epochs.insert(name.clone(), progress.epoch);
+                }
                 snapshot.watermarks.insert(name, next - step);
             }
         }

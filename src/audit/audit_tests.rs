@@ -58,14 +58,21 @@ impl Stores {
     }
 
     async fn store_backfilled(&self, symbol: &str, id: i64) {
-        let row = TradeRow { is_backfilled: true, ..row(symbol, trade(id)) };
+        let row =
+            TradeRow { is_backfilled: true, version: crate::history::row_version(true), ..row(symbol, trade(id)) };
         let token = format!("{symbol}:{id}");
         self.history.insert(&Batch { trades: vec![row], token, ..Batch::default() }).await.unwrap();
     }
 
     async fn store_klines(&self, klines: impl IntoIterator<Item = Kline>) {
         let exchange = Exchange::Binance;
-        let row = |kline| KlineRow { exchange, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: false };
+        let row = |kline| KlineRow {
+            exchange,
+            symbol: Symbol::new("BTCUSDT"),
+            kline,
+            is_backfilled: false,
+            version: crate::history::row_version(false),
+        };
         let klines: Vec<KlineRow> = klines.into_iter().map(row).collect();
         let token = format!("klines:{}", klines[0].kline.open_time);
         self.history.insert(&Batch { klines, token, ..Batch::default() }).await.unwrap();
@@ -113,7 +120,15 @@ fn trade(id: i64) -> Trade {
 
 fn row(symbol: &str, trade: Trade) -> TradeRow {
     let received_at = trade.ts;
-    TradeRow { exchange: Exchange::Binance, symbol: Symbol::new(symbol), trade, received_at, is_backfilled: false }
+    TradeRow {
+        exchange: Exchange::Binance,
+        symbol: Symbol::new(symbol),
+        trade,
+        received_at,
+        is_backfilled: false,
+        epoch: 0,
+        version: crate::history::row_version(false),
+    }
 }
 
 fn kline(interval: Interval, open_time: i64, close: i64, closed: bool) -> Kline {
@@ -239,6 +254,7 @@ async fn the_number_of_queries_does_not_grow_with_the_symbols() {
                 symbol: Symbol::new(name),
                 kline: minute(n),
                 is_backfilled: false,
+                version: crate::history::row_version(false),
             });
             batch.klines.extend(klines);
         }

@@ -102,7 +102,10 @@ pub async fn coverage(
     streams: &[Stream],
     first_day: Option<i64>,
 ) -> anyhow::Result<Vec<Coverage>> {
-    let rows = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
+    let rows = history
+        .gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() })
+        .await
+        .context("read the gap ledger")?;
     let mut gaps: HashMap<&Stream, Vec<&Gap>> = HashMap::new();
     for gap in &rows {
         gaps.entry(&gap.stream).or_default().push(gap);

@@ -23,7 +23,7 @@ pub struct MissingPositions {
 /// The positions of a stream that the exchange does not have, according to the ledger.
 pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyhow::Result<RangeSet> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
-    let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
+    let filter = GapFilter { symbol: Some(stream.symbol.clone()), of_read_epoch: true, ..GapFilter::default() };
     let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
     Ok(never_existed_in(gaps.iter().filter(|gap| gap.stream == *stream), step))
 }

@@ -80,6 +80,7 @@ async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyho
     let range = Range { first: range.last, last: range.last };
     let evidence = Evidence { by: "audit".to_owned(), ..Evidence::default() };
     let mut gap = Gap::open(issue.stream.clone(), range, evidence, now);
+    gap.epoch = backfill.ledger.with(|ledger| ledger.epoch_of(&gap.stream));
     gap.count_filled(1, "cache", now);
     gap.advance(GapState::Filled, "the exchange no longer serves it: written from the cache", now);
     let trades = issue.cached.ticks.iter().map(|(exchange, symbol, trade)| TradeRow {
@@ -88,12 +89,15 @@ async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyho
         trade: *trade,
         received_at: now,
         is_backfilled: true,
+        epoch: gap.epoch,
+        version: crate::history::row_version(true),
     });
     let klines = issue.cached.klines.iter().map(|(exchange, symbol, kline)| KlineRow {
         exchange: *exchange,
         symbol: symbol.clone(),
         kline: *kline,
         is_backfilled: true,
+        version: crate::history::row_version(true),
     });
     let (trades, klines) = (trades.collect(), klines.collect());
     let token = format!("cached:{}", gap.gap_id);

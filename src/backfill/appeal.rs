@@ -34,7 +34,8 @@ impl Deps {
     /// history is down or `cancel` is cancelled.
     pub async fn appeal(&self, streams: &[Stream], cancel: &CancellationToken) -> anyhow::Result<AppealReport> {
         let mut report = AppealReport::default();
-        let mut closed = self.history().gaps(&GapFilter::default()).await.context("read the gap ledger")?;
+        let of_present = GapFilter { of_read_epoch: true, ..GapFilter::default() };
+        let mut closed = self.history().gaps(&of_present).await.context("read the gap ledger")?;
         closed.retain(|gap| gap.state.is_verdict() && streams.contains(&gap.stream));
         for gap in closed {
             ensure!(!cancel.is_cancelled(), "cancelled after {} gaps", report.asked);

@@ -73,7 +73,7 @@ impl Deps {
 
     /// The rows of a stream that closed without their positions and overlap `range`.
     async fn verdicts(&self, stream: &Stream, range: Range) -> Result<Vec<Gap>, HistoryError> {
-        let filter = GapFilter { symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
+        let filter = GapFilter { symbol: Some(stream.symbol.clone()), of_read_epoch: true, ..GapFilter::default() };
         let mut rows = self.history().gaps(&filter).await?;
         rows.retain(|gap| gap.stream == *stream && gap.state.is_verdict() && gap.range.intersect(range).is_some());
         Ok(rows)

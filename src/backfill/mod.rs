@@ -8,7 +8,9 @@
 mod answers;
 mod appeal;
 mod attempt;
+pub mod conflicts;
 mod deps;
+mod numbering;
 mod pages;
 pub mod questions;
 mod recording_starts;

@@ -100,6 +100,8 @@ async fn trades(
         trade,
         received_at,
         is_backfilled: true,
+        epoch: gap.epoch,
+        version: crate::history::row_version(true),
     });
     Ok((Batch { trades: rows.collect(), token: token(gap, page), ..Batch::default() }, served, answer.refused))
 }
@@ -128,6 +130,7 @@ async fn klines(
         symbol: gap.stream.symbol.clone(),
         kline,
         is_backfilled: true,
+        version: crate::history::row_version(true),
     });
     Ok((Batch { klines: rows.collect(), token: token(gap, page), ..Batch::default() }, served, answer.refused))
 }

@@ -1,4 +1,4 @@
-//! Answers the consumer's doubts: asks the exchange for the newest position of streams with a frame that does not fit.
+//! Answers the consumer's questions about frames that do not fit their streams, one exchange at a time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,32 +9,31 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::consume::{Doubts, Probe};
-use crate::exchange::rest::{QUERY_TIME_MAX, Rest, RestError};
+use crate::consume::{Doubts, Probe, Question};
+use crate::exchange::rest::{QUERY_TIME_MAX, Rest};
 use crate::heartbeat::Heartbeat;
+use crate::history::History;
 use crate::market::{Channel, Exchange, Stream};
+
+use super::numbering::{Judge, NoAnswer};
 
 /// How often new questions are looked for: held frames wait for the answer.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two requests about one stream: a stream whose every frame is wrong must not use up the budget.
 const ASK_EVERY: Duration = Duration::from_secs(5);
-
-/// Whether a page of trades that begins at `id` begins with it.
-async fn shows(rest: &Rest, stream: &Stream, id: i64, heartbeat: &Heartbeat, stop: &CancellationToken) -> bool {
-    let page = heartbeat.beat_while(QUERY_TIME_MAX, rest.trade_from(stream.symbol.as_str(), id, stop)).await;
-    matches!(page, Ok(Some(trade)) if trade.id == id)
-}
+/// Longest time for one answer, which takes several requests.
+const ANSWER_MAX: Duration = Duration::from_secs(600);
 
 /// Answers questions about one exchange's streams until `stop`.
 pub async fn run(
-    rest: Arc<Rest>,
+    (rest, history): (Arc<Rest>, Arc<dyn History>),
     exchange: Exchange,
     doubts: Doubts,
     probes: mpsc::Sender<Probe>,
     heartbeat: Heartbeat,
     stop: CancellationToken,
 ) {
-    let mut open: HashMap<Stream, Instant> = HashMap::new();
+    let mut open: HashMap<Stream, (Question, Instant)> = HashMap::new();
     let mut asked: HashMap<Stream, Instant> = HashMap::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
@@ -44,36 +43,38 @@ pub async fn run(
         }
         let now = Instant::now();
         asked.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
-        for stream in doubts.take(exchange).into_iter().filter(|stream| stream.channel == Channel::Trade) {
-            let due = asked.get(&stream).map_or(now, |at| *at + ASK_EVERY);
-            open.entry(stream).or_insert(due);
+        for question in doubts.take(exchange).into_iter().filter(|question| question.stream.channel == Channel::Trade) {
+            let due = asked.get(&question.stream).map_or(now, |at| *at + ASK_EVERY);
+            let due = open.get(&question.stream).map_or(due, |(_, due)| *due);
+            let is_better = |(known, _): &(Question, Instant)| !question.trades.is_empty() || known.trades.is_empty();
+            if open.get(&question.stream).is_none_or(is_better) {
+                open.insert(question.stream.clone(), (question, due));
+            }
         }
-        let due: Vec<Stream> = open.iter().filter(|(_, due)| **due <= now).map(|(stream, _)| stream.clone()).collect();
-        for stream in due {
+        let due: Vec<Question> =
+            open.values().filter(|(_, due)| *due <= now).map(|(question, _)| question.clone()).collect();
+        for question in due {
             heartbeat.beat();
-            let answer = heartbeat.beat_while(QUERY_TIME_MAX, rest.newest(stream.symbol.as_str(), &stop)).await;
+            let stream = &question.stream;
+            let judge = Judge { rest: &rest, history: &history, stream, stop: &stop };
+            let answer = tokio::time::timeout(ANSWER_MAX, judge.judge(&question));
+            let answer = heartbeat.beat_while(ANSWER_MAX + QUERY_TIME_MAX, answer).await;
             asked.insert(stream.clone(), Instant::now());
             match answer {
-                // One answer may be wrong. A page of trades must show the same trade.
-                Ok(Some((newest, _))) if !shows(&rest, &stream, newest, &heartbeat, &stop).await => {
-                    debug!("{stream}: the exchange names {newest} as its newest trade but does not serve it");
-                    open.insert(stream, Instant::now() + ASK_EVERY);
-                }
-                Ok(Some((newest, _))) => {
-                    open.remove(&stream);
-                    let sent = probes.send_timeout(Probe::Newest(stream, newest), Duration::from_secs(2)).await;
-                    if sent.is_err() {
+                Ok(Ok(numbering)) => {
+                    open.remove(stream);
+                    let probe = Probe::Numbering(stream.clone(), numbering);
+                    if probes.send_timeout(probe, Duration::from_secs(2)).await.is_err() {
                         debug!("the consumer accepts no answer now; it asks again");
                     }
                 }
-                Err(RestError::Stopped) => return heartbeat.retire(),
-                // An exchange that knows no trade of a stream whose trades arrive has not answered the question.
-                Ok(None) => {
-                    open.insert(stream, Instant::now() + ASK_EVERY);
+                Ok(Err(NoAnswer::Stopped)) => return heartbeat.retire(),
+                Ok(Err(NoAnswer::Exchange(why))) => {
+                    debug!("no answer about the trades of {stream}: {why}");
+                    open.insert(stream.clone(), (question, Instant::now() + ASK_EVERY));
                 }
-                Err(error) => {
-                    debug!("no answer about the newest trade of {stream}: {error}");
-                    open.insert(stream, Instant::now() + ASK_EVERY);
+                Err(_elapsed) => {
+                    open.insert(stream.clone(), (question, Instant::now() + ASK_EVERY));
                 }
             }
         }

@@ -21,7 +21,15 @@ fn time_of(id: i64) -> Timestamp {
 async fn first_row_is(harness: &Harness, progress: &Progress, id: i64) {
     let trade = Trade { id, ts: time_of(id), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
     let (exchange, symbol, received_at) = (Exchange::Binance, stream().symbol, harness.deps.clock.now());
-    let row = TradeRow { exchange, symbol, trade, received_at, is_backfilled: false };
+    let row = TradeRow {
+        exchange,
+        symbol,
+        trade,
+        received_at,
+        is_backfilled: false,
+        epoch: 0,
+        version: crate::history::row_version(false),
+    };
     harness.deps.history().insert(&Batch { trades: vec![row], ..Batch::default() }).await.unwrap();
     set_next(progress, id + 1);
 }

@@ -81,7 +81,10 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         selected.push((stream, range));
     }
     let bar = progress_bar::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
-    let gaps = history.gaps(&GapFilter::default()).await.context("read the gap ledger")?;
+    let gaps = history
+        .gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() })
+        .await
+        .context("read the gap ledger")?;
     let is_bounded = from.is_some() || to.is_some();
     let (mut complete, mut any) = (true, false);
     for (stream, range) in selected {

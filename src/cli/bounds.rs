@@ -133,6 +133,8 @@ mod tests {
             },
             received_at: midnight,
             is_backfilled: false,
+            epoch: 0,
+            version: crate::history::row_version(false),
         });
         history.insert(&Batch { trades: trades.collect(), ..Batch::default() }).await.unwrap();
         (Arc::new(history), Stream::new(Exchange::Binance, symbol, Channel::Trade))

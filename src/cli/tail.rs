@@ -166,6 +166,8 @@ mod tests {
             },
             received_at: Timestamp(0),
             is_backfilled: false,
+            epoch: 0,
+            version: crate::history::row_version(false),
         };
         assert_eq!(format_trade(&row, false), "10:48:00.123 BTCUSDT      buy             0.5 at      42000.1  id 7");
         row.is_backfilled = true;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::gap::Gap;
-use crate::history::{GapFilter, History, HistoryError, Watermark};
+use crate::history::{EpochRow, GapFilter, History, HistoryError, Watermark};
 use crate::log::Partition;
-use crate::market::Stream;
+use crate::market::{Channel, Stream};
 use crate::retry;
 
 use super::worker::Worker;
@@ -70,8 +70,12 @@ impl Worker {
                 .beat_while(LOAD_MAX * 2, tokio::time::timeout(LOAD_MAX, load(&history, &streams)))
                 .await
             {
-                Ok(Ok((watermarks, gaps))) => {
+                Ok(Ok(Loaded { epochs, watermarks, gaps })) => {
                     self.deps.health.restored("history");
+                    let trade = |row: &EpochRow| Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
+                    let newest: Vec<_> = epochs.iter().map(|row| (trade(row), row.epoch)).collect();
+                    self.deps.ledger.with(|ledger| ledger.set_epochs(newest));
+                    buffer.seed_epochs(epochs);
                     buffer.raise_watermarks(
                         watermarks
                             .into_iter()
@@ -110,9 +114,17 @@ impl Worker {
     }
 }
 
-async fn load(history: &Arc<dyn History>, streams: &[Stream]) -> Result<(Vec<Watermark>, Vec<Gap>), HistoryError> {
+/// What history has of streams.
+struct Loaded {
+    epochs: Vec<EpochRow>,
+    watermarks: Vec<Watermark>,
+    gaps: Vec<Gap>,
+}
+
+async fn load(history: &Arc<dyn History>, streams: &[Stream]) -> Result<Loaded, HistoryError> {
+    let epochs = history.epochs().await?;
     let watermarks = history.watermarks(streams).await?;
-    let mut gaps = history.gaps(&GapFilter::default()).await?;
+    let mut gaps = history.gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() }).await?;
     gaps.retain(|gap| streams.contains(&gap.stream));
-    Ok((watermarks, gaps))
+    Ok(Loaded { epochs, watermarks, gaps })
 }

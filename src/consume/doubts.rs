@@ -1,28 +1,40 @@
-//! Streams with a frame that does not fit: the consumer asks for the exchange's newest position of them, and the tail
-//! answers with a [`super::Probe::Newest`].
+//! Questions about frames that do not fit their stream: the consumer asks, and backfill answers with a
+//! [`super::Probe::Numbering`].
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::market::{Exchange, Stream};
 
-/// The streams to ask about; shared by the consumer and the tails.
+use super::inputs::Question;
+
+/// The open questions, one a stream; shared by the consumer and the exchanges' clients.
 #[derive(Clone, Debug, Default)]
-pub struct Doubts(Arc<Mutex<HashSet<Stream>>>);
+pub struct Doubts {
+    open: Arc<Mutex<HashMap<Stream, Question>>>,
+    /// Notified when a conflict was stored.
+    pub conflict_found: Arc<Notify>,
+}
 
 impl Doubts {
-    /// Asks for the exchange's newest position of a stream.
-    pub fn ask(&self, stream: Stream) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(stream);
+    /// Asks about a stream. The newest question replaces an open one, except that it keeps its trades when the new one
+    /// has none.
+    pub fn ask(&self, question: Question) {
+        let mut asked = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.get_mut(&question.stream) {
+            Some(open) if question.trades.is_empty() && !open.trades.is_empty() => {}
+            Some(open) => *open = question,
+            None => {
+                asked.insert(question.stream.clone(), question);
+            }
+        }
     }
 
-    /// Takes the streams of one exchange.
-    pub fn take(&self, exchange: Exchange) -> Vec<Stream> {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken: Vec<Stream> = asked.iter().filter(|stream| stream.exchange == exchange).cloned().collect();
-        taken.iter().for_each(|stream| {
-            asked.remove(stream);
-        });
-        taken
+    /// Takes the questions about one exchange's streams.
+    pub fn take(&self, exchange: Exchange) -> Vec<Question> {
+        let mut asked = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.extract_if(|stream, _| stream.exchange == exchange).map(|(_, question)| question).collect()
     }
 }

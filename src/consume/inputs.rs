@@ -1,7 +1,7 @@
 //! What other modules tell the reorder buffer: the last stored positions, what must arrive, and which grace ends.
 
 use crate::log::Partition;
-use crate::market::{Stream, Timestamp};
+use crate::market::{Stream, Timestamp, Trade};
 
 /// Positions that the exchange has and that must arrive.
 #[derive(Clone, Debug)]
@@ -12,6 +12,44 @@ pub struct Expectation {
     pub last: i64,
     /// The source of that knowledge: `tail`, `silence` or `kline`.
     pub by: &'static str,
+}
+
+/// Trades that do not fit their stream: the exchange must say what they are.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The stream.
+    pub stream: Stream,
+    /// The oldest and the newest of them; empty when only the exchange's newest id is wanted.
+    pub trades: Vec<Trade>,
+}
+
+/// What the exchange's REST says about a stream's numbering.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Numbering {
+    /// It goes on, and the trades in doubt that REST's newest id does not explain are not trades.
+    Continues {
+        /// The newest id that REST serves.
+        newest: i64,
+    },
+    /// It goes on, and REST serves the trades in doubt as they arrived.
+    Confirmed {
+        /// The newest id that REST serves.
+        newest: i64,
+    },
+    /// Its last ids came once more for other trades, and REST serves those.
+    RolledBack {
+        /// The newest id that REST serves.
+        newest: i64,
+    },
+    /// It began again.
+    Restarted {
+        /// The first trade known of the new numbering.
+        first: Trade,
+        /// The newest id that REST serves.
+        newest: i64,
+        /// How REST showed it.
+        reason: String,
+    },
 }
 
 /// The last stored position of a stream, and its exchange time when known.

@@ -7,6 +7,7 @@
 mod assignment;
 mod doubts;
 mod inputs;
+mod known_rows;
 mod letter_report;
 mod partition_time;
 mod plausible;
@@ -24,7 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use doubts::Doubts;
-pub use inputs::{Expectation, Force, Watermark};
+pub use inputs::{Expectation, Force, Numbering, Question, Watermark};
+pub use known_rows::{RepeatedRows, settle};
 pub use partition_time::Moment;
 pub use reorder_buffer::{EXPECT_GRACE_US, ReadyBatch, ReorderBuffer};
 pub use stream_state::DetectedGap;
@@ -70,8 +72,8 @@ pub enum Probe {
     Expect(Expectation),
     /// A silent stream without any frame yet starts behind the exchange's newest position, once that is confirmed.
     Begin(Stream),
-    /// The exchange's newest position of a stream, which [`Doubts`] asked for.
-    Newest(Stream, i64),
+    /// What the exchange says about a stream's numbering, which [`Doubts`] asked for.
+    Numbering(Stream, Numbering),
 }
 
 /// The consumer's dependencies.

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::market::{Timestamp, Trade};
+use crate::market::{Kline, Timestamp, Trade};
 
 /// A jump of this many ids needs no confirmation: its gap costs at most one page.
-const JUMP_MIN: i64 = 1_000;
+pub const JUMP_MIN: i64 = 1_000;
 /// A jump may be this many times as long as the stream's highest pace explains.
 const PACE_FACTOR: f64 = 4.0;
 /// Time that is added to the time since the last trade, in microseconds: bursts.
@@ -34,8 +34,10 @@ const CLOCK_WRONG_MAX_US: i64 = 86_400_000_000;
 const DOUBTFUL_MIN: u32 = 16;
 /// Trades whose content is remembered per stream.
 const RECENT_MAX: usize = 1_024;
-/// A trade with a lower id may be this much newer, in microseconds; beyond it the numbering began again.
-const DISORDER_US: i64 = 1_000_000;
+/// A trade with a lower id may be this much newer, in microseconds; beyond it the exchange must say what it is.
+const DISORDER_US: i64 = 100_000;
+/// Klines whose content is remembered per stream.
+const RECENT_KLINES_MAX: usize = 256;
 /// A socket sends the present kline and the one before it. One that is older by more than this many intervals names a
 /// wrong time.
 const KLINES_BEHIND_MAX: i64 = 1_000;
@@ -174,11 +176,13 @@ pub struct RecentTrades(VecDeque<(i64, u64, Timestamp)>);
 /// What a trade below the watermark is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LateTrade {
-    /// A copy, or a late arrival.
+    /// A copy of a remembered one.
+    Copy,
+    /// A late arrival, or a copy of one that is not remembered.
     Ordinary,
     /// Another trade has its id.
     OtherContent,
-    /// It is newer than every trade in order: the numbering began again.
+    /// It is newer than a trade with a higher id: the numbering may have begun again.
     Restarted,
 }
 
@@ -195,7 +199,9 @@ impl RecentTrades {
     /// time of the last stored one.
     pub fn judge(&self, trade: &Trade, watermark_ts: Option<Timestamp>) -> LateTrade {
         match self.0.binary_search_by_key(&trade.id, |(id, _, _)| *id) {
-            Ok(at) if self.0[at].1 == content(trade) => LateTrade::Ordinary,
+            Ok(at) if self.0[at].1 == content(trade) => LateTrade::Copy,
+            // A numbering that began again uses ids once more, for newer trades.
+            Ok(_) if self.0.back().is_some_and(|(_, _, newest)| trade.ts > *newest) => LateTrade::Restarted,
             Ok(_) => LateTrade::OtherContent,
             // The next higher id that is known is not older.
             Err(at) => match self.0.get(at).map(|(_, _, ts)| *ts).or(watermark_ts) {
@@ -204,6 +210,56 @@ impl RecentTrades {
             },
         }
     }
+}
+
+/// The contents and event times of a stream's newest closed klines.
+#[derive(Clone, Debug, Default)]
+pub struct RecentKlines(VecDeque<(i64, u64, Option<Timestamp>)>);
+
+/// What a closed kline of a known position is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepeatedKline {
+    /// A copy.
+    Copy,
+    /// Another content, and the exchange sent it later: a correction.
+    Later,
+    /// Another content, and the exchange sent it earlier.
+    Earlier,
+    /// Its position is not remembered, or its event time is not known.
+    Unknown,
+}
+
+impl RecentKlines {
+    /// Remembers a closed kline, in place of another one of its position.
+    pub fn push(&mut self, kline: &Kline, event_time: Option<Timestamp>) {
+        let (position, content) = (kline.open_time.micros(), content_of_kline(kline));
+        self.0.retain(|(known, ..)| *known != position);
+        if self.0.len() == RECENT_KLINES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((position, content, event_time));
+    }
+
+    /// Compares a closed kline with the remembered one of its position.
+    pub fn judge(&self, kline: &Kline, event_time: Option<Timestamp>) -> RepeatedKline {
+        let known = self.0.iter().find(|(position, ..)| *position == kline.open_time.micros());
+        match known {
+            Some((_, content, _)) if *content == content_of_kline(kline) => RepeatedKline::Copy,
+            Some((_, _, known)) => match event_time.zip(*known) {
+                Some((time, known)) if time > known => RepeatedKline::Later,
+                Some((time, known)) if time < known => RepeatedKline::Earlier,
+                _ => RepeatedKline::Unknown,
+            },
+            None => RepeatedKline::Unknown,
+        }
+    }
+}
+
+fn content_of_kline(kline: &Kline) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (kline.open, kline.high, kline.low, kline.close, kline.volume, kline.quote_volume).hash(&mut hasher);
+    (kline.trade_count, kline.first_trade_id, kline.last_trade_id, kline.close_time).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn content(trade: &Trade) -> u64 {

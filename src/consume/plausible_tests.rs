@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// The streams that the exchange must say something about.
+fn questions(buffer: &mut ReorderBuffer) -> Vec<Stream> {
+    buffer.take_questions().into_iter().map(|question| question.stream).collect()
+}
+
 #[test]
 fn an_id_far_ahead_moves_nothing_and_waits_for_the_exchange() {
     for absurd in ABSURD {
@@ -10,11 +15,11 @@ fn an_id_far_ahead_moves_nothing_and_waits_for_the_exchange() {
             buffer.push(record(offset as i64, trade(id)));
         }
         declare(&mut buffer, 5_000_000);
-        assert_eq!(buffer.take_questions(), [btc()], "{absurd}");
+        assert_eq!(questions(&mut buffer), [btc()], "{absurd}");
         let ready = buffer.take_ready();
         assert_eq!((ids(&ready), gaps(&ready)), (vec![5, 6, 7], vec![]), "{absurd}");
         assert_eq!(ready.positions[&0], 1, "the frame in doubt is not committed");
-        buffer.answer(&btc(), 7, &at(6_000_000));
+        buffer.answer(&btc(), &Numbering::Continues { newest: 7 }, &at(6_000_000));
         let ready = buffer.take_ready();
         let [(1, reason)] = &letters(&ready)[..] else { panic!("{absurd}: {ready:?}") };
         assert!(reason.contains("the exchange's newest is 7"), "{reason}");
@@ -44,7 +49,7 @@ fn a_jump_that_the_exchange_confirms_is_a_gap() {
     }
     declare(&mut buffer, 1_000_000);
     assert_eq!((ids(&buffer.take_ready()), buffer.is_waiting()), (vec![], true));
-    buffer.answer(&btc(), 8_001, &at(1_000_000));
+    buffer.answer(&btc(), &Numbering::Continues { newest: 8_001 }, &at(1_000_000));
     declare(&mut buffer, 3_000_000);
     let ready = buffer.take_ready();
     assert_eq!((ids(&ready), gaps(&ready)), (vec![8_000, 8_001, 8_002], vec![(6, 7_999)]));
@@ -74,8 +79,8 @@ fn a_position_that_only_one_answer_of_rest_names_opens_no_gap() {
     buffer.push(record(0, trade(5)));
     buffer.expect(&Expectation { stream: btc(), last: i64::MAX, by: "tail" }, &at(0));
     declare(&mut buffer, 60_000_000);
-    assert_eq!((gaps(&buffer.take_ready()), buffer.take_questions()), (vec![], vec![btc()]));
-    buffer.answer(&btc(), 7, &at(60_000_000));
+    assert_eq!((gaps(&buffer.take_ready()), questions(&mut buffer)), (vec![], vec![btc()]));
+    buffer.answer(&btc(), &Numbering::Continues { newest: 7 }, &at(60_000_000));
     declare(&mut buffer, 70_000_000);
     assert_eq!(gaps(&buffer.take_ready()), [(6, 7)], "the second answer is believed");
 }
@@ -141,8 +146,8 @@ fn trades_confirm_each_other_also_after_the_exchange_said_nothing_in_time() {
 #[test]
 fn a_stream_without_a_frame_starts_behind_the_confirmed_newest_position() {
     let mut buffer = new_buffer();
-    buffer.answer(&btc(), i64::MAX, &at(0));
-    buffer.answer(&btc(), 7, &at(0));
+    buffer.answer(&btc(), &Numbering::Continues { newest: i64::MAX }, &at(0));
+    buffer.answer(&btc(), &Numbering::Continues { newest: 7 }, &at(0));
     buffer.push(record(0, trade(10)));
     declare(&mut buffer, 10_000_000);
     assert_eq!(gaps(&buffer.take_ready()), [(8, 9)]);

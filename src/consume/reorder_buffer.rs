@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use crate::cache::Update;
 use crate::exchange::{DecodedFrame, Dialect, Event};
+use crate::history::EpochRow;
 use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
 use crate::writer::{Rows, Source};
 
-use super::inputs::{Expectation, Force, Watermark};
+use super::inputs::{Expectation, Force, Numbering, Question, Watermark};
+use super::known_rows::RepeatedRows;
 use super::partition_time::{Moment, PartitionTime, time_at};
 use super::plausible::ExchangeTime;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
@@ -37,6 +39,8 @@ const BACKLOG_MAX_US: i64 = 30 * 86_400 * 1_000_000;
 pub struct ReorderBuffer {
     exchanges: HashMap<Exchange, ExchangeState>,
     watermarks: HashMap<Stream, Watermark>,
+    /// The numberings of each stream that began after another one, ascending.
+    epochs: HashMap<Stream, Vec<EpochRow>>,
     routed: Routed,
     bytes: usize,
     detected: Vec<DetectedGap>,
@@ -91,6 +95,8 @@ pub struct ReadyBatch {
     pub progress: Vec<(Stream, StreamProgress)>,
     /// Streams of which a frame was set aside because it cannot be believed, and why.
     pub set_aside: Vec<(Stream, String)>,
+    /// Rows of positions that are stored already, perhaps with another content.
+    pub repeated: RepeatedRows,
 }
 
 impl ReorderBuffer {
@@ -110,6 +116,7 @@ impl ReorderBuffer {
         Self {
             exchanges,
             watermarks: HashMap::new(),
+            epochs: HashMap::new(),
             routed: Routed::default(),
             bytes: 0,
             detected: Vec::new(),
@@ -144,11 +151,21 @@ impl ReorderBuffer {
         self.watermarks.extend(watermarks);
     }
 
+    /// Sets the numberings that began after another one. A stream that already has frames is not changed.
+    pub fn seed_epochs(&mut self, epochs: Vec<EpochRow>) {
+        self.epochs.clear();
+        for epoch in epochs {
+            let stream = stream(epoch.exchange, &epoch.symbol, Channel::Trade);
+            self.epochs.entry(stream).or_default().push(epoch);
+        }
+    }
+
     /// Raises the last stored position of streams; never lowers it.
     pub fn raise_watermarks(&mut self, watermarks: impl IntoIterator<Item = (Stream, Watermark)>) {
         for (stream, watermark) in watermarks {
             let known = self.watermarks.entry(stream).or_insert(watermark);
-            if watermark.position > known.position {
+            // A numbering that began again has lower positions of a later time.
+            if watermark.position > known.position || watermark.ts > known.ts {
                 *known = watermark;
             }
         }
@@ -156,7 +173,7 @@ impl ReorderBuffer {
 
     /// Rows, dead letters and gaps that wait for the next batch.
     pub fn pending_rows(&self) -> usize {
-        self.routed.rows.batch.rows() + self.detected.len()
+        self.routed.rows.batch.rows() + self.routed.repeated.len() + self.detected.len()
     }
 
     /// Bytes of the frames consumed since the last batch.
@@ -248,6 +265,7 @@ impl ReorderBuffer {
             exchange,
             symbol: &streams.symbol.clone(),
             watermarks: &self.watermarks,
+            epochs: &mut self.epochs,
             routed: &mut self.routed,
             at,
             monotonic: self.monotonic,
@@ -262,7 +280,7 @@ impl ReorderBuffer {
         let connection = record.frame.connection;
         let holding = match event {
             Event::Trade(trade) => router.trade(streams, trade, source, connection),
-            Event::Kline(kline) => router.kline(streams, kline, source, connection),
+            Event::Kline(kline) => router.kline(streams, kline, event_time, source, connection),
             Event::Book(book) => router.book(streams, book, source, connection),
         };
         if holding {
@@ -306,6 +324,7 @@ impl ReorderBuffer {
                     exchange,
                     symbol: &streams.symbol.clone(),
                     watermarks: &self.watermarks,
+                    epochs: &mut self.epochs,
                     routed: &mut self.routed,
                     at,
                     monotonic: moment.monotonic,
@@ -332,6 +351,7 @@ impl ReorderBuffer {
             exchange,
             symbol: &streams.symbol.clone(),
             watermarks: &self.watermarks,
+            epochs: &mut self.epochs,
             routed: &mut self.routed,
             at: time_at(&self.times, Some(partition), &moment),
             monotonic: self.monotonic,
@@ -364,11 +384,11 @@ impl ReorderBuffer {
         let deadline = Deadline { partition: deadline, monotonic: moment.monotonic + grace };
         match stream.channel {
             Channel::Trade => {
-                let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks);
+                let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks, &self.epochs);
                 let at = time_at(&self.times, streams_partition, moment);
                 if state.tracker.next().is_some_and(|next| !state.pace.fits(next, expectation.last, at)) {
                     // One answer of REST is no proof either: ask once more.
-                    return self.routed.questions.push(stream.clone());
+                    return self.routed.questions.push(Question { stream: stream.clone(), trades: Vec::new() });
                 }
                 state.expect(expectation.last, deadline, expectation.by);
             }
@@ -380,9 +400,9 @@ impl ReorderBuffer {
         }
     }
 
-    /// Decides about frames that do not fit a stream, now that the exchange has named its newest position. A stream
-    /// without any frame starts behind it.
-    pub fn answer(&mut self, stream: &Stream, newest: i64, moment: &Moment) {
+    /// Decides about frames that do not fit a stream, now that the exchange has said what they are. A stream without any
+    /// frame starts behind its newest position.
+    pub fn answer(&mut self, stream: &Stream, numbering: &Numbering, moment: &Moment) {
         let Some(exchange_state) = self.exchanges.get_mut(&stream.exchange) else { return };
         let index = exchange_state.index_of(stream.symbol.as_str());
         let streams = &mut exchange_state.symbols[index];
@@ -391,12 +411,13 @@ impl ReorderBuffer {
             exchange: stream.exchange,
             symbol: &streams.symbol.clone(),
             watermarks: &self.watermarks,
+            epochs: &mut self.epochs,
             routed: &mut self.routed,
             at: time_at(&self.times, Some(partition), moment),
             monotonic: moment.monotonic,
             exchange_now: None,
         };
-        if router.answer(streams, newest) {
+        if router.answer(streams, numbering) {
             exchange_state.holding.insert(index);
         } else {
             exchange_state.holding.remove(&index);
@@ -404,8 +425,8 @@ impl ReorderBuffer {
         self.has_started = true;
     }
 
-    /// Takes the streams whose newest position the exchange must name.
-    pub fn take_questions(&mut self) -> Vec<Stream> {
+    /// Takes the questions that the exchange must answer.
+    pub fn take_questions(&mut self) -> Vec<Question> {
         std::mem::take(&mut self.routed.questions)
     }
 
@@ -438,6 +459,7 @@ impl ReorderBuffer {
             positions,
             progress,
             set_aside: std::mem::take(&mut self.routed.set_aside),
+            repeated: std::mem::take(&mut self.routed.repeated),
         }
     }
 

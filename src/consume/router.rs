@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::cache::{Update, kline_is_newer};
 use crate::gap::Observation;
-use crate::history::{KlineRow, TradeRow};
+use crate::history::{EpochRow, KlineRow, TradeRow, row_version};
 use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
 
-use super::inputs::Watermark;
-use super::plausible::{BookNumbering, LateTrade, closed_early, is_ahead, is_long_past};
+use super::inputs::{Numbering, Question, Watermark};
+use super::known_rows::RepeatedRows;
+use super::plausible::{BookNumbering, LateTrade, RepeatedKline, closed_early, is_ahead, is_long_past};
 use super::reorder_buffer::EXPECT_GRACE_US;
 use super::stream_state::{Deadline, DetectedGap, StreamState};
 use crate::progress::StreamProgress;
@@ -44,8 +45,10 @@ pub(super) struct Routed {
     pub(super) update: Update,
     /// Streams of which a frame was set aside, and why.
     pub(super) set_aside: Vec<(Stream, String)>,
-    /// Streams whose newest position the exchange must name.
-    pub(super) questions: Vec<Stream>,
+    /// What the exchange must say.
+    pub(super) questions: Vec<Question>,
+    /// Rows of positions that are stored already, perhaps with another content.
+    pub(super) repeated: RepeatedRows,
     /// Bytes of all held frames.
     pub(super) held_bytes: usize,
 }
@@ -55,6 +58,7 @@ pub(super) struct StreamRouter<'a> {
     pub(super) exchange: Exchange,
     pub(super) symbol: &'a Symbol,
     pub(super) watermarks: &'a HashMap<Stream, Watermark>,
+    pub(super) epochs: &'a mut HashMap<Stream, Vec<EpochRow>>,
     pub(super) routed: &'a mut Routed,
     /// The time of the symbol's partition.
     pub(super) at: Timestamp,
@@ -66,7 +70,7 @@ pub(super) struct StreamRouter<'a> {
 impl StreamRouter<'_> {
     /// Returns whether the stream holds items.
     pub(super) fn trade(&mut self, streams: &mut SymbolStreams, trade: Trade, source: Source, connection: i64) -> bool {
-        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks);
+        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks, self.epochs);
         state.record_frame(source.received_at, connection);
         if is_ahead(trade.ts, self.exchange_now) {
             let why = format!("its time {} is ahead of the exchange's clock", trade.ts.rfc3339());
@@ -77,8 +81,19 @@ impl StreamRouter<'_> {
         state.is_holding()
     }
 
-    /// Uses a trade, holds it, or sets it aside.
+    /// The numbering in which a trade of an ended one lies.
+    fn ended_epoch(&self, trade: &Trade) -> i64 {
+        let epochs = self.epochs.get(&stream(self.exchange, self.symbol, Channel::Trade));
+        let began = epochs.into_iter().flatten().rev().find(|epoch| trade.ts >= epoch.began_at);
+        began.map_or(0, |epoch| epoch.epoch)
+    }
+
+    /// Uses a trade, holds it, or asks the exchange what it is.
     fn place(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
+        if state.is_of_ended(trade.id, trade.ts) {
+            state.progress.behind += 1;
+            return self.push_trade(trade, self.ended_epoch(&trade), source);
+        }
         let next = state.tracker.next();
         match state.tracker.observe(trade.id) {
             Observation::InOrder if state.pace.fits(trade.id, trade.id, self.at) => self.accept(state, trade, source),
@@ -87,14 +102,11 @@ impl StreamRouter<'_> {
             }
             Observation::Behind => {
                 state.progress.behind += 1;
-                let why = match state.recent.judge(&trade, state.in_order_ts) {
-                    LateTrade::Ordinary => return self.push_trade(trade, source),
-                    LateTrade::OtherContent => format!("another trade has its id {}", trade.id),
-                    LateTrade::Restarted => {
-                        format!("its id {} is below {} although it is newer", trade.id, next.unwrap_or_default())
-                    }
-                };
-                self.set_aside(Channel::Trade, source, &why);
+                match state.recent.judge(&trade, state.in_order_ts) {
+                    LateTrade::Copy => {}
+                    LateTrade::Ordinary => self.repeat_trade(state, trade, source),
+                    LateTrade::OtherContent | LateTrade::Restarted => self.doubt(state, trade, source),
+                }
             }
             Observation::Ahead if state.pace.fits(next.unwrap_or_default(), trade.id, self.at) => {
                 let offset = source.offset;
@@ -105,6 +117,12 @@ impl StreamRouter<'_> {
             }
             Observation::Ahead => self.doubt(state, trade, source),
         }
+    }
+
+    /// A trade whose id may be stored already: history says whether it is a copy.
+    fn repeat_trade(&mut self, state: &StreamState<Trade>, trade: Trade, source: Source) {
+        let row = self.trade_row(trade, state.epoch, &source);
+        self.routed.repeated.trades.push((row, source));
     }
 
     /// Uses a trade that is in order, and those that were held for it.
@@ -130,29 +148,40 @@ impl StreamRouter<'_> {
         state.record_time(trade.ts);
         state.pace.advance(trade.id, self.at);
         state.recent.push(&trade);
-        self.push_trade(trade, source);
+        self.push_trade(trade, state.epoch, source);
     }
 
-    /// Keeps a trade whose id does not fit until the exchange names its newest one.
+    /// Keeps a trade that does not fit until the exchange has said what it is.
     fn doubt(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
-        self.routed.questions.push(stream(self.exchange, self.symbol, Channel::Trade));
-        if state.is_unanswered && state.pace.observe_doubtful(trade.id, source.received_at) >= CONFIRMED_BY {
-            // The exchange still says nothing, but its trades follow each other.
-            state.pace.confirm(trade.id);
-            return self.place(state, trade, source);
-        }
+        let oldest = state.doubtful.first().map(|(oldest, _)| *oldest);
+        let trades = oldest.into_iter().chain([trade]).collect();
+        self.routed.questions.push(Question { stream: stream(self.exchange, self.symbol, Channel::Trade), trades });
+        let next = state.tracker.next();
         if state.is_unanswered {
-            let why = does_not_fit(trade.id, state.tracker.next(), None);
-            return self.set_aside(Channel::Trade, source, &why);
+            let is_ahead = next.is_none_or(|next| trade.id > next);
+            if is_ahead && state.pace.observe_doubtful(trade.id, source.received_at) >= CONFIRMED_BY {
+                // The exchange still says nothing, but its trades follow each other.
+                state.pace.confirm(trade.id);
+                return self.place(state, trade, source);
+            }
+            return self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, None));
         }
         state.doubtful_since.get_or_insert((self.at, self.monotonic));
         self.routed.held_bytes += held_bytes(&source);
         state.doubtful.push((trade, source));
     }
 
-    /// Decides about the trades in doubt after the exchange named its newest id.
-    pub(super) fn answer(&mut self, streams: &mut SymbolStreams, newest: i64) -> bool {
-        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks);
+    /// Decides about the trades in doubt after the exchange has said what they are.
+    pub(super) fn answer(&mut self, streams: &mut SymbolStreams, numbering: &Numbering) -> bool {
+        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks, self.epochs);
+        let (newest, is_real) = match numbering {
+            Numbering::Continues { newest } => (*newest, false),
+            Numbering::Confirmed { newest } | Numbering::RolledBack { newest } => (*newest, true),
+            Numbering::Restarted { first, newest, reason } => {
+                self.begin_epoch(state, first, reason);
+                (*newest, false)
+            }
+        };
         // The exchange's REST may lag behind what the trades in doubt show, as far as their own pace explains.
         for (trade, source) in &state.doubtful {
             state.pace.observe_doubtful(trade.id, source.received_at);
@@ -163,7 +192,7 @@ impl StreamRouter<'_> {
             state.tracker.begin_at(newest + 1);
             state.changed = true;
         }
-        self.decide(state, Some(newest));
+        self.decide(state, Some(newest), is_real);
         if state.tracker.next().is_some_and(|next| newest >= next && state.pace.fits(next, newest, self.at)) {
             let deadline = self.deadline(EXPECT_GRACE_US);
             state.expect(newest, deadline, "tail");
@@ -171,19 +200,46 @@ impl StreamRouter<'_> {
         state.is_holding()
     }
 
-    /// Uses each trade in doubt that fits now, and sets the others aside.
-    fn decide(&mut self, state: &mut StreamState<Trade>, newest: Option<i64>) -> bool {
+    /// Begins a new numbering at its first trade. What waited for the ended one is used as it is.
+    fn begin_epoch(&mut self, state: &mut StreamState<Trade>, first: &Trade, reason: &str) {
+        let ended = state.epoch;
+        for (trade, source) in state.begin_epoch(first.id, first.ts) {
+            self.routed.held_bytes -= held_bytes(&source);
+            self.push_trade(trade, ended, source);
+        }
+        let row = EpochRow {
+            exchange: self.exchange,
+            symbol: self.symbol.clone(),
+            epoch: state.epoch,
+            first_id: first.id,
+            began_at: first.ts,
+            reason: reason.to_owned(),
+        };
+        self.epochs.entry(stream(self.exchange, self.symbol, Channel::Trade)).or_default().push(row.clone());
+        self.routed.rows.batch.epochs.push(row);
+    }
+
+    /// Uses each trade in doubt that fits now, and sets the others aside. `is_real` means that the exchange serves them.
+    fn decide(&mut self, state: &mut StreamState<Trade>, newest: Option<i64>, is_real: bool) {
         state.doubtful_since = None;
         for (trade, source) in std::mem::take(&mut state.doubtful) {
             self.routed.held_bytes -= held_bytes(&source);
             let next = state.tracker.next();
-            if state.pace.fits(next.unwrap_or(trade.id), trade.id, self.at) {
+            let is_behind = state.tracker.observe(trade.id) == Observation::Behind;
+            if is_behind && !state.is_of_ended(trade.id, trade.ts) {
+                // Its position is stored: the two contents are a conflict, which the exchange decides.
+                let is_other = state.recent.judge(&trade, state.in_order_ts) == LateTrade::OtherContent;
+                if is_real || is_other {
+                    self.repeat_trade(state, trade, source);
+                } else {
+                    self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, newest));
+                }
+            } else if state.pace.fits(next.unwrap_or(trade.id), trade.id, self.at) {
                 self.place(state, trade, source);
             } else {
                 self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, newest));
             }
         }
-        state.is_holding()
     }
 
     /// Ends a doubt that the exchange does not answer: many trades that follow each other confirm each other.
@@ -198,10 +254,17 @@ impl StreamRouter<'_> {
         } else {
             state.is_unanswered = true;
         }
-        self.decide(state, None);
+        self.decide(state, None, false);
     }
 
-    pub(super) fn kline(&mut self, streams: &mut SymbolStreams, kline: Kline, source: Source, connection: i64) -> bool {
+    pub(super) fn kline(
+        &mut self,
+        streams: &mut SymbolStreams,
+        kline: Kline,
+        event_time: Option<Timestamp>,
+        source: Source,
+        connection: i64,
+    ) -> bool {
         let channel = Channel::Kline(kline.interval);
         let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
         state.record_frame(source.received_at, connection);
@@ -231,18 +294,23 @@ impl StreamRouter<'_> {
             Observation::InOrder => {
                 if kline.closed {
                     state.tracker.advance(position);
+                    state.recent_klines.push(&kline, event_time);
                 } else {
                     state.tracker.begin_at(position);
                 }
                 self.push_kline(kline, source);
                 while let Some((kline, source)) = state.tracker.release() {
                     self.routed.held_bytes -= held_bytes(&source);
-                    self.push_kline(kline, source);
+                    self.use_kline(state, kline, source);
                 }
             }
             Observation::Behind => {
                 state.progress.behind += 1;
-                self.push_kline(kline, source);
+                if kline.closed {
+                    self.repeat_kline(state, kline, event_time, source);
+                } else {
+                    self.push_kline(kline, source);
+                }
             }
             Observation::Ahead => {
                 let offset = source.offset;
@@ -276,7 +344,8 @@ impl StreamRouter<'_> {
             trades.expect(last, deadline, "kline");
             return None;
         }
-        self.routed.questions.push(stream(self.exchange, self.symbol, Channel::Trade));
+        let stream = stream(self.exchange, self.symbol, Channel::Trade);
+        self.routed.questions.push(Question { stream, trades: Vec::new() });
         let is_recorded = trades.in_order_ts.is_some_and(|ts| kline.close_time.since(ts).abs() < DOUBT_MAX_US * 4);
         is_recorded.then(|| does_not_fit(last, trades.tracker.next(), None))
     }
@@ -356,7 +425,7 @@ impl StreamRouter<'_> {
                 while let Some((kline, source)) = state.tracker.release() {
                     self.routed.held_bytes -= held_bytes(&source);
                     state.changed = true;
-                    self.push_kline(kline, source);
+                    self.use_kline(state, kline, source);
                 }
                 let Some(missing) = state.tracker.expire(deadline, HELD_MAX) else { break };
                 let mut found = state.found(missing, stream(self.exchange, self.symbol, Channel::Kline(interval)));
@@ -370,20 +439,59 @@ impl StreamRouter<'_> {
         holding
     }
 
-    fn push_trade(&mut self, trade: Trade, source: Source) {
-        self.routed.rows.batch.trades.push(TradeRow {
+    fn trade_row(&self, trade: Trade, epoch: i64, source: &Source) -> TradeRow {
+        TradeRow {
             exchange: self.exchange,
             symbol: self.symbol.clone(),
             trade,
             received_at: source.received_at,
             is_backfilled: false,
-        });
+            epoch,
+            version: row_version(false),
+        }
+    }
+
+    fn push_trade(&mut self, trade: Trade, epoch: i64, source: Source) {
+        self.routed.rows.batch.trades.push(self.trade_row(trade, epoch, &source));
         self.routed.rows.trade_sources.push(source);
+    }
+
+    /// Uses a kline that was held. Its event time is not known any more.
+    fn use_kline(&mut self, state: &mut StreamState<Kline>, kline: Kline, source: Source) {
+        if kline.closed {
+            state.recent_klines.push(&kline, None);
+        }
+        self.push_kline(kline, source);
+    }
+
+    /// A closed kline whose position is stored already: the one that the exchange sent later wins.
+    fn repeat_kline(
+        &mut self,
+        state: &mut StreamState<Kline>,
+        kline: Kline,
+        event_time: Option<Timestamp>,
+        source: Source,
+    ) {
+        let is_later = match state.recent_klines.judge(&kline, event_time) {
+            RepeatedKline::Copy => return,
+            RepeatedKline::Later => Some(true),
+            RepeatedKline::Earlier => Some(false),
+            RepeatedKline::Unknown => None,
+        };
+        if is_later == Some(true) {
+            state.recent_klines.push(&kline, event_time);
+        }
+        self.routed.repeated.klines.push((self.kline_row(kline), source, is_later));
+    }
+
+    fn kline_row(&self, kline: Kline) -> KlineRow {
+        let (exchange, symbol) = (self.exchange, self.symbol.clone());
+        KlineRow { exchange, symbol, kline, is_backfilled: false, version: row_version(false) }
     }
 
     fn push_kline(&mut self, kline: Kline, source: Source) {
         if kline.closed {
-            let row = KlineRow { exchange: self.exchange, symbol: self.symbol.clone(), kline, is_backfilled: false };
+            let row = self.kline_row(kline);
             self.routed.rows.batch.klines.push(row);
             self.routed.rows.kline_sources.push(source);
             return;
@@ -433,6 +541,7 @@ impl SymbolStreams {
             && std::mem::take(&mut state.changed)
         {
             state.progress.next = state.tracker.next();
+            state.progress.epoch = state.epoch;
             changed.push((stream(exchange, symbol, Channel::Trade), state.progress));
         }
         for (&interval, state) in &mut self.klines {
@@ -469,8 +578,13 @@ pub(super) fn trade_state<'a>(
     exchange: Exchange,
     symbol: &Symbol,
     watermarks: &HashMap<Stream, Watermark>,
+    epochs: &HashMap<Stream, Vec<EpochRow>>,
 ) -> &'a mut StreamState<Trade> {
-    streams.trade.get_or_insert_with(|| StreamState::new(Channel::Trade, exchange, symbol, watermarks))
+    streams.trade.get_or_insert_with(|| {
+        let mut state = StreamState::new(Channel::Trade, exchange, symbol, watermarks);
+        state.continue_epoch(epochs.get(&stream(exchange, symbol, Channel::Trade)).map_or(&[], Vec::as_slice));
+        state
+    })
 }
 
 pub(super) fn kline_state<'a>(

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::gap::{MissingRange, Range, Tracker};
+use crate::history::EpochRow;
 use crate::log::Partition;
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use crate::writer::Source;
@@ -11,7 +12,7 @@ use crate::writer::Source;
 use crate::progress::StreamProgress;
 
 use super::inputs::Watermark;
-use super::plausible::{Pace, RecentTrades};
+use super::plausible::{JUMP_MIN, Pace, RecentKlines, RecentTrades};
 
 /// Most expectations kept per stream; more than a few accumulate only while the stream is not consumed.
 const EXPECTED_MAX: usize = 16;
@@ -23,6 +24,8 @@ pub struct DetectedGap {
     pub stream: Stream,
     /// The missing positions.
     pub range: Range,
+    /// The numbering of the positions.
+    pub epoch: i64,
     /// How it was found; becomes `by` of the gap's evidence.
     pub by: &'static str,
     /// Position of the frame that reveals it, if a frame did.
@@ -54,6 +57,15 @@ impl Deadline {
     }
 }
 
+/// A numbering that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedEpoch {
+    /// The exchange's time of the first trade of the next one.
+    pub until: Timestamp,
+    /// The position that was expected next; `None` when another process recorded it.
+    pub next: Option<i64>,
+}
+
 /// State of one numbered stream.
 #[derive(Debug)]
 pub struct StreamState<T> {
@@ -66,10 +78,15 @@ pub struct StreamState<T> {
     expected: VecDeque<(i64, Deadline, &'static str)>,
     pub pace: Pace,
     pub recent: RecentTrades,
+    pub recent_klines: RecentKlines,
     /// Items that do not fit the stream, in order of arrival, until the exchange says which it is.
     pub doubtful: Vec<(T, Source)>,
     /// When the oldest of them arrived, by the partition's time and by the monotonic clock.
     pub doubtful_since: Option<(Timestamp, Duration)>,
+    /// The numbering of its positions.
+    pub epoch: i64,
+    /// The numbering before it, whose last frames may still arrive.
+    pub ended: Option<EndedEpoch>,
     /// The exchange did not say in time; further items that do not fit are set aside at once.
     pub is_unanswered: bool,
 }
@@ -86,10 +103,39 @@ impl<T> StreamState<T> {
             expected: VecDeque::new(),
             pace: Pace::default(),
             recent: RecentTrades::default(),
+            recent_klines: RecentKlines::default(),
             doubtful: Vec::new(),
             doubtful_since: None,
+            epoch: 0,
+            ended: None,
             is_unanswered: false,
         }
+    }
+
+    /// Continues with the numbering that began last, of which another process recorded the beginning.
+    pub fn continue_epoch(&mut self, epochs: &[EpochRow]) {
+        let Some(newest) = epochs.last() else { return };
+        self.epoch = newest.epoch;
+        self.ended = Some(EndedEpoch { until: newest.began_at, next: None });
+    }
+
+    /// Begins a numbering at `first`, and returns the items that waited for positions of the ended one.
+    pub fn begin_epoch(&mut self, first: i64, began_at: Timestamp) -> Vec<(T, Source)> {
+        let step = self.tracker.step();
+        self.ended = Some(EndedEpoch { until: began_at, next: self.tracker.next() });
+        let ended = std::mem::replace(&mut self.tracker, Tracker::new(step, None));
+        self.tracker.begin_at(first);
+        (self.pace, self.recent, self.in_order_ts) = (Pace::default(), RecentTrades::default(), None);
+        self.expected.clear();
+        self.epoch += 1;
+        self.changed = true;
+        ended.into_held()
+    }
+
+    /// Whether an item has its place in the ended numbering: its frame was late, or is consumed again.
+    pub fn is_of_ended(&self, position: i64, ts: Timestamp) -> bool {
+        let Some(ended) = self.ended else { return false };
+        ts < ended.until && position >= 0 && ended.next.is_none_or(|next| position < next.saturating_add(JUMP_MIN))
     }
 
     /// Whether an item is held, or waits for the exchange's word.
@@ -150,6 +196,7 @@ impl<T> StreamState<T> {
                 detected.push(DetectedGap {
                     stream: stream(),
                     range,
+                    epoch: self.epoch,
                     by,
                     next: None,
                     partition: None,
@@ -171,6 +218,7 @@ impl<T> StreamState<T> {
         DetectedGap {
             stream,
             range: missing.range,
+            epoch: self.epoch,
             by: "neighbour",
             next: Some(missing.next),
             // The first held frame reveals the gap, and all frames of a symbol are in one partition.

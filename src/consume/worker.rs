@@ -9,14 +9,16 @@ use tracing::{info, warn};
 
 use crate::gap::{Evidence, Gap};
 use crate::heartbeat::Heartbeat;
+use crate::history::EpochRow;
 use crate::log::{Consumer, Delivery, LogError, Offsets, Partition};
-use crate::market::Stream;
+use crate::market::{Channel, Stream};
 use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
 
+use super::inputs::Question;
 use super::letter_report::LetterReport;
-use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, ReorderBuffer};
+use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, ReorderBuffer, known_rows};
 
 /// Longest commit; a log that does not answer within it counts as stuck.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
@@ -109,8 +111,8 @@ impl Worker {
         let moment = self.moment(buffer).await;
         match probe {
             Probe::Expect(expectation) => buffer.expect(&expectation, &moment),
-            Probe::Begin(stream) => self.deps.doubts.ask(stream),
-            Probe::Newest(stream, newest) => buffer.answer(&stream, newest, &moment),
+            Probe::Begin(stream) => self.deps.doubts.ask(Question { stream, trades: Vec::new() }),
+            Probe::Numbering(stream, numbering) => buffer.answer(&stream, &numbering, &moment),
         }
     }
 
@@ -121,8 +123,8 @@ impl Worker {
 
     /// Asks the exchange about frames that do not fit their streams, and shows streams of which a frame was set aside.
     pub(super) fn follow_doubts(&mut self, buffer: &mut ReorderBuffer) {
-        for stream in buffer.take_questions() {
-            self.deps.doubts.ask(stream);
+        for question in buffer.take_questions() {
+            self.deps.doubts.ask(question);
         }
         let now = self.deps.clock.monotonic();
         let health = &self.deps.health;
@@ -218,11 +220,22 @@ impl Worker {
             Some(ready) => ready,
             None => {
                 let mut ready = buffer.take_ready();
-                ready.rows.batch.gaps = self.open_gaps(&ready.detected);
+                // Gaps of a numbering that ends in this batch are opened first, so that they end with it.
+                let (ended, present): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut ready.detected).into_iter().partition(|gap| is_of_ended(gap, &ready));
+                let mut gaps = self.open_gaps(&ended);
+                gaps.append(&mut self.begin_epochs(&ready.rows.batch.epochs));
+                gaps.append(&mut self.open_gaps(&present));
+                ready.rows.batch.gaps = gaps;
                 ready
             }
         };
         let ready = self.unwritten.insert(ready);
+        let (history, health) = (self.deps.writer.history(), &self.deps.health);
+        let settled = known_rows::settle(history, health, ready, &self.heartbeat, &self.stop).await;
+        if !settled.map_err(|error| ConsumeError::History(error.into_reason()))? {
+            return Ok(None);
+        }
         if !ready.rows.batch.is_empty() {
             let refused = match self.deps.writer.write(&ready.rows, &self.heartbeat, &self.stop).await {
                 Ok(refused) => refused,
@@ -245,6 +258,9 @@ impl Worker {
         if !ready.rows.batch.gaps.is_empty() {
             self.deps.ledger.gap_opened.notify_one();
         }
+        if !ready.rows.batch.conflicts.is_empty() {
+            self.deps.doubts.conflict_found.notify_one();
+        }
         let assigned = ready.positions.into_iter().filter(|(partition, _)| self.partitions.contains(partition));
         Ok(Some(assigned.collect()))
     }
@@ -254,6 +270,22 @@ impl Worker {
         let outages = buffer.outages();
         self.letters.outages(&outages, &self.deps.health);
         self.deps.progress.set_outages(outages);
+    }
+
+    /// Supersedes the open gaps of numberings that ended, and returns their rows.
+    fn begin_epochs(&self, epochs: &[EpochRow]) -> Vec<Gap> {
+        let now = self.deps.clock.now();
+        let mut ended = Vec::new();
+        for epoch in epochs {
+            let stream = Stream::new(epoch.exchange, epoch.symbol.clone(), Channel::Trade);
+            warn!(
+                MESSAGE_ID = messages::EPOCH_BEGAN,
+                EXCHANGE = %epoch.exchange, SYMBOL = %epoch.symbol, EPOCH = epoch.epoch,
+                "the numbering of {stream} began again, epoch {}: {}", epoch.epoch, epoch.reason
+            );
+            ended.append(&mut self.deps.ledger.with(|ledger| ledger.begin_epoch(&stream, epoch.epoch, now)));
+        }
+        ended
     }
 
     /// Opens gaps in the ledger and returns its new and changed rows.
@@ -286,4 +318,13 @@ impl Worker {
         }
         rows
     }
+}
+
+/// Whether a numbering that begins in this batch ends the one of a gap.
+fn is_of_ended(gap: &DetectedGap, ready: &ReadyBatch) -> bool {
+    let mut begun = ready.rows.batch.epochs.iter();
+    gap.stream.channel == Channel::Trade
+        && begun.any(|epoch| {
+            (epoch.exchange, &epoch.symbol) == (gap.stream.exchange, &gap.stream.symbol) && gap.epoch < epoch.epoch
+        })
 }

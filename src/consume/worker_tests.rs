@@ -219,6 +219,8 @@ async fn a_partition_that_is_assigned_again_continues_after_another_recorders_ro
         trade: Trade { id, ts: Timestamp(id), price: 1.into(), quantity: 1.into(), side: Side::Buy },
         received_at: Timestamp(id),
         is_backfilled: false,
+        epoch: 0,
+        version: crate::history::row_version(false),
     };
     // The other recorder lost two trades, and its gap is still open.
     let lost = Range { first: 6, last: 7 };

@@ -138,6 +138,8 @@ pub struct Gap {
     pub gap_id: String,
     /// The stream.
     pub stream: Stream,
+    /// The numbering that its positions belong to.
+    pub epoch: i64,
     /// The missing positions, inclusive.
     pub range: Range,
     /// The exchange's time of the last row before it, when known.
@@ -172,6 +174,7 @@ impl Gap {
         Self {
             gap_id: Self::new_id(),
             stream,
+            epoch: 0,
             range,
             from_ts: None,
             to_ts: None,

@@ -55,6 +55,16 @@ impl<T> Tracker<T> {
         Self { step, next: watermark.map(|position| position + step), held: BTreeMap::new() }
     }
 
+    /// The distance between two positions.
+    pub fn step(&self) -> i64 {
+        self.step
+    }
+
+    /// The held items, ascending; the tracker ends.
+    pub fn into_held(self) -> Vec<T> {
+        self.held.into_values().map(|held| held.item).collect()
+    }
+
     /// The next position expected; `None` before the first.
     pub fn next(&self) -> Option<i64> {
         self.next

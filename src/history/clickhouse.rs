@@ -28,8 +28,8 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use super::{
-    Batch, ClickhouseOptions, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark,
+    Batch, ClickhouseOptions, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError,
+    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -56,6 +56,13 @@ impl ClickhouseHistory {
             identity: OnceCell::new(),
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// The same history, of whose trades reads return this epoch in place of the newest.
+    pub fn at_epoch(self, epoch: i64) -> Self {
+        let mut history = self;
+        history.server.epoch = Some(epoch);
+        history
     }
 
     /// Inspects the server without changing it. Returns a line that describes it, and a line for each missing item.
@@ -116,6 +123,10 @@ impl History for ClickhouseHistory {
         }
         self.prepare().await?;
         let token = batch.token.as_str();
+        if !batch.epochs.is_empty() {
+            let rows = encode::epochs(&batch.epochs)?;
+            self.put("epochs", encode::EPOCHS, token, rows, || proof::epochs(&batch.epochs)).await?;
+        }
         // Gaps first: a crash after them leaves a gap row too many, but never a missing range without one.
         if !batch.gaps.is_empty() {
             let rows = encode::gaps(&batch.gaps)?;
@@ -128,6 +139,10 @@ impl History for ClickhouseHistory {
         if !batch.klines.is_empty() {
             let rows = encode::klines(&batch.klines)?;
             self.put("klines", encode::KLINES, token, rows, || proof::klines(&batch.klines)).await?;
+        }
+        if !batch.conflicts.is_empty() {
+            let rows = encode::conflicts(&batch.conflicts)?;
+            self.put("conflicts", encode::CONFLICTS, token, rows, || proof::conflicts(&batch.conflicts)).await?;
         }
         if !batch.dead_letters.is_empty() {
             let rows = encode::dead_letters(&batch.dead_letters);
@@ -214,6 +229,14 @@ impl History for ClickhouseHistory {
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         ledger::gaps(self.server().await?, filter).await
+    }
+
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
+        ledger::epochs(self.server().await?).await
+    }
+
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
+        ledger::conflicts(self.server().await?, pending_only, limit).await
     }
 
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {

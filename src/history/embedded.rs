@@ -21,8 +21,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
-    TradeRow, Watermark,
+    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
+    MinuteCount, Retention, TradeRow, Watermark,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -42,6 +42,7 @@ pub struct EmbeddedHistory {
     watch: FileWatch,
     identity: String,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    epoch: Option<i64>,
 }
 
 impl EmbeddedHistory {
@@ -63,7 +64,15 @@ impl EmbeddedHistory {
             watch,
             identity,
             thread: Mutex::new(Some(thread)),
+            epoch: None,
         })
+    }
+
+    /// The same history, of whose trades reads return this epoch in place of the newest.
+    pub fn at_epoch(self, epoch: i64) -> Self {
+        let mut history = self;
+        history.epoch = Some(epoch);
+        history
     }
 
     fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
@@ -108,12 +117,14 @@ impl History for EmbeddedHistory {
 
     async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
         let streams = streams.to_vec();
-        self.read(move |connection| lookup::watermarks(connection, &streams)).await
+        let epoch = self.epoch;
+        self.read(move |connection| lookup::watermarks(connection, &streams, epoch)).await
     }
 
     async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
         let symbols = symbols.to_vec();
-        self.read(move |connection| lookup::latest_trades(connection, exchange, &symbols)).await
+        let epoch = self.epoch;
+        self.read(move |connection| lookup::latest_trades(connection, exchange, &symbols, epoch)).await
     }
 
     async fn latest_klines(
@@ -128,7 +139,8 @@ impl History for EmbeddedHistory {
 
     async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
         let keys = keys.to_vec();
-        self.read(move |connection| lookup::trades_by_id(connection, exchange, &keys)).await
+        let epoch = self.epoch;
+        self.read(move |connection| lookup::trades_by_id(connection, exchange, &keys, epoch)).await
     }
 
     async fn klines_by_time(
@@ -142,7 +154,8 @@ impl History for EmbeddedHistory {
 
     async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
         let stream = stream.clone();
-        self.read(move |connection| lookup::trades(connection, &stream, range, limit)).await
+        let epoch = self.epoch;
+        self.read(move |connection| lookup::trades(connection, &stream, range, limit, epoch)).await
     }
 
     async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
@@ -153,17 +166,20 @@ impl History for EmbeddedHistory {
 
     async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
         let stream = stream.clone();
-        self.read(move |connection| coverage::count(connection, &stream, range)).await
+        let epoch = self.epoch;
+        self.read(move |connection| coverage::count(connection, &stream, range, epoch)).await
     }
 
     async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
         let stream = stream.clone();
-        self.read(move |connection| coverage::extent(connection, &stream)).await
+        let epoch = self.epoch;
+        self.read(move |connection| coverage::extent(connection, &stream, epoch)).await
     }
 
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
         let stream = stream.clone();
-        self.read(move |connection| coverage::missing(connection, &stream, range, limit)).await
+        let epoch = self.epoch;
+        self.read(move |connection| coverage::missing(connection, &stream, range, limit, epoch)).await
     }
 
     async fn minute_klines(
@@ -182,7 +198,8 @@ impl History for EmbeddedHistory {
         first_day: Option<i64>,
     ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         let streams = streams.to_vec();
-        self.read(move |connection| coverage::days(connection, &streams, first_day)).await
+        let epoch = self.epoch;
+        self.read(move |connection| coverage::days(connection, &streams, first_day, epoch)).await
     }
 
     async fn per_minute(
@@ -191,12 +208,21 @@ impl History for EmbeddedHistory {
         since: Timestamp,
     ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
         let streams = streams.to_vec();
-        self.read(move |connection| per_minute::per_minute(connection, &streams, since)).await
+        let epoch = self.epoch;
+        self.read(move |connection| per_minute::per_minute(connection, &streams, since, epoch)).await
     }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
-        let filter = filter.clone();
-        self.read(move |connection| ledger::gaps(connection, &filter)).await
+        let (filter, epoch) = (filter.clone(), self.epoch);
+        self.read(move |connection| ledger::gaps(connection, &filter, epoch)).await
+    }
+
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
+        self.read(ledger::epochs).await
+    }
+
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
+        self.read(move |connection| ledger::conflicts(connection, pending_only, limit)).await
     }
 
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
-    TradeRow, Watermark,
+    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
+    MinuteCount, Retention, TradeRow, Watermark,
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
@@ -69,7 +69,7 @@ fn hold_clock() -> std::sync::mpsc::Sender<()> {
     hold
 }
 
-/// The first half of the rows, in the order in which a store writes them: gaps first (promise 3).
+/// The first half of the rows, in the order in which a store writes them: epochs and gaps first (promise 3).
 fn first_half(batch: &Batch) -> Batch {
     let mut rest = batch.rows() / 2;
     let mut take = |rows: usize| {
@@ -78,9 +78,11 @@ fn first_half(batch: &Batch) -> Batch {
         taken
     };
     Batch {
+        epochs: batch.epochs[..take(batch.epochs.len())].to_vec(),
         gaps: batch.gaps[..take(batch.gaps.len())].to_vec(),
         trades: batch.trades[..take(batch.trades.len())].to_vec(),
         klines: batch.klines[..take(batch.klines.len())].to_vec(),
+        conflicts: batch.conflicts[..take(batch.conflicts.len())].to_vec(),
         dead_letters: batch.dead_letters[..take(batch.dead_letters.len())].to_vec(),
         token: format!("{} torn", batch.token),
     }
@@ -206,6 +208,16 @@ impl History for FaultyHistory {
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         self.before_read().await?;
         self.inner.gaps(filter).await
+    }
+
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.epochs().await
+    }
+
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
+        self.before_read().await?;
+        self.inner.conflicts(pending_only, limit).await
     }
 
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {

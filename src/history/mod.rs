@@ -5,10 +5,11 @@
 //! 1. **Insert is durable, and may be repeated.** When [`History::insert`] returns `Ok`, every row of the batch
 //!    survives SIGKILL and a power cut. On an error, none, some or all of the rows may be stored: the caller inserts
 //!    the same batch again.
-//! 2. **One row per key.** The key of a trade is (exchange, symbol, trade_id), of a kline (exchange, symbol, interval,
-//!    open_time), of a gap `gap_id`, of a dead letter (log partition, log offset), of a run `run_id`. Reads return the
-//!    copy with the highest `version`, of equal versions either one. Dead letters and runs have no version: of these the
-//!    last write wins.
+//! 2. **One row per key.** The key of a trade is (exchange, symbol, epoch, trade_id), of a kline (exchange, symbol,
+//!    interval, open_time), of a gap `gap_id`, of a run `run_id`, of an epoch (exchange, symbol, epoch), of a conflict
+//!    (exchange, symbol, channel, epoch, position, arrived), of a dead letter its recorder and its offset in the log or
+//!    its content. Reads return the copy with the highest `version`, of equal versions either one. Epochs, conflicts, dead
+//!    letters and runs have no version: of these the last write wins.
 //! 3. **Gaps are stored before or with the rows that revealed them.** A crash between the two leaves a gap row too
 //!    many, which a recount closes, but never a missing range without a gap row.
 //! 4. **Reads see earlier inserts**, from every handle.
@@ -17,7 +18,9 @@
 //! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions. A table or column that
 //!    somebody changes while the recorder runs is an outage: the calls fail with [`HistoryError::Unavailable`], which
 //!    names it, until it is back.
-//! 7. **A success is proven.** A call returns `Ok` only when the answer is the store's own and whole. A store whose file
+//! 7. **Numberings never mix.** Reads return the trades of each symbol's newest epoch, unless the store was opened for
+//!    another one.
+//! 8. **A success is proven.** A call returns `Ok` only when the answer is the store's own and whole. A store whose file
 //!    was removed or replaced refuses writes.
 //!
 //! Decimals are exact. Times are microseconds since 1970 UTC. A position is a trade id, or the open time of a kline in
@@ -38,7 +41,8 @@ pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use per_minute::MinuteCount;
 pub use rows::{
-    Batch, Count, CoverageDay, DeadLetter, JobRun, KlineRow, LetterSource, TradeRow, VERSION_BACKFILLED, VERSION_LIVE,
+    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow, Verdict,
+    kline_content, row_version, same_kline, trade_content,
 };
 
 use crate::gap::{Gap, Range};
@@ -98,6 +102,8 @@ impl HistoryError {
 pub struct GapFilter {
     /// Only open gaps.
     pub open_only: bool,
+    /// Only gaps of each symbol's newest epoch, or of the one that the store was opened for.
+    pub of_read_epoch: bool,
     /// Only gaps of this symbol.
     pub symbol: Option<Symbol>,
     /// The largest number of gaps; 0 means all.
@@ -196,6 +202,12 @@ pub trait History: Send + Sync {
 
     /// The gaps that `filter` selects, newest first by detection.
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;
+
+    /// Every numbering of every symbol that began after another one, ascending by epoch within a symbol.
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError>;
+
+    /// The conflicts that are not decided yet, or all, newest first, at most `limit`.
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError>;
 
     /// The newest dead letters of one recorder or of all, by receive time, newest first, at most `limit`.
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError>;

@@ -7,15 +7,15 @@ use bytes::Bytes;
 
 use crate::gap::Gap;
 use crate::log::Partition;
-use crate::market::{Exchange, Kline, Symbol, Timestamp, Trade};
+use crate::market::{Exchange, Kline, Stream, Symbol, Timestamp, Trade};
 
 /// The revision of the decoders. Raise it when a decoder returns another result for the same bytes: the rows of a
 /// replay then win over those of an older decoder.
 const DECODER_REVISION: i64 = 1;
 /// The `version` of a row that came over REST.
-pub const VERSION_BACKFILLED: i64 = DECODER_REVISION * 2;
+const VERSION_BACKFILLED: i64 = DECODER_REVISION * 2;
 /// The `version` of a row that came over the socket. It wins over a backfilled copy.
-pub const VERSION_LIVE: i64 = DECODER_REVISION * 2 + 1;
+const VERSION_LIVE: i64 = DECODER_REVISION * 2 + 1;
 
 /// A stored trade.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +30,125 @@ pub struct TradeRow {
     pub received_at: Timestamp,
     /// Whether backfill fetched it over REST.
     pub is_backfilled: bool,
+    /// The numbering that its id belongs to: 0, or the number of an [`EpochRow`].
+    pub epoch: i64,
+    /// The copy with the highest version wins; see [`row_version`].
+    pub version: i64,
 }
 
-impl TradeRow {
-    /// The copy with the highest version wins: decoder revision x 2 + (1 if live, 0 if backfilled).
-    pub fn version(&self) -> i64 {
-        if self.is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
+/// The version of a row: decoder revision x 2 + (1 if live, 0 if backfilled). The winner of a decided conflict has a
+/// version above all earlier copies.
+pub const fn row_version(is_backfilled: bool) -> i64 {
+    if is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
+}
+
+/// A numbering of one symbol's trades that began after another one ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochRow {
+    /// The exchange.
+    pub exchange: Exchange,
+    /// The symbol.
+    pub symbol: Symbol,
+    /// Its number, from 1: the first numbering is epoch 0 and has no row.
+    pub epoch: i64,
+    /// The lowest id known of it.
+    pub first_id: i64,
+    /// The exchange's time of that trade.
+    pub began_at: Timestamp,
+    /// How the exchange showed it.
+    pub reason: String,
+}
+
+/// Which content of a position history keeps as its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The exchange has not said yet; the stored one meanwhile.
+    Pending,
+    /// The one that was stored first.
+    Stored,
+    /// The one that arrived later.
+    Arrived,
+}
+
+impl Verdict {
+    /// `pending`, `stored` or `arrived`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Stored => "stored",
+            Self::Arrived => "arrived",
+        }
     }
+}
+
+impl FromStr for Verdict {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Pending, Self::Stored, Self::Arrived].into_iter().find(|verdict| verdict.as_str() == text).ok_or(())
+    }
+}
+
+/// The content of a trade as JSON: what a copy of it has too.
+pub fn trade_content(trade: &Trade) -> String {
+    serde_json::json!({
+        "trade_id": trade.id,
+        "ts": trade.ts.micros(),
+        "price": trade.price.normalize().to_string(),
+        "quantity": trade.quantity.normalize().to_string(),
+        "side": trade.side.as_str(),
+    })
+    .to_string()
+}
+
+/// The content of a closed kline as JSON.
+pub fn kline_content(kline: &Kline) -> String {
+    let decimal = |value: rust_decimal::Decimal| value.normalize().to_string();
+    serde_json::json!({
+        "open_time": kline.open_time.micros(),
+        "close_time": kline.close_time.micros(),
+        "open": decimal(kline.open),
+        "high": decimal(kline.high),
+        "low": decimal(kline.low),
+        "close": decimal(kline.close),
+        "volume": decimal(kline.volume),
+        "quote_volume": decimal(kline.quote_volume),
+        "trade_count": kline.trade_count,
+        "first_trade_id": kline.first_trade_id,
+        "last_trade_id": kline.last_trade_id,
+    })
+    .to_string()
+}
+
+/// Whether two closed klines of one position have one content. A kline over REST has no trade ids (-1) where the
+/// recorder could not count them.
+pub fn same_kline(one: &Kline, other: &Kline) -> bool {
+    let ids = |kline: &Kline| (kline.first_trade_id, kline.last_trade_id);
+    let is_known = |kline: &Kline| kline.first_trade_id >= 0 || kline.trade_count == 0;
+    let mut other_with_ids = other.clone();
+    if !is_known(one) || !is_known(other) {
+        (other_with_ids.first_trade_id, other_with_ids.last_trade_id) = ids(one);
+    }
+    *one == other_with_ids
+}
+
+/// One position with two contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictRow {
+    /// The stream.
+    pub stream: Stream,
+    /// The numbering of the position.
+    pub epoch: i64,
+    /// The trade id, or the open time in microseconds.
+    pub position: i64,
+    /// The content that was stored first, as JSON.
+    pub stored: String,
+    /// The content that arrived later, as JSON.
+    pub arrived: String,
+    /// When it arrived, by our clock.
+    pub at: Timestamp,
+    /// Which one history keeps as the row.
+    pub verdict: Verdict,
 }
 
 /// A stored kline; it is always closed.
@@ -50,13 +162,8 @@ pub struct KlineRow {
     pub kline: Kline,
     /// Whether backfill fetched it over REST.
     pub is_backfilled: bool,
-}
-
-impl KlineRow {
-    /// The copy with the highest version wins: decoder revision x 2 + (1 if live, 0 if backfilled).
-    pub fn version(&self) -> i64 {
-        if self.is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
-    }
+    /// The copy with the highest version wins; see [`row_version`].
+    pub version: i64,
 }
 
 /// Where the bytes of a dead letter come from.
@@ -211,12 +318,16 @@ impl JobRun {
 /// Rows that one insert stores.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// New or changed gaps; they are stored first (promise 3).
+    /// New numberings; they are stored first, so that no row of one is stored without it.
+    pub epochs: Vec<EpochRow>,
+    /// New or changed gaps; they are stored before the rows (promise 3).
     pub gaps: Vec<Gap>,
     /// Trades.
     pub trades: Vec<TradeRow>,
     /// Closed klines.
     pub klines: Vec<KlineRow>,
+    /// Positions with two contents.
+    pub conflicts: Vec<ConflictRow>,
     /// Frames that could not be decoded or stored.
     pub dead_letters: Vec<DeadLetter>,
     /// Identifies the batch for stores that deduplicate repeated inserts: batches with one token have the same rows.
@@ -231,7 +342,12 @@ impl Batch {
 
     /// The number of rows of all kinds.
     pub fn rows(&self) -> usize {
-        self.gaps.len() + self.trades.len() + self.klines.len() + self.dead_letters.len()
+        self.epochs.len()
+            + self.gaps.len()
+            + self.trades.len()
+            + self.klines.len()
+            + self.conflicts.len()
+            + self.dead_letters.len()
     }
 }
 

@@ -119,6 +119,7 @@ async fn with_two_klines(fixture: &mut Fixture) -> Stream {
             closed: true,
         },
         is_backfilled: false,
+        version: crate::history::row_version(false),
     };
     let batch = Batch { klines: vec![row(0), row(59)], token: "two".to_owned(), ..Batch::default() };
     fixture.history.insert(&batch).await.unwrap();

@@ -180,7 +180,15 @@ pub(super) fn trade(symbol: &Symbol, id: i64) -> TradeRow {
         quantity: "0.25".parse().unwrap(),
         side: Side::Buy,
     };
-    TradeRow { exchange: Exchange::Binance, symbol: symbol.clone(), trade, received_at: NOW, is_backfilled: false }
+    TradeRow {
+        exchange: Exchange::Binance,
+        symbol: symbol.clone(),
+        trade,
+        received_at: NOW,
+        is_backfilled: false,
+        epoch: 0,
+        version: crate::history::row_version(false),
+    }
 }
 
 fn client() -> reqwest::Client {

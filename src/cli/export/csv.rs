@@ -81,6 +81,8 @@ mod tests {
             },
             received_at: Timestamp(1_795_517_280_100_000),
             is_backfilled: false,
+            epoch: 0,
+            version: crate::history::row_version(false),
         }
     }
 

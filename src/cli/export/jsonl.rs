@@ -47,7 +47,13 @@ mod tests {
             last_trade_id: -1,
             closed: true,
         };
-        let row = KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("ETH"), kline, is_backfilled: true };
+        let row = KlineRow {
+            exchange: Exchange::Binance,
+            symbol: Symbol::new("ETH"),
+            kline,
+            is_backfilled: true,
+            version: crate::history::row_version(true),
+        };
         let mut text = String::new();
         push_row(&mut text, KLINE, &columns::kline(&row));
         let read: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();

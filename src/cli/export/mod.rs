@@ -141,7 +141,7 @@ async fn open_gaps_outside(
     range: Option<Range>,
     (is_from_start, is_to_end): (bool, bool),
 ) -> anyhow::Result<Vec<String>> {
-    let filter = GapFilter { open_only: true, symbol: Some(stream.symbol.clone()), limit: 0 };
+    let filter = GapFilter { open_only: true, of_read_epoch: true, symbol: Some(stream.symbol.clone()), limit: 0 };
     let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
     let outside = gaps.into_iter().filter(|gap| {
         gap.stream == *stream

@@ -30,6 +30,8 @@ fn trade(id: i64, price: Decimal, quantity: Decimal) -> TradeRow {
         },
         received_at: Timestamp(1_795_517_280_100_000 + 7 * id),
         is_backfilled: id % 2 == 0,
+        epoch: 0,
+        version: crate::history::row_version(id % 2 == 0),
     }
 }
 
@@ -72,6 +74,8 @@ fn read_trade(row: &Row) -> TradeRow {
         },
         received_at: read_instant(row, 8),
         is_backfilled: row.get_bool(10).unwrap(),
+        epoch: 0,
+        version: crate::history::row_version(row.get_bool(10).unwrap()),
     }
 }
 
@@ -117,7 +121,13 @@ fn a_kline_reads_back() {
         last_trade_id: -1,
         closed: true,
     };
-    let written = KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("PEPE"), kline, is_backfilled: true };
+    let written = KlineRow {
+        exchange: Exchange::Binance,
+        symbol: Symbol::new("PEPE"),
+        kline,
+        is_backfilled: true,
+        version: crate::history::row_version(true),
+    };
     let mut file = ParquetFile::begin(Vec::new(), KLINE, "open_time").unwrap();
     file.put(&columns::kline(&written)).unwrap();
     let reader = SerializedFileReader::new(Bytes::from(file.finish(&[]).unwrap())).unwrap();

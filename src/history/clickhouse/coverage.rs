@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::lookup::{epoch_condition, epoch_condition_of_keys};
 use super::server::{Server, quote, time};
 use crate::gap::Range;
 use crate::history::{Count, CoverageDay, HistoryError};
@@ -52,12 +53,17 @@ pub(super) fn open_times(range: Range) -> String {
 }
 
 impl Series {
-    fn of(stream: &Stream) -> Option<Self> {
+    fn of(server: &Server, stream: &Stream) -> Option<Self> {
         let key =
             format!("exchange = {} AND symbol = {}", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
         let channel = stream.channel;
         match channel {
-            Channel::Trade => Some(Self { table: "trades", key, position: "toInt64(trade_id)", channel }),
+            Channel::Trade => Some(Self {
+                table: "trades",
+                key: format!("{key} AND {}", epoch_condition(server, stream.exchange, &quote(stream.symbol.as_str()))),
+                position: "toInt64(trade_id)",
+                channel,
+            }),
             Channel::Kline(interval) => Some(Self {
                 table: "klines",
                 key: format!("{key} AND interval = '{interval}'"),
@@ -81,7 +87,7 @@ impl Series {
 
 /// The number of stored positions in `range`.
 pub(super) async fn count(server: &Server, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
-    let Some(series) = Series::of(stream) else { return Ok(Count::default()) };
+    let Some(series) = Series::of(server, stream) else { return Ok(Count::default()) };
     let sql = format!(
         "SELECT toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled FROM {}.{} FINAL WHERE {}",
         server.database,
@@ -94,7 +100,7 @@ pub(super) async fn count(server: &Server, stream: &Stream, range: Range) -> Res
 
 /// The first and last stored position.
 pub(super) async fn extent(server: &Server, stream: &Stream) -> Result<Option<Range>, HistoryError> {
-    let Some(Series { table, key, position, .. }) = Series::of(stream) else { return Ok(None) };
+    let Some(Series { table, key, position, .. }) = Series::of(server, stream) else { return Ok(None) };
     let sql = format!(
         "SELECT min({position}) AS first, max({position}) AS last, toInt64(count()) AS present FROM {}.{table}
          WHERE {key}",
@@ -112,7 +118,7 @@ pub(super) async fn missing(
     range: Range,
     limit: usize,
 ) -> Result<Vec<Range>, HistoryError> {
-    let (Some(series), Some(step)) = (Series::of(stream), stream.channel.step()) else { return Ok(Vec::new()) };
+    let (Some(series), Some(step)) = (Series::of(server, stream), stream.channel.step()) else { return Ok(Vec::new()) };
     if limit == 0 {
         return Ok(Vec::new());
     }
@@ -154,14 +160,15 @@ pub(super) async fn days(
     let of_kind = |trades: bool| streams.iter().filter(move |stream| (stream.channel == Channel::Trade) == trades);
     let trades: Vec<String> = of_kind(true).map(key).collect();
     if !trades.is_empty() {
+        let trades = trades.join(",");
         let sql = format!(
             "SELECT exchange, symbol, 'trade' AS channel, intDiv(toUnixTimestamp64Micro(ts), {DAY_US}) AS day,
                min(toInt64(trade_id)) AS first, max(toInt64(trade_id)) AS last, toInt64(count()) AS present,
                toInt64(sum(is_backfilled)) AS backfilled
-             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({}){} GROUP BY exchange, symbol, day
-             ORDER BY exchange, symbol, day",
+             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({trades}) AND {}{}
+             GROUP BY exchange, symbol, day ORDER BY exchange, symbol, day",
             server.database,
-            trades.join(","),
+            epoch_condition_of_keys(server, &trades),
             not_before("ts")
         );
         all.append(&mut server.rows::<DayRecord>(&sql).await?);

@@ -4,7 +4,7 @@
 use rust_decimal::Decimal;
 
 use crate::gap::Gap;
-use crate::history::{DeadLetter, HistoryError, JobRun, KlineRow, TradeRow};
+use crate::history::{ConflictRow, DeadLetter, EpochRow, HistoryError, JobRun, KlineRow, TradeRow};
 use crate::market::{DAY_US, Side, Timestamp, scaled};
 
 /// The columns of a table: name and type.
@@ -19,6 +19,7 @@ const DECIMAL: &str = "Decimal(38, 18)";
 pub(super) const TRADES: Columns = &[
     ("exchange", LOW_CARDINALITY),
     ("symbol", LOW_CARDINALITY),
+    ("epoch", "UInt32"),
     ("trade_id", "UInt64"),
     ("ts", TIME),
     ("received_at", TIME),
@@ -65,6 +66,26 @@ pub(super) const GAPS: Columns = &[
     ("evidence", TEXT),
     ("filled_by", TEXT),
     ("filled_at", TIME_OR_NULL),
+    ("epoch", "UInt32"),
+];
+pub(super) const EPOCHS: Columns = &[
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("epoch", "UInt32"),
+    ("first_id", "UInt64"),
+    ("began_at", TIME),
+    ("reason", TEXT),
+];
+pub(super) const CONFLICTS: Columns = &[
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("channel", LOW_CARDINALITY),
+    ("epoch", "UInt32"),
+    ("position", "Int64"),
+    ("stored", TEXT),
+    ("arrived", TEXT),
+    ("at", TIME),
+    ("verdict", LOW_CARDINALITY),
 ];
 pub(super) const DEAD_LETTERS: Columns = &[
     ("log_partition", "Int32"),
@@ -95,13 +116,20 @@ pub(super) const JOB_RUNS: Columns = &[
 ];
 
 /// The tables that the recorder writes.
-pub(super) const TABLES: &[(&str, Columns)] =
-    &[("trades", TRADES), ("klines", KLINES), ("gaps", GAPS), ("dead_letters", DEAD_LETTERS), ("job_runs", JOB_RUNS)];
+pub(super) const TABLES: &[(&str, Columns)] = &[
+    ("trades", TRADES),
+    ("klines", KLINES),
+    ("gaps", GAPS),
+    ("epochs", EPOCHS),
+    ("conflicts", CONFLICTS),
+    ("dead_letters", DEAD_LETTERS),
+    ("job_runs", JOB_RUNS),
+];
 
 /// The number of days of the type Date, which ends at 2149-06-06. Partitions use that type.
 const DAYS_MAX: i64 = 65_535;
-/// An upper bound of the size of a trade: two texts of 16 bytes each, and eight columns of at most 16 bytes.
-const ROW_BYTES: usize = 112;
+/// An upper bound of the size of a trade: two texts of 16 bytes each, and nine columns of at most 16 bytes.
+const ROW_BYTES: usize = 116;
 
 /// The names of the columns, separated by commas.
 pub(super) fn names(columns: Columns) -> String {
@@ -159,6 +187,12 @@ impl Encoded {
         Ok(())
     }
 
+    fn epoch(&mut self, epoch: i64) -> Result<(), HistoryError> {
+        let epoch = u32::try_from(epoch).map_err(|_| HistoryError::Data(format!("epoch {epoch} is no epoch")))?;
+        self.0.extend_from_slice(&epoch.to_le_bytes());
+        Ok(())
+    }
+
     fn time(&mut self, at: Timestamp) {
         self.int(at.micros());
     }
@@ -197,6 +231,7 @@ pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
     for row in rows {
         to.text(row.exchange.as_str());
         to.text(row.symbol.as_str());
+        to.epoch(row.epoch)?;
         to.unsigned(row.trade.id, "trade id")?;
         to.day_time(row.trade.ts)?;
         to.time(row.received_at);
@@ -207,7 +242,7 @@ pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
             Side::Sell => 2,
         });
         to.0.push(u8::from(row.is_backfilled));
-        to.int(row.version());
+        to.int(row.version);
     }
     Ok(to)
 }
@@ -229,7 +264,7 @@ pub(super) fn klines(rows: &[KlineRow]) -> Result<Encoded, HistoryError> {
         to.int(kline.first_trade_id);
         to.int(kline.last_trade_id);
         to.0.push(u8::from(row.is_backfilled));
-        to.int(row.version());
+        to.int(row.version);
     }
     Ok(to)
 }
@@ -258,6 +293,38 @@ pub(super) fn gaps(gaps: &[Gap]) -> Result<Encoded, HistoryError> {
         to.text(&evidence);
         to.text(&gap.filled_by);
         to.time_or_null(gap.filled_at);
+        to.epoch(gap.epoch)?;
+    }
+    Ok(to)
+}
+
+/// Encodes epochs.
+pub(super) fn epochs(rows: &[EpochRow]) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(EPOCHS, rows.len());
+    for row in rows {
+        to.text(row.exchange.as_str());
+        to.text(row.symbol.as_str());
+        to.epoch(row.epoch)?;
+        to.unsigned(row.first_id, "trade id")?;
+        to.time(row.began_at);
+        to.text(&row.reason);
+    }
+    Ok(to)
+}
+
+/// Encodes conflicts.
+pub(super) fn conflicts(rows: &[ConflictRow]) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(CONFLICTS, rows.len());
+    for row in rows {
+        to.text(row.stream.exchange.as_str());
+        to.text(row.stream.symbol.as_str());
+        to.text(row.stream.channel.as_str());
+        to.epoch(row.epoch)?;
+        to.int(row.position);
+        to.text(&row.stored);
+        to.text(&row.arrived);
+        to.time(row.at);
+        to.text(row.verdict.as_str());
     }
     Ok(to)
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::server::{Server, quote};
 use crate::gap::{Gap, Range};
-use crate::history::{DeadLetter, GapFilter, HistoryError, JobRun};
+use crate::history::{ConflictRow, DeadLetter, EpochRow, GapFilter, HistoryError, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
 #[derive(Debug, Deserialize)]
@@ -29,6 +29,7 @@ struct GapRecord {
     evidence: String,
     filled_by: String,
     filled_at: Option<i64>,
+    numbering: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,12 +95,22 @@ mod bytes_of {
 pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
     let symbol = filter.symbol.as_ref().map(|symbol| format!(" AND symbol = {}", quote(symbol.as_str())));
     let open = if filter.open_only { " AND closed_at IS NULL" } else { "" };
+    let epoch = match (filter.of_read_epoch, server.epoch) {
+        (false, _) => String::new(),
+        (true, Some(epoch)) => format!(" AND (channel != 'trade' OR epoch = {epoch})"),
+        (true, None) => format!(
+            " AND (channel != 'trade' OR epoch = 0 OR (exchange, symbol, epoch) IN
+                (SELECT exchange, symbol, max(epoch) FROM {db}.epochs GROUP BY exchange, symbol))
+              AND NOT (channel = 'trade' AND epoch = 0 AND (exchange, symbol) IN (SELECT exchange, symbol FROM {db}.epochs))",
+            db = server.database
+        ),
+    };
     let limit = if filter.limit == 0 { String::new() } else { format!(" LIMIT {}", super::limit(filter.limit)) };
     let sql = format!(
         "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state, detected_at,
            closed_at, filled, attempts, reason, toInt64(version) AS revision, evidence, filled_by,
-           filled_at
-         FROM {}.gaps FINAL WHERE 1{}{open} ORDER BY detected_at DESC, gap_id DESC{limit}",
+           filled_at, toInt64(epoch) AS numbering
+         FROM {}.gaps FINAL WHERE 1{}{open}{epoch} ORDER BY detected_at DESC, gap_id DESC{limit}",
         server.database,
         symbol.unwrap_or_default()
     );
@@ -126,7 +137,85 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
         reason: record.reason,
         filled_by: record.filled_by,
         filled_at: record.filled_at.map(Timestamp),
+        epoch: record.numbering,
     })
+}
+
+#[derive(Debug, Deserialize)]
+struct EpochRecord {
+    exchange: String,
+    symbol: String,
+    number: i64,
+    first: i64,
+    began_at: i64,
+    reason: String,
+}
+
+/// Every numbering that began after another one. Two recorders may have seen one begin: the earlier sight counts.
+pub(super) async fn epochs(server: &Server) -> Result<Vec<EpochRow>, HistoryError> {
+    let sql = format!(
+        "SELECT exchange, symbol, toInt64(epoch) AS number, toInt64(argMin(first_id, e.began_at)) AS first,
+           min(e.began_at) AS began_at, argMin(reason, e.began_at) AS reason
+         FROM {}.epochs AS e GROUP BY exchange, symbol, epoch ORDER BY exchange, symbol, number",
+        server.database
+    );
+    let row = |record: EpochRecord| {
+        let damaged =
+            |_| HistoryError::Data(format!("epoch {} of {} has an invalid exchange", record.number, record.symbol));
+        Ok(EpochRow {
+            exchange: record.exchange.parse().map_err(damaged)?,
+            symbol: Symbol::new(&record.symbol),
+            epoch: record.number,
+            first_id: record.first,
+            began_at: Timestamp(record.began_at),
+            reason: record.reason,
+        })
+    };
+    server.rows::<EpochRecord>(&sql).await?.into_iter().map(row).collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct ConflictRecord {
+    exchange: String,
+    symbol: String,
+    channel: String,
+    numbering: i64,
+    position: i64,
+    stored: String,
+    arrived: String,
+    at: i64,
+    verdict: String,
+}
+
+/// The conflicts that are not decided yet, or all, newest first.
+pub(super) async fn conflicts(
+    server: &Server,
+    pending_only: bool,
+    limit: usize,
+) -> Result<Vec<ConflictRow>, HistoryError> {
+    let sql = format!(
+        "SELECT exchange, symbol, channel, toInt64(epoch) AS numbering, position, stored, arrived, at, verdict
+         FROM {}.conflicts FINAL WHERE {} ORDER BY at DESC, position DESC LIMIT {}",
+        server.database,
+        if pending_only { "verdict = 'pending'" } else { "1" },
+        super::limit(limit)
+    );
+    let row = |record: ConflictRecord| {
+        let damaged =
+            |column: &str| HistoryError::Data(format!("a conflict of {} has an invalid {column}", record.symbol));
+        let exchange = record.exchange.parse().map_err(|_| damaged("exchange"))?;
+        let channel = record.channel.parse().map_err(|()| damaged("channel"))?;
+        Ok(ConflictRow {
+            stream: Stream::new(exchange, Symbol::new(&record.symbol), channel),
+            epoch: record.numbering,
+            position: record.position,
+            verdict: record.verdict.parse().map_err(|()| damaged("verdict"))?,
+            stored: record.stored,
+            arrived: record.arrived,
+            at: Timestamp(record.at),
+        })
+    };
+    server.rows::<ConflictRecord>(&sql).await?.into_iter().map(row).collect()
 }
 
 /// The newest dead letters of one recorder or of all, newest first.

@@ -9,9 +9,10 @@ use crate::history::{HistoryError, KlineRow, TradeRow, Watermark};
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade, unscaled};
 
 const TRADE_COLUMNS: &str =
-    "symbol, toInt64(trade_id) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled";
+    "symbol, toInt64(trade_id) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled,
+    toInt64(epoch) AS numbering, toInt64(version) AS revision";
 const KLINE_COLUMNS: &str = "symbol, interval, open_time, close_time, open, high, low, close, volume, quote_volume,
-    toInt64(trade_count) AS trades, first_trade_id, last_trade_id, is_backfilled";
+    toInt64(trade_count) AS trades, first_trade_id, last_trade_id, is_backfilled, toInt64(version) AS revision";
 
 #[derive(Debug, Deserialize)]
 struct TradeRecord {
@@ -23,6 +24,8 @@ struct TradeRecord {
     quantity: i128,
     taker: String,
     is_backfilled: u8,
+    numbering: i64,
+    revision: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,6 +44,7 @@ struct KlineRecord {
     first_trade_id: i64,
     last_trade_id: i64,
     is_backfilled: u8,
+    revision: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,6 +79,8 @@ fn trade_rows(records: Vec<TradeRecord>, exchange: Exchange) -> Result<Vec<Trade
             trade,
             received_at: Timestamp(record.received_at),
             is_backfilled: record.is_backfilled != 0,
+            epoch: record.numbering,
+            version: record.revision,
         })
     };
     records.into_iter().map(row).collect()
@@ -99,9 +105,42 @@ fn kline_rows(records: Vec<KlineRecord>, exchange: Exchange) -> Result<Vec<Kline
             closed: true,
         };
         let symbol = Symbol::new(&record.symbol);
-        Ok(KlineRow { exchange, symbol, kline, is_backfilled: record.is_backfilled != 0 })
+        Ok(KlineRow { exchange, symbol, kline, is_backfilled: record.is_backfilled != 0, version: record.revision })
     };
     records.into_iter().map(row).collect()
+}
+
+/// The SQL condition that selects the epoch to read of symbols: the newest of each, unless the store was opened for one.
+/// `symbols` is a list of literals. It needs the names `symbol` and `epoch`.
+pub(super) fn epoch_condition(server: &Server, exchange: Exchange, symbols: &str) -> String {
+    let (db, name) = (&server.database, quote(exchange.as_str()));
+    server.epoch.map_or_else(
+        || {
+            format!(
+                "(symbol, epoch) IN (SELECT s, max(e) FROM
+                   (SELECT arrayJoin([{symbols}]) AS s, toUInt32(0) AS e
+                    UNION ALL SELECT toString(symbol) AS s, epoch AS e FROM {db}.epochs WHERE exchange = {name})
+                 GROUP BY s)"
+            )
+        },
+        |epoch| format!("epoch = {epoch}"),
+    )
+}
+
+/// The same for symbols of any exchange. `keys` is a list of (exchange, symbol).
+pub(super) fn epoch_condition_of_keys(server: &Server, keys: &str) -> String {
+    server.epoch.map_or_else(
+        || {
+            format!(
+                "(exchange, symbol, epoch) IN (SELECT x, s, max(e) FROM
+                   (SELECT k.1 AS x, k.2 AS s, toUInt32(0) AS e FROM (SELECT arrayJoin([{keys}]) AS k)
+                    UNION ALL SELECT toString(exchange) AS x, toString(symbol) AS s, epoch AS e FROM {}.epochs)
+                 GROUP BY x, s)",
+                server.database
+            )
+        },
+        |epoch| format!("epoch = {epoch}"),
+    )
 }
 
 /// The highest stored position of each stream that has rows.
@@ -126,7 +165,8 @@ pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Ve
         if !trades.is_empty() {
             let sql = format!(
                 "SELECT symbol, '' AS interval, toInt64(max(trade_id)) AS position, argMax(ts, (trade_id, version)) AS at
-                 FROM {db}.trades WHERE exchange = {name} AND symbol IN ({trades}) GROUP BY symbol"
+                 FROM {db}.trades WHERE exchange = {name} AND symbol IN ({trades}) AND {} GROUP BY symbol",
+                epoch_condition(server, exchange, &trades)
             );
             records.extend(server.rows::<WatermarkRecord>(&sql).await?);
         }
@@ -160,10 +200,11 @@ pub(super) async fn latest_trades(
     }
     let (db, name) = (&server.database, quote(exchange.as_str()));
     let symbols = quote_all(symbols.iter().map(Symbol::as_str));
+    let epoch = epoch_condition(server, exchange, &symbols);
     let sql = format!(
-        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {name} AND (symbol, trade_id) IN
-           (SELECT symbol, max(trade_id) FROM {db}.trades WHERE exchange = {name} AND symbol IN ({symbols})
-            GROUP BY symbol)"
+        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {name} AND (symbol, epoch, trade_id) IN
+           (SELECT symbol, epoch, max(trade_id) FROM {db}.trades
+            WHERE exchange = {name} AND symbol IN ({symbols}) AND {epoch} GROUP BY symbol, epoch)"
     );
     trade_rows(server.rows(&sql).await?, exchange)
 }
@@ -193,10 +234,10 @@ pub(super) async fn latest_klines(
 pub(super) async fn trades_by_id(
     server: &Server,
     exchange: Exchange,
-    keys: &[(Symbol, i64)],
+    wanted: &[(Symbol, i64)],
 ) -> Result<Vec<TradeRow>, HistoryError> {
     // The column is unsigned, and no trade has a negative id.
-    let keys: Vec<String> = keys
+    let keys: Vec<String> = wanted
         .iter()
         .filter(|(_, id)| *id >= 0)
         .map(|(symbol, id)| format!("({},{id})", quote(symbol.as_str())))
@@ -204,9 +245,14 @@ pub(super) async fn trades_by_id(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
+    let mut symbols: Vec<&str> = wanted.iter().map(|(symbol, _)| symbol.as_str()).collect();
+    symbols.sort_unstable();
+    symbols.dedup();
+    let epoch = epoch_condition(server, exchange, &quote_all(symbols));
     let (db, name, keys) = (&server.database, quote(exchange.as_str()), keys.join(","));
     let sql = format!(
-        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {name} AND (symbol, trade_id) IN ({keys})"
+        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL
+         WHERE exchange = {name} AND (symbol, trade_id) IN ({keys}) AND {epoch}"
     );
     trade_rows(server.rows(&sql).await?, exchange)
 }
@@ -242,7 +288,8 @@ pub(super) async fn trades(
     let (db, exchange, symbol) = (&server.database, quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
     let sql = format!(
         "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {exchange} AND symbol = {symbol}
-           AND trade_id BETWEEN {} AND {} ORDER BY trade_id LIMIT {}",
+           AND {} AND trade_id BETWEEN {} AND {} ORDER BY trade_id LIMIT {}",
+        epoch_condition(server, stream.exchange, &symbol),
         range.first.max(0),
         range.last,
         super::limit(limit)

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::lookup::epoch_condition_of_keys;
 use super::server::{Server, quote, time};
 use crate::history::{HistoryError, MinuteCount};
 use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
@@ -40,15 +41,19 @@ pub(super) async fn per_minute(
         if keys.is_empty() {
             continue;
         }
+        let keys = keys.join(",");
+        let epoch = match table {
+            "trades" => format!(" AND {}", epoch_condition_of_keys(server, &keys)),
+            _ => String::new(),
+        };
         let sql = format!(
             "SELECT exchange, symbol, {channel} AS channel,
                intDiv(toUnixTimestamp64Micro({at}), {}) AS minute,
                toInt64(count()) AS present, toInt64(sum(is_backfilled)) AS backfilled
-             FROM {}.{table} FINAL WHERE {key} IN ({}) AND {at} >= {}
+             FROM {}.{table} FINAL WHERE {key} IN ({keys}) AND {at} >= {}{epoch}
              GROUP BY exchange, symbol, channel, minute ORDER BY exchange, symbol, channel, minute",
             Interval::M1.micros(),
             server.database,
-            keys.join(","),
             time(since)
         );
         all.append(&mut server.rows::<MinuteRecord>(&sql).await?);

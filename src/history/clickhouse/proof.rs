@@ -5,7 +5,7 @@
 
 use super::server::{Server, quote, time};
 use crate::gap::Gap;
-use crate::history::{DeadLetter, HistoryError, JobRun, KlineRow, TradeRow};
+use crate::history::{ConflictRow, DeadLetter, EpochRow, HistoryError, JobRun, KlineRow, TradeRow};
 
 /// The columns that identify the rows, and their values as SQL.
 pub(super) struct Written {
@@ -46,10 +46,15 @@ impl Written {
 pub(super) fn trades(rows: &[TradeRow]) -> Written {
     let key = |row: &TradeRow| {
         let (exchange, symbol) = (quote(row.exchange.as_str()), quote(row.symbol.as_str()));
-        format!("({exchange},{symbol},{})", row.trade.id)
+        format!("({exchange},{symbol},{},{})", row.epoch, row.trade.id)
     };
-    let version = rows.iter().map(TradeRow::version).min();
-    Written { table: "trades", columns: "exchange, symbol, trade_id", keys: rows.iter().map(key).collect(), version }
+    let version = rows.iter().map(|row| row.version).min();
+    Written {
+        table: "trades",
+        columns: "exchange, symbol, epoch, trade_id",
+        keys: rows.iter().map(key).collect(),
+        version,
+    }
 }
 
 /// What `encode::klines` wrote.
@@ -59,7 +64,7 @@ pub(super) fn klines(rows: &[KlineRow]) -> Written {
         let (interval, at) = (quote(row.kline.interval.as_str()), time(row.kline.open_time));
         format!("({exchange},{symbol},{interval},{at})")
     };
-    let (columns, version) = ("exchange, symbol, interval, open_time", rows.iter().map(KlineRow::version).min());
+    let (columns, version) = ("exchange, symbol, interval, open_time", rows.iter().map(|row| row.version).min());
     Written { table: "klines", columns, keys: rows.iter().map(key).collect(), version }
 }
 
@@ -67,6 +72,23 @@ pub(super) fn klines(rows: &[KlineRow]) -> Written {
 pub(super) fn gaps(gaps: &[Gap]) -> Written {
     let keys = gaps.iter().map(|gap| quote(&gap.gap_id)).collect();
     Written { table: "gaps", columns: "gap_id", keys, version: gaps.iter().map(|gap| gap.version).min() }
+}
+
+/// What `encode::epochs` wrote.
+pub(super) fn epochs(rows: &[EpochRow]) -> Written {
+    let key =
+        |row: &EpochRow| format!("({},{},{})", quote(row.exchange.as_str()), quote(row.symbol.as_str()), row.epoch);
+    Written { table: "epochs", columns: "exchange, symbol, epoch", keys: rows.iter().map(key).collect(), version: None }
+}
+
+/// What `encode::conflicts` wrote.
+pub(super) fn conflicts(rows: &[ConflictRow]) -> Written {
+    let key = |row: &ConflictRow| {
+        let (symbol, arrived) = (quote(row.stream.symbol.as_str()), quote(&row.arrived));
+        format!("({symbol},{},{arrived},{})", row.position, quote(row.verdict.as_str()))
+    };
+    let columns = "symbol, position, arrived, verdict";
+    Written { table: "conflicts", columns, keys: rows.iter().map(key).collect(), version: None }
 }
 
 /// What `encode::dead_letters` wrote.

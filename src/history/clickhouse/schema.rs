@@ -14,10 +14,10 @@ const WINDOW: &str = "non_replicated_deduplication_window = 1000";
 /// The oldest server that supports these tables and settings.
 const OLDEST_SERVER: (u32, u32) = (24, 8);
 /// The schema version of this program.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// The statements of each migration; step n creates schema version n. `{db}` is the quoted database.
-const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE, RECORDERS];
+const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE, RECORDERS, EPOCHS];
 
 /// Columns for the fields of `evidence` (also of older rows), and for the source that filled a gap.
 const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
@@ -46,6 +46,54 @@ const RECORDERS: &[&str] = &[
        substring(leftPad(hex(log_offset), 16, '0'), 2, 3), '-',
        substring(leftPad(hex(log_offset), 16, '0'), 5, 12)))",
     "ALTER TABLE {db}.job_runs ADD COLUMN IF NOT EXISTS recorder String",
+];
+
+/// The numbering of a symbol's trades may begin again: its number becomes part of their key. A key cannot change, so the
+/// rows move to a new table. Each statement may be repeated after a crash.
+const EPOCHS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS {db}.trades_of_epochs (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       epoch UInt32 CODEC(Delta, ZSTD(1)),
+       trade_id UInt64 CODEC(Delta, ZSTD(1)),
+       ts DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       received_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       price Decimal(38, 18) CODEC(ZSTD(1)),
+       quantity Decimal(38, 18) CODEC(ZSTD(1)),
+       side Enum8('buy' = 1, 'sell' = 2),
+       is_backfilled UInt8,
+       version UInt64 CODEC(Delta, ZSTD(1))
+     ) ENGINE = ReplacingMergeTree(version) PARTITION BY toDate(ts) ORDER BY (exchange, symbol, epoch, trade_id)
+     {durable}, {window}",
+    "INSERT INTO {db}.trades_of_epochs
+       (exchange, symbol, epoch, trade_id, ts, received_at, price, quantity, side, is_backfilled, version)
+     SELECT exchange, symbol, 0, trade_id, ts, received_at, price, quantity, side, is_backfilled, version FROM {db}.trades
+     SETTINGS max_partitions_per_insert_block = 0",
+    "DROP TABLE IF EXISTS {db}.trades_without_epochs SYNC",
+    "RENAME TABLE {db}.trades TO {db}.trades_without_epochs, {db}.trades_of_epochs TO {db}.trades",
+    "DROP TABLE {db}.trades_without_epochs SYNC",
+    "ALTER TABLE {db}.gaps ADD COLUMN IF NOT EXISTS epoch UInt32",
+    "CREATE TABLE IF NOT EXISTS {db}.epochs (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       epoch UInt32,
+       first_id UInt64,
+       began_at DateTime64(6, 'UTC'),
+       reason String
+     ) ENGINE = ReplacingMergeTree ORDER BY (exchange, symbol, epoch) {durable}, {window}",
+    "CREATE TABLE IF NOT EXISTS {db}.conflicts (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       channel LowCardinality(String),
+       epoch UInt32,
+       position Int64,
+       stored String COMMENT 'JSON',
+       arrived String COMMENT 'JSON',
+       at DateTime64(6, 'UTC'),
+       verdict LowCardinality(String),
+       decided UInt8 DEFAULT verdict != 'pending'
+     ) ENGINE = ReplacingMergeTree(decided) ORDER BY (exchange, symbol, channel, epoch, position, arrived)
+     {durable}, {window}",
 ];
 
 const FIRST: &[&str] = &[
@@ -227,7 +275,7 @@ pub(super) async fn prepare(server: &Server) -> Result<String, HistoryError> {
         }
         for statement in statements {
             server
-                .command(&statement.replace("{db}", db).replace("{durable}", DURABLE).replace("{window}", WINDOW))
+                .migrate(&statement.replace("{db}", db).replace("{durable}", DURABLE).replace("{window}", WINDOW))
                 .await?;
         }
         server.command(&format!("INSERT INTO {db}.schema_migrations (version) VALUES ({number})")).await?;

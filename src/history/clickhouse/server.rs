@@ -19,6 +19,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const INSERT_MAX: Duration = Duration::from_secs(60);
 /// The longest change of a table or removal of rows.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
+/// The longest statement of a migration: it copies years of trades at a million rows a second or more.
+const MIGRATION_MAX: Duration = Duration::from_secs(86_400);
 /// The largest query text. It contains keys, and the default of 256 KiB would limit them to 8,000.
 const QUERY_BYTES_MAX: &str = "67108864";
 
@@ -28,6 +30,8 @@ pub(super) struct Server {
     /// The quoted name of the database.
     pub(super) database: String,
     plain_database: String,
+    /// The epoch of trades to read; `None` is the newest of each symbol.
+    pub(super) epoch: Option<i64>,
     url: String,
 }
 
@@ -49,7 +53,13 @@ impl std::fmt::Debug for Server {
 impl Server {
     pub(super) fn new(options: &ClickhouseOptions) -> Self {
         let database = format!("`{}`", options.database.replace('\\', "\\\\").replace('`', "\\`"));
-        Self { http: Http::new(options), database, plain_database: options.database.clone(), url: options.url.clone() }
+        Self {
+            http: Http::new(options),
+            database,
+            plain_database: options.database.clone(),
+            epoch: None,
+            url: options.url.clone(),
+        }
     }
 
     /// The name of the database without quotes.
@@ -96,6 +106,11 @@ impl Server {
     /// Runs a statement without a result.
     pub(super) async fn command(&self, sql: &str) -> Result<(), HistoryError> {
         with_timeout(COMMAND_MAX, self.http.post(&[], sql.as_bytes().to_vec())).await?.refuse_body()
+    }
+
+    /// Runs a statement of a migration, which may copy a whole table.
+    pub(super) async fn migrate(&self, sql: &str) -> Result<(), HistoryError> {
+        with_timeout(MIGRATION_MAX, self.http.post(&[], sql.as_bytes().to_vec())).await?.refuse_body()
     }
 
     /// Inserts rows in RowBinaryWithNamesAndTypes; they are on disk when it returns [`Proof::Answered`] (by a setting of

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, ToSql};
 
+use super::lookup::epoch_sql;
 use super::per_minute::first_since;
 use crate::gap::Range;
 use crate::history::{Count, CoverageDay, DISORDER_MAX};
@@ -20,12 +22,17 @@ struct Series<'a> {
     key: Vec<&'a dyn ToSql>,
 }
 
-const TRADES: &str = "trades WHERE exchange = ?1 AND symbol = ?2";
+const TRADES: &str = "trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3";
 const KLINES: &str = "klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3";
 
 /// The number of stored positions in `range`.
-pub(super) fn count(connection: &Connection, stream: &Stream, range: Range) -> rusqlite::Result<Count> {
-    let names = names(stream);
+pub(super) fn count(
+    connection: &Connection,
+    stream: &Stream,
+    range: Range,
+    epoch: Option<i64>,
+) -> rusqlite::Result<Count> {
+    let names = names(connection, stream, epoch)?;
     let Some(mut series) = series(&names) else { return Ok(Count::default()) };
     let query = format!(
         "SELECT count(*), ifnull(sum(is_backfilled), 0) FROM {} AND {} BETWEEN ?4 AND ?5",
@@ -40,8 +47,8 @@ pub(super) fn count(connection: &Connection, stream: &Stream, range: Range) -> r
 }
 
 /// The first and last stored position.
-pub(super) fn extent(connection: &Connection, stream: &Stream) -> rusqlite::Result<Option<Range>> {
-    let names = names(stream);
+pub(super) fn extent(connection: &Connection, stream: &Stream, epoch: Option<i64>) -> rusqlite::Result<Option<Range>> {
+    let names = names(connection, stream, epoch)?;
     let Some(series) = series(&names) else { return Ok(None) };
     // Two queries, each of which reads one end of the index: one query with min and max would read the whole index.
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
@@ -61,8 +68,9 @@ pub(super) fn missing(
     stream: &Stream,
     range: Range,
     limit: usize,
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<Range>> {
-    let names = names(stream);
+    let names = names(connection, stream, epoch)?;
     let (Some(mut series), Some(step)) = (series(&names), stream.channel.step()) else { return Ok(Vec::new()) };
     let query = format!(
         "SELECT {position} FROM {rows} AND {position} BETWEEN ?4 AND ?5 ORDER BY {position}",
@@ -100,17 +108,23 @@ pub(super) fn days(
     connection: &Connection,
     streams: &[Stream],
     first_day: Option<i64>,
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<(Stream, CoverageDay)>> {
     let since = first_day.map(|day| Timestamp(day.saturating_mul(DAY_US)));
     let mut all = Vec::new();
     for stream in streams {
-        all.extend(days_of(connection, stream, since)?.into_iter().map(|day| (stream.clone(), day)));
+        all.extend(days_of(connection, stream, since, epoch)?.into_iter().map(|day| (stream.clone(), day)));
     }
     Ok(all)
 }
 
-fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -> rusqlite::Result<Vec<CoverageDay>> {
-    let names = names(stream);
+fn days_of(
+    connection: &Connection,
+    stream: &Stream,
+    since: Option<Timestamp>,
+    epoch: Option<i64>,
+) -> rusqlite::Result<Vec<CoverageDay>> {
+    let names = names(connection, stream, epoch)?;
     let Some(mut series) = series(&names) else { return Ok(Vec::new()) };
     let mut query = format!("SELECT {}, {}, is_backfilled FROM {}", series.position, series.time, series.rows);
     // Declared here because the key borrows them.
@@ -118,7 +132,9 @@ fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -
     if let Some(since) = since {
         // The position of a kline is its time. Trades have no index on time, so a search by id finds the first one.
         let begin = match stream.channel {
-            Channel::Trade => first_since(connection, stream, since.plus_micros(-(DISORDER_MAX.as_micros() as i64)))?,
+            Channel::Trade => {
+                first_since(connection, stream, since.plus_micros(-(DISORDER_MAX.as_micros() as i64)), epoch)?
+            }
             _ => Some(since.micros()),
         };
         let Some(begin) = begin else { return Ok(Vec::new()) };
@@ -144,21 +160,33 @@ fn days_of(connection: &Connection, stream: &Stream, since: Option<Timestamp>) -
     Ok(days.into_values().collect())
 }
 
-/// The key of the stream's rows: exchange, symbol and, for klines, the interval.
-fn names(stream: &Stream) -> Option<(&str, &str, Option<&'static str>)> {
-    match stream.channel {
-        Channel::Trade => Some((stream.exchange.as_str(), stream.symbol.as_str(), None)),
-        Channel::Kline(interval) => Some((stream.exchange.as_str(), stream.symbol.as_str(), Some(interval.as_str()))),
-        Channel::BookTicker => None,
-    }
+/// The key of a stream's rows: exchange, symbol, and the epoch or the interval.
+type Names<'a> = (&'a str, &'a str, Value);
+
+fn names<'a>(connection: &Connection, stream: &'a Stream, epoch: Option<i64>) -> rusqlite::Result<Option<Names<'a>>> {
+    let third = match stream.channel {
+        Channel::Trade => Value::Integer(epoch_of(connection, stream, epoch)?),
+        Channel::Kline(interval) => Value::Text(interval.as_str().to_owned()),
+        Channel::BookTicker => return Ok(None),
+    };
+    Ok(Some((stream.exchange.as_str(), stream.symbol.as_str(), third)))
 }
 
-fn series<'a>(names: &'a Option<(&'a str, &'a str, Option<&'static str>)>) -> Option<Series<'a>> {
-    let (exchange, symbol, interval) = names.as_ref()?;
-    let key: Vec<&dyn ToSql> = vec![exchange, symbol, interval];
-    Some(match interval {
-        None => Series { rows: TRADES, position: "trade_id", time: "ts", key },
-        Some(_) => Series { rows: KLINES, position: "open_time", time: "open_time", key },
+/// The epoch to read of a stream.
+pub(super) fn epoch_of(connection: &Connection, stream: &Stream, epoch: Option<i64>) -> rusqlite::Result<i64> {
+    let query = format!("SELECT {}", epoch_sql(epoch, "?1", "?2"));
+    let mut select = connection.prepare_cached(&query)?;
+    bind(&mut select, &[&stream.exchange.as_str(), &stream.symbol.as_str()])?;
+    let mut rows = select.raw_query();
+    rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)
+}
+
+fn series<'a>(names: &'a Option<Names<'a>>) -> Option<Series<'a>> {
+    let (exchange, symbol, third) = names.as_ref()?;
+    let key: Vec<&dyn ToSql> = vec![exchange, symbol, third];
+    Some(match third {
+        Value::Integer(_) => Series { rows: TRADES, position: "trade_id", time: "ts", key },
+        _ => Series { rows: KLINES, position: "open_time", time: "open_time", key },
     })
 }
 

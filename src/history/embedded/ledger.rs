@@ -5,19 +5,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
-use super::lookup::read;
+use super::lookup::{epoch_sql, read};
 use crate::gap::{Gap, Range};
-use crate::history::{DeadLetter, GapFilter, JobRun};
+use crate::history::{ConflictRow, DeadLetter, EpochRow, GapFilter, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
 /// The gaps that `filter` selects, newest first.
-pub(super) fn gaps(connection: &Connection, filter: &GapFilter) -> rusqlite::Result<Vec<Gap>> {
+pub(super) fn gaps(connection: &Connection, filter: &GapFilter, epoch: Option<i64>) -> rusqlite::Result<Vec<Gap>> {
     let mut query = "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state,
-        detected_at, closed_at, filled, attempts, reason, evidence, version, filled_by, filled_at FROM gaps
+        detected_at, closed_at, filled, attempts, reason, evidence, version, filled_by, filled_at, epoch FROM gaps
         WHERE (?1 IS NULL OR symbol = ?1)"
         .to_owned();
     if filter.open_only {
         query.push_str(" AND closed_at IS NULL");
+    }
+    if filter.of_read_epoch {
+        let epoch = epoch_sql(epoch, "gaps.exchange", "gaps.symbol");
+        query.push_str(&format!(" AND (channel <> 'trade' OR epoch = {epoch})"));
     }
     query.push_str(" ORDER BY detected_at DESC, gap_id DESC LIMIT ?2");
     let limit = if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(i64::MAX) };
@@ -46,7 +50,53 @@ fn gap_row(row: &Row<'_>) -> rusqlite::Result<Gap> {
         version: row.get(15)?,
         filled_by: row.get(16)?,
         filled_at: row.get::<_, Option<i64>>(17)?.map(Timestamp),
+        epoch: row.get(18)?,
     })
+}
+
+/// Every numbering that began after another one.
+pub(super) fn epochs(connection: &Connection) -> rusqlite::Result<Vec<EpochRow>> {
+    let mut select = connection.prepare_cached(
+        "SELECT exchange, symbol, epoch, first_id, began_at, reason FROM epochs ORDER BY exchange, symbol, epoch",
+    )?;
+    let rows = select.query_map([], |row| {
+        Ok(EpochRow {
+            exchange: read(row, 0, |text| text.parse().ok())?,
+            symbol: Symbol::new(row.get_ref(1)?.as_str()?),
+            epoch: row.get(2)?,
+            first_id: row.get(3)?,
+            began_at: Timestamp(row.get(4)?),
+            reason: row.get(5)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The conflicts that are not decided yet, or all, newest first.
+pub(super) fn conflicts(
+    connection: &Connection,
+    pending_only: bool,
+    limit: usize,
+) -> rusqlite::Result<Vec<ConflictRow>> {
+    let pending = if pending_only { "WHERE verdict = 'pending'" } else { "" };
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT exchange, symbol, channel, epoch, position, stored, arrived, at, verdict FROM conflicts {pending}
+         ORDER BY at DESC, position DESC LIMIT ?1"
+    ))?;
+    let rows = select.query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+        let exchange = read(row, 0, |text| text.parse().ok())?;
+        let channel = read(row, 2, |text| text.parse().ok())?;
+        Ok(ConflictRow {
+            stream: Stream::new(exchange, Symbol::new(row.get_ref(1)?.as_str()?), channel),
+            epoch: row.get(3)?,
+            position: row.get(4)?,
+            stored: row.get(5)?,
+            arrived: row.get(6)?,
+            at: Timestamp(row.get(7)?),
+            verdict: read(row, 8, |text| text.parse().ok())?,
+        })
+    })?;
+    rows.collect()
 }
 
 /// The newest dead letters of one recorder or of all, newest first.

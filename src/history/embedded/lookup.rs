@@ -7,22 +7,42 @@ use crate::gap::Range;
 use crate::history::{KlineRow, TradeRow, Watermark};
 use crate::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade, parse_decimal};
 
-const TRADE_COLUMNS: &str = "t.symbol, t.trade_id, t.ts, t.received_at, t.price, t.quantity, t.side, t.is_backfilled";
+const TRADE_COLUMNS: &str = "t.symbol, t.trade_id, t.ts, t.received_at, t.price, t.quantity, t.side, t.is_backfilled,
+    t.epoch, t.version";
 const KLINE_COLUMNS: &str = "k.symbol, k.interval, k.open_time, k.close_time, k.open, k.high, k.low, k.close, k.volume,
-    k.quote_volume, k.trade_count, k.first_trade_id, k.last_trade_id, k.is_backfilled";
+    k.quote_volume, k.trade_count, k.first_trade_id, k.last_trade_id, k.is_backfilled,
+    k.version";
 
-const WATERMARKS_TRADES: &str = "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
-        WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.trade_id =
-          (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
-           ORDER BY trade_id DESC LIMIT 1)";
 const WATERMARKS_KLINES: &str =
     "SELECT w.value ->> 0, k.open_time, k.open_time FROM json_each(?1) w CROSS JOIN klines k
         WHERE k.exchange = w.value ->> 1 AND k.symbol = w.value ->> 2 AND k.interval = w.value ->> 3 AND k.open_time =
           (SELECT open_time FROM klines WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
            AND interval = w.value ->> 3 ORDER BY open_time DESC LIMIT 1)";
 
+/// The SQL expression of the epoch to read of a symbol: `epoch` if it is given, else the newest one.
+pub(super) fn epoch_sql(epoch: Option<i64>, exchange: &str, symbol: &str) -> String {
+    epoch.map_or_else(
+        || format!("(SELECT ifnull(max(epoch), 0) FROM epochs WHERE exchange = {exchange} AND symbol = {symbol})"),
+        |epoch| epoch.to_string(),
+    )
+}
+
+fn watermarks_of_trades(epoch: Option<i64>) -> String {
+    let epoch = epoch_sql(epoch, "w.value ->> 1", "w.value ->> 2");
+    format!(
+        "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
+         WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.epoch = {epoch} AND t.trade_id =
+           (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2 AND epoch = {epoch}
+            ORDER BY trade_id DESC LIMIT 1)"
+    )
+}
+
 /// The highest stored position of each stream that has rows.
-pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlite::Result<Vec<Watermark>> {
+pub(super) fn watermarks(
+    connection: &Connection,
+    streams: &[Stream],
+    epoch: Option<i64>,
+) -> rusqlite::Result<Vec<Watermark>> {
     let wanted = |kline: bool| {
         let keys = streams.iter().enumerate().filter_map(|(index, stream)| match stream.channel {
             Channel::Trade if !kline => {
@@ -36,11 +56,11 @@ pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlit
         serde_json::Value::Array(keys.collect()).to_string()
     };
     let mut found = Vec::new();
-    for (query, keys) in [(WATERMARKS_TRADES, wanted(false)), (WATERMARKS_KLINES, wanted(true))] {
+    for (query, keys) in [(watermarks_of_trades(epoch), wanted(false)), (WATERMARKS_KLINES.to_owned(), wanted(true))] {
         if keys == "[]" {
             continue;
         }
-        let mut select = connection.prepare_cached(query)?;
+        let mut select = connection.prepare_cached(&query)?;
         let mut rows = select.query([keys])?;
         while let Some(row) = rows.next()? {
             let index: u32 = row.get(0)?;
@@ -51,11 +71,13 @@ pub(super) fn watermarks(connection: &Connection, streams: &[Stream]) -> rusqlit
     Ok(found)
 }
 
-fn latest_trades_query() -> String {
+fn latest_trades_query(epoch: Option<i64>) -> String {
+    let epoch = epoch_sql(epoch, "?1", "w.value");
     format!(
         "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
-         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.trade_id =
-           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value ORDER BY trade_id DESC LIMIT 1)"
+         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.epoch = {epoch} AND t.trade_id =
+           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value AND epoch = {epoch}
+            ORDER BY trade_id DESC LIMIT 1)"
     )
 }
 
@@ -73,9 +95,10 @@ pub(super) fn latest_trades(
     connection: &Connection,
     exchange: Exchange,
     symbols: &[Symbol],
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
     let keys: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
-    let query = latest_trades_query();
+    let query = latest_trades_query(epoch);
     let mut select = connection.prepare_cached(&query)?;
     let rows = select
         .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| trade_row(row, exchange))?;
@@ -104,11 +127,13 @@ pub(super) fn trades_by_id(
     connection: &Connection,
     exchange: Exchange,
     keys: &[(Symbol, i64)],
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
     let keys: Vec<(&str, i64)> = keys.iter().map(|(symbol, id)| (symbol.as_str(), *id)).collect();
     let query = format!(
         "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
-         WHERE t.exchange = ?1 AND t.symbol = w.value ->> 0 AND t.trade_id = w.value ->> 1"
+         WHERE t.exchange = ?1 AND t.symbol = w.value ->> 0 AND t.epoch = {} AND t.trade_id = w.value ->> 1",
+        epoch_sql(epoch, "?1", "w.value ->> 0")
     );
     let mut select = connection.prepare_cached(&query)?;
     let rows = select
@@ -141,10 +166,12 @@ pub(super) fn trades(
     stream: &Stream,
     range: Range,
     limit: usize,
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
     let query = format!(
-        "SELECT {TRADE_COLUMNS} FROM trades t WHERE t.exchange = ?1 AND t.symbol = ?2 AND t.trade_id BETWEEN ?3 AND ?4
-         ORDER BY t.trade_id LIMIT ?5"
+        "SELECT {TRADE_COLUMNS} FROM trades t WHERE t.exchange = ?1 AND t.symbol = ?2 AND t.epoch = {}
+           AND t.trade_id BETWEEN ?3 AND ?4 ORDER BY t.trade_id LIMIT ?5",
+        epoch_sql(epoch, "?1", "?2")
     );
     let mut select = connection.prepare_cached(&query)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -208,6 +235,8 @@ fn trade_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<TradeRow> {
         trade,
         received_at: Timestamp(row.get(3)?),
         is_backfilled: row.get(7)?,
+        epoch: row.get(8)?,
+        version: row.get(9)?,
     })
 }
 
@@ -228,7 +257,13 @@ fn kline_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<KlineRow> {
         // Only closed klines are stored.
         closed: true,
     };
-    Ok(KlineRow { exchange, symbol: Symbol::new(row.get_ref(0)?.as_str()?), kline, is_backfilled: row.get(13)? })
+    Ok(KlineRow {
+        exchange,
+        symbol: Symbol::new(row.get_ref(0)?.as_str()?),
+        kline,
+        is_backfilled: row.get(13)?,
+        version: row.get(14)?,
+    })
 }
 
 /// Parses a text column. Fails on an invalid text, which means that the row is damaged.
@@ -261,7 +296,9 @@ mod tests {
     fn the_latest_rows_are_found_by_the_primary_key_without_a_scan() {
         let directory = tempfile::tempdir().unwrap();
         let connection = SCHEMA.open(&directory.path().join("history.db")).unwrap();
-        for query in [WATERMARKS_TRADES, WATERMARKS_KLINES, &latest_trades_query(), &latest_klines_query()] {
+        for query in
+            [watermarks_of_trades(None).as_str(), WATERMARKS_KLINES, &latest_trades_query(None), &latest_klines_query()]
+        {
             let plan = plan(&connection, query);
             for line in plan.lines().filter(|line| line.contains("SCAN")) {
                 assert!(line.contains("VIRTUAL TABLE"), "{query}\n{plan}");

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::coverage::epoch_of;
 use crate::history::MinuteCount;
 use crate::market::{Channel, Interval, Stream, Timestamp};
 
@@ -10,11 +11,12 @@ pub(super) fn per_minute(
     connection: &Connection,
     streams: &[Stream],
     since: Timestamp,
+    epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<(Stream, MinuteCount)>> {
     let mut all = Vec::new();
     for stream in streams {
         let minutes = match stream.channel {
-            Channel::Trade => trades(connection, stream, since)?,
+            Channel::Trade => trades(connection, stream, since, epoch)?,
             Channel::Kline(interval) => klines(connection, stream, interval, since)?,
             Channel::BookTicker => Vec::new(),
         };
@@ -23,12 +25,18 @@ pub(super) fn per_minute(
     Ok(all)
 }
 
-fn trades(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlite::Result<Vec<MinuteCount>> {
-    let Some(first) = first_since(connection, stream, since)? else { return Ok(Vec::new()) };
+fn trades(
+    connection: &Connection,
+    stream: &Stream,
+    since: Timestamp,
+    epoch: Option<i64>,
+) -> rusqlite::Result<Vec<MinuteCount>> {
+    let epoch = epoch_of(connection, stream, epoch)?;
+    let Some(first) = first_since(connection, stream, since, Some(epoch))? else { return Ok(Vec::new()) };
     let query = "SELECT ts, is_backfilled FROM trades
-                 WHERE exchange = ?1 AND symbol = ?2 AND trade_id >= ?3 AND ts >= ?4";
+                 WHERE exchange = ?1 AND symbol = ?2 AND trade_id >= ?3 AND ts >= ?4 AND epoch = ?5";
     let mut select = connection.prepare_cached(query)?;
-    let rows = select.query(params![stream.exchange.as_str(), stream.symbol.as_str(), first, since.micros()])?;
+    let rows = select.query(params![stream.exchange.as_str(), stream.symbol.as_str(), first, since.micros(), epoch])?;
     count_by_minute(rows)
 }
 
@@ -49,19 +57,26 @@ fn klines(
 /// The first trade id at `since` or later, found by binary search, because a busy market has millions of rows per day.
 /// Where ids do not increase with time it returns one of the ids whose predecessor is older than `since`. `None`
 /// without a trade.
-pub(super) fn first_since(connection: &Connection, stream: &Stream, since: Timestamp) -> rusqlite::Result<Option<i64>> {
-    let key = params![stream.exchange.as_str(), stream.symbol.as_str()];
+pub(super) fn first_since(
+    connection: &Connection,
+    stream: &Stream,
+    since: Timestamp,
+    epoch: Option<i64>,
+) -> rusqlite::Result<Option<i64>> {
+    let epoch = epoch_of(connection, stream, epoch)?;
+    let key = params![stream.exchange.as_str(), stream.symbol.as_str(), epoch];
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
-        let query = format!("SELECT {function}(trade_id) FROM trades WHERE exchange = ?1 AND symbol = ?2");
+        let query =
+            format!("SELECT {function}(trade_id) FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3");
         connection.prepare_cached(&query)?.query_row(key, |row| row.get(0))
     };
     let Some((mut low, mut high)) = end("min")?.zip(end("max")?) else { return Ok(None) };
-    let query = "SELECT trade_id, ts FROM trades WHERE exchange = ?1 AND symbol = ?2 AND trade_id >= ?3
+    let query = "SELECT trade_id, ts FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?4 AND trade_id >= ?3
                  ORDER BY trade_id LIMIT 1";
     let mut select = connection.prepare_cached(query)?;
     while low < high {
         let middle = low + (high - low) / 2;
-        let key = params![stream.exchange.as_str(), stream.symbol.as_str(), middle];
+        let key = params![stream.exchange.as_str(), stream.symbol.as_str(), middle, epoch];
         let at = select.query_row(key, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).optional()?;
         match at {
             Some((id, ts)) if ts < since.micros() => low = id.saturating_add(1),

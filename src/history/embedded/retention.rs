@@ -15,9 +15,9 @@ const CHUNK_ROWS: i64 = 10_000;
 const TABLES: [Table; 2] = [
     Table {
         name: "trades",
-        columns: "exchange, symbol, ''",
-        key: "(exchange, symbol)",
-        series: "(?1, ?2)",
+        columns: "exchange, symbol, CAST(epoch AS TEXT)",
+        key: "(exchange, symbol, epoch)",
+        series: "(?1, ?2, CAST(?3 AS INTEGER))",
         position: "trade_id",
         time: "ts",
     },
@@ -34,7 +34,7 @@ const TABLES: [Table; 2] = [
 #[derive(Debug)]
 struct Table {
     name: &'static str,
-    /// The columns of a series: exchange, symbol, and the interval or an empty text.
+    /// The columns of a series: exchange, symbol, and the epoch or the interval.
     columns: &'static str,
     key: &'static str,
     series: &'static str,
@@ -46,7 +46,7 @@ struct Table {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cursor {
     table: usize,
-    /// Exchange, symbol, and the interval or an empty text.
+    /// Exchange, symbol, and the epoch or the interval.
     series: [String; 3],
     /// The last checked position; `None` before the first one of the series.
     position: Option<i64>,
@@ -156,7 +156,10 @@ fn chunk_of(
 
 fn next_series(connection: &Connection, table: &Table, after: &[String; 3]) -> rusqlite::Result<Option<[String; 3]>> {
     let Table { name, columns, key, series, .. } = table;
-    let query = format!("SELECT {columns} FROM {name} WHERE {key} > {series} ORDER BY 1, 2, 3 LIMIT 1");
+    let query = format!(
+        "SELECT {columns} FROM {name} WHERE {key} > {series} ORDER BY {} LIMIT 1",
+        key.trim_matches(['(', ')'])
+    );
     let mut select = connection.prepare_cached(&query)?;
     for (number, name) in (1..=select.parameter_count()).zip(after) {
         select.raw_bind_parameter(number, name)?;

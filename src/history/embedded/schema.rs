@@ -136,6 +136,50 @@ pub(super) const SCHEMA: Schema = Schema {
          CREATE INDEX dead_letters_by_time ON dead_letters(received_at, log_partition, log_offset);
          ALTER TABLE job_runs ADD COLUMN recorder TEXT NOT NULL DEFAULT '';
          CREATE INDEX job_runs_by_recorder ON job_runs(recorder, job, scheduled_at);",
+        // The numbering of a symbol's trades may begin again: its number becomes part of their key.
+        "CREATE TABLE trades_of_epochs(
+           exchange TEXT NOT NULL,
+           symbol TEXT NOT NULL,
+           epoch INTEGER NOT NULL,
+           trade_id INTEGER NOT NULL,
+           ts INTEGER NOT NULL,
+           received_at INTEGER NOT NULL,
+           price TEXT NOT NULL,
+           quantity TEXT NOT NULL,
+           side TEXT NOT NULL,
+           is_backfilled INTEGER NOT NULL,
+           version INTEGER NOT NULL,
+           PRIMARY KEY (exchange, symbol, epoch, trade_id)
+         ) STRICT, WITHOUT ROWID;
+         INSERT INTO trades_of_epochs
+           SELECT exchange, symbol, 0, trade_id, ts, received_at, price, quantity, side, is_backfilled, version
+           FROM trades;
+         DROP TABLE trades;
+         ALTER TABLE trades_of_epochs RENAME TO trades;
+         ALTER TABLE gaps ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+         CREATE TABLE epochs(
+           exchange TEXT NOT NULL,
+           symbol TEXT NOT NULL,
+           epoch INTEGER NOT NULL CHECK (epoch > 0),
+           first_id INTEGER NOT NULL,
+           began_at INTEGER NOT NULL,
+           reason TEXT NOT NULL,
+           PRIMARY KEY (exchange, symbol, epoch)
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE conflicts(
+           exchange TEXT NOT NULL,
+           symbol TEXT NOT NULL,
+           channel TEXT NOT NULL,
+           epoch INTEGER NOT NULL,
+           position INTEGER NOT NULL,
+           stored TEXT NOT NULL, -- JSON
+           arrived TEXT NOT NULL, -- JSON
+           at INTEGER NOT NULL,
+           verdict TEXT NOT NULL CHECK (verdict IN ('pending', 'stored', 'arrived')),
+           PRIMARY KEY (exchange, symbol, channel, epoch, position, arrived)
+         ) STRICT, WITHOUT ROWID;
+         CREATE INDEX conflicts_by_time ON conflicts(at);
+         CREATE INDEX conflicts_pending ON conflicts(at) WHERE verdict = 'pending';",
     ],
     // A batch of many symbols changes a page of each one, so small pages write less (measured: a quarter less time).
     page_bytes: 4_096,
@@ -191,7 +235,7 @@ mod tests {
             )
             .unwrap();
         assert_eq!(row, ("neighbour".to_owned(), 4, 10, 0, 77, 8, String::new(), None));
-        let gap = super::super::ledger::gaps(&upgraded, &crate::history::GapFilter::default()).unwrap().remove(0);
+        let gap = super::super::ledger::gaps(&upgraded, &crate::history::GapFilter::default(), None).unwrap().remove(0);
         assert_eq!((gap.range.first, gap.filled, gap.filled_by.as_str()), (5, 5, ""));
     }
 

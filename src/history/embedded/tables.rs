@@ -4,10 +4,10 @@ use rusqlite::{Connection, params};
 
 use super::decimal_text::DecimalText;
 use crate::gap::Gap;
-use crate::history::{Batch, DeadLetter, JobRun, KlineRow, TradeRow};
+use crate::history::{Batch, ConflictRow, DeadLetter, EpochRow, JobRun, KlineRow, TradeRow};
 
 const INSERT_TRADE: &str = "INSERT INTO trades(exchange, symbol, trade_id, ts, received_at, price, quantity, side,
-    is_backfilled, version) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    is_backfilled, version, epoch) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
   ON CONFLICT DO UPDATE SET ts = excluded.ts, received_at = excluded.received_at, price = excluded.price,
     quantity = excluded.quantity, side = excluded.side, is_backfilled = excluded.is_backfilled,
     version = excluded.version
@@ -26,8 +26,8 @@ const INSERT_KLINE: &str =
 const INSERT_GAP: &str =
     "INSERT INTO gaps(gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts,
     state, detected_at, closed_at, filled, attempts, reason, version, evidence, detected_by, previous_id, next_id,
-    log_partition, log_offset, connection, filled_by, filled_at)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
+    log_partition, log_offset, connection, filled_by, filled_at, epoch)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)
   ON CONFLICT DO UPDATE SET exchange = excluded.exchange, symbol = excluded.symbol, channel = excluded.channel,
     first_missing = excluded.first_missing, last_missing = excluded.last_missing, from_ts = excluded.from_ts,
     to_ts = excluded.to_ts, state = excluded.state, detected_at = excluded.detected_at,
@@ -35,7 +35,7 @@ const INSERT_GAP: &str =
     reason = excluded.reason, version = excluded.version, evidence = excluded.evidence,
     detected_by = excluded.detected_by, previous_id = excluded.previous_id, next_id = excluded.next_id,
     log_partition = excluded.log_partition, log_offset = excluded.log_offset, connection = excluded.connection,
-    filled_by = excluded.filled_by, filled_at = excluded.filled_at
+    filled_by = excluded.filled_by, filled_at = excluded.filled_at, epoch = excluded.epoch
   WHERE excluded.version > version";
 
 // After the log was recreated, the newer frame at an offset replaces the older one.
@@ -48,11 +48,25 @@ const INSERT_DEAD_LETTER: &str =
     received_at = excluded.received_at, reason = excluded.reason
   ON CONFLICT (id) DO UPDATE SET reason = excluded.reason";
 
-/// Writes a batch, gaps first.
+// Another recorder may have seen the numbering begin earlier.
+const INSERT_EPOCH: &str = "INSERT INTO epochs(exchange, symbol, epoch, first_id, began_at, reason)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+  ON CONFLICT DO UPDATE SET first_id = excluded.first_id, began_at = excluded.began_at, reason = excluded.reason
+  WHERE excluded.began_at < began_at";
+
+const INSERT_CONFLICT: &str =
+    "INSERT INTO conflicts(exchange, symbol, channel, epoch, position, stored, arrived, at, verdict)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+  ON CONFLICT DO UPDATE SET stored = excluded.stored, verdict = excluded.verdict
+  WHERE excluded.verdict <> 'pending'";
+
+/// Writes a batch.
 pub(super) fn insert(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    insert_epochs(connection, &batch.epochs)?;
     insert_gaps(connection, &batch.gaps)?;
     insert_trades(connection, &batch.trades)?;
     insert_klines(connection, &batch.klines)?;
+    insert_conflicts(connection, &batch.conflicts)?;
     insert_dead_letters(connection, &batch.dead_letters)
 }
 
@@ -89,6 +103,38 @@ fn insert_gaps(connection: &Connection, gaps: &[Gap]) -> rusqlite::Result<()> {
             gap.evidence.connection,
             gap.filled_by,
             gap.filled_at.map(|ts| ts.micros()),
+            gap.epoch,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_epochs(connection: &Connection, epochs: &[EpochRow]) -> rusqlite::Result<()> {
+    for row in epochs {
+        connection.prepare_cached(INSERT_EPOCH)?.execute(params![
+            row.exchange.as_str(),
+            row.symbol.as_str(),
+            row.epoch,
+            row.first_id,
+            row.began_at.micros(),
+            row.reason,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_conflicts(connection: &Connection, conflicts: &[ConflictRow]) -> rusqlite::Result<()> {
+    for row in conflicts {
+        connection.prepare_cached(INSERT_CONFLICT)?.execute(params![
+            row.stream.exchange.as_str(),
+            row.stream.symbol.as_str(),
+            row.stream.channel.as_str(),
+            row.epoch,
+            row.position,
+            row.stored,
+            row.arrived,
+            row.at.micros(),
+            row.verdict.as_str(),
         ])?;
     }
     Ok(())
@@ -110,7 +156,8 @@ fn insert_trades(connection: &Connection, trades: &[TradeRow]) -> rusqlite::Resu
         insert.raw_bind_parameter(7, text.plain(row.trade.quantity))?;
         insert.raw_bind_parameter(8, row.trade.side.as_str())?;
         insert.raw_bind_parameter(9, row.is_backfilled)?;
-        insert.raw_bind_parameter(10, row.version())?;
+        insert.raw_bind_parameter(10, row.version)?;
+        insert.raw_bind_parameter(11, row.epoch)?;
         insert.raw_execute()?;
     }
     Ok(())
@@ -137,7 +184,7 @@ fn insert_klines(connection: &Connection, klines: &[KlineRow]) -> rusqlite::Resu
         insert.raw_bind_parameter(13, kline.first_trade_id)?;
         insert.raw_bind_parameter(14, kline.last_trade_id)?;
         insert.raw_bind_parameter(15, row.is_backfilled)?;
-        insert.raw_bind_parameter(16, row.version())?;
+        insert.raw_bind_parameter(16, row.version)?;
         insert.raw_execute()?;
     }
     Ok(())

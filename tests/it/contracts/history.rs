@@ -1,8 +1,9 @@
-//! The contract of history: `src/history/mod.rs`, promises 1 to 6.
+//! The contract of history: `src/history/mod.rs`, promises 1 to 8.
 
 mod clickhouse;
 mod days;
 mod embedded;
+mod epochs;
 mod per_minute;
 mod retention;
 mod rows;
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 use tapekeeper::gap::{Evidence, Gap, GapState, Range};
 use tapekeeper::history::{
     Batch, Count, CoverageDay, DeadLetter, GapFilter, History, JobRun, LetterSource, Retention, TradeRow, Watermark,
+    row_version,
 };
 use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
@@ -23,6 +25,8 @@ use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trade
 /// A history that can be opened repeatedly. The caller drops the previous handle before it opens another.
 pub trait HistoryStore: Send + Sync {
     fn open(&self) -> Arc<dyn History>;
+    /// Opens it for the trades of one epoch.
+    fn open_at(&self, epoch: i64) -> Arc<dyn History>;
 }
 
 /// Checks every promise on a backend; each check gets a fresh store.
@@ -33,6 +37,10 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("2: gaps", new_store, |s| Box::pin(the_highest_version_of_a_gap_is_read(s)));
     run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
     run("2: recorders", new_store, |s| Box::pin(dead_letters_and_runs_of_several_recorders_stay_apart(s)));
+    run("2: conflicts", new_store, |s| Box::pin(epochs::a_conflict_is_pending_until_it_is_decided(s)));
+    run("2: winners", new_store, |s| Box::pin(epochs::the_winner_of_a_conflict_stays(s)));
+    run("2: epochs", new_store, |s| Box::pin(epochs::the_earliest_beginning_of_a_numbering_counts(s)));
+    run("7: numberings", new_store, |s| Box::pin(epochs::reads_return_the_newest_numbering(s)));
     run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
     run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
     run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
@@ -52,7 +60,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
 }
 
 fn filter(open_only: bool, symbol: Option<Symbol>, limit: usize) -> GapFilter {
-    GapFilter { open_only, symbol, limit }
+    GapFilter { open_only, symbol, limit, ..GapFilter::default() }
 }
 
 async fn all_trades(history: &dyn History, name: &str) -> Vec<TradeRow> {
@@ -461,7 +469,11 @@ fn behaves_like_a_map(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
             for rows in batches {
                 let mut batch = Batch::default();
                 for (id, is_backfilled) in rows {
-                    batch.trades.push(TradeRow { is_backfilled, ..trade("BTCUSDT", id) });
+                    batch.trades.push(TradeRow {
+                        is_backfilled,
+                        version: row_version(is_backfilled),
+                        ..trade("BTCUSDT", id)
+                    });
                     model.entry(id).and_modify(|stored| *stored &= is_backfilled).or_insert(is_backfilled);
                 }
                 history.insert(&batch).await.unwrap();

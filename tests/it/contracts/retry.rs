@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tapekeeper::cache::{Cache, CacheError, Update};
 use tapekeeper::gap::{Gap, Range};
 use tapekeeper::history::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, HistoryError, JobRun, KlineRow, MinuteCount, Retention,
-    TradeRow, Watermark,
+    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
+    MinuteCount, Retention, TradeRow, Watermark,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
@@ -140,6 +140,12 @@ impl History for Retrying<dyn History> {
     }
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         retry(|| self.0.insert(batch)).await
+    }
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
+        retry(|| self.0.epochs()).await
+    }
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
+        retry(|| self.0.conflicts(pending_only, limit)).await
     }
     async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
         retry(|| self.0.watermarks(streams)).await

@@ -37,6 +37,8 @@ fn trade(id: i64) -> TradeRow {
         trade,
         received_at: Timestamp(trade.ts.micros() + 12_345),
         is_backfilled: id % 11 == 0,
+        epoch: 0,
+        version: tapekeeper::history::row_version(id % 11 == 0),
     }
 }
 
@@ -58,7 +60,13 @@ fn kline(minute: i64) -> KlineRow {
         last_trade_id: if minute == 0 { -1 } else { minute + 4 },
         closed: true,
     };
-    KlineRow { exchange: Exchange::Binance, symbol: Symbol::new("BTCUSDT"), kline, is_backfilled: minute % 2 == 0 }
+    KlineRow {
+        exchange: Exchange::Binance,
+        symbol: Symbol::new("BTCUSDT"),
+        kline,
+        is_backfilled: minute % 2 == 0,
+        version: tapekeeper::history::row_version(minute % 2 == 0),
+    }
 }
 
 /// Writes trades with this number of ids, without those in [`MISSING`] and [`NEVER_EXISTED`], and klines.

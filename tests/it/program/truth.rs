@@ -71,6 +71,14 @@ impl HistoryFile {
         select.query_map([symbol], trade_truth).unwrap().map(Result::unwrap).collect()
     }
 
+    /// The same of one epoch.
+    pub fn trades_of_epoch(&self, symbol: &str, epoch: i64) -> Vec<TradeTruth> {
+        let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
+                   WHERE exchange = 'binance' AND symbol = ?1 AND epoch = ?2 ORDER BY trade_id";
+        let mut select = self.0.prepare(sql).unwrap();
+        select.query_map(rusqlite::params![symbol, epoch], trade_truth).unwrap().map(Result::unwrap).collect()
+    }
+
     /// Every one-minute kline of a symbol, ordered by time, with its values as text.
     pub fn klines(&self, symbol: &str) -> Vec<(i64, String)> {
         let sql = "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,

@@ -29,6 +29,10 @@ impl HistoryStore for ClickhouseStore {
             Some(faults) => Arc::new(Retrying::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
         }
     }
+
+    fn open_at(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(ClickhouseHistory::new(&self.options).at_epoch(epoch))
+    }
 }
 
 /// Sends one statement, as an operator would, and returns the response. `{db}` stands for the database.

@@ -2,7 +2,9 @@
 
 use rust_decimal::Decimal;
 use tapekeeper::gap::{Evidence, Gap, Range};
-use tapekeeper::history::{Batch, DeadLetter, JobRun, KlineRow, LetterSource, TradeRow};
+use tapekeeper::history::{
+    Batch, ConflictRow, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow, Verdict,
+};
 use tapekeeper::market::{Interval, Kline, Side, Stream, Trade};
 
 use crate::contracts::{BINANCE, NOON, symbol};
@@ -19,7 +21,15 @@ pub fn trade(name: &str, id: i64) -> TradeRow {
     let ts = NOON.plus_micros((id % 100_000) * MINUTE_US);
     let trade = Trade { id, ts, price: Decimal::new(6_123_456 + id % 1_000, 2), quantity: Decimal::new(15, 4), side };
     let received_at = ts.plus_micros(80_000);
-    TradeRow { exchange: BINANCE, symbol: symbol(name), trade, received_at, is_backfilled: false }
+    TradeRow {
+        exchange: BINANCE,
+        symbol: symbol(name),
+        trade,
+        received_at,
+        is_backfilled: false,
+        epoch: 0,
+        version: tapekeeper::history::row_version(false),
+    }
 }
 
 /// A live one-minute kline.
@@ -40,7 +50,13 @@ pub fn kline(name: &str, minute: i64) -> KlineRow {
         last_trade_id: minute * 3 + 2,
         closed: true,
     };
-    KlineRow { exchange: BINANCE, symbol: symbol(name), kline, is_backfilled: false }
+    KlineRow {
+        exchange: BINANCE,
+        symbol: symbol(name),
+        kline,
+        is_backfilled: false,
+        version: tapekeeper::history::row_version(false),
+    }
 }
 
 pub fn dead_letter(offset: i64) -> DeadLetter {
@@ -84,6 +100,29 @@ pub fn klines(klines: Vec<KlineRow>) -> Batch {
     Batch { klines, ..Batch::default() }
 }
 
+pub fn epoch(name: &str, number: i64) -> EpochRow {
+    EpochRow {
+        exchange: BINANCE,
+        symbol: symbol(name),
+        epoch: number,
+        first_id: 500 * number,
+        began_at: NOON.plus_micros(number),
+        reason: "ids began again".to_owned(),
+    }
+}
+
+pub fn conflict(position: i64, verdict: Verdict) -> ConflictRow {
+    ConflictRow {
+        stream: stream("BTCUSDT", "trade"),
+        epoch: 0,
+        position,
+        stored: "{\"price\":\"1\"}".to_owned(),
+        arrived: "{\"price\":\"2\"}".to_owned(),
+        at: NOON.plus_micros(position),
+        verdict,
+    }
+}
+
 /// Some rows of every kind; every call returns the same.
 pub fn everything() -> Batch {
     let gap = Gap {
@@ -91,6 +130,8 @@ pub fn everything() -> Batch {
         ..Gap::open(stream("BTCUSDT", "trade"), Range { first: 50, last: 59 }, Evidence::default(), NOON)
     };
     Batch {
+        epochs: vec![epoch("LTCUSDT", 1)],
+        conflicts: vec![conflict(7, Verdict::Pending)],
         gaps: vec![gap],
         trades: (0..500).map(|id| trade("BTCUSDT", id)).collect(),
         klines: (0..50).map(|minute| kline("BTCUSDT", minute)).collect(),

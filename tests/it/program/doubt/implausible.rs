@@ -46,7 +46,7 @@ async fn event_times_ahead_of_the_clock_open_no_gap() {
     recording.end().await;
 }
 
-// Needs: implausible klines are set aside.
+// Needs: implausible klines are set aside, and a kline that closes too early is replaced by the later one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn implausible_klines_move_nothing() {
     let recording = Recording::begin(&SYMBOLS, &["trade", "kline_1m"], 200.0).await;
@@ -58,11 +58,12 @@ async fn implausible_klines_move_nothing() {
         "f=1&L=+1000000000000&x=true",
         "f=0&L=max&n=max&x=true",
         "n=-5&x=true",
+        "x=true",
     ];
     for (symbol, lie) in SYMBOLS.iter().zip(lies) {
         recording.inject(&format!("poisoncopy:{symbol}:kline.{lie}:1"));
     }
-    let poisoned = || recording.simulator.control.counters().frames_poisoned == 7;
+    let poisoned = || recording.simulator.control.counters().frames_poisoned == 8;
     wait_for("every frame is sent", WAIT_MAX, async || poisoned().then_some(())).await;
     for symbol in SYMBOLS {
         recording.lose(symbol, 20).await;

@@ -6,6 +6,8 @@
 mod answers;
 mod hidden;
 mod implausible;
+mod numbering;
+mod random;
 mod streams;
 
 use std::time::Duration;
