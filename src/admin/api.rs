@@ -39,6 +39,17 @@ pub struct SymbolQuery {
     pub symbol: Option<String>,
 }
 
+/// `?symbol=&epoch=N|all`.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CoverageQuery {
+    /// Only this symbol, which must be recorded.
+    pub symbol: Option<String>,
+    /// The numbering of the trades: a number from 0, or `all`; default: each symbol's newest.
+    pub epoch: Option<String>,
+}
+
 /// `?state=open|all&symbol=&limit=`.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -167,17 +178,40 @@ pub async fn gaps(State(state): State<Arc<AppState>>, query: QueryParameters<Gap
 }
 
 /// What history holds and lacks, counted now
-#[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(SymbolQuery), responses(
+#[utoipa::path(get, path = "/api/v1/coverage", tag = "gaps", params(CoverageQuery), responses(
     (status = 200, description = "Per stream and day", body = [CoverageView]),
     CommonErrors, ParameterErrors, UnknownNameErrors, UnavailableErrors,
 ))]
 pub async fn coverage(
     State(state): State<Arc<AppState>>,
-    query: QueryParameters<SymbolQuery>,
+    query: QueryParameters<CoverageQuery>,
 ) -> ApiResult<Vec<CoverageView>> {
-    let streams = recorded_streams(&state, parse_query(query)?.symbol.as_deref())?;
-    let coverage =
-        audit::coverage(&state.history, &streams, None).await.map_err(|error| ApiError::unavailable(&error))?;
+    let query = parse_query(query)?;
+    let streams = recorded_streams(&state, query.symbol.as_deref())?;
+    let views = match query.epoch.as_deref() {
+        None => vec![state.history.clone()],
+        Some("all") => {
+            let epochs = state.history.epochs().await.context("read the epochs");
+            let newest = epochs.map_err(|error| ApiError::unavailable(&error))?.iter().map(|row| row.epoch).max();
+            (0..=newest.unwrap_or(0)).map(|epoch| state.history.at_epoch(epoch)).collect()
+        }
+        Some(text) => {
+            let epoch = text.parse::<u32>().map_err(|_| {
+                let why = format!("`{text}` is neither `all` nor the number of an epoch (0 is the first)");
+                ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", why)
+            })?;
+            vec![state.history.at_epoch(i64::from(epoch))]
+        }
+    };
+    let is_one = views.len() == 1;
+    let mut coverage = Vec::new();
+    for view in views {
+        let counted = audit::coverage(&view, &streams, None).await.map_err(|error| ApiError::unavailable(&error))?;
+        // Klines have no epochs, and most symbols only the first one.
+        let epoch = view.epoch().unwrap_or(0);
+        coverage
+            .extend(counted.into_iter().filter(|row| is_one || row.epoch == epoch && (epoch == 0 || row.present > 0)));
+    }
     Ok(Json(coverage.into_iter().map(|counted| status_model::coverage(&state, counted)).collect()))
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::missing::{each_missing, never_existed_in};
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History};
-use crate::market::{DAY_US, Stream, Timestamp};
+use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
 /// Most missing ranges listed per stream or day; `expected - present` counts all of them.
 const RANGES_MAX: usize = 1_000;
@@ -43,6 +43,8 @@ pub struct Coverage {
     pub symbol: String,
     /// `trade` or `kline_1m`...
     pub channel: String,
+    /// The numbering that is counted: 0, or the number of one that began again. 0 for klines.
+    pub epoch: i64,
     /// First stored position; null when no row is stored.
     pub first: Option<i64>,
     /// Last stored position.
@@ -110,6 +112,12 @@ pub async fn coverage(
     for gap in &rows {
         gaps.entry(&gap.stream).or_default().push(gap);
     }
+    let epochs = history.epochs().await.context("read the epochs")?;
+    let epoch_of = |stream: &Stream| {
+        let of_stream = epochs.iter().filter(|row| (row.exchange, &row.symbol) == (stream.exchange, &stream.symbol));
+        let newest = of_stream.map(|row| row.epoch).max().unwrap_or(0);
+        if stream.channel == Channel::Trade { history.epoch().unwrap_or(newest) } else { 0 }
+    };
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
     let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
     for (stream, day) in history.days(&numbered, first_day).await.context("count the streams' rows")? {
@@ -118,7 +126,9 @@ pub async fn coverage(
     let mut all = Vec::new();
     for stream in &numbered {
         let gaps = gaps.get(stream).map_or(&[][..], Vec::as_slice);
-        all.push(of_stream(history, stream, gaps, &days.remove(stream).unwrap_or_default()).await?);
+        let mut counted = of_stream(history, stream, gaps, &days.remove(stream).unwrap_or_default()).await?;
+        counted.epoch = epoch_of(stream);
+        all.push(counted);
     }
     Ok(all)
 }
@@ -236,6 +246,7 @@ async fn of_stream(
         exchange: stream.exchange.to_string(),
         symbol: stream.symbol.to_string(),
         channel: stream.channel.to_string(),
+        epoch: 0,
         first: None,
         last: None,
         expected: 0,

@@ -66,6 +66,8 @@ pub(super) struct Attempt {
     pub(super) refused: BTreeMap<i64, String>,
     /// Elements of answers whose position cannot be read: an absent position may be one of them.
     pub(super) unreadable: usize,
+    /// Trades that are newer than the row behind the gap: their numbering may have begun again.
+    pub(super) too_new: usize,
     /// Whether pages remain that this attempt did not request.
     pub(super) unfinished: bool,
 }
@@ -78,6 +80,7 @@ impl Attempt {
             wrote: false,
             refused: BTreeMap::new(),
             unreadable: 0,
+            too_new: 0,
             unfinished: false,
         }
     }

@@ -14,6 +14,12 @@ use crate::writer::Rows;
 use super::attempt::{Attempt, RepairError, ServedPosition};
 use super::deps::Deps;
 
+/// Attempts that leave out trades which are newer than the row behind their gap. Meanwhile a numbering that began again
+/// shows itself and supersedes the gap.
+const RENUMBERED_ATTEMPTS: i64 = 6;
+/// A trade may be this much newer than the next one, in microseconds.
+const DISORDER_US: i64 = 1_000_000;
+
 /// Most rows in one page of this gap's channel.
 pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
     let dialect = &deps.dialects[&gap.stream.exchange];
@@ -53,6 +59,11 @@ pub(super) async fn fetch(
         }
     }
     batch.trades.retain(|row| missing.contains(row.trade.id));
+    if gap.attempts <= RENUMBERED_ATTEMPTS {
+        let count = batch.trades.len();
+        batch.trades.retain(|row| gap.to_ts.is_none_or(|next| row.trade.ts.since(next) <= DISORDER_US));
+        learned.too_new += count - batch.trades.len();
+    }
     batch.klines.retain(|row| missing.contains(row.kline.open_time.micros()));
     if batch.is_empty() {
         return Ok(served);

@@ -37,6 +37,10 @@ pub(super) async fn judge(
 ) -> Result<Verdict, RepairError> {
     let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
     let absent = absent.map_err(RepairError::soon)?;
+    if attempt.too_new > 0 {
+        let count = attempt.too_new;
+        return Ok(Verdict::NotYet(format!("the exchange serves {count} trades that are newer than the next one")));
+    }
     if attempt.unreadable > 0 {
         let count = attempt.unreadable;
         return Ok(Verdict::NotYet(format!("the exchange served {count} elements without a readable position")));

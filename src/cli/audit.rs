@@ -16,6 +16,7 @@ use crate::history::{GapFilter, History};
 use crate::market::{Exchange, Stream};
 
 use super::bounds::{self, Bound};
+use super::epochs::{self, EpochArg};
 use super::output::{Format, print_line};
 use super::progress_bar;
 
@@ -37,6 +38,9 @@ pub struct Args {
     /// Only this symbol
     #[arg(long)]
     symbol: Option<String>,
+    /// The numbering of the trades: a number from 0, or `all`; default: each symbol's newest
+    #[arg(long, value_name = "N|all")]
+    epoch: Option<EpochArg>,
     /// First trade id (kline: open time in microseconds), RFC 3339 time or day; default: where history begins
     #[arg(long)]
     from: Option<String>,
@@ -73,24 +77,24 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     let mut selected = Vec::new();
     let mut positions = 0;
     for stream in &streams {
-        let range = match history.extent(stream).await.context("find the first and last row")? {
-            Some(extent) => bounds::resolve(&history, stream, extent, from, to).await?.range,
-            None => None,
-        };
-        positions += range.map_or(0, |range| range.len(stream.channel.step().unwrap_or(1)));
-        selected.push((stream, range));
+        for view in epochs::views(&history, stream, args.epoch).await? {
+            let range = match view.extent(stream).await.context("find the first and last row")? {
+                Some(extent) => bounds::resolve(&view, stream, extent, from, to).await?.range,
+                None => None,
+            };
+            positions += range.map_or(0, |range| range.len(stream.channel.step().unwrap_or(1)));
+            selected.push((stream, view, range));
+        }
     }
     let bar = progress_bar::bar(format, u64::try_from(positions).unwrap_or(0), "positions");
-    let gaps = history
-        .gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() })
-        .await
-        .context("read the gap ledger")?;
     let is_bounded = from.is_some() || to.is_some();
     let (mut complete, mut any) = (true, false);
-    for (stream, range) in selected {
+    for (stream, view, range) in selected {
+        let of_symbol = GapFilter { of_read_epoch: true, symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
+        let gaps = view.gaps(&of_symbol).await.context("read the gap ledger")?;
         bar.set_message(stream.to_string());
         let mut stream_count = match range {
-            Some(range) => count(&history, stream, range, &bar).await?,
+            Some(range) => count(&view, stream, range, &bar).await?,
             None => StreamCount::default(),
         };
         // A bounded audit reports only the gaps in its range.
@@ -103,7 +107,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         // A stream without rows misses nothing. A history without any row proves nothing.
         complete &= stream_count.is_complete();
         any |= range.is_some();
-        bar.suspend(|| report(stream, &stream_count, format));
+        bar.suspend(|| report(stream, view.epoch(), &stream_count, format));
     }
     bar.finish_and_clear();
     history.close().await.context("close the history")?;
@@ -166,7 +170,7 @@ async fn count(
     Ok(stream_count)
 }
 
-fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
+fn report(stream: &Stream, epoch: Option<i64>, stream_count: &StreamCount, format: Format) {
     let StreamCount { range, backfilled, missing, open_gaps, in_doubt, lost } = stream_count;
     let complete = stream_count.is_complete();
     if format == Format::Json {
@@ -175,7 +179,7 @@ fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
             "{}",
             json!({
                 "exchange": stream.exchange.as_str(), "symbol": stream.symbol.as_str(),
-                "channel": stream.channel.as_str(), "first": range.map(|range| range.first),
+                "channel": stream.channel.as_str(), "epoch": epoch, "first": range.map(|range| range.first),
                 "last": range.map(|range| range.last), "missing_count": missing.count, "missing": ranges,
                 "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete,
                 "unconfirmed": ranges_of(in_doubt, GapState::Unconfirmed),
@@ -185,13 +189,14 @@ fn report(stream: &Stream, stream_count: &StreamCount, format: Format) {
         );
         return;
     }
+    let epoch = epoch.map_or_else(String::new, |epoch| format!(" epoch {epoch}"));
     let Some(Range { first, last }) = range else {
-        return print_line!("{} {} {}: nothing stored", stream.exchange, stream.symbol, stream.channel);
+        return print_line!("{} {} {}{epoch}: nothing stored", stream.exchange, stream.symbol, stream.channel);
     };
     let verdict = if complete { "complete" } else { "NOT complete" };
     let doubt = if in_doubt.is_empty() { String::new() } else { format!(", {} in doubt", in_doubt.len()) };
     print_line!(
-        "{} {} {} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open{doubt}",
+        "{} {} {}{epoch} {}: {verdict}, {} missing, {backfilled} backfilled, {open_gaps} gaps open{doubt}",
         stream.exchange,
         stream.symbol,
         stream.channel,

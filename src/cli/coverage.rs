@@ -15,8 +15,14 @@ pub fn show(coverage: Value, days: bool, format: Format) {
     }
     let rows = coverage.as_array().map_or(&[][..], Vec::as_slice);
     let streams: Vec<Value> = rows.iter().map(with_missing_count).collect();
-    let columns = ["symbol", "channel", "first", "last", "present", "backfilled", "missing", "state"];
-    print_rows(&json!(streams), &columns, format);
+    // Most symbols have only one numbering.
+    let has_epochs = streams.iter().any(|row| row["epoch"].as_i64() != Some(0));
+    let columns: &[&str] = if has_epochs {
+        &["symbol", "channel", "epoch", "first", "last", "present", "backfilled", "missing", "state"]
+    } else {
+        &["symbol", "channel", "first", "last", "present", "backfilled", "missing", "state"]
+    };
+    print_rows(&json!(streams), columns, format);
     if days {
         print_line!("");
         let columns = ["symbol", "channel", "date", "first", "last", "present", "backfilled", "missing", "state"];

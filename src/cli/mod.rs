@@ -9,6 +9,7 @@ mod client;
 mod copy;
 mod coverage;
 mod demo;
+mod epochs;
 mod export;
 mod format;
 mod manual;

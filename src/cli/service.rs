@@ -37,6 +37,9 @@ pub enum Command {
         /// Only this symbol
         #[arg(long)]
         symbol: Option<String>,
+        /// The numbering of the trades: a number from 0, or `all`; default: each symbol's newest
+        #[arg(long, value_name = "N|all")]
+        epoch: Option<String>,
         /// Also a line for each UTC day (JSON always has the days)
         #[arg(long)]
         days: bool,
@@ -117,8 +120,9 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<u8
             show_gaps(gaps, format);
             Ok(0)
         }
-        Command::Coverage { symbol, days } => {
-            let coverage = client.query("/api/v1/coverage", &[("symbol", symbol.as_deref())]).await?;
+        Command::Coverage { symbol, epoch, days } => {
+            let parameters = [("symbol", symbol.as_deref()), ("epoch", epoch.as_deref())];
+            let coverage = client.query("/api/v1/coverage", &parameters).await?;
             let complete = coverage.as_array().into_iter().flatten().all(|row| row["complete"] == true);
             coverage::show(coverage, days, format);
             Ok(if complete { 0 } else { NO })

@@ -86,27 +86,6 @@ fn a_position_that_only_one_answer_of_rest_names_opens_no_gap() {
 }
 
 #[test]
-fn another_trade_with_a_known_id_is_kept_as_a_dead_letter() {
-    let other = trade(5).replace("1.50000000", "1.60000000");
-    let (_, ready) = sort(&[trade(4), trade(5), trade(5), other]);
-    let [(3, reason)] = &letters(&ready)[..] else { panic!("{ready:?}") };
-    assert!(reason.contains("another trade has its id 5"), "{reason}");
-    assert_eq!(ids(&ready), [4, 5, 5], "a copy is no other trade");
-}
-
-#[test]
-fn a_lower_id_that_is_newer_is_kept_as_a_dead_letter() {
-    let again = trade(3).replace("\"T\":3", "\"T\":900000");
-    let mut buffer = new_buffer();
-    let ts = Some(Timestamp::from_millis(1_000));
-    buffer.seed([(btc(), Watermark { position: 500_000, ts })]);
-    buffer.push(record(0, again));
-    let ready = buffer.take_ready();
-    let [(0, reason)] = &letters(&ready)[..] else { panic!("{ready:?}") };
-    assert!(reason.contains("its id 3 is below 500001 although it is newer"), "{reason}");
-}
-
-#[test]
 fn a_time_ahead_of_the_exchanges_clock_is_set_aside_and_an_event_time_counts_a_minute_at_most() {
     let mut buffer = new_buffer();
     buffer.set_clock(Exchange::Binance, Some(0), Timestamp(0));

@@ -445,5 +445,7 @@ fn a_partition_that_leaves_does_not_end_the_grace_of_the_others() {
     assert_eq!(ids(&buffer.take_ready()), [2, 3]);
 }
 
+#[path = "numbering_tests.rs"]
+mod numbering_tests;
 #[path = "plausible_tests.rs"]
 mod plausible_tests;

@@ -22,6 +22,7 @@ mod retention;
 mod schema;
 mod server;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -56,13 +57,6 @@ impl ClickhouseHistory {
             identity: OnceCell::new(),
             closed: AtomicBool::new(false),
         }
-    }
-
-    /// The same history, of whose trades reads return this epoch in place of the newest.
-    pub fn at_epoch(self, epoch: i64) -> Self {
-        let mut history = self;
-        history.server.epoch = Some(epoch);
-        history
     }
 
     /// Inspects the server without changing it. Returns a line that describes it, and a line for each missing item.
@@ -237,6 +231,16 @@ impl History for ClickhouseHistory {
 
     async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
         ledger::conflicts(self.server().await?, pending_only, limit).await
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.server.epoch
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        let mut history = Self::new(&self.options);
+        history.server.epoch = Some(epoch);
+        Arc::new(history)
     }
 
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {

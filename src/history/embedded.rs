@@ -14,7 +14,7 @@ mod tables;
 mod writer;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -37,12 +37,19 @@ const READERS_MAX: usize = 3;
 /// History in one SQLite file.
 #[derive(Debug)]
 pub struct EmbeddedHistory {
+    shared: Arc<Shared>,
+    /// The epoch of trades to read; `None` is the newest of each symbol.
+    epoch: Option<i64>,
+}
+
+/// What all views of the file share.
+#[derive(Debug)]
+struct Shared {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     readers: Readers,
     watch: FileWatch,
     identity: String,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    epoch: Option<i64>,
 }
 
 impl EmbeddedHistory {
@@ -58,35 +65,21 @@ impl EmbeddedHistory {
             .name("history-writer".to_owned())
             .spawn(move || writer.run(waiting))
             .map_err(|error| HistoryError::Unavailable(format!("start history's writer thread: {error}")))?;
-        Ok(Self {
+        let shared = Shared {
             requests: Mutex::new(Some(requests)),
             readers: Readers::new(path, READERS_MAX, watch.clone()),
             watch,
             identity,
             thread: Mutex::new(Some(thread)),
-            epoch: None,
-        })
-    }
-
-    /// The same history, of whose trades reads return this epoch in place of the newest.
-    pub fn at_epoch(self, epoch: i64) -> Self {
-        let mut history = self;
-        history.epoch = Some(epoch);
-        history
-    }
-
-    fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.watch.close();
-        self.readers.close();
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
+        Ok(Self { shared: Arc::new(shared), epoch: None })
     }
 
     /// Sends work to the writer and waits until it is durable; returns the number of removed rows. The writer executes
     /// all work that it has received, even if the caller stops waiting.
     async fn write(&self, work: Work) -> Result<u64, HistoryError> {
         let closed = || HistoryError::Unavailable("history is closed".to_owned());
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let requests = self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (done, answer) = oneshot::channel();
         let requests = requests.ok_or_else(closed)?;
         requests.send(Request { work, done }).await.map_err(|_| closed())?;
@@ -98,14 +91,14 @@ impl EmbeddedHistory {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, HistoryError> {
-        self.readers.read(read).await.map_err(running)
+        self.shared.readers.read(read).await.map_err(running)
     }
 }
 
 #[async_trait]
 impl History for EmbeddedHistory {
     async fn identity(&self) -> Result<String, HistoryError> {
-        Ok(self.identity.clone())
+        Ok(self.shared.identity.clone())
     }
 
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
@@ -225,6 +218,14 @@ impl History for EmbeddedHistory {
         self.read(move |connection| ledger::conflicts(connection, pending_only, limit)).await
     }
 
+    fn epoch(&self) -> Option<i64> {
+        self.epoch
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Self { shared: self.shared.clone(), epoch: Some(epoch) })
+    }
+
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         let recorder = recorder.map(str::to_owned);
         self.read(move |connection| ledger::dead_letters(connection, recorder.as_deref(), limit)).await
@@ -261,19 +262,19 @@ impl History for EmbeddedHistory {
     }
 
     async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
-        Ok(Some(self.readers.bytes_on_disk()))
+        Ok(Some(self.shared.readers.bytes_on_disk()))
     }
 
     fn trouble(&self) -> Option<HistoryError> {
-        self.watch.trouble().map(running)
+        self.shared.watch.trouble().map(running)
     }
 
     async fn find_damage(&self) -> Result<(), HistoryError> {
-        self.readers.find_damage().await.map_err(running)
+        self.shared.readers.find_damage().await.map_err(running)
     }
 
     async fn close(&self) -> Result<(), HistoryError> {
-        let Some(thread) = self.stop() else { return Ok(()) };
+        let Some(thread) = self.shared.stop() else { return Ok(()) };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         match joined {
             Ok(Ok(())) => Ok(()),
@@ -282,7 +283,16 @@ impl History for EmbeddedHistory {
     }
 }
 
-impl Drop for EmbeddedHistory {
+impl Shared {
+    fn stop(&self) -> Option<std::thread::JoinHandle<()>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.watch.close();
+        self.readers.close();
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Shared {
     fn drop(&mut self) {
         // Waits for the work that the writer has received, so that the next process opens a file without a writer.
         if let Some(thread) = self.stop()

@@ -220,6 +220,14 @@ impl History for FaultyHistory {
         self.inner.conflicts(pending_only, limit).await
     }
 
+    fn epoch(&self) -> Option<i64> {
+        self.inner.epoch()
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Self::new(self.inner.at_epoch(epoch), self.faults.clone()))
+    }
+
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         self.before_read().await?;
         self.inner.dead_letters(recorder, limit).await

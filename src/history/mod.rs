@@ -18,8 +18,8 @@
 //! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions. A table or column that
 //!    somebody changes while the recorder runs is an outage: the calls fail with [`HistoryError::Unavailable`], which
 //!    names it, until it is back.
-//! 7. **Numberings never mix.** Reads return the trades of each symbol's newest epoch, unless the store was opened for
-//!    another one.
+//! 7. **Numberings never mix.** Reads return the trades of each symbol's newest epoch, unless [`History::at_epoch`] asks
+//!    for another one.
 //! 8. **A success is proven.** A call returns `Ok` only when the answer is the store's own and whole. A store whose file
 //!    was removed or replaced refuses writes.
 //!
@@ -33,6 +33,7 @@ mod options;
 mod per_minute;
 mod rows;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -102,7 +103,7 @@ impl HistoryError {
 pub struct GapFilter {
     /// Only open gaps.
     pub open_only: bool,
-    /// Only gaps of each symbol's newest epoch, or of the one that the store was opened for.
+    /// Only gaps of each symbol's newest epoch, or of the one that [`History::at_epoch`] asks for.
     pub of_read_epoch: bool,
     /// Only gaps of this symbol.
     pub symbol: Option<Symbol>,
@@ -205,6 +206,14 @@ pub trait History: Send + Sync {
 
     /// Every numbering of every symbol that began after another one, ascending by epoch within a symbol.
     async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError>;
+
+    /// The epoch of trades that reads return; `None` is the newest of each symbol.
+    fn epoch(&self) -> Option<i64> {
+        None
+    }
+
+    /// The same store, of whose trades reads return this epoch in place of the newest.
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History>;
 
     /// The conflicts that are not decided yet, or all, newest first, at most `limit`.
     async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError>;

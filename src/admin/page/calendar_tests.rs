@@ -56,6 +56,7 @@ fn coverage(days: &[(i64, i64, i64, i64)]) -> Coverage {
         exchange: "binance".to_owned(),
         symbol: "BTCUSDT".to_owned(),
         channel: "trade".to_owned(),
+        epoch: 0,
         first: Some(1),
         last: Some(100),
         expected: 100,

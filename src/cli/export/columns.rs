@@ -41,6 +41,7 @@ pub const TRADE: Columns = &[
     ("received_at", Kind::Timestamp),
     ("received_at_us", Kind::Integer),
     ("is_backfilled", Kind::Boolean),
+    ("epoch", Kind::Integer),
 ];
 
 /// Columns of a kline.
@@ -120,6 +121,7 @@ pub fn trade(row: &TradeRow) -> [Cell<'_>; TRADE.len()] {
         Cell::Timestamp(row.received_at),
         Cell::Integer(row.received_at.micros()),
         Cell::Boolean(row.is_backfilled),
+        Cell::Integer(row.epoch),
     ]
 }
 

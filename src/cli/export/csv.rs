@@ -93,9 +93,9 @@ mod tests {
         let text = String::from_utf8(file.finish().unwrap()).unwrap();
         assert_eq!(
             text,
-            "exchange,symbol,trade_id,ts,ts_us,price,quantity,side,received_at,received_at_us,is_backfilled\n\
+            "exchange,symbol,trade_id,ts,ts_us,price,quantity,side,received_at,received_at_us,is_backfilled,epoch\n\
              binance,\"BTC,\"\"USDT\",7,2026-11-24T10:48:00.000001Z,1795517280000001,0.00001,100,sell,\
-             2026-11-24T10:48:00.100000Z,1795517280100000,false\n"
+             2026-11-24T10:48:00.100000Z,1795517280100000,false,0\n"
         );
     }
 

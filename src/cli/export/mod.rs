@@ -33,6 +33,7 @@ use sink::Sink;
 use target::Target;
 
 use super::bounds::{self, Bound, Selection};
+use super::epochs::{self, EpochArg};
 use super::format::{self, FormatFlag, RowFormat};
 use super::output::Format;
 use super::progress_bar;
@@ -58,6 +59,9 @@ pub struct Args {
     /// `trade`, or `kline_1m` and the other intervals
     #[arg(long, default_value = "trade")]
     channel: String,
+    /// The numbering of the trades: a number from 0, or `all`, oldest first; default: the symbol's newest
+    #[arg(long, value_name = "N|all")]
+    epoch: Option<EpochArg>,
     /// First trade id (kline: open time in microseconds), RFC 3339 time or day; default: where history begins
     #[arg(long)]
     from: Option<String>,
@@ -82,7 +86,9 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
     }
     let from = args.from.as_deref().map(|text| Bound::parse(text, false)).transpose()?;
     let to = args.to.as_deref().map(|text| Bound::parse(text, true)).transpose()?;
-    let history = stores::history_to_read(config).await?;
+    let all = stores::history_to_read(config).await?;
+    let mut views = epochs::views(&all, &stream, args.epoch).await?;
+    let history = views.pop().context("a stream has at least one numbering")?;
     let extent = history.extent(&stream).await.context("find the first and last row")?;
     let selection = match extent {
         Some(extent) => bounds::resolve(&history, &stream, extent, from, to).await?,
@@ -106,6 +112,10 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
     let completeness = Completeness::new(&stream, step, never_existed, selection.range.map_or(0, |range| range.first));
     let sink = Sink::begin(format, target, stream.channel)?;
     let mut export = Export { history, stream, sink, bar, completeness };
+    let mut missing = 0;
+    for view in views {
+        missing += export.ended_epoch(view, (from, to), &stop).await?;
+    }
     if let Some(range) = selection.range {
         export.rows(range, &stop).await?;
     }
@@ -114,13 +124,13 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
     let mut shortfalls = selection.shortfalls;
     shortfalls.extend(open_gaps_outside(&history, &stream, selection.range, (from.is_none(), to.is_none())).await?);
     sink.finish(&metadata(&stream, selection.range, &completeness, &shortfalls))?;
-    history.close().await.context("close the history")?;
+    all.close().await.context("close the history")?;
     eprintln!("{stream}: {} rows written", completeness.rows);
     completeness.report();
     for words in &shortfalls {
         eprintln!("{stream}: NOT complete: {words}");
     }
-    Ok(if completeness.missing == 0 && shortfalls.is_empty() { 0 } else { NO })
+    Ok(if missing + completeness.missing == 0 && shortfalls.is_empty() { 0 } else { NO })
 }
 
 fn stream(args: &Args) -> Result<Stream, Failure> {
@@ -161,6 +171,31 @@ struct Export {
 }
 
 impl Export {
+    /// Writes the rows of a numbering that ended; returns how many are missing between them.
+    async fn ended_epoch(
+        &mut self,
+        view: Arc<dyn History>,
+        (from, to): (Option<Bound>, Option<Bound>),
+        stop: &CancellationToken,
+    ) -> Result<i64, Failure> {
+        let Some(extent) = view.extent(&self.stream).await.context("find the first and last row")? else {
+            return Ok(0);
+        };
+        let Some(range) = bounds::resolve(&view, &self.stream, extent, from, to).await?.range else { return Ok(0) };
+        let never_existed = audit::never_existed(&view, &self.stream).await?;
+        let step = self.stream.channel.step().context("only numbered streams are in history")?;
+        let epoch = view.epoch().unwrap_or(0);
+        let newest = std::mem::replace(&mut self.history, view);
+        let completeness = Completeness::new(&self.stream, step, never_existed, range.first);
+        let completeness = std::mem::replace(&mut self.completeness, completeness);
+        self.rows(range, stop).await?;
+        self.history = newest;
+        let ended = std::mem::replace(&mut self.completeness, completeness);
+        eprintln!("{} epoch {epoch}: {} rows written", self.stream, ended.rows);
+        ended.report();
+        Ok(ended.missing)
+    }
+
     async fn rows(&mut self, range: Range, stop: &CancellationToken) -> Result<(), Failure> {
         let mut from = range.first;
         while let Some(rest) = Range::new(from, range.last) {

@@ -30,7 +30,7 @@ fn trade(id: i64, price: Decimal, quantity: Decimal) -> TradeRow {
         },
         received_at: Timestamp(1_795_517_280_100_000 + 7 * id),
         is_backfilled: id % 2 == 0,
-        epoch: 0,
+        epoch: id % 3,
         version: crate::history::row_version(id % 2 == 0),
     }
 }
@@ -74,7 +74,7 @@ fn read_trade(row: &Row) -> TradeRow {
         },
         received_at: read_instant(row, 8),
         is_backfilled: row.get_bool(10).unwrap(),
-        epoch: 0,
+        epoch: row.get_long(11).unwrap(),
         version: crate::history::row_version(row.get_bool(10).unwrap()),
     }
 }

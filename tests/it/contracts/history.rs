@@ -25,8 +25,6 @@ use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trade
 /// A history that can be opened repeatedly. The caller drops the previous handle before it opens another.
 pub trait HistoryStore: Send + Sync {
     fn open(&self) -> Arc<dyn History>;
-    /// Opens it for the trades of one epoch.
-    fn open_at(&self, epoch: i64) -> Arc<dyn History>;
 }
 
 /// Checks every promise on a backend; each check gets a fresh store.
@@ -105,7 +103,7 @@ async fn inserting_again_changes_nothing(store: &dyn HistoryStore) {
 async fn the_higher_version_is_read(store: &dyn HistoryStore) {
     let history = store.open();
     let backfilled = |mut row: TradeRow| {
-        row.is_backfilled = true;
+        (row.is_backfilled, row.version) = (true, row_version(true));
         row.received_at = row.received_at.plus_micros(1_000);
         row
     };
@@ -123,7 +121,7 @@ async fn the_higher_version_is_read(store: &dyn HistoryStore) {
 
     let live = kline("BTCUSDT", 1);
     let mut filled = kline("BTCUSDT", 1);
-    filled.is_backfilled = true;
+    (filled.is_backfilled, filled.version) = (true, row_version(true));
     filled.kline.first_trade_id = -1;
     let of_kline = stream("BTCUSDT", "kline_1m");
     let whole = Range { first: 0, last: i64::MAX };

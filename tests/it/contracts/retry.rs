@@ -144,6 +144,9 @@ impl History for Retrying<dyn History> {
     async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
         retry(|| self.0.epochs()).await
     }
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Retrying::<dyn History>(self.0.at_epoch(epoch)))
+    }
     async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
         retry(|| self.0.conflicts(pending_only, limit)).await
     }

@@ -38,10 +38,6 @@ impl HistoryStore for Embedded {
             Some(faults) => Arc::new(Retrying::<dyn History>(Arc::new(FaultyHistory::new(history, faults.clone())))),
         }
     }
-
-    fn open_at(&self, epoch: i64) -> Arc<dyn History> {
-        Arc::new(EmbeddedHistory::open(&self.path()).unwrap().at_epoch(epoch))
-    }
 }
 
 #[test]

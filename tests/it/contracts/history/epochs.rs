@@ -57,10 +57,10 @@ pub async fn reads_return_the_newest_numbering(store: &dyn HistoryStore) {
     let minutes = history.per_minute(&[btc.clone(), eth], NOON.plus_micros(-86_400_000_000)).await.unwrap();
     assert_eq!(count(minutes.iter().map(|(_, minute)| minute.present).collect()), 26 + 7);
     // The rows of the old numbering stay, and are there for who asks.
-    let past = store.open_at(0);
+    let past = history.at_epoch(0);
     assert_eq!(all_trades(&*past, "BTCUSDT").await, old);
     assert_eq!(past.count(&btc, whole).await.unwrap().present, 100);
-    assert_eq!(all_trades(&*store.open_at(2), "BTCUSDT").await, []);
+    assert_eq!(all_trades(&*history.at_epoch(2), "BTCUSDT").await, []);
 }
 
 /// Several recorders see a numbering begin; the earliest sight counts.
