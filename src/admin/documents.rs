@@ -241,6 +241,8 @@ pub struct StreamView {
     pub frames: u64,
     /// Frames behind the expected position: late ones and duplicates.
     pub behind: u64,
+    /// The numbering of its positions: 0, or the number of the last one that began again.
+    pub epoch: i64,
     /// The number of gaps that are not closed.
     pub open_gaps: usize,
     /// Whether a frame arrived in the last minute.

@@ -62,6 +62,7 @@ pub fn streams(state: &AppState) -> Vec<StreamView> {
             connection: progress.connection,
             frames: progress.frames,
             behind: progress.behind,
+            epoch: progress.epoch,
             open_gaps: state.ledger.with(|ledger| ledger.of_stream(&stream).count()),
             receiving: age.is_some_and(|age| age < RECEIVING_US),
         }

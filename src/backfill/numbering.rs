@@ -1,11 +1,11 @@
-//! What the exchange's REST says about trades that do not fit their stream: whether the numbering goes on, came once more
+//! What the exchange's REST says about trades that do not fit their stream: whether the numbering continues, came once more
 //! from an earlier trade, or began again.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::consume::{Numbering, Question};
+use crate::consume::{DoubtfulTrades, Numbering};
 use crate::exchange::rest::{Rest, RestError};
 use crate::gap::Range;
 use crate::history::{History, HistoryError, TradeRow};
@@ -73,7 +73,7 @@ impl Judge<'_> {
     }
 
     /// Decides about the trades of a question.
-    pub(super) async fn judge(&self, question: &Question) -> Result<Numbering, NoAnswer> {
+    pub(super) async fn judge(&self, question: &DoubtfulTrades) -> Result<Numbering, NoAnswer> {
         let newest = self.newest().await?;
         let (Some(trade), Some(last)) = (self.confirmed(question).await?, self.last_stored().await?) else {
             return Ok(Numbering::Continues { newest });
@@ -93,7 +93,7 @@ impl Judge<'_> {
     }
 
     /// A doubtful trade that the exchange serves as it arrived: then two sources agree.
-    async fn confirmed(&self, question: &Question) -> Result<Option<Trade>, NoAnswer> {
+    async fn confirmed(&self, question: &DoubtfulTrades) -> Result<Option<Trade>, NoAnswer> {
         let mut is_unserved = false;
         for trade in &question.trades {
             match self.at(trade.id).await? {
@@ -124,7 +124,7 @@ impl Judge<'_> {
         Ok(self.history.latest_trades(self.stream.exchange, symbols).await?.pop())
     }
 
-    /// The ids go on far above the last one: a hole that the time between explains is a gap, another one is a new
+    /// The ids continue far above the last one: a hole that the time between explains is a gap, another one is a new
     /// numbering.
     async fn judge_jump(&self, last: &Trade, newest: i64) -> Result<Numbering, NoAnswer> {
         let symbol = self.stream.symbol.as_str();
@@ -136,7 +136,7 @@ impl Judge<'_> {
         if hole <= HOLE_MIN.saturating_add(seconds.saturating_mul(PACE_MAX)) {
             return Ok(Numbering::Continues { newest });
         }
-        let reason = format!("ids go on at {}: the last one was {}", first.id, last.id);
+        let reason = format!("ids continue at {}: the last one was {}", first.id, last.id);
         Ok(Numbering::Restarted { first, newest, reason })
     }
 

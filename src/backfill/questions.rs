@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::consume::{Doubts, Probe, Question};
+use crate::consume::{DoubtfulTrades, Doubts, Probe};
 use crate::exchange::rest::{QUERY_TIME_MAX, Rest};
 use crate::heartbeat::Heartbeat;
 use crate::history::History;
@@ -33,7 +33,7 @@ pub async fn run(
     heartbeat: Heartbeat,
     stop: CancellationToken,
 ) {
-    let mut open: HashMap<Stream, (Question, Instant)> = HashMap::new();
+    let mut open: HashMap<Stream, (DoubtfulTrades, Instant)> = HashMap::new();
     let mut asked: HashMap<Stream, Instant> = HashMap::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
@@ -46,12 +46,13 @@ pub async fn run(
         for question in doubts.take(exchange).into_iter().filter(|question| question.stream.channel == Channel::Trade) {
             let due = asked.get(&question.stream).map_or(now, |at| *at + ASK_EVERY);
             let due = open.get(&question.stream).map_or(due, |(_, due)| *due);
-            let is_better = |(known, _): &(Question, Instant)| !question.trades.is_empty() || known.trades.is_empty();
+            let is_better =
+                |(known, _): &(DoubtfulTrades, Instant)| !question.trades.is_empty() || known.trades.is_empty();
             if open.get(&question.stream).is_none_or(is_better) {
                 open.insert(question.stream.clone(), (question, due));
             }
         }
-        let due: Vec<Question> =
+        let due: Vec<DoubtfulTrades> =
             open.values().filter(|(_, due)| *due <= now).map(|(question, _)| question.clone()).collect();
         for question in due {
             heartbeat.beat();

@@ -18,6 +18,7 @@ use crate::gap::Range;
 use crate::history::{Batch, GapFilter, History};
 use crate::market::{Channel, Stream};
 
+use super::epochs::{self, EpochArg};
 use super::output::{Format, print_line};
 use super::progress_bar;
 
@@ -48,22 +49,15 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     let mut streams: Vec<Stream> = source_config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     streams.retain(|stream| stream.channel.step().is_some());
     let mut equal = true;
+    // Before the trades: no row may be stored without its numbering.
+    let epochs = source.epochs().await.context("read the source's epochs")?;
+    let conflicts = source.conflicts(false, RUNS_MAX).await.context("read the source's conflicts")?;
+    let (epoch_count, conflict_count, token) = (epochs.len(), conflicts.len(), "copy:epochs".to_owned());
+    target.insert(&Batch { epochs, conflicts, token, ..Batch::default() }).await.context("write the epochs")?;
     for stream in &streams {
-        let Some(extent) = source.extent(stream).await.context("read the source")? else { continue };
-        let total = source.count(stream, extent).await.context("count the source")?.present;
-        // An earlier copy may have written rows already.
-        let already_copied = target.count(stream, extent).await.context("count the target")?.present;
-        let bar = progress_bar::bar(format, u64::try_from(total - already_copied).unwrap_or(0), "rows");
-        bar.set_message(stream.to_string());
-        copy_stream(&source, &target, stream, extent, &bar, &stop).await?;
-        bar.finish_and_clear();
-        let copied = target.count(stream, extent).await.context("count the target")?.present;
-        equal &= copied >= total;
-        match format {
-            Format::Json => {
-                print_line!("{}", json!({ "stream": stream.to_string(), "source": total, "target": copied }))
-            }
-            Format::Human => print_line!("{stream}: {total} rows in the source, {copied} in the target"),
+        for view in epochs::views(&source, stream, Some(EpochArg::All)).await? {
+            let to = view.epoch().map_or_else(|| target.clone(), |epoch| target.at_epoch(epoch));
+            equal &= copy_stream(&view, &to, stream, format, &stop).await?;
         }
     }
     if stop.is_cancelled() {
@@ -81,7 +75,10 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     }
     match format {
         Format::Json => {
-            print_line!("{}", json!({ "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() }))
+            print_line!(
+                "{}",
+                json!({ "epochs": epoch_count, "conflicts": conflict_count, "gaps": gap_count, "dead_letters": letter_count, "runs": runs.len() })
+            )
         }
         Format::Human => print_line!("{gap_count} gaps, {letter_count} dead letters and {} runs copied", runs.len()),
     }
@@ -96,8 +93,37 @@ fn load(path: &std::path::Path) -> Result<Config, Failure> {
     loaded.map(|loaded| loaded.config).map_err(|problems| Failure::new(CONFIGURATION, problems))
 }
 
-/// Copies the rows that the target lacks between the first and last row of the source.
+/// Copies one numbering of a stream; returns whether the target has as many rows as the source.
 async fn copy_stream(
+    source: &Arc<dyn History>,
+    target: &Arc<dyn History>,
+    stream: &Stream,
+    format: Format,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let Some(extent) = source.extent(stream).await.context("read the source")? else { return Ok(true) };
+    let total = source.count(stream, extent).await.context("count the source")?.present;
+    // An earlier copy may have written rows already.
+    let already_copied = target.count(stream, extent).await.context("count the target")?.present;
+    let bar = progress_bar::bar(format, u64::try_from(total - already_copied).unwrap_or(0), "rows");
+    bar.set_message(stream.to_string());
+    copy_rows(source, target, stream, extent, &bar, stop).await?;
+    bar.finish_and_clear();
+    let copied = target.count(stream, extent).await.context("count the target")?.present;
+    match format {
+        Format::Json => {
+            print_line!(
+                "{}",
+                json!({ "stream": stream.to_string(), "epoch": source.epoch(), "source": total, "target": copied })
+            )
+        }
+        Format::Human => print_line!("{stream}: {total} rows in the source, {copied} in the target"),
+    }
+    Ok(copied >= total)
+}
+
+/// Copies the rows that the target lacks between the first and last row of the source.
+async fn copy_rows(
     source: &Arc<dyn History>,
     target: &Arc<dyn History>,
     stream: &Stream,
@@ -132,7 +158,7 @@ async fn copy_range(
 ) -> anyhow::Result<()> {
     let mut from = range.first;
     while let Some(rest) = Range::new(from, range.last).filter(|_| !stop.is_cancelled()) {
-        let token = format!("copy:{stream}:{from}");
+        let token = format!("copy:{stream}:{}:{from}", source.epoch().unwrap_or(0));
         let mut batch = Batch { token, ..Batch::default() };
         let last = if stream.channel == Channel::Trade {
             batch.trades = source.trades(stream, rest, PAGE).await.context("read the source's trades")?;

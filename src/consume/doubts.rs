@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 
 use crate::market::{Exchange, Stream};
 
-use super::inputs::Question;
+use super::inputs::DoubtfulTrades;
 
 /// The open questions, one a stream; shared by the consumer and the exchanges' clients.
 #[derive(Clone, Debug, Default)]
 pub struct Doubts {
-    open: Arc<Mutex<HashMap<Stream, Question>>>,
+    open: Arc<Mutex<HashMap<Stream, DoubtfulTrades>>>,
     /// Notified when a conflict was stored.
     pub conflict_found: Arc<Notify>,
 }
@@ -21,7 +21,7 @@ pub struct Doubts {
 impl Doubts {
     /// Asks about a stream. The newest question replaces an open one, except that it keeps its trades when the new one
     /// has none.
-    pub fn ask(&self, question: Question) {
+    pub fn ask(&self, question: DoubtfulTrades) {
         let mut asked = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         match asked.get_mut(&question.stream) {
             Some(open) if question.trades.is_empty() && !open.trades.is_empty() => {}
@@ -33,7 +33,7 @@ impl Doubts {
     }
 
     /// Takes the questions about one exchange's streams.
-    pub fn take(&self, exchange: Exchange) -> Vec<Question> {
+    pub fn take(&self, exchange: Exchange) -> Vec<DoubtfulTrades> {
         let mut asked = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         asked.extract_if(|stream, _| stream.exchange == exchange).map(|(_, question)| question).collect()
     }

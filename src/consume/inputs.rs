@@ -16,7 +16,7 @@ pub struct Expectation {
 
 /// Trades that do not fit their stream: the exchange must say what they are.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct DoubtfulTrades {
     /// The stream.
     pub stream: Stream,
     /// The oldest and the newest of them; empty when only the exchange's newest id is wanted.
@@ -26,12 +26,12 @@ pub struct Question {
 /// What the exchange's REST says about a stream's numbering.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Numbering {
-    /// It goes on, and the trades in doubt that REST's newest id does not explain are not trades.
+    /// It continues, and the trades in doubt that REST's newest id does not explain are not trades.
     Continues {
         /// The newest id that REST serves.
         newest: i64,
     },
-    /// It goes on, and REST serves the trades in doubt as they arrived.
+    /// It continues, and REST serves the trades in doubt as they arrived.
     Confirmed {
         /// The newest id that REST serves.
         newest: i64,

@@ -7,10 +7,12 @@
 mod assignment;
 mod doubts;
 mod inputs;
+mod kline_router;
 mod known_rows;
 mod letter_report;
 mod partition_time;
 mod plausible;
+mod ready_batch;
 mod reorder_buffer;
 mod router;
 mod stream_state;
@@ -25,10 +27,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use doubts::Doubts;
-pub use inputs::{Expectation, Force, Numbering, Question, Watermark};
+pub use inputs::{DoubtfulTrades, Expectation, Force, Numbering, Watermark};
 pub use known_rows::{RepeatedRows, settle};
 pub use partition_time::Moment;
-pub use reorder_buffer::{EXPECT_GRACE_US, ReadyBatch, ReorderBuffer};
+pub use ready_batch::ReadyBatch;
+pub use reorder_buffer::{EXPECT_GRACE_US, ReorderBuffer};
 pub use stream_state::DetectedGap;
 
 use crate::clock::Clock;

@@ -139,12 +139,23 @@ pub struct ExchangeTime {
     advanced_at: Option<Timestamp>,
     /// The newest time that does not fit, and how many in a row agree with it.
     suspect: Option<(Timestamp, u32)>,
+    /// How many times in a row, and the measured clock, say that the known time is ahead.
+    behind: u32,
 }
 
 impl ExchangeTime {
     /// Counts an event time. `measured` is the exchange's clock as REST showed it; before it did, our own clock at the
     /// receipt must do, which may be wrong by years.
     pub fn observe(&mut self, time: Timestamp, measured: Option<Timestamp>, received_at: Timestamp) {
+        let is_behind = |known: Timestamp| {
+            known.since(time) > AHEAD_MAX_US && measured.is_some_and(|measured| known.since(measured) > AHEAD_MAX_US)
+        };
+        self.behind = if self.known.is_some_and(is_behind) { self.behind + 1 } else { 0 };
+        if self.behind >= AGREED_MIN {
+            // The exchange's clock was wrong for a while.
+            *self = Self { known: Some(time), advanced_at: Some(received_at), ..Self::default() };
+            return;
+        }
         let reference = measured.unwrap_or(received_at);
         let ahead = time.since(self.known.map_or(reference, |known| known.max(reference)));
         // The longer nothing arrived, the further two clocks may have drifted apart.
@@ -351,6 +362,23 @@ mod tests {
         // Every event time is in another unit: centuries ahead of the measured clock.
         (0..100).for_each(|n| time.observe(Timestamp(1_000_000_000 * S + n), now, Timestamp(0)));
         assert_eq!(time.known(), Some(Timestamp(10_990 * S)));
+    }
+
+    #[test]
+    fn an_exchange_whose_clock_was_ahead_for_a_while_is_followed_back() {
+        let mut time = ExchangeTime::default();
+        let at = |s: i64| Timestamp(s * S);
+        (0..20).for_each(|n| time.observe(at(4_600 + n), Some(at(4_600 + n)), at(0)));
+        assert_eq!(time.known(), Some(at(4_619)), "an hour ahead, and REST said so too");
+        (0..15).for_each(|n| time.observe(at(1_000 + n), Some(at(1_000 + n)), at(20 + n)));
+        assert_eq!(time.known(), Some(at(4_619)));
+        time.observe(at(1_015), Some(at(1_015)), at(35));
+        assert_eq!(time.known(), Some(at(1_015)));
+        // A market that runs faster than the clock that was measured, and a backlog, change nothing.
+        let mut time = ExchangeTime::default();
+        (0..100).for_each(|n| time.observe(at(1_000 + n * 10), Some(at(1_000)), at(n)));
+        (0..100).for_each(|n| time.observe(at(500 + n), Some(at(2_100)), at(n)));
+        assert_eq!(time.known(), Some(at(1_990)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 
 /// The streams that the exchange must say something about.
 fn questions(buffer: &mut ReorderBuffer) -> Vec<Stream> {
-    buffer.take_questions().into_iter().map(|question| question.stream).collect()
+    buffer.take_doubtful().into_iter().map(|question| question.stream).collect()
 }
 
 #[test]

@@ -5,21 +5,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Update;
 use crate::exchange::{DecodedFrame, Dialect, Event};
 use crate::history::EpochRow;
 use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
-use crate::writer::{Rows, Source};
+use crate::writer::Source;
 
-use super::inputs::{Expectation, Force, Numbering, Question, Watermark};
-use super::known_rows::RepeatedRows;
+use super::inputs::{DoubtfulTrades, Expectation, Force, Numbering, Watermark};
 use super::partition_time::{Moment, PartitionTime, time_at};
 use super::plausible::ExchangeTime;
+use super::ready_batch::ReadyBatch;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
 use super::undecodable::{Undecodable, stream_of};
-use crate::progress::{Outage, StreamProgress};
+use crate::progress::Outage;
 
 /// How long missing positions may still arrive before they are a gap, in microseconds: two sockets, or two frames of
 /// one socket, may deliver neighbours in either order.
@@ -78,25 +77,6 @@ impl ExchangeState {
         self.index.insert(symbol, self.symbols.len() - 1);
         self.symbols.len() - 1
     }
-}
-
-/// A batch that is ready to become durable.
-#[derive(Debug, Default)]
-pub struct ReadyBatch {
-    /// Rows and dead letters. The worker adds the ledger's rows.
-    pub rows: Rows,
-    /// Latest values that history does not store.
-    pub update: Update,
-    /// Gaps for the ledger.
-    pub detected: Vec<DetectedGap>,
-    /// Offsets that may be committed once the batch is durable.
-    pub positions: Offsets,
-    /// Progress of the streams that changed.
-    pub progress: Vec<(Stream, StreamProgress)>,
-    /// Streams of which a frame was set aside because it cannot be believed, and why.
-    pub set_aside: Vec<(Stream, String)>,
-    /// Rows of positions that are stored already, perhaps with another content.
-    pub repeated: RepeatedRows,
 }
 
 impl ReorderBuffer {
@@ -388,7 +368,7 @@ impl ReorderBuffer {
                 let at = time_at(&self.times, streams_partition, moment);
                 if state.tracker.next().is_some_and(|next| !state.pace.fits(next, expectation.last, at)) {
                     // One answer of REST is no proof either: ask once more.
-                    return self.routed.questions.push(Question { stream: stream.clone(), trades: Vec::new() });
+                    return self.routed.questions.push(DoubtfulTrades { stream: stream.clone(), trades: Vec::new() });
                 }
                 state.expect(expectation.last, deadline, expectation.by);
             }
@@ -426,7 +406,7 @@ impl ReorderBuffer {
     }
 
     /// Takes the questions that the exchange must answer.
-    pub fn take_questions(&mut self) -> Vec<Question> {
+    pub fn take_doubtful(&mut self) -> Vec<DoubtfulTrades> {
         std::mem::take(&mut self.routed.questions)
     }
 

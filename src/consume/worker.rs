@@ -16,7 +16,7 @@ use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
 
-use super::inputs::Question;
+use super::inputs::DoubtfulTrades;
 use super::letter_report::LetterReport;
 use super::{ConsumeError, Deps, DetectedGap, Force, Moment, Probe, ReadyBatch, ReorderBuffer, known_rows};
 
@@ -111,7 +111,7 @@ impl Worker {
         let moment = self.moment(buffer).await;
         match probe {
             Probe::Expect(expectation) => buffer.expect(&expectation, &moment),
-            Probe::Begin(stream) => self.deps.doubts.ask(Question { stream, trades: Vec::new() }),
+            Probe::Begin(stream) => self.deps.doubts.ask(DoubtfulTrades { stream, trades: Vec::new() }),
             Probe::Numbering(stream, numbering) => buffer.answer(&stream, &numbering, &moment),
         }
     }
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Asks the exchange about frames that do not fit their streams, and shows streams of which a frame was set aside.
     pub(super) fn follow_doubts(&mut self, buffer: &mut ReorderBuffer) {
-        for question in buffer.take_questions() {
+        for question in buffer.take_doubtful() {
             self.deps.doubts.ask(question);
         }
         let now = self.deps.clock.monotonic();
