@@ -176,3 +176,7 @@ impl Judge<'_> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+#[path = "numbering_tests.rs"]
+mod tests;

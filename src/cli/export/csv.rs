@@ -144,6 +144,6 @@ mod tests {
         let bytes = target.0.lock().unwrap().clone();
         assert!(written > 0 && bytes.len() == written, "the rest is not written when the file is dropped");
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.ends_with(",false\n"), "{}", &text[text.len() - 200..]);
+        assert!(text.ends_with(",false,0\n"), "{}", &text[text.len() - 200..]);
     }
 }

@@ -74,7 +74,7 @@ impl Recording {
         let sql = format!("SELECT count(*) FROM trades WHERE symbol = '{symbol}'");
         let goal = self.number(&sql) + more;
         let what = format!("{more} more trades of {symbol} are stored");
-        wait_for(&what, WAIT_MAX, async || (self.number(&sql) >= goal).then_some(())).await;
+        wait_for(&what, WAIT_MAX * 2, async || (self.number(&sql) >= goal).then_some(())).await;
     }
 
     /// Loses the next trades of a symbol, and waits until they are lost.

@@ -72,7 +72,7 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
         "ConnectionNews JOB_NEEDS_SOMEBODY RunnerParts SPINE_FAILED Wedge take_wedge HISTORY_AWAY CACHE_AWAY \
          QUESTION_MAX RestError::Answer KafkaLog::look_at ClickhouseHistory::look_at RedisCache::look_at \
          cache::Latest cache::carry consume::Board consume::Standing consume::SharedLedger consume::Sorter \
-         consume::DoubtfulTrades gap::Ledger is_old( jobs.happened( log::Positions supervisor::Fault",
+         consume::Question gap::Ledger is_old( jobs.happened( log::Positions supervisor::Fault",
     ),
     (
         "src/admin/",
@@ -95,14 +95,14 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     ("src/config/", "Notes manners redis_places showable without_place"),
     (
         "src/consume/",
-        "Desk FoundHole Line Lines Parts Place DoubtfulTrades Sealed Sorter parts settle_by_count share_out sorter",
+        "Desk FoundHole Line Lines Parts Place Question Sealed Sorter parts settle_by_count share_out sorter",
     ),
     (
         "src/exchange/",
         "Decoded Heard Leave Routed Seen SessionParts ask_newest at_once give_up_waiting heard_at is_noting \
          keep_time parts tell_connected tell_end turn_until_end",
     ),
-    ("src/exchange/rest/", "Purpose::DoubtfulTrades Reserved ban_told judge told"),
+    ("src/exchange/rest/", "Purpose::Question Reserved ban_told judge told"),
     ("src/exchange/socket/", "AGAIN Again Line Link Turn"),
     ("src/gap/", "Around Hole"),
     ("src/history/clickhouse/", "Beyond Ends Hole"),
