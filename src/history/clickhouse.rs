@@ -6,11 +6,14 @@
 //! rows back. A failed insert may be stored in part: the caller inserts the same batch again, and the server keeps one
 //! copy of each block.
 //!
+//! Reads go through the `clickhouse` crate, which compares the columns of an answer with the struct of the rows; `tunnel`
+//! says why its connections end inside this process. Inserts and changes of tables are our own requests, because the
+//! crate does not show the headers that prove them.
+//!
 //! The server may be down at construction: the first call that reaches it creates the missing tables.
 
 mod compress;
 mod coverage;
-mod decode;
 mod encode;
 mod failure;
 mod http;
@@ -21,6 +24,7 @@ mod proof;
 mod retention;
 mod schema;
 mod server;
+mod tunnel;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,6 @@
 //! Which positions of a stream are stored: counts, extent, missing ranges, days. Each is one query.
 
+use clickhouse::Row;
 use serde::Deserialize;
 
 use super::lookup::{epoch_condition, epoch_condition_of_keys};
@@ -18,20 +19,20 @@ struct Series {
     channel: Channel,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct CountRecord {
     present: i64,
     backfilled: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct ExtentRecord {
     first: i64,
     last: i64,
     present: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct DayRecord {
     exchange: String,
     symbol: String,
@@ -142,7 +143,7 @@ pub(super) async fn missing(
     Ok(ranges.into_iter().filter_map(|range| Range::new(range.first, range.last)).collect())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct MissingRange {
     first: i64,
     last: i64,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote};
@@ -9,7 +10,7 @@ use crate::gap::{Gap, Range};
 use crate::history::{ConflictRow, DeadLetter, EpochRow, GapFilter, HistoryError, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct GapRecord {
     gap_id: String,
     exchange: String,
@@ -32,7 +33,7 @@ struct GapRecord {
     numbering: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct LetterRecord {
     log_partition: i32,
     log_offset: i64,
@@ -46,7 +47,7 @@ struct LetterRecord {
     source: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct RunRecord {
     run_id: String,
     job: String,
@@ -141,7 +142,7 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct EpochRecord {
     exchange: String,
     symbol: String,
@@ -174,7 +175,7 @@ pub(super) async fn epochs(server: &Server) -> Result<Vec<EpochRow>, HistoryErro
     server.rows::<EpochRecord>(&sql).await?.into_iter().map(row).collect()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct ConflictRecord {
     exchange: String,
     symbol: String,
