@@ -25,6 +25,7 @@ mod retention;
 mod schema;
 mod server;
 mod tunnel;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError,
-    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark,
+    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark, WindowCount,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -207,6 +208,23 @@ impl History for ClickhouseHistory {
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
         lookup::minute_klines(self.server().await?, exchange, symbols, since).await
+    }
+
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
+        window::windows(self.server().await?, streams, from, to).await
+    }
+
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError> {
+        window::missing_each(self.server().await?, ranges, limit).await
     }
 
     async fn days(

@@ -192,11 +192,11 @@ pub(super) async fn days(
     all.into_iter().map(day).collect()
 }
 
-fn key(stream: &Stream) -> String {
+pub(super) fn key(stream: &Stream) -> String {
     format!("({},{})", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()))
 }
 
-fn kline_key(stream: &Stream) -> Option<String> {
+pub(super) fn kline_key(stream: &Stream) -> Option<String> {
     let Channel::Kline(interval) = stream.channel else { return None };
     Some(format!("({},{},'{interval}')", quote(stream.exchange.as_str()), quote(stream.symbol.as_str())))
 }

@@ -459,7 +459,7 @@ async fn a_read_that_something_else_answers_is_an_outage() {
             history.trades(&stream("BTCUSDT", "trade"), whole, 9).await.map(|rows| rows.len()),
             history.count(&stream("BTCUSDT", "trade"), whole).await.map(|_| 1),
             history.gaps(&tapekeeper::history::GapFilter::default()).await.map(|gaps| gaps.len()),
-            history.dead_letter_count().await.map(|_| 1),
+            history.dead_letter_count(None).await.map(|_| 1),
         ] {
             let is_named = matches!(&refused, Err(HistoryError::Unavailable(why)) if why.contains(named));
             assert!(is_named, "{answer:?}: {refused:?}");
