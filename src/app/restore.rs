@@ -15,7 +15,7 @@ use crate::exchange::rest::{Deadlines, SavedDeadlines};
 use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
-use crate::history::{Batch, EpochRow, GapFilter, History, HistoryError};
+use crate::history::{Batch, EpochRow, GapFilter, History, HistoryError, each_gap};
 use crate::ledger::Ledger;
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::retry;
@@ -181,11 +181,9 @@ pub async fn resume(
 ) -> anyhow::Result<ResumeState> {
     let identity = history.identity().await.context("read history's identity")?;
     let epochs = history.epochs().await.context("read history's epochs")?;
-    let of_present = GapFilter { of_read_epoch: true, ..GapFilter::default() };
-    let rows = history.gaps(&of_present).await.context("read the gap ledger")?;
     let mut ledger = Ledger::default();
     ledger.set_epochs(newest_epochs(&epochs));
-    ledger.load(rows);
+    each_gap(&**history, GapFilter::unfilled(), |gap| ledger.load([gap])).await.context("read the gap ledger")?;
     let mut resume = ResumeState { ledger, epochs, identity: Some(identity), ..ResumeState::default() };
     for watermark in history.watermarks(streams).await.context("read history's watermarks")? {
         resume.watermarks.insert(watermark.stream, (watermark.position, Some(watermark.ts)));

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::missing::{each_missing, never_existed_in};
+use super::missing::each_missing;
 use crate::gap::{Gap, GapState, Range, RangeSet};
-use crate::history::{CoverageDay, GapFilter, History};
+use crate::history::{CoverageDay, GapFilter, History, each_gap};
 use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
 /// Most missing ranges listed per stream or day; `expected - present` counts all of them.
@@ -104,14 +104,6 @@ pub async fn coverage(
     streams: &[Stream],
     first_day: Option<i64>,
 ) -> anyhow::Result<Vec<Coverage>> {
-    let rows = history
-        .gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() })
-        .await
-        .context("read the gap ledger")?;
-    let mut gaps: HashMap<&Stream, Vec<&Gap>> = HashMap::new();
-    for gap in &rows {
-        gaps.entry(&gap.stream).or_default().push(gap);
-    }
     let epochs = history.epochs().await.context("read the epochs")?;
     let epoch_of = |stream: &Stream| {
         let of_stream = epochs.iter().filter(|row| (row.exchange, &row.symbol) == (stream.exchange, &stream.symbol));
@@ -119,14 +111,23 @@ pub async fn coverage(
         if stream.channel == Channel::Trade { history.epoch().unwrap_or(newest) } else { 0 }
     };
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
+    let mut ledgers: HashMap<Stream, LedgerView> =
+        numbered.iter().filter_map(|stream| Some((stream.clone(), LedgerView::new(stream.channel.step()?)))).collect();
+    let add = |gap: Gap| {
+        if let Some(ledger) = ledgers.get_mut(&gap.stream) {
+            ledger.add(&gap);
+        }
+    };
+    // The filled rows, nearly all of a ledger, say nothing about what is missing.
+    each_gap(&**history, GapFilter::unfilled(), add).await.context("read the gap ledger")?;
     let mut days: HashMap<Stream, Vec<CoverageDay>> = HashMap::new();
     for (stream, day) in history.days(&numbered, first_day).await.context("count the streams' rows")? {
         days.entry(stream).or_default().push(day);
     }
     let mut all = Vec::new();
     for stream in &numbered {
-        let gaps = gaps.get(stream).map_or(&[][..], Vec::as_slice);
-        let mut counted = of_stream(history, stream, gaps, &days.remove(stream).unwrap_or_default()).await?;
+        let Some(ledger) = ledgers.get(stream) else { continue };
+        let mut counted = of_stream(history, stream, ledger, &days.remove(stream).unwrap_or_default()).await?;
         counted.epoch = epoch_of(stream);
         all.push(counted);
     }
@@ -178,20 +179,21 @@ struct LedgerView {
 }
 
 impl LedgerView {
-    fn of(gaps: &[&Gap], step: i64) -> Self {
-        let of = |state: GapState| {
-            let mut ranges = RangeSet::new(step);
-            gaps.iter().filter(|gap| gap.state == state).for_each(|gap| ranges.insert(gap.range));
-            ranges
-        };
-        let open = gaps.iter().filter(|gap| !gap.state.is_closed()).map(|gap| gap.range).collect();
-        Self {
-            step,
-            never: never_existed_in(gaps.iter().copied(), step),
-            in_doubt: of(GapState::Unconfirmed),
-            lost: of(GapState::Unrecoverable),
-            refused: of(GapState::Refused),
-            open,
+    fn new(step: i64) -> Self {
+        let none = || RangeSet::new(step);
+        Self { step, never: none(), in_doubt: none(), lost: none(), refused: none(), open: Vec::new() }
+    }
+
+    fn add(&mut self, gap: &Gap) {
+        match gap.state {
+            GapState::NeverExisted => self.never.insert(gap.range),
+            GapState::Unconfirmed => self.in_doubt.insert(gap.range),
+            GapState::Unrecoverable => self.lost.insert(gap.range),
+            GapState::Refused => self.refused.insert(gap.range),
+            GapState::Open | GapState::Filling | GapState::Filled | GapState::Superseded => {}
+        }
+        if !gap.state.is_closed() {
+            self.open.push(gap.range);
         }
     }
 
@@ -236,11 +238,9 @@ fn listed(ranges: &RangeSet) -> Vec<(i64, i64)> {
 async fn of_stream(
     history: &Arc<dyn History>,
     stream: &Stream,
-    gaps: &[&Gap],
+    ledger: &LedgerView,
     days: &[CoverageDay],
 ) -> anyhow::Result<Coverage> {
-    let step = stream.channel.step().context("books are not counted")?;
-    let ledger = LedgerView::of(gaps, step);
     let open_gaps = ledger.open.len();
     let mut coverage = Coverage {
         exchange: stream.exchange.to_string(),
@@ -266,8 +266,8 @@ async fn of_stream(
     coverage.first = Some(extent.first);
     coverage.last = Some(extent.last);
     // A position that never existed may have arrived after all, so only a full range proves that none is missing.
-    let may_miss = coverage.present < extent.len(step);
-    let (all, of_days) = missing_by_day(history, stream, extent, &ledger, days, may_miss).await?;
+    let may_miss = coverage.present < extent.len(ledger.step);
+    let (all, of_days) = missing_by_day(history, stream, extent, ledger, days, may_miss).await?;
     coverage.expected = coverage.present + all.count;
     coverage.complete &= all.count == 0;
     coverage.state = all.state(coverage.present, coverage.backfilled).max(coverage.state);

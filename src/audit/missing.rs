@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::gap::{Gap, GapState, Range, RangeSet};
-use crate::history::{GapFilter, History};
+use crate::gap::{GapState, Range, RangeSet};
+use crate::history::{GapFilter, History, each_gap};
 use crate::market::Stream;
 
 /// Missing ranges per query.
@@ -23,20 +23,11 @@ pub struct MissingPositions {
 /// The positions of a stream that the exchange does not have, according to the ledger.
 pub async fn never_existed(history: &Arc<dyn History>, stream: &Stream) -> anyhow::Result<RangeSet> {
     let step = stream.channel.step().context("only numbered streams are in history")?;
-    let filter = GapFilter { symbol: Some(stream.symbol.clone()), of_read_epoch: true, ..GapFilter::default() };
-    let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
-    Ok(never_existed_in(gaps.iter().filter(|gap| gap.stream == *stream), step))
-}
-
-/// The same from ledger rows of one stream.
-pub(super) fn never_existed_in<'a>(gaps: impl IntoIterator<Item = &'a Gap>, step: i64) -> RangeSet {
+    let states = vec![GapState::NeverExisted];
+    let filter = GapFilter { stream: Some(stream.clone()), states, of_read_epoch: true, ..GapFilter::default() };
     let mut never = RangeSet::new(step);
-    for gap in gaps {
-        if gap.state == GapState::NeverExisted {
-            never.insert(gap.range);
-        }
-    }
-    never
+    each_gap(&**history, filter, |gap| never.insert(gap.range)).await.context("read the gap ledger")?;
+    Ok(never)
 }
 
 /// The missing positions of `range`; lists at most `ranges_max` ranges.

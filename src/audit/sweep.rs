@@ -1,5 +1,6 @@
 //! Recounts the stored rows of every stream, and finds rows that are missing without an open gap.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -10,14 +11,16 @@ use crate::gap::{Evidence, Range};
 use crate::history::History;
 use crate::market::{Stream, Timestamp};
 
-use super::window::within;
-
 /// Missing ranges per query.
 const RANGES_MAX: usize = 1_000;
 /// A window that ended this long ago at most reaches to the newest row, in microseconds.
 const RECENT_US: i64 = 600_000_000;
 /// Later than any row, in microseconds from now.
 const FUTURE_US: i64 = 10 * 365 * 86_400_000_000;
+/// How late a row may reach history, in microseconds; a window begins that much earlier.
+const LATE_US: i64 = 600_000_000;
+/// The longest part of a window that one query counts, in microseconds.
+const PART_US: i64 = 3_600_000_000;
 /// Positions counted per query: a store counts them in some tens of milliseconds.
 const PIECE: i64 = 500_000;
 
@@ -60,6 +63,9 @@ pub async fn sweep(
     scope: SweepScope,
     cancel: &CancellationToken,
 ) -> anyhow::Result<SweepReport> {
+    if let SweepScope::Window(from, to) = scope {
+        return sweep_window(history, backfill, streams, (from, to), cancel).await;
+    }
     let mut report = SweepReport::default();
     for stream in streams {
         let Some(step) = stream.channel.step() else { continue };
@@ -67,12 +73,7 @@ pub async fn sweep(
         let Some(extent) = history.extent(stream).await.context("read a stream's extent")? else { continue };
         let range = match scope {
             SweepScope::All => Some(extent),
-            SweepScope::Window(from, to) => {
-                // A window up to now ends with the newest row, also where the exchange's clock is ahead of ours.
-                let is_open = backfill.clock.now().since(to) < RECENT_US;
-                let to = if is_open { to.plus_micros(FUTURE_US) } else { to };
-                within(history, stream, extent, (from, to)).await.context("look for a window's rows")?
-            }
+            SweepScope::Window(..) => None,
             SweepScope::Share { index, of } => share(extent, step, index, of),
         };
         if let Some(range) = range {
@@ -80,6 +81,70 @@ pub async fn sweep(
         }
     }
     Ok(report)
+}
+
+/// Recounts the rows of a window, extended back by the time that rows may be late. The number of queries depends on the
+/// window's length, not on the number of streams.
+async fn sweep_window(
+    history: &Arc<dyn History>,
+    backfill: &Deps,
+    streams: &[Stream],
+    (from, to): (Timestamp, Timestamp),
+    cancel: &CancellationToken,
+) -> anyhow::Result<SweepReport> {
+    let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
+    let mut report = SweepReport { streams: numbered.len(), ..SweepReport::default() };
+    // A window up to now ends with the newest row, also where the exchange's clock is ahead of ours.
+    let is_open = backfill.clock.now().since(to) < RECENT_US;
+    let mut part_from = from.plus_micros(-LATE_US);
+    while part_from < to {
+        ensure!(!cancel.is_cancelled(), "cancelled at {}", part_from.rfc3339());
+        let next = part_from.plus_micros(PART_US).min(to);
+        let part_to = if next == to && is_open { to.plus_micros(FUTURE_US) } else { next };
+        let counts = history.windows(&numbered, part_from, part_to).await.context("count a window's rows")?;
+        let mut incomplete = Vec::new();
+        for (stream, count) in counts {
+            report.present += count.present;
+            if stream.channel.step().is_some_and(|step| count.range.len(step) > count.present) {
+                incomplete.push((stream, count.range));
+            }
+        }
+        open_missing_each(history, backfill, &incomplete, &mut report, cancel).await?;
+        part_from = next;
+    }
+    Ok(report)
+}
+
+/// Opens every missing range of these streams that the ledger does not know.
+async fn open_missing_each(
+    history: &Arc<dyn History>,
+    backfill: &Deps,
+    incomplete: &[(Stream, Range)],
+    report: &mut SweepReport,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    // A stream that returns as many ranges as it may is asked again from there on: settled ranges could hide the others.
+    let mut rest = incomplete.to_vec();
+    while !rest.is_empty() {
+        let found = history.missing_each(&rest, RANGES_MAX).await.context("look for missing rows")?;
+        let mut of_streams: HashMap<Stream, Vec<Range>> = HashMap::new();
+        for (stream, range) in found {
+            of_streams.entry(stream).or_default().push(range);
+        }
+        let asked = std::mem::take(&mut rest);
+        for (stream, part) in asked {
+            ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
+            let Some((ranges, step)) = of_streams.remove(&stream).zip(stream.channel.step()) else { continue };
+            for range in &ranges {
+                report.missing += range.len(step);
+                report.opened += open_gap(backfill, &stream, step, *range).await?;
+            }
+            let last = ranges.last().filter(|_| ranges.len() == RANGES_MAX);
+            let more = last.and_then(|range| Range::new(range.last.saturating_add(step), part.last));
+            rest.extend(more.map(|more| (stream, more)));
+        }
+    }
+    Ok(())
 }
 
 /// One of `of` equal parts. Each part begins at the last position of the one before, so that no range between two parts

@@ -46,6 +46,32 @@ async fn a_windowed_sweep_counts_its_window_and_adjoining_windows_miss_nothing()
 }
 
 #[tokio::test]
+async fn a_windowed_sweep_costs_as_many_reads_for_many_streams_as_for_one() {
+    let stores = Stores::new();
+    let mut streams = Vec::new();
+    for number in 0..50 {
+        let symbol = format!("S{number}USDT");
+        // Each of them lacks two ranges: what is missing is looked for in all of them together too.
+        stores.store(&symbol, (1..=100).filter(|id| id % 40 != 0)).await;
+        streams.push(format!("binance:{symbol}:trade").parse().unwrap());
+    }
+    let stop = CancellationToken::new();
+    let window = SweepScope::Window(Timestamp(OPEN), Timestamp(OPEN + 200_000));
+    // The gaps are opened first: opening one is a write.
+    let report = sweep(&stores.history, &stores.backfill, &streams, window, &stop).await.unwrap();
+    assert_eq!((report.streams, report.present, report.missing, report.opened), (50, 50 * 98, 100, 100));
+    let mut reads = Vec::new();
+    for count in [1, 50] {
+        let faults = Faults::none();
+        let counted: Arc<dyn History> = Arc::new(FaultyHistory::new(stores.history.clone(), faults.clone()));
+        let report = sweep(&counted, &stores.backfill, &streams[..count], window, &stop).await.unwrap();
+        assert_eq!((report.missing, report.opened), (2 * count as i64, 0));
+        reads.push(faults.calls());
+    }
+    assert_eq!(reads, [2, 2]);
+}
+
+#[tokio::test]
 async fn the_shares_of_a_sweep_find_what_a_whole_one_finds() {
     let stores = Stores::new();
     stores.store("BTCUSDT", (1..=2_000).filter(|id| id % 97 != 0 && !(700..740).contains(id))).await;

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::exchange::rest::RestError;
 use crate::gap::{Evidence, Gap, Range};
-use crate::history::GapFilter;
+use crate::history::{GapFilter, GapPages};
 use crate::market::Stream;
 use crate::retry;
 
@@ -34,30 +34,35 @@ impl Deps {
     /// history is down or `cancel` is cancelled.
     pub async fn appeal(&self, streams: &[Stream], cancel: &CancellationToken) -> anyhow::Result<AppealReport> {
         let mut report = AppealReport::default();
-        let of_present = GapFilter { of_read_epoch: true, ..GapFilter::default() };
-        let mut closed = self.history().gaps(&of_present).await.context("read the gap ledger")?;
-        closed.retain(|gap| gap.state.is_verdict() && streams.contains(&gap.stream));
-        for gap in closed {
-            ensure!(!cancel.is_cancelled(), "cancelled after {} gaps", report.asked);
-            let counted = self.history().count(&gap.stream, gap.range).await.context("count a gap's rows")?;
-            if counted.present >= gap.len() {
-                continue;
-            }
-            report.asked += 1;
-            match self.served_again(&gap, cancel).await {
-                Ok(Some(range)) => {
-                    let evidence = Evidence { by: "appeal".to_owned(), ..Evidence::default() };
-                    let opened = self.open(&gap.stream, range, &evidence).await.context("open the gap again")?;
-                    report.reopened += usize::from(!opened.is_empty());
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    debug!("no answer about the closed gap {} in {}: {error}", gap.gap_id, gap.stream);
-                    report.unanswered += 1;
-                }
+        let mut pages = GapPages::new(GapFilter::verdicts());
+        while let Some(page) = pages.next(&**self.history()).await.context("read the gap ledger")? {
+            for gap in page.iter().filter(|gap| streams.contains(&gap.stream)) {
+                ensure!(!cancel.is_cancelled(), "cancelled after {} gaps", report.asked);
+                self.appeal_one(gap, &mut report, cancel).await?;
             }
         }
         Ok(report)
+    }
+
+    async fn appeal_one(&self, gap: &Gap, report: &mut AppealReport, cancel: &CancellationToken) -> anyhow::Result<()> {
+        let counted = self.history().count(&gap.stream, gap.range).await.context("count a gap's rows")?;
+        if counted.present >= gap.len() {
+            return Ok(());
+        }
+        report.asked += 1;
+        match self.served_again(gap, cancel).await {
+            Ok(Some(range)) => {
+                let evidence = Evidence { by: "appeal".to_owned(), ..Evidence::default() };
+                let opened = self.open(&gap.stream, range, &evidence).await.context("open the gap again")?;
+                report.reopened += usize::from(!opened.is_empty());
+            }
+            Ok(None) => {}
+            Err(error) => {
+                debug!("no answer about the closed gap {} in {}: {error}", gap.gap_id, gap.stream);
+                report.unanswered += 1;
+            }
+        }
+        Ok(())
     }
 
     /// The part of a closed gap from the first position that the exchange serves now; `None` when it serves none.

@@ -73,10 +73,8 @@ impl Deps {
 
     /// The rows of a stream that closed without their positions and overlap `range`.
     async fn verdicts(&self, stream: &Stream, range: Range) -> Result<Vec<Gap>, HistoryError> {
-        let filter = GapFilter { symbol: Some(stream.symbol.clone()), of_read_epoch: true, ..GapFilter::default() };
-        let mut rows = self.history().gaps(&filter).await?;
-        rows.retain(|gap| gap.stream == *stream && gap.state.is_verdict() && gap.range.intersect(range).is_some());
-        Ok(rows)
+        let filter = GapFilter { stream: Some(stream.clone()), range: Some(range), ..GapFilter::verdicts() };
+        self.history().gaps(&filter).await
     }
 
     /// Sets the times of a gap from the rows on both sides, where history has them. A kline's position is its time.

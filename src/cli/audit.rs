@@ -12,7 +12,7 @@ use crate::audit;
 use crate::config::Config;
 use crate::exit::{Failure, NO, USAGE};
 use crate::gap::{Gap, GapState, Range};
-use crate::history::{GapFilter, History};
+use crate::history::{GapFilter, History, each_gap};
 use crate::market::{Exchange, Stream};
 
 use super::bounds::{self, Bound};
@@ -90,8 +90,6 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
     let is_bounded = from.is_some() || to.is_some();
     let (mut complete, mut any) = (true, false);
     for (stream, view, range) in selected {
-        let of_symbol = GapFilter { of_read_epoch: true, symbol: Some(stream.symbol.clone()), ..GapFilter::default() };
-        let gaps = view.gaps(&of_symbol).await.context("read the gap ledger")?;
         bar.set_message(stream.to_string());
         let mut stream_count = match range {
             Some(range) => count(&view, stream, range, &bar).await?,
@@ -99,11 +97,15 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
         };
         // A bounded audit reports only the gaps in its range.
         let is_selected = |gap: &Gap| !is_bounded || range.is_some_and(|range| gap.range.intersect(range).is_some());
-        let of_stream = || gaps.iter().filter(|gap| gap.stream == *stream && is_selected(gap));
-        stream_count.open_gaps =
-            of_stream().filter(|gap| !gap.state.is_closed() && gap.state != GapState::Unconfirmed).count();
-        stream_count.in_doubt = of_stream().filter(|gap| gap.state == GapState::Unconfirmed).cloned().collect();
-        stream_count.lost = of_stream().filter(|gap| is_lost(gap)).cloned().collect();
+        let mut filter = GapFilter { stream: Some(stream.clone()), ..GapFilter::unfilled() };
+        filter.states.retain(|state| *state != GapState::NeverExisted);
+        let add = |gap: Gap| match gap.state {
+            _ if !is_selected(&gap) => {}
+            GapState::Unconfirmed => stream_count.in_doubt.push(gap),
+            GapState::Open | GapState::Filling => stream_count.open_gaps += 1,
+            _ => stream_count.lost.push(gap),
+        };
+        each_gap(&*view, filter, add).await.context("read the gap ledger")?;
         // A stream without rows misses nothing. A history without any row proves nothing.
         complete &= stream_count.is_complete();
         any |= range.is_some();
@@ -131,11 +133,6 @@ fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
         return Err(Failure::new(USAGE, anyhow::anyhow!("no configured stream matches --exchange and --symbol")));
     }
     Ok(streams)
-}
-
-/// Whether a gap closed without rows that existed.
-fn is_lost(gap: &Gap) -> bool {
-    matches!(gap.state, GapState::Unrecoverable | GapState::Refused)
 }
 
 fn ranges_of(gaps: &[Gap], state: GapState) -> Vec<(i64, i64)> {

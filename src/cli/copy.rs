@@ -15,7 +15,7 @@ use crate::app::stores;
 use crate::config::{self, Config};
 use crate::exit::{CONFIGURATION, Failure, NO, TEMPORARY};
 use crate::gap::Range;
-use crate::history::{Batch, GapFilter, History};
+use crate::history::{Batch, GapFilter, GapPages, History};
 use crate::market::{Channel, Stream};
 
 use super::epochs::{self, EpochArg};
@@ -63,9 +63,13 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     if stop.is_cancelled() {
         return Err(Failure::new(TEMPORARY, anyhow::anyhow!("interrupted: run the same command again to continue")));
     }
-    let gaps = source.gaps(&GapFilter::default()).await.context("read the source's ledger")?;
-    let (gap_count, token) = (gaps.len(), "copy:gaps".to_owned());
-    target.insert(&Batch { gaps, token, ..Batch::default() }).await.context("write the ledger")?;
+    let mut gap_count = 0;
+    let mut pages = GapPages::new(GapFilter::default());
+    while let Some(gaps) = pages.next(&*source).await.context("read the source's ledger")? {
+        let token = format!("copy:gaps:{gap_count}");
+        gap_count += gaps.len();
+        target.insert(&Batch { gaps, token, ..Batch::default() }).await.context("write the ledger")?;
+    }
     let letters = source.dead_letters(None, RUNS_MAX).await.context("read the source's dead letters")?;
     let (letter_count, token) = (letters.len(), "copy:letters".to_owned());
     target.insert(&Batch { dead_letters: letters, token, ..Batch::default() }).await.context("write dead letters")?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::gap::Gap;
-use crate::history::{EpochRow, GapFilter, History, HistoryError, Watermark};
+use crate::history::{EpochRow, GapFilter, History, HistoryError, Watermark, each_gap};
 use crate::log::Partition;
 use crate::market::{Channel, Stream};
 use crate::retry;
@@ -124,7 +124,8 @@ struct Loaded {
 async fn load(history: &Arc<dyn History>, streams: &[Stream]) -> Result<Loaded, HistoryError> {
     let epochs = history.epochs().await?;
     let watermarks = history.watermarks(streams).await?;
-    let mut gaps = history.gaps(&GapFilter { of_read_epoch: true, ..GapFilter::default() }).await?;
-    gaps.retain(|gap| streams.contains(&gap.stream));
+    let mut gaps = Vec::new();
+    let keep = |gap: Gap| gaps.extend(streams.contains(&gap.stream).then_some(gap));
+    each_gap(&**history, GapFilter::unfilled(), keep).await?;
     Ok(Loaded { epochs, watermarks, gaps })
 }

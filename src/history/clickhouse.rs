@@ -6,11 +6,14 @@
 //! rows back. A failed insert may be stored in part: the caller inserts the same batch again, and the server keeps one
 //! copy of each block.
 //!
+//! Reads go through the `clickhouse` crate, which compares the columns of an answer with the struct of the rows; `tunnel`
+//! says why its connections end inside this process. Inserts and changes of tables are our own requests, because the
+//! crate does not show the headers that prove them.
+//!
 //! The server may be down at construction: the first call that reaches it creates the missing tables.
 
 mod compress;
 mod coverage;
-mod decode;
 mod encode;
 mod failure;
 mod http;
@@ -21,6 +24,8 @@ mod proof;
 mod retention;
 mod schema;
 mod server;
+mod tunnel;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +35,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError,
-    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark,
+    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark, WindowCount,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -203,6 +208,23 @@ impl History for ClickhouseHistory {
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
         lookup::minute_klines(self.server().await?, exchange, symbols, since).await
+    }
+
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
+        window::windows(self.server().await?, streams, from, to).await
+    }
+
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError> {
+        window::missing_each(self.server().await?, ranges, limit).await
     }
 
     async fn days(

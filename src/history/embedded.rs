@@ -11,6 +11,7 @@ mod per_minute;
 mod retention;
 mod schema;
 mod tables;
+mod window;
 mod writer;
 
 use std::path::Path;
@@ -22,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark,
+    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -183,6 +184,25 @@ impl History for EmbeddedHistory {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         let symbols = symbols.to_vec();
         self.read(move |connection| lookup::minute_klines(connection, exchange, &symbols, since)).await
+    }
+
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
+        let (streams, epoch) = (streams.to_vec(), self.epoch);
+        self.read(move |connection| window::windows(connection, &streams, from, to, epoch)).await
+    }
+
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError> {
+        let (ranges, epoch) = (ranges.to_vec(), self.epoch);
+        self.read(move |connection| window::missing_each(connection, &ranges, limit, epoch)).await
     }
 
     async fn days(

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark,
+    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
@@ -185,6 +185,25 @@ impl History for FaultyHistory {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         self.before_read().await?;
         self.inner.minute_klines(exchange, symbols, since).await
+    }
+
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
+        self.before_read().await?;
+        self.inner.windows(streams, from, to).await
+    }
+
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError> {
+        self.before_read().await?;
+        self.inner.missing_each(ranges, limit).await
     }
 
     async fn days(

@@ -29,15 +29,18 @@
 pub mod clickhouse;
 pub mod embedded;
 pub mod faulty;
+mod gap_filter;
 mod options;
 mod per_minute;
 mod rows;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use gap_filter::{GapFilter, GapPages, each_gap};
 pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use per_minute::MinuteCount;
@@ -45,6 +48,7 @@ pub use rows::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow, Verdict,
     kline_content, row_version, same_kline, trade_content,
 };
+pub use window::WindowCount;
 
 use crate::gap::{Gap, Range};
 use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
@@ -96,19 +100,6 @@ impl HistoryError {
             Self::Unavailable(why) | Self::Data(why) | Self::Schema(why) | Self::Damaged(why) => why,
         }
     }
-}
-
-/// Selects gaps.
-#[derive(Clone, Debug, Default)]
-pub struct GapFilter {
-    /// Only open gaps.
-    pub open_only: bool,
-    /// Only gaps of each symbol's newest epoch, or of the one that [`History::at_epoch`] asks for.
-    pub of_read_epoch: bool,
-    /// Only gaps of this symbol.
-    pub symbol: Option<Symbol>,
-    /// The largest number of gaps; 0 means all.
-    pub limit: usize,
 }
 
 /// What [`History::retain`] removes. A field that is `None` removes nothing.
@@ -182,6 +173,24 @@ pub trait History: Send + Sync {
 
     /// The ranges inside `range` that are not stored, ascending, at most `limit`.
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
+
+    /// Counts the rows of each stream with exchange times in `[from, to)`; only streams that have some, in any order.
+    /// Runs a few queries for any number of streams. It relies on positions that increase with time, and counts each
+    /// row of the window: use it for hours, not for years.
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError>;
+
+    /// The ranges inside each stream's range that are not stored, ascending within a stream, at most `limit` of each
+    /// stream. Runs one query for trades and one for the klines of each interval.
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError>;
 
     /// Counts the rows of each stream and UTC day in the store, ascending within a stream. Runs one query for trades
     /// and one for klines. With `first_day` ([`CoverageDay::day`]) it returns only that day and later ones and does not

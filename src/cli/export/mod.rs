@@ -151,13 +151,13 @@ async fn open_gaps_outside(
     range: Option<Range>,
     (is_from_start, is_to_end): (bool, bool),
 ) -> anyhow::Result<Vec<String>> {
-    let filter = GapFilter { open_only: true, of_read_epoch: true, symbol: Some(stream.symbol.clone()), limit: 0 };
+    let filter =
+        GapFilter { open_only: true, of_read_epoch: true, stream: Some(stream.clone()), ..GapFilter::default() };
     let gaps = history.gaps(&filter).await.context("read the gap ledger")?;
     let outside = gaps.into_iter().filter(|gap| {
-        gap.stream == *stream
-            && range.is_none_or(|range| {
-                (is_from_start && gap.range.first < range.first) || (is_to_end && gap.range.last > range.last)
-            })
+        range.is_none_or(|range| {
+            (is_from_start && gap.range.first < range.first) || (is_to_end && gap.range.last > range.last)
+        })
     });
     Ok(outside.map(|gap| format!("gap {} is open", gap.span())).collect())
 }

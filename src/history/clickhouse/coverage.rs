@@ -1,5 +1,6 @@
 //! Which positions of a stream are stored: counts, extent, missing ranges, days. Each is one query.
 
+use clickhouse::Row;
 use serde::Deserialize;
 
 use super::lookup::{epoch_condition, epoch_condition_of_keys};
@@ -18,20 +19,20 @@ struct Series {
     channel: Channel,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct CountRecord {
     present: i64,
     backfilled: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct ExtentRecord {
     first: i64,
     last: i64,
     present: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct DayRecord {
     exchange: String,
     symbol: String,
@@ -142,7 +143,7 @@ pub(super) async fn missing(
     Ok(ranges.into_iter().filter_map(|range| Range::new(range.first, range.last)).collect())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct MissingRange {
     first: i64,
     last: i64,
@@ -191,11 +192,11 @@ pub(super) async fn days(
     all.into_iter().map(day).collect()
 }
 
-fn key(stream: &Stream) -> String {
+pub(super) fn key(stream: &Stream) -> String {
     format!("({},{})", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()))
 }
 
-fn kline_key(stream: &Stream) -> Option<String> {
+pub(super) fn kline_key(stream: &Stream) -> Option<String> {
     let Channel::Kline(interval) = stream.channel else { return None };
     Some(format!("({},{},'{interval}')", quote(stream.exchange.as_str()), quote(stream.symbol.as_str())))
 }

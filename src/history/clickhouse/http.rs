@@ -60,9 +60,23 @@ impl Http {
 
     /// Sends a request with these parameters of the URL. Dropping the future closes the connection.
     pub(super) async fn post(&self, parameters: &[(&str, &str)], body: Vec<u8>) -> Result<Answer, HistoryError> {
-        let mut url = Url::parse(&self.url)
-            .map_err(|error| HistoryError::Schema(format!("{} is not a URL: {error}", self.url)))?;
+        let mut url = self.url()?;
         url.query_pairs_mut().clear().extend_pairs(parameters);
+        self.send(url, body.into()).await
+    }
+
+    /// Sends a request with parameters that are encoded already.
+    pub(super) async fn forward(&self, parameters: Option<&str>, body: Bytes) -> Result<Answer, HistoryError> {
+        let mut url = self.url()?;
+        url.set_query(parameters);
+        self.send(url, body).await
+    }
+
+    fn url(&self) -> Result<Url, HistoryError> {
+        Url::parse(&self.url).map_err(|error| HistoryError::Schema(format!("{} is not a URL: {error}", self.url)))
+    }
+
+    async fn send(&self, url: Url, body: Bytes) -> Result<Answer, HistoryError> {
         let mut request = self.client.post(url).header("X-ClickHouse-User", &self.user).body(body);
         if let Some(password) = &self.password {
             request = request.header("X-ClickHouse-Key", password);

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use clickhouse::Row;
 use serde::Deserialize;
 
-use super::server::{Server, quote};
+use super::server::{Server, quote, quote_all, time};
 use crate::gap::{Gap, Range};
 use crate::history::{ConflictRow, DeadLetter, EpochRow, GapFilter, HistoryError, JobRun};
 use crate::market::{Stream, Symbol, Timestamp};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct GapRecord {
     gap_id: String,
     exchange: String,
@@ -32,7 +33,7 @@ struct GapRecord {
     numbering: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct LetterRecord {
     log_partition: i32,
     log_offset: i64,
@@ -46,7 +47,7 @@ struct LetterRecord {
     source: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct RunRecord {
     run_id: String,
     job: String,
@@ -93,26 +94,44 @@ mod bytes_of {
 
 /// The gaps that `filter` selects, newest first.
 pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
-    let symbol = filter.symbol.as_ref().map(|symbol| format!(" AND symbol = {}", quote(symbol.as_str())));
-    let open = if filter.open_only { " AND closed_at IS NULL" } else { "" };
-    let epoch = match (filter.of_read_epoch, server.epoch) {
-        (false, _) => String::new(),
-        (true, Some(epoch)) => format!(" AND (channel != 'trade' OR epoch = {epoch})"),
-        (true, None) => format!(
-            " AND (channel != 'trade' OR epoch = 0 OR (exchange, symbol, epoch) IN
-                (SELECT exchange, symbol, max(epoch) FROM {db}.epochs GROUP BY exchange, symbol))
-              AND NOT (channel = 'trade' AND epoch = 0 AND (exchange, symbol) IN (SELECT exchange, symbol FROM {db}.epochs))",
+    let mut conditions = vec!["1".to_owned()];
+    if filter.open_only {
+        conditions.push("closed_at IS NULL".to_owned());
+    }
+    if let Some(symbol) = &filter.symbol {
+        conditions.push(format!("symbol = {}", quote(symbol.as_str())));
+    }
+    if let Some(Stream { exchange, symbol, channel }) = &filter.stream {
+        let names = quote_all([exchange.as_str(), symbol.as_str(), channel.as_str()]);
+        conditions.push(format!("(exchange, symbol, channel) = ({names})"));
+    }
+    if let Some(Range { first, last }) = filter.range {
+        conditions.push(format!("first_missing <= {last} AND last_missing >= {first}"));
+    }
+    if !filter.states.is_empty() {
+        conditions.push(format!("state IN ({})", quote_all(filter.states.iter().map(|state| state.as_str()))));
+    }
+    if let Some((at, id)) = &filter.after {
+        conditions.push(format!("(detected_at, gap_id) < ({}, {})", time(*at), quote(id)));
+    }
+    match (filter.of_read_epoch, server.epoch) {
+        (false, _) => {}
+        (true, Some(epoch)) => conditions.push(format!("(channel != 'trade' OR epoch = {epoch})")),
+        (true, None) => conditions.push(format!(
+            "(channel != 'trade' OR epoch = 0 OR (exchange, symbol, epoch) IN
+               (SELECT exchange, symbol, max(epoch) FROM {db}.epochs GROUP BY exchange, symbol))
+             AND NOT (channel = 'trade' AND epoch = 0 AND (exchange, symbol) IN (SELECT exchange, symbol FROM {db}.epochs))",
             db = server.database
-        ),
-    };
+        )),
+    }
+    let conditions = conditions.join(" AND ");
     let limit = if filter.limit == 0 { String::new() } else { format!(" LIMIT {}", super::limit(filter.limit)) };
     let sql = format!(
         "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state, detected_at,
            closed_at, filled, attempts, reason, toInt64(version) AS revision, evidence, filled_by,
            filled_at, toInt64(epoch) AS numbering
-         FROM {}.gaps FINAL WHERE 1{}{open}{epoch} ORDER BY detected_at DESC, gap_id DESC{limit}",
-        server.database,
-        symbol.unwrap_or_default()
+         FROM {}.gaps FINAL WHERE {conditions} ORDER BY detected_at DESC, gap_id DESC{limit}",
+        server.database
     );
     server.rows::<GapRecord>(&sql).await?.into_iter().map(gap).collect()
 }
@@ -141,7 +160,7 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct EpochRecord {
     exchange: String,
     symbol: String,
@@ -174,7 +193,7 @@ pub(super) async fn epochs(server: &Server) -> Result<Vec<EpochRow>, HistoryErro
     server.rows::<EpochRecord>(&sql).await?.into_iter().map(row).collect()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct ConflictRecord {
     exchange: String,
     symbol: String,

@@ -1,5 +1,6 @@
 //! Reads rows by key, the latest rows, and rows by range. Each is one query for any number of symbols.
 
+use clickhouse::Row;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ const TRADE_COLUMNS: &str =
 const KLINE_COLUMNS: &str = "symbol, interval, open_time, close_time, open, high, low, close, volume, quote_volume,
     toInt64(trade_count) AS trades, first_trade_id, last_trade_id, is_backfilled, toInt64(version) AS revision";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct TradeRecord {
     symbol: String,
     id: i64,
@@ -28,7 +29,7 @@ struct TradeRecord {
     revision: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct KlineRecord {
     symbol: String,
     interval: String,
@@ -47,7 +48,7 @@ struct KlineRecord {
     revision: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct WatermarkRecord {
     symbol: String,
     interval: String,

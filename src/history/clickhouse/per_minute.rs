@@ -1,5 +1,6 @@
 //! Counts rows per minute. The tables are partitioned by day, so the server reads only the last days.
 
+use clickhouse::Row;
 use serde::Deserialize;
 
 use super::lookup::epoch_condition_of_keys;
@@ -7,7 +8,7 @@ use super::server::{Server, quote, time};
 use crate::history::{HistoryError, MinuteCount};
 use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct MinuteRecord {
     exchange: String,
     symbol: String,

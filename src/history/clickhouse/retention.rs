@@ -1,12 +1,13 @@
 //! Retention. Whole days are dropped as partitions, which is cheap; the server rewrites only the day that is cut.
 
+use clickhouse::Row;
 use serde::Deserialize;
 
 use super::server::{Server, quote, time};
 use crate::history::{ClickhouseOptions, HistoryError};
 use crate::market::Timestamp;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct PartitionRecord {
     id: String,
 }
@@ -27,7 +28,7 @@ async fn remove_where(server: &Server, table: &str, condition: &str) -> Result<u
     Ok(old)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Row, Deserialize)]
 struct ExcessRun {
     recorder: String,
     job: String,

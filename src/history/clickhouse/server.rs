@@ -1,12 +1,14 @@
 //! One ClickHouse server: every request has a time limit, and every answer is doubted.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
+use clickhouse::error::Error;
+use clickhouse::{Client, RowOwned, RowRead};
 
-use super::http::{Answer, Http, not_clickhouse};
-use super::{compress, decode};
+use super::http::Http;
+use super::{compress, tunnel};
 use crate::history::{ClickhouseOptions, HistoryError};
 
 /// The longest query: one that counts years of a stream.
@@ -26,7 +28,9 @@ const QUERY_BYTES_MAX: &str = "67108864";
 
 /// A server and its database.
 pub(super) struct Server {
-    http: Http,
+    http: Arc<Http>,
+    /// Reads, through the tunnel.
+    reader: Client,
     /// The quoted name of the database.
     pub(super) database: String,
     plain_database: String,
@@ -53,13 +57,13 @@ impl std::fmt::Debug for Server {
 impl Server {
     pub(super) fn new(options: &ClickhouseOptions) -> Self {
         let database = format!("`{}`", options.database.replace('\\', "\\\\").replace('`', "\\`"));
-        Self {
-            http: Http::new(options),
-            database,
-            plain_database: options.database.clone(),
-            epoch: None,
-            url: options.url.clone(),
-        }
+        let http = Arc::new(Http::new(options));
+        let reader = tunnel::client(&http)
+            .with_setting("max_query_size", QUERY_BYTES_MAX)
+            .with_setting("max_execution_time", EXECUTION_SECONDS_MAX)
+            .with_setting("cancel_http_readonly_queries_on_client_close", "1");
+        let (plain_database, url) = (options.database.clone(), options.url.clone());
+        Self { http, reader, database, plain_database, epoch: None, url }
     }
 
     /// The name of the database without quotes.
@@ -73,26 +77,24 @@ impl Server {
     }
 
     /// Runs a query and returns its rows. Dropping the future ends the query on the server.
-    pub(super) async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
-        let parameters = [
-            ("default_format", "RowBinaryWithNamesAndTypes"),
-            ("max_query_size", QUERY_BYTES_MAX),
-            ("max_execution_time", EXECUTION_SECONDS_MAX),
-            ("cancel_http_readonly_queries_on_client_close", "1"),
-        ];
-        let request = self.http.post(&parameters, sql.as_bytes().to_vec());
-        let Answer { body, .. } = with_timeout(QUERY_MAX + ANSWER_MAX, request).await?;
-        decode::rows(&body).map_err(|error| match error {
-            decode::DecodeError::Cut => not_clickhouse(&body),
+    pub(super) async fn rows<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, HistoryError> {
+        // Raw, because a question mark in a symbol is not a placeholder.
+        let rows = self.reader.query_raw(sql).fetch_all();
+        with_timeout(QUERY_MAX + ANSWER_MAX, async { rows.await.map_err(|error| self.unreadable(error)) }).await
+    }
+
+    /// Always an outage: a read says nothing about the rows of a batch.
+    fn unreadable(&self, error: Error) -> HistoryError {
+        HistoryError::Unavailable(match error {
+            // What the tunnel has refused.
+            Error::BadResponse(why) => why,
             // Somebody has changed a column, and may change it back.
-            decode::DecodeError::Mismatch(why) => {
-                HistoryError::Unavailable(format!("the answer of {} is not the expected one: {why}", self.name()))
-            }
+            error => format!("the answer of {} is not the expected one: {error}", self.name()),
         })
     }
 
     /// Runs a query and returns its only row.
-    pub(super) async fn one<T: DeserializeOwned>(&self, sql: &str) -> Result<T, HistoryError> {
+    pub(super) async fn one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, HistoryError> {
         let mut rows = self.rows(sql).await?;
         match (rows.pop(), rows.is_empty()) {
             (Some(row), true) => Ok(row),
@@ -145,10 +147,10 @@ impl Server {
     }
 }
 
-async fn with_timeout(
+async fn with_timeout<T>(
     limit: Duration,
-    request: impl Future<Output = Result<Answer, HistoryError>>,
-) -> Result<Answer, HistoryError> {
+    request: impl Future<Output = Result<T, HistoryError>>,
+) -> Result<T, HistoryError> {
     let late = |_elapsed| HistoryError::Unavailable(format!("no answer within {} s", limit.as_secs()));
     tokio::time::timeout(limit, request).await.map_err(late)?
 }

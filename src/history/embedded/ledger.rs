@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, Row, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::lookup::{epoch_sql, read};
 use crate::gap::{Gap, Range};
@@ -14,19 +15,44 @@ use crate::market::{Stream, Symbol, Timestamp};
 pub(super) fn gaps(connection: &Connection, filter: &GapFilter, epoch: Option<i64>) -> rusqlite::Result<Vec<Gap>> {
     let mut query = "SELECT gap_id, exchange, symbol, channel, first_missing, last_missing, from_ts, to_ts, state,
         detected_at, closed_at, filled, attempts, reason, evidence, version, filled_by, filled_at, epoch FROM gaps
-        WHERE (?1 IS NULL OR symbol = ?1)"
+        WHERE 1"
         .to_owned();
+    let mut values: Vec<Value> = Vec::new();
+    // Adds a condition; each `?` takes the next value.
+    let mut only = |condition: &str, with: Vec<Value>| {
+        query.push_str(" AND ");
+        query.push_str(condition);
+        values.extend(with);
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
     if filter.open_only {
-        query.push_str(" AND closed_at IS NULL");
+        only("closed_at IS NULL", vec![]);
+    }
+    if let Some(symbol) = &filter.symbol {
+        only("symbol = ?", vec![text(symbol.as_str())]);
+    }
+    if let Some(Stream { exchange, symbol, channel }) = &filter.stream {
+        let names = [exchange.as_str(), symbol.as_str(), channel.as_str()];
+        only("(exchange, symbol, channel) = (?, ?, ?)", names.into_iter().map(text).collect());
+    }
+    if let Some(Range { first, last }) = filter.range {
+        only("first_missing <= ? AND last_missing >= ?", vec![last.into(), first.into()]);
+    }
+    if !filter.states.is_empty() {
+        let places = vec!["?"; filter.states.len()].join(", ");
+        only(&format!("state IN ({places})"), filter.states.iter().map(|state| text(state.as_str())).collect());
+    }
+    if let Some((at, id)) = &filter.after {
+        only("(detected_at, gap_id) < (?, ?)", vec![at.micros().into(), text(id)]);
     }
     if filter.of_read_epoch {
         let epoch = epoch_sql(epoch, "gaps.exchange", "gaps.symbol");
-        query.push_str(&format!(" AND (channel <> 'trade' OR epoch = {epoch})"));
+        only(&format!("(channel <> 'trade' OR epoch = {epoch})"), vec![]);
     }
-    query.push_str(" ORDER BY detected_at DESC, gap_id DESC LIMIT ?2");
-    let limit = if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(i64::MAX) };
+    query.push_str(" ORDER BY detected_at DESC, gap_id DESC LIMIT ?");
+    values.push(if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(i64::MAX) }.into());
     let mut select = connection.prepare_cached(&query)?;
-    let rows = select.query_map(params![filter.symbol.as_ref().map(Symbol::as_str), limit], gap_row)?;
+    let rows = select.query_map(params_from_iter(values), gap_row)?;
     rows.collect()
 }
 

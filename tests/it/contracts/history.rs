@@ -7,6 +7,7 @@ mod epochs;
 mod per_minute;
 mod retention;
 mod rows;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 use tapekeeper::gap::{Evidence, Gap, GapState, Range};
 use tapekeeper::history::{
     Batch, Count, CoverageDay, DeadLetter, GapFilter, History, JobRun, LetterSource, Retention, TradeRow, Watermark,
-    row_version,
+    each_gap, row_version,
 };
 use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
@@ -33,6 +34,7 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("1: inserting again", new_store, |s| Box::pin(inserting_again_changes_nothing(s)));
     run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
     run("2: gaps", new_store, |s| Box::pin(the_highest_version_of_a_gap_is_read(s)));
+    run("pages of gaps", new_store, |s| Box::pin(gaps_are_read_in_pages(s)));
     run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
     run("2: recorders", new_store, |s| Box::pin(dead_letters_and_runs_of_several_recorders_stay_apart(s)));
     run("2: conflicts", new_store, |s| Box::pin(epochs::a_conflict_is_pending_until_it_is_decided(s)));
@@ -50,6 +52,8 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("days", new_store, |s| Box::pin(days_are_utc_days(s)));
     run("days from a first day", new_store, |s| Box::pin(days::rows_per_day_start_at_the_first_day(s)));
     run("minutes", new_store, |s| Box::pin(per_minute::rows_per_minute_start_at_an_instant(s)));
+    run("windows", new_store, |s| Box::pin(windows::rows_of_a_window_are_counted(s)));
+    run("missing ranges of streams", new_store, |s| Box::pin(windows::missing_ranges_of_many_streams_are_found(s)));
     run("klines are counted by open time", new_store, |s| Box::pin(klines_are_counted_by_open_time(s)));
     run("runs", new_store, |s| Box::pin(runs_are_replaced_and_listed(s)));
     run("retention of runs", new_store, |s| Box::pin(retention::the_newest_runs_of_each_job_are_kept(s)));
@@ -178,9 +182,51 @@ async fn the_highest_version_of_a_gap_is_read(store: &dyn HistoryStore) {
     let listed = history.gaps(&filter(false, None, 3)).await.unwrap();
     assert_eq!(listed, [third.clone(), second.clone(), first.clone()]);
     let of_btc = history.gaps(&filter(false, Some(symbol("BTCUSDT")), 0)).await.unwrap();
-    assert_eq!(of_btc, [second, gap]);
+    assert_eq!(of_btc, [second.clone(), gap.clone()]);
     let open_of_eth = history.gaps(&filter(true, Some(symbol("ETHUSDT")), 1)).await.unwrap();
-    assert_eq!(open_of_eth, [third]);
+    assert_eq!(open_of_eth, [third.clone()]);
+
+    // By state, stream and range, and after another one.
+    let selected = async |filter: GapFilter| -> Vec<String> {
+        history.gaps(&filter).await.unwrap().into_iter().map(|gap| gap.gap_id).collect()
+    };
+    let all = [third.gap_id.clone(), second.gap_id.clone(), first.gap_id.clone(), gap.gap_id.clone()];
+    let default = GapFilter::default;
+    let states = vec![GapState::Filled, GapState::Refused];
+    assert_eq!(selected(GapFilter { states, ..default() }).await, all[3..]);
+    assert_eq!(selected(GapFilter::unfilled()).await, all[..3]);
+    assert_eq!(selected(GapFilter::verdicts()).await, [""; 0]);
+    let of_stream = |name: &str, channel: &str| Some(stream(name, channel));
+    assert_eq!(selected(GapFilter { stream: of_stream("BTCUSDT", "kline_1m"), ..default() }).await, all[1..2]);
+    assert_eq!(selected(GapFilter { stream: of_stream("BTCUSDT", "trade"), ..default() }).await, all[3..]);
+    let range = |first, last| GapFilter { range: Range::new(first, last), ..default() };
+    assert_eq!(selected(range(3, 5)).await, [all[0].clone(), all[3].clone()]);
+    assert_eq!(selected(range(6, 8)).await, all[3..], "inside the gap");
+    assert_eq!(selected(range(10, 99)).await, [""; 0]);
+    let after = |gap: &Gap| GapFilter { after: Some((gap.detected_at, gap.gap_id.clone())), limit: 2, ..default() };
+    assert_eq!(selected(after(&third)).await, all[1..3]);
+    assert_eq!(selected(after(&first)).await, all[3..]);
+    assert_eq!(selected(after(&gap)).await, [""; 0]);
+}
+
+async fn gaps_are_read_in_pages(store: &dyn HistoryStore) {
+    let history = store.open();
+    // Many of one instant, so that pages end between them.
+    let gap = |number: i64| {
+        let at = NOON.plus_micros(number / 700);
+        Gap::open(stream("BTCUSDT", "trade"), Range { first: number, last: number }, Evidence::default(), at)
+    };
+    for number in [0_i64, 1_000, 2_000] {
+        let gaps = (number..number + 1_000).map(gap).collect();
+        history.insert(&Batch { gaps, ..Batch::default() }).await.unwrap();
+    }
+    let listed: Vec<Gap> = history.gaps(&GapFilter::default()).await.unwrap();
+    let mut read = Vec::new();
+    each_gap(&*history, GapFilter::unfilled(), |gap| read.push(gap)).await.unwrap();
+    assert!(read.len() == 3_000 && read == listed, "{} of {} gaps", read.len(), listed.len());
+    let mut none = 0;
+    each_gap(&*history, GapFilter::verdicts(), |_| none += 1).await.unwrap();
+    assert_eq!(none, 0);
 }
 
 async fn a_dead_letter_is_identified_by_its_offset_in_the_log(store: &dyn HistoryStore) {

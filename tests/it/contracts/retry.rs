@@ -8,7 +8,7 @@ use tapekeeper::cache::{Cache, CacheError, Update};
 use tapekeeper::gap::{Gap, Range};
 use tapekeeper::history::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark,
+    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
@@ -196,6 +196,21 @@ impl History for Retrying<dyn History> {
         since: Timestamp,
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.minute_klines(exchange, symbols, since)).await
+    }
+    async fn windows(
+        &self,
+        streams: &[Stream],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
+        retry(|| self.0.windows(streams, from, to)).await
+    }
+    async fn missing_each(
+        &self,
+        ranges: &[(Stream, Range)],
+        limit: usize,
+    ) -> Result<Vec<(Stream, Range)>, HistoryError> {
+        retry(|| self.0.missing_each(ranges, limit)).await
     }
     async fn days(
         &self,

@@ -300,6 +300,16 @@ async fn a_server_error_or_a_truncated_response_is_unavailable() {
         "HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n<html>down for maintenance</html>",
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 61\r\n\r\nCode: 241. DB::Exception: Memory limit exceeded (MEMORY_LIMIT)\n",
+        // Another number of columns than the query has.
+        "HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\n\x02\x01v\x01w\x06String\x06String\x0426.9\x00",
+        // Another type.
+        "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n\x01\x01v\x05Int64\0\0\0\0\0\0\0\0",
+        // A header and no row.
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n\x01\x01v\x06String",
+        // As the number of columns its first bytes are more than any memory.
+        "HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n系统维护中 please wait",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\u{feff}<html>",
+        "HTTP/1.1 204 No Content\r\n\r\n",
         "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         "",
     ] {
@@ -311,13 +321,15 @@ async fn a_server_error_or_a_truncated_response_is_unavailable() {
 /// What something between the recorder and the server does with an insert.
 #[derive(Clone, Copy)]
 enum Lie {
-    /// Answers by itself and passes nothing on.
+    /// Answers inserts by itself and passes none on.
     Answer(&'static str),
+    /// Answers reads by itself and passes none on.
+    AnswerReads(&'static str),
     /// Passes everything on and removes ClickHouse's headers from the answer.
     RemoveHeaders,
 }
 
-/// A proxy before a server that lies about inserts while the returned flag is set.
+/// A proxy before a server that lies while the returned flag is set.
 fn lying_proxy(server: u16, lie: Lie) -> (String, Arc<std::sync::atomic::AtomicBool>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -329,8 +341,12 @@ fn lying_proxy(server: u16, lie: Lie) -> (String, Arc<std::sync::atomic::AtomicB
             std::thread::spawn(move || {
                 while let Some(request) = read_message(&mut connection) {
                     let head = String::from_utf8_lossy(&request[..request.len().min(300)]).into_owned();
-                    let is_insert = head.contains("INSERT+INTO") && is_lying.load(std::sync::atomic::Ordering::Relaxed);
-                    if let (Lie::Answer(answer), true) = (lie, is_insert) {
+                    let lied = match lie {
+                        Lie::Answer(answer) => head.contains("INSERT+INTO").then_some(answer),
+                        Lie::AnswerReads(answer) => head.contains("default_format=").then_some(answer),
+                        Lie::RemoveHeaders => None,
+                    };
+                    if let Some(answer) = lied.filter(|_| is_lying.load(std::sync::atomic::Ordering::Relaxed)) {
                         // Each of them ends the connection. The client may be gone.
                         connection.write_all(answer.as_bytes()).ok();
                         return;
@@ -406,6 +422,73 @@ async fn an_insert_that_something_else_answers_is_not_stored_and_is_retried() {
         history.insert(&everything()).await.unwrap();
         super::assert_holds_everything(&history).await;
     }
+}
+
+/// Promise 7: an answer that is not the server's own, or not whole, is never a history without rows.
+#[tokio::test]
+async fn a_read_that_something_else_answers_is_an_outage() {
+    let Some(clickhouse) = Clickhouse::shared() else { return };
+    let answers = [
+        ("<html>", "HTTP/1.1 200 OK\r\nContent-Length: 29\r\nConnection: close\r\n\r\n<html>down for lunch</html>\r\n"),
+        ("系统维护中", "HTTP/1.1 200 OK\r\nContent-Length: 27\r\nConnection: close\r\n\r\n系统维护中 please wait"),
+        ("nothing", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        ("length", "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
+        ("Ok.", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nOk.\n"),
+        // The rows of another query.
+        (
+            "not the expected one",
+            "HTTP/1.1 200 OK\r\nContent-Length: 19\r\nConnection: close\r\n\r\n\x01\x01v\x06String\x0826.9.2.1",
+        ),
+        ("length", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n\x01\x01v\x06String\x0826.9.2.1"),
+        (
+            "Memory limit",
+            "HTTP/1.1 200 OK\r\nX-ClickHouse-Exception-Code: 241\r\nContent-Length: 40\r\nConnection: close\r\n\r\n\
+          Code: 241. DB::Exception: Memory limit  ",
+        ),
+        ("502", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        ("302", "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    ];
+    for (named, answer) in answers {
+        let (url, lying) = lying_proxy(clickhouse.server.port, Lie::AnswerReads(answer));
+        let history = ClickhouseHistory::new(&ClickhouseOptions { url, ..clickhouse.database() });
+        lying.store(false, std::sync::atomic::Ordering::Relaxed);
+        history.insert(&everything()).await.unwrap();
+        lying.store(true, std::sync::atomic::Ordering::Relaxed);
+        let whole = Range { first: 0, last: i64::MAX };
+        for refused in [
+            history.trades(&stream("BTCUSDT", "trade"), whole, 9).await.map(|rows| rows.len()),
+            history.count(&stream("BTCUSDT", "trade"), whole).await.map(|_| 1),
+            history.gaps(&tapekeeper::history::GapFilter::default()).await.map(|gaps| gaps.len()),
+            history.dead_letter_count(None).await.map(|_| 1),
+        ] {
+            let is_named = matches!(&refused, Err(HistoryError::Unavailable(why)) if why.contains(named));
+            assert!(is_named, "{answer:?}: {refused:?}");
+        }
+        lying.store(false, std::sync::atomic::Ordering::Relaxed);
+        super::assert_holds_everything(&history).await;
+    }
+}
+
+/// Nobody waits for the answer: the server is to stop looking for it.
+#[tokio::test]
+async fn a_read_that_is_dropped_closes_its_connection() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, is_asked) = tokio::sync::oneshot::channel();
+    let server = std::thread::spawn(move || {
+        let mut connection = listener.accept().unwrap().0;
+        read_message(&mut connection).unwrap();
+        asked.send(()).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        connection.read(&mut [0; 1])
+    });
+    let history = ClickhouseHistory::new(&ClickhouseOptions { url, ..ClickhouseOptions::default() });
+    tokio::select! {
+        answer = history.identity() => panic!("nothing has answered: {answer:?}"),
+        asked = is_asked => asked.unwrap(),
+    }
+    let ended = tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
+    assert_eq!(ended.unwrap(), 0, "the connection is closed");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use rust_decimal::Decimal;
 use tapekeeper::gap::Range;
-use tapekeeper::history::{Batch, Count, TradeRow, Verdict};
+use tapekeeper::history::{Batch, Count, TradeRow, Verdict, WindowCount};
+use tapekeeper::market::{Stream, Timestamp};
 
 use super::rows::{conflict, epoch, stream, trade, trades};
 use super::{HistoryStore, all_trades};
@@ -54,10 +55,21 @@ pub async fn reads_return_the_newest_numbering(store: &dyn HistoryStore) {
     assert_eq!(count(days.iter().map(|(_, day)| day.present).collect()), 26 + 7);
     let since = history.days(std::slice::from_ref(&btc), Some(NOON.micros() / 86_400_000_000 - 1)).await.unwrap();
     assert_eq!(count(since.iter().map(|(_, day)| day.present).collect()), 26);
-    let minutes = history.per_minute(&[btc.clone(), eth], NOON.plus_micros(-86_400_000_000)).await.unwrap();
+    let minutes = history.per_minute(&[btc.clone(), eth.clone()], NOON.plus_micros(-86_400_000_000)).await.unwrap();
     assert_eq!(count(minutes.iter().map(|(_, minute)| minute.present).collect()), 26 + 7);
+    let yesterday = NOON.plus_micros(-86_400_000_000);
+    let mut windows = history.windows(&[btc.clone(), eth.clone()], yesterday, Timestamp(i64::MAX)).await.unwrap();
+    windows.sort_by_key(|(_, window)| window.present);
+    let window =
+        |of: &Stream, first, last, present| (of.clone(), WindowCount { range: Range { first, last }, present });
+    assert_eq!(windows, [window(&eth, 1, 7, 7), window(&btc, 10, 40, 26)]);
+    let asked = [(btc.clone(), Range { first: 10, last: 40 })];
+    let missing = history.missing_each(&asked, 9).await.unwrap();
+    assert_eq!(missing, [(btc.clone(), Range { first: 30, last: 34 })]);
     // The rows of the old numbering stay, and are there for who asks.
     let past = history.at_epoch(0);
+    let windows = past.windows(std::slice::from_ref(&btc), yesterday, Timestamp(i64::MAX)).await.unwrap();
+    assert_eq!(windows, [window(&btc, 1, 100, 100)]);
     assert_eq!(all_trades(&*past, "BTCUSDT").await, old);
     assert_eq!(past.count(&btc, whole).await.unwrap().present, 100);
     assert_eq!(all_trades(&*history.at_epoch(2), "BTCUSDT").await, []);
