@@ -235,12 +235,9 @@ impl Ledger {
     }
 
     /// Closes the open rows of streams that `keep` rejects, and returns them.
-    pub fn supersede(&mut self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
+    pub fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
         let mut changed: Vec<Gap> = self.open.values().filter(|gap| !keep(&gap.stream)).cloned().collect();
         changed.retain_mut(|gap| gap.advance(GapState::Superseded, reason, now));
-        for gap in &changed {
-            self.update(gap);
-        }
         changed
     }
 
@@ -463,6 +460,8 @@ mod tests {
         let changed = ledger.supersede(|_| false, "feed removed", Timestamp(5));
         assert_eq!(changed.len(), 1);
         assert_eq!((changed[0].state, changed[0].closed_at), (GapState::Superseded, Some(Timestamp(5))));
+        assert_eq!(ledger.open_count(), (1, 3), "until the rows are durable");
+        ledger.update(&changed[0]);
         assert_eq!(ledger.open_count(), (0, 0));
     }
 }

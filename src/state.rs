@@ -43,7 +43,7 @@ pub struct Snapshot {
     pub epochs: BTreeMap<String, i64>,
     /// The history the watermarks were written against.
     pub history_identity: Option<String>,
-    /// Trade streams whose first trade is not yet confirmed, each with the time since which it is recorded,
+    /// Streams whose first trade or closed kline is not yet stored, each with the time since which it is recorded,
     /// milliseconds since 1970. Only this time shows what a stream misses before its first row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub anchors: BTreeMap<String, i64>,
@@ -53,6 +53,9 @@ pub struct Snapshot {
     /// Per exchange, until when it limits this address, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limit_until: BTreeMap<String, i64>,
+    /// Per exchange, until when it accepts no WebSocket of this address, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub connect_after: BTreeMap<String, i64>,
     /// When the deadlines above were saved, milliseconds since 1970; absent without any. A clock that was set back since
     /// then does not extend them.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -223,7 +223,7 @@ pub struct StreamView {
     pub symbol: String,
     /// `trade`, `kline_1m`...
     pub channel: String,
-    /// `receiving`, `quiet`, `stalled`, `undecodable`, `refused`, `not_trading` or `ended`.
+    /// `receiving`, `quiet`, `stalled`, `refused`, `not_trading` or `ended`.
     pub state: &'static str,
     /// Why it is in this state; null while it receives.
     pub state_reason: Option<String>,

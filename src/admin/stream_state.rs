@@ -17,10 +17,9 @@ pub enum StreamState {
     Receiving,
     /// A connection carries it, and its own pace explains the silence.
     Quiet,
-    /// No connection carries it, its first frame is overdue, or it is silent for longer than its pace explains.
+    /// No connection carries it, its first frame is overdue, it is silent for longer than its pace explains, or none of its
+    /// frames can be decoded.
     Stalled,
-    /// Frames arrive, and none of them can be decoded.
-    Undecodable,
     /// The exchange refuses the subscription.
     Refused,
     /// The symbol is not listed yet, or paused.
@@ -31,8 +30,8 @@ pub enum StreamState {
 
 impl StreamState {
     /// All states.
-    pub const ALL: [Self; 7] =
-        [Self::Receiving, Self::Quiet, Self::Stalled, Self::Undecodable, Self::Refused, Self::NotTrading, Self::Ended];
+    pub const ALL: [Self; 6] =
+        [Self::Receiving, Self::Quiet, Self::Stalled, Self::Refused, Self::NotTrading, Self::Ended];
 
     /// The name in the API, in metrics and on the page.
     pub const fn as_str(self) -> &'static str {
@@ -40,7 +39,6 @@ impl StreamState {
             Self::Receiving => "receiving",
             Self::Quiet => "quiet",
             Self::Stalled => "stalled",
-            Self::Undecodable => "undecodable",
             Self::Refused => "refused",
             Self::NotTrading => "not_trading",
             Self::Ended => "ended",
@@ -76,7 +74,7 @@ impl StreamFacts {
             TradingState::Trading => {}
         }
         if let Some(why) = &self.undecodable {
-            return (StreamState::Undecodable, Some(why.clone()));
+            return (StreamState::Stalled, Some(why.clone()));
         }
         if let Some(why) = &self.refusal {
             return (StreamState::Refused, Some(format!("refused by the exchange: {why}")));
@@ -159,6 +157,6 @@ mod tests {
         let trading = TradingState::Ended("delisted".to_owned());
         check(StreamFacts { refusal, trading, ..facts() }, StreamState::Ended, "delisted");
         let undecodable = Some("p is a number".to_owned());
-        check(StreamFacts { undecodable, ..facts() }, StreamState::Undecodable, "p is a number");
+        check(StreamFacts { undecodable, ..facts() }, StreamState::Stalled, "p is a number");
     }
 }

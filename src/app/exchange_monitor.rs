@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::exchange::rest::Rest;
+use crate::exchange::socket::Connections;
 use crate::exchange::{ExchangeInfo, ListingEntry};
 use crate::health::Health;
 use crate::market::{Exchange, Stream};
@@ -42,7 +43,7 @@ pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service,
     tokio::join!(
         watch_clock(exchange, &rest, &service.health, backoff(), &stop),
         watch_listing((exchange, &rest), service.streams.clone(), &service.health, report, backoff(), &stop),
-        save_deadlines(exchange, &rest, &service.saver, backoff(), &stop),
+        save_deadlines(exchange, (&rest, &service.connections), &service.saver, backoff(), &stop),
     );
 }
 
@@ -116,12 +117,17 @@ async fn listing(rest: &Rest, recorded: &[String], stop: &CancellationToken) -> 
 /// Saves each new deadline: a process that is killed a second later must not send requests during a ban.
 async fn save_deadlines(
     exchange: Exchange,
-    rest: &Rest,
+    (rest, connections): (&Rest, &Connections),
     saver: &SnapshotSaver,
     mut backoff: Backoff,
     stop: &CancellationToken,
 ) {
-    while stop.run_until_cancelled(rest.deadline_moved()).await.is_some() {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = rest.deadline_moved() => {}
+            () = connections.deferral_moved(exchange) => {}
+        }
         backoff.reset();
         while let Err(error) = saver.save(false).await {
             warn!("cannot save until when {exchange} refuses requests, trying again: {error:#}");

@@ -285,6 +285,7 @@ async fn start(
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
     let mut runtimes = Vec::new();
     for exchange in exchanges {
+        restore::defer_connections(&shared.connections, snapshot.as_ref(), exchange, clock);
         runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, &shared, groups));
     }
     systemd::status("connected, opening the stores");
@@ -303,6 +304,7 @@ async fn start(
         streams: streams_watch.clone(),
         log: stores::log_name(config),
         rest,
+        connections: shared.connections.clone(),
         recording_starts: Arc::new(recording_starts),
         identity: std::sync::Mutex::new(pending_resume.best_known().identity.clone()),
         lost_history: std::sync::Mutex::new(pending_resume.best_known().lost.clone()),

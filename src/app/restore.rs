@@ -12,6 +12,7 @@ use crate::backfill::RecordingStarts;
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::exchange::rest::{Deadlines, SavedDeadlines};
+use crate::exchange::socket::Connections;
 use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
@@ -96,7 +97,24 @@ pub fn deadlines(snapshot: &Snapshot, exchange: Exchange) -> SavedDeadlines {
     SavedDeadlines { deadlines, saved_at: snapshot.deadlines_saved_at.map(at) }
 }
 
-/// The recording starts of the streams whose first trade is not yet confirmed. Saves them before the exchange is
+/// Opens no connection to an exchange before the end of a limit or ban that the snapshot names: a restart does not end it.
+pub fn defer_connections(connections: &Connections, snapshot: Option<&Snapshot>, exchange: Exchange, clock: &Clock) {
+    let Some(snapshot) = snapshot else { return };
+    let at = |ms: i64| Timestamp(ms.saturating_mul(1_000));
+    let until = snapshot.connect_after.get(exchange.as_str()).map(|ms| at(*ms));
+    let saved = SavedDeadlines {
+        deadlines: Deadlines { limited_until: until, banned_until: None },
+        saved_at: snapshot.deadlines_saved_at.map(at),
+    };
+    let now = clock.read();
+    if let (Some(until), _) = saved.left(now) {
+        let wait = Duration::from_micros(u64::try_from(until.since(now.steady)).unwrap_or(0));
+        let why = format!("{exchange} refused the connections of this address before the restart");
+        connections.defer(exchange, wait, &why);
+    }
+}
+
+/// The recording starts of the streams whose first trade or kline is not yet stored. Saves them before the exchange is
 /// connected, so that the next process knows them after a kill at any time. Returns the snapshot as saved.
 pub fn recording_starts(
     file: &StateFile,
@@ -106,7 +124,7 @@ pub fn recording_starts(
 ) -> (RecordingStarts, Option<Snapshot>) {
     let saved = snapshot.as_ref().map(|snapshot| snapshot.anchors.clone()).unwrap_or_default();
     let has_watermark = |name: &str| snapshot.as_ref().is_some_and(|snapshot| snapshot.watermarks.contains_key(name));
-    let starts = RecordingStarts::restore(&saved, streams, has_watermark, clock.now());
+    let starts = RecordingStarts::restore(&saved, streams, has_watermark, clock.read());
     let to_save = starts.to_save();
     if to_save == saved {
         return (starts, snapshot);

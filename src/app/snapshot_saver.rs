@@ -12,6 +12,7 @@ use crate::backfill::RecordingStarts;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::exchange::rest::Rest;
+use crate::exchange::socket::Connections;
 use crate::market::{Exchange, Stream, Timestamp};
 use crate::progress::Progress;
 use crate::state::{LostHistory, Snapshot, StateFile};
@@ -32,7 +33,9 @@ pub struct SnapshotSaver {
     pub log: String,
     /// The REST clients, for the deadlines of pauses and bans.
     pub rest: HashMap<Exchange, Arc<Rest>>,
-    /// Streams whose first trade is not yet confirmed.
+    /// The connections, for the time before which none may be opened.
+    pub connections: Connections,
+    /// Streams whose first trade or closed kline is not yet stored.
     pub recording_starts: Arc<RecordingStarts>,
     /// History's identity, when it is known.
     pub identity: std::sync::Mutex<Option<String>>,
@@ -113,7 +116,7 @@ impl SnapshotSaver {
         snapshot
     }
 
-    /// Adds the end of each exchange's pause and ban of this address.
+    /// Adds the end of each exchange's pause and ban of this address, for REST and for the WebSockets.
     fn add_deadlines(&self, snapshot: &mut Snapshot, now: Timestamp) {
         for (exchange, rest) in &self.rest {
             let deadlines = rest.deadlines();
@@ -123,8 +126,13 @@ impl SnapshotSaver {
             if let Some(until) = deadlines.limited_until {
                 snapshot.limit_until.insert(exchange.to_string(), until.millis());
             }
+            if let Some(wait) = self.connections.deferred_for(*exchange) {
+                let until = now.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
+                snapshot.connect_after.insert(exchange.to_string(), until.millis());
+            }
         }
-        if !snapshot.ban_until.is_empty() || !snapshot.limit_until.is_empty() {
+        let deadlines = [&snapshot.ban_until, &snapshot.limit_until, &snapshot.connect_after];
+        if deadlines.iter().any(|deadlines| !deadlines.is_empty()) {
             snapshot.deadlines_saved_at = Some(now.millis());
         }
     }

@@ -69,8 +69,7 @@ impl Deps {
     async fn served_again(&self, gap: &Gap, cancel: &CancellationToken) -> Result<Option<Range>, RestError> {
         let lowest = match lowest_served_from(self, gap, gap.range.first, cancel).await {
             Err(RestError::Limited { until }) => {
-                let wait = u64::try_from(until.since(self.clock.now())).unwrap_or(0);
-                if !retry::wait(Duration::from_micros(wait).min(BUDGET_WAIT_MAX), cancel).await {
+                if !retry::wait(until.left(&self.clock).min(BUDGET_WAIT_MAX), cancel).await {
                     return Err(RestError::Stopped);
                 }
                 lowest_served_from(self, gap, gap.range.first, cancel).await?

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::exchange::rest::RestError;
+use crate::exchange::rest::{Deadline, RestError};
 use crate::gap::{Range, RangeSet};
 use crate::market::Timestamp;
 
@@ -32,8 +32,7 @@ const WAIT_MAX: Duration = Duration::from_secs(4 * 86_400);
 
 impl RepairError {
     pub(super) fn of(deps: &Deps, error: RestError) -> Self {
-        let now = deps.clock.now();
-        let wait = |until: Timestamp| Duration::from_micros(u64::try_from(until.since(now)).unwrap_or(0)).min(WAIT_MAX);
+        let wait = |until: Deadline| until.left(&deps.clock).min(WAIT_MAX);
         match error {
             RestError::Stopped => Self::Stopped,
             RestError::Limited { until } => Self::Wait(wait(until), "waiting for the exchange's budget".to_owned()),

@@ -101,9 +101,12 @@ impl Deps {
     pub async fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str) -> Result<usize, HistoryError> {
         let _guard = self.ledger.write_lock.lock().await;
         let rows = self.ledger.with(|ledger| ledger.supersede(keep, reason, self.clock.now()));
+        // The store first: a row that is not durable as superseded must stay open here, so that the caller's next attempt
+        // finds it again.
         if !rows.is_empty() {
             let token = format!("supersede:{}:{}", rows[0].gap_id, rows[0].version);
             self.writer.history().insert(&Batch { gaps: rows.clone(), token, ..Batch::default() }).await?;
+            self.ledger.with(|ledger| rows.iter().for_each(|row| ledger.update(row)));
         }
         Ok(rows.len())
     }
@@ -158,4 +161,32 @@ fn appeal(verdicts: &[Gap], opened: &[Gap], now: Timestamp) -> Vec<Gap> {
         changed.push(verdict);
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backfill::tests::{Harness, complete_exchange, stream};
+    use crate::cache::PendingUpdates;
+    use crate::faults::{Fault, Faults};
+    use crate::health::Health;
+    use crate::history::faulty::FaultyHistory;
+
+    #[tokio::test]
+    async fn gaps_that_history_could_not_supersede_stay_open_and_the_next_attempt_closes_them() {
+        let harness = Harness::new(complete_exchange()).await;
+        let evidence = Evidence { by: "manual".to_owned(), ..Evidence::default() };
+        harness.deps.open(&stream(), Range { first: 1, last: 3 }, &evidence).await.unwrap();
+        let faults = Faults::none();
+        let history = Arc::new(FaultyHistory::new(harness.deps.history().clone(), faults.clone()));
+        let writer = Writer::new(history, Arc::new(PendingUpdates::default()), Health::default());
+        let deps = Deps { writer, ..harness.deps.clone() };
+        faults.script([Fault::Fail]);
+        deps.supersede(|_| false, "feed removed").await.unwrap_err();
+        assert_eq!(deps.ledger.with(|ledger| ledger.open_count()), (1, 3));
+        assert_eq!(deps.supersede(|_| false, "feed removed").await.unwrap(), 1);
+        assert_eq!(deps.ledger.with(|ledger| ledger.open_count()), (0, 0));
+        let rows = deps.history().gaps(&GapFilter::default()).await.unwrap();
+        assert_eq!((rows.len(), rows[0].state), (1, GapState::Superseded));
+    }
 }

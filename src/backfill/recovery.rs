@@ -10,7 +10,7 @@ use crate::market::Stream;
 
 /// Answers of the exchange that contradict the silence before the stream is subscribed again: the first one may have
 /// overtaken frames on their way.
-const RESUBSCRIBE_AFTER: u32 = 2;
+pub(super) const RESUBSCRIBE_AFTER: u32 = 2;
 /// Pauses between two subscriptions of the same silent stream.
 const RESUBSCRIBE: Pauses = Pauses { min: Duration::from_secs(15), max: Duration::from_secs(300) };
 /// Pauses between two replacements of one connection for silent streams, and between two requests for a connection of

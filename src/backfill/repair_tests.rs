@@ -23,7 +23,7 @@ use crate::health::Health;
 use crate::history::GapFilter;
 use crate::history::embedded::EmbeddedHistory;
 use crate::ledger::SharedLedger;
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Exchange, Interval, Stream, Timestamp};
 use crate::writer::Writer;
 
 /// Exchange time at which trade 0 happened; trade n happened n seconds later.
@@ -33,7 +33,8 @@ pub(super) const NEWEST: i64 = 5_000;
 /// The trades of an exchange, and which of them it serves.
 #[derive(Debug, Default)]
 pub(super) struct FakeExchange {
-    never: BTreeSet<i64>,
+    /// Ids and minutes that it does not serve.
+    pub(super) never: BTreeSet<i64>,
     /// The lowest served id.
     floor: i64,
     /// The highest id served yet.
@@ -48,7 +49,7 @@ pub(super) struct FakeExchange {
     /// Trades that appear after each answer.
     growth: i64,
     /// The minute, counted from 1970, of the first kline.
-    listed_minute: i64,
+    pub(super) listed_minute: i64,
     /// Its clock minus ours; without it the exchange does not return its time.
     pub(super) skew_ms: Option<i64>,
 }
@@ -104,16 +105,19 @@ async fn aggregates(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(para
     Value::from(if is_shown { vec![row] } else { vec![] }).to_string()
 }
 
-/// One-minute klines since `listed_minute`, without trades.
+/// Klines since `listed_minute`, without trades.
 async fn klines(State(exchange): State<Arc<Mutex<FakeExchange>>>, Query(params): Params) -> String {
+    let exchange = exchange.lock().unwrap();
+    let step = params["interval"].parse::<Interval>().unwrap().micros() / 60_000_000;
     let minute = |name: &str| params[name].parse::<i64>().unwrap() / 60_000;
-    let first = minute("startTime").max(exchange.lock().unwrap().listed_minute);
+    let first = minute("startTime").max(exchange.listed_minute);
     let row = |minute: i64| {
         let (open, z) = (minute * 60_000, "0");
-        json!([open, "1", "1", "1", "1", z, open + 59_999, z, 0, z, z, z])
+        json!([open, "1", "1", "1", "1", z, open + step * 60_000 - 1, z, 0, z, z, z])
     };
     let limit: usize = params["limit"].parse().unwrap();
-    Value::from((first..=minute("endTime")).take(limit).map(row).collect::<Vec<_>>()).to_string()
+    let served = |minute: &i64| minute % step == 0 && !exchange.never.contains(minute);
+    Value::from((first..=minute("endTime")).filter(served).take(limit).map(row).collect::<Vec<_>>()).to_string()
 }
 
 impl Harness {

@@ -43,7 +43,9 @@ fn open_ranges(harness: &Harness) -> Vec<(i64, i64)> {
 }
 
 async fn is_settled(harness: &Harness, progress: &Progress, at: Timestamp) -> bool {
-    open_leading_gap(&harness.deps, progress, &stream(), StartPoint::RecordingSince(at, "begin"), &harness.stop).await
+    let theirs = exchange_time(&harness.deps.rest[&Exchange::Binance], at, "begin", &harness.stop).await.unwrap();
+    let start = StartPoint::RecordingSince(theirs, "begin");
+    open_leading_gap(&harness.deps, progress, &stream(), start, &harness.stop).await == Check::Finished
 }
 
 #[tokio::test]
@@ -69,6 +71,36 @@ async fn missed_trades_of_a_stream_without_a_row_are_a_gap() {
     set_next(&progress, NEWEST + 1);
     assert!(is_settled(&harness, &progress, time_of(4_000)).await);
     assert!(matches!(open_ranges(&harness)[..], [(3_900..4_100, NEWEST)]), "{:?}", open_ranges(&harness));
+}
+
+#[tokio::test]
+async fn a_start_without_a_trade_stays_pending_until_the_first_row() {
+    let (harness, progress) = (Harness::new(complete_exchange()).await, Progress::default());
+    {
+        let mut exchange = harness.exchange.lock().unwrap();
+        (exchange.skew_ms, exchange.shown_to) = (Some(0), 3_000);
+    }
+    set_next(&progress, 3_001);
+    assert!(!is_settled(&harness, &progress, time_of(3_500)).await, "a kill now would lose the first trade");
+    first_row_is(&harness, &progress, 3_900).await;
+    harness.exchange.lock().unwrap().shown_to = i64::MAX;
+    assert!(is_settled(&harness, &progress, time_of(3_500)).await);
+    assert!(matches!(open_ranges(&harness)[..], [(3_400..3_600, 3_899)]), "{:?}", open_ranges(&harness));
+}
+
+#[tokio::test]
+async fn the_pauses_between_two_questions_about_a_start_grow_to_five_minutes() {
+    let (mut pauses, began, mut waits) = (Pauses::default(), Instant::now(), Vec::new());
+    let mut now = began;
+    for _ in 0..8 {
+        pauses.checked(&stream(), Check::Asked, now);
+        let wait = (1..=301).find(|s| pauses.is_over(&stream(), now + Duration::from_secs(*s))).unwrap();
+        waits.push(wait);
+        now += Duration::from_secs(wait);
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300]);
+    pauses.checked(&stream(), Check::NotYet, now);
+    assert!(pauses.is_over(&stream(), now), "what costs nothing needs no pause");
 }
 
 #[tokio::test]
@@ -127,4 +159,14 @@ async fn the_since_of_a_feed_that_a_reload_adds_is_a_gap() {
     opened(1_500).await;
     harness.stop.cancel();
     running.await.unwrap();
+}
+
+#[test]
+fn an_exchange_whose_clock_turns_out_to_be_ahead_later_does_not_shorten_the_gap() {
+    let mut starts = ExchangeStarts::default();
+    for (measured, expected) in [(50, 50), (7_200, 50), (40, 40), (50, 40)] {
+        assert_eq!(starts.earliest(&stream(), time_of(measured)), time_of(expected));
+    }
+    starts.forget(&stream());
+    assert_eq!(starts.earliest(&stream(), time_of(60)), time_of(60), "a feed that was removed and added again");
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::exchange::Dialect;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::RestOptions;
-use crate::progress::StreamProgress;
+use crate::progress::{Outage, StreamProgress};
 
 const SECOND: i64 = 1_000_000;
 const USUAL: Duration = Duration::from_secs(5);
@@ -179,4 +179,81 @@ async fn a_stream_with_new_frames_at_the_socket_is_not_due_however_late_the_cons
     let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
     harness.seen(&stream(), 19);
     assert_eq!(harness.tail.due(&mut harness.states), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kline_stream_that_is_silent_alone_is_subscribed_again_then_isolated() {
+    let klines = "binance:BTCUSDT:kline_1m".parse::<Stream>().unwrap();
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), klines.clone(), other()]);
+    let (mut resubscribed, mut isolated) = (Vec::new(), Vec::new());
+    for second in 0..200_i64 {
+        harness.seen(&stream(), second);
+        harness.seen(&other(), second);
+        if second < 10 {
+            harness.seen(&klines, second);
+        }
+        let mut due = Vec::new();
+        let silent = harness.tail.silent_klines(&mut harness.states, &mut due);
+        harness.tail.recover(&silent, &mut harness.states);
+        assert!(due.is_empty(), "the trades show that the symbol trades: no request is needed");
+        while let Ok(SocketCommand::Resubscribe(streams)) = harness.commands.try_recv() {
+            assert_eq!(streams, std::slice::from_ref(&klines));
+            resubscribed.push(second);
+        }
+        while let Ok(moved) = harness.isolated.try_recv() {
+            assert_eq!(moved, klines);
+            isolated.push(second);
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!((resubscribed[0], isolated[0]), (80, 100), "{resubscribed:?} {isolated:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_exchange_says_whether_a_symbol_trades_of_which_only_one_kline_stream_is_recorded() {
+    let klines = "binance:BTCUSDT:kline_1m".parse::<Stream>().unwrap();
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![klines.clone(), other()]);
+    harness.seen(&klines, 5);
+    let mut due = Vec::new();
+    assert!(harness.tail.silent_klines(&mut harness.states, &mut due).is_empty() && due.is_empty());
+    tokio::time::advance(Duration::from_secs(70)).await;
+    harness.tail.silent_klines(&mut harness.states, &mut due);
+    assert_eq!(due, std::slice::from_ref(&klines));
+    for (newest, expected) in [(4, vec![]), (6, vec![klines.clone()])] {
+        let answer = Ok(Some((20, Timestamp(newest * SECOND))));
+        assert!(!harness.tail.handle_answer(&klines, answer, &mut harness.states).await);
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert_eq!(harness.tail.silent_klines(&mut harness.states, &mut Vec::new()), expected, "a trade at {newest} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_stream_that_cannot_be_decoded_come_from_rest_once_a_minute_and_its_connection_stays() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
+    let outage = Outage {
+        exchange: Exchange::Binance,
+        stream: Some(stream()),
+        since: Timestamp(2 * SECOND),
+        frames: 9,
+        reason: "p is a number".to_owned(),
+        partition: 0,
+        offset: 7,
+    };
+    harness.tail.progress.set_outages(vec![outage]);
+    let mut asked = Vec::new();
+    for second in 0..150_i64 {
+        // A frame a second, and none is consumed.
+        harness.seen(&stream(), 2 + second);
+        if harness.tail.due(&mut harness.states).contains(&stream()) {
+            asked.push(second);
+            let newest = Ok(Some((20, Timestamp(2 * SECOND))));
+            assert!(!harness.tail.handle_answer(&stream(), newest, &mut harness.states).await, "it is not silent");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(asked, [0, 60, 120]);
+    for _ in asked {
+        assert!(matches!(harness.probed.try_recv(), Ok(Probe::Expect(Expectation { last: 20, .. }))));
+    }
+    assert!(harness.commands.try_recv().is_err() && harness.isolated.try_recv().is_err());
 }

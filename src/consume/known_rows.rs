@@ -41,7 +41,8 @@ impl RepeatedRows {
         self.trades.len() + self.klines.len()
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

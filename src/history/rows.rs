@@ -125,7 +125,7 @@ pub fn kline_content(kline: &Kline) -> String {
 pub fn same_kline(one: &Kline, other: &Kline) -> bool {
     let ids = |kline: &Kline| (kline.first_trade_id, kline.last_trade_id);
     let is_known = |kline: &Kline| kline.first_trade_id >= 0 || kline.trade_count == 0;
-    let mut other_with_ids = other.clone();
+    let mut other_with_ids = *other;
     if !is_known(one) || !is_known(other) {
         (other_with_ids.first_trade_id, other_with_ids.last_trade_id) = ids(one);
     }

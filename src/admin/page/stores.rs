@@ -57,7 +57,7 @@ impl Card {
 pub fn stores(facts: &Facts) -> Markup {
     let status = &facts.status;
     let connections = status["connections"].as_array().into_iter().flatten().enumerate();
-    let connections = connections.map(|(at, socket)| connection(at + 1, socket, facts.now));
+    let connections = connections.map(|(at, socket)| connection(at + 1, socket));
     let is_degraded = status["degraded"]["rest"].is_string();
     let clients = status["rest"].as_object().into_iter().flatten();
     let clients = clients.map(|(exchange, client)| rest(exchange, client, is_degraded, facts.now));
@@ -106,19 +106,20 @@ fn disk(facts: &Facts) -> Card {
         .line("full in", forecast.own_full_in_s.map(span).unwrap_or_default())
 }
 
-fn connection(number: usize, socket: &Value, now: Timestamp) -> Card {
+fn connection(number: usize, socket: &Value) -> Card {
     let exchange = socket["exchange"].as_str().unwrap_or_default();
     // The state is `waiting: why`, and the reason can be long.
     let state = socket["state"].as_str().unwrap_or_default();
     let (state, why) = state.split_once(": ").unwrap_or((state, ""));
     let mut card = Card::new(&format!("{exchange} socket {number}"), Some(state));
     card.class = if state == "connected" { "good" } else { "warn" };
-    let ago = |name: &str| socket[name].as_i64().map(|at| span(now.micros().saturating_sub(at).max(0) as f64 / 1e6));
+    // By the monotonic clock: a wall clock that is set changes no age.
+    let age = |name: &str| socket[name].as_f64().map(span);
     let times = |name: &str| grouped(socket[name].as_f64().unwrap_or_default());
     card.line("reason", why.to_owned())
         .line("streams", times("streams"))
-        .line("connected for", ago("connected_since").unwrap_or_default())
-        .line("last frame", ago("last_frame_at").map_or("none yet".to_owned(), |ago| format!("{ago} ago")))
+        .line("connected for", age("connected_s").unwrap_or_default())
+        .line("last frame", age("last_frame_s").map_or("none yet".to_owned(), |age| format!("{age} ago")))
         .line("frames", times("frames"))
         .line("reconnects", format!("{}, and {} planned", times("reconnects"), times("rotations")))
         .line("last error", socket["last_error"].as_str().unwrap_or_default().to_owned())

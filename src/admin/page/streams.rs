@@ -44,7 +44,7 @@ fn row(stream: &StreamView) -> Vec<Cell> {
     let class = match stream.state {
         "receiving" => "good",
         "quiet" | "not_trading" | "ended" => "dim",
-        "undecodable" | "refused" => "bad",
+        "refused" => "bad",
         _ => "warn",
     };
     let state = stream.state.replace('_', " ");

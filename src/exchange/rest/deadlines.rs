@@ -1,10 +1,38 @@
 //! The deadlines before which nothing may be sent, as they are saved over a restart.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::clock::Reading;
+use crate::clock::{Clock, Reading};
 use crate::exchange::retry_after::WAIT_MAX;
 use crate::market::Timestamp;
+
+/// The instant before which nothing may be sent. It is measured by the steady clock, so a wall clock that is set neither
+/// ends nor extends the wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    steady: Timestamp,
+    /// The date as the wall clock was set when the deadline was read, for people.
+    pub date: Timestamp,
+}
+
+impl Deadline {
+    /// The deadline at this steady time.
+    pub(super) fn at(steady: Timestamp, now: Reading) -> Self {
+        Self { steady, date: now.date_of(steady) }
+    }
+
+    /// What is left of the wait.
+    pub fn left(&self, clock: &Clock) -> Duration {
+        Duration::from_micros(u64::try_from(self.steady.since(clock.read().steady)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.date.fmt(f)
+    }
+}
 
 /// Until when the exchange limits and bans this address, by the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +57,7 @@ impl SavedDeadlines {
     ///
     /// Never longer than at the save, and never longer than [`WAIT_MAX`]: a clock that was set back since then does not
     /// extend a ban.
-    pub(super) fn left(&self, now: Reading) -> (Option<Timestamp>, Option<Timestamp>) {
+    pub fn left(&self, now: Reading) -> (Option<Timestamp>, Option<Timestamp>) {
         let left = |until: Option<Timestamp>| {
             let until = until?;
             let at_save = self.saved_at.map_or(i64::MAX, |saved_at| until.since(saved_at));
@@ -62,6 +90,18 @@ mod tests {
         let now = Reading { wall: NOW, steady: Timestamp(7) };
         let left = saved.left(now);
         assert_eq!(left, (None, expected.map(|hours| Timestamp(7 + hours * HOUR))), "{until_hours} {saved_hours:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_neither_ends_nor_extends_a_wait() {
+        let deadline = Deadline::at(Timestamp(7 + HOUR), Reading { wall: NOW, steady: Timestamp(7) });
+        assert_eq!(deadline.date, NOW.plus_micros(HOUR));
+        for wall in [NOW, NOW.plus_micros(-90_000 * HOUR), NOW.plus_micros(90_000 * HOUR)] {
+            let clock = Clock::from_readings(move || Reading { wall, steady: Timestamp(7 + HOUR / 4) });
+            assert_eq!(deadline.left(&clock), Duration::from_secs(45 * 60), "{wall}");
+        }
+        let clock = Clock::from_readings(|| Reading { wall: NOW, steady: Timestamp(7 + 2 * HOUR) });
+        assert_eq!(deadline.left(&clock), Duration::ZERO);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod listing;
 mod outcome;
 mod refusal;
 
-pub use deadlines::{Deadlines, SavedDeadlines};
+pub use deadlines::{Deadline, Deadlines, SavedDeadlines};
 pub use outcome::{RestError, RestStatus};
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -343,7 +343,7 @@ impl Rest {
             let until = match permit {
                 Permit::Granted => return Ok(()),
                 Permit::Wait(until) => until,
-                Permit::Banned(until) => return Err(RestError::Banned { until: now.date_of(until) }),
+                Permit::Banned(until) => return Err(RestError::Banned { until: Deadline::at(until, now) }),
                 Permit::Refused(until) => {
                     let last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     let next = now.date_of(until);
@@ -353,7 +353,7 @@ impl Rest {
             let wait_us = u64::try_from(until.since(now.steady)).unwrap_or(0);
             let wake = Instant::now() + Duration::from_micros(wait_us);
             if wake > deadline {
-                return Err(RestError::Limited { until: now.date_of(until) });
+                return Err(RestError::Limited { until: Deadline::at(until, now) });
             }
             tokio::select! {
                 biased;

@@ -1,6 +1,6 @@
 //! The errors of a request, and the client's status.
 
-use crate::market::Timestamp;
+use super::deadlines::Deadline;
 
 /// Why a request has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -9,13 +9,13 @@ pub enum RestError {
     #[error("the exchange's request limit is reached until {until}")]
     Limited {
         /// When to send again.
-        until: Timestamp,
+        until: Deadline,
     },
     /// The exchange has banned this address: the client sends nothing before `until`.
     #[error("the exchange has banned this address until {until}")]
     Banned {
         /// When the ban ends.
-        until: Timestamp,
+        until: Deadline,
     },
     /// The exchange refuses this address (403, 451): the client sends nothing for five minutes.
     #[error("{text}")]

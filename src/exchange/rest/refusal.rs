@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Rest;
 use super::answer::{Answer, quote};
-use super::deadlines::micros;
+use super::deadlines::{Deadline, micros};
 use super::outcome::RestError;
 use crate::exchange::retry_after::wait_until;
 use crate::exchange::{AnswerErrorKind, refused_address};
@@ -81,7 +81,7 @@ impl Rest {
         let until = now.steady.plus_micros(micros(wait));
         self.budget().ban(until);
         self.deadline_moved.notify_one();
-        let until = now.date_of(until);
+        let until = Deadline::at(until, now);
         tracing::error!(
             MESSAGE_ID = messages::BANNED,
             %until,
@@ -95,7 +95,7 @@ impl Rest {
         let until = now.steady.plus_micros(micros(requested_wait.unwrap_or(LIMITED_WAIT)));
         self.budget().pause(until);
         self.deadline_moved.notify_one();
-        let until = now.date_of(until);
+        let until = Deadline::at(until, now);
         tracing::warn!(%until, "the exchange limits our requests until {until} ({detail})");
         Failed { error: RestError::Limited { until }, detail }
     }

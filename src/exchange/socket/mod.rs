@@ -226,6 +226,13 @@ impl Socket {
                     Ok(()) => return true,
                     Err(later) => until = later,
                 }
+                // Another socket, or an earlier process, was refused.
+                if let Some(why) = self.connections.deferral_reason(self.dialect.exchange(), Instant::now()) {
+                    status.update(|row| {
+                        row.state = format!("waiting: {why}");
+                        row.last_error = why;
+                    });
+                }
             }
             tokio::select! {
                 biased;
@@ -262,6 +269,10 @@ impl Socket {
             Retry::After(wait) => wait,
         };
         let exchange = self.dialect.exchange();
+        if let Retry::After(wait) = error.retry {
+            // It concerns the address, and outlives this process.
+            self.connections.defer(exchange, wait, &error.text);
+        }
         let wait_ms = wait.as_millis();
         tracing::warn!(%exchange, wait_ms, error = error.text, "no connection to {exchange}: {}", error.text);
         status.update(|row| {

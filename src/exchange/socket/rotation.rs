@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{ConnectError, WebSocket};
+use super::connect::{ConnectError, Retry, WebSocket};
 use super::connections::StatusHandle;
 use super::overlap::{Overlap, Side};
 use super::refusals::Refusals;
@@ -20,9 +20,13 @@ use super::{LAST_EVENT_WAIT, Socket, SocketCommand, SocketEvent};
 use crate::exchange::Dialect;
 use crate::market::Stream;
 use crate::messages;
+use crate::retry::Backoff;
 
-/// The wait after a failed rotation; the old connection stays open meanwhile.
-const ROTATION_RETRY_WAIT: Duration = Duration::from_secs(5);
+/// The first wait after a failed rotation; the old connection stays open meanwhile. It doubles with every failure, because
+/// each attempt counts against the exchange's limit on connections.
+const ROTATION_RETRY_MIN: Duration = Duration::from_secs(5);
+/// The longest wait after a failed rotation: a connection is replaced 40 minutes or more before the exchange ends it.
+const ROTATION_RETRY_MAX: Duration = Duration::from_secs(300);
 /// Most commands that wait for one session.
 const COMMANDS_MAX: usize = 16;
 
@@ -129,6 +133,7 @@ impl Socket {
         let mut successor = Successor::None;
         let mut due = Instant::now() + self.rotate_after();
         let mut announced = false;
+        let mut backoff = Backoff::new(ROTATION_RETRY_MIN, ROTATION_RETRY_MAX);
         loop {
             match self.next_event(&mut current, &mut successor, due, announced).await {
                 RotationEvent::CurrentEnded(end) => {
@@ -149,6 +154,7 @@ impl Socket {
                     current = running;
                     *status = current.connection.status.clone();
                     (due, announced) = (Instant::now() + self.rotate_after(), false);
+                    backoff.reset();
                 }
                 RotationEvent::SuccessorEnded(end) => {
                     if let Successor::Overlapping { running, .. } = std::mem::take(&mut successor)
@@ -159,7 +165,7 @@ impl Socket {
                         return None;
                     }
                     current.link.end_overlap();
-                    due = Instant::now() + ROTATION_RETRY_WAIT;
+                    due = Instant::now() + backoff.next_delay();
                 }
                 RotationEvent::Command(command) => forward(&current, &successor, &command.into()),
                 RotationEvent::StreamsChanged => {
@@ -177,8 +183,7 @@ impl Socket {
                     successor = match *connected {
                         Ok(socket) => self.start_overlap(socket, &current, streams, refusals),
                         Err(error) => {
-                            tracing::warn!(error = error.text, "the next connection is not open: {}", error.text);
-                            due = Instant::now() + ROTATION_RETRY_WAIT;
+                            due = Instant::now() + self.after_refused_successor(&error, backoff.next_delay());
                             Successor::None
                         }
                     }
@@ -193,6 +198,18 @@ impl Socket {
                 RotationEvent::TimedOut => end_overdue_overlap(&current, &mut successor, self.options.overlap_max),
             }
         }
+    }
+
+    /// Reports that the connection that should take over was not opened. Returns how long to wait before the next attempt, at
+    /// least `delay`.
+    fn after_refused_successor(&self, error: &ConnectError, delay: Duration) -> Duration {
+        if let Retry::After(required) = error.retry {
+            self.connections.defer(self.dialect.exchange(), required, &error.text);
+        }
+        let wait = rotation_wait(error.retry, self.options.refused_wait, delay);
+        let wait_ms = wait.as_millis();
+        tracing::warn!(wait_ms, error = error.text, "the next connection is not open: {}", error.text);
+        wait
     }
 
     /// Waits for the next event; both sessions run meanwhile.
@@ -258,6 +275,7 @@ impl Socket {
             row.reconnects += u64::from(row.connection.is_some());
             row.connection = Some(connection);
             row.connected_since = Some(self.clock.now().micros());
+            row.opened = Some(Instant::now());
             "subscribing".clone_into(&mut row.state);
         });
         let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
@@ -308,7 +326,7 @@ impl Socket {
     async fn report_end(&self, ended: &OpenConnection, streams: &[Stream], end: &SessionEnd, by: Option<i64>) -> bool {
         let (connection, reason) = (ended.number, end.reason.clone());
         ended.status.update(|row| {
-            row.connected_since = None;
+            (row.connected_since, row.opened) = (None, None);
             row.last_error.clone_from(&reason);
             row.state = if end.stopped { "stopped".to_owned() } else { format!("waiting: {reason}") };
         });
@@ -344,6 +362,15 @@ impl Socket {
     }
 }
 
+/// How long to wait after the exchange refused the connection that should take over: never shorter than `delay`.
+fn rotation_wait(retry: Retry, refused_wait: Duration, delay: Duration) -> Duration {
+    match retry {
+        Retry::Backoff => delay,
+        Retry::Slowly => delay.max(refused_wait),
+        Retry::After(required) => delay.max(required),
+    }
+}
+
 /// Ends the wait for silent streams. If no stream came on the old connection alone, the new one takes over: it is
 /// subscribed to the silent streams too. Otherwise the new one is closed.
 fn end_overdue_overlap(current: &RunningSession, successor: &mut Successor, wait: Duration) {
@@ -370,5 +397,21 @@ fn forward(current: &RunningSession, successor: &Successor, command: &SessionCom
         if session.commands.try_send(command.clone()).is_err() {
             tracing::debug!(connection = session.connection.number, "a session ended before it read a command");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_successor_is_retried_after_growing_pauses_and_never_before_the_exchange_allows_it() {
+        let mut backoff = Backoff::new(ROTATION_RETRY_MIN, ROTATION_RETRY_MAX);
+        let hour = Duration::from_secs(3_600);
+        let waits: Vec<Duration> = (0..12).map(|_| rotation_wait(Retry::Backoff, hour, backoff.next_delay())).collect();
+        assert!(waits[0] <= ROTATION_RETRY_MIN && waits[11] >= ROTATION_RETRY_MAX / 2, "{waits:?}");
+        assert!(waits.iter().sum::<Duration>() > Duration::from_secs(900), "an hour brings few attempts: {waits:?}");
+        assert_eq!(rotation_wait(Retry::After(hour), hour, ROTATION_RETRY_MIN), hour);
+        assert_eq!(rotation_wait(Retry::Slowly, hour, ROTATION_RETRY_MIN), hour);
     }
 }

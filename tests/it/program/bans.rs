@@ -77,6 +77,40 @@ async fn a_pause_is_saved_when_it_begins_and_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_websocket_is_saved_when_it_is_refused_and_waits_over_a_kill() {
+    let simulator = start(generated_options(seed(), &["BTCUSDT"], 100.0, "")).await;
+    let mut app = TestApp::new(&feed(&simulator, &["BTCUSDT"], &["trade"]));
+    app.start().await;
+    let data_dir = app.data_dir.clone();
+    let count = || HistoryFile::open_in(&data_dir).number("SELECT count(*) FROM trades");
+    wait_for("trades are stored", WAIT_MAX, async || (count() >= 50).then_some(())).await;
+    simulator.control.inject(&"upgrade:418:25s:10m".parse().unwrap());
+    simulator.control.inject(&"cut".parse().unwrap());
+    let file = app.data_dir.join("service_state.json");
+    let saved = || {
+        let state: Value = serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()?;
+        state["connect_after"]["binance"].as_i64()
+    };
+    wait_for("the deadline is saved while the recorder runs", WAIT_MAX, async || saved()).await;
+    app.kill().await;
+    let refused = simulator.control.counters().upgrades_refused;
+    app.start().await;
+    let state = async || {
+        let state = app.get("/api/v1/status").await["connections"][0]["state"].to_string();
+        state.contains("refused the connections of this address").then_some(())
+    };
+    wait_for("status says why there is no connection", WAIT_MAX, state).await;
+    assert_eq!(simulator.control.counters().upgrades_refused, refused, "an attempt during the ban");
+    simulator.control.inject(&"upgrade:418:25s:0s".parse().unwrap());
+    let before = count();
+    wait_for("trades are stored after the ban", WAIT_MAX * 2, async || (count() > before).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_geo_block_is_explained_and_retried_rarely() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

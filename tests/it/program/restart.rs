@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tapekeeper::market::Interval;
 
 use super::app::{TestApp, WAIT_MAX, feed, seed, wait_for};
 use super::simulated_exchange::start_market;
-use super::truth::{HistoryFile, assert_complete};
+use super::truth::{HistoryFile, assert_complete, assert_klines_complete};
 
 const STATE: &str = "service_state.json";
 const PREVIOUS: &str = "service_state.previous.json";
@@ -157,6 +158,53 @@ async fn trades_missed_by_a_recorder_killed_before_its_first_row_are_backfilled(
     assert_complete(&app, &simulator, WAIT_MAX).await;
     let found = "SELECT count(*) FROM gaps WHERE detected_by = 'restart' AND state = 'filled'";
     assert!(HistoryFile::open(&app).number(found) >= 2, "{:?}", HistoryFile::open(&app).gaps());
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn klines_missed_by_a_recorder_killed_before_its_first_row_are_backfilled() {
+    let symbols = ["BTCUSDT", "ETHUSDT"];
+    // The exchange accepts subscriptions and sends nothing for a while: four klines of a minute end unseen.
+    let simulator = start_market(seed(), &symbols, 50.0, "silent:26s@0s").await;
+    let mut app = TestApp::new(&feed(&simulator, &symbols, &["kline_1m", "kline_5m"]));
+    app.start().await;
+    let ended = |symbol: &str| simulator.control.published_klines(symbol, Interval::M1).len();
+    let have_ended = || symbols.iter().all(|symbol| ended(symbol) >= 2);
+    wait_for("klines end", WAIT_MAX, async || have_ended().then_some(())).await;
+    app.kill().await;
+    assert_eq!(HistoryFile::open(&app).number("SELECT count(*) FROM klines"), 0, "a row was stored before the kill");
+    app.start().await;
+    let stored = || {
+        let live = "SELECT count(DISTINCT symbol || interval) FROM klines WHERE is_backfilled = 0";
+        HistoryFile::open(&app).number(live)
+    };
+    wait_for("live klines are stored", WAIT_MAX * 2, async || (stored() == 4).then_some(())).await;
+    let refilled = || {
+        let filled =
+            "SELECT count(DISTINCT symbol || channel) FROM gaps WHERE detected_by = 'restart' AND state = 'filled'";
+        HistoryFile::open(&app).number(filled)
+    };
+    wait_for("the first klines are refilled", WAIT_MAX, async || (refilled() >= 2).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_klines_complete(&app, &simulator, WAIT_MAX).await;
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn klines_missed_between_the_subscription_and_a_cut_are_backfilled() {
+    let symbols = ["BTCUSDT", "ETHUSDT"];
+    let simulator = start_market(seed(), &symbols, 50.0, "silent:20s@0s,cut@10s").await;
+    let mut app = TestApp::new(&feed(&simulator, &symbols, &["kline_1m"]));
+    app.start().await;
+    let stored = || {
+        let live = "SELECT count(DISTINCT symbol) FROM klines WHERE is_backfilled = 0";
+        HistoryFile::open(&app).number(live)
+    };
+    wait_for("live klines are stored", WAIT_MAX * 2, async || (stored() == 2).then_some(())).await;
+    simulator.stop_publishing().await;
+    assert_klines_complete(&app, &simulator, WAIT_MAX).await;
     app.stop_cleanly().await;
     simulator.stop().await;
 }

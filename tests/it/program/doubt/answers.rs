@@ -1,5 +1,7 @@
 //! REST answers that are wrong: one bad row, a wrong page, no JSON, a refusal with an odd Retry-After.
 
+use tapekeeper::market::Timestamp;
+
 use super::super::app::{WAIT_MAX, wait_for};
 use super::super::truth::assert_complete;
 use super::Recording;
@@ -95,6 +97,54 @@ async fn answers_that_never_end_leave_nothing_missing() {
         };
         wait_for(&format!("the loss is repaired after {answer}"), WAIT_MAX * 2, filled).await;
     }
+    recording.assert_right_in_the_end().await;
+}
+
+// Needs: the message of an error object with status 200 is shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_with_status_200_is_shown_with_its_code() {
+    let recording = Recording::begin(&["BTCUSDT"], &["trade"], 60.0).await;
+    recording.inject("answer:error:historicalTrades:ever");
+    recording.lose("BTCUSDT", 20).await;
+    let shown = async || {
+        let status = recording.app.get("/api/v1/status").await["rest"].to_string();
+        let reasons = recording.history().strings("SELECT reason FROM gaps WHERE closed_at IS NULL").join(" ");
+        [status, reasons].iter().any(|text| text.contains("-1003") && text.contains("request weight")).then_some(())
+    };
+    wait_for("code and message are shown", WAIT_MAX, shown).await;
+    recording.inject("answer:error:historicalTrades:0s");
+    // The exchange says that a minute's limit is reached.
+    let repaired = async || (recording.history().open_gaps() == 0).then_some(());
+    wait_for("the loss is repaired", WAIT_MAX * 2, repaired).await;
+    recording.assert_right_in_the_end().await;
+}
+
+// Needs: every form of Retry-After is read: seconds, a date, and none of the absurd ones stops anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_with_any_retry_after_are_obeyed() {
+    let recording = Recording::begin(&["BTCUSDT"], &["trade"], 60.0).await;
+    for refusal in ["refuse:429:2s", "refuse:429:date=4s"] {
+        let began = tokio::time::Instant::now();
+        recording.lose_while_rest_lies(refusal).await;
+        assert!(began.elapsed() < WAIT_MAX / 2, "{refusal}: repaired after {:?}", began.elapsed());
+    }
+    recording.lose_while_rest_lies("refuse:429:raw=-1").await;
+    // Of the ban only the header has the end.
+    let before = recording.simulator.control.counters().rest_refused_until;
+    recording.inject("refuse:418:date=20s:ever");
+    recording.lose("BTCUSDT", 20).await;
+    let refused = || recording.simulator.control.counters().rest_refused_until > before;
+    wait_for("a request is refused", WAIT_MAX, async || refused().then_some(())).await;
+    let now = recording.simulator.control.exchange_time().micros();
+    let until = async || {
+        let status = recording.app.get("/api/v1/status").await;
+        status["rest"]["binance"]["banned_until"].as_str().and_then(Timestamp::parse)
+    };
+    let until = wait_for("the ban has an end", WAIT_MAX, until).await.micros();
+    assert!((10_000_000..25_000_000).contains(&(until - now)), "the ban ends in {} us", until - now);
+    recording.inject("refuse:418:date=20s:0s");
+    let repaired = async || (recording.history().open_gaps() == 0).then_some(());
+    wait_for("the loss is repaired after the ban", WAIT_MAX, repaired).await;
     recording.assert_right_in_the_end().await;
 }
 

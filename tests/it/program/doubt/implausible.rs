@@ -1,7 +1,9 @@
 //! Frames with ids, times and trade numbers that cannot be: they move nothing.
 
+use std::time::Duration;
+
 use super::super::app::{TestApp, WAIT_MAX, wait_for};
-use super::super::truth::{assert_complete, assert_klines_complete};
+use super::super::truth::{HistoryFile, assert_complete, assert_klines_complete};
 use super::Recording;
 
 /// Symbols for one lie each; every one is recorded by the same recorder.
@@ -131,5 +133,21 @@ async fn an_implausible_newest_trade_of_rest_opens_no_gap() {
     recording.simulator.stop_publishing().await;
     assert_complete(&recording.app, &recording.simulator, WAIT_MAX).await;
     recording.assert_no_wrong_verdict();
+    recording.end().await;
+}
+
+// Needs: a stream whose frames are all dead letters is degraded within a minute; the loss is repaired from REST.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_of_another_type_is_an_outage_of_the_stream() {
+    let recording = Recording::begin(&SYMBOLS[..2], &["trade"], 40.0).await;
+    recording.inject("poison:trade.p=unquoted&q=unquoted:ever");
+    let reported =
+        async || (health(&recording.app).await != "{}" && health(&recording.app).await != "[]").then_some(());
+    wait_for("the streams are degraded", WAIT_MAX + Duration::from_secs(30), reported).await;
+    let warnings = recording.app.log().lines().filter(|line| line.contains("WARN")).count();
+    assert!(warnings < 100, "{warnings} warnings");
+    assert!(HistoryFile::open(&recording.app).number("SELECT count(*) FROM dead_letters") > 0);
+    recording.simulator.stop_publishing().await;
+    assert_complete(&recording.app, &recording.simulator, WAIT_MAX * 2).await;
     recording.end().await;
 }
