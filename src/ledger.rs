@@ -111,7 +111,9 @@ impl Ledger {
         self.set_epochs([(stream.clone(), epoch)]);
         self.settled.remove(stream);
         let reason = format!("the numbering began again: epoch {epoch}");
-        self.supersede(|other| other != stream, &reason, now)
+        let ended = self.supersede(|other| other != stream, &reason, now);
+        ended.iter().for_each(|gap| self.update(gap));
+        ended
     }
 
     /// Whether [`Ledger::open`] would open a row.
