@@ -23,6 +23,8 @@
 //! | a frame is appended to the log, as received | `ingest.rs`: [`ingest::run`] calls [`log::Log::append`] |
 //! | a frame is decoded | `consume/reorder_buffer.rs`: [`consume::ReorderBuffer::push`] calls [`exchange::Dialect::decode`]; Binance's decoder is `exchange/binance/frames.rs`. During a rotation `exchange/socket/overlap.rs` decodes too, only to compare two connections |
 //! | a jump in positions is noticed | `consume/router.rs`: [`gap::Tracker::observe`]; the items behind it are held |
+//! | an id does not fit | `consume/router.rs` holds the trade and asks; `backfill/numbering.rs` compares the exchange's REST with history and says whether the numbering continues, came once more or began again (an epoch) |
+//! | one position has two contents | `consume/known_rows.rs` notices it; `backfill/conflicts.rs` lets the exchange's REST decide |
 //! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator, start) are opened by `open` in `backfill/deps.rs`, and by `app/restore.rs` |
 //! | a silent stream is probed | `backfill/tail.rs` sends a [`consume::Probe`] with positions that exist at the exchange |
 //! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::History::insert`] until it succeeds |

@@ -53,7 +53,8 @@ pub struct Status {
     pub wedged: Option<String>,
     /// The degraded parts and their faults.
     pub degraded: BTreeMap<String, String>,
-    /// What is no fault and still worth knowing: symbols that are not listed (yet), paused, delisted or renamed.
+    /// What is no fault and still worth knowing: symbols that are not listed (yet), paused,
+    /// delisted or renamed, numberings that began again, and undecided conflicts.
     pub notices: Vec<Notice>,
     /// When the process started, RFC 3339.
     pub started_at: String,
@@ -79,6 +80,9 @@ pub struct Status {
     pub backfilled: u64,
     /// Dead letters of this recorder in history; null when history does not answer.
     pub dead_letters: Option<u64>,
+    /// Positions with two contents, of which the exchange has not said yet which one is right, at most 1,000; null when
+    /// history does not answer.
+    pub conflicts_pending: Option<usize>,
     /// The last error of each part, also when the part works again.
     pub last_errors: Vec<PartError>,
     /// Every WebSocket connection.

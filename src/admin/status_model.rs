@@ -87,8 +87,12 @@ fn usual_interval(startup: Timestamp, newest: Option<Timestamp>, frames: u64) ->
     recorded.checked_div(i64::try_from(frames).ok()?)
 }
 
-/// The symbols that do not trade: no fault, but somebody may want to know. One notice for each symbol.
-fn notices(streams: &[StreamView]) -> Vec<Notice> {
+/// Undecided conflicts that the status counts.
+const CONFLICTS_MAX: usize = 1_000;
+
+/// No faults, but somebody may want to know: symbols that do not trade, one notice for each; numberings that began again;
+/// and positions of which the exchange has not said yet which content is right.
+fn notices(streams: &[StreamView], conflicts_pending: Option<usize>) -> Vec<Notice> {
     let mut notices: Vec<Notice> = Vec::new();
     let idle = [StreamState::NotTrading, StreamState::Ended].map(StreamState::as_str);
     for stream in streams.iter().filter(|stream| idle.contains(&stream.state)) {
@@ -96,6 +100,14 @@ fn notices(streams: &[StreamView]) -> Vec<Notice> {
         if notices.last().is_none_or(|last| last.part != part) {
             notices.push(Notice { part, why: stream.state_reason.clone().unwrap_or_default() });
         }
+    }
+    for stream in streams.iter().filter(|stream| stream.epoch > 0) {
+        let part = format!("{}:{}:{}", stream.exchange, stream.symbol, stream.channel);
+        notices.push(Notice { part, why: format!("its ids began again: epoch {}", stream.epoch) });
+    }
+    if let Some(count) = conflicts_pending.filter(|count| *count > 0) {
+        let why = format!("{count} positions have two contents; the exchange has not said yet which is right");
+        notices.push(Notice { part: "conflicts".to_owned(), why });
     }
     notices
 }
@@ -209,10 +221,11 @@ pub async fn status_json(state: &AppState) -> Value {
 pub async fn status(state: &AppState) -> Status {
     use std::sync::atomic::Ordering::Relaxed;
     let streams = streams(state);
-    let (usage, bytes, dead_letters, jobs) = tokio::join!(
+    let (usage, bytes, dead_letters, conflicts, jobs) = tokio::join!(
         within_timeout(state.log.usage()),
         within_timeout(state.history.bytes()),
         within_timeout(state.history.dead_letter_count(Some(&state.instance))),
+        within_timeout(state.history.conflicts(true, CONFLICTS_MAX)),
         within_timeout(state.jobs.list()),
     );
     let (open, missing, unconfirmed, totals) = state.ledger.with(|ledger| {
@@ -220,6 +233,7 @@ pub async fn status(state: &AppState) -> Status {
         let (in_doubt, missing_in_doubt) = ledger.unconfirmed_count();
         (open - in_doubt, missing - missing_in_doubt, in_doubt, ledger.totals())
     });
+    let conflicts_pending = conflicts.ok().map(|pending| pending.len());
     let rest = rest(state);
     let connections = state.connections.snapshot();
     Status {
@@ -231,7 +245,7 @@ pub async fn status(state: &AppState) -> Status {
         degraded: state.health.degraded_parts(),
         started_at: state.started_at().rfc3339(),
         uptime_s: i64::try_from(state.uptime().as_secs()).unwrap_or(i64::MAX),
-        notices: notices(&streams),
+        notices: notices(&streams, conflicts_pending),
         streams: stream_count(&streams),
         log: PartStatus::from_result(usage, |usage| LogStatus {
             lag_frames: usage.lag(),
@@ -258,6 +272,7 @@ pub async fn status(state: &AppState) -> Status {
         rows: state.progress.rows.load(Relaxed),
         backfilled: state.backfill.rows.load(Relaxed),
         dead_letters: dead_letters.ok(),
+        conflicts_pending,
         last_errors: last_errors(&connections, &rest, jobs.as_deref().unwrap_or_default()),
         connections,
         reconnects: state.counters.disconnects.load(Relaxed),

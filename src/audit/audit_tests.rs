@@ -476,5 +476,7 @@ async fn a_kline_is_rebuilt_from_its_trades_and_every_difference_is_reported() {
     assert_eq!((report.klines, report.differences), (2, 0), "{report:?}");
 }
 
+#[path = "epoch_tests.rs"]
+mod epoch_tests;
 #[path = "sweep_tests.rs"]
 mod sweep_tests;

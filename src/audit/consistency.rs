@@ -141,6 +141,8 @@ async fn check_trades(
         let kind = match (&tick, row) {
             (None, _) if latest.is_none() => IssueKind::NoData,
             (None, _) => IssueKind::MissingInCache,
+            // A higher id that is older belongs to a numbering that ended.
+            (Some(tick), None) if newer.is_some_and(|latest| latest.trade.id < tick.id) => IssueKind::MissingInCache,
             (Some(_), None) => IssueKind::MissingInHistory,
             (Some(tick), Some(row)) if tick.ts != row.trade.ts => IssueKind::TimestampMismatch,
             (Some(tick), Some(row)) if *tick != row.trade => IssueKind::PriceMismatch,

@@ -24,6 +24,8 @@ use super::deps::Deps;
 const PENDING_MAX: usize = 10_000;
 /// First and longest wait before a stream's conflicts are asked for again.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3_600));
+/// Longest work on one stream's conflicts, which takes several requests.
+const DECIDE_MAX: Duration = Duration::from_secs(600);
 /// How often conflicts that another recorder found are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Pages that are compared with history once the exchange has replaced a row.
@@ -57,7 +59,11 @@ pub async fn run(deps: Deps, doubts: Doubts, heartbeat: Heartbeat, stop: Cancell
             if stop.is_cancelled() || waits.get(&stream).is_some_and(|wait| wait.due > Instant::now()) {
                 continue;
             }
-            let decided = decide(&deps, &stream, rows, &mut third, &heartbeat, &stop).await;
+            let deciding = decide(&deps, &stream, rows, &mut third, &heartbeat, &stop);
+            let deciding = tokio::time::timeout(DECIDE_MAX, deciding);
+            let decided = heartbeat.beat_while(DECIDE_MAX + QUERY_TIME_MAX, deciding).await;
+            let late = |_elapsed| Err(Undecided::Write(format!("not done within {} s", DECIDE_MAX.as_secs())));
+            let decided = decided.unwrap_or_else(late);
             if let Err(error) = &decided {
                 debug!("the conflicts of {stream} are not decided yet: {error}");
             }
@@ -67,11 +73,14 @@ pub async fn run(deps: Deps, doubts: Doubts, heartbeat: Heartbeat, stop: Cancell
         }
         let next = waits.values().map(|wait| wait.due).min();
         let next = next.unwrap_or_else(|| Instant::now() + LOOK_EVERY).min(Instant::now() + LOOK_EVERY);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = doubts.conflict_found.notified() => {}
-            () = tokio::time::sleep_until(next) => {}
-        }
+        let wait = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = doubts.conflict_found.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        };
+        heartbeat.beat_while(LOOK_EVERY * 2, wait).await;
     }
     heartbeat.retire();
 }
@@ -317,3 +326,7 @@ async fn kline_winner(
 fn above(stored: Option<i64>, is_backfilled: bool) -> i64 {
     stored.map_or(0, |stored| stored / 2 * 2 + 2).max(row_version(false) + 1) + i64::from(!is_backfilled)
 }
+
+#[cfg(test)]
+#[path = "conflicts_tests.rs"]
+mod tests;

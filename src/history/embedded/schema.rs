@@ -240,6 +240,30 @@ mod tests {
     }
 
     #[test]
+    fn trades_of_older_schemas_are_those_of_the_first_numbering() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        let third = Schema { steps: &SCHEMA.steps[..3], ..SCHEMA };
+        third
+            .open(&path)
+            .unwrap()
+            .execute_batch(
+                "INSERT INTO trades VALUES ('binance', 'BTCUSDT', 7, 1, 2, '1.5', '2', 'buy', 0, 3),
+                   ('binance', 'BTCUSDT', 8, 3, 4, '1.5', '2', 'sell', 1, 2);",
+            )
+            .unwrap();
+        let upgraded = SCHEMA.open(&path).unwrap();
+        let rows: Vec<(i64, i64, i64)> = upgraded
+            .prepare("SELECT epoch, trade_id, version FROM trades ORDER BY trade_id")
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert_eq!(rows, [(0, 7, 3), (0, 8, 2)]);
+    }
+
+    #[test]
     fn dead_letters_and_runs_of_older_schemas_are_those_of_the_recorder_without_a_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("history.db");

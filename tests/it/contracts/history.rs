@@ -4,7 +4,10 @@ mod clickhouse;
 mod days;
 mod embedded;
 mod epochs;
+mod gaps;
+mod migrations;
 mod per_minute;
+mod recorders;
 mod retention;
 mod rows;
 mod windows;
@@ -13,15 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tapekeeper::gap::{Evidence, Gap, GapState, Range};
-use tapekeeper::history::{
-    Batch, Count, CoverageDay, DeadLetter, GapFilter, History, JobRun, LetterSource, Retention, TradeRow, Watermark,
-    each_gap, row_version,
-};
+use tapekeeper::gap::Range;
+use tapekeeper::history::{Batch, Count, CoverageDay, GapFilter, History, TradeRow, Watermark, row_version};
 use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
 use super::{BINANCE, NOON, run, runtime, symbol};
-use rows::{dead_letter, everything, job_run, kline, klines, stream, trade, trades};
+use rows::{everything, job_run, kline, klines, stream, trade, trades};
 
 /// A history that can be opened repeatedly. The caller drops the previous handle before it opens another.
 pub trait HistoryStore: Send + Sync {
@@ -33,10 +33,10 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("1: an insert is durable", new_store, |s| Box::pin(an_insert_is_durable(s)));
     run("1: inserting again", new_store, |s| Box::pin(inserting_again_changes_nothing(s)));
     run("2: the higher version is read", new_store, |s| Box::pin(the_higher_version_is_read(s)));
-    run("2: gaps", new_store, |s| Box::pin(the_highest_version_of_a_gap_is_read(s)));
-    run("pages of gaps", new_store, |s| Box::pin(gaps_are_read_in_pages(s)));
-    run("2: dead letters", new_store, |s| Box::pin(a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
-    run("2: recorders", new_store, |s| Box::pin(dead_letters_and_runs_of_several_recorders_stay_apart(s)));
+    run("2: gaps", new_store, |s| Box::pin(gaps::the_highest_version_of_a_gap_is_read(s)));
+    run("pages of gaps", new_store, |s| Box::pin(gaps::gaps_are_read_in_pages(s)));
+    run("2: dead letters", new_store, |s| Box::pin(recorders::a_dead_letter_is_identified_by_its_offset_in_the_log(s)));
+    run("2: recorders", new_store, |s| Box::pin(recorders::dead_letters_and_runs_of_several_recorders_stay_apart(s)));
     run("2: conflicts", new_store, |s| Box::pin(epochs::a_conflict_is_pending_until_it_is_decided(s)));
     run("2: winners", new_store, |s| Box::pin(epochs::the_winner_of_a_conflict_stays(s)));
     run("2: epochs", new_store, |s| Box::pin(epochs::the_earliest_beginning_of_a_numbering_counts(s)));
@@ -135,144 +135,6 @@ async fn the_higher_version_is_read(store: &dyn HistoryStore) {
     assert_eq!(history.klines(&of_kline, whole, 9).await.unwrap(), [live]);
     let count = history.count(&of_kline, whole).await.unwrap();
     assert_eq!(count, Count { present: 1, backfilled: 0 });
-}
-
-async fn the_highest_version_of_a_gap_is_read(store: &dyn HistoryStore) {
-    let history = store.open();
-    let put = async |gap: &Gap| {
-        history.insert(&Batch { gaps: vec![gap.clone()], ..Batch::default() }).await.unwrap();
-    };
-    let evidence = Evidence {
-        by: "neighbour".to_owned(),
-        previous: Some(4),
-        next: Some(10),
-        partition: Some(0),
-        offset: Some(77),
-        connection: Some(3),
-        replaces: vec!["an older row".to_owned()],
-        ..Evidence::default()
-    };
-    let mut gap = Gap::open(stream("BTCUSDT", "trade"), Range { first: 5, last: 9 }, evidence, NOON);
-    gap.from_ts = Some(NOON.plus_micros(-5));
-    put(&gap).await;
-    let found = gap.clone();
-    gap.attempts = 1;
-    assert!(gap.advance(GapState::Filling, "requested from the exchange", NOON.plus_micros(1)));
-    put(&gap).await;
-    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
-    // An old version that arrives late changes nothing.
-    put(&found).await;
-    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), [gap.clone()]);
-    gap.count_filled(5, "rest", NOON.plus_micros(2));
-    gap.to_ts = Some(NOON);
-    assert!(gap.advance(GapState::Filled, "", NOON.plus_micros(2)));
-    put(&gap).await;
-    assert_eq!(history.gaps(&filter(true, None, 0)).await.unwrap(), []);
-    assert_eq!(history.gaps(&filter(false, None, 0)).await.unwrap(), [gap.clone()]);
-
-    // Newest first, by symbol, and at most the limit.
-    let mut others = Vec::new();
-    for number in 1..4 {
-        let range = Range { first: number, last: number };
-        let name = if number == 2 { "BTCUSDT" } else { "ETHUSDT" };
-        others.push(Gap::open(stream(name, "kline_1m"), range, Evidence::default(), NOON.plus_micros(number)));
-    }
-    history.insert(&Batch { gaps: others.clone(), ..Batch::default() }).await.unwrap();
-    let [first, second, third] = others.try_into().unwrap();
-    let listed = history.gaps(&filter(false, None, 3)).await.unwrap();
-    assert_eq!(listed, [third.clone(), second.clone(), first.clone()]);
-    let of_btc = history.gaps(&filter(false, Some(symbol("BTCUSDT")), 0)).await.unwrap();
-    assert_eq!(of_btc, [second.clone(), gap.clone()]);
-    let open_of_eth = history.gaps(&filter(true, Some(symbol("ETHUSDT")), 1)).await.unwrap();
-    assert_eq!(open_of_eth, [third.clone()]);
-
-    // By state, stream and range, and after another one.
-    let selected = async |filter: GapFilter| -> Vec<String> {
-        history.gaps(&filter).await.unwrap().into_iter().map(|gap| gap.gap_id).collect()
-    };
-    let all = [third.gap_id.clone(), second.gap_id.clone(), first.gap_id.clone(), gap.gap_id.clone()];
-    let default = GapFilter::default;
-    let states = vec![GapState::Filled, GapState::Refused];
-    assert_eq!(selected(GapFilter { states, ..default() }).await, all[3..]);
-    assert_eq!(selected(GapFilter::unfilled()).await, all[..3]);
-    assert_eq!(selected(GapFilter::verdicts()).await, [""; 0]);
-    let of_stream = |name: &str, channel: &str| Some(stream(name, channel));
-    assert_eq!(selected(GapFilter { stream: of_stream("BTCUSDT", "kline_1m"), ..default() }).await, all[1..2]);
-    assert_eq!(selected(GapFilter { stream: of_stream("BTCUSDT", "trade"), ..default() }).await, all[3..]);
-    let range = |first, last| GapFilter { range: Range::new(first, last), ..default() };
-    assert_eq!(selected(range(3, 5)).await, [all[0].clone(), all[3].clone()]);
-    assert_eq!(selected(range(6, 8)).await, all[3..], "inside the gap");
-    assert_eq!(selected(range(10, 99)).await, [""; 0]);
-    let after = |gap: &Gap| GapFilter { after: Some((gap.detected_at, gap.gap_id.clone())), limit: 2, ..default() };
-    assert_eq!(selected(after(&third)).await, all[1..3]);
-    assert_eq!(selected(after(&first)).await, all[3..]);
-    assert_eq!(selected(after(&gap)).await, [""; 0]);
-}
-
-async fn gaps_are_read_in_pages(store: &dyn HistoryStore) {
-    let history = store.open();
-    // Many of one instant, so that pages end between them.
-    let gap = |number: i64| {
-        let at = NOON.plus_micros(number / 700);
-        Gap::open(stream("BTCUSDT", "trade"), Range { first: number, last: number }, Evidence::default(), at)
-    };
-    for number in [0_i64, 1_000, 2_000] {
-        let gaps = (number..number + 1_000).map(gap).collect();
-        history.insert(&Batch { gaps, ..Batch::default() }).await.unwrap();
-    }
-    let listed: Vec<Gap> = history.gaps(&GapFilter::default()).await.unwrap();
-    let mut read = Vec::new();
-    each_gap(&*history, GapFilter::unfilled(), |gap| read.push(gap)).await.unwrap();
-    assert!(read.len() == 3_000 && read == listed, "{} of {} gaps", read.len(), listed.len());
-    let mut none = 0;
-    each_gap(&*history, GapFilter::verdicts(), |_| none += 1).await.unwrap();
-    assert_eq!(none, 0);
-}
-
-async fn a_dead_letter_is_identified_by_its_offset_in_the_log(store: &dyn HistoryStore) {
-    let history = store.open();
-    let letters: Vec<_> = (0..5).map(dead_letter).collect();
-    for _ in 0..2 {
-        let batch = Batch { dead_letters: letters.clone(), ..Batch::default() };
-        history.insert(&batch).await.unwrap();
-    }
-    assert_eq!(history.dead_letter_count(None).await.unwrap(), 5);
-    let newest = history.dead_letters(None, 2).await.unwrap();
-    assert_eq!(newest, [letters[4].clone(), letters[3].clone()]);
-}
-
-async fn dead_letters_and_runs_of_several_recorders_stay_apart(store: &dyn HistoryStore) {
-    let history = store.open();
-    let of = |recorder: &str, mut letter: DeadLetter| {
-        letter.identify(&recorder.into());
-        letter
-    };
-    let over_rest = |payload: &'static [u8]| {
-        let (source, payload) = (LetterSource::Rest, payload.into());
-        DeadLetter { source, partition: -1, offset: -1, payload, ..dead_letter(9) }
-    };
-    let letters = [
-        of("north", dead_letter(7)),
-        of("south", dead_letter(7)),
-        of("south", over_rest(b"one")),
-        of("south", over_rest(b"two")),
-    ];
-    for token in ["once", "twice"] {
-        let batch = Batch { dead_letters: letters.to_vec(), token: token.to_owned(), ..Batch::default() };
-        history.insert(&batch).await.unwrap();
-    }
-    assert_eq!(history.dead_letter_count(None).await.unwrap(), 4);
-    assert_eq!(history.dead_letter_count(Some("south")).await.unwrap(), 3);
-    assert_eq!(history.dead_letters(Some("north"), 9).await.unwrap(), letters[..1]);
-    let run = |number: i64, recorder: &str| JobRun { recorder: recorder.to_owned(), ..job_run(number) };
-    for run in [run(1, "north"), run(3, "south"), run(5, "south")] {
-        history.put_run(&run).await.unwrap();
-    }
-    assert_eq!(history.runs(Some("odd"), Some("north"), 9).await.unwrap(), [run(1, "north")]);
-    assert_eq!(history.runs(None, Some("south"), 1).await.unwrap(), [run(5, "south")]);
-    let retention = Retention { runs_per_job: Some(1), ..Retention::default() };
-    assert_eq!(history.retain(&retention).await.unwrap(), 1, "each recorder keeps its own number of runs");
-    assert_eq!(history.runs(None, None, 9).await.unwrap(), [run(5, "south"), run(1, "north")]);
 }
 
 async fn concurrent_inserts_leave_one_row_per_key(store: &dyn HistoryStore) {

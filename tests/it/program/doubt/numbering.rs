@@ -22,13 +22,17 @@ impl Recording {
         let count = published.iter().map(Vec::len).sum::<usize>() as i64;
         let sql = format!("SELECT count(*) FROM trades WHERE symbol = '{symbol}'");
         let whole = || self.number(&sql) >= count && self.history().open_gaps() == 0;
-        let until = tokio::time::Instant::now() + WAIT_MAX;
+        let until = tokio::time::Instant::now() + WAIT_MAX / 3;
         while !whole() && tokio::time::Instant::now() < until {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         for (epoch, trades) in published.iter().enumerate() {
-            let trades: Vec<TradeTruth> = trades.iter().map(Into::into).collect();
             let stored = self.history().trades_of_epoch(symbol, epoch as i64);
+            // What nobody received before a numbering ended is gone: the exchange does not serve it any more.
+            let last = stored.last().map_or(0, |trade| trade.id);
+            let is_ended = epoch + 1 < published.len();
+            let known = trades.iter().filter(|trade| !is_ended || trade.id <= last);
+            let trades: Vec<TradeTruth> = known.map(Into::into).collect();
             assert_same(&format!("{symbol}, epoch {epoch}"), &stored, &trades);
         }
         assert_eq!(self.history().open_gaps(), 0, "{}", self.history().gaps().join("\n"));
