@@ -86,8 +86,7 @@
 //! 1. **Durable before acknowledged.** [`consume::run`] commits an offset only when rows and gaps up to it are
 //!    durable; [`consume::ReorderBuffer`] holds back everything behind a held frame; [sqlite] syncs every commit.
 //! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::History::insert`] keeps one
-//!    row per key, the one with the higher version: [`history::VERSION_LIVE`] is above
-//!    [`history::VERSION_BACKFILLED`].
+//!    row per key, the one with the higher version: a live copy is above a backfilled one ([`history::row_version`]).
 //! 3. **Raw first.** [`market::Frame`] holds the bytes as received, and [`ingest`] does not decode them. A frame that
 //!    cannot be decoded becomes a [`history::DeadLetter`].
 //! 4. **A gap is a row, not an error.** [`gap::Tracker`] finds it by id, [`gap::Gap`] is the row,

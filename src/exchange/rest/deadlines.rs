@@ -55,7 +55,7 @@ pub struct SavedDeadlines {
 impl SavedDeadlines {
     /// What is left of the deadlines, as steady times: of the pause and of the ban.
     ///
-    /// Never longer than at the save, and never longer than [`WAIT_MAX`]: a clock that was set back since then does not
+    /// Never longer than at the save, and never longer than four days: a clock that was set back since then does not
     /// extend a ban.
     pub fn left(&self, now: Reading) -> (Option<Timestamp>, Option<Timestamp>) {
         let left = |until: Option<Timestamp>| {
