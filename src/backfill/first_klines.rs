@@ -59,14 +59,17 @@ pub(super) async fn open_gaps_before_first(
         }
     };
     let Some(earliest) = missing.first() else { return check };
-    let begin = match first_served(deps, (stream, interval), *earliest, stop).await {
-        Ok(Some(begin)) => begin,
+    let (begin, check) = match first_served(deps, (stream, interval), *earliest, stop).await {
+        Ok(Some(begin)) => (begin, check),
         Ok(None) => {
             // The exchange serves none of them and none before them: it lists the symbol since then. Like any other "it does
             // not exist", this is believed only after hours.
             let since_us = stored.map_or(0, |stored| now.micros().saturating_sub(stored.first));
             let is_confirmed = i64::try_from(deps.confirm_after.as_micros()).is_ok_and(|wait_us| since_us > wait_us);
-            return if is_confirmed { check } else { Check::Asked };
+            let check = if is_confirmed { check } else { Check::Asked };
+            // The klines above a stored one are required all the same.
+            let Some(stored) = stored else { return check };
+            (stored.first, check)
         }
         Err(error) => {
             debug!("cannot look up where the klines of {stream} begin: {error}");
@@ -77,7 +80,7 @@ pub(super) async fn open_gaps_before_first(
         let next = Some(range.last.saturating_add(step));
         let evidence = Evidence { by: by.to_owned(), next, ..Evidence::default() };
         match deps.open(stream, range, &evidence).await {
-            Ok(rows) if rows.is_empty() => {}
+            Ok(rows) if rows.is_empty() => debug!("{stream}: {range:?} is known"),
             Ok(_) => info!("{stream} is backfilled from {} on ({by}): {} klines", range.first, range.len(step)),
             Err(error) => {
                 debug!("cannot open the gap before the first row of {stream}: {error}");

@@ -147,3 +147,14 @@ async fn a_kline_that_the_exchange_hides_between_others_is_a_gap() {
     assert_eq!(check(&harness, &progress, &stream, 0).await, Check::Finished);
     assert_eq!(gaps(&harness, &stream, FIRST), [(0, 0)], "the ledger asks for it until it is certain");
 }
+
+/// The recording began before the symbol's first kline. That one is never served, and hides no loss behind it.
+#[tokio::test]
+async fn klines_lost_behind_a_refilled_one_are_a_gap_although_the_exchange_does_not_serve_the_first_minute() {
+    let ((harness, progress), stream) = (harness(0).await, stream(Interval::M1));
+    harness.exchange.lock().unwrap().listed_minute = FIRST / MINUTE_US + 1;
+    store(&harness, Interval::M1, FIRST + MINUTE_US).await;
+    follow_from(&progress, &stream, FIRST + 5 * MINUTE_US);
+    assert_eq!(check(&harness, &progress, &stream, 0).await, Check::Asked);
+    assert_eq!(gaps(&harness, &stream, FIRST), [(2, 4)]);
+}

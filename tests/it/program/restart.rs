@@ -163,7 +163,6 @@ async fn trades_missed_by_a_recorder_killed_before_its_first_row_are_backfilled(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a fault that is not found yet: under load, one run in five lacks the klines between a refilled one and the first live one"]
 async fn klines_missed_by_a_recorder_killed_before_its_first_row_are_backfilled() {
     let symbols = ["BTCUSDT", "ETHUSDT"];
     // The exchange accepts subscriptions and sends nothing for a while: four klines of a minute end unseen.
