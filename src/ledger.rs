@@ -466,4 +466,26 @@ mod tests {
         ledger.update(&changed[0]);
         assert_eq!(ledger.open_count(), (0, 0));
     }
+
+    #[test]
+    fn a_numbering_that_begins_supersedes_the_gaps_of_the_ended_one_and_forgets_its_verdicts() {
+        let mut ledger = Ledger::default();
+        let mut settled = ledger.open(&found(10, 20, "neighbour")).rows.pop().unwrap();
+        settled.advance(GapState::NeverExisted, "", Timestamp(2));
+        ledger.update(&settled);
+        open(&mut ledger, 30, 40);
+        let ended = ledger.begin_epoch(&stream(), 1, Timestamp(5));
+        assert_eq!((ended.len(), ended[0].state, ledger.open_count().0), (1, GapState::Superseded, 0));
+        let again = ledger.open(&found(10, 20, "neighbour")).rows.pop().unwrap();
+        assert_eq!(
+            (again.range, again.epoch),
+            (Range { first: 10, last: 20 }, 1),
+            "another numbering, another verdict"
+        );
+        // The same after a restart.
+        let mut restored = Ledger::default();
+        restored.set_epochs([(stream(), 1)]);
+        restored.load([settled]);
+        assert!(restored.would_open(&found(10, 20, "neighbour")));
+    }
 }

@@ -237,3 +237,26 @@ async fn a_position_that_is_served_in_time_is_always_filled() {
         assert_eq!(harness.deps.history().count(&stream(), whole).await.unwrap().present, 201);
     }
 }
+
+#[tokio::test]
+async fn trades_that_are_newer_than_the_row_behind_their_gap_wait_for_the_numbering_to_show_itself() {
+    let (harness, time) = Harness::doubting(complete_exchange()).await;
+    let mut gap = harness.open(1_060, 1_069).await;
+    // The row behind the gap is older than what the exchange serves at these ids now.
+    gap.to_ts = Some(Timestamp::from_millis(BEGIN_MS));
+    harness.deps.ledger.with(|ledger| ledger.update(&gap));
+    harness.ask().await;
+    let rows = harness.rows().await;
+    assert_eq!(rows[0].2, GapState::Open);
+    assert!(rows[0].3.contains("newer than the next one"), "{}", rows[0].3);
+    assert_eq!(harness.deps.history().count(&stream(), Range { first: 1_060, last: 1_069 }).await.unwrap().present, 0);
+    // No numbering began: the time of that row was wrong.
+    for _ in 0..8 {
+        if harness.states().await[0].2 == GapState::Filled {
+            return;
+        }
+        let pause = harness.ask().await;
+        time.pass(pause);
+    }
+    panic!("{:?}", harness.states().await);
+}

@@ -209,3 +209,7 @@ fn add_conflict(
         .push((stream.clone(), format!("another content of {} arrived", stream.channel.span(position, position))));
     ready.rows.batch.conflicts.push(ConflictRow { stream, epoch, position, stored, arrived, at, verdict });
 }
+
+#[cfg(test)]
+#[path = "known_rows_tests.rs"]
+mod tests;

@@ -70,7 +70,10 @@ fn a_late_frame_of_the_ended_numbering_stays_in_it() {
     buffer.take_ready();
     buffer.push(record(offset + 1, trade_at(1_021, 4_900)));
     buffer.push(record(offset + 2, trade_at(4, 5_004)));
-    assert_eq!(epochs(&buffer.take_ready()), [(0, 1_021), (1, 4)]);
+    let ready = buffer.take_ready();
+    assert_eq!(epochs(&ready), [(0, 1_021), (1, 4)]);
+    let versions: Vec<i64> = ready.rows.batch.trades.iter().map(|row| row.version).collect();
+    assert!(versions[0] < crate::history::row_version(true), "it replaces no stored row: {versions:?}");
     // An id that the ended numbering cannot have reached stays in doubt.
     buffer.push(record(offset + 3, trade_at(900_000, 4_900)));
     assert_eq!((epochs(&buffer.take_ready()), !buffer.take_doubtful().is_empty()), (vec![], true));
@@ -96,6 +99,9 @@ fn frames_that_are_consumed_again_after_a_crash_go_to_their_own_numbering() {
     let ready = buffer.take_ready();
     assert_eq!(epochs(&ready), [(0, 1_019), (0, 1_020), (1, 3)]);
     assert_eq!(ready.repeated.trades[0].0.trade.id, 2, "history says whether it is a copy");
+    // Old frames after new ones are none that an earlier process left.
+    buffer.push(record(4, trade_at(1_021, 1_021)));
+    assert_eq!(epochs(&buffer.take_ready()), []);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cache::Update;
 use crate::gap::Observation;
-use crate::history::{EpochRow, TradeRow, row_version};
+use crate::history::{EpochRow, TradeRow, VERSION_LATE, row_version};
 use crate::log::Partition;
 use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade};
 use crate::writer::{Rows, Source};
@@ -92,7 +92,9 @@ impl StreamRouter<'_> {
     fn place(&mut self, state: &mut StreamState<Trade>, trade: Trade, source: Source) {
         if state.is_of_ended(trade.id, trade.ts) {
             state.progress.behind += 1;
-            return self.push_trade(trade, self.ended_epoch(&trade), source);
+            let row = TradeRow { version: VERSION_LATE, ..self.trade_row(trade, self.ended_epoch(&trade), &source) };
+            self.routed.rows.batch.trades.push(row);
+            return self.routed.rows.trade_sources.push(source);
         }
         let next = state.tracker.next();
         match state.tracker.observe(trade.id) {
@@ -148,6 +150,10 @@ impl StreamRouter<'_> {
         state.record_time(trade.ts);
         state.pace.advance(trade.id, self.at);
         state.recent.push(&trade);
+        if state.ended.is_some_and(|ended| ended.next.is_none()) {
+            // The frames that an earlier process had not committed are over.
+            state.ended = None;
+        }
         self.push_trade(trade, state.epoch, source);
     }
 

@@ -45,8 +45,8 @@ pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use per_minute::MinuteCount;
 pub use rows::{
-    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow, Verdict,
-    kline_content, row_version, same_kline, trade_content,
+    Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow,
+    VERSION_LATE, Verdict, kline_content, row_version, same_kline, trade_content,
 };
 pub use window::WindowCount;
 

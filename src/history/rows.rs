@@ -36,6 +36,10 @@ pub struct TradeRow {
     pub version: i64,
 }
 
+/// The `version` of a late row of a numbering that ended: it never replaces a stored one, because the exchange can no
+/// longer say which of two is right.
+pub const VERSION_LATE: i64 = 1;
+
 /// The version of a row: decoder revision x 2 + (1 if live, 0 if backfilled). The winner of a decided conflict has a
 /// version above all earlier copies.
 pub const fn row_version(is_backfilled: bool) -> i64 {
