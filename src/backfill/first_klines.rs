@@ -67,7 +67,7 @@ pub(super) async fn open_gaps_before_first(
             let since_us = stored.map_or(0, |stored| now.micros().saturating_sub(stored.first));
             let is_confirmed = i64::try_from(deps.confirm_after.as_micros()).is_ok_and(|wait_us| since_us > wait_us);
             let check = if is_confirmed { check } else { Check::Asked };
-            // The klines above a stored one are required all the same.
+            // The klines above a stored one are still required.
             let Some(stored) = stored else { return check };
             (stored.first, check)
         }
