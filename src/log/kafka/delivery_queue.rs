@@ -29,6 +29,8 @@ struct State {
     /// Partitions revoked since the last push: the batch that the poll thread is building may still contain their
     /// records.
     revoked: BTreeSet<Partition>,
+    /// The group knows another member of this name: this membership delivers nothing any more.
+    fenced: bool,
     closed: bool,
 }
 
@@ -122,6 +124,17 @@ impl DeliveryQueue {
         self.item_added.notify_one();
     }
 
+    /// Ends the membership, because the group knows another member of this name.
+    pub(super) fn fence(&self) {
+        self.lock().fenced = true;
+        self.item_added.notify_one();
+    }
+
+    /// Whether the group knows another member of this name.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.lock().fenced
+    }
+
     /// Waits at most `limit` for a delivery. While `paused` it returns no records.
     pub(super) async fn next(&self, paused: bool, limit: Duration) -> Result<Option<Delivery>, LogError> {
         let until = tokio::time::Instant::now() + limit;
@@ -131,7 +144,7 @@ impl DeliveryQueue {
             if let Some(delivery) = self.take(paused)? {
                 return Ok(Some(delivery));
             }
-            if tokio::time::timeout_at(until, item_added).await.is_err() {
+            if self.is_fenced() || tokio::time::timeout_at(until, item_added).await.is_err() {
                 return Ok(None);
             }
         }

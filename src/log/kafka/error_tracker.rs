@@ -57,7 +57,8 @@ impl ErrorTracker {
         let code = error.rdkafka_error_code();
         let is_fatal = match error {
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => true,
-            KafkaError::MessageConsumptionFatal(_) => true,
+            // The consumer joins again after a fence.
+            KafkaError::MessageConsumptionFatal(code) => *code != Code::FencedInstanceId,
             // A time-out may be the consequence of an earlier refusal.
             _ => code.is_some_and(needs_operator) || last.is_some_and(|(code, _)| needs_operator(code)),
         };
@@ -67,9 +68,6 @@ impl ErrorTracker {
         let hint = match error {
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) if !cfg!(feature = "kafka-tls") => {
                 "; TLS and SCRAM need a build with the feature kafka-tls"
-            }
-            KafkaError::MessageConsumptionFatal(Code::FencedInstanceId) => {
-                "; another recorder uses this name: give each its own `instance`"
             }
             _ => "",
         };
@@ -112,7 +110,6 @@ fn needs_operator(code: Code) -> bool {
             | Code::ClusterAuthorizationFailed
             | Code::InvalidTopic
             | Code::PolicyViolation
-            | Code::FencedInstanceId
     )
 }
 

@@ -36,7 +36,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::BaseConsumer;
 use tracing::warn;
 
-use consumer::{KafkaConsumer, MemberIds};
+use consumer::{Identity, KafkaConsumer, MemberIds};
 use error_tracker::ErrorTracker;
 use producer::Producer;
 use reader::Reader;
@@ -259,7 +259,9 @@ impl Log for KafkaLog {
         let (instance_id, member_ids) = (self.instance_id.clone(), self.member_ids.clone());
         let join = move |shared: &Shared| {
             shared.ensure_topic()?;
-            KafkaConsumer::join(&shared.options.kafka, &instance_id, &shared.errors, &member_ids, &shared.closed)
+            let identity =
+                Identity { options: shared.options.kafka.clone(), instance_id, errors: shared.errors.clone() };
+            KafkaConsumer::join(identity, &member_ids, &shared.closed)
         };
         Ok(Box::new(self.blocking(join).await?))
     }

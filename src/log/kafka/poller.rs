@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
+use super::consumer::is_fenced;
 use super::delivery_queue::{DeliveryQueue, wait_for_answer};
 use super::error_tracker::ErrorTracker;
 use super::record::RecordBatchBuilder;
@@ -91,6 +92,9 @@ fn wait_paused(client: &Member, deliveries: &DeliveryQueue) {
 /// Passes an error to the caller if it is fatal or if the topic or all brokers are unavailable. Other errors are
 /// temporary, and librdkafka retries.
 fn report(client: &Member, deliveries: &DeliveryQueue, error: &KafkaError) {
+    if is_fenced(error) {
+        return deliveries.fence();
+    }
     let failure = client.context().errors.classify("consume", error);
     let concerns_caller = matches!(failure, LogError::Fatal(_))
         || matches!(error.rdkafka_error_code(), Some(Code::AllBrokersDown | Code::UnknownTopicOrPartition));

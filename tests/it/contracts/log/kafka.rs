@@ -92,6 +92,11 @@ impl Worker {
 
     /// Takes one delivery and commits its records.
     async fn poll(&mut self) {
+        self.try_poll().await.unwrap();
+    }
+
+    /// The same; returns the failure of the commit.
+    async fn try_poll(&mut self) -> Result<(), LogError> {
         match self.consumer.next().await {
             Ok(Delivery::Records { records, .. }) if records.is_empty() => {}
             Ok(Delivery::Records { records, .. }) => {
@@ -99,7 +104,7 @@ impl Worker {
                 assert!(foreign.is_none(), "a record of a partition that is not assigned: {foreign:?}");
                 let offsets = after(&records);
                 self.taken.extend(records);
-                self.consumer.commit(&offsets).await.unwrap();
+                return self.consumer.commit(&offsets).await;
             }
             Ok(Delivery::Assigned(partitions)) => self.assigned.extend(partitions),
             Ok(Delivery::Revoked { partitions, done, .. }) => {
@@ -112,6 +117,7 @@ impl Worker {
             Err(LogError::Unavailable(why)) => eprintln!("not consumed: {why}"),
             Err(LogError::Fatal(why) | LogError::Damaged(why)) => panic!("{why}"),
         }
+        Ok(())
     }
 }
 
@@ -284,6 +290,56 @@ async fn a_restarted_recorder_consumes_at_once() {
     poll_until(&mut [&mut worker], "the rest is consumed", |w| w[0].taken.len() == 100).await;
     eprintln!("consumed again after {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(10), "it waited for its own session to expire");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_the_group_fenced_once_joins_again_and_consumes_on() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let options = kafka.topic(3);
+    let log = open(&options, "one").await;
+    log.append(spread(0..100)).await.unwrap();
+    let mut worker = Worker::new(&log).await;
+    poll_until(&mut [&mut worker], "all are consumed", |w| w[0].taken.len() == 100).await;
+    // What a broker has in memory after a kill: the member of a process that does not run any more.
+    let dead = open(&options, "one").await;
+    let mut member = Worker::new(&dead).await;
+    poll_until(&mut [&mut member], "it takes the name", |w| !w[0].assigned.is_empty()).await;
+    let taken = std::mem::take(&mut member.taken);
+    drop((member, dead));
+    log.append(spread(100..400)).await.unwrap();
+    worker.taken.extend(taken);
+    let began = Instant::now();
+    while log.usage().await.unwrap().lag() > 0 {
+        assert!(began.elapsed() < DEADLINE, "it does not consume on");
+        // A commit of the fenced member fails; the records come again.
+        if let Err(error) = worker.try_poll().await {
+            assert!(matches!(&error, LogError::Unavailable(_)), "{error}");
+        }
+    }
+    assert_eq!(worker.assigned.len(), 3);
+    let once: BTreeMap<(Partition, i64), Record> =
+        worker.taken.drain(..).map(|record| ((record.partition, record.offset), record)).collect();
+    assert_complete(&once.into_values().collect::<Vec<_>>(), &spread(0..400));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_recorders_with_one_name_one_ends_and_says_why() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let options = kafka.topic(3);
+    let (log, other) = (open(&options, "one").await, open(&options, "one").await);
+    let mut consumers = [log.consumer().await.unwrap(), other.consumer().await.unwrap()];
+    let began = Instant::now();
+    let why = loop {
+        assert!(began.elapsed() < DEADLINE * 2, "neither noticed");
+        let [one, two] = &mut consumers;
+        let (one, two) = tokio::join!(one.next(), two.next());
+        match (one, two) {
+            (Err(LogError::Fatal(why)), _) | (_, Err(LogError::Fatal(why))) => break why,
+            _ => {}
+        }
+    };
+    eprintln!("noticed after {:?}: {why}", began.elapsed());
+    assert!(why.contains("another recorder uses the name one-0") && why.contains("`instance`"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
