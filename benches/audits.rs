@@ -59,7 +59,7 @@ async fn bench(name: &str, history: &Arc<dyn History>, cold: &dyn Fn() -> Arc<dy
         .iter()
         .flat_map(|symbol| ["trade", "kline_1m"].map(|channel| format!("binance:{symbol}:{channel}").parse().unwrap()))
         .collect();
-    if history.latest_trades(Exchange::Binance, &symbols[SYMBOLS - 1..]).await.unwrap().is_empty() {
+    if history.latest_trades(Exchange::named("binance"), &symbols[SYMBOLS - 1..]).await.unwrap().is_empty() {
         fill(history, &symbols).await;
     }
     let mut times: [Vec<Duration>; 3] = Default::default();
@@ -94,7 +94,7 @@ async fn bench(name: &str, history: &Arc<dyn History>, cold: &dyn Fn() -> Arc<dy
 async fn fill(history: &Arc<dyn History>, symbols: &[Symbol]) {
     for symbol in symbols {
         let trades = (1..=TRADES_EACH).map(|id| TradeRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: symbol.clone(),
             trade: trade(id),
             received_at: Timestamp(BEGIN + id),
@@ -103,7 +103,7 @@ async fn fill(history: &Arc<dyn History>, symbols: &[Symbol]) {
             version: tapekeeper::history::row_version(false),
         });
         let klines = (0..MINUTES_EACH).map(|n| KlineRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: symbol.clone(),
             kline: minute(n),
             is_backfilled: false,

@@ -330,7 +330,7 @@ async fn keys() -> anyhow::Result<()> {
                 quantity: key.into(),
                 side: Side::Buy,
             };
-            let value = |key: i64| (Exchange::Binance, Symbol::new(&format!("S{key}USDT")), tick(key));
+            let value = |key: i64| (Exchange::named("binance"), Symbol::new(&format!("S{key}USDT")), tick(key));
             let update = Update { ticks: (0..keys).map(value).collect(), ..Update::default() };
             anyhow::ensure!(cache.apply(&update).await? == keys as u64, "keys did not move");
         }

@@ -160,7 +160,7 @@ fn trade(symbol: &Symbol, id: i64) -> TradeRow {
     let price = Decimal::new(6_123_456_000_000 + id % 10_000, 8);
     let trade = Trade { id, ts, price, quantity: Decimal::new(150_000, 8), side: Side::Buy };
     TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: symbol.clone(),
         trade,
         received_at: ts,
@@ -191,8 +191,11 @@ async fn bench_history(batch: usize, symbols: usize) {
     }
     report(&format!("history: insert trades of {symbols} symbols, {batch} per call"), ROWS, &inserts);
     report("history: insert them again", ROWS, &again);
-    let stream =
-        tapekeeper::market::Stream::new(Exchange::Binance, names[0].clone(), tapekeeper::market::Channel::Trade);
+    let stream = tapekeeper::market::Stream::new(
+        Exchange::named("binance"),
+        names[0].clone(),
+        tapekeeper::market::Channel::Trade,
+    );
     let extent = history.extent(&stream).await.unwrap().unwrap();
     let stored = (ROUNDS * ROWS) / symbols;
     let stopwatch = Stopwatch::start();
@@ -205,7 +208,7 @@ async fn bench_history(batch: usize, symbols: usize) {
     history.trades(&stream, Range { first: 0, last: i64::MAX }, ROWS).await.unwrap();
     report("history: read trades", stored.min(ROWS), &[stopwatch.stop()]);
     let stopwatch = Stopwatch::start();
-    assert_eq!(history.latest_trades(Exchange::Binance, &names).await.unwrap().len(), symbols);
+    assert_eq!(history.latest_trades(Exchange::named("binance"), &names).await.unwrap().len(), symbols);
     report("history: latest trade of every symbol", symbols, &[stopwatch.stop()]);
     let bytes = history.bytes().await.unwrap().unwrap();
     println!("history: {:.0} bytes per row on disk", bytes as f64 / (ROUNDS * ROWS) as f64);

@@ -12,6 +12,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::backfill::RangeBound;
+use crate::exchange::catalog;
 use crate::gap::Range;
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
@@ -64,8 +65,8 @@ pub async fn backfill(
 ) -> ApiResult<BackfillView> {
     let request: BackfillRequest = serde_json::from_slice(&body?)
         .map_err(|error| ApiError::bad_request(format!("the body is invalid: {error}")))?;
-    let exchange = request.exchange.parse();
-    let exchange = exchange.map_err(|()| ApiError::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
+    let exchange = catalog::find(&request.exchange)
+        .ok_or_else(|| ApiError::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
     let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
     if !state.streams.borrow().contains(&stream) {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));

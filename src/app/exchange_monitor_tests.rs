@@ -51,7 +51,7 @@ async fn the_clock_is_measured_again_soon_after_a_failure() {
         until(|| rest.clock_offset().is_some()).await;
         stop.cancel();
     };
-    tokio::join!(watch_clock(Exchange::Binance, &rest, &health, backoff(), &stop), measured);
+    tokio::join!(watch_clock(Exchange::named("binance"), &rest, &health, backoff(), &stop), measured);
     assert!(health.degraded_parts().is_empty());
 }
 
@@ -68,17 +68,20 @@ async fn a_listing_that_stays_unreadable_is_shown_and_then_learnt() {
         until(|| rest.status().limit == 5_000 && health.degraded_parts().is_empty()).await;
         stop.cancel();
     };
-    tokio::join!(watch_listing((Exchange::Binance, &rest), streams, &health, |_| {}, backoff(), &stop), learnt);
+    tokio::join!(
+        watch_listing((Exchange::named("binance"), &rest), streams, &health, |_| {}, backoff(), &stop),
+        learnt
+    );
 }
 
 #[test]
 fn a_complaint_is_made_once() {
     let mut known = BTreeSet::new();
     let (first, second) = (["a".to_owned()], ["a".to_owned(), "b".to_owned()]);
-    complain(Exchange::Binance, &first, &mut known);
+    complain(Exchange::named("binance"), &first, &mut known);
     assert!(known.contains("a"));
-    complain(Exchange::Binance, &second, &mut known);
+    complain(Exchange::named("binance"), &second, &mut known);
     assert_eq!(known.len(), 2);
-    complain(Exchange::Binance, &[], &mut known);
+    complain(Exchange::named("binance"), &[], &mut known);
     assert!(known.is_empty());
 }

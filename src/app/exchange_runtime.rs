@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 
 use crate::backfill::ConnectionHandle;
 use crate::clock::Clock;
-use crate::exchange::binance::Binance;
 use crate::exchange::rest::{Rest, RestOptions, SavedDeadlines};
 use crate::exchange::socket::Connections;
-use crate::exchange::{Dialect, Feed};
+use crate::exchange::{Dialect, Feed, catalog};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
 use crate::ingest::{self, ConnectionEvent, Counters};
@@ -63,13 +63,6 @@ pub struct Shared {
     pub feeds: watch::Receiver<Vec<Feed>>,
 }
 
-/// The dialect of an exchange.
-pub fn dialect(exchange: Exchange) -> Arc<dyn Dialect> {
-    match exchange {
-        Exchange::Binance => Arc::new(Binance),
-    }
-}
-
 /// The REST client of an exchange, with the base URL of its feeds.
 pub fn rest(
     exchange: Exchange,
@@ -80,12 +73,22 @@ pub fn rest(
 ) -> anyhow::Result<Rest> {
     let base = feeds.iter().filter(|feed| feed.exchange == exchange).find_map(|feed| feed.rest_url.clone());
     let options = RestOptions { base, share_percent: weight_share, ..RestOptions::default() };
-    Rest::new(dialect(exchange), options, clock, saved)
+    Rest::new(dialect(exchange)?, options, clock, saved)
+}
+
+/// The dialect of a configured exchange.
+fn dialect(exchange: Exchange) -> anyhow::Result<Arc<dyn Dialect>> {
+    catalog::dialect(exchange).with_context(|| format!("this program does not speak {exchange}"))
 }
 
 /// Starts an exchange: from here its frames go to the log.
-pub(super) fn start(rest: Arc<Rest>, exchange: Exchange, shared: &Shared, groups: &mut Groups) -> ExchangeRuntime {
-    let dialect = dialect(exchange);
+pub(super) fn start(
+    rest: Arc<Rest>,
+    exchange: Exchange,
+    shared: &Shared,
+    groups: &mut Groups,
+) -> anyhow::Result<ExchangeRuntime> {
+    let dialect = dialect(exchange)?;
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let (connection_events, received_events) = mpsc::channel(CONNECTION_EVENTS_MAX);
     let deps = ingest::Deps {
@@ -117,5 +120,5 @@ pub(super) fn start(rest: Arc<Rest>, exchange: Exchange, shared: &Shared, groups
     let (isolations, received_isolations) = mpsc::channel(ISOLATIONS_MAX);
     groups.sockets.spawn("sockets", sockets.run(feeds, received_isolations));
     let connection_events = Some(received_events);
-    ExchangeRuntime { exchange, dialect, rest, connection_handles, isolations, connection_events }
+    Ok(ExchangeRuntime { exchange, dialect, rest, connection_handles, isolations, connection_events })
 }

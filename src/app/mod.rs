@@ -286,7 +286,7 @@ async fn start(
     let mut runtimes = Vec::new();
     for exchange in exchanges {
         restore::defer_connections(&shared.connections, snapshot.as_ref(), exchange, clock);
-        runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, &shared, groups));
+        runtimes.push(exchange_runtime::start(rest[&exchange].clone(), exchange, &shared, groups)?);
     }
     systemd::status("connected, opening the stores");
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;

@@ -11,16 +11,17 @@ use crate::cache::{self, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::consume::{self, Probe, ReorderBuffer};
+use crate::exchange::catalog;
 use crate::exit::Failure;
 use crate::health::Health;
 use crate::history::{History, HistoryError};
 use crate::log::Offsets;
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Stream, Timestamp};
 use crate::progress::{Progress, StreamProgress};
 use crate::state::Snapshot;
 use crate::writer::Writer;
 
-use super::exchange_runtime::{ExchangeRuntime, dialect};
+use super::exchange_runtime::ExchangeRuntime;
 use super::restore::{self, ResumeState};
 use super::snapshot_saver::SnapshotSaver;
 use super::{Groups, Service, stores};
@@ -121,7 +122,7 @@ pub(super) fn start(
     groups: &mut Groups,
 ) {
     // Every dialect: the log may hold frames that other recorders appended, or this one with another configuration.
-    let mut buffer = ReorderBuffer::new(Exchange::ALL.map(dialect)).with_recorder(&service.config.instance);
+    let mut buffer = ReorderBuffer::new(catalog::dialects().iter().cloned()).with_recorder(&service.config.instance);
     let (probes, received_probes) = mpsc::channel(PROBES_MAX);
     let (assigned, assigned_streams) = watch::channel(Vec::new());
     let doubts = consume::Doubts::default();

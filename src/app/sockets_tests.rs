@@ -28,7 +28,7 @@ struct Harness {
 }
 
 fn stream(symbol: &str) -> Stream {
-    Stream::new(Exchange::Binance, Symbol::new(symbol), Channel::Trade)
+    Stream::new(Exchange::named("binance"), Symbol::new(symbol), Channel::Trade)
 }
 
 impl Harness {
@@ -56,7 +56,7 @@ impl Harness {
     fn feed(&self, symbols: &[&str]) -> Vec<Feed> {
         let ws_url = Some(format!("ws://{}", self.listener.local_addr().unwrap()));
         vec![Feed {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbols: symbols.iter().map(|symbol| Symbol::new(symbol)).collect(),
             channels: vec![Channel::Trade],
             since: crate::exchange::Since::Now,

@@ -65,7 +65,7 @@ impl Stores {
     }
 
     async fn store_klines(&self, klines: impl IntoIterator<Item = Kline>) {
-        let exchange = Exchange::Binance;
+        let exchange = Exchange::named("binance");
         let row = |kline| KlineRow {
             exchange,
             symbol: Symbol::new("BTCUSDT"),
@@ -79,12 +79,12 @@ impl Stores {
     }
 
     async fn cache_tick(&self, symbol: &str, tick: Trade) {
-        let ticks = vec![(Exchange::Binance, Symbol::new(symbol), tick)];
+        let ticks = vec![(Exchange::named("binance"), Symbol::new(symbol), tick)];
         self.cache.apply(&Update { ticks, ..Update::default() }).await.unwrap();
     }
 
     async fn cache_kline(&self, kline: Kline) {
-        let klines = vec![(Exchange::Binance, Symbol::new("BTCUSDT"), kline)];
+        let klines = vec![(Exchange::named("binance"), Symbol::new("BTCUSDT"), kline)];
         self.cache.apply(&Update { klines, ..Update::default() }).await.unwrap();
     }
 
@@ -121,7 +121,7 @@ fn trade(id: i64) -> Trade {
 fn row(symbol: &str, trade: Trade) -> TradeRow {
     let received_at = trade.ts;
     TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new(symbol),
         trade,
         received_at,
@@ -250,7 +250,7 @@ async fn the_number_of_queries_does_not_grow_with_the_symbols() {
         for name in &names {
             batch.trades.extend((1..=3).map(|id| row(name, trade(id))));
             let klines = (0..3).map(|n| KlineRow {
-                exchange: Exchange::Binance,
+                exchange: Exchange::named("binance"),
                 symbol: Symbol::new(name),
                 kline: minute(n),
                 is_backfilled: false,
@@ -334,7 +334,7 @@ async fn a_cold_cache_is_filled_with_every_available_interval() {
     assert_eq!(report, expected);
     let symbol = Symbol::new("BTCUSDT");
     let keys = Interval::ALL.map(|interval| (symbol.clone(), interval));
-    let klines = stores.cache.klines(Exchange::Binance, &keys).await.unwrap();
+    let klines = stores.cache.klines(Exchange::named("binance"), &keys).await.unwrap();
     let shown: Vec<(i64, Decimal, Decimal, bool)> = klines
         .into_iter()
         .flatten()

@@ -13,7 +13,7 @@ use anyhow::Context;
 use crate::cache::{Cache, Update, kline_is_newer, tick_is_newer};
 use crate::gap::Range;
 use crate::history::{History, KlineRow, TradeRow};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, by_exchange};
 
 use super::latest_row::LatestRow;
 
@@ -84,15 +84,14 @@ pub async fn check(
     streams: &[Stream],
 ) -> anyhow::Result<ConsistencyReport> {
     let mut report = ConsistencyReport::default();
-    for exchange in Exchange::ALL {
-        let trades: Vec<Symbol> = of(streams, exchange, |channel| channel == Channel::Trade);
+    for (exchange, streams) in by_exchange(streams) {
+        let trades: Vec<Symbol> = of(&streams, |channel| channel == Channel::Trade);
         for symbols in trades.chunks(BATCH_MAX) {
             report.checked += symbols.len();
             report.issues.append(&mut check_trades(history, cache, exchange, symbols).await?);
         }
         let klines: Vec<(Symbol, Interval)> = streams
             .iter()
-            .filter(|stream| stream.exchange == exchange)
             .filter_map(|stream| match stream.channel {
                 Channel::Kline(interval) => Some((stream.symbol.clone(), interval)),
                 _ => None,
@@ -106,8 +105,8 @@ pub async fn check(
     Ok(report)
 }
 
-fn of(streams: &[Stream], exchange: Exchange, wanted: impl Fn(Channel) -> bool) -> Vec<Symbol> {
-    let mine = streams.iter().filter(|stream| stream.exchange == exchange && wanted(stream.channel));
+fn of(streams: &[&Stream], wanted: impl Fn(Channel) -> bool) -> Vec<Symbol> {
+    let mine = streams.iter().filter(|stream| wanted(stream.channel));
     mine.map(|stream| stream.symbol.clone()).collect()
 }
 

@@ -14,7 +14,7 @@ async fn renumbered() -> Stores {
         row
     };
     let epoch = EpochRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
         epoch: 1,
         first_id: 1,

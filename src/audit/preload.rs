@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::cache::{Cache, Update};
 use crate::history::{History, KlineRow};
-use crate::market::{Exchange, Interval, Kline, Stream, Symbol, Timestamp};
+use crate::market::{Interval, Kline, Stream, Symbol, Timestamp, by_exchange};
 
 /// The outcome of a preload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -32,14 +32,10 @@ pub async fn preload(
     streams: &[Stream],
 ) -> anyhow::Result<PreloadReport> {
     let mut report = PreloadReport::default();
-    for exchange in Exchange::ALL {
-        let mut symbols: Vec<Symbol> =
-            streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.clone()).collect();
+    for (exchange, streams) in by_exchange(streams) {
+        let mut symbols: Vec<Symbol> = streams.iter().map(|stream| stream.symbol.clone()).collect();
         symbols.sort();
         symbols.dedup();
-        if symbols.is_empty() {
-            continue;
-        }
         let mut update = Update::default();
         for row in history.latest_trades(exchange, &symbols).await.context("read history's latest trades")? {
             update.ticks.push((exchange, row.symbol, row.trade));

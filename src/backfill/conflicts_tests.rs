@@ -21,7 +21,7 @@ async fn harness() -> Harness {
 /// Stores these trades, and a conflict of trade 1,050 that `arrived` is the other content of.
 async fn store(harness: &Harness, stored: Vec<Trade>, arrived: &Trade) {
     let row = |trade: Trade| TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: stream().symbol,
         trade,
         received_at: trade.ts,

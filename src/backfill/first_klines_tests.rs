@@ -32,7 +32,8 @@ async fn harness(skew_ms: i64) -> (Harness, Progress) {
 /// The recording began 13 s after the exchange opened the kline `FIRST`.
 async fn check(harness: &Harness, progress: &Progress, stream: &Stream, skew_ms: i64) -> Check {
     let began = Timestamp(FIRST + 13_000_000 - skew_ms * 1_000);
-    let theirs = exchange_time(&harness.deps.rest[&Exchange::Binance], began, "begin", &harness.stop).await.unwrap();
+    let theirs =
+        exchange_time(&harness.deps.rest[&Exchange::named("binance")], began, "begin", &harness.stop).await.unwrap();
     let start = StartPoint::RecordingSince(theirs, "begin");
     open_leading_gap(&harness.deps, progress, stream, start, &harness.stop).await
 }
@@ -55,7 +56,7 @@ async fn store(harness: &Harness, interval: Interval, open_time: i64) {
         last_trade_id: 1,
         closed: true,
     };
-    let (exchange, symbol, version) = (Exchange::Binance, Symbol::new("BTCUSDT"), row_version(false));
+    let (exchange, symbol, version) = (Exchange::named("binance"), Symbol::new("BTCUSDT"), row_version(false));
     let row = KlineRow { exchange, symbol, kline, is_backfilled: false, version };
     harness.deps.history().insert(&Batch { klines: vec![row], ..Batch::default() }).await.unwrap();
 }
@@ -97,7 +98,7 @@ async fn a_first_kline_that_is_stored_needs_no_request() {
     let ((harness, progress), stream) = (harness(0).await, stream(Interval::M1));
     store(&harness, Interval::M1, FIRST).await;
     follow_from(&progress, &stream, FIRST + MINUTE_US);
-    let rest = &harness.deps.rest[&Exchange::Binance];
+    let rest = &harness.deps.rest[&Exchange::named("binance")];
     rest.measure_clock(&harness.stop).await.unwrap();
     let before = rest.status().requests;
     assert_eq!(check(&harness, &progress, &stream, 0).await, Check::Finished);

@@ -68,7 +68,7 @@ async fn decide(stored: Vec<Trade>, served: Vec<Trade>, doubtful: Vec<Trade>) ->
     let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     let row = |trade: Trade| TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: stream.symbol.clone(),
         trade,
         received_at: trade.ts,

@@ -152,8 +152,8 @@ impl Harness {
         let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let rest = Rest::new(dialect.clone(), options, clock.clone(), None).unwrap();
         let deps = Deps {
-            rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
-            dialects: HashMap::from([(Exchange::Binance, dialect)]),
+            rest: HashMap::from([(Exchange::named("binance"), Arc::new(rest))]),
+            dialects: HashMap::from([(Exchange::named("binance"), dialect)]),
             writer: Writer::new(history, Arc::new(PendingUpdates::default()), Health::default()),
             ledger: SharedLedger::default(),
             clock,

@@ -20,7 +20,7 @@ fn time_of(id: i64) -> Timestamp {
 /// Stores the stream's first row.
 async fn first_row_is(harness: &Harness, progress: &Progress, id: i64) {
     let trade = Trade { id, ts: time_of(id), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
-    let (exchange, symbol, received_at) = (Exchange::Binance, stream().symbol, harness.deps.clock.now());
+    let (exchange, symbol, received_at) = (Exchange::named("binance"), stream().symbol, harness.deps.clock.now());
     let row = TradeRow {
         exchange,
         symbol,
@@ -43,7 +43,8 @@ fn open_ranges(harness: &Harness) -> Vec<(i64, i64)> {
 }
 
 async fn is_settled(harness: &Harness, progress: &Progress, at: Timestamp) -> bool {
-    let theirs = exchange_time(&harness.deps.rest[&Exchange::Binance], at, "begin", &harness.stop).await.unwrap();
+    let theirs =
+        exchange_time(&harness.deps.rest[&Exchange::named("binance")], at, "begin", &harness.stop).await.unwrap();
     let start = StartPoint::RecordingSince(theirs, "begin");
     open_leading_gap(&harness.deps, progress, &stream(), start, &harness.stop).await == Check::Finished
 }
@@ -122,7 +123,7 @@ async fn a_first_row_from_before_the_subscription_needs_no_request() {
     let (harness, progress) = (Harness::new(complete_exchange()).await, Progress::default());
     harness.exchange.lock().unwrap().skew_ms = Some(0);
     first_row_is(&harness, &progress, 1_000).await;
-    let rest = &harness.deps.rest[&Exchange::Binance];
+    let rest = &harness.deps.rest[&Exchange::named("binance")];
     rest.measure_clock(&harness.stop).await.unwrap();
     let before = rest.status().requests;
     assert!(is_settled(&harness, &progress, time_of(2_000)).await);
@@ -134,7 +135,7 @@ async fn the_since_of_a_feed_that_a_reload_adds_is_a_gap() {
     let (harness, progress) = (Harness::new(complete_exchange()).await, Arc::new(Progress::default()));
     first_row_is(&harness, &progress, 2_000).await;
     let feed = |id| Feed {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbols: vec![stream().symbol],
         channels: vec![Channel::Trade],
         since: Since::TradeId(id),

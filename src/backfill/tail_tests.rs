@@ -78,7 +78,7 @@ impl Harness {
         progress.publish([(stream(), stream_progress)], &crate::log::Offsets::default());
         let tail = Tail {
             rest: Arc::new(Rest::new(dialect, RestOptions::default(), clock.clone(), None).unwrap()),
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             progress,
             probes,
             connections,
@@ -231,7 +231,7 @@ async fn the_exchange_says_whether_a_symbol_trades_of_which_only_one_kline_strea
 async fn rows_of_a_stream_that_cannot_be_decoded_come_from_rest_once_a_minute_and_its_connection_stays() {
     let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
     let outage = Outage {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         stream: Some(stream()),
         since: Timestamp(2 * SECOND),
         frames: 9,

@@ -147,7 +147,8 @@ mod tests {
         let pending = PendingUpdates::default();
         for (id, ts) in [(2, 20), (3, 20), (1, 10), (9, 5)] {
             let symbol = Symbol::new("BTCUSDT");
-            pending.offer(Update { ticks: vec![(Exchange::Binance, symbol, tick(id, ts))], ..Update::default() });
+            pending
+                .offer(Update { ticks: vec![(Exchange::named("binance"), symbol, tick(id, ts))], ..Update::default() });
         }
         assert_eq!(pending.len(), 1);
         assert_eq!(pending.take().ticks[0].2, tick(3, 20));

@@ -10,10 +10,11 @@ use serde_json::json;
 use crate::app::stores;
 use crate::audit;
 use crate::config::Config;
+use crate::exchange::catalog;
 use crate::exit::{Failure, NO, USAGE};
 use crate::gap::{Gap, GapState, Range};
 use crate::history::{GapFilter, History, each_gap};
-use crate::market::{Exchange, Stream};
+use crate::market::Stream;
 
 use super::bounds::{self, Bound};
 use super::epochs::{self, EpochArg};
@@ -119,7 +120,7 @@ pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Fail
 /// The configured streams that the arguments select.
 fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
     if let Some(exchange) = &args.exchange
-        && exchange.parse::<Exchange>().is_err()
+        && catalog::find(exchange).is_none()
     {
         return Err(Failure::new(USAGE, anyhow::anyhow!("unknown exchange `{exchange}`")));
     }

@@ -122,7 +122,7 @@ mod tests {
         let history = EmbeddedHistory::open(&directory.path().join("history.db")).unwrap();
         let symbol = Symbol::new("BTCUSDT");
         let trades = (0..10).map(|at| TradeRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: symbol.clone(),
             trade: Trade {
                 id: 10 + at,
@@ -137,7 +137,7 @@ mod tests {
             version: crate::history::row_version(false),
         });
         history.insert(&Batch { trades: trades.collect(), ..Batch::default() }).await.unwrap();
-        (Arc::new(history), Stream::new(Exchange::Binance, symbol, Channel::Trade))
+        (Arc::new(history), Stream::new(Exchange::named("binance"), symbol, Channel::Trade))
     }
 
     async fn check(from: Option<&str>, to: Option<&str>, range: Option<(i64, i64)>, shortfalls: usize) {

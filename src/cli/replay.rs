@@ -5,10 +5,10 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{exchange_runtime, stores};
+use crate::app::stores;
 use crate::config::Config;
+use crate::exchange::catalog;
 use crate::exit::{Failure, TEMPORARY, USAGE};
-use crate::market::Exchange;
 use crate::replay::{Bound, Replay};
 
 use super::output::{Format, print_line};
@@ -33,7 +33,7 @@ pub async fn run(args: Args, config: &Config, format: Format, stop: Cancellation
         log: stores::log_to_read(config).await?,
         history: stores::history(config).await?,
         instance: config.instance.clone(),
-        dialects: Exchange::ALL.map(exchange_runtime::dialect).to_vec(),
+        dialects: catalog::dialects().to_vec(),
     };
     let bar = progress_bar::bar(format, replay.frames().await?, "frames");
     bar.set_message("replay");

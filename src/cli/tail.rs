@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::exit::{Failure, IO, USAGE};
 use crate::gap::Range;
 use crate::history::{History, TradeRow};
-use crate::market::{Channel, Exchange, Stream, Symbol, plain};
+use crate::market::{Channel, Exchange, Stream, Symbol, by_exchange, plain};
 
 use super::export::{columns, jsonl};
 use super::output::Format;
@@ -79,9 +79,8 @@ impl Tail {
     /// Prints new trades; returns whether there are more.
     async fn poll(&mut self, streams: &[Stream]) -> Result<bool, Failure> {
         let mut newest: HashMap<(Exchange, Symbol), i64> = HashMap::new();
-        for exchange in Exchange::ALL {
-            let mine = streams.iter().filter(|stream| stream.exchange == exchange);
-            let symbols: Vec<Symbol> = mine.map(|stream| stream.symbol.clone()).collect();
+        for (exchange, streams) in by_exchange(streams) {
+            let symbols: Vec<Symbol> = streams.iter().map(|stream| stream.symbol.clone()).collect();
             let latest = self.history.latest_trades(exchange, &symbols).await.context("read the latest trades")?;
             newest.extend(latest.into_iter().map(|row| ((exchange, row.symbol), row.trade.id)));
         }
@@ -155,7 +154,7 @@ mod tests {
     #[test]
     fn a_trade_is_one_line() {
         let mut row = TradeRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: Symbol::new("BTCUSDT"),
             trade: Trade {
                 id: 7,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::admin::AdminOptions;
+use crate::exchange::catalog;
 use crate::exchange::{Feed, Since};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use crate::{cache, history, log};
@@ -130,7 +131,7 @@ fn exchange(table: &Table<'_>) -> Option<Exchange> {
         missing(table, "exchange", "\"binance\"");
     }
     let (text, span) = table.text("exchange")?;
-    if let Ok(exchange) = text.parse() {
+    if let Some(exchange) = catalog::find(&text) {
         return Some(exchange);
     }
     if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
@@ -138,8 +139,8 @@ fn exchange(table: &Table<'_>) -> Option<Exchange> {
         table.diagnostics().error(span, format!("exchange `{text}` is not supported yet"), Some(help));
         return None;
     }
-    let known = Exchange::ALL.map(Exchange::as_str);
-    let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+    let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
+    let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
     table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
     None
 }

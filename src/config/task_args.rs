@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::exchange::catalog;
 use crate::jobs::spec::{BackfillArgs, CommandArgs, RangeBound};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
@@ -34,9 +35,11 @@ pub fn gap_sweep(table: &Table<'_>, has_window: bool) -> (Option<i64>, bool) {
 pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
     let diagnostics = table.diagnostics();
     let exchange = match table.text("exchange") {
-        None => Some(Exchange::Binance),
-        Some((text, span)) => text.parse().ok().or_else(|| {
-            let help = did_you_mean(&text, ["binance"]).unwrap_or_else(|| "known: binance".to_owned());
+        None => Some(Exchange::named("binance")),
+        Some((text, span)) => catalog::find(&text).or_else(|| {
+            let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
+            let help =
+                did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
             diagnostics.error(span, format!("unknown exchange `{text}`"), Some(help));
             None
         }),

@@ -1,7 +1,7 @@
 //! Rows of positions that are stored already: a copy changes nothing, and another content is a conflict. History says
 //! which it is, because the consumer remembers only the newest rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,10 @@ fn by_key<K: Eq + Hash, R>(rows: Vec<R>, key: impl Fn(&R) -> K) -> impl Iterator
 impl StoredRows {
     async fn read(history: &dyn History, repeated: &RepeatedRows) -> Result<Self, HistoryError> {
         let mut stored = Self::default();
-        for exchange in Exchange::ALL {
+        let trades = repeated.trades.iter().map(|(row, _)| row.exchange);
+        let exchanges: BTreeSet<Exchange> =
+            trades.chain(repeated.klines.iter().map(|(row, ..)| row.exchange)).collect();
+        for exchange in exchanges {
             let of = repeated.trades.iter().filter(|(row, _)| row.exchange == exchange);
             let keys: Vec<_> = of.map(|(row, _)| (row.symbol.clone(), row.trade.id)).collect();
             if !keys.is_empty() {

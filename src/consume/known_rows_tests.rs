@@ -19,7 +19,7 @@ fn source() -> Source {
 fn trade(id: i64, price: i64) -> TradeRow {
     let trade = Trade { id, ts: Timestamp(id), price: price.into(), quantity: 1.into(), side: Side::Buy };
     TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
         trade,
         received_at: Timestamp(9),
@@ -46,7 +46,7 @@ fn kline(close: i64) -> KlineRow {
         last_trade_id: 1,
         closed: true,
     };
-    let (exchange, symbol, version) = (Exchange::Binance, Symbol::new("BTCUSDT"), row_version(false));
+    let (exchange, symbol, version) = (Exchange::named("binance"), Symbol::new("BTCUSDT"), row_version(false));
     KlineRow { exchange, symbol, kline, is_backfilled: false, version }
 }
 

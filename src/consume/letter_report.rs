@@ -125,7 +125,7 @@ mod tests {
 
     fn outage(symbol: Option<&str>) -> Outage {
         let stream: Option<Stream> = symbol.map(|symbol| format!("binance:{symbol}:trade").parse().unwrap());
-        let (exchange, reason) = (Exchange::Binance, "p is a number".to_owned());
+        let (exchange, reason) = (Exchange::named("binance"), "p is a number".to_owned());
         Outage { exchange, stream, since: Timestamp(0), frames: 3, reason, partition: 0, offset: 7 }
     }
 

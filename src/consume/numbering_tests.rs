@@ -83,7 +83,7 @@ fn a_late_frame_of_the_ended_numbering_stays_in_it() {
 fn frames_that_are_consumed_again_after_a_crash_go_to_their_own_numbering() {
     let mut buffer = new_buffer();
     let epoch = EpochRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
         epoch: 1,
         first_id: 1,

@@ -88,7 +88,7 @@ fn a_position_that_only_one_answer_of_rest_names_opens_no_gap() {
 #[test]
 fn a_time_ahead_of_the_exchanges_clock_is_set_aside_and_an_event_time_counts_a_minute_at_most() {
     let mut buffer = new_buffer();
-    buffer.set_clock(Exchange::Binance, Some(0), Timestamp(0));
+    buffer.set_clock(Exchange::named("binance"), Some(0), Timestamp(0));
     buffer.push(record(0, kline(1, true, -1).replace("\"L\":-1", "\"L\":1").replace("\"n\":-1", "\"n\":1")));
     buffer.push(record(1, trade(1)));
     let ahead = trade(2).replace("\"T\":2", "\"T\":32503680000000");

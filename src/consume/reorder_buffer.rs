@@ -212,8 +212,8 @@ impl ReorderBuffer {
             received_at,
             payload: record.frame.payload.clone(),
         };
-        let exchange = record.frame.key.split(':').next().and_then(|name| name.parse::<Exchange>().ok());
-        let Some(exchange_state) = exchange.and_then(|exchange| self.exchanges.get_mut(&exchange)) else {
+        let name = record.frame.key.split(':').next().unwrap_or_default();
+        let Some(exchange_state) = self.exchanges.get_mut(name) else {
             self.dead_letter(source, &record.frame.key, "no dialect for the log's key".to_owned());
             return;
         };

@@ -219,7 +219,7 @@ fn a_closed_kline_is_expected_once_the_exchanges_time_is_well_past_it() {
     let mut frames = vec![kline(1, true, -1), kline(2, false, -1)];
     frames.push(trade(186_000));
     let mut buffer = new_buffer();
-    buffer.set_clock(Exchange::Binance, Some(0), Timestamp::from_millis(186_000));
+    buffer.set_clock(Exchange::named("binance"), Some(0), Timestamp::from_millis(186_000));
     for (at, frame) in frames.into_iter().enumerate() {
         buffer.push(record(at as i64, frame));
     }

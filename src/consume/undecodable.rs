@@ -115,7 +115,7 @@ mod tests {
     fn fail(undecodable: &mut Undecodable, symbol: &str, second: i64) {
         let at = Timestamp(second * SECOND);
         let source = Source { partition: 0, offset: second, received_at: at, payload: Bytes::new() };
-        undecodable.failed(Exchange::Binance, Some(stream(symbol)), &source, "p is a number");
+        undecodable.failed(Exchange::named("binance"), Some(stream(symbol)), &source, "p is a number");
     }
 
     fn outages_of(undecodable: &Undecodable) -> Vec<String> {
@@ -144,9 +144,9 @@ mod tests {
                 fail(&mut undecodable, symbol, second);
             }
         }
-        undecodable.decoded(Exchange::Binance, &Symbol::new("BBB"), Channel::Trade);
+        undecodable.decoded(Exchange::named("binance"), &Symbol::new("BBB"), Channel::Trade);
         assert_eq!(outages_of(&undecodable), ["binance:AAA:trade"]);
-        undecodable.decoded(Exchange::Binance, &Symbol::new("AAA"), Channel::BookTicker);
+        undecodable.decoded(Exchange::named("binance"), &Symbol::new("AAA"), Channel::BookTicker);
         assert_eq!(outages_of(&undecodable), ["binance:AAA:trade"], "another channel proves nothing");
     }
 
@@ -156,7 +156,7 @@ mod tests {
         fail(&mut undecodable, "AAA", 0);
         fail(&mut undecodable, "AAA", 600);
         assert!(undecodable.outages().is_empty());
-        undecodable.decoded(Exchange::Binance, &Symbol::new("AAA"), Channel::Trade);
+        undecodable.decoded(Exchange::named("binance"), &Symbol::new("AAA"), Channel::Trade);
         fail(&mut undecodable, "AAA", 700);
         assert!(undecodable.outages().is_empty() && undecodable.runs.len() == 2);
     }

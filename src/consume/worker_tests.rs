@@ -214,7 +214,7 @@ async fn a_partition_that_is_assigned_again_continues_after_another_recorders_ro
     assert_eq!(answer.await.unwrap(), Offsets::from([(0, 4)]));
     harness.until("its stream is no longer assigned", || *harness.assigned.borrow() == [stream("BBB")]).await;
     let row = |id: i64| TradeRow {
-        exchange: crate::market::Exchange::Binance,
+        exchange: crate::market::Exchange::named("binance"),
         symbol: Symbol::new("AAA"),
         trade: Trade { id, ts: Timestamp(id), price: 1.into(), quantity: 1.into(), side: Side::Buy },
         received_at: Timestamp(id),

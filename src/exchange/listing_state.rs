@@ -113,12 +113,12 @@ mod tests {
 
     impl Listings {
         fn says(&self, entry: ListingEntry, at: i64) {
-            self.0.listed(Exchange::Binance, Symbol::new("NEWUSDT"), entry, false, Timestamp(at * SECOND));
+            self.0.listed(Exchange::named("binance"), Symbol::new("NEWUSDT"), entry, false, Timestamp(at * SECOND));
         }
 
         /// The state when the newest frame arrived at this second.
         fn state(&self, newest: Option<i64>) -> TradingState {
-            self.0.state(Exchange::Binance, &Symbol::new("NEWUSDT"), newest.map(|at| Timestamp(at * SECOND)))
+            self.0.state(Exchange::named("binance"), &Symbol::new("NEWUSDT"), newest.map(|at| Timestamp(at * SECOND)))
         }
 
         fn check(&self, newest: Option<i64>, part: &str) {
@@ -155,7 +155,7 @@ mod tests {
     fn rows_in_history_prove_that_a_symbol_was_listed() {
         let listings = Listings::default();
         let symbol = Symbol::new("NEWUSDT");
-        listings.0.listed(Exchange::Binance, symbol, ListingEntry::Unlisted, true, Timestamp(0));
+        listings.0.listed(Exchange::named("binance"), symbol, ListingEntry::Unlisted, true, Timestamp(0));
         assert!(matches!(listings.state(None), TradingState::Ended(_)));
     }
 
@@ -165,9 +165,9 @@ mod tests {
         listings.says(ListingEntry::Paused("BREAK".to_owned()), 10);
         assert!(matches!(listings.state(None), TradingState::NotTrading(_)));
         listings.check(None, "its status is BREAK");
-        assert!(!listings.0.is_listed_as_trading(Exchange::Binance, &Symbol::new("NEWUSDT")));
+        assert!(!listings.0.is_listed_as_trading(Exchange::named("binance"), &Symbol::new("NEWUSDT")));
         listings.says(ListingEntry::Trading, 20);
-        assert!(listings.0.is_listed_as_trading(Exchange::Binance, &Symbol::new("NEWUSDT")));
+        assert!(listings.0.is_listed_as_trading(Exchange::named("binance"), &Symbol::new("NEWUSDT")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! A dialect never sees a clock, a socket or the runtime, so its tests need recorded bytes only.
 
 pub mod binance;
+pub mod catalog;
 mod feed;
 mod json_parts;
 mod listing_state;

@@ -20,6 +20,6 @@ pub use frame::{Frame, Origin};
 pub use kline::Kline;
 pub use scaled::{scaled, unscaled};
 pub use spelling::{SpellingError, small_letters};
-pub use stream::{Exchange, Stream, Symbol};
+pub use stream::{Exchange, Stream, Symbol, by_exchange};
 pub use timestamp::{DAY_US, Timestamp};
 pub use trade::{Side, Tick, Trade};

@@ -1,27 +1,48 @@
 //! Exchange, symbol, and stream: one channel of one symbol.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Channel;
 
-/// An exchange that this program can record.
+/// The name of an exchange in configuration, log and storage: `binance`. Any exchange: the catalog of the module
+/// `exchange` lists those that this program can record, and a shared history may have rows of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Exchange {
-    /// Binance Spot.
-    Binance,
-}
+pub struct Exchange(&'static str);
+
+/// Names that were parsed. A name lives as long as the process, so their number is limited.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+/// Most names that are parsed in one process.
+const NAMES_MAX: usize = 1_000;
+/// Most characters of a name.
+const NAME_CHARS_MAX: usize = 32;
 
 impl Exchange {
-    /// All exchanges.
-    pub const ALL: [Self; 1] = [Self::Binance];
+    /// The exchange of this name: small letters, digits and `_`.
+    pub const fn named(name: &'static str) -> Self {
+        Self(name)
+    }
 
     /// The name in configuration and storage, in lower case.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Binance => "binance",
-        }
+        self.0
+    }
+}
+
+/// The streams of each exchange.
+pub fn by_exchange<'a>(streams: impl IntoIterator<Item = &'a Stream>) -> BTreeMap<Exchange, Vec<&'a Stream>> {
+    let mut of_each: BTreeMap<Exchange, Vec<&Stream>> = BTreeMap::new();
+    for stream in streams {
+        of_each.entry(stream.exchange).or_default().push(stream);
+    }
+    of_each
+}
+
+impl std::borrow::Borrow<str> for Exchange {
+    fn borrow(&self) -> &str {
+        self.0
     }
 }
 
@@ -35,7 +56,17 @@ impl FromStr for Exchange {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|exchange| exchange.as_str() == text).ok_or(())
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(text) {
+            return Ok(Self(known));
+        }
+        let is_name = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if text.is_empty() || text.len() > NAME_CHARS_MAX || !is_name || names.len() >= NAMES_MAX {
+            return Err(());
+        }
+        let name: &'static str = Box::leak(text.to_owned().into_boxed_str());
+        names.insert(name);
+        Ok(Self(name))
     }
 }
 
@@ -111,6 +142,16 @@ impl FromStr for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exchange_is_a_short_name_in_small_letters() {
+        assert_eq!("okx".parse(), Ok(Exchange::named("okx")));
+        assert_eq!("binance_usdm".parse::<Exchange>().unwrap().as_str(), "binance_usdm");
+        let long = "x".repeat(NAME_CHARS_MAX + 1);
+        for no_name in ["", "OKX", "a b", "a:b", "a/b", "\u{5e01}", &long] {
+            assert_eq!(no_name.parse::<Exchange>(), Err(()), "{no_name:?}");
+        }
+    }
 
     #[test]
     fn a_stream_parses_back() {

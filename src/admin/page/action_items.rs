@@ -3,8 +3,9 @@
 use maud::{Markup, html};
 
 use crate::admin::status_model;
+use crate::exchange::catalog;
 use crate::gap::{Gap, GapState};
-use crate::market::{Exchange, Stream, Timestamp};
+use crate::market::{Stream, Timestamp};
 
 use super::super::time_series;
 use super::facts::Facts;
@@ -47,7 +48,7 @@ pub fn action_items(facts: &Facts) -> Vec<ActionItem> {
     for (part, why) in status["degraded"].as_object().into_iter().flatten() {
         let why = why.as_str().unwrap_or_default().to_owned();
         // A stream or a whole exchange: refused, or its frames cannot be decoded.
-        let is_stream = part.parse::<Stream>().is_ok() || part.parse::<Exchange>().is_ok();
+        let is_stream = part.parse::<Stream>().is_ok() || catalog::find(part).is_some();
         let is_bad = is_stream || matches!(part.as_str(), "exchange" | "history" | "ingest" | "log");
         let hint = match is_stream {
             true if why.starts_with("refused") => "the recorder asks again; check the symbol at the exchange",

@@ -82,7 +82,7 @@ impl Served {
         let rest = RestOptions { base: Some("http://127.0.0.1:1".to_owned()), ..RestOptions::default() };
         let rest = Rest::new(Arc::new(Binance), rest, clock.clone(), None).unwrap();
         let deps = backfill::Deps {
-            rest: HashMap::from([(Exchange::Binance, Arc::new(rest))]),
+            rest: HashMap::from([(Exchange::named("binance"), Arc::new(rest))]),
             dialects: HashMap::new(),
             writer: Writer::new(breakable.clone(), Arc::new(PendingUpdates::default()), health.clone()),
             ledger: SharedLedger::default(),
@@ -181,7 +181,7 @@ pub(super) fn trade(symbol: &Symbol, id: i64) -> TradeRow {
         side: Side::Buy,
     };
     TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: symbol.clone(),
         trade,
         received_at: NOW,

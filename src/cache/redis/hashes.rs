@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn keys_are_the_documented_ones() {
         let symbol = Symbol::new("BTCUSDT");
-        assert_eq!(tick_key(Exchange::Binance, &symbol), "tick:{binance:BTCUSDT}");
-        assert_eq!(kline_key(Exchange::Binance, &symbol, Interval::M1), "kline:{binance:BTCUSDT}:1m");
-        assert_eq!(book_key(Exchange::Binance, &symbol), "book:{binance:BTCUSDT}");
+        assert_eq!(tick_key(Exchange::named("binance"), &symbol), "tick:{binance:BTCUSDT}");
+        assert_eq!(kline_key(Exchange::named("binance"), &symbol, Interval::M1), "kline:{binance:BTCUSDT}:1m");
+        assert_eq!(book_key(Exchange::named("binance"), &symbol), "book:{binance:BTCUSDT}");
         assert_eq!(state_key(""), "service_state:market_data");
         assert_eq!(state_key("b"), "service_state:market_data:b");
     }
@@ -178,7 +178,7 @@ mod tests {
     fn a_tick_is_plain_text() {
         let price = "61234.560000".parse().unwrap();
         let value = Tick { id: 7, ts: Timestamp(9), price, quantity: "0.00".parse().unwrap(), side: Side::Sell };
-        let hash = tick(Exchange::Binance, &Symbol::new("BTCUSDT"), &value);
+        let hash = tick(Exchange::named("binance"), &Symbol::new("BTCUSDT"), &value);
         let fields = [("ts", "9"), ("trade_id", "7"), ("price", "61234.56"), ("quantity", "0"), ("side", "sell")];
         assert_eq!(hash.fields, fields.map(|(name, text)| (name, text.to_owned())));
         let stored = fields.map(|(name, text)| (name.to_owned(), text.to_owned())).into();

@@ -67,7 +67,7 @@ async fn trades(
     let mut expected: HashMap<i64, Trade> =
         simulator.control.published(symbol.as_str()).into_iter().map(|trade| (trade.id, trade)).collect();
     verdict.published += expected.len() as u64;
-    let stream = Stream::new(Exchange::Binance, symbol.clone(), Channel::Trade);
+    let stream = Stream::new(Exchange::named("binance"), symbol.clone(), Channel::Trade);
     let mut from = 0;
     let mut previous = None;
     loop {
@@ -95,7 +95,7 @@ async fn klines(
     symbol: &Symbol,
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
-    let stream = Stream::new(Exchange::Binance, symbol.clone(), Channel::Kline(Interval::M1));
+    let stream = Stream::new(Exchange::named("binance"), symbol.clone(), Channel::Kline(Interval::M1));
     let published = simulator.control.published_klines(symbol.as_str(), Interval::M1);
     let Some(extent) = history.extent(&stream).await? else { return Ok(()) };
     let expected = published.iter().filter(|kline| extent.contains(kline.open_time.micros())).count() as i64;

@@ -70,7 +70,7 @@ mod tests {
 
     fn trade() -> TradeRow {
         TradeRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: Symbol::new("BTC,\"USDT"),
             trade: Trade {
                 id: 7,

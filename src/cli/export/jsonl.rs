@@ -48,7 +48,7 @@ mod tests {
             closed: true,
         };
         let row = KlineRow {
-            exchange: Exchange::Binance,
+            exchange: Exchange::named("binance"),
             symbol: Symbol::new("ETH"),
             kline,
             is_backfilled: true,

@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 use crate::app::stores;
 use crate::audit;
 use crate::config::Config;
+use crate::exchange::catalog;
 use crate::exit::{CANNOT_CREATE, Failure, NO, TEMPORARY, USAGE};
 use crate::gap::Range;
 use crate::history::{GapFilter, History};
-use crate::market::{Channel, Exchange, Stream, Symbol};
+use crate::market::{Channel, Stream, Symbol};
 use completeness::Completeness;
 use serde_json::json;
 use sink::Sink;
@@ -135,8 +136,8 @@ pub async fn run(args: Args, config: &Config, stop: CancellationToken) -> Result
 
 fn stream(args: &Args) -> Result<Stream, Failure> {
     let usage = |why: String| Failure::new(USAGE, anyhow!(why));
-    let exchange: Exchange =
-        args.exchange.parse().map_err(|()| usage(format!("unknown exchange `{}`", args.exchange)))?;
+    let exchange =
+        catalog::find(&args.exchange).ok_or_else(|| usage(format!("unknown exchange `{}`", args.exchange)))?;
     let channel: Channel = args.channel.parse().map_err(|()| usage(format!("unknown channel `{}`", args.channel)))?;
     if channel.step().is_none() {
         return Err(usage(format!("history does not hold {channel}: it goes to the log and the cache only")));

@@ -19,7 +19,7 @@ fn decimal(text: &str) -> Decimal {
 
 fn trade(id: i64, price: Decimal, quantity: Decimal) -> TradeRow {
     TradeRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTC,\"USDT"),
         trade: Trade {
             id,
@@ -122,7 +122,7 @@ fn a_kline_reads_back() {
         closed: true,
     };
     let written = KlineRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("PEPE"),
         kline,
         is_backfilled: true,

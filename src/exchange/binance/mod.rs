@@ -21,7 +21,7 @@ pub struct Binance;
 
 impl Dialect for Binance {
     fn exchange(&self) -> Exchange {
-        Exchange::Binance
+        Exchange::named("binance")
     }
 
     fn ws_base(&self) -> &'static str {

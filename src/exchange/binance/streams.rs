@@ -61,7 +61,7 @@ mod tests {
     use crate::market::{Exchange, Interval, Symbol};
 
     fn stream(symbol: &str, channel: Channel) -> Stream {
-        Stream::new(Exchange::Binance, Symbol::new(symbol), channel)
+        Stream::new(Exchange::named("binance"), Symbol::new(symbol), channel)
     }
 
     #[test]

@@ -218,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_age_of_a_connection_and_of_its_last_frame_are_monotonic() {
         let connections = Connections::default();
-        let status = connections.register(Exchange::Binance);
+        let status = connections.register(Exchange::named("binance"));
         let ages = || {
             let row = connections.snapshot().remove(0);
             (row.connected_s, row.last_frame_s)
@@ -236,24 +236,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_of_the_address_holds_back_every_socket_of_the_exchange_and_is_announced() {
         let (connections, limits) = (Connections::default(), crate::exchange::binance::Binance.limits());
-        let attempt = || connections.attempt(Exchange::Binance, &limits, Instant::now());
+        let attempt = || connections.attempt(Exchange::named("binance"), &limits, Instant::now());
         let began = Instant::now();
-        assert_eq!((attempt(), connections.deferred_for(Exchange::Binance)), (Ok(()), None));
-        connections.defer(Exchange::Binance, Duration::from_secs(600), "HTTP 418");
-        connections.defer(Exchange::Binance, Duration::from_secs(5), "HTTP 429");
-        connections.deferral_moved(Exchange::Binance).await;
+        assert_eq!((attempt(), connections.deferred_for(Exchange::named("binance"))), (Ok(()), None));
+        connections.defer(Exchange::named("binance"), Duration::from_secs(600), "HTTP 418");
+        connections.defer(Exchange::named("binance"), Duration::from_secs(5), "HTTP 429");
+        connections.deferral_moved(Exchange::named("binance")).await;
         assert_eq!(attempt(), Err(began + Duration::from_secs(600)));
-        assert_eq!(connections.deferral_reason(Exchange::Binance, Instant::now()).as_deref(), Some("HTTP 418"));
+        assert_eq!(
+            connections.deferral_reason(Exchange::named("binance"), Instant::now()).as_deref(),
+            Some("HTTP 418")
+        );
         tokio::time::advance(Duration::from_secs(599)).await;
-        assert_eq!(connections.deferred_for(Exchange::Binance), Some(Duration::from_secs(1)));
+        assert_eq!(connections.deferred_for(Exchange::named("binance")), Some(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!((attempt(), connections.deferred_for(Exchange::Binance)), (Ok(()), None));
+        assert_eq!((attempt(), connections.deferred_for(Exchange::named("binance"))), (Ok(()), None));
     }
 
     #[test]
     fn a_socket_is_listed_while_it_lives_and_serializes() {
         let connections = Connections::default();
-        let status = connections.register(Exchange::Binance);
+        let status = connections.register(Exchange::named("binance"));
         status.update(|row| row.state = "connected".to_owned());
         status.received(3, Timestamp(7));
         let rows = serde_json::to_value(connections.snapshot()).unwrap();

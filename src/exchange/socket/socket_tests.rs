@@ -139,7 +139,7 @@ async fn acknowledge(server: &mut Server) -> Vec<String> {
 }
 
 fn stream(symbol: &str) -> Stream {
-    Stream::new(Exchange::Binance, Symbol::new(symbol), Channel::Trade)
+    Stream::new(Exchange::named("binance"), Symbol::new(symbol), Channel::Trade)
 }
 
 fn trade(n: usize) -> String {

@@ -193,7 +193,7 @@ mod tests {
     use crate::market::{Channel, Exchange, Symbol};
 
     fn streams(count: usize) -> Vec<Stream> {
-        let stream = |n| Stream::new(Exchange::Binance, Symbol::new(&format!("SYM{n:04}")), Channel::Trade);
+        let stream = |n| Stream::new(Exchange::named("binance"), Symbol::new(&format!("SYM{n:04}")), Channel::Trade);
         (0..count).map(stream).collect()
     }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::server::{Server, quote, quote_all};
 use crate::gap::Range;
 use crate::history::{HistoryError, KlineRow, TradeRow, Watermark};
-use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade, unscaled};
+use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade, by_exchange, unscaled};
 
 const TRADE_COLUMNS: &str =
     "symbol, toInt64(trade_id) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled,
@@ -148,15 +148,14 @@ pub(super) fn epoch_condition_of_keys(server: &Server, keys: &str) -> String {
 pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
     let db = &server.database;
     let mut found = Vec::new();
-    for exchange in Exchange::ALL {
+    for (exchange, streams) in by_exchange(streams) {
         let of = |kline: bool| {
             let wanted = streams.iter().filter(move |stream| match stream.channel {
                 Channel::Trade => !kline,
                 Channel::Kline(_) => kline,
                 Channel::BookTicker => false,
             });
-            let mut symbols: Vec<&str> =
-                wanted.filter(|stream| stream.exchange == exchange).map(|stream| stream.symbol.as_str()).collect();
+            let mut symbols: Vec<&str> = wanted.map(|stream| stream.symbol.as_str()).collect();
             symbols.sort_unstable();
             symbols.dedup();
             quote_all(symbols)

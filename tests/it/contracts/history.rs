@@ -322,7 +322,7 @@ async fn days_are_utc_days(store: &dyn HistoryStore) {
     assert_eq!((&all[3].0, all[3].1.present, &all[4].0, all[4].1.present), (&xrp, 1, &minutes, 1));
     let at = kline("XRPUSDT", 1).kline.open_time;
     let symbols = [Symbol::new("BTCUSDT"), Symbol::new("XRPUSDT")];
-    let since = |at| history.minute_klines(Exchange::Binance, &symbols, at);
+    let since = |at| history.minute_klines(Exchange::named("binance"), &symbols, at);
     assert_eq!(since(at).await.unwrap(), [kline("XRPUSDT", 1)]);
     assert_eq!(since(at.plus_micros(1)).await.unwrap(), []);
 }

@@ -18,7 +18,7 @@ use tapekeeper::market::{Exchange, Symbol, Timestamp};
 type Check<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// The exchange of all rows in these tests.
-const BINANCE: Exchange = Exchange::Binance;
+const BINANCE: Exchange = Exchange::named("binance");
 /// The base time of all rows: 2024-08-08T12:00:00Z.
 const NOON: Timestamp = Timestamp(1_723_118_400_000_000);
 

@@ -47,8 +47,8 @@ impl Exchange {
         let options = RestOptions { base: Some(self.base.clone()), ..RestOptions::default() };
         let rest = Arc::new(Rest::new(dialect.clone(), options, clock.clone(), None).unwrap());
         backfill::Deps {
-            rest: HashMap::from([(ExchangeName::Binance, rest)]),
-            dialects: HashMap::from([(ExchangeName::Binance, dialect)]),
+            rest: HashMap::from([(ExchangeName::named("binance"), rest)]),
+            dialects: HashMap::from([(ExchangeName::named("binance"), dialect)]),
             writer,
             ledger,
             clock: clock.clone(),

@@ -30,7 +30,7 @@ fn trade(id: i64) -> TradeRow {
         quantity: Decimal::new(1 + id * 7_919 % 100_000_000, 8),
         side: if id % 3 == 0 { Side::Buy } else { Side::Sell },
     };
-    let (exchange, symbol) = (Exchange::Binance, Symbol::new("BTCUSDT"));
+    let (exchange, symbol) = (Exchange::named("binance"), Symbol::new("BTCUSDT"));
     TradeRow {
         exchange,
         symbol,
@@ -61,7 +61,7 @@ fn kline(minute: i64) -> KlineRow {
         closed: true,
     };
     KlineRow {
-        exchange: Exchange::Binance,
+        exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
         kline,
         is_backfilled: minute % 2 == 0,
@@ -73,7 +73,7 @@ fn kline(minute: i64) -> KlineRow {
 pub async fn write(data_dir: &Path, trades: i64, klines: i64) {
     std::fs::create_dir_all(data_dir).unwrap();
     let history = EmbeddedHistory::open(&data_dir.join("history.db")).unwrap();
-    let stream = Stream::new(Exchange::Binance, Symbol::new("BTCUSDT"), Channel::Trade);
+    let stream = Stream::new(Exchange::named("binance"), Symbol::new("BTCUSDT"), Channel::Trade);
     let mut gap = Gap::open(stream, NEVER_EXISTED, Evidence::default(), Timestamp(BEGIN));
     assert!(gap.advance(GapState::NeverExisted, "the exchange skips it", Timestamp(BEGIN + 1)));
     let ids = (FIRST_ID..FIRST_ID + trades).filter(|id| !NEVER_EXISTED.contains(*id) && !MISSING.contains(*id));

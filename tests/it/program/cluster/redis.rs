@@ -24,7 +24,7 @@ async fn a_cluster_has_every_latest_trade_after_a_primary_died() {
     app.start().await;
     let cache = RedisCache::connect(&options).unwrap();
     let symbols = names.map(Symbol::new);
-    let held = async || cache.ticks(Exchange::Binance, &symbols).await.unwrap_or_default();
+    let held = async || cache.ticks(Exchange::named("binance"), &symbols).await.unwrap_or_default();
     wait_for("every symbol is in the cluster", WAIT_MAX, async || {
         let held = held().await;
         (held.len() == names.len() && held.iter().all(Option::is_some)).then_some(())
