@@ -303,7 +303,11 @@ impl Keys {
 
     /// The log key of a frame; `None` for a frame of a stream that is not recorded.
     fn key(&mut self, payload: &[u8], received_at: Timestamp, counters: &Counters) -> Option<Arc<str>> {
-        let Route::Stream(name) = self.dialect.route(payload) else { return Some(self.exchange.clone()) };
+        let name = match self.dialect.route(payload) {
+            Route::Stream(name) => name,
+            Route::Heartbeat => return None,
+            Route::Answer(_) | Route::Shutdown | Route::Other => return Some(self.exchange.clone()),
+        };
         let known = self.by_stream.get(&*name);
         // An exchange may write a symbol in another case than we do: that is no reason to drop its frames.
         let known = known.or_else(|| self.by_stream.get(with_small_symbol(&name)?.as_str()));

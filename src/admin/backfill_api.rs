@@ -12,7 +12,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::backfill::RangeBound;
-use crate::exchange::catalog;
+use crate::exchange::{Request, catalog};
 use crate::gap::Range;
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
@@ -90,8 +90,10 @@ pub async fn backfill(
 fn estimate_s(state: &AppState, stream: &Stream, positions: i64) -> Option<i64> {
     let (rest, dialect) = (state.backfill.rest.get(&stream.exchange)?, state.backfill.dialects.get(&stream.exchange)?);
     let status = rest.status();
-    let page = dialect.trades_request(stream.symbol.as_str(), Range { first: 0, last: 0 }).weight;
-    let pages = positions.max(0).saturating_add(dialect.trades_page_max() - 1) / dialect.trades_page_max();
+    let (symbol, range) = (stream.symbol.as_str(), Range { first: 0, last: 0 });
+    let page = dialect.ask(&Request::Trades { symbol, range, after: None })?.weight;
+    let rows = dialect.spec().rest.trades_page;
+    let pages = positions.max(0).saturating_add(rows - 1) / rows;
     let per_minute = (i64::from(status.limit) * i64::from(status.share_percent) / 100).max(1);
     Some(pages.saturating_mul(i64::from(page)).saturating_mul(60) / per_minute)
 }

@@ -8,9 +8,9 @@ use std::fmt::Display;
 use serde_json::{Value, json};
 
 use crate::audit::Coverage;
-use crate::exchange::Dialect;
 use crate::exchange::rest::RestStatus;
 use crate::exchange::socket::ConnectionStatus;
+use crate::exchange::{Dialect, Request};
 use crate::gap::{Gap, Range};
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
@@ -133,18 +133,19 @@ pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     });
     let recoverable = dialect
         .zip(channel)
-        .map(|(dialect, channel)| RestRecovery { oldest_served, ..recoverable(dialect.as_ref(), channel) });
+        .and_then(|(dialect, channel)| Some(RestRecovery { oldest_served, ..recoverable(dialect.as_ref(), channel)? }));
     CoverageView { counted, recoverable }
 }
 
-fn recoverable(dialect: &dyn Dialect, channel: Channel) -> RestRecovery {
-    let any = Range { first: 0, last: 0 };
-    let (by, rows_per_request, request) = match channel {
-        Channel::Kline(interval) => ("open_time", dialect.klines_page_max(), dialect.klines_request("", interval, any)),
-        _ => ("trade_id", dialect.trades_page_max(), dialect.trades_request("", any)),
+fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Option<RestRecovery> {
+    let (spec, range) = (dialect.spec(), Range { first: 0, last: 0 });
+    let (by, request) = match channel {
+        Channel::Kline(interval) => ("open_time", Request::Klines { symbol: "", interval, range }),
+        _ => ("trade_id", Request::Trades { symbol: "", range, after: None }),
     };
-    let kept_s = dialect.rest_retention(channel).map(|kept| kept.as_secs());
-    RestRecovery { by, rows_per_request, request_weight: request.weight, kept_s, oldest_served: None }
+    let request_weight = dialect.ask(&request)?.weight;
+    let kept_s = spec.kept_for(channel).map(|kept| kept.as_secs());
+    Some(RestRecovery { by, rows_per_request: spec.page_rows(channel), request_weight, kept_s, oldest_served: None })
 }
 
 /// A gap as the API shows it.

@@ -112,7 +112,7 @@ impl Sockets {
             });
             wanted.retain(|(url, stream)| *url != open.ws_url || !open.carries(stream));
         }
-        let capacity = self.deps.dialect.limits().streams_per_connection;
+        let capacity = self.deps.dialect.spec().limits.streams_per_connection;
         for open in self.open.iter().filter(|open| !open.is_isolated) {
             let free = capacity.saturating_sub(open.len());
             let added: Vec<Stream> = wanted
@@ -145,7 +145,7 @@ impl Sockets {
         };
         let ws_url = from.ws_url.clone();
         from.streams.send_modify(|streams| streams.retain(|other| other != stream));
-        let capacity = self.deps.dialect.limits().streams_per_connection;
+        let capacity = self.deps.dialect.spec().limits.streams_per_connection;
         let isolated = || self.open.iter().filter(|open| open.is_isolated && open.ws_url == ws_url);
         let may_connect = self.open.iter().filter(|open| open.is_isolated).count() < ISOLATED_MAX;
         let emptiest = isolated().min_by_key(|open| open.len());

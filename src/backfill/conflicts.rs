@@ -155,8 +155,8 @@ async fn decide(
 fn page(deps: &Deps, stream: &Stream, first: i64) -> Range {
     let dialect = &deps.dialects[&stream.exchange];
     let (rows, step) = match stream.channel {
-        Channel::Kline(interval) => (dialect.klines_page_max(), interval.micros()),
-        _ => (dialect.trades_page_max(), 1),
+        Channel::Kline(interval) => (dialect.spec().rest.klines_page, interval.micros()),
+        _ => (dialect.spec().rest.trades_page, 1),
     };
     Range { first, last: first.saturating_add((rows - 1) * step) }
 }

@@ -22,11 +22,7 @@ const DISORDER_US: i64 = 1_000_000;
 
 /// Most rows in one page of this gap's channel.
 pub(super) fn page_max(deps: &Deps, gap: &Gap) -> i64 {
-    let dialect = &deps.dialects[&gap.stream.exchange];
-    match gap.stream.channel {
-        Channel::Trade => dialect.trades_page_max(),
-        _ => dialect.klines_page_max(),
-    }
+    deps.dialects[&gap.stream.exchange].spec().page_rows(gap.stream.channel)
 }
 
 /// Requests one page and stores its missing rows; returns every position served, and adds what

@@ -127,7 +127,7 @@ fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Tim
         Channel::Kline(_) => Timestamp(range.last),
         _ => gap.to_ts.filter(|_| range.last == gap.range.last).unwrap_or(ts).min(ts),
     };
-    let kept = deps.dialects[&gap.stream.exchange].rest_retention(gap.stream.channel);
+    let kept = deps.dialects[&gap.stream.exchange].spec().kept_for(gap.stream.channel);
     let until = served_until(happened, ts, now, kept);
     let oldest = match gap.stream.channel {
         Channel::Kline(_) => ts.rfc3339(),

@@ -11,8 +11,10 @@ fn trade_at(id: i64, ms: i64) -> String {
 
 fn decoded(id: i64, ms: i64) -> Trade {
     let binance = Binance;
-    match binance.decode(trade_at(id, ms).as_bytes()).unwrap() {
-        DecodedFrame::Market { event: Event::Trade(trade), .. } => trade,
+    let (frame, mut found) = (trade_at(id, ms), None);
+    binance.decode(frame.as_bytes(), &mut |market| found = Some(market.event)).unwrap();
+    match found {
+        Some(Event::Trade(trade)) => trade,
         other => panic!("{other:?}"),
     }
 }

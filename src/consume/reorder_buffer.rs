@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::{DecodedFrame, Dialect, Event};
+use crate::exchange::{Dialect, Event, MarketEvent};
 use crate::history::EpochRow;
 use crate::log::{Offsets, Partition, Record};
 use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
@@ -217,19 +217,24 @@ impl ReorderBuffer {
             self.dead_letter(source, &record.frame.key, "no dialect for the log's key".to_owned());
             return;
         };
-        let decoded = match exchange_state.dialect.decode(&record.frame.payload) {
-            Ok(DecodedFrame::Ignored) => return,
-            Ok(DecodedFrame::Market { symbol, event_time, event }) => (symbol, event_time, event),
-            Err(error) => {
-                let stream = stream_of(exchange_state.dialect.as_ref(), &record.frame);
-                let (exchange, reason) = (exchange_state.dialect.exchange(), error.to_string());
-                let name = stream.as_ref().map_or_else(|| record.frame.key.to_string(), Stream::to_string);
-                self.undecodable.failed(exchange, stream, &source, &reason);
-                self.dead_letter(source, &name, reason);
-                return;
-            }
-        };
-        let (symbol, event_time, event) = decoded;
+        let (dialect, connection) = (exchange_state.dialect.clone(), record.frame.connection);
+        let payload = &record.frame.payload;
+        let decoded =
+            dialect.decode(payload, &mut |market| self.route(dialect.exchange(), market, &source, at, connection));
+        if let Err(error) = decoded {
+            let stream = stream_of(dialect.as_ref(), &record.frame);
+            let reason = error.to_string();
+            let name = stream.as_ref().map_or_else(|| record.frame.key.to_string(), Stream::to_string);
+            self.undecodable.failed(dialect.exchange(), stream, &source, &reason);
+            self.dead_letter(source, &name, reason);
+        }
+    }
+
+    /// Adds one event of a frame.
+    fn route(&mut self, exchange: Exchange, market: MarketEvent<'_>, source: &Source, at: Timestamp, connection: i64) {
+        let Some(exchange_state) = self.exchanges.get_mut(&exchange) else { return };
+        let MarketEvent { symbol, event_time, event } = market;
+        let received_at = source.received_at;
         // A frame of a backlog is older than now; one that a machine without a clock battery received may look older yet.
         let measured = exchange_state.clock.map(|(offset, wall)| wall.max(received_at).plus_micros(offset));
         if let Some(time) = event_time {
@@ -237,10 +242,9 @@ impl ReorderBuffer {
         }
         // Without a measured clock nothing says which times are wrong.
         let exchange_now = measured.map(|measured| measured.max(exchange_state.time.known().unwrap_or(measured)));
-        let exchange = exchange_state.dialect.exchange();
         let index = exchange_state.index_of(&symbol);
         let streams = &mut exchange_state.symbols[index];
-        streams.partition = Some(record.partition);
+        streams.partition = Some(source.partition);
         let mut router = StreamRouter {
             exchange,
             symbol: &streams.symbol.clone(),
@@ -251,13 +255,8 @@ impl ReorderBuffer {
             monotonic: self.monotonic,
             exchange_now,
         };
-        let channel = match event {
-            Event::Trade(_) => Channel::Trade,
-            Event::Kline(kline) => Channel::Kline(kline.interval),
-            Event::Book(_) => Channel::BookTicker,
-        };
-        self.undecodable.decoded(exchange, router.symbol, channel);
-        let connection = record.frame.connection;
+        self.undecodable.decoded(exchange, router.symbol, event.position().0);
+        let source = source.clone();
         let holding = match event {
             Event::Trade(trade) => router.trade(streams, trade, source, connection),
             Event::Kline(kline) => router.kline(streams, kline, event_time, source, connection),

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{decimal, millis, streams, trade_id};
-use crate::exchange::{DecodeError, DecodedFrame, Event, Route};
+use super::streams;
+use crate::exchange::fields::{decimal, millis, trade_id};
+use crate::exchange::{DecodeError, Event, MarketEvent, Route, SubscriptionAnswer};
 use crate::market::{Book, Channel, Kline, Trade, small_letters};
 
 const TRADE: &str = "trade frame";
@@ -31,7 +32,7 @@ pub(super) fn route(payload: &[u8]) -> Route<'_> {
 }
 
 /// Decodes a frame.
-pub(super) fn decode(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
+pub(super) fn decode(payload: &[u8]) -> Result<Option<MarketEvent<'_>>, DecodeError> {
     if let Some((name, rest)) = split_name(payload)
         && let Some(data) = rest.strip_prefix(br#","data":"#)
         && let Some(data) = data.trim_ascii_end().strip_suffix(b"}")
@@ -139,7 +140,7 @@ impl<'a> Envelope<'a> {
             (None, None) => None,
         };
         let id = self.id.and_then(|id| id.get().trim_matches('"').parse().ok());
-        Some(Route::Answer { id, error })
+        Some(Route::Answer(SubscriptionAnswer { id, streams: Vec::new(), error }))
     }
 }
 
@@ -163,7 +164,7 @@ fn route_slow(payload: &[u8]) -> Route<'_> {
     }
 }
 
-fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
+fn decode_slow(payload: &[u8]) -> Result<Option<MarketEvent<'_>>, DecodeError> {
     let text = std::str::from_utf8(payload).map_err(|error| DecodeError { what: FRAME, why: error.to_string() })?;
     let envelope: Envelope<'_> = read(FRAME, text)?;
     match (&envelope.stream, envelope.data) {
@@ -174,11 +175,11 @@ fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
     match envelope.event() {
         Some("trade") => return trade(None, text),
         Some("kline") => return kline(None, text),
-        Some(_) => return Ok(DecodedFrame::Ignored),
+        Some(_) => return Ok(None),
         None => {}
     }
     if envelope.answer().is_some() {
-        return Ok(DecodedFrame::Ignored);
+        return Ok(None);
     }
     // "bookTicker: u s b B a A - no event time, no e".
     if envelope.bid_quantity && envelope.ask_quantity {
@@ -188,7 +189,7 @@ fn decode_slow(payload: &[u8]) -> Result<DecodedFrame<'_>, DecodeError> {
 }
 
 /// Reads the data of the stream `name`. Of channels that we do not record it only checks that they are JSON.
-fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
+fn decode_data<'a>(name: &str, data: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
     let symbol = name.split('@').next();
     match streams::channel(name) {
         Some(Channel::Trade) => return trade(symbol, data),
@@ -197,7 +198,7 @@ fn decode_data<'a>(name: &str, data: &'a str) -> Result<DecodedFrame<'a>, Decode
         None => {}
     }
     read::<IgnoredAny>(FRAME, data)?;
-    Ok(DecodedFrame::Ignored)
+    Ok(None)
 }
 
 fn read<'a, T: Deserialize<'a>>(what: &'static str, text: &'a str) -> Result<T, DecodeError> {
@@ -228,7 +229,7 @@ struct TradeFrame<'a> {
     m: bool,
 }
 
-fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
+fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
     let frame: TradeFrame<'a> = read(TRADE, text)?;
     require_equal(TRADE, "trade", frame.e)?;
     if let Some(name) = name {
@@ -242,7 +243,7 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, Deco
         side: super::rest::taker_side(frame.m),
     };
     let event_time = frame.event_time.map(|ms| millis(TRADE, "E", ms)).transpose()?;
-    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time, event: Event::Trade(trade) })
+    Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Trade(trade) }))
 }
 
 /// "`<s>@kline_<i>`: e E s k{...}".
@@ -277,7 +278,7 @@ struct KlineData<'a> {
     q: &'a str,
 }
 
-fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
+fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
     let frame: KlineFrame<'a> = read(KLINE, text)?;
     require_equal(KLINE, "kline", frame.e)?;
     let data = frame.k;
@@ -288,7 +289,7 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'
         }
     }
     let Ok(interval) = data.i.parse() else {
-        return Ok(DecodedFrame::Ignored);
+        return Ok(None);
     };
     let kline = Kline {
         interval,
@@ -308,7 +309,7 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<DecodedFrame<'
         closed: data.x,
     };
     let event_time = frame.event_time.map(|ms| millis(KLINE, "E", ms)).transpose()?;
-    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time, event: Event::Kline(kline) })
+    Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Kline(kline) }))
 }
 
 /// "`<s>@bookTicker`: u s b B a A".
@@ -325,7 +326,7 @@ struct BookFrame<'a> {
     ask_quantity: &'a str,
 }
 
-fn book<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, DecodeError> {
+fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
     let frame: BookFrame<'a> = read(BOOK, text)?;
     if let Some(name) = name {
         require_equal(BOOK, name, &frame.s.0)?;
@@ -337,7 +338,7 @@ fn book<'a>(name: Option<&str>, text: &'a str) -> Result<DecodedFrame<'a>, Decod
         ask: decimal(BOOK, "a", frame.a)?,
         ask_quantity: decimal(BOOK, "A", frame.ask_quantity)?,
     };
-    Ok(DecodedFrame::Market { symbol: frame.s.0, event_time: None, event: Event::Book(book) })
+    Ok(Some(MarketEvent { symbol: frame.s.0, event_time: None, event: Event::Book(book) }))
 }
 
 #[cfg(test)]

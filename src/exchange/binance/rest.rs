@@ -3,27 +3,22 @@
 //! All paths are under `/api/v3`; "All limits are by IP, not key". Each request names its weight.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{decimal, millis, trade_id};
+use crate::exchange::fields::{
+    TIME_MAX, is_plausible_id, lenient_integer, millis, open_time, percent_encoded, plausible_id, plausible_time, read,
+    storable, trade_count,
+};
 use crate::exchange::json_parts::{array_elements, member};
 use crate::exchange::page::{Page, Refusal, read_page};
-use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestRequest};
+use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
 use crate::gap::Range;
-use crate::market::{Interval, Kline, Side, Timestamp, Trade, scaled};
+use crate::market::{Interval, Kline, Side, Timestamp, Trade};
 
 /// "limit def 500 max 1000": of klines, aggTrades and historicalTrades alike.
 pub(super) const PAGE_MAX: i64 = 1_000;
-/// The highest id that we believe; Binance's are below 10^11. Above it, sums of ids and counts might overflow.
-const TRADE_ID_MAX: i64 = 1 << 62;
-/// Most trades of one kline that we believe.
-const TRADE_COUNT_MAX: i64 = 1 << 40;
-/// 2200-01-01T00:00:00Z: no time of this exchange is later, whatever the clocks say. Microseconds sent as milliseconds
-/// are thousands of years later.
-const TIME_MAX: Timestamp = Timestamp(7_258_118_400_000_000);
 /// Error objects are short.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Most characters of a value in a message.
@@ -45,7 +40,7 @@ pub(super) fn trades_request(symbol: &str, range: Range) -> RestRequest {
     let symbol = percent_encoded(symbol);
     let limit = range.len(1).clamp(1, PAGE_MAX);
     let path = format!("/api/v3/historicalTrades?symbol={symbol}&fromId={}&limit={limit}", range.first);
-    RestRequest { path, weight: 25 }
+    RestRequest { path, weight: 25, bucket: 0 }
 }
 
 /// "id price qty quoteQty time isBuyerMaker isBestMatch".
@@ -68,7 +63,7 @@ pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade
                 .ok()
                 .flatten()
                 .and_then(lenient_integer)
-                .filter(|id| is_trade_id(*id)),
+                .filter(|id| is_plausible_id(*id)),
             reason: why.to_string(),
         })
     })
@@ -85,52 +80,23 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
     })
 }
 
-fn is_trade_id(id: i64) -> bool {
-    (0..=TRADE_ID_MAX).contains(&id)
-}
-
-fn plausible_id(what: &'static str, name: &str, id: i64) -> Result<i64, DecodeError> {
-    match is_trade_id(id) {
-        true => trade_id(what, name, id),
-        false => Err(DecodeError { what, why: format!("{name} {id} is not a plausible trade id") }),
-    }
-}
-
-/// A time that is neither before 1970 nor later than `latest`.
+/// A time in milliseconds that is neither before 1970 nor later than `latest`.
 fn time(what: &'static str, name: &str, ms: i64, latest: Timestamp) -> Result<Timestamp, DecodeError> {
-    let at = millis(what, name, ms)?;
-    match at {
-        Timestamp(us) if us < 0 => Err(DecodeError { what, why: format!("{name} {ms} is before 1970") }),
-        at if at > TIME_MAX => Err(DecodeError { what, why: format!("{name} {ms} is after the year 2199") }),
-        at if at > latest => {
-            Err(DecodeError { what, why: format!("{name} {at} is more than a day ahead of the exchange's clock") })
-        }
-        at => Ok(at),
-    }
-}
-
-/// A decimal that every history holds: DECIMAL(38, 18).
-fn storable(what: &'static str, name: &str, text: &str) -> Result<rust_decimal::Decimal, DecodeError> {
-    let value = decimal(what, name, text)?;
-    match scaled(value) {
-        Some(_) => Ok(value),
-        None => Err(DecodeError { what, why: format!("{name} {text:?} does not fit in DECIMAL(38, 18)") }),
-    }
-}
-
-/// An integer, also in quotes: enough to say which row is unreadable.
-fn lenient_integer(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.trim_matches('"').parse().ok()
+    plausible_time(what, name, millis(what, name, ms)?, latest)
 }
 
 /// "aggTrades | 4 | with none: newest": a sixth of the weight of raw trades, and `l` is a raw trade's id.
 pub(super) fn newest_request(symbol: &str) -> RestRequest {
-    RestRequest { path: format!("/api/v3/aggTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 4 }
+    RestRequest { path: format!("/api/v3/aggTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 4, bucket: 0 }
 }
 
 /// "historicalTrades" without `fromId` returns the newest raw trades.
 pub(super) fn newest_fallback_request(symbol: &str) -> RestRequest {
-    RestRequest { path: format!("/api/v3/historicalTrades?symbol={}&limit=1", percent_encoded(symbol)), weight: 25 }
+    RestRequest {
+        path: format!("/api/v3/historicalTrades?symbol={}&limit=1", percent_encoded(symbol)),
+        weight: 25,
+        bucket: 0,
+    }
 }
 
 /// "aggTrades: a p q f l T m M": `f..l` is the range of raw trade ids.
@@ -180,7 +146,7 @@ fn readable<T>(body: &[u8], read: impl Fn(&[u8]) -> Result<T, DecodeError>) -> R
 pub(super) fn trade_at_request(symbol: &str, at: Timestamp) -> RestRequest {
     let path =
         format!("/api/v3/aggTrades?symbol={}&startTime={}&limit=1", percent_encoded(symbol), millis_up(at.micros()));
-    RestRequest { path, weight: 4 }
+    RestRequest { path, weight: 4, bucket: 0 }
 }
 
 pub(super) fn trade_at_answer(body: &[u8]) -> Result<Option<i64>, DecodeError> {
@@ -197,7 +163,7 @@ pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> 
         range.last.div_euclid(1_000),
         range.len(interval.micros()).clamp(1, PAGE_MAX),
     );
-    RestRequest { path, weight: 2 }
+    RestRequest { path, weight: 2, bucket: 0 }
 }
 
 /// "array of 12: openTime, o, h, l, c, vol, closeTime, quoteVol, n, takerBase, takerQuote, ignore".
@@ -209,7 +175,9 @@ pub(super) fn klines_answer(
 ) -> Result<Page<Kline>, DecodeError> {
     read_page(KLINES, body, interval.micros(), |element| {
         kline(interval, element, now, latest).map_err(|why| Refusal {
-            position: first_column(element).and_then(|ms| open_time(interval, ms, latest).ok()).map(Timestamp::micros),
+            position: first_column(element)
+                .and_then(|ms| open_time(KLINES, interval, time(KLINES, "open time", ms, latest).ok()?).ok())
+                .map(Timestamp::micros),
             reason: why.to_string(),
         })
     })
@@ -217,15 +185,12 @@ pub(super) fn klines_answer(
 
 fn kline(interval: Interval, element: &[u8], now: Timestamp, latest: Timestamp) -> Result<Kline, DecodeError> {
     let row: Vec<Value> = read(KLINES, element)?;
-    let open_time = open_time(interval, row_integer(&row, 0)?, latest)?;
+    let open_time = open_time(KLINES, interval, time(KLINES, "open time", row_integer(&row, 0)?, latest)?)?;
     let close_time = millis(KLINES, "close time", row_integer(&row, 6)?)?;
     if close_time <= open_time || close_time.since(open_time) > interval.micros() {
         return Err(DecodeError { what: KLINES, why: format!("close time {close_time} is not in its interval") });
     }
-    let trade_count = row_integer(&row, 8)?;
-    if !(0..=TRADE_COUNT_MAX).contains(&trade_count) {
-        return Err(DecodeError { what: KLINES, why: format!("{trade_count} is not a plausible number of trades") });
-    }
+    let trade_count = trade_count(KLINES, row_integer(&row, 8)?)?;
     Ok(Kline {
         interval,
         open_time,
@@ -242,15 +207,6 @@ fn kline(interval: Interval, element: &[u8], now: Timestamp, latest: Timestamp) 
         // "last may be open (closeTime > now)".
         closed: close_time < now,
     })
-}
-
-/// The open time as the row has it; it must be the start of an interval, because it is the row's position.
-fn open_time(interval: Interval, ms: i64, latest: Timestamp) -> Result<Timestamp, DecodeError> {
-    let at = time(KLINES, "open time", ms, latest)?;
-    match at.micros().rem_euclid(interval.micros()) {
-        0 => Ok(at),
-        _ => Err(DecodeError { what: KLINES, why: format!("open time {at} is not the start of an interval") }),
-    }
 }
 
 fn first_column(element: &[u8]) -> Option<i64> {
@@ -292,7 +248,7 @@ pub(super) fn info_request(symbols: &[String]) -> RestRequest {
         path.push_str("?symbols=");
         path.push_str(&percent_encoded(&Value::from(symbols).to_string()));
     }
-    RestRequest { path, weight: 20 }
+    RestRequest { path, weight: 20, bucket: 0 }
 }
 
 /// Reads only what we use: every other member may have any content, and so may every element that we cannot read.
@@ -379,8 +335,24 @@ struct ErrorBody {
     msg: Option<Value>,
 }
 
-/// "error object {"code":-1121,"msg":"Invalid symbol."}"; no answer of data has a member `code`.
-pub(super) fn answer_error(body: &[u8]) -> Option<AnswerError> {
+/// "error object {"code":-1121,"msg":"Invalid symbol."}"; no answer of data has a member `code`. A ban may name its end
+/// in any body.
+pub(super) fn judge(reply: &RestReply<'_>) -> Option<AnswerError> {
+    let banned_until = || banned_until(&String::from_utf8_lossy(reply.body));
+    let named = answer_error(reply.body);
+    match (reply.status, named) {
+        (418, named) => {
+            let (code, msg) = named.map_or((String::new(), String::new()), |named| (named.code, named.msg));
+            Some(AnswerError { kind: AnswerErrorKind::Banned(banned_until()), code, msg })
+        }
+        (_, Some(named)) if matches!(named.kind, AnswerErrorKind::Banned(_)) => {
+            Some(AnswerError { kind: AnswerErrorKind::Banned(banned_until()), ..named })
+        }
+        (_, named) => named,
+    }
+}
+
+fn answer_error(body: &[u8]) -> Option<AnswerError> {
     if body.len() > ERROR_BYTES_MAX || !body.trim_ascii_start().starts_with(b"{") {
         return None;
     }
@@ -393,7 +365,7 @@ pub(super) fn answer_error(body: &[u8]) -> Option<AnswerError> {
         // Success, in the wrappers of some gateways.
         0 | 200 => return None,
         // "-1003 TOO_MANY_REQUESTS; ban message code -1003: ... IP banned until <epoch ms>".
-        -1_003 if msg.contains("banned") => AnswerErrorKind::Banned,
+        -1_003 if msg.contains("banned") => AnswerErrorKind::Banned(None),
         -1_003 | -1_034 => AnswerErrorKind::Limited,
         // "-1121 = bad symbol".
         -1_121 => AnswerErrorKind::UnknownSymbol,
@@ -401,11 +373,11 @@ pub(super) fn answer_error(body: &[u8]) -> Option<AnswerError> {
         -1_000 | -1_001 | -1_006 | -1_007 | -1_008 => AnswerErrorKind::Unavailable,
         _ => AnswerErrorKind::Other,
     };
-    Some(AnswerError { kind, code: answer.code, msg })
+    Some(AnswerError { kind, code: answer.code.to_string(), msg })
 }
 
 /// "ban message code -1003: ... IP banned until <epoch ms>".
-pub(super) fn banned_until(body: &str) -> Option<Timestamp> {
+fn banned_until(body: &str) -> Option<Timestamp> {
     let (_, rest) = body.split_once("banned until ")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     // More digits than an i64 holds are a deadline too, a far one.
@@ -418,23 +390,6 @@ pub(super) fn banned_until(body: &str) -> Option<Timestamp> {
 /// The first whole millisecond at or after `us`.
 const fn millis_up(us: i64) -> i64 {
     us.div_euclid(1_000) + (us.rem_euclid(1_000) != 0) as i64
-}
-
-/// Percent-encodes every character that a query value must not contain.
-fn percent_encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("writing to a String cannot fail");
-        }
-    }
-    out
-}
-
-fn read<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(body).map_err(|error| DecodeError { what, why: error.to_string() })
 }
 
 #[cfg(test)]

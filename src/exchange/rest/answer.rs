@@ -18,13 +18,20 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
     content_type: String,
+    headers: HeaderMap,
     pub(super) sent_at: Reading,
     pub(super) answered_at: Reading,
 }
 
 impl Answer {
     pub(super) fn new(head: &Head, body: Bytes, sent_at: Reading, answered_at: Reading) -> Self {
-        Self { status: head.status, body, content_type: head.content_type.clone(), sent_at, answered_at }
+        let (content_type, headers) = (head.content_type.clone(), head.headers.clone());
+        Self { status: head.status, body, content_type, headers, sent_at, answered_at }
+    }
+
+    /// A header's text by its name in lower case.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        Some(self.headers.get(name)?.to_str().ok()?.to_owned())
     }
 
     /// `HTTP 200, text/html, 37 bytes: "<html>..."`.
@@ -53,6 +60,7 @@ impl Answer {
 /// What the headers of an answer say.
 pub(super) struct Head {
     pub(super) status: StatusCode,
+    headers: HeaderMap,
     content_type: String,
     content_encoding: String,
     location: String,
@@ -63,6 +71,7 @@ impl Head {
         let headers = response.headers();
         Self {
             status: response.status(),
+            headers: headers.clone(),
             content_type: text(headers, &CONTENT_TYPE),
             content_encoding: text(headers, &CONTENT_ENCODING),
             location: text(headers, &LOCATION),

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::Rest;
 use super::budget::Purpose;
 use super::outcome::RestError;
-use crate::exchange::ExchangeInfo;
+use crate::exchange::{Answer, ExchangeInfo, Request};
 
 /// Longest request line that is sent. Servers accept 8 KiB by default, proxies often less.
 const REQUEST_LINE_MAX: usize = 4_096;
@@ -22,8 +22,9 @@ impl Rest {
         let mut info = ExchangeInfo::default();
         let mut lists = vec![symbols];
         while let Some(part) = lists.pop() {
-            let request = self.dialect.info_request(part);
-            let line = self.base.len() + request.path.len() + REQUEST_LINE_REST;
+            let request = Request::Listing { symbols: part };
+            let Some(asked) = self.dialect.ask(&request) else { return Ok(info) };
+            let line = self.base.len() + asked.path.len() + REQUEST_LINE_REST;
             let (first, second) = part.split_at(part.len() / 2);
             if line > REQUEST_LINE_MAX {
                 match part {
@@ -32,8 +33,9 @@ impl Rest {
                 }
                 continue;
             }
-            let answer = match self.send_within_budget(&request, Purpose::Query, stop).await {
-                Ok(answer) => answer,
+            let read = match self.ask(&request, Purpose::Query, stop).await {
+                Ok((Answer::Listing(read), _)) => read,
+                Ok(_) => return Err(self.mismatch()),
                 Err(RestError::UnknownSymbol { .. }) if part.len() > 1 => {
                     lists.extend([second, first]);
                     continue;
@@ -44,8 +46,7 @@ impl Rest {
                 }
                 Err(error) => return Err(error),
             };
-            let read = self.read(&answer, self.dialect.info_answer(&answer.body))?;
-            self.merge(&mut info, read, request.weight);
+            self.merge(&mut info, read, asked.weight);
         }
         Ok(info)
     }

@@ -10,6 +10,7 @@
 
 mod answer;
 mod budget;
+mod by_time;
 mod deadlines;
 mod exchange_clock;
 mod listing;
@@ -30,14 +31,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::{Answer, Head, body_of, number_in};
 use self::budget::{Budget, Permit, Purpose};
+use self::by_time::KnownTimes;
 use self::exchange_clock::ExchangeClock;
 use self::outcome::error_chain;
 use self::refusal::Failed;
 use super::retry_after::requested_wait;
-use super::{DecodeError, Dialect, Page, RestRequest, tls};
+use super::spec::Refill;
+use super::{Answer as DialectAnswer, DecodeError, Dialect, Page, Request, RestAnswer, RestRequest, tls};
 use crate::clock::Clock;
 use crate::gap::Range;
-use crate::market::{Interval, Kline, Timestamp, Trade};
+use crate::market::{Channel, Interval, Kline, Timestamp, Trade};
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
@@ -74,6 +77,8 @@ pub struct Rest {
     /// [`Dialect::newest_request`] failed here: until this steady time `newest` uses the fallback request.
     newest_falls_back_until: AtomicI64,
     exchange_clock: Mutex<ExchangeClock>,
+    /// Times of known trades, for an exchange that pages by time.
+    known_times: Mutex<KnownTimes>,
     /// Notified when a pause or ban begins or is extended.
     deadline_moved: Notify,
     requests: AtomicU64,
@@ -97,8 +102,8 @@ impl Rest {
             .timeout(options.timeout)
             .build()
             .context("build the REST client")?;
-        let base = options.base.as_deref().unwrap_or_else(|| dialect.rest_base()).trim_end_matches('/').to_owned();
-        let mut budget = Budget::new(dialect.weight_per_minute(), options.share_percent);
+        let base = options.base.as_deref().unwrap_or_else(|| dialect.spec().rest.base).trim_end_matches('/').to_owned();
+        let mut budget = Budget::new(dialect.spec().rest.buckets, options.share_percent);
         let (limited, banned) = saved.map_or((None, None), |saved| saved.left(clock.read()));
         limited.into_iter().for_each(|until| budget.pause(until));
         banned.into_iter().for_each(|until| budget.ban(until));
@@ -110,6 +115,7 @@ impl Rest {
             budget: Mutex::new(budget),
             newest_falls_back_until: AtomicI64::new(i64::MIN),
             exchange_clock: Mutex::default(),
+            known_times: Mutex::default(),
             deadline_moved: Notify::new(),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -140,7 +146,7 @@ impl Rest {
         if first.refused.iter().any(|row| hides_one(row.position)) {
             return Ok(None);
         }
-        let range = Range { first: found.id, last: found.id.saturating_add(self.dialect.trades_page_max() - 1) };
+        let range = Range { first: found.id, last: found.id.saturating_add(self.dialect.spec().rest.trades_page - 1) };
         let page = self.trades_page(symbol, range, stop).await?;
         Ok(Some(found).filter(|found| page.rows.first().is_some_and(|first| first.id == found.id)))
     }
@@ -152,10 +158,49 @@ impl Rest {
         range: Range,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
-        let request = self.dialect.trades_request(symbol, range);
-        let answer = self.send_within_budget(&request, Purpose::Repair, stop).await?;
-        let latest = self.exchange_clock().latest(answer.answered_at);
-        self.read(&answer, self.dialect.trades_answer(&answer.body, latest))
+        match self.dialect.spec().channel(Channel::Trade).map(|spec| spec.refill) {
+            Some(Refill::ByTime) => self.trades_by_time(symbol, range, stop).await,
+            _ => self.request_trades(symbol, range, None, stop).await,
+        }
+    }
+
+    async fn request_trades(
+        &self,
+        symbol: &str,
+        range: Range,
+        after: Option<Timestamp>,
+        stop: &CancellationToken,
+    ) -> Result<Page<Trade>, RestError> {
+        let request = Request::Trades { symbol, range, after };
+        match self.ask(&request, Purpose::Repair, stop).await? {
+            (DialectAnswer::Trades(page), _) => Ok(page),
+            _ => Err(self.mismatch()),
+        }
+    }
+
+    /// Sends a request, and reads its answer.
+    async fn ask(
+        &self,
+        request: &Request<'_>,
+        purpose: Purpose,
+        stop: &CancellationToken,
+    ) -> Result<(DialectAnswer, Answer), RestError> {
+        let Some(asked) = self.dialect.ask(request) else {
+            return Err(RestError::NotOffered { text: format!("{} does not offer it", self.dialect.spec().title) });
+        };
+        let answer = self.send_within_budget(&asked, purpose, stop).await?;
+        let (now, latest) = {
+            let clock = self.exchange_clock();
+            // A kline is closed if it was so when the exchange made the answer, which is after we sent the request.
+            (clock.earliest_now(answer.sent_at), clock.latest(answer.answered_at))
+        };
+        let decoded = self.dialect.answer(request, &RestAnswer { body: &answer.body, now, latest });
+        Ok((self.read(&answer, decoded)?, answer))
+    }
+
+    /// The error for a dialect that answers another request than it was asked; its contract forbids it.
+    fn mismatch(&self) -> RestError {
+        self.failed(RestError::BadAnswer { text: "the dialect read another kind of answer".to_owned() }.into())
     }
 
     /// Klines with open times in `range` (microseconds), ascending, at most one page. A kline outside of the range is not
@@ -167,30 +212,26 @@ impl Rest {
         range: Range,
         stop: &CancellationToken,
     ) -> Result<Page<Kline>, RestError> {
-        let request = self.dialect.klines_request(symbol, interval, range);
-        let answer = self.send_within_budget(&request, Purpose::Repair, stop).await?;
-        let (now, latest) = {
-            let clock = self.exchange_clock();
-            // A kline is closed if it was so when the exchange made the answer, which is after we sent the request.
-            (clock.earliest_now(answer.sent_at), clock.latest(answer.answered_at))
+        let request = Request::Klines { symbol, interval, range };
+        let (DialectAnswer::Klines(mut page), _) = self.ask(&request, Purpose::Repair, stop).await? else {
+            return Err(self.mismatch());
         };
-        let mut page = self.read(&answer, self.dialect.klines_answer(interval, &answer.body, now, latest))?;
         page.retain(range, |kline| kline.open_time.micros());
         Ok(page)
     }
 
     /// Id and time of the newest trade; `None` when the symbol has never traded.
     pub async fn newest(&self, symbol: &str, stop: &CancellationToken) -> Result<Option<(i64, Timestamp)>, RestError> {
-        let fallback = self.dialect.newest_fallback_request(symbol);
+        let fallback = Request::NewestFallback { symbol };
+        let has_fallback = self.dialect.ask(&fallback).is_some();
         let falls_back = self.clock.read().steady.micros() < self.newest_falls_back_until.load(Ordering::Relaxed);
-        if !falls_back || fallback.is_none() {
-            let answer = self.query_newest(&self.dialect.newest_request(symbol), stop).await;
-            if fallback.is_none() || !matches!(answer, Err(RestError::BadAnswer { .. })) {
+        if !falls_back || !has_fallback {
+            let answer = self.query_newest(&Request::Newest { symbol }, stop).await;
+            if !has_fallback || !matches!(answer, Err(RestError::BadAnswer { .. })) {
                 return answer;
             }
         }
-        let Some(request) = fallback else { return Ok(None) };
-        let answer = self.query_newest(&request, stop).await;
+        let answer = self.query_newest(&fallback, stop).await;
         if answer.is_ok() && !falls_back {
             let until = self.clock.read().steady.plus_micros(FALLBACK_US);
             self.newest_falls_back_until.store(until.micros(), Ordering::Relaxed);
@@ -200,11 +241,13 @@ impl Rest {
 
     async fn query_newest(
         &self,
-        request: &RestRequest,
+        request: &Request<'_>,
         stop: &CancellationToken,
     ) -> Result<Option<(i64, Timestamp)>, RestError> {
-        let answer = self.send_within_budget(request, Purpose::Query, stop).await?;
-        self.read(&answer, self.dialect.newest_answer(&answer.body))
+        match self.ask(request, Purpose::Query, stop).await? {
+            (DialectAnswer::Newest(newest), _) => Ok(newest),
+            _ => Err(self.mismatch()),
+        }
     }
 
     /// Id of the first trade at or after `at`; `None` when there is none.
@@ -214,8 +257,10 @@ impl Rest {
         at: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
-        let answer = self.send_within_budget(&self.dialect.trade_at_request(symbol, at), Purpose::Query, stop).await?;
-        self.read(&answer, self.dialect.trade_at_answer(&answer.body))
+        match self.ask(&Request::TradeAt { symbol, at }, Purpose::Query, stop).await? {
+            (DialectAnswer::TradeAt(id), _) => Ok(id),
+            _ => Err(self.mismatch()),
+        }
     }
 
     /// Measures the exchange's clock minus ours, in microseconds. It sends two requests, because the first one also
@@ -224,8 +269,9 @@ impl Rest {
     pub async fn measure_clock(&self, stop: &CancellationToken) -> Result<i64, RestError> {
         let mut best: Option<(i64, Timestamp, Answer)> = None;
         for _ in 0..2 {
-            let answer = self.send_within_budget(&self.dialect.time_request(), Purpose::Query, stop).await?;
-            let theirs = self.read(&answer, self.dialect.time_answer(&answer.body))?;
+            let (DialectAnswer::Time(theirs), answer) = self.ask(&Request::Time, Purpose::Query, stop).await? else {
+                return Err(self.mismatch());
+            };
             let round_trip = answer.answered_at.steady.since(answer.sent_at.steady);
             if best.as_ref().is_none_or(|(shortest, ..)| round_trip < *shortest) {
                 best = Some((round_trip, theirs, answer));
@@ -323,10 +369,11 @@ impl Rest {
         purpose: Purpose,
         stop: &CancellationToken,
     ) -> Result<Answer, RestError> {
-        self.wait_for_budget(request.weight, purpose, stop).await?;
+        let RestRequest { weight, bucket, .. } = *request;
+        self.wait_for_budget(bucket, weight, purpose, stop).await?;
         // From here on the weight is reserved until `reserved` is dropped, even if this future is dropped.
-        let answered_weight = self.budget().answered_weight();
-        let mut reserved = ReservedWeight { rest: self, weight: request.weight, answered_weight, reported: None };
+        let answered_weight = self.budget().answered_weight(bucket);
+        let mut reserved = ReservedWeight { rest: self, bucket, weight, answered_weight, reported: None };
         self.requests.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -335,11 +382,17 @@ impl Rest {
         }
     }
 
-    async fn wait_for_budget(&self, weight: u32, purpose: Purpose, stop: &CancellationToken) -> Result<(), RestError> {
+    async fn wait_for_budget(
+        &self,
+        bucket: usize,
+        weight: u32,
+        purpose: Purpose,
+        stop: &CancellationToken,
+    ) -> Result<(), RestError> {
         let deadline = Instant::now() + BUDGET_WAIT_MAX;
         loop {
             let now = self.clock.read();
-            let permit = self.budget().request(weight, purpose, now.steady);
+            let permit = self.budget().request(bucket, weight, purpose, now.steady);
             let until = match permit {
                 Permit::Granted => return Ok(()),
                 Permit::Wait(until) => until,
@@ -369,9 +422,10 @@ impl Rest {
         let sent_at = self.clock.read();
         let response = self.client.get(&url).send().await.map_err(unavailable)?;
         let answered_at = self.clock.read();
-        // "Every answer: X-MBX-USED-WEIGHT-1M".
-        reserved.reported =
-            number_in(response.headers(), self.dialect.weight_header()).and_then(|used| u32::try_from(used).ok());
+        let used_header = self.dialect.spec().rest.used_header.filter(|_| request.bucket == 0);
+        reserved.reported = used_header
+            .and_then(|header| number_in(response.headers(), header))
+            .and_then(|used| u32::try_from(used).ok());
         let wait = requested_wait(response.headers(), self.exchange_clock().now(answered_at));
         let head = Head::of(&response);
         let refusal = head.refusal();
@@ -399,6 +453,7 @@ impl Rest {
 /// The weight of a request without an answer yet. If none comes, the weight counts: the exchange may have counted it.
 struct ReservedWeight<'a> {
     rest: &'a Rest,
+    bucket: usize,
     weight: u32,
     /// The budget's `answered_weight` when the request was sent.
     answered_weight: u32,
@@ -408,7 +463,7 @@ struct ReservedWeight<'a> {
 impl Drop for ReservedWeight<'_> {
     fn drop(&mut self) {
         let now = self.rest.clock.read().steady;
-        self.rest.budget().finish_request(self.weight, self.answered_weight, self.reported, now);
+        self.rest.budget().finish_request(self.bucket, self.weight, self.answered_weight, self.reported, now);
     }
 }
 

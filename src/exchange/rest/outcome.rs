@@ -29,6 +29,12 @@ pub enum RestError {
         /// The exchange's own words.
         text: String,
     },
+    /// The exchange does not serve this over REST, or no row that old.
+    #[error("{text}")]
+    NotOffered {
+        /// In plain words.
+        text: String,
+    },
     /// An unusable answer: another 4xx, a redirect, compressed, undecodable, too large. Nothing of it is believed, and a
     /// retry at once will not help.
     #[error("{text}")]

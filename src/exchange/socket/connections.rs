@@ -235,7 +235,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_of_the_address_holds_back_every_socket_of_the_exchange_and_is_announced() {
-        let (connections, limits) = (Connections::default(), crate::exchange::binance::Binance.limits());
+        let (connections, limits) = (Connections::default(), crate::exchange::binance::Binance.spec().limits);
         let attempt = || connections.attempt(Exchange::named("binance"), &limits, Instant::now());
         let began = Instant::now();
         assert_eq!((attempt(), connections.deferred_for(Exchange::named("binance"))), (Ok(()), None));

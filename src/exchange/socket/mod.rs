@@ -47,6 +47,8 @@ const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// How a socket behaves.
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
+    /// Which of the exchange's addresses: an index into [`Spec::sockets`](super::spec::Spec::sockets).
+    pub address: usize,
     /// Replaces the exchange's own base (`wss://host:port`, no path).
     pub url_base: Option<String>,
     /// Replaces the dialect's [`lifetime`](super::SocketLimits::lifetime).
@@ -75,6 +77,7 @@ pub struct SocketOptions {
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {
+            address: 0,
             url_base: None,
             lifetime: None,
             overlap_max: Duration::from_secs(30),
@@ -222,7 +225,7 @@ impl Socket {
             if idle {
                 status.update(|row| "idle".clone_into(&mut row.state));
             } else if until <= Instant::now() {
-                match self.connections.attempt(self.dialect.exchange(), &self.dialect.limits(), Instant::now()) {
+                match self.connections.attempt(self.dialect.exchange(), &self.dialect.spec().limits, Instant::now()) {
                     Ok(()) => return true,
                     Err(later) => until = later,
                 }
@@ -247,8 +250,9 @@ impl Socket {
     }
 
     fn connect(&self) -> BoxFuture<'static, Result<WebSocket, ConnectError>> {
-        let base = self.options.url_base.as_deref().unwrap_or_else(|| self.dialect.ws_base());
-        let url = format!("{}{}", base.trim_end_matches('/'), self.dialect.ws_path());
+        let address = &self.dialect.spec().sockets[self.options.address];
+        let base = self.options.url_base.as_deref().unwrap_or(address.base);
+        let url = format!("{}{}", base.trim_end_matches('/'), address.path);
         let (limit, proxy) = (self.options.connect_timeout, self.options.proxy.clone());
         let clock = self.clock.clone();
         Box::pin(async move {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::exchange::{DecodedFrame, Dialect, Event};
+use crate::exchange::Dialect;
 use crate::market::{Channel, Stream, Symbol};
 
 /// Which of the two connections.
@@ -38,16 +38,19 @@ impl Overlap {
 
     /// Adds a frame that one of them delivered; frames without market data change nothing.
     pub(super) fn observe(&mut self, side: Side, dialect: &dyn Dialect, payload: &[u8]) {
-        let Ok(DecodedFrame::Market { symbol, event, .. }) = dialect.decode(payload) else { return };
-        let (channel, position) = match event {
-            Event::Trade(trade) => (Channel::Trade, trade.id),
-            Event::Kline(kline) => (Channel::Kline(kline.interval), kline.open_time.micros()),
-            Event::Book(book) => (Channel::BookTicker, book.update_id),
-        };
-        let Some(positions) = self.streams.get_mut(&(Symbol::new(&symbol), channel)) else { return };
-        match side {
-            Side::Old => positions.old_last = positions.old_last.max(Some(position)),
-            Side::New => positions.new_first = Some(positions.new_first.map_or(position, |first| first.min(position))),
+        let decoded = dialect.decode(payload, &mut |market| {
+            let (channel, position) = market.event.position();
+            let Some(positions) = self.streams.get_mut(&(Symbol::new(&market.symbol), channel)) else { return };
+            match side {
+                Side::Old => positions.old_last = positions.old_last.max(Some(position)),
+                Side::New => {
+                    positions.new_first = Some(positions.new_first.map_or(position, |first| first.min(position)));
+                }
+            }
+        });
+        // The consumer reports it: the frame is in the log.
+        if let Err(error) = decoded {
+            tracing::debug!("{error}");
         }
     }
 

@@ -174,7 +174,8 @@ impl Socket {
                 }
                 RotationEvent::EndAnnounced => (due, announced) = (Instant::now(), true),
                 RotationEvent::RotationDue => {
-                    match self.connections.attempt(self.dialect.exchange(), &self.dialect.limits(), Instant::now()) {
+                    match self.connections.attempt(self.dialect.exchange(), &self.dialect.spec().limits, Instant::now())
+                    {
                         Ok(()) => successor = Successor::Connecting(self.connect()),
                         Err(later) => due = later,
                     }
@@ -258,7 +259,9 @@ impl Socket {
     /// A random age between 90 % and 97 % of the lifetime, so that connections which were opened together are not
     /// replaced together.
     fn rotate_after(&self) -> Duration {
-        let lifetime = self.options.lifetime.unwrap_or_else(|| self.dialect.limits().lifetime);
+        let Some(lifetime) = self.options.lifetime.or(self.dialect.spec().limits.lifetime) else {
+            return super::WAIT_MAX;
+        };
         lifetime.mul_f64(0.9 + 0.07 * rand::random::<f64>())
     }
 

@@ -21,7 +21,8 @@ use super::rotation::RotationLink;
 use super::subscriptions::Subscriptions;
 use super::{SocketCommand, SocketEvent, SocketOptions};
 use crate::clock::Clock;
-use crate::exchange::{Dialect, Route};
+use crate::exchange::spec::Heartbeat;
+use crate::exchange::{Dialect, Route, SubscriptionAnswer};
 use crate::market::{Stream, Timestamp};
 
 /// Most frames of one event. A batch is everything that was ready, but no more than this: a flood must not starve the
@@ -43,6 +44,12 @@ pub(super) struct SessionEnd {
     pub(super) reconnect_now: bool,
     /// It delivered data of a stream.
     pub(super) delivered: bool,
+}
+
+/// The answer without a borrow of its frame: the frame goes to ingest before the answer is handled.
+fn own(answer: SubscriptionAnswer<'_>) -> SubscriptionAnswer<'static> {
+    let streams = answer.streams.into_iter().map(|name| name.into_owned().into()).collect();
+    SubscriptionAnswer { id: answer.id, streams, error: answer.error }
 }
 
 /// Why the loop ends; [`Session::run`] converts it to a [`SessionEnd`].
@@ -104,14 +111,23 @@ pub(super) struct Session {
     delivered: bool,
     /// Whether the exchange refused some of `streams`: spares the search for them at every batch.
     has_refused: bool,
+    heartbeat: Heartbeat,
+    /// When our next heartbeat is due, if the exchange wants any.
+    heartbeat_at: Option<Instant>,
 }
 
 impl Session {
     pub(super) fn new(deps: SessionDeps, web_socket: WebSocket, connection: i64, streams: Vec<Stream>) -> Self {
-        let limits = deps.dialect.limits();
+        let limits = &deps.dialect.spec().limits;
         let now = Instant::now();
         let has_refused = deps.refusals.next_at(&streams).is_some();
+        let heartbeat = deps.dialect.spec().sockets[deps.options.address].heartbeat;
         Self {
+            heartbeat,
+            heartbeat_at: match heartbeat {
+                Heartbeat::Client { every, .. } => Some(now + every),
+                Heartbeat::Server => None,
+            },
             subscriptions: Subscriptions::new(deps.dialect.clone(), &requestable(&streams, &deps.refusals, now)),
             streams,
             pacer: Pacer::new(limits.messages_per_second, now),
@@ -173,7 +189,7 @@ impl Session {
         if self.subscriptions.has_unsent() {
             next = next.min(self.pacer.ready_at());
         }
-        if let Some(until) = self.answers_due_at {
+        for until in [self.answers_due_at, self.heartbeat_at].into_iter().flatten() {
             next = next.min(until);
         }
         if let Some(again_at) = self.deps.refusals.next_at(&self.unrequested()) {
@@ -222,6 +238,13 @@ impl Session {
         if self.has_refused {
             self.request_refused(now);
         }
+        if self.heartbeat_at.is_some_and(|at| now >= at)
+            && let Heartbeat::Client { every, message } = self.heartbeat
+        {
+            self.heartbeat_at = Some(now + every);
+            self.pacer.spend(now);
+            self.send(message.to_owned()).await?;
+        }
         if self.subscriptions.has_unsent() && now >= self.pacer.ready_at() {
             self.send_request(now).await?;
         }
@@ -250,17 +273,20 @@ impl Session {
         let Some(request) = self.subscriptions.next_request() else { return Ok(()) };
         self.pacer.spend(now);
         self.answers_due_at = Some(now + self.deps.options.answer_timeout);
-        let sending = tokio::time::timeout(SEND_WAIT, self.web_socket.send(Message::text(request)));
+        self.send(request).await?;
+        self.update_status();
+        Ok(())
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), Exit> {
+        let sending = tokio::time::timeout(SEND_WAIT, self.web_socket.send(Message::text(text)));
         let sent = tokio::select! {
             biased;
             () = self.deps.stop.cancelled() => return Err(Exit::Stopped),
             sent = sending => sent,
         };
         match sent {
-            Ok(Ok(())) => {
-                self.update_status();
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Exit::Lost(format!("send a request: {error}"))),
             Err(_) => Err(Exit::Lost("the exchange does not accept our requests".to_owned())),
         }
@@ -283,13 +309,13 @@ impl Session {
             for (_, payload) in &frames {
                 match self.deps.dialect.route(payload) {
                     Route::Stream(_) => self.delivered = true,
-                    Route::Answer { id, error } => answers.push((id, error)),
+                    Route::Answer(answer) => answers.push(own(answer)),
                     Route::Shutdown => {
                         let connection = self.connection;
                         tracing::info!(connection, "the exchange announced the end of connection {connection}");
                         self.deps.link.announced.cancel();
                     }
-                    Route::Other => {}
+                    Route::Heartbeat | Route::Other => {}
                 }
             }
             if let Some(&(at, _)) = frames.last() {
@@ -302,16 +328,16 @@ impl Session {
             self.emit(SocketEvent::Frames { connection: self.connection, frames }).await?;
             // Only frames in the channel count: the others may still be lost with this connection.
             self.deps.link.observe(&*self.deps.dialect, &delivered);
-            for (id, error) in answers {
-                self.handle_answer(id, error).await?;
+            for answer in answers {
+                self.handle_answer(answer).await?;
             }
         }
         self.last_received_at = Instant::now();
         exit.map_or(Ok(()), Err)
     }
 
-    async fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Result<(), Exit> {
-        if let Some(refusal) = self.subscriptions.handle_answer(id, error) {
+    async fn handle_answer(&mut self, answer: SubscriptionAnswer<'static>) -> Result<(), Exit> {
+        for refusal in self.subscriptions.handle_answer(answer) {
             let (stream, reason) = (refusal.stream, refusal.reason);
             self.deps.refusals.refused(&stream, self.deps.options.refusal_wait, Instant::now());
             self.has_refused = true;

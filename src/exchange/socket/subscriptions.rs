@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::exchange::Dialect;
+use crate::exchange::{Dialect, SubscriptionAnswer, SubscriptionChange};
 use crate::market::Stream;
 
 /// The requests of one connection.
@@ -24,6 +24,8 @@ struct Request {
     id: u64,
     text: String,
     streams: Vec<Stream>,
+    /// The exchange's names of `streams`.
+    names: Vec<String>,
     is_unsubscribe: bool,
     /// No answer came in time: its streams count as accepted.
     overdue: bool,
@@ -86,29 +88,63 @@ impl Subscriptions {
 
     /// Handles an answer. A refused request with several streams is sent again in halves, until the bad stream is
     /// alone: the exchange accepts the others.
-    pub(super) fn handle_answer(&mut self, id: Option<u64>, error: Option<String>) -> Option<Refusal> {
-        // "id = int64, string <=36, or null": an error without a number can only mean the oldest request. An
-        // acknowledgement without our number acknowledges nothing: the request counts as accepted once it is overdue.
-        let id = id.or_else(|| self.pending.keys().next().copied().filter(|_oldest| error.is_some()))?;
-        let request = self.pending.remove(&id)?;
+    pub(super) fn handle_answer(&mut self, answer: SubscriptionAnswer<'_>) -> Vec<Refusal> {
+        let SubscriptionAnswer { id, streams, error } = answer;
+        if !streams.is_empty() {
+            let answered = |name: &str| self.handle_named(id, name, error.as_deref());
+            return streams.iter().map(|name| name.as_ref()).filter_map(answered).collect();
+        }
+        // An error without a number can only mean the oldest request. An acknowledgement without our number
+        // acknowledges nothing: the request counts as accepted once it is overdue.
+        let id = id.or_else(|| self.pending.keys().next().copied().filter(|_oldest| error.is_some()));
+        let Some(request) = id.and_then(|id| self.pending.remove(&id)) else { return Vec::new() };
         let Some(reason) = error else {
             if !request.is_unsubscribe && !request.overdue {
                 self.accepted.extend(request.streams.into_iter().filter(|stream| self.requested.contains(stream)));
             }
-            return None;
+            return Vec::new();
         };
         if request.is_unsubscribe {
             tracing::debug!(reason, "the exchange refused to end a subscription");
-            return None;
+            return Vec::new();
         }
         if let [stream] = request.streams.as_slice() {
             self.requested.remove(stream);
-            return Some(Refusal { stream: stream.clone(), reason });
+            return vec![Refusal { stream: stream.clone(), reason }];
         }
         let (left, right) = request.streams.split_at(request.streams.len() / 2);
         self.queue(right, false);
         self.queue(left, false);
-        None
+        Vec::new()
+    }
+
+    /// Handles the answer for one stream of a request; the request stays pending until each of its streams is answered.
+    fn handle_named(&mut self, id: Option<u64>, name: &str, error: Option<&str>) -> Option<Refusal> {
+        let of = |request: &Request| request.names.iter().position(|known| known == name);
+        let mut candidates = self.pending.iter().filter(|(pending, _)| id.is_none_or(|id| id == **pending));
+        let (id, index) = candidates.find_map(|(id, request)| Some((*id, of(request)?)))?;
+        let request = self.pending.get_mut(&id)?;
+        let stream = request.streams.remove(index);
+        request.names.remove(index);
+        let (is_unsubscribe, overdue) = (request.is_unsubscribe, request.overdue);
+        if request.streams.is_empty() {
+            self.pending.remove(&id);
+        }
+        match error {
+            None if is_unsubscribe || overdue || !self.requested.contains(&stream) => None,
+            None => {
+                self.accepted.push(stream);
+                None
+            }
+            Some(reason) if is_unsubscribe => {
+                tracing::debug!(reason, "the exchange refused to end a subscription");
+                None
+            }
+            Some(reason) => {
+                self.requested.remove(&stream);
+                Some(Refusal { stream, reason: reason.to_owned() })
+            }
+        }
     }
 
     /// Takes the streams to report as connected; `None` while a subscription is unanswered.
@@ -170,6 +206,7 @@ impl Subscriptions {
                 id: self.next_id,
                 text,
                 streams: streams.to_vec(),
+                names: streams.iter().map(|stream| self.dialect.stream_name(stream)).collect(),
                 is_unsubscribe,
                 overdue: false,
             });
@@ -178,11 +215,8 @@ impl Subscriptions {
     }
 
     fn build(&self, streams: &[Stream], is_unsubscribe: bool) -> Vec<String> {
-        if is_unsubscribe {
-            self.dialect.unsubscribe(streams, self.next_id)
-        } else {
-            self.dialect.subscribe(streams, self.next_id)
-        }
+        let change = if is_unsubscribe { SubscriptionChange::Unsubscribe } else { SubscriptionChange::Subscribe };
+        self.dialect.subscribe(change, streams, self.next_id)
     }
 }
 
@@ -201,12 +235,35 @@ mod tests {
         Subscriptions::new(Arc::new(Binance), &streams(count))
     }
 
+    fn answer(id: Option<u64>, error: Option<String>) -> SubscriptionAnswer<'static> {
+        SubscriptionAnswer { id, error, ..SubscriptionAnswer::default() }
+    }
+
+    #[test]
+    fn an_answer_may_name_its_streams_one_by_one() {
+        let mut subscriptions = new(3);
+        subscriptions.next_request();
+        let named = |name: &'static str, error: Option<&str>| SubscriptionAnswer {
+            id: Some(1),
+            streams: vec![name.into()],
+            error: error.map(str::to_owned),
+        };
+        assert_eq!(subscriptions.handle_answer(named("sym0001@trade", None)), []);
+        assert_eq!(subscriptions.handle_answer(named("other@trade", None)), [], "we did not request it");
+        assert_eq!(subscriptions.take_accepted(), None, "two are unanswered");
+        let refusals = subscriptions.handle_answer(named("sym0000@trade", Some("no")));
+        assert_eq!(refusals, [Refusal { stream: streams(1)[0].clone(), reason: "no".to_owned() }]);
+        subscriptions.handle_answer(SubscriptionAnswer { id: None, ..named("sym0002@trade", None) });
+        assert_eq!(subscriptions.take_accepted(), Some(streams(3)[1..].to_vec()));
+        assert_eq!(subscriptions.len(), 2);
+    }
+
     /// Sends every request and answers it with `error_of` its text, until none is left.
     fn drive(subscriptions: &mut Subscriptions, error_of: impl Fn(&str) -> Option<String>) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         while let Some(text) = subscriptions.next_request() {
             let id = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].as_u64();
-            refusals.extend(subscriptions.handle_answer(id, error_of(&text)));
+            refusals.extend(subscriptions.handle_answer(answer(id, error_of(&text))));
         }
         refusals
     }
@@ -216,7 +273,7 @@ mod tests {
         let mut subscriptions = new(1_024);
         let first = subscriptions.next_request().unwrap();
         assert!(first.len() < 4_096);
-        subscriptions.handle_answer(Some(1), None);
+        subscriptions.handle_answer(answer(Some(1), None));
         assert_eq!(subscriptions.take_accepted(), None);
         assert!(drive(&mut subscriptions, |_| None).is_empty());
         let mut accepted = subscriptions.take_accepted().unwrap();
@@ -240,10 +297,10 @@ mod tests {
     fn an_error_without_a_number_refuses_the_oldest_request() {
         let mut subscriptions = new(1);
         subscriptions.next_request();
-        let refusal = subscriptions.handle_answer(None, Some("2: no".to_owned())).unwrap();
-        assert_eq!(refusal.stream, streams(1)[0]);
-        assert_eq!(subscriptions.handle_answer(Some(77), None), None);
-        assert_eq!(subscriptions.handle_answer(None, Some("again".to_owned())), None);
+        let refusals = subscriptions.handle_answer(answer(None, Some("2: no".to_owned())));
+        assert_eq!(refusals[0].stream, streams(1)[0]);
+        assert_eq!(subscriptions.handle_answer(answer(Some(77), None)), []);
+        assert_eq!(subscriptions.handle_answer(answer(None, Some("again".to_owned()))), []);
     }
 
     #[test]
@@ -254,7 +311,7 @@ mod tests {
         assert_eq!(subscriptions.accept_overdue(), 1);
         assert_eq!(subscriptions.take_accepted(), Some(streams(1)));
         assert_eq!(subscriptions.accept_overdue(), 0);
-        assert!(subscriptions.handle_answer(Some(1), Some("late".to_owned())).is_some());
+        assert_eq!(subscriptions.handle_answer(answer(Some(1), Some("late".to_owned()))).len(), 1);
         assert_eq!(subscriptions.take_accepted(), None);
     }
 
@@ -268,7 +325,7 @@ mod tests {
         assert!(ends.contains("UNSUBSCRIBE") && ends.contains("sym0000") && !ends.contains("sym0001"), "{ends}");
         let adds = subscriptions.next_request().unwrap();
         assert!(adds.contains(r#""SUBSCRIBE""#) && adds.contains("sym0003") && !adds.contains("sym0001"), "{adds}");
-        subscriptions.handle_answer(Some(3), None);
+        subscriptions.handle_answer(answer(Some(3), None));
         assert_eq!(subscriptions.take_accepted(), Some(streams(4)[3..].to_vec()));
     }
 
