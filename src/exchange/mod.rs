@@ -9,6 +9,7 @@ mod fields;
 mod json_parts;
 mod listing_state;
 mod page;
+pub mod peer;
 mod proxy;
 pub mod rest;
 mod retry_after;
