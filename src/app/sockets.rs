@@ -39,6 +39,14 @@ pub struct SocketDeps {
     pub group: Spawner,
 }
 
+/// Where a connection leads: one of the exchange's addresses, and the base that replaces its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    /// Index into [`Spec::sockets`](crate::exchange::spec::Spec::sockets).
+    socket: usize,
+    ws_url: Option<String>,
+}
+
 /// The connections of one exchange.
 pub struct Sockets {
     deps: SocketDeps,
@@ -47,7 +55,7 @@ pub struct Sockets {
 }
 
 struct OpenConnection {
-    ws_url: Option<String>,
+    address: Address,
     streams: watch::Sender<Vec<Stream>>,
     commands: mpsc::Sender<SocketCommand>,
     /// It is for streams that a shared connection did not deliver: new streams of a feed go elsewhere.
@@ -98,40 +106,46 @@ impl Sockets {
     /// Makes the connections subscribe to exactly the streams of `feeds`. Streams that stay are not touched; new
     /// streams go to a connection with free capacity, else to a new one.
     pub fn assign(&mut self, feeds: &[Feed]) {
-        let mut wanted: Vec<(Option<String>, Stream)> = Vec::new();
-        for feed in feeds.iter().filter(|feed| feed.exchange == self.deps.dialect.exchange()) {
-            wanted.extend(feed.streams().into_iter().map(|stream| (feed.ws_url.clone(), stream)));
+        let spec = self.deps.dialect.spec();
+        let mut wanted: Vec<(Address, Stream)> = Vec::new();
+        for feed in feeds.iter().filter(|feed| feed.exchange == spec.exchange) {
+            // The configuration names only channels that the exchange sends.
+            let addressed = |stream: Stream| {
+                let socket = spec.channel(stream.channel)?.socket;
+                Some((Address { socket, ws_url: feed.ws_url.clone() }, stream))
+            };
+            wanted.extend(feed.streams().into_iter().filter_map(addressed));
         }
         for open in &self.open {
             let stays: BTreeSet<&Stream> =
-                wanted.iter().filter(|(url, _)| *url == open.ws_url).map(|(_, stream)| stream).collect();
+                wanted.iter().filter(|(address, _)| *address == open.address).map(|(_, stream)| stream).collect();
             open.streams.send_if_modified(|streams| {
                 let before = streams.len();
                 streams.retain(|stream| stays.contains(stream));
                 streams.len() != before
             });
-            wanted.retain(|(url, stream)| *url != open.ws_url || !open.carries(stream));
+            wanted.retain(|(address, stream)| *address != open.address || !open.carries(stream));
         }
         let capacity = self.deps.dialect.spec().limits.streams_per_connection;
         for open in self.open.iter().filter(|open| !open.is_isolated) {
             let free = capacity.saturating_sub(open.len());
             let added: Vec<Stream> = wanted
                 .iter()
-                .filter(|(url, _)| *url == open.ws_url)
+                .filter(|(address, _)| *address == open.address)
                 .map(|(_, stream)| stream.clone())
                 .take(free)
                 .collect();
             if !added.is_empty() {
-                wanted.retain(|(url, stream)| *url != open.ws_url || !added.contains(stream));
+                wanted.retain(|(address, stream)| *address != open.address || !added.contains(stream));
                 open.streams.send_modify(|streams| streams.extend(added));
             }
         }
-        while let Some((ws_url, _)) = wanted.first().cloned() {
-            let (mine, rest): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(url, _)| *url == ws_url);
+        while let Some((first, _)) = wanted.first().cloned() {
+            let (mine, rest): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(address, _)| *address == first);
             wanted = rest;
             let streams: Vec<Stream> = mine.into_iter().map(|(_, stream)| stream).collect();
             for part in streams.chunks(capacity) {
-                self.connect(ws_url.clone(), part.to_vec(), false);
+                self.connect(first.clone(), part.to_vec(), false);
             }
         }
         self.publish();
@@ -143,15 +157,15 @@ impl Sockets {
         else {
             return;
         };
-        let ws_url = from.ws_url.clone();
+        let address = from.address.clone();
         from.streams.send_modify(|streams| streams.retain(|other| other != stream));
         let capacity = self.deps.dialect.spec().limits.streams_per_connection;
-        let isolated = || self.open.iter().filter(|open| open.is_isolated && open.ws_url == ws_url);
+        let isolated = || self.open.iter().filter(|open| open.is_isolated && open.address == address);
         let may_connect = self.open.iter().filter(|open| open.is_isolated).count() < ISOLATED_MAX;
         let emptiest = isolated().min_by_key(|open| open.len());
         match emptiest.filter(|open| open.len() == 0 || (!may_connect && open.len() < capacity)) {
             Some(open) => open.streams.send_modify(|streams| streams.push(stream.clone())),
-            None => self.connect(ws_url, vec![stream.clone()], true),
+            None => self.connect(address, vec![stream.clone()], true),
         }
         self.publish();
     }
@@ -164,14 +178,18 @@ impl Sockets {
         self.handles.send_replace(self.open.iter().map(handle).collect());
     }
 
-    fn connect(&mut self, ws_url: Option<String>, streams: Vec<Stream>, is_isolated: bool) {
+    fn connect(&mut self, address: Address, streams: Vec<Stream>, is_isolated: bool) {
         let (commands, received) = mpsc::channel(16);
         let (streams, wanted) = watch::channel(streams);
         let SocketDeps { dialect, events, next_connection, connections, clock, group } = self.deps.clone();
         let stop = group.stop.clone();
         let socket = Socket {
             dialect,
-            options: SocketOptions { url_base: ws_url.clone(), ..SocketOptions::default() },
+            options: SocketOptions {
+                address: address.socket,
+                url_base: address.ws_url.clone(),
+                ..SocketOptions::default()
+            },
             clock,
             next_connection,
             connections,
@@ -190,7 +208,7 @@ impl Sockets {
         if is_isolated {
             warn!("opening a connection for a stream that the shared one does not deliver");
         }
-        self.open.push(OpenConnection { ws_url, streams, commands, is_isolated });
+        self.open.push(OpenConnection { address, streams, commands, is_isolated });
     }
 }
 

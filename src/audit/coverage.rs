@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::missing::each_missing;
+use super::proof::is_proven;
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History, each_gap};
 use crate::market::{Channel, DAY_US, Stream, Timestamp};
@@ -24,6 +25,8 @@ pub enum CoverageState {
     Complete,
     /// Every position is stored, some from backfill.
     Backfilled,
+    /// No position is known to be missing, but the exchange's numbers do not prove it.
+    Unproven,
     /// The exchange does not serve missing positions; the recorder asks again.
     Unconfirmed,
     /// Missing positions are lost for good; the ledger has the reasons.
@@ -67,7 +70,7 @@ pub struct Coverage {
     pub refused: Vec<(i64, i64)>,
     /// Gaps in the ledger that are not closed.
     pub open_gaps: usize,
-    /// No position is missing, and no gap is open, in doubt, or closed without its rows.
+    /// No position is missing, no gap is open, in doubt, or closed without its rows, and the numbers prove it.
     pub complete: bool,
     /// The worst state.
     pub state: CoverageState,
@@ -273,6 +276,14 @@ async fn of_stream(
     coverage.state = all.state(coverage.present, coverage.backfilled).max(coverage.state);
     coverage.missing = all.ranges;
     coverage.days = of_days;
+    let holes = coverage.missing.len() + coverage.never_existed.len();
+    if !is_proven(stream, coverage.present, holes, !coverage.never_existed.is_empty()) {
+        coverage.complete = false;
+        coverage.state = coverage.state.max(CoverageState::Unproven);
+        for day in coverage.days.iter_mut().filter(|day| day.present > 0) {
+            day.state = day.state.max(CoverageState::Unproven);
+        }
+    }
     Ok(coverage)
 }
 

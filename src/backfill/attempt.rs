@@ -25,6 +25,8 @@ pub(super) enum RepairError {
     Wait(Duration, String),
     /// The exchange does not know the symbol; its answer.
     UnknownSymbol(String),
+    /// The exchange serves no row that old; its answer.
+    NotServed(String),
 }
 
 /// Longest wait for one deadline of the exchange: the longest documented ban is three days.
@@ -42,6 +44,7 @@ impl RepairError {
             RestError::UnknownSymbol { text } => {
                 Self::UnknownSymbol(format!("the exchange does not know the symbol: {text}"))
             }
+            RestError::NotOffered { text } => Self::NotServed(text),
             other => Self::soon(other),
         }
     }

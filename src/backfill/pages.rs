@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exchange::RefusedRow;
 use crate::exchange::rest::{Rest, RestError};
+use crate::exchange::spec::ChannelKind;
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, DeadLetter, KlineRow, TradeRow};
@@ -97,7 +98,11 @@ async fn trades(
     page: Range,
     stop: &CancellationToken,
 ) -> Result<(Batch, Vec<ServedPosition>, Vec<RefusedRow>), RestError> {
-    let answer = rest(deps, gap).trades(gap.stream.symbol.as_str(), page, stop).await?;
+    let (rest, symbol) = (rest(deps, gap), gap.stream.symbol.as_str());
+    for (position, at) in [(gap.evidence.previous, gap.from_ts), (gap.evidence.next, gap.to_ts)] {
+        position.zip(at).into_iter().for_each(|(position, at)| rest.learn_time(symbol, position, at));
+    }
+    let answer = rest.trades(symbol, page, stop).await?;
     // The exchange serves what we refuse: a refused position is not absent.
     let served = answer.positions(|trade| (trade.id, trade.ts));
     let received_at = deps.clock.now();
@@ -150,7 +155,12 @@ async fn assign_trade_ids(
     klines: &mut [Kline],
     stop: &CancellationToken,
 ) -> Result<(), RestError> {
-    let Some(first) = klines.iter().find(|kline| kline.trade_count > 0) else { return Ok(()) };
+    let spec = deps.dialects[&gap.stream.exchange].spec();
+    let names_trades = spec
+        .channel(gap.stream.channel)
+        .is_some_and(|channel| matches!(channel.kind, ChannelKind::Kline { names_trades: true, .. }));
+    let counted = klines.iter().find(|kline| kline.trade_count > 0).filter(|_| names_trades);
+    let Some(first) = counted else { return Ok(()) };
     let answer = rest(deps, gap).trade_at(gap.stream.symbol.as_str(), first.open_time, stop).await?;
     let Some(mut next) = answer else { return Ok(()) };
     let step = gap.stream.channel.step().unwrap_or(1);

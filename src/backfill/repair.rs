@@ -7,6 +7,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::exchange::spec::Refill;
 use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page, retry_after};
 use crate::messages;
 use crate::supervisor;
@@ -63,6 +64,9 @@ pub(super) async fn record_panic(deps: &Deps, gap_id: &str, panics: i64, error: 
     pause
 }
 
+/// How long an exchange that serves only its newest rows is asked for older ones.
+const RECENT_CONFIRM: Duration = Duration::from_secs(60);
+
 enum Outcome {
     /// Closed, with these rows split off.
     Closed(Vec<Gap>),
@@ -75,14 +79,14 @@ enum Outcome {
 async fn handle_error(deps: &Deps, gap: &mut Gap, error: RepairError) -> Outcome {
     match error {
         RepairError::Stopped | RepairError::Superseded => Outcome::Requeue,
-        RepairError::UnknownSymbol(why) if gap.attempts >= ABSENT_ATTEMPTS => {
-            match verdict::unknown_symbol(deps, gap, &why).await {
+        RepairError::UnknownSymbol(why) | RepairError::NotServed(why) if gap.attempts >= ABSENT_ATTEMPTS => {
+            match verdict::not_served(deps, gap, &why).await {
                 Ok(verdict) => apply(deps, gap, verdict).await,
                 Err(error) => Box::pin(handle_error(deps, gap, error)).await,
             }
         }
         // A single such answer may mean that the symbol is being listed or renamed.
-        RepairError::UnknownSymbol(why) => {
+        RepairError::UnknownSymbol(why) | RepairError::NotServed(why) => {
             gap.reason = why;
             keep_open(deps, gap, Duration::ZERO).await
         }
@@ -108,13 +112,24 @@ async fn apply(deps: &Deps, gap: &mut Gap, verdict: Verdict) -> Outcome {
         ranges => format!("{} ranges are not served; the first: {}", ranges.len(), ranges[0].2),
     };
     gap.doubt(&why, deps.answers.note(&gap.gap_id, deps.clock.monotonic()), deps.clock.now());
-    if gap.asked_for() < deps.confirm_after {
+    if gap.asked_for() < confirm_after(deps, gap, &ranges) {
         return keep_open(deps, gap, Duration::ZERO).await;
     }
     let asked = format!("asked for {} s", gap.asked_for().as_secs());
     let ranges = ranges.into_iter().map(|(range, state, why)| (range, state, format!("{why}; {asked}"))).collect();
     let rows = verdict::split(gap, ranges, deps.clock.now());
     close(deps, gap, rows).await
+}
+
+/// How long the exchange must be asked before these ranges close.
+fn confirm_after(deps: &Deps, gap: &Gap, ranges: &[(Range, GapState, String)]) -> Duration {
+    let refill = deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel).map(|channel| channel.refill);
+    let only_older = ranges.iter().all(|(_, state, _)| *state == GapState::Unrecoverable);
+    match refill {
+        // It serves its newest rows only: what is older never comes back. The pause lets a shard catch up.
+        Some(Refill::Recent(_)) if only_older => deps.confirm_after.min(RECENT_CONFIRM),
+        _ => deps.confirm_after,
+    }
 }
 
 async fn fill(deps: &Deps, gap: &mut Gap, stop: &CancellationToken) -> Result<Attempt, RepairError> {

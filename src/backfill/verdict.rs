@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::rest::RestError;
+use crate::exchange::spec::Refill;
 use crate::gap::{ABSENT_ATTEMPTS, Absence, Gap, GapState, Neighbours, Range, classify_absence, served_until};
 use crate::market::{Channel, Timestamp};
 
@@ -133,11 +134,19 @@ fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Tim
         Channel::Kline(_) => ts.rfc3339(),
         _ => format!("{position} of {}", ts.rfc3339()),
     };
-    format!("no longer served: the exchange's oldest is {oldest}; these rows would have been served until {until}")
+    match deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel).map(|channel| channel.refill) {
+        Some(Refill::Recent(rows)) => {
+            format!("the exchange serves only its newest {rows} rows: its oldest is {oldest}")
+        }
+        _ => format!(
+            "no longer served: the exchange's oldest is {oldest}; these rows would have been served until {until}"
+        ),
+    }
 }
 
-/// The absent part of a gap whose symbol the exchange does not know.
-pub(super) async fn unknown_symbol(deps: &Deps, gap: &Gap, why: &str) -> Result<Verdict, RepairError> {
+/// The absent part of a gap of which the exchange says that it does not know the symbol, or that it serves no row that
+/// old.
+pub(super) async fn not_served(deps: &Deps, gap: &Gap, why: &str) -> Result<Verdict, RepairError> {
     let absent = deps.history().missing(&gap.stream, gap.range, RANGES_PER_ATTEMPT).await;
     let absent = absent.map_err(RepairError::soon)?;
     if absent.is_empty() || absent.len() == RANGES_PER_ATTEMPT {

@@ -61,11 +61,14 @@ struct StreamCount {
     in_doubt: Vec<Gap>,
     /// Gaps that closed without rows that existed, also before the first row.
     lost: Vec<Gap>,
+    /// The exchange's numbers do not prove that nothing is missing.
+    unproven: bool,
 }
 
 impl StreamCount {
     fn is_complete(&self) -> bool {
-        self.missing.count == 0 && self.open_gaps == 0 && self.in_doubt.is_empty() && self.lost.is_empty()
+        let is_whole = self.missing.count == 0 && self.open_gaps == 0;
+        is_whole && self.in_doubt.is_empty() && self.lost.is_empty() && !self.unproven
     }
 }
 
@@ -151,11 +154,12 @@ async fn count(
     let never_existed = audit::never_existed(history, stream).await?;
     let block = BLOCK.max(range.len(step) / BLOCKS_MAX) * step;
     let mut stream_count = StreamCount { range: Some(range), ..StreamCount::default() };
-    let mut from = range.first;
+    let (mut from, mut present) = (range.first, 0);
     while let Some(rest) = Range::new(from, range.last) {
         let part = Range { first: from, last: rest.last.min(from.saturating_add(block - step)) };
         let stored = history.count(stream, part).await.context("count the rows")?;
         stream_count.backfilled += stored.backfilled;
+        present += stored.present;
         if stored.present < part.len(step) {
             let ranges_left = RANGES_MAX - stream_count.missing.ranges.len();
             let mut absent = audit::missing_positions(history, stream, part, &never_existed, ranges_left).await?;
@@ -165,11 +169,13 @@ async fn count(
         bar.inc(u64::try_from(part.len(step)).unwrap_or(0));
         from = part.last.saturating_add(step);
     }
+    let holes = stream_count.missing.ranges.len() + never_existed.iter().count();
+    stream_count.unproven = !audit::is_proven(stream, present, holes, !never_existed.is_empty());
     Ok(stream_count)
 }
 
 fn report(stream: &Stream, epoch: Option<i64>, stream_count: &StreamCount, format: Format) {
-    let StreamCount { range, backfilled, missing, open_gaps, in_doubt, lost } = stream_count;
+    let StreamCount { range, backfilled, missing, open_gaps, in_doubt, lost, unproven } = stream_count;
     let complete = stream_count.is_complete();
     if format == Format::Json {
         let ranges: Vec<(i64, i64)> = missing.ranges.iter().map(|range| (range.first, range.last)).collect();
@@ -179,7 +185,7 @@ fn report(stream: &Stream, epoch: Option<i64>, stream_count: &StreamCount, forma
                 "exchange": stream.exchange.as_str(), "symbol": stream.symbol.as_str(),
                 "channel": stream.channel.as_str(), "epoch": epoch, "first": range.map(|range| range.first),
                 "last": range.map(|range| range.last), "missing_count": missing.count, "missing": ranges,
-                "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete,
+                "backfilled": backfilled, "open_gaps": open_gaps, "complete": complete, "unproven": unproven,
                 "unconfirmed": ranges_of(in_doubt, GapState::Unconfirmed),
                 "unrecoverable": ranges_of(lost, GapState::Unrecoverable),
                 "refused": ranges_of(lost, GapState::Refused),
@@ -201,6 +207,13 @@ fn report(stream: &Stream, epoch: Option<i64>, stream_count: &StreamCount, forma
         stream.channel.span(*first, *last),
         missing.count
     );
+    if *unproven {
+        let neighbours = audit::NEIGHBOURS_MIN;
+        print_line!(
+            "  unproven: {} is not known to number without holes; {neighbours} neighbours would show it",
+            stream.exchange
+        );
+    }
     for Range { first, last } in missing.ranges.iter().take(RANGES_PRINTED_MAX) {
         print_line!("  missing {}", stream.channel.span(*first, *last));
     }

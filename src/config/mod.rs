@@ -6,6 +6,7 @@
 mod changes;
 mod cron_mistakes;
 pub mod environment;
+mod feeds;
 mod lookup;
 mod passwords;
 mod problem;

@@ -1,25 +1,19 @@
 //! Reads `tapekeeper.toml` into a [`Config`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::admin::AdminOptions;
-use crate::exchange::catalog;
-use crate::exchange::{Feed, Since};
-use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 use crate::{cache, history, log};
 
 use super::Config;
-use super::problem::did_you_mean;
-use super::reader::{Diagnostics, Table, parse, type_name};
-use super::spelling::spelling_help;
+use super::feeds::{feeds, url};
+use super::reader::{Diagnostics, Table, parse};
 use super::units::format_duration;
 
-/// Exchanges that the recorder does not support yet.
-const NOT_BUILT: [&str; 4] = ["okx", "bybit", "coinbase", "kraken"];
 /// The longest `instance`: as long as a host name's label may be.
 const INSTANCE_MAX: usize = 63;
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,170 +69,6 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
     }
     root.finish();
     config
-}
-
-fn feeds(root: &Table<'_>) -> Vec<Feed> {
-    let mut feeds: Vec<Feed> = Vec::new();
-    let mut seen: HashSet<Stream> = HashSet::new();
-    let tables = root.tables("feed");
-    let empty = root.value("feed").is_none_or(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
-    if empty {
-        let help = "add a table `[[feed]]` with at least `exchange`, `symbols` and `channels`".to_owned();
-        root.diagnostics().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
-    }
-    for table in tables {
-        let exchange = exchange(&table);
-        let symbols = symbols(&table);
-        let channels = channels(&table);
-        let since = since(&table);
-        let ws_url = url(&table, "ws_url", &["ws", "wss"]);
-        let rest_url = url(&table, "rest_url", &["http", "https"]);
-        let span = table.span();
-        if let (Some(exchange), Some(symbols), Some(channels)) = (exchange, symbols, channels) {
-            let feed = Feed { exchange, symbols, channels, since, ws_url, rest_url };
-            check_streams(&table, &feed, &mut seen);
-            if let Some(other) = feeds.iter().find(|other| other.exchange == exchange)
-                && other.rest_url != feed.rest_url
-            {
-                let message = format!("the feeds of {exchange} have different `rest_url`s");
-                let help = "an exchange has one REST budget: write the same `rest_url` in each of its feeds".to_owned();
-                let span = if table.has("rest_url") { table.key_span("rest_url") } else { span };
-                table.diagnostics().error(span, message, Some(help));
-            }
-            feeds.push(feed);
-        }
-        table.finish();
-    }
-    feeds
-}
-
-fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
-    let twice: Vec<String> =
-        feed.streams().into_iter().filter(|stream| !seen.insert(stream.clone())).map(|s| s.to_string()).collect();
-    if let Some(first) = twice.first() {
-        let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
-        let help = "each stream is recorded once: remove the symbol or the channel from one feed".to_owned();
-        table.diagnostics().error(
-            table.key_span("symbols"),
-            format!("duplicate feed: {first}{more} is named twice"),
-            Some(help),
-        );
-    }
-}
-
-fn exchange(table: &Table<'_>) -> Option<Exchange> {
-    if !table.has("exchange") {
-        missing(table, "exchange", "\"binance\"");
-    }
-    let (text, span) = table.text("exchange")?;
-    if let Some(exchange) = catalog::find(&text) {
-        return Some(exchange);
-    }
-    if NOT_BUILT.contains(&text.to_lowercase().as_str()) {
-        let help = "only `binance` is supported so far".to_owned();
-        table.diagnostics().error(span, format!("exchange `{text}` is not supported yet"), Some(help));
-        return None;
-    }
-    let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
-    let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-    table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
-    None
-}
-
-fn symbols(table: &Table<'_>) -> Option<Vec<Symbol>> {
-    if !table.has("symbols") {
-        missing(table, "symbols", "[\"BTCUSDT\"]");
-    }
-    let written = table.texts("symbols")?;
-    let mut symbols = Vec::new();
-    for (text, span) in written {
-        match Symbol::from_spelling(&text) {
-            Ok(symbol) => symbols.push(symbol),
-            Err(error) => {
-                let message = format!("`{text}` is not a symbol as the exchange spells it");
-                table.diagnostics().error(span, message, Some(spelling_help(error)));
-            }
-        }
-    }
-    Some(symbols)
-}
-
-fn channels(table: &Table<'_>) -> Option<Vec<Channel>> {
-    if !table.has("channels") {
-        missing(table, "channels", "[\"trade\", \"kline_1m\"]");
-    }
-    let written = table.texts("channels")?;
-    let known = Channel::ALL.map(Channel::as_str);
-    let mut channels = Vec::new();
-    for (text, span) in written {
-        match text.parse::<Channel>() {
-            Ok(channel) => channels.push(channel),
-            Err(()) => {
-                let help = did_you_mean(&text, known).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-                table.diagnostics().error(span, format!("unknown channel `{text}`"), Some(help));
-            }
-        }
-    }
-    Some(channels)
-}
-
-fn since(table: &Table<'_>) -> Since {
-    let Some(value) = table.value("since") else { return Since::Now };
-    let (text, span) = match value.get_ref() {
-        toml::de::DeValue::Integer(_) => {
-            return table.integer("since", 0, i64::MAX).map_or(Since::Now, Since::TradeId);
-        }
-        toml::de::DeValue::Datetime(at) => (at.to_string(), value.span()),
-        toml::de::DeValue::String(text) => (text.to_string(), value.span()),
-        other => {
-            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", type_name(other));
-            let help = "write `since = \"now\"`, `since = \"2026-01-31\"` or `since = 12345`".to_owned();
-            table.diagnostics().error(value.span(), message, Some(help));
-            return Since::Now;
-        }
-    };
-    if text == "now" {
-        return Since::Now;
-    }
-    if let Ok(id) = text.parse::<i64>()
-        && id >= 0
-    {
-        return Since::TradeId(id);
-    }
-    match Timestamp::parse(&text) {
-        Some(at) => Since::Time(at),
-        None => {
-            let help = "write \"now\", \"2026-01-31\", \"2026-01-31T12:00:00Z\" or a trade id".to_owned();
-            table.diagnostics().error(span, format!("`{text}` is not a point in time"), Some(help));
-            Since::Now
-        }
-    }
-}
-
-/// A base URL without a path: scheme, host and port.
-fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String> {
-    let (text, span) = table.text(key)?;
-    let expected = schemes.join(":// or ");
-    let Some((scheme, rest)) = text.split_once("://") else {
-        table.diagnostics().error(span, format!("`{text}` is not a URL"), Some(format!("begin with {expected}://")));
-        return None;
-    };
-    if !schemes.contains(&scheme) {
-        let message = format!("`{}` cannot use `{scheme}://`", table.name(key));
-        table.diagnostics().error(span, message, Some(format!("use {expected}://")));
-        return None;
-    }
-    let host = rest.strip_suffix('/').unwrap_or(rest);
-    if host.is_empty()
-        || host.contains(['/', '?', '#', '@', ' '])
-        || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
-    {
-        let help = format!("write only the base URL: `{scheme}://host:port`");
-        let message = format!("`{}` must be a base URL: scheme, host and port only", table.name(key));
-        table.diagnostics().error(span, message, Some(help));
-        return None;
-    }
-    Some(format!("{scheme}://{host}"))
 }
 
 fn log_options(table: Table<'_>) -> log::Options {
@@ -479,7 +309,7 @@ fn identifier(table: &Table<'_>, key: &'static str) -> Option<String> {
     Some(text)
 }
 
-fn missing(table: &Table<'_>, key: &str, example: &str) {
+pub(super) fn missing(table: &Table<'_>, key: &str, example: &str) {
     let help = format!("add `{key} = {example}`");
     table.diagnostics().missing(table.span(), format!("`{}` is missing", table.name(key)), help);
 }

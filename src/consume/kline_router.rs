@@ -14,6 +14,22 @@ use super::router::{DOUBT_MAX_US, StreamRouter, SymbolStreams, does_not_fit, hel
 use super::stream_state::StreamState;
 
 impl StreamRouter<'_> {
+    /// Routes a kline of an exchange that does not say when a kline is final: one of a later interval closes it.
+    pub(super) fn kline_closed_by_successor(
+        &mut self,
+        streams: &mut SymbolStreams,
+        kline: Kline,
+        event_time: Option<Timestamp>,
+        source: Source,
+        connection: i64,
+    ) -> bool {
+        let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
+        if let Some((closed, event_time, source)) = state.open_klines.follow(connection, &kline, event_time, &source) {
+            self.kline(streams, closed, event_time, source, connection);
+        }
+        self.kline(streams, kline, event_time, source, connection)
+    }
+
     pub(super) fn kline(
         &mut self,
         streams: &mut SymbolStreams,

@@ -10,6 +10,7 @@ mod inputs;
 mod kline_router;
 mod known_rows;
 mod letter_report;
+mod open_klines;
 mod partition_time;
 mod plausible;
 mod ready_batch;

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::exchange::spec::KlineClose;
 use crate::exchange::{Dialect, Event, MarketEvent};
 use crate::history::EpochRow;
 use crate::log::{Offsets, Partition, Record};
@@ -57,6 +58,8 @@ pub struct ReorderBuffer {
 /// The symbols of one exchange.
 struct ExchangeState {
     dialect: Arc<dyn Dialect>,
+    /// How its klines close.
+    close: KlineClose,
     index: HashMap<Symbol, usize>,
     symbols: Vec<SymbolStreams>,
     /// The exchange's time, as its event times show it.
@@ -89,7 +92,15 @@ impl ReorderBuffer {
                 let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
                 (
                     exchange,
-                    ExchangeState { dialect, index, symbols, time: ExchangeTime::default(), clock: None, holding },
+                    ExchangeState {
+                        close: dialect.spec().kline_close(),
+                        dialect,
+                        index,
+                        symbols,
+                        time: ExchangeTime::default(),
+                        clock: None,
+                        holding,
+                    },
                 )
             })
             .collect();
@@ -218,14 +229,12 @@ impl ReorderBuffer {
             return;
         };
         let (dialect, connection) = (exchange_state.dialect.clone(), record.frame.connection);
-        let payload = &record.frame.payload;
-        let decoded =
-            dialect.decode(payload, &mut |market| self.route(dialect.exchange(), market, &source, at, connection));
-        if let Err(error) = decoded {
-            let stream = stream_of(dialect.as_ref(), &record.frame);
-            let reason = error.to_string();
+        let exchange = dialect.exchange();
+        let mut sink = |market: MarketEvent<'_>| self.route(exchange, market, &source, at, connection);
+        if let Err(error) = dialect.decode(&record.frame.payload, &mut sink) {
+            let (stream, reason) = (stream_of(dialect.as_ref(), &record.frame), error.to_string());
             let name = stream.as_ref().map_or_else(|| record.frame.key.to_string(), Stream::to_string);
-            self.undecodable.failed(dialect.exchange(), stream, &source, &reason);
+            self.undecodable.failed(exchange, stream, &source, &reason);
             self.dead_letter(source, &name, reason);
         }
     }
@@ -259,6 +268,9 @@ impl ReorderBuffer {
         let source = source.clone();
         let holding = match event {
             Event::Trade(trade) => router.trade(streams, trade, source, connection),
+            Event::Kline(kline) if exchange_state.close == KlineClose::Successor => {
+                router.kline_closed_by_successor(streams, kline, event_time, source, connection)
+            }
             Event::Kline(kline) => router.kline(streams, kline, event_time, source, connection),
             Event::Book(book) => router.book(streams, book, source, connection),
         };

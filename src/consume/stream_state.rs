@@ -12,6 +12,7 @@ use crate::writer::Source;
 use crate::progress::StreamProgress;
 
 use super::inputs::Watermark;
+use super::open_klines::OpenKlines;
 use super::plausible::{JUMP_MIN, Pace, RecentKlines, RecentTrades};
 
 /// Most expectations kept per stream; more than a few accumulate only while the stream is not consumed.
@@ -79,6 +80,7 @@ pub struct StreamState<T> {
     pub pace: Pace,
     pub recent: RecentTrades,
     pub recent_klines: RecentKlines,
+    pub open_klines: OpenKlines,
     /// Items that do not fit the stream, in order of arrival, until the exchange says which it is.
     pub doubtful: Vec<(T, Source)>,
     /// When the oldest of them arrived, by the partition's time and by the monotonic clock.
@@ -104,6 +106,7 @@ impl<T> StreamState<T> {
             pace: Pace::default(),
             recent: RecentTrades::default(),
             recent_klines: RecentKlines::default(),
+            open_klines: OpenKlines::default(),
             doubtful: Vec::new(),
             doubtful_since: None,
             epoch: 0,

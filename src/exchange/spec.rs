@@ -13,6 +13,8 @@ pub struct Spec {
     pub exchange: Exchange,
     /// The name for people: `Binance Spot`.
     pub title: &'static str,
+    /// A symbol as the venue spells it.
+    pub example: &'static str,
     /// Its WebSocket addresses. A connection carries streams of one of them.
     pub sockets: &'static [SocketSpec],
     /// The channels that it sends.

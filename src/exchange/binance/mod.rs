@@ -28,6 +28,7 @@ pub struct Binance;
 const SPEC: Spec = Spec {
     exchange: Exchange::named("binance"),
     title: "Binance Spot",
+    example: "BTCUSDT",
     sockets: &[SocketSpec {
         base: "wss://stream.binance.com:9443",
         path: "/stream",

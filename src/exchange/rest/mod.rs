@@ -10,6 +10,7 @@
 
 mod answer;
 mod budget;
+mod by_id;
 mod by_time;
 mod deadlines;
 mod exchange_clock;
@@ -257,7 +258,11 @@ impl Rest {
         at: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
-        match self.ask(&Request::TradeAt { symbol, at }, Purpose::Query, stop).await? {
+        let request = Request::TradeAt { symbol, at };
+        if self.dialect.ask(&request).is_none() {
+            return self.trade_at_by_id(symbol, at, stop).await;
+        }
+        match self.ask(&request, Purpose::Query, stop).await? {
             (DialectAnswer::TradeAt(id), _) => Ok(id),
             _ => Err(self.mismatch()),
         }

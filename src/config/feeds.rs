@@ -1,0 +1,182 @@
+//! Reads the feeds of `tapekeeper.toml`: what to record of which exchange.
+
+use std::collections::HashSet;
+
+use crate::exchange::{Dialect, Feed, Since, catalog};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+
+use super::problem::did_you_mean;
+use super::reader::{Table, type_name};
+use super::service::missing;
+use super::spelling::spelling_help;
+
+/// Reads every `[[feed]]`.
+pub(super) fn feeds(root: &Table<'_>) -> Vec<Feed> {
+    let mut feeds: Vec<Feed> = Vec::new();
+    let mut seen: HashSet<Stream> = HashSet::new();
+    let tables = root.tables("feed");
+    let empty = root.value("feed").is_none_or(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
+    if empty {
+        let help = "add a table `[[feed]]` with at least `exchange`, `symbols` and `channels`".to_owned();
+        root.diagnostics().missing(0..0, "there is no `[[feed]]`: nothing would be recorded", help);
+    }
+    for table in tables {
+        let exchange = exchange(&table);
+        let dialect = exchange.and_then(catalog::dialect);
+        let symbols = symbols(&table, dialect.as_deref());
+        let channels = channels(&table, dialect.as_deref());
+        let since = since(&table);
+        let ws_url = url(&table, "ws_url", &["ws", "wss"]);
+        let rest_url = url(&table, "rest_url", &["http", "https"]);
+        let span = table.span();
+        if let (Some(exchange), Some(symbols), Some(channels)) = (exchange, symbols, channels) {
+            let feed = Feed { exchange, symbols, channels, since, ws_url, rest_url };
+            check_streams(&table, &feed, &mut seen);
+            if let Some(other) = feeds.iter().find(|other| other.exchange == exchange)
+                && other.rest_url != feed.rest_url
+            {
+                let message = format!("the feeds of {exchange} have different `rest_url`s");
+                let help = "an exchange has one REST budget: write the same `rest_url` in each of its feeds".to_owned();
+                let span = if table.has("rest_url") { table.key_span("rest_url") } else { span };
+                table.diagnostics().error(span, message, Some(help));
+            }
+            feeds.push(feed);
+        }
+        table.finish();
+    }
+    feeds
+}
+
+fn check_streams(table: &Table<'_>, feed: &Feed, seen: &mut HashSet<Stream>) {
+    let twice: Vec<String> =
+        feed.streams().into_iter().filter(|stream| !seen.insert(stream.clone())).map(|s| s.to_string()).collect();
+    if let Some(first) = twice.first() {
+        let more = if twice.len() > 1 { format!(" and {} more", twice.len() - 1) } else { String::new() };
+        let help = "each stream is recorded once: remove the symbol or the channel from one feed".to_owned();
+        table.diagnostics().error(
+            table.key_span("symbols"),
+            format!("duplicate feed: {first}{more} is named twice"),
+            Some(help),
+        );
+    }
+}
+
+fn exchange(table: &Table<'_>) -> Option<Exchange> {
+    if !table.has("exchange") {
+        missing(table, "exchange", "\"binance\"");
+    }
+    let (text, span) = table.text("exchange")?;
+    if let Some(exchange) = catalog::find(&text) {
+        return Some(exchange);
+    }
+    let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
+    let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+    table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
+    None
+}
+
+fn symbols(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Symbol>> {
+    let example = dialect.map_or("BTCUSDT", |dialect| dialect.spec().example);
+    if !table.has("symbols") {
+        missing(table, "symbols", &format!("[{example:?}]"));
+    }
+    let written = table.texts("symbols")?;
+    // Without a known exchange nobody can say how it spells its symbols.
+    let dialect = dialect?;
+    let mut symbols = Vec::new();
+    for (text, span) in written {
+        match dialect.symbol(&text) {
+            Ok(symbol) => symbols.push(symbol),
+            Err(error) => {
+                let message = format!("`{text}` is not a symbol as the exchange spells it");
+                table.diagnostics().error(span, message, Some(spelling_help(dialect.spec(), error)));
+            }
+        }
+    }
+    Some(symbols)
+}
+
+fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Channel>> {
+    if !table.has("channels") {
+        missing(table, "channels", "[\"trade\", \"kline_1m\"]");
+    }
+    let written = table.texts("channels")?;
+    let sent = |channel: &Channel| dialect.is_none_or(|dialect| dialect.spec().channel(*channel).is_some());
+    let known: Vec<&str> = Channel::ALL.into_iter().filter(sent).map(Channel::as_str).collect();
+    let mut channels = Vec::new();
+    for (text, span) in written {
+        match text.parse::<Channel>() {
+            Ok(channel) if sent(&channel) => channels.push(channel),
+            Ok(channel) => {
+                let title = dialect.map_or("the exchange", |dialect| dialect.spec().title);
+                let message = format!("{title} does not send `{channel}`");
+                table.diagnostics().error(span, message, Some(format!("it sends: {}", known.join(", "))));
+            }
+            Err(()) => {
+                let help = did_you_mean(&text, known.iter().copied())
+                    .unwrap_or_else(|| format!("known: {}", known.join(", ")));
+                table.diagnostics().error(span, format!("unknown channel `{text}`"), Some(help));
+            }
+        }
+    }
+    Some(channels)
+}
+
+fn since(table: &Table<'_>) -> Since {
+    let Some(value) = table.value("since") else { return Since::Now };
+    let (text, span) = match value.get_ref() {
+        toml::de::DeValue::Integer(_) => {
+            return table.integer("since", 0, i64::MAX).map_or(Since::Now, Since::TradeId);
+        }
+        toml::de::DeValue::Datetime(at) => (at.to_string(), value.span()),
+        toml::de::DeValue::String(text) => (text.to_string(), value.span()),
+        other => {
+            let message = format!("`feed.since` must be \"now\", a date or a trade id, not {}", type_name(other));
+            let help = "write `since = \"now\"`, `since = \"2026-01-31\"` or `since = 12345`".to_owned();
+            table.diagnostics().error(value.span(), message, Some(help));
+            return Since::Now;
+        }
+    };
+    if text == "now" {
+        return Since::Now;
+    }
+    if let Ok(id) = text.parse::<i64>()
+        && id >= 0
+    {
+        return Since::TradeId(id);
+    }
+    match Timestamp::parse(&text) {
+        Some(at) => Since::Time(at),
+        None => {
+            let help = "write \"now\", \"2026-01-31\", \"2026-01-31T12:00:00Z\" or a trade id".to_owned();
+            table.diagnostics().error(span, format!("`{text}` is not a point in time"), Some(help));
+            Since::Now
+        }
+    }
+}
+
+/// A base URL without a path: scheme, host and port.
+pub(super) fn url(table: &Table<'_>, key: &'static str, schemes: &[&str]) -> Option<String> {
+    let (text, span) = table.text(key)?;
+    let expected = schemes.join(":// or ");
+    let Some((scheme, rest)) = text.split_once("://") else {
+        table.diagnostics().error(span, format!("`{text}` is not a URL"), Some(format!("begin with {expected}://")));
+        return None;
+    };
+    if !schemes.contains(&scheme) {
+        let message = format!("`{}` cannot use `{scheme}://`", table.name(key));
+        table.diagnostics().error(span, message, Some(format!("use {expected}://")));
+        return None;
+    }
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    if host.is_empty()
+        || host.contains(['/', '?', '#', '@', ' '])
+        || format!("{scheme}://{host}").parse::<reqwest::Url>().is_err()
+    {
+        let help = format!("write only the base URL: `{scheme}://host:port`");
+        let message = format!("`{}` must be a base URL: scheme, host and port only", table.name(key));
+        table.diagnostics().error(span, message, Some(help));
+        return None;
+    }
+    Some(format!("{scheme}://{host}"))
+}
