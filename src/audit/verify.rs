@@ -15,6 +15,8 @@ use crate::gap::Range;
 use crate::history::{History, KlineRow};
 use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
 
+use super::window::first_position_at;
+
 /// Trades read at a time.
 const TRADES_MAX: usize = 20_000;
 /// Klines read at a time; the exchange's page size.
@@ -135,11 +137,14 @@ async fn against_trades(
     kline: &Kline,
     report: &mut VerifyReport,
 ) -> anyhow::Result<()> {
-    if kline.trade_count == 0 {
+    if kline.volume.is_zero() {
         // "No trades: n=0, o=h=l=c=previous close": there are no trades to rebuild it from.
         return Ok(());
     }
-    let range = Range::new(kline.first_trade_id, kline.last_trade_id).filter(|range| range.first >= 0);
+    let range = match (trades, kline.first_trade_id) {
+        (Some(trades), ..0) => range_by_time(history, trades, kline).await?,
+        _ => Range::new(kline.first_trade_id, kline.last_trade_id),
+    };
     let rebuilt = match (trades, range) {
         (Some(trades), Some(range)) => rebuild(history, trades, range, kline).await?,
         _ => None,
@@ -152,6 +157,15 @@ async fn against_trades(
         None => report.without_trades += 1,
     }
     Ok(())
+}
+
+/// The trades of a kline that does not name them: those within its time. `None` when history does not reach beyond both
+/// of its ends, because trades of the kline may then lie outside of history.
+async fn range_by_time(history: &Arc<dyn History>, trades: &Stream, kline: &Kline) -> anyhow::Result<Option<Range>> {
+    let Some(extent) = history.extent(trades).await.context("find the first and last trade")? else { return Ok(None) };
+    let at = async |time| first_position_at(history, trades, extent, time).await.context("find a kline's trades");
+    let (first, end) = (at(kline.open_time).await?, at(kline.close_time.plus_micros(1)).await?);
+    Ok(Range::new(first, end - 1).filter(|range| range.first > extent.first && range.last < extent.last))
 }
 
 /// Rebuilds the kline from its trades; `None` when one of them is not stored.
@@ -174,8 +188,13 @@ async fn rebuild(
         }
         rest = rows.last().and_then(|row| Range::new(row.trade.id + 1, range.last));
     }
-    // Trades do not contain the quote volume.
-    Ok(rebuilt.map(|rebuilt| Kline { quote_volume: kline.quote_volume, ..rebuilt }))
+    // Trades do not contain the quote volume, and not every exchange counts the trades of a kline.
+    let counts = kline.trade_count > 0;
+    Ok(rebuilt.map(|rebuilt| Kline {
+        quote_volume: kline.quote_volume,
+        trade_count: if counts { rebuilt.trade_count } else { kline.trade_count },
+        ..rebuilt
+    }))
 }
 
 fn add_trade(rebuilt: &mut Option<Kline>, trade: &Trade, like: &Kline) {

@@ -20,6 +20,7 @@ mod schedule;
 mod service;
 pub mod simulate;
 mod status;
+mod symbols;
 mod table;
 mod tail;
 mod watch;
@@ -72,6 +73,8 @@ enum Command {
     Audit(audit::Args),
     /// Writes the rows of a stream, with or without the service; exit 1 when the range is not complete
     Export(export::Args),
+    /// Lists the symbols of an exchange with their states, or what each venue can do
+    Symbols(symbols::Args),
     /// Prints trades as history receives them, with or without the service, until interrupted
     Tail(tail::Args),
     /// Decodes the frames of the log again and writes their rows to history
@@ -134,6 +137,7 @@ impl Cli {
             Some(Command::Tail(args)) => {
                 output::allow_closed_stdout(tail::run(args, &load(&config_paths)?, format).await)
             }
+            Some(Command::Symbols(args)) => symbols::run(args, &load(&config_paths)?, format, until_stopped()?).await,
             Some(Command::Replay(args)) => replay::run(args, &load(&config_paths)?, format, until_stopped()?).await,
             Some(Command::Copy(args)) => copy::run(args, format, until_stopped()?).await,
             Some(Command::PackageFiles(args)) => {

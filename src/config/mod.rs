@@ -20,7 +20,7 @@ mod units;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use problem::{Problem, Problems, Severity, Source};
+pub use problem::{Problem, Problems, Severity, Source, did_you_mean};
 pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 use crate::admin::AdminOptions;

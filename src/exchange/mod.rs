@@ -9,6 +9,7 @@ mod fields;
 mod json_parts;
 mod listing_state;
 mod page;
+mod pattern;
 pub mod peer;
 mod proxy;
 pub mod rest;
@@ -24,6 +25,7 @@ pub use dialect::{
 pub use feed::{Feed, Since};
 pub use listing_state::{ListingEntry, ListingStates, TradingState};
 pub use page::{Page, RefusedRow};
+pub use pattern::SymbolPattern;
 pub use proxy::Proxy;
 pub use spec::SocketLimits;
 

@@ -270,3 +270,40 @@ impl Spec {
         self.channels.iter().find_map(close).unwrap_or(KlineClose::Flag)
     }
 }
+
+/// The facts of a channel in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelWords {
+    /// How far back REST serves rows.
+    pub reach: String,
+    /// What comes first after a subscription.
+    pub on_subscribe: String,
+    /// How a kline closes; empty for other channels.
+    pub closes: &'static str,
+}
+
+impl ChannelSpec {
+    /// The facts in words, for people.
+    pub fn words(&self) -> ChannelWords {
+        let closes = match self.kind {
+            ChannelKind::Kline { close: KlineClose::Flag, .. } => "by a flag",
+            ChannelKind::Kline { close: KlineClose::Successor, .. } => "by the next one",
+            _ => "",
+        };
+        let on_subscribe = match self.on_subscribe {
+            OnSubscribe::Nothing => "nothing".to_owned(),
+            OnSubscribe::Overlap(rows) => format!("the last {rows}"),
+        };
+        let reach = match self.reach {
+            Reach::All => "all".to_owned(),
+            Reach::For(age) => format!("{} days", age.as_secs() / 86_400),
+            Reach::Rows(0) => "none".to_owned(),
+            Reach::Rows(rows) => format!("{rows} rows"),
+        };
+        ChannelWords { reach, on_subscribe, closes }
+    }
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;
