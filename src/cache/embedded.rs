@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Cache, CacheError, Update};
+use super::{Cache, CacheError, Update, kline_is_newer};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
 /// The latest value of every stream, in this process. One lock is enough: an update takes microseconds.
@@ -46,7 +46,7 @@ impl Cache for EmbeddedCache {
         }
         for (exchange, symbol, kline) in &update.klines {
             moved += put(&mut values.klines, (*exchange, symbol.clone(), kline.interval), *kline, |stored| {
-                is_newer_kline(kline, stored)
+                kline_is_newer(kline, stored)
             });
         }
         for (exchange, symbol, book) in &update.books {
@@ -86,11 +86,6 @@ impl Cache for EmbeddedCache {
     async fn ping(&self) -> Result<String, CacheError> {
         Ok(concat!("embedded ", env!("CARGO_PKG_VERSION")).to_owned())
     }
-}
-
-/// By open time; then a closed kline is newer than an open one; then more trades are newer.
-fn is_newer_kline(kline: &Kline, stored: &Kline) -> bool {
-    (kline.open_time, kline.closed, kline.trade_count) > (stored.open_time, stored.closed, stored.trade_count)
 }
 
 fn put<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, is_newer: impl FnOnce(&V) -> bool) -> u64 {

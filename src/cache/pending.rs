@@ -33,9 +33,10 @@ pub fn tick_is_newer(new: &Tick, old: &Tick) -> bool {
 }
 
 /// Whether a kline replaces another: it opened later; or it opened at the same time and is closed while the other is
-/// open; or both are equal in that and it has more trades.
+/// open; or both are equal in that and it has more trades; or more volume, because not every exchange counts the trades.
 pub fn kline_is_newer(new: &Kline, old: &Kline) -> bool {
-    (new.open_time, new.closed, new.trade_count) > (old.open_time, old.closed, old.trade_count)
+    let order = |kline: &Kline| (kline.open_time, kline.closed, kline.trade_count, kline.volume);
+    order(new) > order(old)
 }
 
 impl PendingUpdates {

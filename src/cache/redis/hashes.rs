@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick, Timestamp, parse_decimal, plain};
+use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick, Timestamp, parse_decimal, plain, scaled};
 
 /// A hash to write. The first `order` fields decide whether it is newer than the stored one.
 #[derive(Debug)]
@@ -16,10 +16,12 @@ pub(super) struct HashWrite {
 }
 
 const TICK: [&str; 5] = ["ts", "trade_id", "price", "quantity", "side"];
-const KLINE: [&str; 13] = [
+const KLINE: [&str; 14] = [
     "open_time",
     "closed",
     "trade_count",
+    // The volume as an integer, 10^18 times as large: the function of the server compares integers.
+    "volume_units",
     "interval",
     "close_time",
     "open",
@@ -70,12 +72,13 @@ pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> HashWrit
     HashWrite { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
 }
 
-/// The hash of a kline: a later open time is newer, then closed before open, then more trades.
+/// The hash of a kline: a later open time is newer, then closed before open, then more trades, then more volume.
 pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> HashWrite {
     let values = [
         kline.open_time.micros().to_string(),
         i32::from(kline.closed).to_string(),
         kline.trade_count.to_string(),
+        scaled(kline.volume).unwrap_or_default().to_string(),
         kline.interval.to_string(),
         kline.close_time.micros().to_string(),
         plain(kline.open),
@@ -88,7 +91,7 @@ pub(super) fn kline(exchange: Exchange, symbol: &Symbol, kline: &Kline) -> HashW
         kline.last_trade_id.to_string(),
     ];
     let key = kline_key(exchange, symbol, kline.interval);
-    HashWrite { key, order: 3, fields: KLINE.into_iter().zip(values).collect() }
+    HashWrite { key, order: 4, fields: KLINE.into_iter().zip(values).collect() }
 }
 
 /// The hash of a book: a higher update id is newer.

@@ -119,6 +119,12 @@ async fn a_kline_only_moves_forward(store: &dyn CacheStore) {
         cache.apply(&klines(&[applied])).await.unwrap();
         assert_eq!(latest_kline(&*cache).await == Some(applied), wins, "after {applied:?}");
     }
+    // Not every exchange counts the trades of a kline: more volume is newer.
+    for (volume, wins) in [("1.5", true), ("1.25", false), ("10.000000000000000001", true), ("9.9", false)] {
+        let applied = Kline { volume: volume.parse().unwrap(), ..kline(7, 0, false) };
+        cache.apply(&klines(&[applied])).await.unwrap();
+        assert_eq!(latest_kline(&*cache).await == Some(applied), wins, "after {applied:?}");
+    }
 }
 
 async fn a_book_only_moves_forward(store: &dyn CacheStore) {
