@@ -8,9 +8,9 @@
 mod subscriptions;
 mod unrequested;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::exchange::{Dialect, Route};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, LogError};
-use crate::market::{Frame, Origin, Stream, Timestamp};
+use crate::market::{Exchange, Frame, Origin, Stream, Timestamp};
 use crate::messages;
 use crate::retry::Backoff;
 
@@ -49,18 +49,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// What ingest has counted; cheap to read.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Frames made durable in the log.
-    pub frames: AtomicU64,
-    /// Their bytes.
-    pub bytes: AtomicU64,
-    /// Appends.
-    pub appends: AtomicU64,
-    /// Appends that the log refused.
-    pub refused: AtomicU64,
-    /// Times a connection was opened.
-    pub connects: AtomicU64,
-    /// Times a connection ended.
-    pub disconnects: AtomicU64,
+    exchanges: Mutex<BTreeMap<Exchange, Arc<ExchangeCounters>>>,
     /// Frames of streams that this recorder did not subscribe to: dropped.
     pub unrequested: Unrequested,
     /// The streams that connections carry, and those that the exchange refuses.
@@ -69,35 +58,69 @@ pub struct Counters {
     pub last_seen: LastSeen,
 }
 
-/// When each stream's newest frame arrived at a socket. `Progress` shows the same later, after log and consumer: a
-/// stream that is late there is not silent.
+/// What ingest has counted of one exchange.
 #[derive(Debug, Default)]
-pub struct LastSeen {
-    streams: Mutex<HashMap<Stream, Arc<AtomicI64>>>,
+pub struct ExchangeCounters {
+    /// Frames made durable in the log.
+    pub frames: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+    /// Appends that the log refused.
+    pub refused: AtomicU64,
+    /// Times a connection was opened.
+    pub connects: AtomicU64,
+    /// Times a connection ended.
+    pub disconnects: AtomicU64,
     /// When the oldest frame of the append in progress was received; 0 when there is none.
     oldest_pending: AtomicI64,
 }
 
-impl LastSeen {
-    /// When the newest frame of a stream was received; `None` when none was.
-    pub fn get(&self, stream: &Stream) -> Option<Timestamp> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = streams.get(stream)?.load(Ordering::Relaxed);
-        (at != 0).then_some(Timestamp(at))
+impl Counters {
+    /// The counters of one exchange.
+    pub fn of(&self, exchange: Exchange) -> Arc<ExchangeCounters> {
+        self.lock().entry(exchange).or_default().clone()
     }
 
-    /// How long the append in progress has taken. Beyond some seconds the sockets are not read, so a silent stream
-    /// proves nothing.
-    pub fn append_delay(&self, now: Timestamp) -> Duration {
-        match self.oldest_pending.load(Ordering::Relaxed) {
+    /// The counters of each exchange.
+    pub fn exchanges(&self) -> BTreeMap<Exchange, Arc<ExchangeCounters>> {
+        self.lock().clone()
+    }
+
+    /// The sum of one counter over all exchanges.
+    pub fn total(&self, counter: impl Fn(&ExchangeCounters) -> &AtomicU64) -> u64 {
+        self.lock().values().map(|counters| counter(counters).load(Ordering::Relaxed)).sum()
+    }
+
+    /// How long the append in progress of an exchange's frames has taken. Beyond some seconds its sockets are not read,
+    /// so a silent stream proves nothing.
+    pub fn append_delay(&self, exchange: Exchange, now: Timestamp) -> Duration {
+        match self.of(exchange).oldest_pending.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => Duration::from_micros(u64::try_from(now.micros() - since).unwrap_or(0)),
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Exchange, Arc<ExchangeCounters>>> {
+        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When each stream's newest frame arrived at a socket. `Progress` shows the same later, after log and consumer: a
+/// stream that is late there is not silent.
+#[derive(Debug, Default)]
+pub struct LastSeen(Mutex<HashMap<Stream, Arc<AtomicI64>>>);
+
+impl LastSeen {
+    /// When the newest frame of a stream was received; `None` when none was.
+    pub fn get(&self, stream: &Stream) -> Option<Timestamp> {
+        let streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = streams.get(stream)?.load(Ordering::Relaxed);
+        (at != 0).then_some(Timestamp(at))
+    }
+
     /// The cell with the receive time of a stream's newest frame, microseconds since 1970.
     pub(crate) fn stamp(&self, stream: &Stream) -> Arc<AtomicI64> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         streams.entry(stream.clone()).or_default().clone()
     }
 }
@@ -143,8 +166,8 @@ pub async fn run(
         heartbeat.beat();
         let ended = collect(&mut events, &mut frames, &mut keys, &deps).await;
         let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
-        deps.counters.last_seen.oldest_pending.store(oldest, Ordering::Relaxed);
-        if !frames.is_empty() && !append(&deps, std::mem::take(&mut frames), &heartbeat, &stop).await? {
+        keys.counters.oldest_pending.store(oldest, Ordering::Relaxed);
+        if !frames.is_empty() && !append(&deps, &keys.counters, std::mem::take(&mut frames), &heartbeat, &stop).await? {
             return Ok(());
         }
         if ended {
@@ -181,6 +204,7 @@ async fn collect(
 /// Appends and retries until the log accepts the frames; `false` when `stop` was cancelled first.
 async fn append(
     deps: &Deps,
+    counters: &ExchangeCounters,
     frames: Vec<Frame>,
     heartbeat: &Heartbeat,
     stop: &CancellationToken,
@@ -193,9 +217,8 @@ async fn append(
         // A frame is some reference counts and a time: a clone of the batch is cheap.
         match heartbeat.beat_while(APPEND_MAX, deps.log.append(frames.clone())).await {
             Ok(()) => {
-                deps.counters.frames.fetch_add(count, Ordering::Relaxed);
-                deps.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-                deps.counters.appends.fetch_add(1, Ordering::Relaxed);
+                counters.frames.fetch_add(count, Ordering::Relaxed);
+                counters.bytes.fetch_add(bytes, Ordering::Relaxed);
                 if failed {
                     deps.health.restored("ingest");
                     info!("the log accepts frames again");
@@ -204,7 +227,7 @@ async fn append(
             }
             Err(error @ (LogError::Fatal(_) | LogError::Damaged(_))) => return Err(error),
             Err(LogError::Unavailable(why)) => {
-                deps.counters.refused.fetch_add(1, Ordering::Relaxed);
+                counters.refused.fetch_add(1, Ordering::Relaxed);
                 if !failed {
                     warn!(
                         MESSAGE_ID = messages::LOG_REFUSES,
@@ -230,14 +253,15 @@ struct Keys {
     /// The key of markers and of frames without a stream.
     exchange: Arc<str>,
     streams: watch::Receiver<Vec<Stream>>,
+    counters: Arc<ExchangeCounters>,
 }
 
 impl Keys {
     fn new(deps: &Deps) -> Self {
         let (dialect, streams) = (deps.dialect.clone(), deps.streams.clone());
         let exchange = Arc::from(dialect.exchange().as_str());
-        let dropper = Dropper::new(dialect.exchange());
-        let mut keys = Self { dialect, by_stream: HashMap::new(), dropper, exchange, streams };
+        let (dropper, counters) = (Dropper::new(dialect.exchange()), deps.counters.of(dialect.exchange()));
+        let mut keys = Self { dialect, by_stream: HashMap::new(), dropper, exchange, streams, counters };
         keys.refresh(&deps.counters);
         keys
     }
@@ -272,14 +296,14 @@ impl Keys {
                 }
             }
             SocketEvent::Connected { connection, streams } => {
-                deps.counters.connects.fetch_add(1, Ordering::Relaxed);
+                self.counters.connects.fetch_add(1, Ordering::Relaxed);
                 info!("connection {connection} carries {} streams", streams.len());
                 deps.counters.subscriptions.accepted(connection, &streams, deps.clock.now());
                 frames.push(self.marker(connection, Origin::Connected, &streams, "", deps.clock.now()));
                 send_event(deps, ConnectionEvent::Up(connection, streams));
             }
             SocketEvent::Disconnected { connection, streams, reason } => {
-                deps.counters.disconnects.fetch_add(1, Ordering::Relaxed);
+                self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
                 deps.counters.subscriptions.ended(connection);
                 info!("connection {connection} ended: {reason}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));

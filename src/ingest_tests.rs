@@ -30,21 +30,32 @@ async fn a_frame_that_waits_for_the_log_counts_as_seen_and_delays_the_append() {
     };
     let ingest = tokio::spawn(run(deps, received, Heartbeats::default().watch("ingest"), CancellationToken::new()));
     let last_seen = &counters.last_seen;
-    assert_eq!((last_seen.get(&stream), last_seen.append_delay(Timestamp(SECOND))), (None, Duration::ZERO));
+    assert_eq!(
+        (last_seen.get(&stream), counters.append_delay(stream.exchange, Timestamp(SECOND))),
+        (None, Duration::ZERO)
+    );
     faults.set_outage(true);
     let payload = Bytes::from_static(br#"{"stream":"btcusdt@trade","data":{}}"#);
     let frames = vec![(Timestamp(5 * SECOND), payload.clone()), (Timestamp(7 * SECOND), payload)];
     events.send(SocketEvent::Frames { connection: 1, frames }).await.unwrap();
-    while counters.refused.load(Ordering::Relaxed) < 2 {
+    while counters.total(|of| &of.refused) < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(last_seen.get(&stream), Some(Timestamp(7 * SECOND)));
-    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::from_secs(4), "since the oldest frame arrived");
+    assert_eq!(
+        counters.append_delay(stream.exchange, Timestamp(9 * SECOND)),
+        Duration::from_secs(4),
+        "since the oldest frame arrived"
+    );
     faults.set_outage(false);
     drop(events);
     ingest.await.unwrap().unwrap();
-    assert_eq!(counters.frames.load(Ordering::Relaxed), 2);
-    assert_eq!(last_seen.append_delay(Timestamp(9 * SECOND)), Duration::ZERO, "no frame waits any more");
+    assert_eq!(counters.total(|of| &of.frames), 2);
+    assert_eq!(
+        counters.append_delay(stream.exchange, Timestamp(9 * SECOND)),
+        Duration::ZERO,
+        "no frame waits any more"
+    );
 }
 
 /// Runs ingest on an embedded log until every frame is appended; returns the log's records and the counters.
@@ -95,6 +106,6 @@ async fn frames_of_streams_that_nobody_subscribed_to_are_counted_and_never_reach
     let keys: Vec<&str> = records.iter().map(|record| &*record.frame.key).collect();
     let (btc, other) = ("binance:BTCUSDT", "binance:币安人生USDT");
     assert_eq!(keys, [btc, btc, other, other, btc, "binance", "binance"]);
-    assert_eq!((counters.unrequested.frames(), counters.frames.load(Ordering::Relaxed)), (5, 7));
+    assert_eq!((counters.unrequested.frames(), counters.total(|of| &of.frames)), (5, 7));
     assert_eq!(counters.unrequested.newest().as_deref(), Some(r"e\nusdt@bookTicker"), "cannot forge a line");
 }

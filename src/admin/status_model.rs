@@ -265,7 +265,7 @@ pub async fn status(state: &AppState) -> Status {
             closed_otherwise: totals.closed_otherwise,
         },
         frames: FrameCount {
-            received: state.counters.frames.load(Relaxed),
+            received: state.counters.total(|counters| &counters.frames),
             consumed: state.progress.frames.load(Relaxed),
             unrequested: state.counters.unrequested.frames(),
             unrequested_newest: state.counters.unrequested.newest(),
@@ -276,7 +276,7 @@ pub async fn status(state: &AppState) -> Status {
         conflicts_pending,
         last_errors: last_errors(&connections, &rest, jobs.as_deref().unwrap_or_default()),
         connections,
-        reconnects: state.counters.disconnects.load(Relaxed),
+        reconnects: state.counters.total(|counters| &counters.disconnects),
         rest,
         jobs: PartStatus::from_result(jobs, |jobs| job_count(&jobs)),
         beats: state.heartbeats.statuses(),

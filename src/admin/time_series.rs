@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,13 +52,13 @@ impl TimeSeries {
         let mut ticks = interval(SAMPLE_EVERY);
         // One sample is enough after the machine was suspended.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = (state.clock.now(), Instant::now(), state.counters.frames.load(Relaxed));
+        let mut before = (state.clock.now(), Instant::now(), state.counters.total(|counters| &counters.frames));
         let sampling = async {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
                 let (now, at) = (state.clock.now(), Instant::now());
-                let frames = state.counters.frames.load(Relaxed);
+                let frames = state.counters.total(|counters| &counters.frames);
                 // The rate uses the clock, not the interval: on a busy machine the tick is late.
                 let elapsed = at.duration_since(before.1);
                 let rate = frames.saturating_sub(before.2) as f64 / elapsed.as_secs_f64().max(1e-6);

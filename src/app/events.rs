@@ -1,6 +1,5 @@
 //! Reports events to the scheduler: a connection came back, a gap was found.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -41,8 +40,8 @@ pub async fn watch(service: Service, jobs: JobsHandle, stop: CancellationToken) 
     while !stop.is_cancelled() {
         let counters = &service.counters;
         // Disconnects first: one that is counted between the two reads belongs to the next connect.
-        let disconnects = counters.disconnects.load(Ordering::Relaxed);
-        if reconnects.observe(counters.connects.load(Ordering::Relaxed), disconnects) {
+        let disconnects = counters.total(|of| &of.disconnects);
+        if reconnects.observe(counters.total(|of| &of.connects), disconnects) {
             jobs.notify(JobEvent::Reconnect);
         }
         let now = service.ledger.with(|ledger| ledger.totals().found);

@@ -224,7 +224,7 @@ impl Tail {
         let streams = self.streams.borrow().clone();
         self.forget_removed(&streams, states);
         let mut due = Vec::new();
-        if self.counters.last_seen.append_delay(self.clock.now()) > usual / 2 {
+        if self.counters.append_delay(self.exchange, self.clock.now()) > usual / 2 {
             // The log refuses frames, so the sockets are not read and silence proves nothing.
             return due;
         }

@@ -8,6 +8,7 @@ mod process;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::State;
@@ -15,6 +16,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 
 use crate::exchange::rest::RestStatus;
+use crate::ingest::ExchangeCounters;
 
 use super::documents::StreamView;
 use super::response::{CommonErrors, UnavailableErrors};
@@ -71,16 +73,16 @@ fn streams(metrics: &mut Metrics, state: &AppState) {
 fn counters(metrics: &mut Metrics, state: &AppState) {
     let ingest = &state.counters;
     let totals = [
-        ("tapekeeper_frames_total", "Frames made durable in the log.", ingest.frames.load(Relaxed)),
-        ("tapekeeper_frame_bytes_total", "Bytes of these frames.", ingest.bytes.load(Relaxed)),
+        ("tapekeeper_frames_total", "Frames made durable in the log.", ingest.total(|of| &of.frames)),
+        ("tapekeeper_frame_bytes_total", "Bytes of these frames.", ingest.total(|of| &of.bytes)),
         (
             "tapekeeper_frames_unrequested_total",
             "Frames of streams that nobody subscribed to: dropped before the log.",
             ingest.unrequested.frames(),
         ),
-        ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.refused.load(Relaxed)),
-        ("tapekeeper_connects_total", "Connections opened.", ingest.connects.load(Relaxed)),
-        ("tapekeeper_disconnects_total", "Connections ended.", ingest.disconnects.load(Relaxed)),
+        ("tapekeeper_log_appends_refused_total", "Appends that the log refused.", ingest.total(|of| &of.refused)),
+        ("tapekeeper_connects_total", "Connections opened.", ingest.total(|of| &of.connects)),
+        ("tapekeeper_disconnects_total", "Connections ended.", ingest.total(|of| &of.disconnects)),
         ("tapekeeper_frames_consumed_total", "Frames consumed.", state.progress.frames.load(Relaxed)),
         ("tapekeeper_rows_total", "Live rows made durable in history.", state.progress.rows.load(Relaxed)),
         ("tapekeeper_batches_total", "Batches made durable in history.", state.progress.batches.load(Relaxed)),
@@ -93,6 +95,18 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
     ];
     for (name, help, value) in totals {
         metrics.counter(name, help).set(value as f64);
+    }
+    let families: [(&'static str, &'static str, fn(&ExchangeCounters) -> &AtomicU64); 3] = [
+        ("tapekeeper_exchange_frames_total", "Frames made durable in the log, by exchange.", |of| &of.frames),
+        ("tapekeeper_exchange_connects_total", "Connections opened, by exchange.", |of| &of.connects),
+        ("tapekeeper_exchange_disconnects_total", "Connections ended, by exchange.", |of| &of.disconnects),
+    ];
+    let exchanges = ingest.exchanges();
+    for (name, help, counter) in families {
+        let family = metrics.counter(name, help);
+        for (exchange, counters) in &exchanges {
+            family.add(&[("exchange", exchange.as_str())], counter(counters).load(Relaxed) as f64);
+        }
     }
     let dropped = crate::telemetry::lines_dropped() as f64;
     metrics.counter("tapekeeper_log_lines_dropped_total", "Log lines that the journal did not accept.").set(dropped);
