@@ -27,7 +27,7 @@
 //! | one position has two contents | `consume/known_rows.rs` notices it; `backfill/conflicts.rs` lets the exchange's REST decide |
 //! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator, start) are opened by `open` in `backfill/deps.rs`, and by `app/restore.rs` |
 //! | a silent stream is probed | `backfill/tail.rs` sends a [`consume::Probe`] with positions that exist at the exchange |
-//! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::History::insert`] until it succeeds |
+//! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::RowStore::insert`] until it succeeds |
 //! | an offset is committed | `consume/worker.rs`: `flush` calls [`log::Consumer::commit`], after the insert; [`consume::ReorderBuffer::take_ready`] decides up to which offset. At a Kafka rebalance the poll thread commits instead: `log/kafka/poller.rs` |
 //! | a latest value is written | `cache/write_behind.rs` calls [`cache::Cache::apply`] |
 //! | a gap is repaired and closed | `backfill/repair.rs` requests its pages over REST, writes them and counts them in history |
@@ -85,7 +85,7 @@
 //!
 //! 1. **Durable before acknowledged.** [`consume::run`] commits an offset only when rows and gaps up to it are
 //!    durable; [`consume::ReorderBuffer`] holds back everything behind a held frame; [sqlite] syncs every commit.
-//! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::History::insert`] keeps one
+//! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::RowStore::insert`] keeps one
 //!    row per key, the one with the higher version: a live copy is above a backfilled one ([`history::row_version`]).
 //! 3. **Raw first.** [`market::Frame`] holds the bytes as received, and [`ingest`] does not decode them. A frame that
 //!    cannot be decoded becomes a [`history::DeadLetter`].
