@@ -25,7 +25,7 @@
 //! | a jump in positions is noticed | `consume/router.rs`: [`gap::Tracker::observe`]; the items behind it are held |
 //! | an id does not fit | `consume/router.rs` holds the trade and asks; `backfill/numbering.rs` compares the exchange's REST with history and says whether the numbering continues, came once more or began again (an epoch) |
 //! | one position has two contents | `consume/known_rows.rs` notices it; `backfill/conflicts.rs` lets the exchange's REST decide |
-//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator, start) are opened by `open` in `backfill/deps.rs`, and by `app/restore.rs` |
+//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::SharedLedger::open_with_rows`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator) are opened by [`ledger::SharedLedger::open`], those of the start by [`ledger::Ledger::open_unshared`] |
 //! | a silent stream is probed | `backfill/tail.rs` sends a [`consume::Probe`] with positions that exist at the exchange |
 //! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::RowStore::insert`] until it succeeds |
 //! | an offset is committed | `consume/worker.rs`: `flush` calls [`log::Consumer::commit`], after the insert; [`consume::ReorderBuffer::take_ready`] decides up to which offset. At a Kafka rebalance the poll thread commits instead: `log/kafka/poller.rs` |
@@ -44,7 +44,6 @@
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
 //! | [histogram] | counts measurements in buckets. Pure |
 //! | [gap] | what is missing: the [`Tracker`](gap::Tracker) finds it, the [plan](gap::next_page) orders its repair. Pure |
-//! | [ledger] | the open gaps in memory, and the rules for opening, merging, claiming and closing them |
 //! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
 //! | [faults] | injects faults into calls to the stores, for tests |
@@ -62,6 +61,7 @@
 //! | [log] | a trait with several backends: the durable event log between the sockets and everything else |
 //! | [progress] | how far each stream is consumed and durable |
 //! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
+//! | [ledger] | the one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and their writes |
 //! | [cache] | a trait with several backends: the latest value of every stream |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
 //! | [writer] | the only path of rows to history and cache |

@@ -10,7 +10,6 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("market", &[], "the vocabulary"),
     ("histogram", &[], "numbers only"),
     ("gap", &["market"], ""),
-    ("ledger", &["gap", "histogram", "market"], "measures how long repairs take"),
     ("messages", &[], "ids only: whoever logs may name one"),
     ("exit", &[], "codes only"),
     ("faults", &[], "decides how a call goes wrong, never which"),
@@ -28,6 +27,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("log", &["faults", "market", "sqlite"], ""),
     ("progress", &["histogram", "log", "market"], "measures how long batches take"),
     ("history", &["faults", "gap", "log", "market", "sqlite"], "a dead letter names its log partition"),
+    (
+        "ledger",
+        &["gap", "histogram", "history", "market", "messages"],
+        "the one door to gap rows: stores them; measures how long repairs take",
+    ),
     (
         "cache",
         &["faults", "health", "history", "market", "messages", "heartbeat", "retry"],
@@ -193,6 +197,8 @@ const PURE: &[&str] = &[
     "src/market/",
     "src/gap/",
     "src/ledger.rs",
+    "src/ledger/appeal",
+    "src/ledger/settled",
     "src/exchange/binance",
     "src/jobs/calendar",
     "src/jobs/planner",
