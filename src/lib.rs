@@ -43,6 +43,7 @@
 //! |---|---|
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
 //! | [histogram] | counts measurements in buckets. Pure |
+//! | [retry] | delays between retries, and growing pauses |
 //! | [gap] | what is missing: the [`Tracker`](gap::Tracker) finds it, the [plan](gap::next_page) orders its repair. Pure |
 //! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
@@ -51,7 +52,6 @@
 //! | [heartbeat] | proof of progress: the recording loops beat, the watchdog reads the beats |
 //! | [signals] | SIGTERM, SIGINT and SIGHUP as requests, with their sender |
 //! | [atomic_file] | replaces a file atomically and durably |
-//! | [retry] | delays between retries |
 //! | [sqlite] | opens and migrates an SQLite file, and reads it beside its writer |
 //! | [supervisor] | starts tasks in groups, reports the first that fails, stops the groups in order |
 //! | [systemd] | READY, STATUS, STOPPING, WATCHDOG, and the admin listener across restarts |

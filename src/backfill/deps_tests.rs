@@ -58,7 +58,7 @@ async fn a_gap_that_history_did_not_accept_is_durable_when_the_next_call_for_its
         let wider = Range { first: 10, last: deps.ledger.with(|ledger| ledger.open_count().1) + 10 };
         deps.open(&stream(), wider, &evidence("sweep")).await.unwrap_err();
         assert!(deps.ledger.with(|ledger| ledger.unstored_count()) > 0);
-        // Memory knows the range, so nothing opens. A caller that hears of no error relies on a durable row.
+        // Memory knows the range, so nothing opens. A caller that gets no error relies on a durable row.
         assert!(deps.open(&stream(), wider, &evidence("sweep")).await.unwrap().is_empty());
         assert_eq!(deps.ledger.with(|ledger| ledger.unstored_count()), 0);
         let open: Vec<_> = stored(&deps).await.into_iter().filter(|row| row.2 == GapState::Open).collect();

@@ -1,4 +1,4 @@
-//! What becomes of closed rows whose positions are asked for again.
+//! Replaces closed rows whose positions are asked for again.
 
 use crate::gap::{Gap, GapState, RangeSet};
 use crate::market::Timestamp;
