@@ -9,8 +9,8 @@ mod subscriptions;
 mod unrequested;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::heartbeat::Heartbeat;
 use crate::log::{Log, LogError};
 use crate::market::{Frame, Origin, Stream, Timestamp};
 use crate::messages;
+use crate::progress::LastSeen;
 use crate::retry::Backoff;
 
 pub use subscriptions::Subscriptions;
@@ -69,39 +70,6 @@ pub struct Counters {
     pub last_seen: LastSeen,
 }
 
-/// When each stream's newest frame arrived at a socket. `Progress` shows the same later, after log and consumer: a
-/// stream that is late there is not silent.
-#[derive(Debug, Default)]
-pub struct LastSeen {
-    streams: Mutex<HashMap<Stream, Arc<AtomicI64>>>,
-    /// When the oldest frame of the append in progress was received; 0 when there is none.
-    oldest_pending: AtomicI64,
-}
-
-impl LastSeen {
-    /// When the newest frame of a stream was received; `None` when none was.
-    pub fn get(&self, stream: &Stream) -> Option<Timestamp> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = streams.get(stream)?.load(Ordering::Relaxed);
-        (at != 0).then_some(Timestamp(at))
-    }
-
-    /// How long the append in progress has taken. Beyond some seconds the sockets are not read, so a silent stream
-    /// proves nothing.
-    pub fn append_delay(&self, now: Timestamp) -> Duration {
-        match self.oldest_pending.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => Duration::from_micros(u64::try_from(now.micros() - since).unwrap_or(0)),
-        }
-    }
-
-    /// The cell with the receive time of a stream's newest frame, microseconds since 1970.
-    pub(crate) fn stamp(&self, stream: &Stream) -> Arc<AtomicI64> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.entry(stream.clone()).or_default().clone()
-    }
-}
-
 /// A change of a connection and the streams on it.
 #[derive(Clone, Debug)]
 pub enum ConnectionEvent {
@@ -142,8 +110,8 @@ pub async fn run(
     loop {
         heartbeat.beat();
         let ended = collect(&mut events, &mut frames, &mut keys, &deps).await;
-        let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
-        deps.counters.last_seen.oldest_pending.store(oldest, Ordering::Relaxed);
+        let oldest = frames.first().map(|frame| frame.received_at);
+        deps.counters.last_seen.set_oldest_pending(oldest);
         if !frames.is_empty() && !append(&deps, std::mem::take(&mut frames), &heartbeat, &stop).await? {
             return Ok(());
         }

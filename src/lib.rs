@@ -59,7 +59,7 @@
 //! | [clock] | the only reader of the wall clock; the steady clock that nobody sets |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its implementations (pure), the [socket](exchange::socket) loop, the [REST](exchange::rest) client |
 //! | [log] | a trait with several backends: the durable event log between the sockets and everything else |
-//! | [progress] | how far each stream is consumed and durable |
+//! | [progress] | how far each stream is seen, consumed and durable |
 //! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
 //! | [ledger] | the one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and their writes |
 //! | [cache] | a trait with several backends: the latest value of every stream |

@@ -43,7 +43,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["cache", "health", "history", "log", "market", "messages", "heartbeat", "retry"],
         "the one way rows reach history and cache",
     ),
-    ("ingest", &["clock", "exchange", "health", "log", "market", "messages", "heartbeat", "retry"], ""),
+    (
+        "ingest",
+        &["clock", "exchange", "health", "log", "market", "messages", "heartbeat", "progress", "retry"],
+        "stamps in progress what it has seen",
+    ),
     (
         "consume",
         &[
