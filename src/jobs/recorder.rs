@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::history::{History, HistoryError, JobRun};
+use crate::history::{HistoryError, JobRun, RunStore};
 use crate::market::Timestamp;
 use crate::retry::Backoff;
 
@@ -27,7 +27,7 @@ pub(super) struct Record {
 }
 
 pub(super) struct Recorder {
-    history: Arc<dyn History>,
+    history: Arc<dyn RunStore>,
     clock: Clock,
     /// The name of this recorder among several that share the history.
     instance: String,
@@ -38,7 +38,7 @@ pub(super) struct Recorder {
 
 impl Recorder {
     pub(super) fn new(
-        history: Arc<dyn History>,
+        history: Arc<dyn RunStore>,
         clock: Clock,
         instance: String,
         records: mpsc::Receiver<Record>,
