@@ -70,23 +70,23 @@ impl Default for RepairTimes {
     }
 }
 
-/// Rows that [`Ledger::open`] changed; the caller stores all of them.
+/// Rows that opening a gap changed; the caller stores all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OpenedGaps {
+struct OpenedGaps {
     /// New rows; each includes the rows that were merged into it.
-    pub rows: Vec<Gap>,
+    rows: Vec<Gap>,
     /// Rows that were merged into one of them.
-    pub superseded: Vec<Gap>,
+    superseded: Vec<Gap>,
 }
 
 impl OpenedGaps {
     /// Whether nothing was opened.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Every row to store.
-    pub fn changed(&self) -> Vec<Gap> {
+    fn changed(&self) -> Vec<Gap> {
         self.superseded.iter().chain(&self.rows).cloned().collect()
     }
 }

@@ -9,7 +9,7 @@ use crate::gap::Gap;
 #[async_trait]
 pub trait LedgerStore: Send + Sync {
     /// Stores gaps alone; they are durable when this returns `Ok` (promise 1). A store keeps the highest version of each,
-    /// so the caller repeats it in any order. Gaps that live rows reveal go with these rows: [`RowStore::insert`].
+    /// so the caller repeats it in any order. Gaps that live rows reveal go with these rows: [`super::RowStore::insert`].
     async fn insert_gaps(&self, gaps: &[Gap], token: &str) -> Result<(), HistoryError>;
 
     /// The gaps that `filter` selects, newest first by detection.

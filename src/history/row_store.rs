@@ -82,7 +82,7 @@ pub trait RowStore: Send + Sync {
 
     /// Counts the rows of each stream and UTC day in the store, ascending within a stream. Runs one query for trades
     /// and one for klines. With `first_day` ([`CoverageDay::day`]) it returns only that day and later ones and does not
-    /// read older rows. That relies on positions that increase with time, out of order by at most [`DISORDER_MAX`].
+    /// read older rows. That relies on positions that increase with time, out of order by at most [`super::DISORDER_MAX`].
     async fn days(
         &self,
         streams: &[Stream],
