@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rust_decimal::Decimal;
 use tapekeeper::gap::Range;
 use tapekeeper::history::embedded::EmbeddedHistory;
-use tapekeeper::history::{Batch, History, TradeRow};
+use tapekeeper::history::{Batch, History, RowStore, TradeRow};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::{Delivery, Log, Offsets};
 use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Timestamp, Trade};

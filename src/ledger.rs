@@ -1,9 +1,31 @@
-//! The open gaps in memory, and the rules for opening, merging, claiming and closing them.
+//! The one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and the
+//! only code that stores them.
 //!
-//! A finder calls [`Ledger::open`] with a range, gets rows for the part that the ledger does not know yet, and stores
-//! them in history. Does no I/O itself.
+//! Everybody else goes through [`SharedLedger`], so memory and history change in one order:
+//!
+//! | who | calls | the write |
+//! |---|---|---|
+//! | a finder: sweep, audit, operator, `since` | [`SharedLedger::open`] | memory first, because another finder must not open the same range meanwhile. Until history has the rows the ledger remembers them as unstored: every later call for that range stores them before it succeeds, and the repair loop repeats [`SharedLedger::store_unstored`] until it works |
+//! | the consumer | [`SharedLedger::open_with_rows`], [`SharedLedger::begin_epoch`] | the rows go into the batch that reveals them; the consumer repeats that batch until it is stored, and acknowledges no frame before |
+//! | a repair | [`SharedLedger::record`] | history first; when that fails the ledger stays as it was, and the repair tries again |
+//! | the removal of a feed | [`SharedLedger::supersede`] | history first; the caller repeats it |
+//! | the audit | [`SharedLedger::filled_row`] | a closed row in the batch of the row that it explains |
+//! | the start | [`Ledger::open_unshared`] | into a ledger that nobody sees before the rows are stored |
+//!
+//! A late copy of an older row does no harm: history keeps the highest version of each.
+//!
+//! This file and `appeal.rs`, `settled.rs` hold the rules and do no I/O; `handle.rs` does all of it.
+//!
+//! # Memory
+//!
+//! Open rows are all in memory, because the repair orders them and the status counts them. One costs 0.8 kB (measured:
+//! 782 bytes with its id and a reason), so 10,000 open gaps cost 8 MB and a million 0.8 GB. Adjacent ones are merged, so
+//! only an exchange that loses every second position of a stream gets there; nothing limits their number.
+//! Settled positions are bounded, because they stay for ever: see `settled.rs`.
 
+mod appeal;
 mod handle;
+mod settled;
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,12 +35,18 @@ use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::histogram::Histogram;
 use crate::market::{Stream, Timestamp};
 
+use settled::Settled;
+
 /// Open gaps, and ranges that will never be filled.
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: HashMap<String, Gap>,
     /// Positions that closed without their rows: only an appeal opens them again.
-    settled: HashMap<Stream, RangeSet>,
+    settled: Settled,
+    /// Rows that history does not have yet, by id: their finder could not store them.
+    unstored: HashMap<String, Gap>,
+    /// Those of them that a caller stores now.
+    in_flight: HashSet<String>,
     /// The newest numbering of each stream that has another than the first.
     epochs: HashMap<Stream, i64>,
     /// Rows that an operator wants to be asked for now.
@@ -42,23 +70,23 @@ impl Default for RepairTimes {
     }
 }
 
-/// Rows that [`Ledger::open`] changed; the caller stores all of them.
+/// Rows that opening a gap changed; the caller stores all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OpenedGaps {
+struct OpenedGaps {
     /// New rows; each includes the rows that were merged into it.
-    pub rows: Vec<Gap>,
+    rows: Vec<Gap>,
     /// Rows that were merged into one of them.
-    pub superseded: Vec<Gap>,
+    superseded: Vec<Gap>,
 }
 
 impl OpenedGaps {
     /// Whether nothing was opened.
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Every row to store.
-    pub fn changed(&self) -> Vec<Gap> {
+    fn changed(&self) -> Vec<Gap> {
         self.superseded.iter().chain(&self.rows).cloned().collect()
     }
 }
@@ -107,30 +135,36 @@ impl Ledger {
 
     /// Begins a numbering: the open rows of the ended one are superseded and returned, and its settled positions are
     /// forgotten.
-    pub fn begin_epoch(&mut self, stream: &Stream, epoch: i64, now: Timestamp) -> Vec<Gap> {
+    fn begin_epoch(&mut self, stream: &Stream, epoch: i64, now: Timestamp) -> Vec<Gap> {
         self.set_epochs([(stream.clone(), epoch)]);
-        self.settled.remove(stream);
+        self.settled.forget(stream);
         let reason = format!("the numbering began again: epoch {epoch}");
         let ended = self.supersede(|other| other != stream, &reason, now);
         ended.iter().for_each(|gap| self.update(gap));
         ended
     }
 
-    /// Whether [`Ledger::open`] would open a row.
+    /// Whether opening `found` would open a row, as far as memory knows: see [`Ledger::forgotten`].
     pub fn would_open(&self, found: &Gap) -> bool {
         let Some(step) = found.stream.channel.step() else { return false };
         !self.covered(found, step).uncovered(found.range).is_empty()
     }
 
-    /// Positions of `found`'s stream that are in an open row or settled. An appeal asks again for settled ones.
+    /// Positions of `found`'s range that are in an open row or settled. An appeal asks again for settled ones.
     fn covered(&self, found: &Gap, step: i64) -> RangeSet {
-        let stream = &found.stream;
-        let settled = self.settled.get(stream).filter(|_| !found.evidence.is_appeal());
-        let mut covered = settled.cloned().unwrap_or_else(|| RangeSet::new(step));
-        for gap in self.of_stream(stream) {
+        let mut covered = RangeSet::new(step);
+        if !found.evidence.is_appeal() {
+            self.settled.within(&found.stream, found.range).for_each(|range| covered.insert(range));
+        }
+        for gap in self.of_stream(&found.stream).filter(|gap| gap.range.intersect(found.range).is_some()) {
             covered.insert(gap.range);
         }
         covered
+    }
+
+    /// The part of a range of which memory does not know what is settled: history knows it.
+    pub fn forgotten(&self, stream: &Stream, range: Range) -> Option<Range> {
+        self.settled.forgotten(stream, range)
     }
 
     /// Whether a new finding next to this row is merged with it. A row in doubt keeps its answers for itself, and an
@@ -142,22 +176,21 @@ impl Ledger {
             && gap.evidence.is_appeal() == found.evidence.is_appeal()
     }
 
-    /// Opens the part of `found`'s range that is in no open row and not settled. A part next to an open row of the same
+    /// Opens the part of `found`'s range that is in no open row and not settled. `closed` are ranges that history says are
+    /// settled, beside those in memory. A part next to an open row of the same
     /// kind (see [`crate::gap::Evidence::is_requested`]) is merged with it into one new row.
-    pub fn open(&mut self, found: &Gap) -> OpenedGaps {
+    fn open(&mut self, found: &Gap, closed: &[Range]) -> OpenedGaps {
         let stream = &found.stream;
         let Some(step) = stream.channel.step() else { return OpenedGaps::default() };
         let mut mergeable = RangeSet::new(step);
         for gap in self.of_stream(stream).filter(|gap| self.is_mergeable(gap, found)) {
             mergeable.insert(gap.range);
         }
-        let uncovered = self.covered(found, step).uncovered(found.range);
-        if found.evidence.is_appeal()
-            && let Some(settled) = self.settled.get_mut(stream)
-        {
-            for range in &uncovered {
-                settled.remove(*range);
-            }
+        let mut covered = self.covered(found, step);
+        closed.iter().for_each(|range| covered.insert(*range));
+        let uncovered = covered.uncovered(found.range);
+        if found.evidence.is_appeal() {
+            uncovered.iter().for_each(|range| self.settled.remove(stream, *range));
         }
         for range in &uncovered {
             mergeable.insert(*range);
@@ -205,8 +238,8 @@ impl Ledger {
         self.claimed.clear();
     }
 
-    /// Stores a changed row; a closed one is removed from the open ones.
-    pub fn update(&mut self, gap: &Gap) {
+    /// Takes over a changed row; a closed one is removed from the open ones.
+    fn update(&mut self, gap: &Gap) {
         if gap.state.is_closed() && self.open.contains_key(&gap.gap_id) {
             let totals = &mut self.totals;
             match gap.state {
@@ -237,7 +270,7 @@ impl Ledger {
     }
 
     /// Closes the open rows of streams that `keep` rejects, and returns them.
-    pub fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
+    fn supersede(&self, keep: impl Fn(&Stream) -> bool, reason: &str, now: Timestamp) -> Vec<Gap> {
         let mut changed: Vec<Gap> = self.open.values().filter(|gap| !keep(&gap.stream)).cloned().collect();
         changed.retain_mut(|gap| gap.advance(GapState::Superseded, reason, now));
         changed
@@ -246,6 +279,7 @@ impl Ledger {
     /// Adds all rows of another ledger.
     pub fn absorb(&mut self, other: Self) {
         self.open.extend(other.open);
+        self.unstored.extend(other.unstored);
         self.settled.extend(other.settled);
         self.set_epochs(other.epochs);
     }
@@ -260,7 +294,8 @@ impl Ledger {
     /// Keeps only the rows of streams that `keep` accepts; another recorder repairs the others.
     pub fn retain_streams(&mut self, keep: impl Fn(&Stream) -> bool) {
         self.open.retain(|_, gap| keep(&gap.stream));
-        self.settled.retain(|stream, _| keep(stream));
+        self.unstored.retain(|_, gap| keep(&gap.stream));
+        self.settled.retain(keep);
     }
 
     /// Asks now for the open rows of a stream that lie in `range`, also for those that wait; returns how many.
@@ -277,9 +312,38 @@ impl Ledger {
         std::mem::take(&mut self.asked_again)
     }
 
-    /// Whether a position closed without its row.
-    pub fn is_settled(&self, stream: &Stream, position: i64) -> bool {
-        self.settled.get(stream).is_some_and(|settled| settled.contains(position))
+    /// Remembers rows that history does not have yet.
+    fn note_unstored(&mut self, rows: &[Gap]) {
+        self.unstored.extend(rows.iter().map(|row| (row.gap_id.clone(), row.clone())));
+    }
+
+    /// History has these rows now.
+    fn note_stored(&mut self, rows: &[Gap]) {
+        for row in rows {
+            if self.unstored.get(&row.gap_id).is_some_and(|unstored| unstored.version <= row.version) {
+                self.unstored.remove(&row.gap_id);
+            }
+        }
+    }
+
+    /// Rows of a stream that history does not have yet.
+    fn unstored_of(&self, stream: &Stream) -> Vec<Gap> {
+        self.unstored.values().filter(|row| &row.stream == stream).cloned().collect()
+    }
+
+    /// Rows that history does not have yet and that nobody stores now.
+    fn abandoned(&self) -> Vec<Gap> {
+        self.unstored.values().filter(|row| !self.in_flight.contains(&row.gap_id)).cloned().collect()
+    }
+
+    /// How many rows wait for [`SharedLedger::store_unstored`].
+    pub fn abandoned_count(&self) -> usize {
+        self.unstored.keys().filter(|gap_id| !self.in_flight.contains(*gap_id)).count()
+    }
+
+    /// How many rows history does not have yet.
+    pub fn unstored_count(&self) -> usize {
+        self.unstored.len()
     }
 
     /// Every open row.
@@ -323,169 +387,10 @@ impl Ledger {
             && gap.state.is_verdict()
             && gap.epoch == self.epoch_of(&gap.stream)
         {
-            self.settled.entry(gap.stream.clone()).or_insert_with(|| RangeSet::new(step)).insert(gap.range);
+            self.settled.insert(&gap.stream, step, gap.range);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::gap::Evidence;
-
-    fn stream() -> Stream {
-        "binance:BTCUSDT:trade".parse().unwrap()
-    }
-
-    fn found(first: i64, last: i64, by: &str) -> Gap {
-        let evidence = Evidence { by: by.to_owned(), ..Evidence::default() };
-        Gap::open(stream(), Range { first, last }, evidence, Timestamp(1))
-    }
-
-    fn open(ledger: &mut Ledger, first: i64, last: i64) -> Vec<(i64, i64)> {
-        let opened = ledger.open(&found(first, last, "neighbour"));
-        opened.rows.iter().map(|gap| (gap.range.first, gap.range.last)).collect()
-    }
-
-    #[test]
-    fn only_unknown_positions_open_a_row_and_adjacent_rows_are_merged() {
-        let mut ledger = Ledger::default();
-        assert_eq!(open(&mut ledger, 10, 20), [(10, 20)]);
-        assert_eq!(open(&mut ledger, 10, 20), []);
-        assert_eq!(open(&mut ledger, 12, 13), []);
-        assert_eq!(open(&mut ledger, 30, 40), [(30, 40)]);
-        let opened = ledger.open(&found(21, 29, "tail"));
-        let [row] = &opened.rows[..] else { panic!("{opened:?}") };
-        assert_eq!((row.range, row.attempts), (Range { first: 10, last: 40 }, 0));
-        assert_eq!(opened.superseded.len(), 2);
-        for gap in &opened.superseded {
-            assert_eq!((gap.state, gap.closed_at), (GapState::Superseded, Some(Timestamp(1))));
-            assert!(gap.reason.contains(&row.gap_id) && row.evidence.replaces.contains(&gap.gap_id));
-        }
-        assert_eq!(ledger.open_count(), (1, 31));
-    }
-
-    #[test]
-    fn a_requested_gap_or_one_under_repair_is_not_merged() {
-        let mut ledger = Ledger::default();
-        open(&mut ledger, 10, 20);
-        let opened = ledger.open(&found(1, 15, "since"));
-        assert_eq!((opened.rows[0].range, opened.superseded.len()), (Range { first: 1, last: 9 }, 0));
-        let live = ledger.rows().find(|gap| gap.range.first == 10).unwrap().gap_id.clone();
-        assert!(ledger.claim(&live) && !ledger.claim(&live), "one repair at a time");
-        assert_eq!(open(&mut ledger, 18, 25), [(21, 25)]);
-        ledger.unclaim(&live);
-        assert_eq!(open(&mut ledger, 26, 26), [(10, 26)]);
-        assert_eq!(ledger.open_count(), (2, 26));
-    }
-
-    #[test]
-    fn a_merged_row_keeps_the_outer_evidence_and_the_first_detection_time() {
-        let mut ledger = Ledger::default();
-        let mut low = found(10, 20, "neighbour");
-        (low.evidence.previous, low.evidence.next, low.from_ts) = (Some(9), Some(21), Some(Timestamp(5)));
-        ledger.open(&low);
-        let mut high = found(21, 30, "tail");
-        (high.evidence.previous, high.evidence.next, high.to_ts) = (Some(20), Some(31), Some(Timestamp(6)));
-        high.detected_at = Timestamp(9);
-        let row = ledger.open(&high).rows.remove(0);
-        assert_eq!((row.evidence.previous, row.evidence.next), (Some(9), Some(31)));
-        assert_eq!((row.from_ts, row.to_ts, row.detected_at), (Some(Timestamp(5)), Some(Timestamp(6)), Timestamp(1)));
-    }
-
-    proptest! {
-        #[test]
-        fn open_rows_are_what_is_missing_and_never_overlap(
-            findings in prop::collection::vec((0_i64..60, 0_i64..12, 0_usize..3, 0_usize..4), 1..40),
-        ) {
-            let mut ledger = Ledger::default();
-            let (mut model, mut settled) = (BTreeSet::new(), BTreeSet::new());
-            for (first, len, by, then) in findings {
-                let by = ["neighbour", "tail", "since"][by];
-                let opened = ledger.open(&found(first, first + len, by));
-                model.extend((first..=first + len).filter(|id| !settled.contains(id)));
-                if let Some(mut gap) = opened.rows.into_iter().next() {
-                    let ids = gap.range.first..=gap.range.last;
-                    match then {
-                        0 => assert!(ledger.claim(&gap.gap_id)),
-                        1 => {
-                            gap.advance(GapState::Filled, "", Timestamp(2));
-                            model.retain(|id| !ids.contains(id));
-                        }
-                        2 => {
-                            gap.advance(GapState::NeverExisted, "", Timestamp(2));
-                            model.retain(|id| !ids.contains(id));
-                            settled.extend(ids);
-                        }
-                        _ => ledger.unclaim_all(),
-                    }
-                    ledger.update(&gap);
-                }
-                let rows: Vec<i64> = ledger.rows().flat_map(|gap| gap.range.first..=gap.range.last).collect();
-                let ids: BTreeSet<i64> = rows.iter().copied().collect();
-                prop_assert_eq!(rows.len(), ids.len(), "rows overlap");
-                prop_assert_eq!(&ids, &model);
-            }
-        }
-    }
-
-    #[test]
-    fn a_filled_range_can_open_again_but_a_settled_one_cannot() {
-        let mut ledger = Ledger::default();
-        for (state, again) in [(GapState::Filled, vec![(1, 3)]), (GapState::NeverExisted, vec![])] {
-            let mut gap = ledger.open(&found(1, 3, "neighbour")).rows.pop().unwrap();
-            assert!(gap.advance(state, "", Timestamp(2)));
-            ledger.update(&gap);
-            assert_eq!(ledger.open_count().0, 0);
-            assert_eq!(open(&mut ledger, 1, 3), again);
-            let rows: Vec<Gap> = ledger.rows().cloned().collect();
-            for mut gap in rows {
-                gap.advance(GapState::Filled, "", Timestamp(3));
-                ledger.update(&gap);
-            }
-        }
-        assert_eq!(
-            ledger.totals(),
-            Totals { found: 3, filled: 2, closed_otherwise: 1, never_existed: 1, ..Totals::default() }
-        );
-        assert_eq!(ledger.repair_times().count(), 2);
-    }
-
-    #[test]
-    fn removing_a_feed_supersedes_its_gaps() {
-        let mut ledger = Ledger::default();
-        open(&mut ledger, 1, 3);
-        let changed = ledger.supersede(|_| false, "feed removed", Timestamp(5));
-        assert_eq!(changed.len(), 1);
-        assert_eq!((changed[0].state, changed[0].closed_at), (GapState::Superseded, Some(Timestamp(5))));
-        assert_eq!(ledger.open_count(), (1, 3), "until the rows are durable");
-        ledger.update(&changed[0]);
-        assert_eq!(ledger.open_count(), (0, 0));
-    }
-
-    #[test]
-    fn a_numbering_that_begins_supersedes_the_gaps_of_the_ended_one_and_forgets_its_verdicts() {
-        let mut ledger = Ledger::default();
-        let mut settled = ledger.open(&found(10, 20, "neighbour")).rows.pop().unwrap();
-        settled.advance(GapState::NeverExisted, "", Timestamp(2));
-        ledger.update(&settled);
-        open(&mut ledger, 30, 40);
-        let ended = ledger.begin_epoch(&stream(), 1, Timestamp(5));
-        assert_eq!((ended.len(), ended[0].state, ledger.open_count().0), (1, GapState::Superseded, 0));
-        let again = ledger.open(&found(10, 20, "neighbour")).rows.pop().unwrap();
-        assert_eq!(
-            (again.range, again.epoch),
-            (Range { first: 10, last: 20 }, 1),
-            "another numbering, another verdict"
-        );
-        // The same after a restart.
-        let mut restored = Ledger::default();
-        restored.set_epochs([(stream(), 1)]);
-        restored.load([settled]);
-        assert!(restored.would_open(&found(10, 20, "neighbour")));
-    }
-}
+mod ledger_tests;

@@ -25,9 +25,9 @@
 //! | a jump in positions is noticed | `consume/router.rs`: [`gap::Tracker::observe`]; the items behind it are held |
 //! | an id does not fit | `consume/router.rs` holds the trade and asks; `backfill/numbering.rs` compares the exchange's REST with history and says whether the numbering continues, came once more or began again (an epoch) |
 //! | one position has two contents | `consume/known_rows.rs` notices it; `backfill/conflicts.rs` lets the exchange's REST decide |
-//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::Ledger::open`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator, start) are opened by `open` in `backfill/deps.rs`, and by `app/restore.rs` |
+//! | a gap is opened | [`consume::ReorderBuffer::declare_gaps`] gives up waiting for the missing positions; `open_gaps` in `consume/worker.rs` calls [`ledger::SharedLedger::open_with_rows`], and the gap's row goes to history in the same batch as the rows. Gaps that no frame reveals (sweep, audit, operator) are opened by [`ledger::SharedLedger::open`], those of the start by [`ledger::Ledger::open_unshared`] |
 //! | a silent stream is probed | `backfill/tail.rs` sends a [`consume::Probe`] with positions that exist at the exchange |
-//! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::History::insert`] until it succeeds |
+//! | rows become durable | `writer.rs`: [`writer::Writer::write`] repeats [`history::RowStore::insert`] until it succeeds |
 //! | an offset is committed | `consume/worker.rs`: `flush` calls [`log::Consumer::commit`], after the insert; [`consume::ReorderBuffer::take_ready`] decides up to which offset. At a Kafka rebalance the poll thread commits instead: `log/kafka/poller.rs` |
 //! | a latest value is written | `cache/write_behind.rs` calls [`cache::Cache::apply`] |
 //! | a gap is repaired and closed | `backfill/repair.rs` requests its pages over REST, writes them and counts them in history |
@@ -43,8 +43,8 @@
 //! |---|---|
 //! | [market] | the vocabulary: [`Stream`](market::Stream), [`Trade`](market::Trade), [`Kline`](market::Kline), [`Frame`](market::Frame), [`Timestamp`](market::Timestamp). Pure |
 //! | [histogram] | counts measurements in buckets. Pure |
+//! | [retry] | delays between retries, and growing pauses |
 //! | [gap] | what is missing: the [`Tracker`](gap::Tracker) finds it, the [plan](gap::next_page) orders its repair. Pure |
-//! | [ledger] | the open gaps in memory, and the rules for opening, merging, claiming and closing them |
 //! | [messages] | the journal's MESSAGE_IDs |
 //! | [exit] | exit codes, and the [`Failure`](exit::Failure) that carries one |
 //! | [faults] | injects faults into calls to the stores, for tests |
@@ -52,7 +52,6 @@
 //! | [heartbeat] | proof of progress: the recording loops beat, the watchdog reads the beats |
 //! | [signals] | SIGTERM, SIGINT and SIGHUP as requests, with their sender |
 //! | [atomic_file] | replaces a file atomically and durably |
-//! | [retry] | delays between retries |
 //! | [sqlite] | opens and migrates an SQLite file, and reads it beside its writer |
 //! | [supervisor] | starts tasks in groups, reports the first that fails, stops the groups in order |
 //! | [systemd] | READY, STATUS, STOPPING, WATCHDOG, and the admin listener across restarts |
@@ -60,8 +59,9 @@
 //! | [clock] | the only reader of the wall clock; the steady clock that nobody sets |
 //! | [exchange] | the port [`Dialect`](exchange::Dialect) and its implementations (pure), the [socket](exchange::socket) loop, the [REST](exchange::rest) client |
 //! | [log] | a trait with several backends: the durable event log between the sockets and everything else |
-//! | [progress] | how far each stream is consumed and durable |
+//! | [progress] | how far each stream is seen, consumed and durable |
 //! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
+//! | [ledger] | the one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and their writes |
 //! | [cache] | a trait with several backends: the latest value of every stream |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
 //! | [writer] | the only path of rows to history and cache |
@@ -85,7 +85,7 @@
 //!
 //! 1. **Durable before acknowledged.** [`consume::run`] commits an offset only when rows and gaps up to it are
 //!    durable; [`consume::ReorderBuffer`] holds back everything behind a held frame; [sqlite] syncs every commit.
-//! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::History::insert`] keeps one
+//! 2. **Idempotent by the exchange's own identity**: a trade id, an open time. [`history::RowStore::insert`] keeps one
 //!    row per key, the one with the higher version: a live copy is above a backfilled one ([`history::row_version`]).
 //! 3. **Raw first.** [`market::Frame`] holds the bytes as received, and [`ingest`] does not decode them. A frame that
 //!    cannot be decoded becomes a [`history::DeadLetter`].

@@ -1,7 +1,18 @@
-//! How far every stream is consumed and durable. The state file, status, audits and the tail read it; the consumer
-//! writes it.
+//! How far every stream is seen, consumed and durable. The state file, status, audits and the tail read it; ingest and
+//! the consumer write it.
+//!
+//! A frame passes three stages. Each stage has one owner, and the next one learns of it only when it is complete:
+//!
+//! | stage | means | where |
+//! |---|---|---|
+//! | seen | a socket received it | [`LastSeen`]: ingest stamps the time of each stream's newest frame |
+//! | pending | the consumer read it, and its rows are not durable yet | `consume::ReorderBuffer` with one `StreamState` per stream, and the batch that `consume::worker` repeats. They hold the frames themselves, belong to one task, and vanish with a partition that another recorder takes over. Here they would cost a lock per frame, and readers could mistake a pending position for a durable one |
+//! | durable | its rows and the gaps before it are in history | [`Progress`]: [`Progress::publish`] runs after the insert, [`Progress::set_committed`] after the commit |
+//!
+//! So what is pending is not here.
 
 mod outage;
+mod seen;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +24,7 @@ use crate::log::Offsets;
 use crate::market::{Stream, Timestamp};
 
 pub use outage::Outage;
+pub use seen::LastSeen;
 
 /// One stream's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -16,7 +16,7 @@ use crate::exchange::socket::Connections;
 use crate::gap::{Evidence, Gap, Range};
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
-use crate::history::{Batch, EpochRow, GapFilter, History, HistoryError, each_gap};
+use crate::history::{EpochRow, GapFilter, History, HistoryError, each_gap};
 use crate::ledger::Ledger;
 use crate::market::{Channel, Exchange, Stream, Timestamp};
 use crate::retry;
@@ -241,10 +241,13 @@ pub async fn resume(
         if let Some(range) = stored.and_then(|stored| Range::new(stored + step, saved)) {
             let evidence = Evidence { by: "restart".to_owned(), previous: stored, ..Evidence::default() };
             let found = Gap::open(stream.clone(), range, evidence, clock.now());
-            lost.append(&mut resume.ledger.open(&found).changed());
+            lost.push(found);
         }
     }
-    record_lost(history, lost).await?;
+    let opened = resume.ledger.open_unshared(&**history, &lost).await.context("record the gaps of the restart")?;
+    for gap in opened.iter().filter(|gap| !gap.state.is_closed()) {
+        warn!("history lacks rows of {} that were durable before: {}", gap.stream, gap.span());
+    }
     Ok(resume)
 }
 
@@ -256,15 +259,4 @@ pub fn newest_epochs(epochs: &[EpochRow]) -> impl Iterator<Item = (Stream, i64)>
 
 fn lost(clock: &Clock, positions: BTreeMap<String, i64>) -> LostHistory {
     LostHistory { noticed_at: clock.now().millis(), positions, received_before: None }
-}
-
-async fn record_lost(history: &Arc<dyn History>, lost: Vec<Gap>) -> anyhow::Result<()> {
-    if lost.is_empty() {
-        return Ok(());
-    }
-    for gap in lost.iter().filter(|gap| !gap.state.is_closed()) {
-        warn!("history lacks rows of {} that were durable before: {}", gap.stream, gap.span());
-    }
-    let token = format!("restart:{}", lost[0].gap_id);
-    history.insert(&Batch { gaps: lost, token, ..Batch::default() }).await.context("record the gaps of the restart")
 }

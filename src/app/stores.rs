@@ -22,11 +22,14 @@ use crate::history::{self, History, HistoryError};
 use crate::log::embedded::{self, EmbeddedLog};
 use crate::log::kafka::KafkaLog;
 use crate::log::{self, Log, LogError};
+use crate::retry::Backoff;
 
 /// Longest wait for the lock: a predecessor that was just killed may still hold it.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait at start for a store that is down.
 const OPEN_MAX: Duration = Duration::from_secs(10);
+/// Longest delay between two attempts to reach it; jitter halves it at most.
+const OPEN_RETRY: Duration = Duration::from_millis(500);
 
 /// Creates the state directory if it is missing, and locks it against a second recorder while the returned file is
 /// open.
@@ -185,6 +188,7 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
         history::Backend::Clickhouse => {
             let history = ClickhouseHistory::new(&config.history.clickhouse);
             let until = tokio::time::Instant::now() + OPEN_MAX;
+            let mut backoff = Backoff::new(OPEN_RETRY, OPEN_RETRY);
             let answer = loop {
                 match tokio::time::timeout_at(until, history.prepare()).await {
                     Ok(Ok(_identity)) => break Ok(()),
@@ -194,7 +198,7 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
                     Ok(Err(error)) if tokio::time::Instant::now() >= until => break Err(error.to_string()),
                     Ok(Err(why)) => {
                         tracing::debug!("history does not answer yet: {why}");
-                        tokio::time::sleep(Duration::from_millis(250)).await;
+                        tokio::time::sleep(backoff.next_delay()).await;
                     }
                     Err(_elapsed) => break Err(format!("no answer within {} s", OPEN_MAX.as_secs())),
                 }

@@ -225,7 +225,7 @@ async fn a_row_that_the_exchange_no_longer_serves_is_written_from_the_cache() {
     assert_eq!(stores.repair(&trades()).await.sent_to_backfill, 1);
     let mut gap = stores.backfill.ledger.with(|ledger| ledger.rows().next().cloned()).unwrap();
     gap.advance(GapState::Unrecoverable, "no longer served", Timestamp(OPEN));
-    stores.backfill.ledger.with(|ledger| ledger.update(&gap));
+    stores.backfill.ledger.with(|ledger| ledger.load([gap.clone()]));
     let outcome = stores.repair(&trades()).await;
     assert_eq!((outcome.repaired, outcome.written_from_cache, outcome.sent_to_backfill), (1, 1, 0));
     let rows = stores.history.trades(&trades()[0], Range { first: 6, last: 9 }, 9).await.unwrap();

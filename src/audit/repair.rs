@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::backfill::Deps;
 use crate::cache::{Cache, Update};
-use crate::gap::{Evidence, Gap, GapState, Range};
+use crate::gap::{Evidence, Gap, Range};
 use crate::history::{Batch, KlineRow, TradeRow};
 
 use super::consistency::{ConsistencyReport, Issue, IssueKind};
@@ -38,7 +38,7 @@ pub async fn repair(
         match (issue.kind, issue.missing) {
             // Nothing was traded or recorded yet, so there is no source for a repair.
             (IssueKind::NoData, _) => {}
-            (IssueKind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range) => {
+            (IssueKind::MissingInHistory, Some(range)) if is_settled(backfill, &issue, range).await? => {
                 write_from_cache(backfill, &issue, range).await?;
                 outcome.written_from_cache += 1;
                 outcome.repaired += 1;
@@ -69,8 +69,9 @@ async fn send_to_backfill(backfill: &Deps, issue: &Issue, range: Range) -> anyho
 }
 
 /// Whether backfill has already found that the exchange no longer serves the row.
-fn is_settled(backfill: &Deps, issue: &Issue, range: Range) -> bool {
-    backfill.ledger.with(|ledger| ledger.is_settled(&issue.stream, range.last))
+async fn is_settled(backfill: &Deps, issue: &Issue, range: Range) -> anyhow::Result<bool> {
+    let history = backfill.writer.history();
+    backfill.ledger.is_settled(&**history, &issue.stream, range.last).await.context("read the gap ledger")
 }
 
 /// Writes the cached row to history, flagged, with a ledger row that names its source. Positions before it are not in
@@ -79,10 +80,9 @@ async fn write_from_cache(backfill: &Deps, issue: &Issue, range: Range) -> anyho
     let now = backfill.clock.now();
     let range = Range { first: range.last, last: range.last };
     let evidence = Evidence { by: "audit".to_owned(), ..Evidence::default() };
-    let mut gap = Gap::open(issue.stream.clone(), range, evidence, now);
-    gap.epoch = backfill.ledger.with(|ledger| ledger.epoch_of(&gap.stream));
-    gap.count_filled(1, "cache", now);
-    gap.advance(GapState::Filled, "the exchange no longer serves it: written from the cache", now);
+    let found = Gap::open(issue.stream.clone(), range, evidence, now);
+    let reason = "the exchange no longer serves it: written from the cache";
+    let gap = backfill.ledger.filled_row(found, "cache", reason);
     let trades = issue.cached.ticks.iter().map(|(exchange, symbol, trade)| TradeRow {
         exchange: *exchange,
         symbol: symbol.clone(),

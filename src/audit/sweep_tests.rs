@@ -11,7 +11,7 @@ async fn a_sweep_finds_a_missing_range_behind_thousands_of_settled_ones() {
         let range = Range { first, last: first };
         let mut gap = Gap::open(trades()[0].clone(), range, Evidence::default(), Timestamp(OPEN));
         gap.advance(GapState::NeverExisted, "no such trades", Timestamp(OPEN));
-        stores.backfill.ledger.with(|ledger| ledger.update(&gap));
+        stores.backfill.ledger.with(|ledger| ledger.load([gap.clone()]));
     }
     let stop = CancellationToken::new();
     let report = sweep(&stores.history, &stores.backfill, &trades(), SweepScope::All, &stop).await.unwrap();

@@ -244,7 +244,7 @@ async fn trades_that_are_newer_than_the_row_behind_their_gap_wait_for_the_number
     let mut gap = harness.open(1_060, 1_069).await;
     // The row behind the gap is older than what the exchange serves at these ids now.
     gap.to_ts = Some(Timestamp::from_millis(BEGIN_MS));
-    harness.deps.ledger.with(|ledger| ledger.update(&gap));
+    harness.deps.ledger.with(|ledger| ledger.load([gap.clone()]));
     harness.ask().await;
     let rows = harness.rows().await;
     assert_eq!(rows[0].2, GapState::Open);

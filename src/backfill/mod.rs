@@ -21,6 +21,7 @@ mod requested_range;
 mod silent_klines;
 pub mod since;
 mod tail;
+mod unstored;
 mod verdict;
 
 use std::collections::HashMap;
@@ -39,6 +40,8 @@ pub use tail::{ConnectionHandle, Tail, TailOptions};
 use crate::gap::{Gap, repair_order};
 use crate::heartbeat::Heartbeat;
 
+use unstored::UnstoredRows;
+
 /// Gaps repaired at a time: enough to hide the round trips when fifty symbols lose their connection together.
 const REPAIRS_MAX: usize = 6;
 /// Longest time to store that a repair panicked.
@@ -50,7 +53,7 @@ pub async fn run(deps: Deps, heartbeat: Heartbeat, stop: CancellationToken) {
     run_repairs(deps, heartbeat, stop, repair).await;
 }
 
-/// Runs `repair` for the open gaps until `stop`; a repair returns how long to wait before the next attempt.
+/// Runs `repair` for the open gaps until `stop`, and stores the rows that their finders could not store; a repair returns how long to wait before the next attempt.
 async fn run_repairs<F>(
     deps: Deps,
     heartbeat: Heartbeat,
@@ -65,8 +68,10 @@ async fn run_repairs<F>(
     let mut panics: HashMap<String, i64> = HashMap::new();
     // When to try each gap again, by the monotonic clock; a gap that was not tried yet has no entry.
     let mut due: HashMap<String, Duration> = HashMap::new();
+    let mut unstored = UnstoredRows::new();
     while !stop.is_cancelled() {
         heartbeat.beat();
+        unstored.store(&deps, &heartbeat, &stop).await;
         for gap_id in deps.ledger.with(|ledger| ledger.take_asked_again()) {
             due.remove(&gap_id);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::market::Stream;
+use crate::retry::{Paused, Pauses};
 
 /// Answers of the exchange that contradict the silence before the stream is subscribed again: the first one may have
 /// overtaken frames on their way.
@@ -16,34 +17,6 @@ const RESUBSCRIBE: Pauses = Pauses { min: Duration::from_secs(15), max: Duration
 /// Pauses between two replacements of one connection for silent streams, and between two requests for a connection of
 /// a stream's own.
 const REPLACE: Pauses = Pauses { min: Duration::from_secs(60), max: Duration::from_secs(3_600) };
-
-/// Growing pauses: each is twice as long as the one before.
-#[derive(Clone, Copy, Debug)]
-struct Pauses {
-    min: Duration,
-    max: Duration,
-}
-
-/// When an action may be repeated.
-#[derive(Clone, Copy, Debug)]
-struct Paused {
-    until: Instant,
-    wait: Duration,
-}
-
-impl Pauses {
-    /// Whether the action is allowed now; if so, the pause begins. After a calm as long as the last pause the pauses
-    /// begin again with the shortest.
-    fn allow(self, paused: &mut Option<Paused>, now: Instant) -> bool {
-        let wait = match *paused {
-            Some(Paused { until, .. }) if now < until => return false,
-            Some(Paused { until, wait }) if now < until + wait => (wait * 2).min(self.max),
-            _ => self.min,
-        };
-        *paused = Some(Paused { until: now + wait, wait });
-        true
-    }
-}
 
 /// What to do about a silent stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +64,7 @@ impl Recovery {
             return None;
         }
         let resubscribed = self.resubscribed.entry(stream.clone()).or_default();
-        if resubscribed.is_some_and(|paused| now < paused.until + paused.wait) {
+        if resubscribed.is_some_and(|paused| paused.is_recent(now)) {
             // A new subscription did not help.
             let (step, paused) = match neighbours {
                 Neighbours::Delivering => (Step::Isolate, self.isolated.entry(stream.clone()).or_default()),

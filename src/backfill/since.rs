@@ -16,6 +16,7 @@ use crate::heartbeat::Heartbeat;
 use crate::history::{HistoryError, TradeRow};
 use crate::market::{Channel, Stream, Timestamp};
 use crate::progress::Progress;
+use crate::retry::{Paused, Pauses};
 
 use super::deps::Deps;
 use super::first_klines::open_gaps_before_first;
@@ -38,9 +39,12 @@ pub(super) enum Check {
     Asked,
 }
 
+/// Pauses between two checks of a start that ask the exchange.
+const ASK_AGAIN: Pauses = Pauses { min: RETRY_AFTER, max: ASK_AGAIN_MAX };
+
 /// When to check each pending start again.
 #[derive(Debug, Default)]
-struct Pauses(HashMap<Stream, (Instant, Duration)>);
+struct PausedChecks(HashMap<Stream, Option<Paused>>);
 
 /// When each recording began, by the exchange's clock.
 #[derive(Debug, Default)]
@@ -60,19 +64,16 @@ impl ExchangeStarts {
     }
 }
 
-impl Pauses {
+impl PausedChecks {
     fn is_over(&self, stream: &Stream, now: Instant) -> bool {
-        self.0.get(stream).is_none_or(|(until, _)| *until <= now)
+        self.0.get(stream).copied().flatten().is_none_or(|paused| paused.is_over(now))
     }
 
     fn checked(&mut self, stream: &Stream, check: Check, now: Instant) {
         match check {
             Check::Finished => drop(self.0.remove(stream)),
             Check::NotYet => {}
-            Check::Asked => {
-                let wait = self.0.get(stream).map_or(RETRY_AFTER, |(_, wait)| (*wait * 2).min(ASK_AGAIN_MAX));
-                self.0.insert(stream.clone(), (now + wait, wait));
-            }
+            Check::Asked => ASK_AGAIN.begin(self.0.entry(stream.clone()).or_default(), now),
         }
     }
 }
@@ -97,7 +98,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut done: Vec<(Stream, Since)> = Vec::new();
-    let mut pauses = Pauses::default();
+    let mut pauses = PausedChecks::default();
     let mut starts = ExchangeStarts::default();
     while !stop.is_cancelled() {
         let configured = configured_starts(&feeds.borrow_and_update());

@@ -91,7 +91,7 @@ async fn a_start_without_a_trade_stays_pending_until_the_first_row() {
 
 #[tokio::test]
 async fn the_pauses_between_two_questions_about_a_start_grow_to_five_minutes() {
-    let (mut pauses, began, mut waits) = (Pauses::default(), Instant::now(), Vec::new());
+    let (mut pauses, began, mut waits) = (PausedChecks::default(), Instant::now(), Vec::new());
     let mut now = began;
     for _ in 0..8 {
         pauses.checked(&stream(), Check::Asked, now);

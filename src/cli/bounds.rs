@@ -111,7 +111,7 @@ async fn time_of(history: &Arc<dyn History>, stream: &Stream, position: i64) -> 
 mod tests {
     use super::*;
     use crate::history::embedded::EmbeddedHistory;
-    use crate::history::{Batch, TradeRow};
+    use crate::history::{Batch, RowStore, TradeRow};
     use crate::market::{Exchange, Side, Symbol, Trade};
 
     const SECOND: i64 = 1_000_000;

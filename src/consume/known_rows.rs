@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::history::{
-    ConflictRow, History, HistoryError, KlineRow, TradeRow, Verdict, kline_content, same_kline, trade_content,
+    ConflictRow, History, HistoryError, KlineRow, RowStore, TradeRow, Verdict, kline_content, same_kline, trade_content,
 };
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
 use crate::messages;
@@ -102,7 +102,7 @@ fn by_key<K: Eq + Hash, R>(rows: Vec<R>, key: impl Fn(&R) -> K) -> impl Iterator
 }
 
 impl StoredRows {
-    async fn read(history: &dyn History, repeated: &RepeatedRows) -> Result<Self, HistoryError> {
+    async fn read(history: &dyn RowStore, repeated: &RepeatedRows) -> Result<Self, HistoryError> {
         let mut stored = Self::default();
         let trades = repeated.trades.iter().map(|(row, _)| row.exchange);
         let exchanges: BTreeSet<Exchange> =

@@ -255,9 +255,7 @@ impl Worker {
         self.deps.writer.pending_updates().offer(ready.update);
         self.show_set_aside(ready.set_aside);
         self.deps.progress.publish(ready.progress, &Offsets::new());
-        if !ready.rows.batch.gaps.is_empty() {
-            self.deps.ledger.gap_opened.notify_one();
-        }
+        self.deps.ledger.batch_stored(&ready.rows.batch.gaps);
         if !ready.rows.batch.conflicts.is_empty() {
             self.deps.doubts.conflict_found.notify_one();
         }
@@ -283,7 +281,7 @@ impl Worker {
                 EXCHANGE = %epoch.exchange, SYMBOL = %epoch.symbol, EPOCH = epoch.epoch,
                 "the numbering of {stream} began again, epoch {}: {}", epoch.epoch, epoch.reason
             );
-            ended.append(&mut self.deps.ledger.with(|ledger| ledger.begin_epoch(&stream, epoch.epoch, now)));
+            ended.append(&mut self.deps.ledger.begin_epoch(&stream, epoch.epoch, now));
         }
         ended
     }
@@ -305,16 +303,7 @@ impl Worker {
             };
             let mut found = Gap::open(detected_gap.stream.clone(), detected_gap.range, evidence, now);
             (found.from_ts, found.to_ts) = (detected_gap.from_ts, detected_gap.to_ts);
-            let opened = self.deps.ledger.with(|ledger| ledger.open(&found));
-            for gap in &opened.rows {
-                info!(
-                    MESSAGE_ID = messages::GAP_FOUND,
-                    EXCHANGE = %gap.stream.exchange, SYMBOL = %gap.stream.symbol,
-                    GAP_FIRST = gap.range.first, GAP_LAST = gap.range.last,
-                    "gap in {}: {} missing, {}, found by {}", gap.stream, gap.len(), gap.span(), detected_gap.by
-                );
-            }
-            rows.append(&mut opened.changed());
+            rows.append(&mut self.deps.ledger.open_with_rows(&found));
         }
         rows
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::market::Timestamp;
+use crate::retry::doubled;
 
 use super::{Gap, GapState, Range, RangeSet};
 
@@ -81,8 +82,8 @@ pub fn served_until(happened: Timestamp, oldest: Timestamp, now: Timestamp, kept
 
 /// How long to wait after a failed attempt: 1 s, doubling with each attempt, at most a minute.
 pub fn retry_after(attempts: i64) -> Duration {
-    let doublings = attempts.saturating_sub(1).clamp(0, 6) as u32;
-    Duration::from_secs((1 << doublings).min(60))
+    let doublings = u32::try_from(attempts.saturating_sub(1).max(0)).unwrap_or(u32::MAX);
+    doubled(Duration::from_secs(1), doublings, Duration::from_secs(60))
 }
 
 #[cfg(test)]

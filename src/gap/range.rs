@@ -90,6 +90,23 @@ impl RangeSet {
         self.ranges.range(..=range.first).next_back().is_some_and(|(_, &last)| range.last <= last)
     }
 
+    /// The ranges of the set that overlap `range`, ascending.
+    pub fn overlapping(&self, range: Range) -> impl Iterator<Item = Range> + '_ {
+        let before = self.ranges.range(..range.first).next_back().filter(|(_, last)| range.first <= **last);
+        let from = self.ranges.range(range.first..=range.last);
+        before.into_iter().chain(from).map(|(&first, &last)| Range { first, last })
+    }
+
+    /// Removes and returns the lowest range.
+    pub fn pop_first(&mut self) -> Option<Range> {
+        self.ranges.pop_first().map(|(first, last)| Range { first, last })
+    }
+
+    /// How many ranges it consists of.
+    pub fn range_count(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// The parts of `range` that are not in the set.
     pub fn uncovered(&self, range: Range) -> Vec<Range> {
         let mut uncovered = Vec::new();
@@ -171,6 +188,9 @@ mod tests {
                 prop_assert_eq!(uncovered.iter().any(|r| r.contains(position)), !set.contains(position));
             }
             prop_assert_eq!(set.covers(requested), uncovered.is_empty());
+            let overlapping: Vec<Range> = set.overlapping(requested).collect();
+            let expected: Vec<Range> = set.iter().filter(|range| range.intersect(requested).is_some()).collect();
+            prop_assert_eq!(overlapping, expected);
         }
     }
 

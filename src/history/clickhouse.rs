@@ -22,6 +22,7 @@ mod lookup;
 mod per_minute;
 mod proof;
 mod retention;
+mod runs;
 mod schema;
 mod server;
 mod tunnel;
@@ -35,7 +36,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Batch, ClickhouseOptions, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError,
-    JobRun, KlineRow, MinuteCount, Retention, TradeRow, Watermark, WindowCount,
+    JobRun, KlineRow, LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -111,11 +112,7 @@ fn limit(rows: usize) -> i64 {
 }
 
 #[async_trait]
-impl History for ClickhouseHistory {
-    async fn identity(&self) -> Result<String, HistoryError> {
-        self.prepare().await.map(str::to_owned)
-    }
-
+impl RowStore for ClickhouseHistory {
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         if batch.is_empty() {
             return Ok(());
@@ -242,6 +239,13 @@ impl History for ClickhouseHistory {
     ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
         per_minute::per_minute(self.server().await?, streams, since).await
     }
+}
+
+#[async_trait]
+impl LedgerStore for ClickhouseHistory {
+    async fn insert_gaps(&self, gaps: &[Gap], token: &str) -> Result<(), HistoryError> {
+        self.insert(&Batch::of_gaps(gaps, token)).await
+    }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         ledger::gaps(self.server().await?, filter).await
@@ -254,23 +258,16 @@ impl History for ClickhouseHistory {
     async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
         ledger::conflicts(self.server().await?, pending_only, limit).await
     }
+}
 
-    fn epoch(&self) -> Option<i64> {
-        self.server.epoch
-    }
-
-    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
-        let mut history = Self::new(&self.options);
-        history.server.epoch = Some(epoch);
-        Arc::new(history)
-    }
-
+#[async_trait]
+impl RunStore for ClickhouseHistory {
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
-        ledger::dead_letters(self.server().await?, recorder, limit).await
+        runs::dead_letters(self.server().await?, recorder, limit).await
     }
 
     async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
-        ledger::dead_letter_count(self.server().await?, recorder).await
+        runs::dead_letter_count(self.server().await?, recorder).await
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
@@ -280,7 +277,24 @@ impl History for ClickhouseHistory {
     }
 
     async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
-        ledger::runs(self.server().await?, job, recorder, limit).await
+        runs::runs(self.server().await?, job, recorder, limit).await
+    }
+}
+
+#[async_trait]
+impl History for ClickhouseHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        self.prepare().await.map(str::to_owned)
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.server.epoch
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        let mut history = Self::new(&self.options);
+        history.server.epoch = Some(epoch);
+        Arc::new(history)
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

@@ -9,6 +9,7 @@ mod ledger;
 mod lookup;
 mod per_minute;
 mod retention;
+mod runs;
 mod schema;
 mod tables;
 mod window;
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
+    LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
 };
 use crate::gap::{Gap, Range};
 use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
@@ -97,11 +98,7 @@ impl EmbeddedHistory {
 }
 
 #[async_trait]
-impl History for EmbeddedHistory {
-    async fn identity(&self) -> Result<String, HistoryError> {
-        Ok(self.shared.identity.clone())
-    }
-
+impl RowStore for EmbeddedHistory {
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         if batch.is_empty() {
             return Ok(());
@@ -224,6 +221,13 @@ impl History for EmbeddedHistory {
         let epoch = self.epoch;
         self.read(move |connection| per_minute::per_minute(connection, &streams, since, epoch)).await
     }
+}
+
+#[async_trait]
+impl LedgerStore for EmbeddedHistory {
+    async fn insert_gaps(&self, gaps: &[Gap], token: &str) -> Result<(), HistoryError> {
+        self.insert(&Batch::of_gaps(gaps, token)).await
+    }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         let (filter, epoch) = (filter.clone(), self.epoch);
@@ -237,23 +241,18 @@ impl History for EmbeddedHistory {
     async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
         self.read(move |connection| ledger::conflicts(connection, pending_only, limit)).await
     }
+}
 
-    fn epoch(&self) -> Option<i64> {
-        self.epoch
-    }
-
-    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
-        Arc::new(Self { shared: self.shared.clone(), epoch: Some(epoch) })
-    }
-
+#[async_trait]
+impl RunStore for EmbeddedHistory {
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         let recorder = recorder.map(str::to_owned);
-        self.read(move |connection| ledger::dead_letters(connection, recorder.as_deref(), limit)).await
+        self.read(move |connection| runs::dead_letters(connection, recorder.as_deref(), limit)).await
     }
 
     async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
         let recorder = recorder.map(str::to_owned);
-        self.read(move |connection| ledger::dead_letter_count(connection, recorder.as_deref())).await
+        self.read(move |connection| runs::dead_letter_count(connection, recorder.as_deref())).await
     }
 
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
@@ -262,7 +261,22 @@ impl History for EmbeddedHistory {
 
     async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
         let (job, recorder) = (job.map(str::to_owned), recorder.map(str::to_owned));
-        self.read(move |connection| ledger::runs(connection, job.as_deref(), recorder.as_deref(), limit)).await
+        self.read(move |connection| runs::runs(connection, job.as_deref(), recorder.as_deref(), limit)).await
+    }
+}
+
+#[async_trait]
+impl History for EmbeddedHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        Ok(self.shared.identity.clone())
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.epoch
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Self { shared: self.shared.clone(), epoch: Some(epoch) })
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

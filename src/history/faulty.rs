@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
+    LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
@@ -89,12 +89,7 @@ fn first_half(batch: &Batch) -> Batch {
 }
 
 #[async_trait]
-impl History for FaultyHistory {
-    async fn identity(&self) -> Result<String, HistoryError> {
-        self.before_read().await?;
-        self.inner.identity().await
-    }
-
+impl RowStore for FaultyHistory {
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         let fault = self.faults.for_write();
         if fault == Fault::Fail {
@@ -223,6 +218,13 @@ impl History for FaultyHistory {
         self.before_read().await?;
         self.inner.per_minute(streams, since).await
     }
+}
+
+#[async_trait]
+impl LedgerStore for FaultyHistory {
+    async fn insert_gaps(&self, gaps: &[Gap], token: &str) -> Result<(), HistoryError> {
+        self.insert(&Batch::of_gaps(gaps, token)).await
+    }
 
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         self.before_read().await?;
@@ -238,15 +240,10 @@ impl History for FaultyHistory {
         self.before_read().await?;
         self.inner.conflicts(pending_only, limit).await
     }
+}
 
-    fn epoch(&self) -> Option<i64> {
-        self.inner.epoch()
-    }
-
-    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
-        Arc::new(Self::new(self.inner.at_epoch(epoch), self.faults.clone()))
-    }
-
+#[async_trait]
+impl RunStore for FaultyHistory {
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         self.before_read().await?;
         self.inner.dead_letters(recorder, limit).await
@@ -272,6 +269,22 @@ impl History for FaultyHistory {
     async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
         self.before_read().await?;
         self.inner.runs(job, recorder, limit).await
+    }
+}
+
+#[async_trait]
+impl History for FaultyHistory {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        self.before_read().await?;
+        self.inner.identity().await
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.inner.epoch()
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Self::new(self.inner.at_epoch(epoch), self.faults.clone()))
     }
 
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {

@@ -1,6 +1,6 @@
 //! Selects gaps, and reads them page by page: a ledger of years does not fit into memory.
 
-use super::{History, HistoryError};
+use super::{HistoryError, LedgerStore};
 use crate::gap::{Gap, GapState, Range};
 use crate::market::{Stream, Symbol, Timestamp};
 
@@ -12,7 +12,7 @@ const PAGE: usize = 1_000;
 pub struct GapFilter {
     /// Only open gaps.
     pub open_only: bool,
-    /// Only gaps of each symbol's newest epoch, or of the one that [`History::at_epoch`] asks for.
+    /// Only gaps of each symbol's newest epoch, or of the one that [`super::History::at_epoch`] asks for.
     pub of_read_epoch: bool,
     /// Only gaps of this symbol.
     pub symbol: Option<Symbol>,
@@ -60,7 +60,7 @@ impl GapPages {
     }
 
     /// The next page; `None` after the last one.
-    pub async fn next(&mut self, history: &dyn History) -> Result<Option<Vec<Gap>>, HistoryError> {
+    pub async fn next(&mut self, history: &dyn LedgerStore) -> Result<Option<Vec<Gap>>, HistoryError> {
         if self.is_at_end {
             return Ok(None);
         }
@@ -75,7 +75,7 @@ impl GapPages {
 
 /// Passes every gap that `filter` selects to `visit`, newest first, and holds one page of them in memory.
 pub async fn each_gap(
-    history: &dyn History,
+    history: &dyn LedgerStore,
     filter: GapFilter,
     mut visit: impl FnMut(Gap),
 ) -> Result<(), HistoryError> {

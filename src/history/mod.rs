@@ -2,7 +2,7 @@
 //!
 //! The contract suite in `tests/it/contracts` checks these promises on every backend:
 //!
-//! 1. **Insert is durable, and may be repeated.** When [`History::insert`] returns `Ok`, every row of the batch
+//! 1. **Insert is durable, and may be repeated.** When [`RowStore::insert`] returns `Ok`, every row of the batch
 //!    survives SIGKILL and a power cut. On an error, none, some or all of the rows may be stored: the caller inserts
 //!    the same batch again.
 //! 2. **One row per key.** The key of a trade is (exchange, symbol, epoch, trade_id), of a kline (exchange, symbol,
@@ -25,14 +25,21 @@
 //!
 //! Decimals are exact. Times are microseconds since 1970 UTC. A position is a trade id, or the open time of a kline in
 //! microseconds. This module knows rows; it must not know where they come from.
+//!
+//! The port has three parts, one file each: [`RowStore`] (trades and klines), [`LedgerStore`] (gaps, epochs, conflicts)
+//! and [`RunStore`] (runs of jobs, dead letters). [`History`] is their sum; a caller takes the part that it needs. The
+//! types of the rows are in `rows.rs`, and each backend has a file for each part.
 
 pub mod clickhouse;
 pub mod embedded;
 pub mod faulty;
 mod gap_filter;
+mod ledger_store;
 mod options;
 mod per_minute;
+mod row_store;
 mod rows;
+mod run_store;
 mod window;
 
 use std::sync::Arc;
@@ -41,17 +48,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use gap_filter::{GapFilter, GapPages, each_gap};
+pub use ledger_store::LedgerStore;
 pub use options::{Backend, ClickhouseOptions, Options};
 
 pub use per_minute::MinuteCount;
+pub use row_store::RowStore;
 pub use rows::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow,
     VERSION_LATE, Verdict, kline_content, row_version, same_kline, trade_content,
 };
+pub use run_store::RunStore;
 pub use window::WindowCount;
 
-use crate::gap::{Gap, Range};
-use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+use crate::market::{Stream, Timestamp};
 
 /// The largest difference in time between a trade and one with a higher id that is earlier. Reads that rely on the
 /// order of time tolerate this much. An exchange numbers its trades as they happen, so an hour is more than enough, and
@@ -109,112 +118,17 @@ pub struct Retention {
     pub dead_letters_before: Option<Timestamp>,
     /// Removes runs that were scheduled before this time.
     pub runs_before: Option<Timestamp>,
-    /// Keeps this many runs of each job of each recorder, the first ones that [`History::runs`] lists, and removes the others.
+    /// Keeps this many runs of each job of each recorder, the first ones that [`RunStore::runs`] lists, and removes the others.
     pub runs_per_job: Option<u32>,
     /// Removes trades and klines whose exchange time (of a kline its open time) is before this time.
     pub rows_before: Option<Timestamp>,
 }
 
-/// All recorded rows: trades, klines, gaps, dead letters and runs of jobs.
+/// All that is recorded: the three parts, and the store as a whole.
 #[async_trait]
-pub trait History: Send + Sync {
+pub trait History: RowStore + LedgerStore + RunStore {
     /// The UUID of the store (promise 5).
     async fn identity(&self) -> Result<String, HistoryError>;
-
-    /// Stores a batch; it is durable when this returns `Ok` (promise 1).
-    async fn insert(&self, batch: &Batch) -> Result<(), HistoryError>;
-
-    /// The highest stored position of each stream that has rows, in any order. Runs one query for trades and one for
-    /// klines.
-    async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError>;
-
-    /// The trade with the highest id of each symbol that has trades, in any order. Runs one query.
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError>;
-
-    /// The latest closed kline of each symbol and interval that has klines, in any order. Runs one query.
-    async fn latest_klines(
-        &self,
-        exchange: Exchange,
-        symbols: &[Symbol],
-        intervals: &[Interval],
-    ) -> Result<Vec<KlineRow>, HistoryError>;
-
-    /// The stored trades with exactly these ids, in any order; other ids are skipped. Runs one query.
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError>;
-
-    /// The stored klines with exactly these open times, in any order; other times are skipped. Runs one query.
-    async fn klines_by_time(
-        &self,
-        exchange: Exchange,
-        keys: &[(Symbol, Interval, Timestamp)],
-    ) -> Result<Vec<KlineRow>, HistoryError>;
-
-    /// The stored trades of a stream with ids in `range`, ascending, at most `limit`.
-    async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError>;
-
-    /// The stored klines of a stream with open times in `range`, ascending, at most `limit`. Empty for a stream of
-    /// trades.
-    async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError>;
-
-    /// The stored one-minute klines of these symbols that opened at `since` or later, ascending within a symbol. Runs
-    /// one query.
-    async fn minute_klines(
-        &self,
-        exchange: Exchange,
-        symbols: &[Symbol],
-        since: Timestamp,
-    ) -> Result<Vec<KlineRow>, HistoryError>;
-
-    /// The number of stored positions in `range`; `range.len(step) - present` are missing.
-    async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError>;
-
-    /// The first and last stored position; `None` if the stream has no row.
-    async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError>;
-
-    /// The ranges inside `range` that are not stored, ascending, at most `limit`.
-    async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError>;
-
-    /// Counts the rows of each stream with exchange times in `[from, to)`; only streams that have some, in any order.
-    /// Runs a few queries for any number of streams. It relies on positions that increase with time, and counts each
-    /// row of the window: use it for hours, not for years.
-    async fn windows(
-        &self,
-        streams: &[Stream],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<(Stream, WindowCount)>, HistoryError>;
-
-    /// The ranges inside each stream's range that are not stored, ascending within a stream, at most `limit` of each
-    /// stream. Runs one query for trades and one for the klines of each interval.
-    async fn missing_each(
-        &self,
-        ranges: &[(Stream, Range)],
-        limit: usize,
-    ) -> Result<Vec<(Stream, Range)>, HistoryError>;
-
-    /// Counts the rows of each stream and UTC day in the store, ascending within a stream. Runs one query for trades
-    /// and one for klines. With `first_day` ([`CoverageDay::day`]) it returns only that day and later ones and does not
-    /// read older rows. That relies on positions that increase with time, out of order by at most [`DISORDER_MAX`].
-    async fn days(
-        &self,
-        streams: &[Stream],
-        first_day: Option<i64>,
-    ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError>;
-
-    /// Counts the rows of each stream and UTC minute in the store, for exchange times at `since` or later, ascending
-    /// within a stream, streams in any order. Runs one query for trades and one for klines. Use it for about the last
-    /// day: it relies on positions that increase with time, and may miss rows that are out of order around `since`.
-    async fn per_minute(
-        &self,
-        streams: &[Stream],
-        since: Timestamp,
-    ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError>;
-
-    /// The gaps that `filter` selects, newest first by detection.
-    async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError>;
-
-    /// Every numbering of every symbol that began after another one, ascending by epoch within a symbol.
-    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError>;
 
     /// The epoch of trades that reads return; `None` is the newest of each symbol.
     fn epoch(&self) -> Option<i64> {
@@ -223,22 +137,6 @@ pub trait History: Send + Sync {
 
     /// The same store, of whose trades reads return this epoch in place of the newest.
     fn at_epoch(&self, epoch: i64) -> Arc<dyn History>;
-
-    /// The conflicts that are not decided yet, or all, newest first, at most `limit`.
-    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError>;
-
-    /// The newest dead letters of one recorder or of all, by receive time, newest first, at most `limit`.
-    async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError>;
-
-    /// The number of dead letters of one recorder or of all.
-    async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError>;
-
-    /// Stores a run of a job; replaces the run with the same `run_id`.
-    async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError>;
-
-    /// The newest runs of one job or of all, of one recorder or of all, by scheduled time and then `run_id`, newest first,
-    /// at most `limit`.
-    async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError>;
 
     /// Removes the rows that `retention` selects; returns their number.
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError>;

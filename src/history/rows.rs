@@ -339,6 +339,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of gaps alone.
+    pub fn of_gaps(gaps: &[Gap], token: &str) -> Self {
+        Self { gaps: gaps.to_vec(), token: token.to_owned(), ..Self::default() }
+    }
+
     /// Whether it contains no row.
     pub fn is_empty(&self) -> bool {
         self.rows() == 0

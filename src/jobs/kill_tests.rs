@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::history::RunStore;
 
 /// Runs to write; each twice, at its start and at its end.
 const RUNS: usize = 24;

@@ -7,14 +7,15 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::history::{History, HistoryError, JobRun};
+use crate::history::{HistoryError, JobRun, RunStore};
 use crate::market::Timestamp;
+use crate::retry::Backoff;
 
 /// Runs that may wait for history; any more are only in the journal.
 pub(super) const RECORDS_MAX: usize = 1_024;
 /// Longest write before the recorder retries it.
 const PUT_MAX: Duration = Duration::from_secs(5);
-/// How long the recorder waits before it retries.
+/// Longest delay between two attempts; jitter halves it at most.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Newest runs searched for those that an earlier process did not end.
 const RUNS_SCANNED_MAX: usize = 1_000;
@@ -26,7 +27,7 @@ pub(super) struct Record {
 }
 
 pub(super) struct Recorder {
-    history: Arc<dyn History>,
+    history: Arc<dyn RunStore>,
     clock: Clock,
     /// The name of this recorder among several that share the history.
     instance: String,
@@ -37,7 +38,7 @@ pub(super) struct Recorder {
 
 impl Recorder {
     pub(super) fn new(
-        history: Arc<dyn History>,
+        history: Arc<dyn RunStore>,
         clock: Clock,
         instance: String,
         records: mpsc::Receiver<Record>,
@@ -74,6 +75,7 @@ impl Recorder {
     /// Writes a run, however long history is down; during the stop it tries once.
     async fn write(&self, mut record: Record) {
         let mut failed = false;
+        let mut backoff = Backoff::new(RETRY_DELAY, RETRY_DELAY);
         loop {
             let why = match tokio::time::timeout(PUT_MAX, self.history.put_run(&record.run)).await {
                 Ok(Ok(())) => break,
@@ -89,7 +91,7 @@ impl Recorder {
             if self.records.is_closed() {
                 return;
             }
-            tokio::time::sleep(RETRY_DELAY).await;
+            tokio::time::sleep(backoff.next_delay()).await;
         }
         notify_waiter(&mut record);
         if failed {

@@ -30,7 +30,7 @@ use tapekeeper::health::Health;
 use tapekeeper::heartbeat::Heartbeats;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::faulty::FaultyHistory;
-use tapekeeper::history::{GapFilter, History};
+use tapekeeper::history::{GapFilter, History, LedgerStore, RowStore, RunStore};
 use tapekeeper::ingest::{self, Counters};
 use tapekeeper::ledger::{Ledger, SharedLedger};
 use tapekeeper::log::Log;

@@ -29,9 +29,9 @@ async fn seasoned() -> Served {
     served.state.progress.count_batch(5, second / 50, Some(second / 10));
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();
     let found = Gap::open(stream, Range { first: 10, last: 19 }, Evidence::default(), Timestamp(1_000_000));
-    let mut gap = served.state.ledger.with(|ledger| ledger.open(&found)).rows.remove(0);
+    let mut gap = served.state.ledger.open(&*served.history, &found).await.unwrap().remove(0);
     assert!(gap.advance(GapState::Filled, "", Timestamp(4_000_000)));
-    served.state.ledger.with(|ledger| ledger.update(&gap));
+    served.state.ledger.record(&*served.history, &gap, &[]).await.unwrap();
     served.post("/api/v1/jobs/state-snapshot/run?wait=true", "").await;
     served
 }

@@ -281,11 +281,11 @@ mod tests {
             )
             .unwrap();
         let upgraded = SCHEMA.open(&path).unwrap();
-        let letters = super::super::ledger::dead_letters(&upgraded, Some(""), 9).unwrap();
+        let letters = super::super::runs::dead_letters(&upgraded, Some(""), 9).unwrap();
         let places: Vec<_> = letters.iter().map(|letter| (letter.source.as_str(), letter.offset)).collect();
         assert_eq!(places, [("log", 8), ("log", 7), ("rest", -1)], "a row over REST is one letter");
         let id: uuid::Uuid = letters[0].id.parse().unwrap();
         assert_eq!((id.get_version_num(), id.get_timestamp().unwrap().to_unix().0), (7, 1_790_000_000));
-        assert_eq!(super::super::ledger::runs(&upgraded, None, Some(""), 9).unwrap().len(), 1);
+        assert_eq!(super::super::runs::runs(&upgraded, None, Some(""), 9).unwrap().len(), 1);
     }
 }

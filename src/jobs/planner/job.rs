@@ -13,6 +13,7 @@ use crate::jobs::calendar::{COUNT_MAX, PassedInstants};
 use crate::jobs::scheduler_state::JobState;
 use crate::jobs::spec::{Align, JobEvent, JobSpec, MissedPolicy, Overlap, When};
 use crate::market::Timestamp;
+use crate::retry::doubled;
 use last_success::LastSuccess;
 
 /// An instant that is found later than this was missed, not late. Microseconds.
@@ -410,8 +411,7 @@ impl Job {
         if firing.attempt > self.spec.retry.max || !self.waiting.is_empty() {
             return FollowUp::Nothing;
         }
-        let doubled = self.spec.retry.backoff.saturating_mul(1_u32.checked_shl(firing.attempt - 1).unwrap_or(u32::MAX));
-        let backoff = doubled.min(BACKOFF_MAX);
+        let backoff = doubled(self.spec.retry.backoff, firing.attempt - 1, BACKOFF_MAX);
         let jitter = self.spec.retry.jitter.unwrap_or(backoff / 4);
         let wait = backoff + draw(self.seeds.process, &self.spec.name, now.monotonic.as_nanos() as i64, jitter);
         let again = Firing { trigger: Trigger::Retry, attempt: firing.attempt + 1, ..firing };

@@ -8,7 +8,7 @@ use tapekeeper::cache::{Cache, CacheError, Update};
 use tapekeeper::gap::{Gap, Range};
 use tapekeeper::history::{
     Batch, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError, JobRun, KlineRow,
-    MinuteCount, Retention, TradeRow, Watermark, WindowCount,
+    LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
 use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
@@ -134,28 +134,19 @@ impl Cache for Retrying<dyn Cache> {
 }
 
 #[async_trait]
-impl History for Retrying<dyn History> {
-    async fn identity(&self) -> Result<String, HistoryError> {
-        retry(|| self.0.identity()).await
-    }
+impl RowStore for Retrying<dyn History> {
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError> {
         retry(|| self.0.insert(batch)).await
     }
-    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
-        retry(|| self.0.epochs()).await
-    }
-    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
-        Arc::new(Retrying::<dyn History>(self.0.at_epoch(epoch)))
-    }
-    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
-        retry(|| self.0.conflicts(pending_only, limit)).await
-    }
+
     async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError> {
         retry(|| self.0.watermarks(streams)).await
     }
+
     async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
         retry(|| self.0.latest_trades(exchange, symbols)).await
     }
+
     async fn latest_klines(
         &self,
         exchange: Exchange,
@@ -164,9 +155,11 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.latest_klines(exchange, symbols, intervals)).await
     }
+
     async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
         retry(|| self.0.trades_by_id(exchange, keys)).await
     }
+
     async fn klines_by_time(
         &self,
         exchange: Exchange,
@@ -174,21 +167,27 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.klines_by_time(exchange, keys)).await
     }
+
     async fn trades(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<TradeRow>, HistoryError> {
         retry(|| self.0.trades(stream, range, limit)).await
     }
+
     async fn klines(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.klines(stream, range, limit)).await
     }
+
     async fn count(&self, stream: &Stream, range: Range) -> Result<Count, HistoryError> {
         retry(|| self.0.count(stream, range)).await
     }
+
     async fn extent(&self, stream: &Stream) -> Result<Option<Range>, HistoryError> {
         retry(|| self.0.extent(stream)).await
     }
+
     async fn missing(&self, stream: &Stream, range: Range, limit: usize) -> Result<Vec<Range>, HistoryError> {
         retry(|| self.0.missing(stream, range, limit)).await
     }
+
     async fn minute_klines(
         &self,
         exchange: Exchange,
@@ -197,6 +196,7 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<KlineRow>, HistoryError> {
         retry(|| self.0.minute_klines(exchange, symbols, since)).await
     }
+
     async fn windows(
         &self,
         streams: &[Stream],
@@ -205,6 +205,7 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
         retry(|| self.0.windows(streams, from, to)).await
     }
+
     async fn missing_each(
         &self,
         ranges: &[(Stream, Range)],
@@ -212,6 +213,7 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<(Stream, Range)>, HistoryError> {
         retry(|| self.0.missing_each(ranges, limit)).await
     }
+
     async fn days(
         &self,
         streams: &[Stream],
@@ -219,6 +221,7 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<(Stream, CoverageDay)>, HistoryError> {
         retry(|| self.0.days(streams, first_day)).await
     }
+
     async fn per_minute(
         &self,
         streams: &[Stream],
@@ -226,27 +229,64 @@ impl History for Retrying<dyn History> {
     ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
         retry(|| self.0.per_minute(streams, since)).await
     }
+}
+
+#[async_trait]
+impl LedgerStore for Retrying<dyn History> {
+    async fn insert_gaps(&self, gaps: &[Gap], token: &str) -> Result<(), HistoryError> {
+        self.insert(&Batch::of_gaps(gaps, token)).await
+    }
+
+    async fn epochs(&self) -> Result<Vec<EpochRow>, HistoryError> {
+        retry(|| self.0.epochs()).await
+    }
+
+    async fn conflicts(&self, pending_only: bool, limit: usize) -> Result<Vec<ConflictRow>, HistoryError> {
+        retry(|| self.0.conflicts(pending_only, limit)).await
+    }
+
     async fn gaps(&self, filter: &GapFilter) -> Result<Vec<Gap>, HistoryError> {
         retry(|| self.0.gaps(filter)).await
     }
+}
+
+#[async_trait]
+impl RunStore for Retrying<dyn History> {
     async fn dead_letters(&self, recorder: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, HistoryError> {
         retry(|| self.0.dead_letters(recorder, limit)).await
     }
+
     async fn dead_letter_count(&self, recorder: Option<&str>) -> Result<u64, HistoryError> {
         retry(|| self.0.dead_letter_count(recorder)).await
     }
+
     async fn put_run(&self, run: &JobRun) -> Result<(), HistoryError> {
         retry(|| self.0.put_run(run)).await
     }
+
     async fn runs(&self, job: Option<&str>, recorder: Option<&str>, limit: usize) -> Result<Vec<JobRun>, HistoryError> {
         retry(|| self.0.runs(job, recorder, limit)).await
     }
+}
+
+#[async_trait]
+impl History for Retrying<dyn History> {
+    async fn identity(&self) -> Result<String, HistoryError> {
+        retry(|| self.0.identity()).await
+    }
+
+    fn at_epoch(&self, epoch: i64) -> Arc<dyn History> {
+        Arc::new(Retrying::<dyn History>(self.0.at_epoch(epoch)))
+    }
+
     async fn retain(&self, retention: &Retention) -> Result<u64, HistoryError> {
         retry(|| self.0.retain(retention)).await
     }
+
     async fn bytes(&self) -> Result<Option<u64>, HistoryError> {
         retry(|| self.0.bytes()).await
     }
+
     async fn close(&self) -> Result<(), HistoryError> {
         self.0.close().await
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rust_decimal::Decimal;
 use tapekeeper::gap::{Evidence, Gap, GapState, Range};
 use tapekeeper::history::embedded::EmbeddedHistory;
-use tapekeeper::history::{Batch, History, KlineRow, TradeRow};
+use tapekeeper::history::{Batch, History, KlineRow, RowStore, TradeRow};
 use tapekeeper::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 
 /// The feed of this history; no recorder connects.

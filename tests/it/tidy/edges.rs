@@ -9,8 +9,8 @@ use super::{File, assert_none, rust_files};
 const MODULES: &[(&str, &[&str], &str)] = &[
     ("market", &[], "the vocabulary"),
     ("histogram", &[], "numbers only"),
-    ("gap", &["market"], ""),
-    ("ledger", &["gap", "histogram", "market"], "measures how long repairs take"),
+    ("retry", &[], "delays only, never what is retried"),
+    ("gap", &["market", "retry"], "how long a repair waits before the next attempt"),
     ("messages", &[], "ids only: whoever logs may name one"),
     ("exit", &[], "codes only"),
     ("faults", &[], "decides how a call goes wrong, never which"),
@@ -18,7 +18,6 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("heartbeat", &[], "names of loops"),
     ("signals", &[], ""),
     ("atomic_file", &[], "paths and bytes only; the snapshot and the scheduler's state use it"),
-    ("retry", &[], "delays only, never what is retried"),
     ("sqlite", &[], "how a file is opened; log and history share it"),
     ("supervisor", &[], ""),
     ("systemd", &["atomic_file", "messages", "heartbeat"], "the watchdog is fed by the heartbeats"),
@@ -28,6 +27,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ("log", &["faults", "market", "sqlite"], ""),
     ("progress", &["histogram", "log", "market"], "measures how long batches take"),
     ("history", &["faults", "gap", "log", "market", "sqlite"], "a dead letter names its log partition"),
+    (
+        "ledger",
+        &["gap", "histogram", "history", "market", "messages"],
+        "the one door to gap rows: stores them; measures how long repairs take",
+    ),
     (
         "cache",
         &["faults", "health", "history", "market", "messages", "heartbeat", "retry"],
@@ -39,7 +43,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["cache", "health", "history", "log", "market", "messages", "heartbeat", "retry"],
         "the one way rows reach history and cache",
     ),
-    ("ingest", &["clock", "exchange", "health", "log", "market", "messages", "heartbeat", "retry"], ""),
+    (
+        "ingest",
+        &["clock", "exchange", "health", "log", "market", "messages", "heartbeat", "progress", "retry"],
+        "stamps in progress what it has seen",
+    ),
     (
         "consume",
         &[
@@ -102,6 +110,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "market",
             "messages",
             "heartbeat",
+            "retry",
             "supervisor",
         ],
         "supervisor reads what a panic said; a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
@@ -193,6 +202,8 @@ const PURE: &[&str] = &[
     "src/market/",
     "src/gap/",
     "src/ledger.rs",
+    "src/ledger/appeal",
+    "src/ledger/settled",
     "src/exchange/binance",
     "src/jobs/calendar",
     "src/jobs/planner",

@@ -9,7 +9,7 @@ use tapekeeper::faults::{Faults, Odds};
 use tapekeeper::gap::Range;
 use tapekeeper::history::clickhouse::ClickhouseHistory;
 use tapekeeper::history::faulty::FaultyHistory;
-use tapekeeper::history::{Batch, ClickhouseOptions, Count, History, HistoryError};
+use tapekeeper::history::{Batch, ClickhouseOptions, Count, History, HistoryError, LedgerStore, RowStore, RunStore};
 
 use super::rows::{everything, stream, trade, trades};
 use super::{HistoryStore, all_trades, keeps_every_promise};

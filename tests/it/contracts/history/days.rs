@@ -1,4 +1,4 @@
-//! `History::days` with a first day, as the status page uses it for the last weeks.
+//! `RowStore::days` with a first day, as the status page uses it for the last weeks.
 
 use tapekeeper::history::{Batch, CoverageDay, DISORDER_MAX};
 use tapekeeper::market::{DAY_US, Stream, Timestamp};

@@ -8,7 +8,7 @@ use tapekeeper::faults::{Fault, Faults, Odds};
 use tapekeeper::gap::{Evidence, Gap, Range};
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::faulty::FaultyHistory;
-use tapekeeper::history::{Batch, History, HistoryError};
+use tapekeeper::history::{Batch, History, HistoryError, RowStore};
 
 use super::rows::{everything, kline, klines, stream, trade, trades};
 use super::{HistoryStore, keeps_every_promise};

@@ -1,7 +1,7 @@
 //! Histories of older and newer schemas in ClickHouse.
 
 use tapekeeper::history::clickhouse::ClickhouseHistory;
-use tapekeeper::history::{Batch, DeadLetter, History, HistoryError};
+use tapekeeper::history::{Batch, DeadLetter, History, HistoryError, LedgerStore, RowStore, RunStore};
 
 use super::all_trades;
 use super::clickhouse::query;

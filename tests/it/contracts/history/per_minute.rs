@@ -1,4 +1,4 @@
-//! `History::per_minute`, as the status page uses it for today.
+//! `RowStore::per_minute`, as the status page uses it for today.
 
 use tapekeeper::history::MinuteCount;
 use tapekeeper::market::{Interval, Timestamp};
