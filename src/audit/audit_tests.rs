@@ -458,7 +458,8 @@ async fn a_kline_is_rebuilt_from_its_trades_and_every_difference_is_reported() {
     };
     let wrong = Kline { high: Decimal::from(1), volume: Decimal::TWO, ..whole(1, 11, 20) };
     // The third one's trades are incomplete; the fourth had none.
-    let empty = Kline { trade_count: 0, first_trade_id: -1, last_trade_id: -1, ..minute(3) };
+    let no_trades = Kline { trade_count: 0, first_trade_id: -1, last_trade_id: -1, ..minute(3) };
+    let empty = Kline { volume: Decimal::ZERO, quote_volume: Decimal::ZERO, ..no_trades };
     stores.store_klines([whole(0, 1, 10), wrong, Kline { last_trade_id: 31, ..whole(2, 21, 30) }, empty]).await;
     let all = streams(&["binance:BTCUSDT:trade", "binance:BTCUSDT:kline_1m"]);
     let stop = CancellationToken::new();
