@@ -8,6 +8,7 @@ mod feed;
 mod fields;
 mod json_parts;
 mod listing_state;
+pub mod okx;
 mod page;
 pub mod peer;
 mod proxy;
