@@ -9,6 +9,9 @@ pub fn spelling_help(spec: &Spec, error: SpellingError) -> String {
     match error {
         SpellingError::Empty => format!("{exchange} spells symbols like `{example}`"),
         SpellingError::Respell(meant) => format!("{exchange} spells it `{meant}`"),
+        SpellingError::Parts(separator) => {
+            format!("{exchange} joins base and quote with `{separator}`: it spells symbols like `{example}`")
+        }
         SpellingError::Character('@') => {
             format!("write the symbol alone, like `{example}`, and its channels in `channels`")
         }

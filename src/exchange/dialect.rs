@@ -4,7 +4,9 @@
 //! A dialect never sees a clock, a socket or the runtime, so its tests need recorded bytes only.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
+use super::peer::Peer;
 use super::spec::Spec;
 use super::{ListingEntry, Page};
 use crate::gap::Range;
@@ -204,6 +206,25 @@ pub struct ExchangeInfo {
     pub unreadable: Vec<String>,
 }
 
+impl ExchangeInfo {
+    /// Of a listing of all symbols, keeps the requested ones; one that it does not have is unlisted, if the whole listing
+    /// was readable. No symbols means all.
+    pub(super) fn keep_requested(&mut self, symbols: &[String]) {
+        if symbols.is_empty() {
+            return;
+        }
+        self.symbols.retain(|(name, _)| symbols.contains(name));
+        if !self.unreadable.is_empty() {
+            return;
+        }
+        for name in symbols {
+            if !self.symbols.iter().any(|(known, _)| known == name) {
+                self.symbols.push((name.clone(), ListingEntry::Unlisted));
+            }
+        }
+    }
+}
+
 /// The status, headers and body of an answer that may be a refusal.
 pub struct RestReply<'a> {
     /// The HTTP status.
@@ -232,6 +253,8 @@ pub enum AnswerErrorKind {
     Limited,
     /// The address is banned: as HTTP 418. The end of the ban on the exchange's clock, when the answer names it.
     Banned(Option<Timestamp>),
+    /// The address is banned for this long from now, by the exchange's documents.
+    BannedFor(Duration),
     /// The exchange does not know the symbol.
     UnknownSymbol,
     /// The exchange does not serve rows that old.
@@ -250,6 +273,12 @@ pub trait Dialect: Send + Sync {
     /// The exchange that speaks it.
     fn exchange(&self) -> Exchange {
         self.spec().exchange
+    }
+
+    /// The venue's own side of the protocol, for the simulator and the contract suite; `None` for a venue that nothing
+    /// simulates.
+    fn peer(&self) -> Option<Box<dyn Peer>> {
+        None
     }
 
     /// A symbol as a person writes it; an error says how the exchange spells its symbols.

@@ -8,6 +8,7 @@ mod feed;
 mod fields;
 mod json_parts;
 mod listing_state;
+pub mod okx;
 mod page;
 mod pattern;
 pub mod peer;

@@ -13,7 +13,12 @@ pub enum SpellingError {
     Respell(String),
     /// The text contains this character, which no symbol has.
     Character(char),
+    /// The text is not two parts, which this exchange joins with this character.
+    Parts(char),
 }
+
+/// What people write between the parts of a symbol.
+const SEPARATORS: [char; 5] = [' ', '-', '_', '/', '.'];
 
 impl Symbol {
     /// Reads a symbol as a person writes it in a configuration. A letter without a small form (`币`) stays as it is.
@@ -28,10 +33,31 @@ impl Symbol {
         };
         // Other exchanges write `ETH-USDT` or `ETH/USDT`. Nothing else is left out: a guess that drops letters or joins
         // `btcusdt@trade` to one word would mislead.
-        let joined: String = text.chars().filter(|c| !" -_/.".contains(*c)).collect();
+        let joined: String = text.chars().filter(|c| !SEPARATORS.contains(c)).collect();
         match foreign_character(&joined) {
             None if !joined.is_empty() => Err(SpellingError::Respell(capitals(&joined))),
             _ => Err(SpellingError::Character(foreign)),
+        }
+    }
+
+    /// The same for an exchange that joins base and quote with `separator`: `BTC-USDT`. One word is an error without a
+    /// guess, because nothing says where the base ends.
+    pub fn from_spelling_with(text: &str, separator: char) -> Result<Self, SpellingError> {
+        if text.is_empty() {
+            return Err(SpellingError::Empty);
+        }
+        let parts: Vec<&str> = text.split(SEPARATORS).collect();
+        if let Some(foreign) = parts.iter().find_map(|part| foreign_character(part)) {
+            return Err(SpellingError::Character(foreign));
+        }
+        let [base, quote] = parts.as_slice() else { return Err(SpellingError::Parts(separator)) };
+        if base.is_empty() || quote.is_empty() {
+            return Err(SpellingError::Parts(separator));
+        }
+        let meant = format!("{}{separator}{}", capitals(base), capitals(quote));
+        match meant == text {
+            true => Ok(Self::new(text)),
+            false => Err(SpellingError::Respell(meant)),
         }
     }
 }
@@ -123,6 +149,27 @@ mod tests {
             check(text, Err(SpellingError::Character(c)));
         }
         check("", Err(SpellingError::Empty));
+    }
+
+    #[test]
+    fn two_parts_are_joined_as_the_exchange_joins_them() {
+        let read = |text: &str, separator| {
+            Symbol::from_spelling_with(text, separator).map(|symbol| assert_eq!(symbol.as_str(), text))
+        };
+        for (text, separator) in [("BTC-USDT", '-'), ("1INCH-USDT", '-'), ("币安人生-USDT", '-'), ("BTC/USD", '/')]
+        {
+            assert_eq!(read(text, separator), Ok(()), "{text}");
+        }
+        let respelled = |text: &str| Err(SpellingError::Respell(text.to_owned()));
+        assert_eq!(read("BTC/USDT", '-'), respelled("BTC-USDT"));
+        assert_eq!(read("btc-usdt", '-'), respelled("BTC-USDT"));
+        assert_eq!(read("btc_usd", '/'), respelled("BTC/USD"));
+        for text in ["BTCUSDT", "BTC-USDT-SWAP", "-USDT", "BTC-", "-", "BTC--USDT", " BTC-USDT"] {
+            assert_eq!(read(text, '-'), Err(SpellingError::Parts('-')), "{text}");
+        }
+        assert_eq!(read("", '-'), Err(SpellingError::Empty));
+        assert_eq!(read("okx:BTC-USDT", '-'), Err(SpellingError::Character(':')));
+        assert_eq!(read("BTC-\u{301}USDT", '-'), Err(SpellingError::Character('\u{301}')));
     }
 
     #[test]

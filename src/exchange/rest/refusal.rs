@@ -62,6 +62,9 @@ impl Rest {
             // "429 -> Retry-After seconds; ignoring it -> 418".
             (429, _) => self.limited(answer, requested_wait, words),
             (_, kind @ Some(AnswerErrorKind::Banned(_))) => self.banned(answer, requested_wait, end_of(kind), words),
+            (_, Some(AnswerErrorKind::BannedFor(wait))) => {
+                self.banned(answer, requested_wait.or(Some(wait)), None, words)
+            }
             // "403 = WAF"; 451 = a geo-block.
             (403 | 451, _) => self.refused(answer, words),
             // "5xx = unknown"; -1007 = the exchange's own timeout.

@@ -8,6 +8,7 @@ mod cache;
 mod history;
 mod log;
 mod retry;
+mod venues;
 
 use std::future::Future;
 use std::pin::Pin;
