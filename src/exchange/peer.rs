@@ -4,7 +4,11 @@
 //! It decides what a message means and how an answer looks; the simulator keeps connections, truth, limits and faults.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use rust_decimal::Decimal;
+
+use super::spec::Bucket;
 use crate::market::{Book, Channel, Interval, Kline, Timestamp, Trade};
 
 /// What a client's message does, and what the venue answers.
@@ -155,4 +159,102 @@ pub trait Peer: Send + Sync {
 
     /// The answer to a refused request.
     fn refuse(&self, refusal: PeerRefusal) -> PeerResponse;
+
+    /// What the venue allows its clients, by its documents. The simulator enforces it and counts what a client breaks.
+    fn limits(&self) -> PeerLimits {
+        PeerLimits::NONE
+    }
+
+    /// A connection whose answers depend on its earlier messages or on its address; `None` for another address, and for a
+    /// venue where [`Peer::receive`] is enough. `streams_max` is the most streams of a connection.
+    fn open(&self, _path_and_query: &str, _streams_max: usize) -> Option<Box<dyn PeerSession>> {
+        None
+    }
+
+    /// The frame of a kline at a venue that also tells what takers bought: base and quote volume.
+    fn kline_frame(&self, symbol: &str, kline: &Kline, _taker: (Decimal, Decimal), at: Timestamp) -> Option<String> {
+        self.frame(symbol, PeerEvent::Kline(kline), at)
+    }
+
+    /// The announcement that the venue will close the connection; `None` where it gives no notice.
+    fn shutdown(&self, _at: Timestamp) -> Option<String> {
+        None
+    }
+
+    /// An error with this text as the answer to a client's message; `None` where no such answer exists.
+    fn error(&self, _text: &str, _message: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What a venue allows its clients. Counts come with the time in which they count.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerLimits {
+    /// The server sends ping frames this often, and cuts a connection that does not answer one in the second time.
+    pub pings: Option<(Duration, Duration)>,
+    /// A connection is cut when its client has sent nothing for this long.
+    pub silence_max: Option<Duration>,
+    /// A connection is cut when it has subscribed to nothing by this age.
+    pub subscribe_within: Option<Duration>,
+    /// Most messages of a client.
+    pub messages: Option<(usize, Duration)>,
+    /// Most subscriptions and their ends on one connection, each request counted once.
+    pub operations: Option<(usize, Duration)>,
+    /// Most connections of an address.
+    pub connects: Option<(usize, Duration)>,
+    /// Most streams of a connection.
+    pub streams: usize,
+    /// A connection ends at this age.
+    pub lifetime: Option<Duration>,
+    /// Most trades of one frame.
+    pub trades_per_frame: usize,
+    /// The request limits of REST; a request names the one that it counts against.
+    pub buckets: &'static [Bucket],
+    /// An address that ignores more than this many refusals in a window is banned for this long.
+    pub ban: Option<(u32, Duration)>,
+}
+
+impl PeerLimits {
+    /// No limits, and one trade in a frame.
+    pub const NONE: Self = Self {
+        pings: None,
+        silence_max: None,
+        subscribe_within: None,
+        messages: None,
+        operations: None,
+        connects: None,
+        streams: usize::MAX,
+        lifetime: None,
+        trades_per_frame: 1,
+        buckets: &[],
+        ban: None,
+    };
+}
+
+/// What a message does on a [`PeerSession`]. Streams are named as the simulator names them: the symbol in small letters, `@`,
+/// and `trade`, `kline_1m` or `bookTicker`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionReply {
+    /// Messages to send back, in order.
+    pub messages: Vec<String>,
+    /// New streams.
+    pub added: Vec<String>,
+    /// Unsubscribed streams.
+    pub removed: Vec<String>,
+    /// The venue closes the connection with this code and reason.
+    pub close: Option<(u16, &'static str)>,
+}
+
+/// One connection at a venue whose answers depend on what the connection did before. Pure.
+pub trait PeerSession: Send {
+    /// The streams that its address subscribes to.
+    fn streams(&self) -> Vec<String>;
+
+    /// Handles a client's text message, as [`Peer::receive`] does.
+    fn receive(&mut self, text: &str, is_listed: &dyn Fn(&str) -> bool, at: Timestamp) -> SessionReply;
+
+    /// A frame as this connection gets it; `None` when that is the frame itself.
+    fn shape(&self, _frame: &str) -> Option<String> {
+        None
+    }
 }

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::faulty_link::OutgoingFrame;
 use super::locked;
-use crate::market::Timestamp;
 
 /// Most batches in the queue of one connection.
 const BATCHES_MAX: usize = 4_096;
@@ -48,7 +47,7 @@ pub enum Delivery {
     /// Raw frames and their bytes; the connection sends those of its own streams.
     Raw(Arc<Vec<RawFrame>>, usize),
     /// The announcement that the server will close the connection.
-    ServerShutdown(Timestamp),
+    Shutdown(Utf8Bytes),
 }
 
 /// How we end a connection.
@@ -113,19 +112,16 @@ pub struct Broadcaster {
     pub first_subscription: CancellationToken,
 }
 
-/// "300 connections per attempt every 5 minutes per IP".
-const CONNECTS_WINDOW: Duration = Duration::from_secs(300);
-
 impl Broadcaster {
     /// A broadcaster that cuts a connection with more than `queue_bytes_max` queued bytes.
     pub fn new(queue_bytes_max: usize) -> Self {
         Self { registry: Mutex::default(), queue_bytes_max, first_subscription: CancellationToken::new() }
     }
 
-    /// Counts a connection attempt; `false` when there were too many.
-    pub fn may_connect(&self, connects_max: usize, now: Instant) -> bool {
+    /// Counts a connection attempt; `false` when there were too many in the window.
+    pub fn may_connect(&self, connects_max: usize, window: Duration, now: Instant) -> bool {
         let connects = &mut locked(&self.registry).connects;
-        while connects.front().is_some_and(|at| now.duration_since(*at) >= CONNECTS_WINDOW) {
+        while connects.front().is_some_and(|at| now.duration_since(*at) >= window) {
             connects.pop_front();
         }
         if connects.len() >= connects_max {
@@ -153,7 +149,7 @@ impl Broadcaster {
     }
 
     /// Removes a connection and its subscriptions.
-    pub fn leave<'a>(&self, id: u64, streams: impl Iterator<Item = &'a String>) {
+    pub fn leave<'a>(&self, id: u64, streams: impl Iterator<Item = &'a str>) {
         locked(&self.registry).subscribers.remove(&id);
         streams.for_each(|stream| self.unsubscribe(stream));
     }
@@ -250,10 +246,12 @@ impl Broadcaster {
     }
 
     /// Announces the shutdown to every connection, and returns those connections.
-    pub fn announce_shutdown(&self, at: Timestamp) -> Vec<Arc<Subscriber>> {
+    pub fn announce_shutdown(&self, announcement: Option<String>) -> Vec<Arc<Subscriber>> {
+        let announcement = announcement.map(Utf8Bytes::from);
         let subscribers = self.subscribers();
         for subscriber in &subscribers {
-            if subscriber.queue.try_send(Delivery::ServerShutdown(at)).is_err() {
+            let delivery = announcement.clone().map(Delivery::Shutdown);
+            if delivery.is_some_and(|delivery| subscriber.queue.try_send(delivery).is_err()) {
                 subscriber.end(EndMode::Reset);
             }
         }

@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use super::candle::Candle;
 use super::faulty_link::OutgoingFrame;
-use super::render::data_start;
 use crate::market::{Interval, Kline, Side, Symbol, Timestamp, Trade, parse_decimal};
 
 /// One recorded frame, with its trade or kline for the truth.
@@ -93,7 +92,7 @@ fn parse_line(line: &str) -> Option<RecordedFrame> {
     let (name, _) = combined.stream.split_once('@')?;
     let symbol = Symbol::new(&name.to_ascii_uppercase());
     // The raw form is a slice of the recorded bytes, so their layout must be Binance's.
-    let data_start = data_start(combined.stream);
+    let data_start = r#"{"stream":"","data":"#.len() + combined.stream.len();
     json.get(data_start..).filter(|data| data.starts_with('{') && json.ends_with('}'))?;
     let data = combined.data;
     let trade = if combined.stream.ends_with("@trade") { trade(&data) } else { None };
@@ -102,9 +101,9 @@ fn parse_line(line: &str) -> Option<RecordedFrame> {
     let frame = OutgoingFrame {
         stream: Arc::from(combined.stream),
         symbol,
-        trade_id: trade.map(|trade: Trade| trade.id),
+        trade: trade.map(|trade: Trade| (trade, event_time.unwrap_or(trade.ts))),
         text: Utf8Bytes::from(json),
-        data_start,
+        is_changed: false,
     };
     Some(RecordedFrame { received_at: Timestamp(received_us), event_time, frame, trade, kline })
 }

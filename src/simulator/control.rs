@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::broadcaster::{EndMode, RawFrame, Subscriber};
+use super::counters::Counters;
 use super::exchange_state::ExchangeState;
 use super::fault::{Fault, ScheduledFault, parse_schedule};
-use super::faulty_link::Counters;
-use super::generator::{Event, EventKind};
 use super::lies::socket::SocketLie;
+use super::locked;
 use super::truth::{CorrectedKline, PublishedEpoch, Truth, TruthSummary};
-use super::{locked, render};
-use crate::market::{Channel, Interval, Kline, Side, Symbol, Timestamp, Trade};
+use crate::exchange::peer::{Peer, PeerEvent};
+use crate::market::{Interval, Kline, Side, Symbol, Timestamp, Trade};
 
 /// Injects faults into the simulated exchange and returns what it published; cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Control {
             }
             Fault::Rest(status, time) => locked(&exchange.rest).refuse = Some((*status, now + *time)),
             Fault::RateLimit(time) => locked(&exchange.rest).limited_until = Some(now + *time),
-            Fault::Ban(time) => locked(&exchange.budget).ban_until(now + *time),
+            Fault::Ban(time) => locked(&exchange.budgets).ban_until(now + *time),
             Fault::Lag(lag) => locked(&exchange.rest).lag = *lag,
             Fault::Forget(symbol, id) => {
                 if let Some(truth) = locked(&exchange.truths).get_mut(symbol) {
@@ -81,7 +81,7 @@ impl Control {
         let lies = || locked(&self.0.socket_lies);
         match lie {
             SocketLie::RefuseStream(symbol, channel, time) => {
-                lies().refuse_stream(render::stream_name(symbol.as_str(), *channel), now + *time);
+                lies().refuse_stream(symbol.as_str(), *channel, now + *time);
             }
             SocketLie::Ack(lie, time) => lies().answer(*lie, now + *time),
             SocketLie::Upgrade(status, retry_after, time) => {
@@ -104,7 +104,8 @@ impl Control {
                     let numbers = sent..count.min(sent + FOREIGN_BATCH);
                     sent = numbers.end;
                     let at = control.0.time.now();
-                    let frames: Vec<RawFrame> = numbers.map(|number| foreign_frame(number, at)).collect();
+                    let frames: Vec<RawFrame> =
+                        numbers.filter_map(|number| foreign_frame(control.0.venue.peer(), number, at)).collect();
                     locked(&control.0.counters).frames_foreign += frames.len() as u64;
                     control.0.broadcaster.deliver_raw(frames);
                     sleep(FOREIGN_PAUSE).await;
@@ -221,7 +222,8 @@ impl Control {
     }
 
     fn announce_shutdown(&self, after: Duration) {
-        let subscribers = self.0.broadcaster.announce_shutdown(self.0.time.now());
+        let announcement = self.0.venue.peer().shutdown(self.0.time.now());
+        let subscribers = self.0.broadcaster.announce_shutdown(announcement);
         locked(&self.0.counters).shutdowns += 1;
         let control = self.clone();
         tokio::spawn(async move {
@@ -249,12 +251,10 @@ const FOREIGN_BATCH: u64 = 1_000;
 const FOREIGN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A trade of a symbol that does not exist.
-fn foreign_frame(number: u64, at: Timestamp) -> RawFrame {
-    let symbol = format!("X{number:06}USDT");
-    let stream = render::stream_name(&symbol, Channel::Trade);
+fn foreign_frame(peer: &dyn Peer, number: u64, at: Timestamp) -> Option<RawFrame> {
     let trade = Trade { id: 7, ts: at, price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
-    let (text, _) = render::combined(&stream, &symbol, &Event { at, listing: 0, kind: EventKind::Trade(trade) });
-    RawFrame::new(None, Bytes::from(text))
+    let text = peer.frame(&format!("X{number:06}USDT"), PeerEvent::Trades(&[trade]), at)?;
+    Some(RawFrame::new(None, Bytes::from(text)))
 }
 
 /// The routes under `/simulator`.

@@ -1,6 +1,6 @@
 //! The state that the parts of the simulated exchange share: symbols, truth, connections, clock and faults.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -9,14 +9,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::acceptor::Outage;
+use super::batches::batched;
 use super::broadcaster::Broadcaster;
-use super::budget::Budget;
-use super::faulty_link::{Counters, FaultyLink, OutgoingFrame};
+use super::budget::Budgets;
+use super::counters::Counters;
+use super::faulty_link::{FaultyLink, OutgoingFrame};
 use super::lies::Position;
 use super::lies::numbering::Numbering;
 use super::lies::rest::{RestLie, RestLies, Rows};
 use super::lies::socket::SocketLies;
 use super::truth::Truth;
+use super::venue::Venue;
 use super::{Limits, locked};
 use crate::clock::Clock;
 use crate::market::{Symbol, Timestamp};
@@ -91,7 +94,8 @@ pub struct RestFaults {
 pub struct ExchangeState {
     /// Its symbols in the order they were given.
     pub symbols: Vec<Symbol>,
-    lower_case: HashSet<String>,
+    /// How it speaks.
+    pub venue: Venue,
     /// Whether the trades of one order form one aggregate trade.
     pub aggregated: bool,
     /// The rules for clients.
@@ -115,7 +119,7 @@ pub struct ExchangeState {
     /// Whether the market is generated, so that its numbering can change.
     pub is_generated: bool,
     /// The request weight in use.
-    pub budget: Mutex<Budget>,
+    pub budgets: Mutex<Budgets>,
     /// Refuses connections while it is active.
     pub outage: Arc<Outage>,
     /// Each symbol's last trade id in the capture; empty without a capture.
@@ -133,15 +137,15 @@ pub struct ExchangeState {
 impl ExchangeState {
     /// An exchange with an empty truth and no connections.
     pub fn new(
+        venue: Venue,
         symbols: Vec<Symbol>,
         aggregated: bool,
         limits: Limits,
         time: ExchangeTime,
         stop: CancellationToken,
     ) -> Self {
-        let budget = Budget::new(limits.weight_max, limits.weight_window, limits.ban, limits.refusals_max);
         Self {
-            lower_case: symbols.iter().map(|symbol| symbol.as_str().to_lowercase()).collect(),
+            venue,
             truths: Mutex::new(symbols.iter().map(|symbol| (symbol.clone(), Truth::default())).collect()),
             symbols,
             aggregated,
@@ -150,7 +154,7 @@ impl ExchangeState {
             socket_lies: Mutex::default(),
             changes: Mutex::default(),
             is_generated: false,
-            budget: Mutex::new(budget),
+            budgets: Mutex::new(Budgets::new(&limits)),
             limits,
             time,
             link: Mutex::default(),
@@ -164,9 +168,9 @@ impl ExchangeState {
         }
     }
 
-    /// Whether this lower-case symbol is listed.
-    pub fn lists_lower_case(&self, symbol: &str) -> bool {
-        self.lower_case.contains(symbol)
+    /// Whether this symbol is listed.
+    pub fn lists(&self, symbol: &str) -> bool {
+        self.symbols.iter().any(|listed| listed.as_str() == symbol)
     }
 
     /// The number of published trades of all symbols.
@@ -189,7 +193,7 @@ impl ExchangeState {
                 lies.begin(RestLie::Hide(symbol, Rows::Trades(id, id)), now + time, now);
             }
         }
-        passed
+        batched(self.venue.peer(), passed, self.limits.trades_per_frame)
     }
 
     /// Sends frames through the faulty link to the connections. Call it without frames too: some faults end by time.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
-use serde::Serialize;
 use tokio::time::Instant;
 
+use super::counters::Counters;
 use super::fault::Fault;
 use super::lies::socket::{Extent, Poison, SocketLie};
-use super::render::stream_name;
-use crate::market::Symbol;
+use super::venue::stream_name;
+use crate::market::{Symbol, Timestamp, Trade};
 
 /// A frame on its way to the connections that subscribed to its stream.
 #[derive(Clone, Debug)]
@@ -21,67 +21,12 @@ pub struct OutgoingFrame {
     pub stream: Arc<str>,
     /// The stream's symbol.
     pub symbol: Symbol,
-    /// The trade's id; other frames have none.
-    pub trade_id: Option<i64>,
-    /// The combined frame.
+    /// The trade and its event time; other frames have none.
+    pub trade: Option<(Trade, Timestamp)>,
+    /// The frame.
     pub text: Utf8Bytes,
-    /// Where the raw `data` begins in it; it ends one byte before the frame does.
-    pub data_start: usize,
-}
-
-/// What the faults have done so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
-    /// Trade frames lost by `drop`.
-    pub frames_dropped: u64,
-    /// Frames of any stream lost by `silent`.
-    pub frames_silenced: u64,
-    /// Trade frames sent twice.
-    pub frames_duplicated: u64,
-    /// Trade frames sent out of their order.
-    pub frames_reordered: u64,
-    /// Frames sent that are not JSON.
-    pub frames_garbage: u64,
-    /// Trade frames lost by `losetail`.
-    pub frames_lost_tail: u64,
-    /// Trade frames lost by `hole`.
-    pub frames_in_holes: u64,
-    /// Frames changed by `poison`, or sent besides the right one by `poisoncopy`.
-    pub frames_poisoned: u64,
-    /// Frames of streams that nobody subscribed to, sent by `foreign`.
-    pub frames_foreign: u64,
-    /// Frames injected as bytes.
-    pub frames_injected: u64,
-    /// Frames lost because their connection was stalled (counted per connection).
-    pub frames_stalled: u64,
-    /// WebSocket connections ended by a fault.
-    pub connections_cut: u64,
-    /// WebSocket connections ended because they read too slowly.
-    pub connections_slow: u64,
-    /// Connections reset during an outage.
-    pub connections_refused: u64,
-    /// Connections stalled.
-    pub connections_stalled: u64,
-    /// REST requests refused with a fault's status.
-    pub rest_refused: u64,
-    /// REST requests answered with 429, by a fault or by the weight limit.
-    pub rest_rate_limited: u64,
-    /// REST requests answered with 418.
-    pub rest_banned: u64,
-    /// REST answers that a lie replaced, or pages that it changed.
-    pub rest_lies: u64,
-    /// REST requests refused with a chosen Retry-After.
-    pub rest_refused_until: u64,
-    /// WebSocket connections refused before they were one.
-    pub upgrades_refused: u64,
-    /// Requests over the WebSocket with a wrong answer, or none.
-    pub requests_answered_wrongly: u64,
-    /// Times that a symbol's ids began again or came once more.
-    pub epochs_begun: u64,
-    /// Closed klines sent once more with other values.
-    pub klines_corrected: u64,
-    /// Announcements of `serverShutdown`.
-    pub shutdowns: u64,
+    /// Whether a fault changed the text, so that it must be sent alone.
+    pub is_changed: bool,
 }
 
 /// A fault of the next `count` trade frames.
@@ -140,8 +85,8 @@ impl ActivePoison {
         {
             return None;
         }
-        let text = poison.edits.apply(frame.text.as_str(), frame.data_start)?;
-        Some(OutgoingFrame { text: Utf8Bytes::from(text), ..frame.clone() })
+        let text = poison.edits.apply(frame.text.as_str(), 0)?;
+        Some(OutgoingFrame { text: Utf8Bytes::from(text), is_changed: true, ..frame.clone() })
     }
 }
 
@@ -227,7 +172,7 @@ impl FaultyLink {
             counters.frames_silenced += 1;
             return;
         }
-        let Some(id) = frame.trade_id else {
+        let Some((Trade { id, .. }, _)) = frame.trade else {
             let (frame, copy) = self.poison(frame, counters);
             out.push(frame);
             out.extend(copy);
@@ -294,27 +239,32 @@ fn take_one(faults: &mut Vec<FrameFault>, symbol: &Symbol) -> bool {
 fn garbage(frame: &OutgoingFrame) -> OutgoingFrame {
     let half = frame.text.as_str().get(..frame.text.len() / 2).unwrap_or("{");
     // The raw form drops the last byte, so append one.
-    OutgoingFrame { text: Utf8Bytes::from(format!("{half} ")), ..frame.clone() }
+    OutgoingFrame { text: Utf8Bytes::from(format!("{half} ")), is_changed: true, ..frame.clone() }
 }
 
 #[cfg(test)]
 mod tests {
+    use rust_decimal::Decimal;
+
     use super::*;
+    use crate::market::Side;
 
     fn frame(symbol: &str, id: Option<i64>) -> OutgoingFrame {
         let stream = if id.is_some() { "x@trade" } else { "x@kline_1m" };
-        let text = format!(r#"{{"stream":"{stream}","data":{{"t":{}}}}}"#, id.unwrap_or_default());
+        let text = format!(r#"{{"t":{}}}"#, id.unwrap_or_default());
+        let (price, quantity, side) = (Decimal::ONE, Decimal::ONE, Side::Buy);
+        let trade = id.map(|id| Trade { id, ts: Timestamp(0), price, quantity, side });
         OutgoingFrame {
             stream: Arc::from(stream),
             symbol: Symbol::new(symbol),
-            trade_id: id,
+            trade: trade.map(|trade| (trade, Timestamp(0))),
             text: Utf8Bytes::from(text),
-            data_start: super::super::render::data_start(stream),
+            is_changed: false,
         }
     }
 
     fn ids(frames: &[OutgoingFrame]) -> Vec<i64> {
-        frames.iter().filter_map(|frame| frame.trade_id).collect()
+        frames.iter().filter_map(|frame| frame.trade.map(|(trade, _)| trade.id)).collect()
     }
 
     fn passed(fault: &str, symbols: &[(&str, i64)]) -> (Vec<i64>, Counters) {
@@ -380,20 +330,20 @@ mod tests {
         link.inject(&fault.parse().unwrap(), now);
         let frames = vec![frame("A", Some(1)), frame("A", None), frame("A", Some(2))];
         let out = link.pass(frames, now, &mut Counters::default());
-        out.iter().map(|frame| frame.text.as_str()[frame.data_start..].to_owned()).collect()
+        out.iter().map(|frame| frame.text.to_string()).collect()
     }
 
     #[test]
     fn the_next_frame_of_a_kind_is_poisoned() {
-        assert_eq!(texts("poison:A:trade.t=max:1"), [r#"{"t":9223372036854775807}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#]);
-        assert_eq!(texts("poison:A:kline.t=7:1"), [r#"{"t":1}}"#, r#"{"t":7}}"#, r#"{"t":2}}"#]);
-        assert_eq!(texts("poison:any.t=5:1m"), [r#"{"t":5}}"#; 3]);
-        assert_eq!(texts("poison:B:any.t=5:1m"), [r#"{"t":1}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#]);
+        assert_eq!(texts("poison:A:trade.t=max:1"), [r#"{"t":9223372036854775807}"#, r#"{"t":0}"#, r#"{"t":2}"#]);
+        assert_eq!(texts("poison:A:kline.t=7:1"), [r#"{"t":1}"#, r#"{"t":7}"#, r#"{"t":2}"#]);
+        assert_eq!(texts("poison:any.t=5:1m"), [r#"{"t":5}"#; 3]);
+        assert_eq!(texts("poison:B:any.t=5:1m"), [r#"{"t":1}"#, r#"{"t":0}"#, r#"{"t":2}"#]);
     }
 
     #[test]
     fn a_poisoned_copy_follows_the_right_frame() {
-        let expected = [r#"{"t":1}}"#, r#"{"t":1000000000001}}"#, r#"{"t":0}}"#, r#"{"t":2}}"#];
+        let expected = [r#"{"t":1}"#, r#"{"t":1000000000001}"#, r#"{"t":0}"#, r#"{"t":2}"#];
         assert_eq!(texts("poisoncopy:A:trade.t=+1000000000000:1"), expected);
     }
 

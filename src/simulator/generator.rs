@@ -33,8 +33,11 @@ impl std::str::FromStr for Listing {
                 return Err(format!("unknown kind of symbol `{word}` in `{text}`, only `quiet` is known"));
             }
         };
-        // Binance lists names in other scripts too, such as `币安人生USDT`.
-        if name.is_empty() || !name.chars().all(|letter| letter.is_alphanumeric() && !letter.is_lowercase()) {
+        // Binance lists names in other scripts too, such as `币安人生USDT`; other venues write `BTC-USDT` or `BTC/USDT`.
+        let is_part = |part: &str| {
+            !part.is_empty() && part.chars().all(|letter| letter.is_alphanumeric() && !letter.is_lowercase())
+        };
+        if !name.split(['-', '/', '_']).all(is_part) {
             return Err(format!("`{name}` is not a symbol: letters without lower case and digits, as BTCUSDT"));
         }
         Ok(Self { symbol: Symbol::new(name), quiet })

@@ -1,11 +1,13 @@
-//! A simulated exchange on loopback: Binance's WebSocket and REST, with faults on request. It keeps the truth: all that
-//! it published.
+//! A simulated exchange on loopback: a venue's WebSocket and REST, with faults on request. It keeps the truth: all that it
+//! published.
 //!
-//! It is independent of the recorder: it renders its own JSON and shares only `market` with it. A pure [`generator`] or
-//! a [`capture`] makes the market; `publisher` adds it to the [`truth`] and sends it through the `faulty_link` to the
+//! It is independent of the recorder: what it says and understands comes from the venue's own side of the protocol
+//! ([`Peer`](crate::exchange::peer::Peer)), which shares no code with the dialect that records. A pure [`generator`] or a
+//! [`capture`] makes the market; `publisher` adds it to the [`truth`] and sends it through the `faulty_link` to the
 //! connections.
 
 mod acceptor;
+mod batches;
 mod broadcaster;
 pub mod budget;
 pub mod candle;
@@ -13,19 +15,19 @@ pub mod capture;
 pub mod catalog;
 mod connection;
 mod control;
+mod counters;
 mod exchange_state;
 pub mod fault;
 mod faulty_link;
 pub mod generator;
 pub mod lies;
+mod limits;
 mod publisher;
 pub mod random;
-mod render;
-mod request;
 mod rest;
 pub mod truth;
+mod venue;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,20 +36,22 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use control::Control;
+pub use counters::{BrokenLimits, Counters};
 pub use fault::{Fault, ScheduledFault, parse_schedule};
-pub use faulty_link::Counters;
 pub use generator::Listing;
+pub use limits::Limits;
 pub use truth::{CorrectedKline, PublishedEpoch, TruthSummary};
+pub use venue::Venue;
 
 use crate::clock::Clock;
 use crate::market::Symbol;
@@ -60,6 +64,8 @@ use exchange_state::{ExchangeState, ExchangeTime};
 pub struct Options {
     /// The address to listen on; port 0 takes a free port.
     pub listen: SocketAddr,
+    /// The venue that it is.
+    pub venue: Venue,
     /// The market to publish.
     pub source: Source,
     /// The rules for clients.
@@ -73,12 +79,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// A source on a free port of loopback, with the real limits and no faults.
+    /// Binance on a free port of loopback, with the real limits and no faults.
     pub fn new(source: Source) -> Self {
+        Self::at(Venue::binance(), source)
+    }
+
+    /// The same of another venue.
+    pub fn at(venue: Venue, source: Source) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            limits: Limits::of(&venue),
+            venue,
             source,
-            limits: Limits::default(),
             faults: Vec::new(),
             trades_max: 5_000_000,
             clock: Clock::system(),
@@ -144,57 +156,6 @@ pub struct Flood {
     pub trades: usize,
 }
 
-/// The exchange's rules for clients (EXCHANGES.md 3.1); the defaults are the real ones.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The interval between ping frames.
-    pub ping_every: Duration,
-    /// A connection that does not answer a ping within this time is cut.
-    pub pong_within: Duration,
-    /// A connection ends at this age.
-    pub lifetime: Duration,
-    /// Most connections in five minutes.
-    pub connects_max: usize,
-    /// Most messages of a client in a second.
-    pub inbound_per_second: usize,
-    /// Most streams of a connection.
-    pub streams_max: usize,
-    /// Most request weight in a window.
-    pub weight_max: u32,
-    /// The window of `weight_max`.
-    pub weight_window: Duration,
-    /// How long a ban lasts.
-    pub ban: Duration,
-    /// How many answers of 429 in a window a client may ignore before the ban.
-    pub refusals_max: u32,
-    /// How far REST's database lags behind.
-    pub lag: Duration,
-    /// A connection with more queued bytes than this is cut as too slow.
-    pub queue_bytes_max: usize,
-    /// A REST request whose first line has more bytes than this is answered with 400.
-    pub request_line_bytes_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            ping_every: Duration::from_secs(20),
-            pong_within: Duration::from_secs(60),
-            lifetime: Duration::from_secs(24 * 3_600),
-            connects_max: 300,
-            inbound_per_second: 5,
-            streams_max: 1_024,
-            weight_max: 6_000,
-            weight_window: Duration::from_secs(60),
-            ban: Duration::from_secs(120),
-            refusals_max: 5,
-            lag: Duration::ZERO,
-            queue_bytes_max: 16 * 1_024 * 1_024,
-            request_line_bytes_max: 8 * 1_024,
-        }
-    }
-}
-
 /// A running simulated exchange.
 #[derive(Debug)]
 pub struct Simulator {
@@ -249,7 +210,7 @@ impl Simulator {
 
 /// Binds the exchange and opens its market.
 pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<Simulator> {
-    let Options { listen, source, limits, faults, trades_max, clock } = options;
+    let Options { listen, venue, source, limits, faults, trades_max, clock } = options;
     let stop = stop.child_token();
     let scale = if let Source::Generated(generated) = &source { generated.time_scale } else { 1.0 };
     anyhow::ensure!(scale.is_finite() && scale >= 0.001, "the time scale must be 0.001 or more");
@@ -260,6 +221,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
         Source::Generated(generated) => (names(&generated.listings), true),
         Source::Flood(flood) => (names(&flood.listings), true),
         Source::Capture { paths, .. } => {
+            anyhow::ensure!(venue.is_binance(), "only captures of Binance can be played");
             let paths = paths.clone();
             let read = tokio::task::spawn_blocking(move || Capture::read(&paths)).await;
             let capture = read.context("read the capture")??;
@@ -271,7 +233,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> anyhow::Result<
     anyhow::ensure!(!symbols.is_empty(), "the simulated exchange needs at least one symbol");
     let distinct: std::collections::BTreeSet<&Symbol> = symbols.iter().collect();
     anyhow::ensure!(distinct.len() == symbols.len(), "a symbol is listed twice");
-    let mut exchange = ExchangeState::new(symbols, aggregated, limits, time, stop.clone());
+    let mut exchange = ExchangeState::new(venue, symbols, aggregated, limits, time, stop.clone());
     exchange.is_generated = matches!(source, Source::Generated(_));
     if let Some(capture) = &played {
         exchange.capture_ends = capture.symbols();
@@ -312,13 +274,12 @@ fn publish(exchange: Arc<ExchangeState>, source: Source, played: Option<Capture>
 async fn serve(exchange: Arc<ExchangeState>, listener: TcpListener) {
     let acceptor = Acceptor { listener, outage: exchange.outage.clone() };
     let stop = exchange.stop.clone();
-    let routes = Router::new()
-        .route("/ws", get(raw_socket))
-        .route("/ws/{*streams}", get(raw_socket))
-        .route("/stream", get(combined_socket))
-        .merge(rest::routes().layer(middleware::from_fn_with_state(exchange.clone(), rest::limit_request_line)))
-        .merge(control::routes())
-        .with_state(exchange.clone());
+    let mut routes = Router::new();
+    if exchange.venue.is_binance() {
+        let limit = middleware::from_fn_with_state(exchange.clone(), rest::limit_request_line);
+        routes = routes.merge(rest::routes().layer(limit));
+    }
+    let routes = routes.merge(control::routes()).fallback(venue_request).with_state(exchange.clone());
     let closing = async move {
         stop.cancelled().await;
         for subscriber in exchange.broadcaster.subscribers() {
@@ -331,46 +292,37 @@ async fn serve(exchange: Arc<ExchangeState>, listener: TcpListener) {
     }
 }
 
-/// `/ws`, `/ws/btcusdt@trade/ethusdt@trade`: frames without their stream's name.
-async fn raw_socket(
+/// A connection to one of the venue's WebSocket addresses, or a request to its REST.
+async fn venue_request(
     State(exchange): State<Arc<ExchangeState>>,
     ConnectInfo(reset): ConnectInfo<ResetHandle>,
-    streams: Option<Path<String>>,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
-    let streams = streams.map(|Path(streams)| streams).unwrap_or_default();
-    accept(exchange, reset, upgrade, false, &streams)
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    match upgrade {
+        Ok(upgrade) => accept(exchange, reset, upgrade, target),
+        Err(_) if exchange.venue.is_binance() => StatusCode::NOT_FOUND.into_response(),
+        Err(_) if rest::is_line_too_long(&exchange, &request) => rest::line_too_long(),
+        Err(_) => rest::venue::respond(&exchange, target).await,
+    }
 }
 
-/// `/stream`, `/stream?streams=btcusdt@trade/ethusdt@trade`: frames with their stream's name.
-async fn combined_socket(
-    State(exchange): State<Arc<ExchangeState>>,
-    ConnectInfo(reset): ConnectInfo<ResetHandle>,
-    Query(query): Query<HashMap<String, String>>,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let streams = query.get("streams").map(String::as_str).unwrap_or_default();
-    accept(exchange, reset, upgrade, true, streams)
-}
-
-fn accept(
-    exchange: Arc<ExchangeState>,
-    reset: ResetHandle,
-    upgrade: WebSocketUpgrade,
-    combined: bool,
-    streams: &str,
-) -> Response {
-    if !exchange.broadcaster.may_connect(exchange.limits.connects_max, tokio::time::Instant::now()) {
-        return (StatusCode::TOO_MANY_REQUESTS, "more than 300 connections in 5 minutes").into_response();
+fn accept(exchange: Arc<ExchangeState>, reset: ResetHandle, upgrade: WebSocketUpgrade, target: &str) -> Response {
+    let Some(session) = exchange.venue.open(target, exchange.limits.streams_max) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let (most, window) = (exchange.limits.connects_max, exchange.limits.connects_window);
+    if !exchange.broadcaster.may_connect(most, window, tokio::time::Instant::now()) {
+        locked(&exchange.counters).broken.connects += 1;
+        return (StatusCode::TOO_MANY_REQUESTS, format!("more than {most} connections in {} s", window.as_secs()))
+            .into_response();
     }
     if let Some((status, retry_after)) = locked(&exchange.socket_lies).refusal(tokio::time::Instant::now()) {
         locked(&exchange.counters).upgrades_refused += 1;
         return rest::refusal(status, &retry_after, exchange.time.now());
     }
-    let streams = streams.split('/').filter(|stream| !stream.is_empty()).map(str::to_owned).collect();
-    upgrade
-        .max_message_size(64 * 1_024)
-        .on_upgrade(move |socket| connection::serve(socket, reset, combined, streams, exchange))
+    upgrade.max_message_size(64 * 1_024).on_upgrade(move |socket| connection::serve(socket, reset, session, exchange))
 }
 
 /// Locks a mutex, even after its holder panicked: every change here is a single step, so the data is consistent.

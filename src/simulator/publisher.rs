@@ -12,7 +12,9 @@ use super::exchange_state::ExchangeState;
 use super::faulty_link::OutgoingFrame;
 use super::generator::{Event, EventKind, Listing, Market};
 use super::lies::numbering::Numbering;
-use super::{Flood, Generated, locked, render};
+use super::venue::stream_name;
+use super::{Flood, Generated, locked};
+use crate::exchange::peer::{Peer, PeerEvent};
 use crate::market::{Channel, Symbol, Timestamp, Trade};
 
 /// How often the loops publish new events and let faults end that end by time.
@@ -119,7 +121,7 @@ pub async fn flood(exchange: Arc<ExchangeState>, options: Flood) {
         at = at.plus_micros(CATCH_UP_US);
         for event in market.advance(at) {
             if let EventKind::Trade(trade) = event.kind {
-                rendered.push((trade, names.frame(&event)));
+                rendered.extend(names.frame(exchange.venue.peer(), &event).map(|frame| (trade, frame)));
             }
         }
         tokio::task::yield_now().await;
@@ -236,7 +238,7 @@ struct StreamNames {
 impl StreamNames {
     fn new(listings: &[Listing]) -> Self {
         let streams = |listing: &Listing| {
-            let name = |channel: Channel| Arc::from(render::stream_name(listing.symbol.as_str(), channel));
+            let name = |channel: Channel| Arc::from(stream_name(listing.symbol.as_str(), channel));
             Channel::ALL.map(|channel| (channel, name(channel))).to_vec()
         };
         Self {
@@ -255,17 +257,21 @@ impl StreamNames {
         &streams.iter().find(|(known, _)| *known == channel).expect("Channel::ALL holds every channel").1
     }
 
-    fn frame(&self, event: &Event) -> OutgoingFrame {
+    /// The venue's frame of an event; `None` for a channel that it does not send.
+    fn frame(&self, peer: &dyn Peer, event: &Event) -> Option<OutgoingFrame> {
         let (stream, symbol) = (self.stream(event), &self.symbols[event.listing]);
-        let (text, data_start) = render::combined(stream, symbol.as_str(), event);
-        let trade_id = if let EventKind::Trade(trade) = event.kind { Some(trade.id) } else { None };
-        OutgoingFrame {
-            stream: stream.clone(),
-            symbol: symbol.clone(),
-            trade_id,
-            text: Utf8Bytes::from(text),
-            data_start,
-        }
+        let (name, at) = (symbol.as_str(), event.at);
+        let (text, trade) = match &event.kind {
+            EventKind::Trade(trade) => {
+                (peer.frame(name, PeerEvent::Trades(std::slice::from_ref(trade)), at), Some((*trade, at)))
+            }
+            EventKind::Kline(candle) => {
+                (peer.kline_frame(name, &candle.kline, (candle.taker_base, candle.taker_quote), at), None)
+            }
+            EventKind::Book(book) => (peer.frame(name, PeerEvent::Book(book), at), None),
+        };
+        let text = Utf8Bytes::from(text?);
+        Some(OutgoingFrame { stream: stream.clone(), symbol: symbol.clone(), trade, text, is_changed: false })
     }
 
     /// The frames of streams with a subscriber; a jump of the clock changes their event times.
@@ -274,7 +280,10 @@ impl StreamNames {
         events
             .iter()
             .filter(|event| exchange.broadcaster.has_subscriber(self.stream(event)))
-            .map(|event| self.frame(&Event { at: event.at.plus_micros(jump_us), ..*event }))
+            .filter_map(|event| {
+                let event = Event { at: event.at.plus_micros(jump_us), ..*event };
+                self.frame(exchange.venue.peer(), &event)
+            })
             .collect()
     }
 }

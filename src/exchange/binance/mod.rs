@@ -6,11 +6,13 @@
 #[cfg(test)]
 mod captures;
 mod frames;
+pub mod peer;
 mod rest;
 mod streams;
 
 use std::time::Duration;
 
+use super::peer::Peer;
 use super::spec::{
     Bucket, ChannelKind, ChannelSpec, Heartbeat, KlineClose, Numbering, OnSubscribe, Reach, Refill, RestSpec,
     SocketLimits, SocketSpec, Spec,
@@ -100,6 +102,10 @@ const SPEC: Spec = Spec {
 impl Dialect for Binance {
     fn spec(&self) -> &'static Spec {
         &SPEC
+    }
+
+    fn peer(&self) -> Option<Box<dyn Peer>> {
+        Some(Box::new(peer::BinancePeer))
     }
 
     fn symbol(&self, text: &str) -> Result<Symbol, SpellingError> {

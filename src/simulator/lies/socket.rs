@@ -153,16 +153,16 @@ impl SocketLie {
 /// The lies about connections and requests, with the time at which each ends.
 #[derive(Debug, Default)]
 pub struct SocketLies {
-    refused: Vec<(String, Instant)>,
+    refused: Vec<(String, Channel, Instant)>,
     ack: Option<(AckLie, Instant)>,
     upgrade: Option<(u16, RetryAfter, Instant)>,
 }
 
 impl SocketLies {
     /// Refuses subscriptions of this stream until then.
-    pub fn refuse_stream(&mut self, stream: String, until: Instant) {
-        self.refused.retain(|(refused, _)| *refused != stream);
-        self.refused.push((stream, until));
+    pub fn refuse_stream(&mut self, symbol: &str, channel: Channel, until: Instant) {
+        self.refused.retain(|(of, refused, _)| (of.as_str(), *refused) != (symbol, channel));
+        self.refused.push((symbol.to_owned(), channel, until));
     }
 
     /// Answers requests wrongly until then.
@@ -186,29 +186,30 @@ impl SocketLies {
         self.ack.filter(|(_, until)| *until > now).map(|(lie, _)| lie)
     }
 
-    /// The error for a subscription that contains a refused stream.
-    pub fn refused_subscription(&self, request: &str, now: Instant) -> Option<String> {
-        if self.refused.is_empty() {
-            return None;
-        }
-        let request: Value = serde_json::from_str(request).ok()?;
-        if request["method"] != "SUBSCRIBE" {
-            return None;
-        }
-        let is_refused = |stream: &Value| {
-            self.refused.iter().any(|(refused, until)| *until > now && stream.as_str() == Some(refused.as_str()))
+    /// The symbols of these streams that are refused now.
+    pub fn refused_symbols(&self, asked: &[(String, Channel)], now: Instant) -> Vec<String> {
+        let is_refused = |(symbol, channel): &&(String, Channel)| {
+            self.refused.iter().any(|(of, refused, until)| of == symbol && refused == channel && *until > now)
         };
-        let found = request["params"].as_array()?.iter().any(is_refused);
-        found.then(|| json!({"code": -1121, "msg": "Invalid symbol.", "id": request["id"]}).to_string())
+        asked.iter().filter(is_refused).map(|(symbol, _)| symbol.clone()).collect()
+    }
+
+    /// Whether any stream is refused.
+    pub const fn refuses_streams(&self) -> bool {
+        !self.refused.is_empty()
     }
 }
 
-/// The answer with another id.
+/// The name of a request's number in answers, at one venue or another.
+const ID_FIELDS: [&str; 2] = ["id", "req_id"];
+
+/// The answer with another id; an answer without an id stays as it is.
 pub fn with_id(answer: &str, lie: AckLie) -> String {
     let Ok(mut value) = serde_json::from_str::<Value>(answer) else { return answer.to_owned() };
-    value["id"] = match lie {
+    let Some(field) = ID_FIELDS.into_iter().find(|field| value.get(field).is_some()) else { return answer.to_owned() };
+    value[field] = match lie {
         AckLie::Wrong => json!(99_999_999),
-        AckLie::Text => Value::String(value["id"].to_string()),
+        AckLie::Text => Value::String(value[field].to_string()),
         _ => Value::Null,
     };
     value.to_string()
@@ -219,16 +220,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_stream_refuses_the_whole_subscription_for_a_time() {
+    fn a_refused_stream_is_refused_for_a_time() {
         let mut lies = SocketLies::default();
         let now = Instant::now();
         let end = now + Duration::from_secs(5);
-        lies.refuse_stream("ethusdt@trade".to_owned(), end);
-        let request = r#"{"method":"SUBSCRIBE","params":["btcusdt@trade","ethusdt@trade"],"id":7}"#;
-        let answer: Value = serde_json::from_str(&lies.refused_subscription(request, now).unwrap()).unwrap();
-        assert_eq!((&answer["code"], &answer["id"]), (&json!(-1121), &json!(7)));
-        assert_eq!(lies.refused_subscription(request, end), None);
-        assert_eq!(lies.refused_subscription(&request.replace("SUB", "UNSUB"), now), None);
+        lies.refuse_stream("ETHUSDT", Channel::Trade, end);
+        let asked = ["BTCUSDT", "ETHUSDT"].map(|symbol| (symbol.to_owned(), Channel::Trade));
+        assert_eq!(lies.refused_symbols(&asked, now), ["ETHUSDT"]);
+        assert!(lies.refused_symbols(&[("ETHUSDT".to_owned(), Channel::BookTicker)], now).is_empty());
+        assert!(lies.refused_symbols(&asked, end).is_empty());
     }
 
     #[test]
@@ -237,5 +237,7 @@ mod tests {
         assert_eq!(with_id(answer, AckLie::Wrong), r#"{"id":99999999,"result":null}"#);
         assert_eq!(with_id(answer, AckLie::Text), r#"{"id":"7","result":null}"#);
         assert_eq!(with_id(answer, AckLie::Null), r#"{"id":null,"result":null}"#);
+        assert_eq!(with_id(r#"{"req_id":7}"#, AckLie::Wrong), r#"{"req_id":99999999}"#);
+        assert_eq!(with_id("pong", AckLie::Wrong), "pong");
     }
 }

@@ -1,6 +1,9 @@
-//! Binance's REST under `/api/v3`: weights, limits, error codes, refusals and lies. `pages` reads the answers.
+//! Binance's REST under `/api/v3`: weights, limits, error codes, refusals and lies. `pages` reads the answers. `venue` is the
+//! REST of every other venue.
 
 mod pages;
+mod select;
+pub mod venue;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use super::exchange_state::ExchangeState;
 use super::lies::RetryAfter;
 use super::lies::rest_rows::{AnswerLie, Endpoint};
 use super::locked;
+use crate::exchange::spec::Bucket;
 use crate::market::Timestamp;
 use pages::ApiError;
 
@@ -50,13 +54,21 @@ pub fn routes() -> Router<Arc<ExchangeState>> {
 
 /// Answers 400 to a request whose first line is too long, as the exchange's front servers do.
 pub async fn limit_request_line(State(exchange): State<Arc<ExchangeState>>, request: Request, next: Next) -> Response {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let line = request.method().as_str().len() + target + " HTTP/1.1".len() + 1;
-    if line > exchange.limits.request_line_bytes_max {
-        return (StatusCode::BAD_REQUEST, "<html><h1>400 Bad Request</h1>Request Header Or Cookie Too Large</html>")
-            .into_response();
+    if is_line_too_long(&exchange, &request) {
+        return line_too_long();
     }
     next.run(request).await
+}
+
+/// Whether the first line of a request is too long.
+pub fn is_line_too_long(exchange: &ExchangeState, request: &Request) -> bool {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    request.method().as_str().len() + target + " HTTP/1.1".len() + 1 > exchange.limits.request_line_bytes_max
+}
+
+/// The answer to a request whose first line is too long.
+pub fn line_too_long() -> Response {
+    (StatusCode::BAD_REQUEST, "<html><h1>400 Bad Request</h1>Request Header Or Cookie Too Large</html>").into_response()
 }
 
 /// A refusal with this status and Retry-After.
@@ -104,13 +116,23 @@ async fn respond(exchange: &ExchangeState, endpoint: Endpoint, weight: u32, uri:
     }
 }
 
-/// Counts the request, and refuses it where the limits or a fault want that; else returns the used weight.
-#[expect(clippy::result_large_err, reason = "a response is made once per request")]
-fn admit(exchange: &ExchangeState, weight: u32, now: Instant) -> Result<u32, Response> {
-    let (admission, used) = {
-        let mut budget = locked(&exchange.budget);
-        (budget.admit(weight, now), budget.used())
-    };
+/// What the limits and the faults say about a request.
+enum Verdict {
+    /// It is served.
+    Serve,
+    /// `rest:503`: this status.
+    Status(u16),
+    /// `refuse`: this status and Retry-After.
+    Refuse(u16, RetryAfter),
+    /// Too many requests: wait so long.
+    Limited(Duration),
+    /// Banned for so long.
+    Banned(Duration),
+}
+
+/// Counts the request against its limit, and decides.
+fn judge(exchange: &ExchangeState, bucket: usize, weight: u32, now: Instant) -> Verdict {
+    let admission = locked(&exchange.budgets).admit(bucket, weight, now);
     let (refuse, limited_until, refused_until) = {
         let faults = locked(&exchange.rest);
         (
@@ -119,32 +141,56 @@ fn admit(exchange: &ExchangeState, weight: u32, now: Instant) -> Result<u32, Res
             faults.lies.refusal(now),
         )
     };
+    let mut counters = locked(&exchange.counters);
+    if matches!(admission, Admission::TooMuch(_)) {
+        counters.broken.requests += 1;
+    }
     if let Some((status, _)) = refuse {
-        locked(&exchange.counters).rest_refused += 1;
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        return Err(reply(status, used, None, "refused by the simulator".to_owned()));
+        counters.rest_refused += 1;
+        return Verdict::Status(status);
     }
     if let Some((status, retry_after)) = refused_until {
-        locked(&exchange.counters).rest_refused_until += 1;
-        return Err(refusal(status, &retry_after, exchange.time.now()));
+        counters.rest_refused_until += 1;
+        return Verdict::Refuse(status, retry_after);
     }
-    let admission = match limited_until {
-        Some(until) if admission == Admission::Granted => Admission::TooMuch(until - now),
-        _ => admission,
-    };
-    match admission {
-        Admission::Granted => Ok(used),
-        Admission::TooMuch(wait) => {
-            locked(&exchange.counters).rest_rate_limited += 1;
+    match (admission, limited_until) {
+        (Admission::Granted, None) => Verdict::Serve,
+        (Admission::Granted, Some(until)) => {
+            counters.rest_rate_limited += 1;
+            Verdict::Limited(until - now)
+        }
+        (Admission::TooMuch(wait), _) => {
+            counters.rest_rate_limited += 1;
+            Verdict::Limited(wait)
+        }
+        (Admission::Banned(wait), _) => {
+            counters.rest_banned += 1;
+            Verdict::Banned(wait)
+        }
+    }
+}
+
+/// Counts the request, and refuses it where the limits or a fault want that; else returns the used weight.
+#[expect(clippy::result_large_err, reason = "a response is made once per request")]
+fn admit(exchange: &ExchangeState, weight: u32, now: Instant) -> Result<u32, Response> {
+    let verdict = judge(exchange, 0, weight, now);
+    let used = locked(&exchange.budgets).used();
+    match verdict {
+        Verdict::Serve => Ok(used),
+        Verdict::Status(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            Err(reply(status, used, None, "refused by the simulator".to_owned()))
+        }
+        Verdict::Refuse(status, retry_after) => Err(refusal(status, &retry_after, exchange.time.now())),
+        Verdict::Limited(wait) => {
             let message = format!(
                 "Too much request weight used; current limit is {} request weight per 1 MINUTE.",
-                exchange.limits.weight_max
+                weight_limit(exchange)
             );
             let body = json!({"code": -1003, "msg": message}).to_string();
             Err(reply(StatusCode::TOO_MANY_REQUESTS, used, Some(wait), body))
         }
-        Admission::Banned(wait) => {
-            locked(&exchange.counters).rest_banned += 1;
+        Verdict::Banned(wait) => {
             let until = exchange.time.after(wait).millis();
             let message = format!(
                 "Way too much request weight used; IP banned until {until}. Please use WebSocket Streams for live updates to avoid bans."
@@ -152,6 +198,15 @@ fn admit(exchange: &ExchangeState, weight: u32, now: Instant) -> Result<u32, Res
             let body = json!({"code": -1003, "msg": message}).to_string();
             Err(reply(StatusCode::IM_A_TEAPOT, used, Some(wait), body))
         }
+    }
+}
+
+/// The weight of the first window.
+fn weight_limit(exchange: &ExchangeState) -> u32 {
+    match exchange.limits.buckets.first() {
+        Some(Bucket::Window { weight, .. }) => *weight,
+        Some(Bucket::Leaky { burst, .. }) => *burst,
+        None => u32::MAX,
     }
 }
 

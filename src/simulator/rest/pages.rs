@@ -11,9 +11,11 @@ use super::super::exchange_state::ExchangeState;
 use super::super::lies::edit::Edits;
 use super::super::lies::rest::View;
 use super::super::lies::rest_rows::Endpoint;
+use super::super::locked;
 use super::super::truth::Truth;
-use super::super::{locked, render};
-use super::Parameters;
+use super::{Parameters, select, weight_limit};
+use crate::exchange::binance::peer::render;
+use crate::exchange::peer::PeerTrades;
 use crate::market::{Interval, Symbol, Timestamp, Trade};
 
 /// "limit: default 500, max 1000"; a greater value counts as 1000.
@@ -81,12 +83,11 @@ fn exchange_info(exchange: &ExchangeState, query: &Parameters) -> Result<String,
         .filter(|(_, is_unknown)| !is_unknown)
         .map(|(symbol, _)| json!({"symbol": symbol.as_str(), "status": status, "isSpotTradingAllowed": true}))
         .collect();
-    let limits = &exchange.limits;
     let mut info = json!({
         "timezone": "UTC",
         "serverTime": exchange.time.now().millis(),
         "rateLimits": [
-            {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": limits.weight_max},
+            {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": weight_limit(exchange)},
             {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 300_000},
         ],
         "exchangeFilters": [],
@@ -103,41 +104,27 @@ fn klines(exchange: &ExchangeState, query: &Parameters) -> Result<Vec<String>, A
     let interval: Interval = interval.parse().map_err(|()| ApiError::new(-1120, "Invalid interval."))?;
     let (from, to, limit) = (milliseconds(query, "startTime")?, milliseconds(query, "endTime")?, limit(query)?);
     with_truth(exchange, query, |truth, view, lag, now| {
-        // startTime and endTime are compared with the open time, both inclusive.
-        let mut candles = truth.klines(interval, lag, now);
-        let unserved = truth.trades.partition_point(|trade| trade.id < view.from_id().max(truth.served_from()));
-        let oldest = if unserved == 0 { None } else { truth.trades.get(unserved).map(|trade| trade.ts) };
-        candles.retain(|candle| {
-            let open = candle.kline.open_time;
-            oldest.is_none_or(|oldest| candle.kline.close_time >= oldest)
-                && from.is_none_or(|from| open >= from)
-                && to.is_none_or(|to| open <= to)
-                && view.shows_kline(interval, open.millis())
-        });
-        // Without a start the newest rows come, with one the oldest.
-        let skipped = if from.is_some() { 0 } else { candles.len().saturating_sub(limit) };
-        let shown = candles.iter().skip(skipped).take(limit);
-        let row = |candle| view.kline_row(interval, candle_open_ms(candle), render::kline_row(candle));
-        Ok(shown.map(row).collect())
+        // startTime and endTime are compared with the open time, both inclusive. Without a start the newest rows come, with
+        // one the oldest.
+        let shown = select::klines(truth, view, lag, now, interval, (from, to), limit, from.is_none());
+        let row = |candle: &Candle| {
+            let row = render::kline_row(&candle.kline, (candle.taker_base, candle.taker_quote));
+            view.kline_row(interval, candle.kline.open_time.millis(), row)
+        };
+        Ok(shown.iter().map(row).collect())
     })
-}
-
-const fn candle_open_ms(candle: &Candle) -> i64 {
-    candle.kline.open_time.millis()
 }
 
 fn historical_trades(exchange: &ExchangeState, query: &Parameters) -> Result<Vec<String>, ApiError> {
     let (from_id, limit) = (integer(query, "fromId")?, limit(query)?);
     with_truth(exchange, query, |truth, view, lag, now| {
-        let served = served(truth, truth.visible(lag, now).len());
-        match from_id {
-            Some(id) => {
-                let start = served.partition_point(|trade| trade.id < id);
-                let shown = served[start..].iter().filter(|trade| view.shows_trade(trade.id)).take(limit);
-                Ok(shown.map(|trade| trade_row(view, trade)).collect())
-            }
-            None => Ok(newest_rows(view, served, limit)),
+        let which = from_id.map_or(PeerTrades::Newest, PeerTrades::From);
+        let shown = select::trades(truth, view, lag, now, which, limit);
+        let mut rows: Vec<String> = shown.iter().map(|trade| trade_row(view, trade)).collect();
+        if from_id.is_none() {
+            claim_newest(view, "id", &mut rows);
         }
+        Ok(rows)
     })
 }
 
@@ -145,11 +132,6 @@ fn historical_trades(exchange: &ExchangeState, query: &Parameters) -> Result<Vec
 fn trades(exchange: &ExchangeState, query: &Parameters) -> Result<Vec<String>, ApiError> {
     let limit = limit(query)?;
     with_truth(exchange, query, |truth, view, _, _| Ok(newest_rows(view, &truth.trades, limit)))
-}
-
-/// The visible trades that REST has not forgotten.
-fn served(truth: &Truth, visible: usize) -> &[Trade] {
-    &truth.trades[truth.unserved_count().min(visible)..visible]
 }
 
 /// The newest rows, oldest first.

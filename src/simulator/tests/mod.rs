@@ -4,8 +4,10 @@ mod faults;
 mod numbering;
 mod rest;
 mod rest_lies;
+mod shell;
 mod socket;
 mod socket_lies;
+mod venue;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! REST with its limits and headers, tested with a real client.
 
 use super::*;
+use crate::exchange::spec::Bucket;
 use crate::market::Interval;
 
 #[tokio::test]
@@ -115,7 +116,7 @@ async fn exchange_info_lists_the_limits_and_the_symbols() {
 #[tokio::test]
 async fn beyond_the_weight_comes_429_and_then_the_ban() {
     let simulator = halted(|options| {
-        options.limits.weight_max = 50;
+        options.limits.buckets = vec![Bucket::Window { weight: 50, per: Duration::from_secs(60) }];
         options.limits.refusals_max = 1;
     })
     .await;

@@ -171,7 +171,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         ],
         "wires",
     ),
-    ("simulator", &["clock", "market"], "an exchange, which knows nothing of who records it"),
+    (
+        "simulator",
+        &["clock", "exchange", "market"],
+        "an exchange, which knows nothing of who records it; each venue's own side of its protocol is in exchange",
+    ),
     (
         "cli",
         &[
