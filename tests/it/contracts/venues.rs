@@ -193,10 +193,9 @@ fn a_refused_stream_is_understood() {
             for request in dialect.subscribe(SubscriptionChange::Subscribe, &streams, 7) {
                 let reply = peer.receive(&request, &|symbol| symbol != bad.symbol.as_str(), NOON);
                 assert!(!reply.subscribed.contains(&(bad.symbol.to_string(), bad.channel)));
-                assert!(
-                    request.contains(bad.symbol.as_str())
-                        == answers(&**dialect, &reply.messages).iter().any(|answer| answer.error.is_some())
-                );
+                // A venue may name streams in small letters.
+                let names_bad = request.to_lowercase().contains(&bad.symbol.as_str().to_lowercase());
+                assert!(names_bad == answers(&**dialect, &reply.messages).iter().any(|answer| answer.error.is_some()));
             }
         }
     });

@@ -28,4 +28,5 @@ mod simulated_exchange;
 mod systemd_notify;
 mod truth;
 mod usage;
+mod venues;
 mod watch;

@@ -66,7 +66,7 @@ impl HistoryFile {
     /// Every trade of a symbol, ordered by id; decimals must be plain, without exponent or trailing zeros.
     pub fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
-                   WHERE exchange = 'binance' AND symbol = ?1 ORDER BY trade_id";
+                   WHERE symbol = ?1 ORDER BY trade_id";
         let mut select = self.0.prepare(sql).unwrap();
         select.query_map([symbol], trade_truth).unwrap().map(Result::unwrap).collect()
     }
@@ -74,7 +74,7 @@ impl HistoryFile {
     /// The same of one epoch.
     pub fn trades_of_epoch(&self, symbol: &str, epoch: i64) -> Vec<TradeTruth> {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
-                   WHERE exchange = 'binance' AND symbol = ?1 AND epoch = ?2 ORDER BY trade_id";
+                   WHERE symbol = ?1 AND epoch = ?2 ORDER BY trade_id";
         let mut select = self.0.prepare(sql).unwrap();
         select.query_map(rusqlite::params![symbol, epoch], trade_truth).unwrap().map(Result::unwrap).collect()
     }
@@ -83,7 +83,7 @@ impl HistoryFile {
     pub fn klines(&self, symbol: &str) -> Vec<(i64, String)> {
         let sql = "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,
                    first_trade_id, last_trade_id FROM klines
-                   WHERE exchange = 'binance' AND symbol = ?1 AND interval = '1m' ORDER BY open_time";
+                   WHERE symbol = ?1 AND interval = '1m' ORDER BY open_time";
         let mut select = self.0.prepare(sql).unwrap();
         let rows = select.query_map([symbol], |row| {
             let mut text = format!("{}", row.get::<_, i64>(1)?);

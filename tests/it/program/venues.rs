@@ -1,0 +1,170 @@
+//! Every venue of the catalog, recorded from a simulated exchange that speaks as the venue does and breaks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tapekeeper::exchange::catalog;
+use tapekeeper::exchange::spec::{ChannelKind, Refill, Spec};
+use tapekeeper::market::{Channel, Exchange, Interval};
+use tapekeeper::simulator::{BrokenLimits, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
+use tokio::time::Instant;
+
+use super::app::{TestApp, WAIT_MAX, seed, wait_for};
+use super::simulated_exchange::start;
+use super::truth::{HistoryFile, TradeTruth};
+
+/// What happens to the first symbol, and to all connections. The clock of the exchange is four times as fast.
+const FAULTS: &str = "drop:SYMBOL:20@2s,duplicate:20@3s,reorder:10@4s,cut@5s,rest:503:2s@5s,silent:SYMBOL:2s@8s,lag:2s@10s,\
+                      cut@12s,lag:0s@14s,ratelimit:2s@15s,drop:SYMBOL:7@15s";
+
+fn venues() -> Vec<Exchange> {
+    let venues = catalog::names().filter(|exchange| *exchange != Exchange::named("binance"));
+    venues.filter(|exchange| Venue::named(*exchange).is_some()).collect()
+}
+
+/// Two symbols as the venue spells them.
+fn symbols(spec: &Spec) -> [String; 2] {
+    [spec.example.to_owned(), spec.example.replacen("BTC", "ETH", 1)]
+}
+
+fn channels(spec: &Spec) -> Vec<&'static str> {
+    let minute = Channel::Kline(Interval::M1);
+    let sent =
+        [Channel::Trade, minute, Channel::BookTicker].into_iter().filter(|channel| spec.channel(*channel).is_some());
+    sent.map(Channel::as_str).collect()
+}
+
+async fn market(exchange: Exchange, spec: &Spec, faults: &str) -> Simulator {
+    let symbols = symbols(spec);
+    let mut options = Options::at(
+        Venue::named(exchange).unwrap(),
+        Source::Generated(Generated {
+            listings: symbols.iter().map(|symbol| symbol.parse::<Listing>().unwrap()).collect(),
+            seed: seed(),
+            rate: 40.0,
+            time_scale: 4.0,
+            opens_at_first_subscription: true,
+            ..Generated::default()
+        }),
+    );
+    options.faults = parse_schedule(&faults.replace("SYMBOL", &symbols[0])).unwrap();
+    start(options).await
+}
+
+fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
+    format!(
+        "[[feed]]\nexchange = \"{exchange}\"\nsymbols = {:?}\nchannels = {:?}\nws_url = \"{}\"\nrest_url = \"{}\"\n\n",
+        symbols(spec),
+        channels(spec),
+        simulator.ws_url(),
+        simulator.rest_url()
+    )
+}
+
+/// Waits until no gap is open and history has all that the venue can give back, then compares every trade.
+async fn assert_complete(app: &TestApp, spec: &Spec, simulator: &Simulator) {
+    let until = Instant::now() + WAIT_MAX * 2;
+    let recent = matches!(spec.channel(Channel::Trade).map(|channel| channel.refill), Some(Refill::Recent(_)));
+    loop {
+        let history = HistoryFile::open(app);
+        let lacking: Vec<String> =
+            symbols(spec).iter().filter_map(|symbol| lacking(&history, simulator, symbol, recent)).collect();
+        if lacking.is_empty() && history.open_gaps() == 0 {
+            return;
+        }
+        if Instant::now() > until {
+            panic!("{}: {lacking:?}; gaps:\n{}\n{}", spec.title, history.gaps().join("\n"), app.log());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What is missing or different; `None` when nothing is. A venue that serves only its newest trades may lose others, and
+/// each of those must be in a gap that says so.
+fn lacking(history: &HistoryFile, simulator: &Simulator, symbol: &str, recent: bool) -> Option<String> {
+    let stored: BTreeMap<i64, TradeTruth> = history.trades(symbol).into_iter().map(|trade| (trade.id, trade)).collect();
+    let first = *stored.keys().next()?;
+    for published in simulator.control.published(symbol).iter().map(TradeTruth::from) {
+        // What happened before the first frame is not recorded.
+        if published.id < first {
+            continue;
+        }
+        match stored.get(&published.id) {
+            Some(trade) if *trade == published => {}
+            Some(trade) => panic!("{symbol}: stored {trade:?}, published {published:?}"),
+            None if recent && is_lost(history, symbol, published.id) => {}
+            None => return Some(format!("{symbol} lacks {}", published.id)),
+        }
+    }
+    None
+}
+
+fn is_lost(history: &HistoryFile, symbol: &str, id: i64) -> bool {
+    let sql = format!(
+        "SELECT count(*) FROM gaps WHERE symbol = '{symbol}' AND state = 'unrecoverable' AND first_missing <= {id} \
+         AND last_missing >= {id} AND reason LIKE '%newest%'"
+    );
+    history.number(&sql) > 0
+}
+
+/// Every stored kline has the published values.
+fn assert_klines(app: &TestApp, spec: &Spec, simulator: &Simulator) {
+    let sends = spec.channels.iter().any(|channel| matches!(channel.kind, ChannelKind::Kline { .. }));
+    if !sends {
+        return;
+    }
+    for symbol in symbols(spec) {
+        let published: BTreeMap<i64, String> = simulator
+            .control
+            .published_klines(&symbol, Interval::M1)
+            .iter()
+            .map(|kline| {
+                let numbers = [kline.open, kline.high, kline.low, kline.close, kline.volume];
+                let text: Vec<String> = numbers.iter().map(|number| number.normalize().to_string()).collect();
+                (kline.open_time.micros(), text.join(" "))
+            })
+            .collect();
+        let stored = HistoryFile::open(app).klines(&symbol);
+        assert!(stored.len() >= 2, "{symbol}: {} klines are stored, {} published", stored.len(), published.len());
+        for (open_time, text) in stored {
+            let values: Vec<&str> = text.split(' ').skip(1).take(5).collect();
+            assert_eq!(
+                published.get(&open_time).map(String::as_str),
+                Some(values.join(" ").as_str()),
+                "{symbol} {open_time}"
+            );
+        }
+    }
+}
+
+async fn record_through_faults(exchange: Exchange) {
+    let spec = catalog::dialect(exchange).unwrap().spec();
+    let simulator = market(exchange, spec, FAULTS).await;
+    let mut app = TestApp::new(&feed(exchange, spec, &simulator));
+    app.start().await;
+    wait_for("the faults are over", WAIT_MAX * 2, async || {
+        (simulator.control.summary().iter().map(|truth| truth.count).sum::<u64>() > 3_000).then_some(())
+    })
+    .await;
+    // The recorder is killed as well.
+    app.kill().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    app.start().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    simulator.stop_publishing().await;
+    assert_complete(&app, spec, &simulator).await;
+    assert_klines(&app, spec, &simulator);
+    let letters = HistoryFile::open(&app).dead_letters();
+    assert!(letters.is_empty(), "{}: {letters:?}", spec.title);
+    assert_eq!(simulator.control.counters().broken, BrokenLimits::default(), "{}: no limit is broken", spec.title);
+    app.stop_cleanly().await;
+    simulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_venue_is_recorded_through_faults_as_far_as_it_gives_back() {
+    for exchange in venues() {
+        eprintln!("{exchange}");
+        record_through_faults(exchange).await;
+    }
+}
