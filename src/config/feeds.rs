@@ -81,7 +81,7 @@ fn symbols(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Symbo
         missing(table, "symbols", &format!("[{example:?}]"));
     }
     let written = table.texts("symbols")?;
-    // Without a known exchange nobody can say how it spells its symbols.
+    // Without a known exchange its spelling is unknown.
     let dialect = dialect?;
     let mut symbols = Vec::new();
     for (text, span) in written {

@@ -165,7 +165,7 @@ pub struct RestRequest {
     pub bucket: usize,
 }
 
-/// The body of an answer, and what is known of the time.
+/// The body of an answer, and the times that bound its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct RestAnswer<'a> {
     /// The body.

@@ -99,7 +99,7 @@ pub enum PeerContent<'a> {
 /// Why the venue refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerRefusal {
-    /// Too many requests; allowed again after so many seconds.
+    /// Too many requests; allowed again after this many seconds.
     Limited(u64),
     /// Banned until then.
     Banned(Timestamp),

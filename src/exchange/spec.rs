@@ -1,4 +1,4 @@
-//! What a venue can do, as data: how its channels are numbered, what it can give back, what it limits.
+//! What a venue can do, as data: how its channels are numbered, what it can return, what it limits.
 //!
 //! The rest of the program reads these facts and assumes none. `tapekeeper symbols --venues` prints them.
 
@@ -39,7 +39,7 @@ pub struct SocketSpec {
 /// Who keeps an idle connection open, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
-    /// The server sends ping frames or messages; nothing is asked of the client but the pong.
+    /// The server sends ping frames or messages; the client only answers with a pong.
     Server,
     /// The client sends this text message when it has sent nothing for this long.
     Client {
@@ -59,7 +59,7 @@ pub struct ChannelSpec {
     pub socket: usize,
     /// What its numbers prove.
     pub numbering: Numbering,
-    /// How REST gives back what was lost.
+    /// How REST returns lost rows.
     pub refill: Refill,
     /// How far back.
     pub reach: Reach,
@@ -130,7 +130,7 @@ impl Numbering {
     }
 }
 
-/// How REST gives back lost rows.
+/// How REST returns lost rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refill {
     /// A page starts at any id.

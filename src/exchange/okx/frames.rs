@@ -139,7 +139,8 @@ pub(super) fn decode<'a>(payload: &'a [u8], sink: &mut dyn FnMut(MarketEvent<'a>
     first_error.map_or(Ok(()), Err)
 }
 
-type Decoded = (Option<crate::market::Timestamp>, Option<Event>);
+/// The event time of a row where it has one, and its event if it is one that we record.
+type Content = (Option<crate::market::Timestamp>, Option<Event>);
 
 /// 3.4: "`instId tradeId px sz side ts source`".
 #[derive(Deserialize)]
@@ -159,7 +160,7 @@ struct TradeRow<'a> {
     ts: Written<'a>,
 }
 
-fn trade(element: &[u8], symbol: &str) -> Result<Decoded, DecodeError> {
+fn trade(element: &[u8], symbol: &str) -> Result<Content, DecodeError> {
     let row: TradeRow<'_> = read(TRADE, element)?;
     // Ingest files a frame under `arg`.
     if let Some(Text(named)) = row.inst_id.filter(|named| named.0 != symbol) {
@@ -237,7 +238,7 @@ struct BookRow<'a> {
     seq_id: Written<'a>,
 }
 
-fn book(element: &[u8]) -> Result<Decoded, DecodeError> {
+fn book(element: &[u8]) -> Result<Content, DecodeError> {
     let row: BookRow<'_> = read(BOOK, element)?;
     let event_time = match row.ts {
         Some(ts) => Some(millis(BOOK, "ts", ts.integer(BOOK, "ts")?)?),

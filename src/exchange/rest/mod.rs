@@ -9,6 +9,7 @@
 //! not a row costs that element only. Every wait is measured by the steady clock.
 
 mod answer;
+mod bucket;
 mod budget;
 mod by_id;
 mod by_time;

@@ -61,7 +61,7 @@ fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
     )
 }
 
-/// Waits until no gap is open and history has all that the venue can give back, then compares every trade.
+/// Waits until no gap is open and history has all that the venue can return, then compares every trade.
 async fn assert_complete(app: &TestApp, spec: &Spec, simulator: &Simulator) {
     let until = Instant::now() + WAIT_MAX * 2;
     let recent = matches!(spec.channel(Channel::Trade).map(|channel| channel.refill), Some(Refill::Recent(_)));

@@ -94,7 +94,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["consume", "exchange", "health", "history", "log", "market", "heartbeat", "writer"],
         "consume without commit",
     ),
-    ("audit", &["backfill", "cache", "gap", "history", "market"], "what jobs, API and command line all compare with"),
+    (
+        "audit",
+        &["backfill", "cache", "exchange", "gap", "history", "market"],
+        "what jobs, API and command line all compare with",
+    ),
     (
         "jobs",
         &[

@@ -102,7 +102,7 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
         "Decoded Heard Leave Routed Seen SessionParts ask_newest at_once give_up_waiting heard_at is_noting \
          keep_time parts tell_connected tell_end turn_until_end",
     ),
-    ("src/exchange/rest/", "Purpose::Question Reserved ban_told judge told"),
+    ("src/exchange/rest/", "Purpose::Question Reserved ban_told told"),
     ("src/exchange/socket/", "AGAIN Again Line Link Turn"),
     ("src/gap/", "Around Hole"),
     ("src/history/clickhouse/", "Beyond Ends Hole"),
@@ -120,8 +120,8 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     ("src/replay.rs", "Replayed"),
     (
         "src/simulator/",
-        "Cable Door Hub Tape Venue What:: Wire WireFrame ending forget_before hub lists_lower pour tape tapes \
-         venue with_tape",
+        "Cable Door Hub Tape What:: Wire WireFrame ending forget_before hub lists_lower pour tape tapes \
+         with_tape",
     ),
     ("src/simulator/connection.rs", "Over"),
     ("src/simulator/control.rs", "Asked"),
@@ -167,7 +167,6 @@ pub const OLD_FILES: &[&str] = &[
     "src/simulator/door.rs",
     "src/simulator/hub.rs",
     "src/simulator/tape.rs",
-    "src/simulator/venue.rs",
     "src/simulator/wire.rs",
     "tests/it/contracts/patient.rs",
     "tests/it/lookup.rs",
