@@ -7,7 +7,7 @@ use crate::market::Exchange;
 
 /// One dialect per exchange, in the order of the documentation.
 static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> =
-    LazyLock::new(|| vec![Arc::new(super::binance::Binance), Arc::new(super::okx::Okx)]);
+    LazyLock::new(|| vec![Arc::new(super::binance::Binance), Arc::new(super::okx::Okx), Arc::new(super::bybit::Bybit)]);
 
 /// Every dialect.
 pub fn dialects() -> &'static [Arc<dyn Dialect>] {

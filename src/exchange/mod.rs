@@ -2,6 +2,7 @@
 //! one WebSocket loop and the one REST client that serve them all.
 
 pub mod binance;
+pub mod bybit;
 pub mod catalog;
 mod dialect;
 mod feed;

@@ -1,16 +1,26 @@
 //! OKX's own side of its protocol, from its documents. It shares no code with the dialect.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::exchange::peer::{
-    Peer, PeerContent, PeerEvent, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades, split_query,
+    Peer, PeerContent, PeerEvent, PeerLimits, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades,
+    split_query,
 };
+use crate::exchange::spec::Bucket;
 use crate::market::{Book, Channel, Interval, Kline, Side, Timestamp, Trade, plain};
 
 /// 3.2: "payload <=64 KB".
 const PAYLOAD_BYTES_MAX: usize = 64 << 10;
+
+/// 3.7 to 3.9, in 2 s: history-trades 20, trades 100, history-candles 20, instruments 20, time 10.
+const BUCKETS: &[Bucket] = &[per_2_s(20), per_2_s(100), per_2_s(20), per_2_s(20), per_2_s(10)];
+
+const fn per_2_s(weight: u32) -> Bucket {
+    Bucket::Window { weight, per: Duration::from_secs(2) }
+}
 
 /// OKX.
 pub(super) struct OkxPeer;
@@ -191,6 +201,25 @@ impl Peer for OkxPeer {
             PeerRefusal::BadParameter => body(200, "51000", "Parameter error", Vec::new()),
             PeerRefusal::Failed(status) => body(status, "50001", "Service temporarily unavailable", Vec::new()),
         }
+    }
+
+    fn limits(&self) -> PeerLimits {
+        PeerLimits {
+            // 3.2: "No data for 30 s -> closed".
+            silence_max: Some(Duration::from_secs(30)),
+            // 3.2: "480 subscribe + unsubscribe + login operations per hour per connection".
+            operations: Some((480, Duration::from_secs(3_600))),
+            // 3.2: "3 connects/s/IP".
+            connects: Some((3, Duration::from_secs(1))),
+            buckets: BUCKETS,
+            ..PeerLimits::NONE
+        }
+    }
+
+    fn shutdown(&self, _at: Timestamp) -> Option<String> {
+        // 3.2: "{"event":"notice","code":"64008",...} 60 s before".
+        let msg = "The connection will soon be closed for a service upgrade. Please reconnect.";
+        Some(json!({ "event": "notice", "code": "64008", "msg": msg, "connId": "a4d3ae55" }).to_string())
     }
 }
 
