@@ -121,7 +121,7 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     (
         "src/simulator/",
         "Cable Door Hub Tape Venue What:: Wire WireFrame ending forget_before hub lists_lower pour tape tapes \
-         venue with_tape",
+         with_tape",
     ),
     ("src/simulator/connection.rs", "Over"),
     ("src/simulator/control.rs", "Asked"),
@@ -167,7 +167,6 @@ pub const OLD_FILES: &[&str] = &[
     "src/simulator/door.rs",
     "src/simulator/hub.rs",
     "src/simulator/tape.rs",
-    "src/simulator/venue.rs",
     "src/simulator/wire.rs",
     "tests/it/contracts/patient.rs",
     "tests/it/lookup.rs",
