@@ -120,7 +120,7 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     ("src/replay.rs", "Replayed"),
     (
         "src/simulator/",
-        "Cable Door Hub Tape Venue What:: Wire WireFrame ending forget_before hub lists_lower pour tape tapes \
+        "Cable Door Hub Tape What:: Wire WireFrame ending forget_before hub lists_lower pour tape tapes \
          with_tape",
     ),
     ("src/simulator/connection.rs", "Over"),
