@@ -8,20 +8,26 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::demo::{spelled, venue};
 use super::output::{Format, print_line};
+use crate::market::{Channel, Interval};
 use crate::simulator::catalog;
 use crate::simulator::fault::duration;
-use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, parse_schedule};
+use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
 
 /// Arguments of `simulate`.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(after_long_help = catalog::help())]
 pub struct Args {
+    /// Exchange whose protocol is spoken
+    #[arg(long, value_name = "NAME", default_value = "binance", value_parser = venue)]
+    exchange: Venue,
     /// Address for WebSocket and REST; port 0 takes a free port
     #[arg(long, default_value = "127.0.0.1:9443")]
     listen: SocketAddr,
-    /// Symbols of a generated market, the busiest first; `TUSDUSDT:quiet` trades every few minutes
-    #[arg(long, value_delimiter = ',', default_value = "BTCUSDT,ETHUSDT,TUSDUSDT:quiet", conflicts_with = "capture")]
+    /// Symbols of a generated market, the busiest first; `TUSDUSDT:quiet` trades every few minutes. Default: BTC, ETH and
+    /// a quiet TUSD against USDT, as the exchange spells them
+    #[arg(long, value_delimiter = ',', conflicts_with = "capture")]
     symbols: Vec<Listing>,
     /// Trades per second of a generated market
     #[arg(long, default_value_t = 100.0, value_parser = positive, conflicts_with = "capture")]
@@ -67,7 +73,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow:
     let source = match args.capture.is_empty() {
         false => Source::Capture { paths: args.capture.clone(), speed: args.speed },
         true => Source::Generated(Generated {
-            listings: args.symbols.clone(),
+            listings: listings(&args),
             seed: args.seed,
             rate: args.rate,
             time_scale: args.time_scale,
@@ -75,7 +81,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow:
             opens_at_first_subscription: false,
         }),
     };
-    let mut options = Options::new(source);
+    let mut options = Options::at(args.exchange.clone(), source);
     options.listen = args.listen;
     options.faults = faults;
     options.limits.lag = args.lag;
@@ -93,6 +99,20 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow:
     Ok(0)
 }
 
+/// The symbols of a market, and which of them are quiet.
+const MARKET: [(&str, bool); 3] = [("BTC-USDT", false), ("ETH-USDT", false), ("TUSD-USDT", true)];
+
+/// The requested symbols; without any those of [`MARKET`].
+fn listings(args: &Args) -> Vec<Listing> {
+    if !args.symbols.is_empty() {
+        return args.symbols.clone();
+    }
+    MARKET
+        .iter()
+        .map(|(name, quiet)| Listing { symbol: spelled(args.exchange.exchange(), name), quiet: *quiet })
+        .collect()
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
@@ -106,24 +126,37 @@ fn print_start(simulator: &Simulator, args: &Args, format: Format) {
     if format == Format::Json {
         print_line!(
             "{}",
-            json!({"event": "started", "ws_url": ws_url, "rest_url": rest_url, "symbols": symbols, "seed": args.seed})
+            json!({
+                "event": "started",
+                "exchange": args.exchange.exchange().as_str(),
+                "ws_url": ws_url,
+                "rest_url": rest_url,
+                "symbols": symbols,
+                "seed": args.seed,
+            })
         );
         return;
     }
+    let spec = args.exchange.spec();
     match args.capture.as_slice() {
-        [] => print_line!("simulated exchange: {} trades/s from seed {}", args.rate, args.seed),
+        [] => print_line!("simulated exchange: {}, {} trades/s from seed {}", spec.title, args.rate, args.seed),
         files => print_line!(
             "simulated exchange: {} capture file(s) at speed {}, from the first subscription",
             files.len(),
             args.speed
         ),
     }
-    print_line!("  WebSocket  {ws_url}/stream  {ws_url}/ws");
-    print_line!("  REST       {rest_url}/api/v3/...");
+    for socket in spec.sockets {
+        print_line!("  WebSocket  {ws_url}{}", socket.path);
+    }
+    print_line!("  REST       {rest_url}");
     print_line!("  truth      {rest_url}/simulator/published");
     print_line!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
-    print_line!("\nrecord it with:\n\n[[feed]]\nexchange = \"binance\"\nsymbols = {symbols:?}");
-    print_line!("channels = [\"trade\", \"kline_1m\"]\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
+    let channels = [Channel::Trade, Channel::Kline(Interval::M1)].into_iter();
+    let channels: Vec<String> =
+        channels.filter(|channel| spec.channel(*channel).is_some()).map(|channel| channel.to_string()).collect();
+    print_line!("\nrecord it with:\n\n[[feed]]\nexchange = \"{}\"\nsymbols = {symbols:?}", spec.exchange);
+    print_line!("channels = {channels:?}\nws_url = \"{ws_url}\"\nrest_url = \"{rest_url}\"\n");
 }
 
 fn print_end(simulator: &Simulator, format: Format) {
@@ -167,8 +200,13 @@ mod tests {
         Command::command().debug_assert();
         let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s").unwrap();
         assert_eq!((args.capture.len(), args.speed), (2, 20.0));
-        assert_eq!(parsed("").unwrap().symbols.len(), 3);
-        for wrong in ["--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"] {
+        let names: Vec<String> =
+            listings(&parsed("").unwrap()).iter().map(|listing| listing.symbol.to_string()).collect();
+        assert_eq!(names, ["BTCUSDT", "ETHUSDT", "TUSDUSDT"]);
+        assert_eq!(parsed("--exchange binance").unwrap().exchange.exchange().as_str(), "binance");
+        for wrong in
+            ["--exchange nowhere", "--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"]
+        {
             assert!(parsed(wrong).is_err(), "{wrong} was accepted");
         }
     }

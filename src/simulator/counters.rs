@@ -84,3 +84,19 @@ pub struct BrokenLimits {
     /// Streams that the venue sends on another address only.
     pub on_wrong_socket: u64,
 }
+
+impl BrokenLimits {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.requests
+            + self.bad_requests
+            + self.connects
+            + self.messages
+            + self.operations
+            + self.streams
+            + self.closed
+            + self.silent
+            + self.late
+            + self.on_wrong_socket
+    }
+}

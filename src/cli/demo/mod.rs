@@ -2,6 +2,7 @@
 //!
 //! The recorder is the real service as a child process, so that the demo can kill it.
 
+mod market;
 mod recorder;
 mod reporter;
 mod verdict;
@@ -15,11 +16,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Failure, NO};
-use crate::market::Symbol;
 use crate::simulator::fault::duration;
-use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source};
+use crate::simulator::{Fault, Venue};
 
 use super::output::Format;
+pub use market::{spelled, venue};
+
+use market::Market;
 use recorder::Recorder;
 use reporter::Reporter;
 
@@ -33,13 +36,16 @@ const FOR_MIN: Duration = Duration::from_secs(20);
 /// Arguments of `demo`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
+    /// Exchanges to simulate and record, all at once
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "binance", value_parser = market::venue)]
+    exchanges: Vec<Venue>,
     /// How long the market trades, at least 20 s; Ctrl-C ends it earlier, also with a verdict
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     run_for: Duration,
     /// The same seed makes the same market
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Trades per second
+    /// Trades per second of each exchange
     #[arg(long, default_value_t = 400)]
     rate: u32,
     /// Keep the directory with the recorder's files
@@ -52,25 +58,35 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     let run_for = args.run_for.max(FOR_MIN);
     let directory = make_directory()?;
     let reporter = Reporter::new(format);
-    let simulator = open_market(&args).await?;
-    reporter.report("market", &format!("{} symbols, {} trades a second, seed {}", SYMBOLS.len(), args.rate, args.seed));
-    let mut recorder = Recorder::start(&directory, &simulator).await?;
+    let mut markets = Vec::new();
+    for venue in &args.exchanges {
+        let market = Market::open(venue.clone(), args.seed, f64::from(args.rate.max(1))).await?;
+        let (exchange, symbols) = (market.exchange(), market.symbols());
+        let rate = format!("{symbols} symbols, {} trades a second, seed {}", args.rate, args.seed);
+        reporter.report("market", &format!("{exchange}: {rate}"));
+        markets.push(market);
+    }
+    let mut recorder = Recorder::start(&directory, &markets).await?;
     reporter.report("recorder", &format!("process {}, status page {}/", recorder.process(), recorder.client().base()));
-    let outcome = trade(run_for, &simulator, &mut recorder, &reporter, &stop).await;
+    let outcome = trade(run_for, &markets, &mut recorder, &reporter, &stop).await;
     if let Err(error) = outcome {
         recorder.kill().await;
         reporter.report("recorder", &format!("its log is in {}", directory.display()));
         return Err(error.into());
     }
-    simulator.stop_publishing().await;
+    for market in &markets {
+        market.simulator.stop_publishing().await;
+    }
     reporter.report("market", "halted; waiting until all gaps are closed");
-    recorder.wait_recovered(&simulator, &reporter, RECOVERY_MAX).await?;
+    recorder.wait_recovered(&markets, &reporter, RECOVERY_MAX).await?;
     let gaps = recorder.gaps().await?;
     reporter.report_gaps(&gaps);
     recorder.stop().await?;
     reporter.report("recorder", "stopped in order");
-    let verdict = verdict::compare(&simulator, &recorder.config_path(), &gaps).await?;
-    simulator.stop().await;
+    let verdict = verdict::compare(&markets, &recorder.config_path(), &gaps).await?;
+    for market in markets {
+        market.simulator.stop().await;
+    }
     verdict.print(format);
     let kept = args.keep || !verdict.is_good();
     if kept {
@@ -81,23 +97,6 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     Ok(if verdict.is_good() { 0 } else { NO })
 }
 
-/// Symbols, and whether they are quiet: a quiet symbol has no trade for minutes, which must not raise a gap.
-const SYMBOLS: [(&str, bool); 4] = [("BTCUSDT", false), ("ETHUSDT", false), ("SOLUSDT", false), ("TUSDUSDT", true)];
-
-async fn open_market(args: &Args) -> anyhow::Result<Simulator> {
-    let listing = |(name, quiet): (&str, bool)| Listing { symbol: Symbol::new(name), quiet };
-    let mut options = Options::new(Source::Generated(Generated {
-        listings: SYMBOLS.map(listing).to_vec(),
-        seed: args.seed,
-        rate: f64::from(args.rate.max(1)),
-        time_scale: TIME_SCALE,
-        opens_at_first_subscription: true,
-        ..Generated::default()
-    }));
-    options.listen.set_port(0);
-    simulator::start(options, CancellationToken::new()).await.context("open the simulated exchange")
-}
-
 /// What the demo breaks, with the text to print.
 enum Disruption {
     Fault(Fault, &'static str),
@@ -105,15 +104,14 @@ enum Disruption {
 }
 
 fn schedule() -> [(f64, Disruption); 7] {
-    let busy = || Some(Symbol::new("BTCUSDT"));
     [
         (0.10, Disruption::Fault(Fault::Cut, "the network is cut")),
-        (0.22, Disruption::Fault(Fault::Drop(busy(), 40), "40 frames of BTCUSDT are lost on the wire")),
+        (0.22, Disruption::Fault(Fault::Drop(None, 40), "40 trades of the busiest symbol are lost on the wire")),
         (
             0.32,
             Disruption::Fault(
-                Fault::Silent(busy(), Duration::from_secs(5)),
-                "BTCUSDT is silent for 5 s on a live connection",
+                Fault::Silent(None, Duration::from_secs(5)),
+                "the busiest symbol is silent for 5 s on a live connection",
             ),
         ),
         (0.46, Disruption::Kill),
@@ -126,7 +124,7 @@ fn schedule() -> [(f64, Disruption); 7] {
 /// Lets the market trade and injects the faults, until the time is over or `stop`.
 async fn trade(
     run_for: Duration,
-    simulator: &Simulator,
+    markets: &[Market],
     recorder: &mut Recorder,
     reporter: &Reporter,
     stop: &CancellationToken,
@@ -139,7 +137,7 @@ async fn trade(
             match what {
                 Disruption::Fault(fault, words) => {
                     reporter.report_fault(words);
-                    simulator.control.inject(&fault);
+                    markets.iter().for_each(|market| market.inject(&fault));
                 }
                 Disruption::Kill => {
                     reporter.report_fault("the recorder is killed (SIGKILL) and restarted");
@@ -159,7 +157,7 @@ async fn trade(
         }
         if printed_at.elapsed() >= Duration::from_secs(5) {
             printed_at = Instant::now();
-            let published: u64 = simulator.control.summary().iter().map(|symbol| symbol.count).sum();
+            let published: u64 = markets.iter().map(Market::published).sum();
             reporter.report("market", &format!("{published} trades published"));
         }
     }

@@ -11,10 +11,9 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::admin::AdminOptions;
-use crate::simulator::Simulator;
 
 use super::super::client::Client;
-use super::SYMBOLS;
+use super::market::Market;
 use super::reporter::Reporter;
 
 /// Longest time until the recorder is ready, and for its stop.
@@ -28,17 +27,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes a configuration for the simulated exchange and starts the service on it.
-    pub async fn start(directory: &Path, simulator: &Simulator) -> anyhow::Result<Self> {
+    /// Writes a configuration for the simulated exchanges and starts the service on it.
+    pub async fn start(directory: &Path, markets: &[Market]) -> anyhow::Result<Self> {
         let listen = free_address()?;
-        let symbols = SYMBOLS.map(|(name, _)| format!("\"{name}\"")).join(", ");
+        let feeds: Vec<String> = markets.iter().map(Market::feed).collect();
         let config = format!(
-            "data_dir = {:?}\n\n[[feed]]\nexchange = \"binance\"\nsymbols = [{symbols}]\n\
-             channels = [\"trade\", \"kline_1m\", \"book_ticker\"]\nws_url = \"{}\"\nrest_url = \"{}\"\n\n\
-             [admin]\nlisten = \"{listen}\"\n",
+            "data_dir = {:?}\n\n{}\n[admin]\nlisten = \"{listen}\"\n",
             directory.join("data").display().to_string(),
-            simulator.ws_url(),
-            simulator.rest_url(),
+            feeds.join("\n"),
         );
         std::fs::write(directory.join("tapekeeper.toml"), config).context("write the demo's configuration")?;
         let client = Client::new(&AdminOptions { listen, ..AdminOptions::default() })?;
@@ -101,10 +97,10 @@ impl Recorder {
         Ok(gaps.as_array().cloned().unwrap_or_default())
     }
 
-    /// Waits until the recorder has everything the exchange published, or for at most `limit`.
+    /// Waits until the recorder has everything the exchanges published, or for at most `limit`.
     pub async fn wait_recovered(
         &mut self,
-        simulator: &Simulator,
+        markets: &[Market],
         reporter: &Reporter,
         limit: Duration,
     ) -> anyhow::Result<()> {
@@ -115,14 +111,8 @@ impl Recorder {
             reporter.report_gaps(&gaps);
             let open = gaps.iter().any(|gap| gap["closed_at"].is_null());
             let streams = self.client.get("/api/v1/streams").await.map_err(|failure| failure.error)?;
-            let behind = simulator.control.summary().into_iter().any(|published| {
-                let last = streams
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .find(|stream| stream["symbol"] == published.symbol.as_str() && stream["channel"] == "trade");
-                published.count > 0 && last.and_then(|stream| stream["last"].as_i64()) != Some(published.last)
-            });
+            let streams = streams.as_array().cloned().unwrap_or_default();
+            let behind = markets.iter().any(|market| is_behind(market, &streams));
             if (!open && !behind) || Instant::now() > until {
                 return Ok(());
             }
@@ -143,6 +133,18 @@ impl Recorder {
     fn log_path(&self) -> PathBuf {
         self.directory.join("recorder.log")
     }
+}
+
+/// Whether a trade that the exchange published is later than the last one of its stream.
+fn is_behind(market: &Market, streams: &[Value]) -> bool {
+    market.simulator.control.summary().into_iter().any(|published| {
+        let last = streams.iter().find(|stream| {
+            stream["exchange"] == market.exchange().as_str()
+                && stream["symbol"] == published.symbol.as_str()
+                && stream["channel"] == "trade"
+        });
+        published.count > 0 && last.and_then(|stream| stream["last"].as_i64()) != Some(published.last)
+    })
 }
 
 fn spawn(directory: &Path) -> anyhow::Result<Child> {

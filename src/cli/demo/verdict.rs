@@ -1,4 +1,4 @@
-//! Compares the trades that the exchange published with history, one by one.
+//! Compares the trades that the exchanges published with history, one by one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,6 +15,7 @@ use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Trade};
 use crate::simulator::Simulator;
 
 use super::super::output::{Format, print_line};
+use super::market::Market;
 
 /// Rows per query.
 const PAGE: usize = 50_000;
@@ -35,10 +36,12 @@ pub struct Verdict {
     gaps_closed: u64,
     gaps_open: u64,
     dead_letters: u64,
+    /// Limits of the exchanges that the recorder broke.
+    limits_broken: u64,
 }
 
 /// Compares; the recorder must have stopped.
-pub async fn compare(simulator: &Simulator, config: &Path, gaps: &[Value]) -> Result<Verdict, Failure> {
+pub async fn compare(markets: &[Market], config: &Path, gaps: &[Value]) -> Result<Verdict, Failure> {
     let loaded = config::load_all(Some(config), None, &|_| None);
     let loaded = loaded.map_err(|problems| Failure::new(crate::exit::CONFIGURATION, problems))?;
     let history = stores::history(&loaded.config).await?;
@@ -49,9 +52,13 @@ pub async fn compare(simulator: &Simulator, config: &Path, gaps: &[Value]) -> Re
         gaps_closed: gaps.len() as u64 - open,
         ..Verdict::default()
     };
-    for symbol in simulator.control.symbols() {
-        trades(simulator, &history, symbol, &mut verdict).await?;
-        klines(simulator, &history, symbol, &mut verdict).await?;
+    for market in markets {
+        let (exchange, simulator) = (market.exchange(), &market.simulator);
+        for symbol in simulator.control.symbols() {
+            trades(exchange, simulator, &history, symbol, &mut verdict).await?;
+            klines(exchange, simulator, &history, symbol, &mut verdict).await?;
+        }
+        verdict.limits_broken += simulator.control.counters().broken.total();
     }
     verdict.dead_letters = history.dead_letter_count(None).await.map_err(anyhow::Error::from)?;
     history.close().await.map_err(anyhow::Error::from)?;
@@ -59,6 +66,7 @@ pub async fn compare(simulator: &Simulator, config: &Path, gaps: &[Value]) -> Re
 }
 
 async fn trades(
+    exchange: Exchange,
     simulator: &Simulator,
     history: &Arc<dyn History>,
     symbol: &Symbol,
@@ -67,7 +75,7 @@ async fn trades(
     let mut expected: HashMap<i64, Trade> =
         simulator.control.published(symbol.as_str()).into_iter().map(|trade| (trade.id, trade)).collect();
     verdict.published += expected.len() as u64;
-    let stream = Stream::new(Exchange::named("binance"), symbol.clone(), Channel::Trade);
+    let stream = Stream::new(exchange, symbol.clone(), Channel::Trade);
     let mut from = 0;
     let mut previous = None;
     loop {
@@ -90,12 +98,13 @@ async fn trades(
 
 /// Counts closed klines from the first recorded one on: the recorder started within the minute before.
 async fn klines(
+    exchange: Exchange,
     simulator: &Simulator,
     history: &Arc<dyn History>,
     symbol: &Symbol,
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
-    let stream = Stream::new(Exchange::named("binance"), symbol.clone(), Channel::Kline(Interval::M1));
+    let stream = Stream::new(exchange, symbol.clone(), Channel::Kline(Interval::M1));
     let published = simulator.control.published_klines(symbol.as_str(), Interval::M1);
     let Some(extent) = history.extent(&stream).await? else { return Ok(()) };
     let expected = published.iter().filter(|kline| extent.contains(kline.open_time.micros())).count() as i64;
@@ -108,8 +117,8 @@ impl Verdict {
     /// Whether no row is missing, duplicated or wrong, and no gap or dead letter is left.
     pub fn is_good(&self) -> bool {
         self.published > 0
-            && self.missing + self.duplicates + self.wrong + self.klines_missing + self.gaps_open + self.dead_letters
-                == 0
+            && self.missing + self.duplicates + self.wrong + self.klines_missing == 0
+            && self.gaps_open + self.dead_letters + self.limits_broken == 0
     }
 
     /// For people, or as one line of JSON.
@@ -121,13 +130,14 @@ impl Verdict {
                     "published": self.published, "recorded": self.recorded, "missing": self.missing,
                     "duplicates": self.duplicates, "wrong": self.wrong, "klines_missing": self.klines_missing,
                     "backfilled": self.backfilled, "gaps_found": self.gaps_found, "gaps_closed": self.gaps_closed,
-                    "gaps_open": self.gaps_open, "dead_letters": self.dead_letters, "good": self.is_good(),
+                    "gaps_open": self.gaps_open, "dead_letters": self.dead_letters,
+                    "limits_broken": self.limits_broken, "good": self.is_good(),
                 })
             );
             return;
         }
         print_line!("");
-        print_line!("the exchange published {:>8} trades", self.published);
+        print_line!("published              {:>8} trades", self.published);
         print_line!("history holds          {:>8}, {} of them backfilled over REST", self.recorded, self.backfilled);
         print_line!("missing                {:>8} trades, {} klines", self.missing, self.klines_missing);
         print_line!("duplicates             {:>8}", self.duplicates);
@@ -139,6 +149,7 @@ impl Verdict {
             self.gaps_open
         );
         print_line!("dead letters           {:>8}", self.dead_letters);
+        print_line!("limits broken          {:>8}", self.limits_broken);
         print_line!("{}", if self.is_good() { "complete: no trade is missing or duplicated" } else { "NOT complete" });
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn combined(symbol: &str, event: PeerEvent<'_>, taker: Taker, at: Tim
     Some(text)
 }
 
-/// The text before the data of a combined frame.
+/// What precedes the data of a combined frame.
 const DATA: &str = r#","data":"#;
 
 /// The `data` of a combined frame; another text as it is.
