@@ -3,11 +3,12 @@
 use std::sync::{Arc, LazyLock};
 
 use super::Dialect;
-use super::binance::Binance;
 use crate::market::Exchange;
 
 /// One dialect per exchange, in the order of the documentation.
-static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> = LazyLock::new(|| vec![Arc::new(Binance)]);
+static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> = LazyLock::new(|| {
+    vec![Arc::new(super::binance::Binance), Arc::new(super::coinbase::Coinbase), Arc::new(super::kraken::Kraken)]
+});
 
 /// Every dialect.
 pub fn dialects() -> &'static [Arc<dyn Dialect>] {

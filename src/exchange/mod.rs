@@ -3,10 +3,12 @@
 
 pub mod binance;
 pub mod catalog;
+pub mod coinbase;
 mod dialect;
 mod feed;
 mod fields;
 mod json_parts;
+pub mod kraken;
 mod listing_state;
 mod page;
 pub mod peer;

@@ -3,6 +3,8 @@
 //! A peer is written from the venue's documents and shares no code with the dialect's decoder, so each checks the other.
 //! It decides what a message means and how an answer looks; the simulator keeps connections, truth, limits and faults.
 
+use std::collections::BTreeMap;
+
 use crate::market::{Book, Channel, Interval, Kline, Timestamp, Trade};
 
 /// What a client's message does, and what the venue answers.
@@ -114,6 +116,12 @@ pub struct PeerResponse {
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: String,
+}
+
+/// The path and the decoded parameters of a request; `None` when it is no address.
+pub(super) fn split_query(path_and_query: &str) -> Option<(String, BTreeMap<String, String>)> {
+    let url = reqwest::Url::parse(&format!("http://venue{path_and_query}")).ok()?;
+    Some((url.path().to_owned(), url.query_pairs().into_owned().collect()))
 }
 
 /// The venue's side of the protocol. Pure.

@@ -156,7 +156,8 @@ mod tests {
         let read = |text: &str, separator| {
             Symbol::from_spelling_with(text, separator).map(|symbol| assert_eq!(symbol.as_str(), text))
         };
-        for (text, separator) in [("BTC-USDT", '-'), ("1INCH-USDT", '-'), ("币安人生-USDT", '-'), ("BTC/USD", '/')] {
+        for (text, separator) in [("BTC-USDT", '-'), ("1INCH-USDT", '-'), ("币安人生-USDT", '-'), ("BTC/USD", '/')]
+        {
             assert_eq!(read(text, separator), Ok(()), "{text}");
         }
         let respelled = |text: &str| Err(SpellingError::Respell(text.to_owned()));
