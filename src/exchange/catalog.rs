@@ -6,8 +6,14 @@ use super::Dialect;
 use crate::market::Exchange;
 
 /// One dialect per exchange, in the order of the documentation.
-static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> =
-    LazyLock::new(|| vec![Arc::new(super::binance::Binance), Arc::new(super::okx::Okx), Arc::new(super::bybit::Bybit)]);
+#[rustfmt::skip] // A line each: two branches that add a venue change two lines.
+static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> = LazyLock::new(|| vec![
+    Arc::new(super::binance::Binance),
+    Arc::new(super::okx::Okx),
+    Arc::new(super::bybit::Bybit),
+    Arc::new(super::coinbase::Coinbase),
+    Arc::new(super::kraken::Kraken),
+]);
 
 /// Every dialect.
 pub fn dialects() -> &'static [Arc<dyn Dialect>] {

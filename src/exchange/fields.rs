@@ -25,6 +25,14 @@ pub(super) fn read<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -
     serde_json::from_slice(body).map_err(|error| DecodeError { what, why: error.to_string() })
 }
 
+/// Reads a JSON object. A list is an error: serde would take its elements for the members in order.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, DecodeError> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => read(what, body),
+        _ => Err(DecodeError { what, why: "it is not an object".to_owned() }),
+    }
+}
+
 /// A number or a text of JSON as it is written. A number keeps its digits: it is never read as a binary float.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(transparent)]
@@ -121,6 +129,17 @@ pub(super) fn rfc3339(what: &'static str, name: &str, text: &str) -> Result<Time
     }
 }
 
+/// Reads seconds since 1970 with a fraction (`1688669597.8277369`), exactly; more than six digits of a second are cut off.
+pub(super) fn seconds(what: &'static str, name: &str, text: &str) -> Result<Timestamp, DecodeError> {
+    let value = decimal(what, name, text)?;
+    let scaled = 10_i128.pow(value.scale());
+    let micros = value.mantissa().checked_mul(1_000_000).map(|micros| micros.div_euclid(scaled));
+    match micros.and_then(|micros| i64::try_from(micros).ok()) {
+        Some(us) => Ok(Timestamp(us)),
+        None => Err(DecodeError { what, why: format!("{name} {text:?} is not a time in seconds") }),
+    }
+}
+
 /// Checks a time in a REST answer: neither before 1970 nor later than `latest`.
 pub(super) fn plausible_time(
     what: &'static str,
@@ -179,6 +198,19 @@ mod tests {
         assert_eq!(read("5.1e-5").as_deref(), Ok("0.000051"));
         assert_eq!(read("12345678901234567.12345678901").as_deref(), Ok("12345678901234567.12345678901"));
         assert!(read("null").is_err() && read("\"\"").is_err() && read("[1]").is_err());
+    }
+
+    #[test]
+    fn a_time_in_seconds_is_read_to_the_microsecond() {
+        let read = |text| seconds("test", "time", text);
+        assert_eq!(read("1688669597.8277369"), Ok(Timestamp(1_688_669_597_827_736)));
+        assert_eq!(read("1688669597.8999999"), Ok(Timestamp(1_688_669_597_899_999)), "never rounded up");
+        assert_eq!(read("1688669597"), Ok(Timestamp(1_688_669_597_000_000)));
+        assert_eq!(read("1.688669597e9"), Ok(Timestamp(1_688_669_597_000_000)));
+        assert_eq!(read("-0.0000001"), Ok(Timestamp(-1)));
+        for no_time in ["", "x", "1e20", "99999999999999.1", "null"] {
+            assert!(read(no_time).is_err(), "{no_time}");
+        }
     }
 
     #[test]

@@ -32,30 +32,42 @@ pub(super) fn array_elements<'a>(
     }))
 }
 
-/// The value of the member `name` (without escapes) of the JSON object `text`; `None` when it has none.
-pub(super) fn member<'a>(what: &'static str, text: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, DecodeError> {
-    let broken = |why: &str| DecodeError { what, why: why.to_owned() };
-    let Some(mut rest) = text.trim_ascii_start().strip_prefix(b"{") else {
+/// The members of the JSON object `text`: each name (without escapes, as it is between its quotes) and its value. The
+/// iterator ends with an error when the object does not end.
+pub(super) fn members<'a>(
+    what: &'static str,
+    text: &'a [u8],
+) -> Result<impl Iterator<Item = Result<(&'a [u8], &'a [u8]), DecodeError>>, DecodeError> {
+    let broken = move |why: &str| DecodeError { what, why: why.to_owned() };
+    let Some(inner) = text.trim_ascii_start().strip_prefix(b"{") else {
         return Err(broken("it is not an object"));
     };
+    let mut rest = (inner.trim_ascii_start().first() != Some(&b'}')).then_some(inner);
+    Ok(std::iter::from_fn(move || {
+        let part = rest.take()?;
+        let ends = end_of_part(part, b":").and_then(|colon| Some((colon, end_of_part(&part[colon + 1..], b",}")?)));
+        let Some((colon, length)) = ends else { return Some(Err(broken("it is cut off"))) };
+        let (key, end) = (part[..colon].trim_ascii(), colon + 1 + length);
+        if part[end] == b',' {
+            rest = Some(&part[end + 1..]);
+        } else if let Err(error) = end_of(what, &part[end + 1..]) {
+            return Some(Err(error));
+        }
+        let name = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or_default();
+        Some(Ok((name, part[colon + 1..end].trim_ascii())))
+    }))
+}
+
+/// The value of the member `name` (without escapes) of the JSON object `text`; `None` when it has none.
+pub(super) fn member<'a>(what: &'static str, text: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, DecodeError> {
     let mut found = None;
-    if rest.trim_ascii_start().first() == Some(&b'}') {
-        return Ok(None);
-    }
-    loop {
-        let colon = end_of_part(rest, b":").ok_or_else(|| broken("it is cut off"))?;
-        let key = rest[..colon].trim_ascii();
-        rest = &rest[colon + 1..];
-        let end = end_of_part(rest, b",}").ok_or_else(|| broken("it is cut off"))?;
-        if found.is_none() && key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(name.as_bytes()) {
-            found = Some(rest[..end].trim_ascii());
+    for part in members(what, text)? {
+        let (key, value) = part?;
+        if found.is_none() && key == name.as_bytes() {
+            found = Some(value);
         }
-        if rest[end] == b'}' {
-            end_of(what, &rest[end + 1..])?;
-            return Ok(found);
-        }
-        rest = &rest[end + 1..];
     }
+    Ok(found)
 }
 
 fn end_of(what: &'static str, after: &[u8]) -> Result<(), DecodeError> {

@@ -4,10 +4,12 @@
 pub mod binance;
 pub mod bybit;
 pub mod catalog;
+pub mod coinbase;
 mod dialect;
 mod feed;
 mod fields;
 mod json_parts;
+pub mod kraken;
 mod listing_state;
 pub mod okx;
 mod page;

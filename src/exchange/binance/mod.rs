@@ -4,7 +4,7 @@
 //! implements it. Pure: it never sees a socket or a clock.
 
 #[cfg(test)]
-mod captures;
+pub(super) mod captures;
 mod frames;
 pub mod peer;
 mod rest;

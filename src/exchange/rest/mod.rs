@@ -148,6 +148,10 @@ impl Rest {
         if first.refused.iter().any(|row| hides_one(row.position)) {
             return Ok(None);
         }
+        if self.pages_by_time() {
+            // Such a page begins before the trade, and proves that nothing is between.
+            return Ok(Some(found));
+        }
         let range = Range { first: found.id, last: found.id.saturating_add(self.dialect.spec().rest.trades_page - 1) };
         let page = self.trades_page(symbol, range, stop).await?;
         Ok(Some(found).filter(|found| page.rows.first().is_some_and(|first| first.id == found.id)))
@@ -160,10 +164,14 @@ impl Rest {
         range: Range,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
-        match self.dialect.spec().channel(Channel::Trade).map(|spec| spec.refill) {
-            Some(Refill::ByTime) => self.trades_by_time(symbol, range, stop).await,
-            _ => self.request_trades(symbol, range, None, stop).await,
+        match self.pages_by_time() {
+            true => self.trades_by_time(symbol, range, stop).await,
+            false => self.request_trades(symbol, range, None, stop).await,
         }
+    }
+
+    fn pages_by_time(&self) -> bool {
+        self.dialect.spec().channel(Channel::Trade).is_some_and(|spec| spec.refill == Refill::ByTime)
     }
 
     async fn request_trades(
