@@ -26,7 +26,7 @@ impl OpenKlines {
         event_time: Option<Timestamp>,
         source: &Source,
     ) -> Option<(Kline, Option<Timestamp>, Source)> {
-        let next = (connection, kline.clone(), event_time, source.clone());
+        let next = (connection, *kline, event_time, source.clone());
         let Some(index) = self.newest.iter().position(|(known, ..)| *known == connection) else {
             self.newest.push_back(next);
             while self.newest.len() > CONNECTIONS_MAX {

@@ -3,6 +3,9 @@
 
 use super::DecodeError;
 
+/// The name of a member, with its quotes' content as written, and its value.
+type Member<'a> = (&'a [u8], &'a [u8]);
+
 /// The elements of the JSON array `text`, each without surrounding white space. An element that is not JSON is returned
 /// as it is. The iterator ends with an error when the array does not end (a truncated answer).
 pub(super) fn array_elements<'a>(
@@ -37,7 +40,7 @@ pub(super) fn array_elements<'a>(
 pub(super) fn members<'a>(
     what: &'static str,
     text: &'a [u8],
-) -> Result<impl Iterator<Item = Result<(&'a [u8], &'a [u8]), DecodeError>>, DecodeError> {
+) -> Result<impl Iterator<Item = Result<Member<'a>, DecodeError>>, DecodeError> {
     let broken = move |why: &str| DecodeError { what, why: why.to_owned() };
     let Some(inner) = text.trim_ascii_start().strip_prefix(b"{") else {
         return Err(broken("it is not an object"));

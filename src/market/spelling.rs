@@ -46,8 +46,11 @@ impl Symbol {
         if text.is_empty() {
             return Err(SpellingError::Empty);
         }
-        let parts: Vec<&str> = text.split(SEPARATORS).collect();
-        if let Some(foreign) = parts.iter().find_map(|part| foreign_character(part)) {
+        // Names of staked or delisted coins have a dot: `ETH2.S/ETH`.
+        let has_dots = text.contains(separator);
+        let parts: Vec<&str> = text.split(|c| SEPARATORS.contains(&c) && !(has_dots && c == '.')).collect();
+        let words = parts.iter().flat_map(|part| part.split('.'));
+        if let Some(foreign) = words.into_iter().find_map(foreign_character) {
             return Err(SpellingError::Character(foreign));
         }
         let [base, quote] = parts.as_slice() else { return Err(SpellingError::Parts(separator)) };

@@ -96,7 +96,8 @@ fn counters(metrics: &mut Metrics, state: &AppState) {
     for (name, help, value) in totals {
         metrics.counter(name, help).set(value as f64);
     }
-    let families: [(&'static str, &'static str, fn(&ExchangeCounters) -> &AtomicU64); 3] = [
+    type Counter = fn(&ExchangeCounters) -> &AtomicU64;
+    let families: [(&'static str, &'static str, Counter); 3] = [
         ("tapekeeper_exchange_frames_total", "Frames made durable in the log, by exchange.", |of| &of.frames),
         ("tapekeeper_exchange_connects_total", "Connections opened, by exchange.", |of| &of.connects),
         ("tapekeeper_exchange_disconnects_total", "Connections ended, by exchange.", |of| &of.disconnects),

@@ -41,8 +41,8 @@ fn name_of(interval: Interval) -> Option<&'static str> {
 
 /// Symbol and channel of a topic.
 fn read_topic(topic: &str) -> Option<(String, Channel)> {
-    let parts: Vec<&str> = topic.split('.').collect();
-    let (symbol, channel) = match parts.as_slice() {
+    let words: Vec<&str> = topic.split('.').collect();
+    let (symbol, channel) = match words.as_slice() {
         ["publicTrade", symbol] => (*symbol, Channel::Trade),
         ["kline", interval, symbol] => (*symbol, Channel::Kline(interval_named(interval)?)),
         ["orderbook", "1", symbol] => (*symbol, Channel::BookTicker),

@@ -143,12 +143,12 @@ impl Peer for CoinbasePeer {
 
     fn read(&self, path_and_query: &str) -> Result<(PeerRequest, u32, usize), PeerRefusal> {
         let (path, query) = split_query(path_and_query).ok_or(PeerRefusal::BadParameter)?;
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let number = |name: &str| match query.get(name) {
             Some(text) => text.parse::<i64>().map(Some).map_err(|_| PeerRefusal::BadParameter),
             None => Ok(None),
         };
-        let request = match parts.as_slice() {
+        let request = match words.as_slice() {
             ["time"] => PeerRequest::Time,
             ["products"] => PeerRequest::Listing(Vec::new()),
             ["products", symbol] => PeerRequest::Listing(vec![(*symbol).to_owned()]),

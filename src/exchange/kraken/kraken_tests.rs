@@ -11,9 +11,9 @@ const TRADES: &str = r#"{"channel":"trade","type":"update","data":[{"symbol":"BT
 const OHLC: &str = r#"{"channel":"ohlc","type":"update","data":[{"symbol":"BTC/USD","interval":1,"interval_begin":"2023-10-04T16:25:00.000000000Z","open":106038.2,"high":106044.3,"low":106038.1,"close":106040.1,"volume":30927.68066226,"vwap":106039.6,"trades":12}]}"#;
 const FIRST: Timestamp = Timestamp(1_696_613_755_440_295);
 
-type Decoded = (Vec<(String, Option<Timestamp>, Event)>, Result<(), DecodeError>);
+type Content = (Vec<(String, Option<Timestamp>, Event)>, Result<(), DecodeError>);
 
-fn decode(text: &str) -> Decoded {
+fn decode(text: &str) -> Content {
     let mut events = Vec::new();
     let decoded = Kraken.decode(text.as_bytes(), &mut |market| {
         events.push((market.symbol.into_owned(), market.event_time, market.event));

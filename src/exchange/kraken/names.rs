@@ -16,7 +16,7 @@ pub(super) const fn minutes(interval: Interval) -> i64 {
     interval.micros() / 60_000_000
 }
 
-/// The interval of so many minutes; `None` for one that we do not record.
+/// The interval of this many minutes; `None` for one that we do not record.
 pub(super) fn interval(text: &str) -> Option<Interval> {
     let wanted: i64 = text.parse().ok()?;
     Interval::ALL.into_iter().find(|interval| minutes(*interval) == wanted)

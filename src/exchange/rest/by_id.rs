@@ -25,10 +25,8 @@ impl Rest {
         }
         let spec = self.dialect.spec();
         let rows = spec.rest.trades_page;
-        let recent = match spec.channel(Channel::Trade).map(|channel| channel.refill) {
-            Some(Refill::Recent(_)) => true,
-            _ => false,
-        };
+        let refill = spec.channel(Channel::Trade).map(|channel| channel.refill);
+        let recent = matches!(refill, Some(Refill::Recent(_)));
         let (mut low, mut high) = (if recent { newest - rows + 1 } else { 0 }, newest);
         for _ in 0..REQUESTS_MAX {
             let first = if high - low < rows { low } else { low + (high - low) / 2 };

@@ -87,7 +87,7 @@ impl Search {
             {
                 // Far away: the trades between are probably spread evenly. When that does not help, halving does.
                 let share = (self.id - low_id) as f64 / (high_id - low_id) as f64;
-                let share = if self.requests % 3 == 0 { 0.5 } else { share.min(1.0) * 0.98 };
+                let share = if self.requests.is_multiple_of(3) { 0.5 } else { share.min(1.0) * 0.98 };
                 low_at.plus_micros((high_at.since(low_at) as f64 * share) as i64)
             }
             (Some((_, low_at)), _) => Timestamp(low_at.micros().saturating_sub(MARGIN_US).saturating_add(self.skip_us)),
@@ -99,7 +99,7 @@ impl Search {
         }
     }
 
-    /// Whether the page that begins at `from` is the one. If it is not, the search goes on from what it shows.
+    /// Whether the page that begins at `from` is the one. If it is not, the search continues from what it shows.
     fn is_found(&mut self, page: &Page<Trade>, from: Timestamp) -> bool {
         let ends = page.rows.first().zip(page.rows.last());
         let Some((first, last)) = ends.map(|(first, last)| ((first.id, first.ts), (last.id, last.ts))) else {

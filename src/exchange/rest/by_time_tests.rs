@@ -104,7 +104,7 @@ async fn serve(trades_of: Vec<(i64, i64)>) -> (Server, Rest) {
     (server, rest.unwrap())
 }
 
-/// Bursts of so many trades, each at one nanosecond, `step_ns` after the one before; ids from 1,000 on.
+/// Bursts of these numbers of trades, each at one nanosecond, `step_ns` after the one before; ids from 1,000 on.
 fn bursts(sizes: &[i64], step_ns: i64) -> Vec<(i64, i64)> {
     let mut trades = Vec::new();
     for (burst, size) in sizes.iter().enumerate() {

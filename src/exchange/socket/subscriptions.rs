@@ -121,7 +121,12 @@ impl Subscriptions {
     /// Handles the answer for one stream of a request; the request stays pending until each of its streams is answered.
     fn handle_named(&mut self, id: Option<u64>, name: &str, error: Option<&str>) -> Option<Refusal> {
         let of = |request: &Request| request.names.iter().position(|known| known == name);
-        let mut candidates = self.pending.iter().filter(|(pending, _)| id.is_none_or(|id| id == **pending));
+        // An acknowledgement without a number lists what is subscribed: it says nothing about the end of a subscription.
+        let fits = |pending: u64, request: &Request| match id {
+            Some(id) => id == pending,
+            None => error.is_some() || !request.is_unsubscribe,
+        };
+        let mut candidates = self.pending.iter().filter(|(pending, request)| fits(**pending, request));
         let (id, index) = candidates.find_map(|(id, request)| Some((*id, of(request)?)))?;
         let request = self.pending.get_mut(&id)?;
         let stream = request.streams.remove(index);
@@ -256,6 +261,11 @@ mod tests {
         subscriptions.handle_answer(SubscriptionAnswer { id: None, ..named("sym0002@trade", None) });
         assert_eq!(subscriptions.take_accepted(), Some(streams(3)[1..].to_vec()));
         assert_eq!(subscriptions.len(), 2);
+        // A list of what is subscribed accepts the new subscription, not the end of the old one.
+        subscriptions.resubscribe(&streams(3)[1..2]);
+        while subscriptions.next_request().is_some() {}
+        subscriptions.handle_answer(SubscriptionAnswer { id: None, ..named("sym0001@trade", None) });
+        assert_eq!(subscriptions.take_accepted(), Some(streams(3)[1..2].to_vec()));
     }
 
     /// Sends every request and answers it with `error_of` its text, until none is left.

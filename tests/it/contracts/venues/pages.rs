@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tapekeeper::exchange::peer::Peer;
-use tapekeeper::exchange::spec::Refill;
+use tapekeeper::exchange::spec::{Reach, Refill};
 use tapekeeper::exchange::{Answer, Dialect, ListingEntry, Request};
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, Interval, Kline, Side, Timestamp, Trade};
@@ -90,7 +90,13 @@ proptest! {
             venue.now = Timestamp(first + count * step);
             let start = from % count;
             let hole = Range { first: first + start * step, last: first + (start + length).min(count - 1) * step };
-            if spec.refill == Refill::ByTime {
+            // What is older than the newest rows that the venue serves does not come back.
+            let served = match spec.reach {
+                Reach::Rows(rows) => first + (count - i64::from(rows)).max(0) * step,
+                Reach::All | Reach::For(_) => first,
+            };
+            let hole = Range::new(hole.first.max(served), hole.last).filter(|_| spec.refill == Refill::ByTime);
+            if let Some(hole) = hole {
                 fill_klines(dialect, peer, &venue, interval, hole);
             }
         });
