@@ -376,7 +376,7 @@ fn answer_error(body: &[u8]) -> Option<AnswerError> {
     Some(AnswerError { kind, code: answer.code.to_string(), msg })
 }
 
-/// "ban message code -1003: ... IP banned until <epoch ms>".
+/// "ban message code -1003: ... IP banned until `<epoch ms>`".
 fn banned_until(body: &str) -> Option<Timestamp> {
     let (_, rest) = body.split_once("banned until ")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;

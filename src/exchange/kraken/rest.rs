@@ -38,7 +38,7 @@ fn pair(symbol: &str) -> String {
     percent_encoded(&names::to_rest(symbol))
 }
 
-/// 6.7: "Trades?pair=XBTUSD&since=<ns id>&count<=1000: oldest first, whole history"; "`since` is exclusive of that ns".
+/// 6.7: `Trades?pair=XBTUSD&since=<ns id>&count<=1000`: "oldest first, whole history"; "`since` is exclusive of that ns".
 pub(super) fn trades_request(symbol: &str, after: Option<Timestamp>) -> RestRequest {
     let since = after.map_or(0, |after| (i128::from(after.micros()) * 1_000 - MARGIN_NS).max(0));
     request(format!("/0/public/Trades?pair={}&since={since}&count={TRADES_MAX}", pair(symbol)))

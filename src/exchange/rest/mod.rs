@@ -76,7 +76,7 @@ pub struct Rest {
     client: reqwest::Client,
     clock: Clock,
     budget: Mutex<Budget>,
-    /// [`Dialect::newest_request`] failed here: until this steady time `newest` uses the fallback request.
+    /// [`Request::Newest`] failed here: until this steady time `newest` uses the fallback request.
     newest_falls_back_until: AtomicI64,
     exchange_clock: Mutex<ExchangeClock>,
     /// Times of known trades, for an exchange that pages by time.

@@ -84,7 +84,7 @@ impl Peer for BinancePeer {
         }
     }
 
-    /// 1.1: "Raw /ws/<stream>; combined /stream?streams=a/b/c".
+    /// 1.1: "Raw `/ws/<stream>`; combined `/stream?streams=a/b/c`".
     fn open(&self, path_and_query: &str, streams_max: usize) -> Option<Box<dyn PeerSession>> {
         let (path, query) = split_query(path_and_query)?;
         let (combined, names) = match path.as_str() {

@@ -113,7 +113,7 @@ fn list(rows: impl Iterator<Item = String>) -> String {
     format!("[{}]", rows.collect::<Vec<String>>().join(","))
 }
 
-/// 1.10: "429 -> Retry-After seconds; ignoring it -> 418 ...; body -1003 … IP banned until <epoch ms>; -1121 = bad symbol".
+/// 1.10: "429 -> Retry-After seconds; ignoring it -> 418 ...; body -1003 … IP banned until `<epoch ms>`; -1121 = bad symbol".
 pub(super) fn refuse(refusal: PeerRefusal) -> PeerResponse {
     let response = |status: u16, code: i64, msg: String| PeerResponse {
         status,
