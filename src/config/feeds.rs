@@ -81,10 +81,12 @@ fn symbols(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Symbo
         missing(table, "symbols", &format!("[{example:?}]"));
     }
     let written = table.texts("symbols")?;
-    // Without a known exchange its spelling is unknown.
-    let dialect = dialect?;
     let mut symbols = Vec::new();
     for (text, span) in written {
+        // Without a known exchange its spelling is unknown; a text that no exchange spells so is wrong at each of them.
+        let no_exchange = || catalog::dialects().iter().all(|dialect| dialect.symbol(&text).is_err());
+        let first = catalog::dialects().first().filter(|_| dialect.is_none() && no_exchange());
+        let Some(dialect) = dialect.or(first.map(|first| &**first)) else { continue };
         match dialect.symbol(&text) {
             Ok(symbol) => symbols.push(symbol),
             Err(error) => {
