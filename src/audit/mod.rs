@@ -12,6 +12,7 @@ mod proof;
 mod repair;
 mod sweep;
 mod verify;
+mod verify_by_time;
 mod window;
 
 pub use consistency::{ConsistencyReport, Issue, IssueKind, check};

@@ -25,3 +25,24 @@ pub fn is_proven(stream: &Stream, present: i64, holes: usize, never_existed: boo
         Some(Numbering::Contiguous | Numbering::WithHoles) | None => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_numbering_is_proven_by_documents_or_by_ten_thousand_neighbours() {
+        let stream = |text: &str| text.parse::<Stream>().unwrap();
+        let proven = |text: &str, present, holes, never| is_proven(&stream(text), present, holes, never);
+        assert!(proven("binance:BTCUSDT:trade", 1, 0, true) && proven("coinbase:BTC-USD:trade", 1, 5, true));
+        assert!(proven("unknown:BTC:trade", 1, 0, false), "rows of an exchange that this program does not know");
+        let bybit = "bybit:BTCUSDT:trade";
+        assert!(!proven(bybit, 0, 0, false) && !proven(bybit, NEIGHBOURS_MIN, 0, false));
+        assert!(proven(bybit, NEIGHBOURS_MIN + 1, 0, false));
+        assert!(!proven(bybit, NEIGHBOURS_MIN + 3, 3, false), "a hole has no neighbours");
+        assert!(proven(bybit, NEIGHBOURS_MIN + 4, 3, false));
+        assert!(!proven(bybit, NEIGHBOURS_MIN * 2, 1, true), "ids that were skipped disprove it");
+        assert!(proven("bybit:BTCUSDT:kline_1m", 1, 0, false), "klines are numbered by time");
+        assert!(!proven("okx:BTC-USDT:book_ticker", 100_000, 0, false));
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Equality is exact. A difference is reported and changes nothing: only a person can decide which side is right.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -15,7 +15,7 @@ use crate::gap::Range;
 use crate::history::{History, KlineRow};
 use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
 
-use super::window::first_position_at;
+use super::verify_by_time;
 
 /// Trades read at a time.
 const TRADES_MAX: usize = 20_000;
@@ -88,9 +88,14 @@ pub async fn verify_klines(
             let span = Range { first: first.kline.open_time.micros(), last: last.kline.open_time.micros() };
             report.klines += rows.len();
             against_rest(backfill, stream, interval, &rows, span, cancel, &mut report).await;
+            let names_trades = rows.iter().any(|row| row.kline.first_trade_id >= 0);
+            let by_time = match &trades {
+                Some(trades) if !names_trades => verify_by_time::rebuild(history, trades, &rows).await?,
+                _ => BTreeMap::new(),
+            };
             for row in &rows {
                 ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
-                against_trades(history, trades.as_ref(), stream, &row.kline, &mut report).await?;
+                against_trades(history, trades.as_ref(), stream, &row.kline, &by_time, &mut report).await?;
             }
             rest = Range::new(span.last + step, part.last).filter(|_| rows.len() == KLINES_MAX);
         }
@@ -135,19 +140,17 @@ async fn against_trades(
     trades: Option<&Stream>,
     stream: &Stream,
     kline: &Kline,
+    by_time: &BTreeMap<Timestamp, Kline>,
     report: &mut VerifyReport,
 ) -> anyhow::Result<()> {
     if kline.volume.is_zero() {
         // "No trades: n=0, o=h=l=c=previous close": there are no trades to rebuild it from.
         return Ok(());
     }
-    let range = match (trades, kline.first_trade_id) {
-        (Some(trades), ..0) => range_by_time(history, trades, kline).await?,
-        _ => Range::new(kline.first_trade_id, kline.last_trade_id),
-    };
+    let range = Range::new(kline.first_trade_id, kline.last_trade_id).filter(|range| range.first >= 0);
     let rebuilt = match (trades, range) {
         (Some(trades), Some(range)) => rebuild(history, trades, range, kline).await?,
-        _ => None,
+        _ => by_time.get(&kline.open_time).map(|rebuilt| comparable(*rebuilt, kline)),
     };
     match rebuilt {
         Some(rebuilt) => {
@@ -157,15 +160,6 @@ async fn against_trades(
         None => report.without_trades += 1,
     }
     Ok(())
-}
-
-/// The trades of a kline that does not name them: those within its time. `None` when history does not reach beyond both
-/// of its ends, because trades of the kline may then lie outside of history.
-async fn range_by_time(history: &Arc<dyn History>, trades: &Stream, kline: &Kline) -> anyhow::Result<Option<Range>> {
-    let Some(extent) = history.extent(trades).await.context("find the first and last trade")? else { return Ok(None) };
-    let at = async |time| first_position_at(history, trades, extent, time).await.context("find a kline's trades");
-    let (first, end) = (at(kline.open_time).await?, at(kline.close_time.plus_micros(1)).await?);
-    Ok(Range::new(first, end - 1).filter(|range| range.first > extent.first && range.last < extent.last))
 }
 
 /// Rebuilds the kline from its trades; `None` when one of them is not stored.
@@ -188,16 +182,20 @@ async fn rebuild(
         }
         rest = rows.last().and_then(|row| Range::new(row.trade.id + 1, range.last));
     }
-    // Trades do not contain the quote volume, and not every exchange counts the trades of a kline.
-    let counts = kline.trade_count > 0;
-    Ok(rebuilt.map(|rebuilt| Kline {
-        quote_volume: kline.quote_volume,
-        trade_count: if counts { rebuilt.trade_count } else { kline.trade_count },
-        ..rebuilt
-    }))
+    Ok(rebuilt.map(|rebuilt| comparable(rebuilt, kline)))
 }
 
-fn add_trade(rebuilt: &mut Option<Kline>, trade: &Trade, like: &Kline) {
+/// A rebuilt kline as it can be compared: trades do not contain the quote volume, and not every exchange counts the trades
+/// of a kline.
+const fn comparable(mut rebuilt: Kline, kline: &Kline) -> Kline {
+    rebuilt.quote_volume = kline.quote_volume;
+    if kline.trade_count == 0 {
+        rebuilt.trade_count = 0;
+    }
+    rebuilt
+}
+
+pub(super) fn add_trade(rebuilt: &mut Option<Kline>, trade: &Trade, like: &Kline) {
     let first = Kline {
         open: trade.price,
         high: trade.price,

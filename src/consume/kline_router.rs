@@ -24,7 +24,11 @@ impl StreamRouter<'_> {
         connection: i64,
     ) -> bool {
         let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
-        if let Some((closed, event_time, source)) = state.open_klines.follow(connection, &kline, event_time, &source) {
+        // One that has not begun yet closes nothing: its time is wrong, or our clock.
+        if !closed_early(kline.open_time, self.exchange_now)
+            && let Some((closed, event_time, source)) =
+                state.open_klines.follow(connection, &kline, event_time, &source)
+        {
             self.kline(streams, closed, event_time, source, connection);
         }
         self.kline(streams, kline, event_time, source, connection)

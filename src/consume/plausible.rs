@@ -125,7 +125,7 @@ pub fn is_ahead(time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
     exchange_now.is_some_and(|now| time.since(now) > AHEAD_MAX_US)
 }
 
-/// Whether a closed kline ends later than the exchange's clock shows: it is not over yet.
+/// Whether a time is not reached yet by the exchange's clock: a kline that closes then is not over.
 pub fn closed_early(close_time: Timestamp, exchange_now: Option<Timestamp>) -> bool {
     exchange_now.is_some_and(|now| close_time.since(now) > CLOCK_ERROR_US)
 }

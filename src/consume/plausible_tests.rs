@@ -131,3 +131,36 @@ fn a_stream_without_a_frame_starts_behind_the_confirmed_newest_position() {
     declare(&mut buffer, 10_000_000);
     assert_eq!(gaps(&buffer.take_ready()), [(8, 9)]);
 }
+
+/// Kraken says nowhere that a kline is final: the next one closes it.
+fn kraken_kline(offset: i64, received_at: Timestamp, minute: i64, close: i64) -> Record {
+    let begin = Timestamp(minute * 60_000_000).rfc3339();
+    let payload = format!(
+        r#"{{"channel":"ohlc","type":"update","data":[{{"symbol":"BTC/USD","interval":1,"interval_begin":"{begin}","open":1,"high":9,"low":1,"close":{close},"volume":2,"vwap":1,"trades":{close}}}]}}"#
+    );
+    Record {
+        partition: 0,
+        offset,
+        frame: Frame { key: Arc::from("kraken:BTC/USD"), received_at, ..record(0, payload).frame },
+    }
+}
+
+#[test]
+fn a_kline_that_has_not_begun_closes_none() {
+    let kraken: Arc<dyn Dialect> = Arc::new(crate::exchange::kraken::Kraken);
+    let mut buffer = ReorderBuffer::new([kraken]);
+    let now = Timestamp(30_000_010 * 60_000_000 + 30_000_000);
+    buffer.set_clock(Exchange::named("kraken"), Some(0), now);
+    let closed = |ready: &ReadyBatch| -> Vec<(i64, rust_decimal::Decimal)> {
+        let rows = ready.rows.batch.klines.iter();
+        rows.map(|row| (row.kline.open_time.micros() / 60_000_000 - 30_000_000, row.kline.close)).collect()
+    };
+    buffer.push(kraken_kline(0, now, 30_000_010, 3));
+    // A day ahead, then half a minute ahead: neither is the next one yet.
+    buffer.push(kraken_kline(1, now, 30_001_450, 4));
+    buffer.push(kraken_kline(2, now, 30_000_011, 5));
+    assert_eq!(closed(&buffer.take_ready()), [], "minute 10 is not over");
+    buffer.push(kraken_kline(3, now, 30_000_010, 7));
+    buffer.push(kraken_kline(4, now.plus_micros(60_000_000), 30_000_011, 8));
+    assert_eq!(closed(&buffer.take_ready()), [(10, rust_decimal::Decimal::from(7))], "with what came before its end");
+}

@@ -257,8 +257,6 @@ pub enum AnswerErrorKind {
     BannedFor(Duration),
     /// The exchange does not know the symbol.
     UnknownSymbol,
-    /// The exchange does not serve rows that old.
-    TooOld,
     /// The exchange itself has a problem: as HTTP 5xx.
     Unavailable,
     /// Anything else.

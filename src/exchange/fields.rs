@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::DecodeError;
+use super::json_parts::{array_elements, member};
 use crate::market::{Interval, Timestamp, parse_decimal, scaled};
 
 /// The highest id that we believe. Above it, sums of ids and counts might overflow.
@@ -163,6 +164,30 @@ pub(super) fn open_time(what: &'static str, interval: Interval, at: Timestamp) -
         0 => Ok(at),
         _ => Err(DecodeError { what, why: format!("open time {at} is not the start of an interval") }),
     }
+}
+
+/// The text in the member `name` of an element; `None` when it is absent or anything else.
+pub(super) fn text_in(what: &'static str, element: &[u8], name: &str) -> Option<String> {
+    let Text(text) = serde_json::from_slice(member(what, element, name).ok()??).ok()?;
+    Some(text.into_owned())
+}
+
+/// The plausible trade id in the member `name` of an element, for a row that is otherwise unreadable.
+pub(super) fn readable_id(what: &'static str, element: &[u8], name: &str) -> Option<i64> {
+    let id = member(what, element, name).ok().flatten().and_then(lenient_integer);
+    id.filter(|id| is_plausible_id(*id))
+}
+
+/// The plausible open time (microseconds) in the first column, in milliseconds, of a row that is otherwise unreadable.
+pub(super) fn readable_open_time(
+    what: &'static str,
+    element: &[u8],
+    interval: Interval,
+    latest: Timestamp,
+) -> Option<i64> {
+    let ms = lenient_integer(array_elements(what, element).ok()?.next()?.ok()?)?;
+    let at = plausible_time(what, "open time", millis(what, "open time", ms).ok()?, latest).ok()?;
+    open_time(what, interval, at).ok().map(Timestamp::micros)
 }
 
 /// An integer, also in quotes: enough to say which row is unreadable.

@@ -3,7 +3,11 @@
 
 pub mod binance;
 pub mod bybit;
+#[cfg(test)]
+mod captures;
 pub mod catalog;
+#[cfg(test)]
+pub mod changed_dialect;
 pub mod coinbase;
 mod dialect;
 mod feed;

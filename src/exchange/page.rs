@@ -80,6 +80,11 @@ impl<T> Page<T> {
         positions.into_iter().collect()
     }
 
+    /// A page without an element.
+    pub(super) const fn empty() -> Self {
+        Self { rows: Vec::new(), refused: Vec::new() }
+    }
+
     /// Whether the exchange serves nothing in the requested range, not even an element that we refuse.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.refused.is_empty()
@@ -143,6 +148,31 @@ pub(super) fn read_page<T: Positioned>(
         row.is_conflict |= row.position.is_some_and(|position| rows.contains_key(&position));
     }
     Ok(Page { rows: rows.into_values().collect(), refused })
+}
+
+/// The readable elements of a list; an error when it has elements and none is readable.
+pub(super) fn readable<T>(
+    what: &'static str,
+    body: &[u8],
+    read: impl Fn(&[u8]) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let (mut rows, mut refused) = (Vec::new(), None);
+    for element in json_parts::array_elements(what, body)? {
+        match read(element?) {
+            Ok(row) => rows.push(row),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match refused {
+        Some(error) if rows.is_empty() => Err(error),
+        _ => Ok(rows),
+    }
+}
+
+/// How many positions of `range` one page has, at most `rows_max`, and the last of them.
+pub(super) fn first_page(range: Range, step: i64, rows_max: i64) -> (i64, i64) {
+    let rows = range.len(step).clamp(1, rows_max);
+    (rows, range.last.min(range.first.saturating_add((rows - 1).saturating_mul(step))))
 }
 
 /// The elements without a position since the last one that has one.

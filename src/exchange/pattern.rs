@@ -10,11 +10,6 @@ impl SymbolPattern {
         Self(text.split('*').map(str::to_owned).collect())
     }
 
-    /// Whether the text names one symbol, not several.
-    pub fn is_literal(&self) -> bool {
-        self.0.len() == 1
-    }
-
     /// Whether a symbol is one of these.
     pub fn matches(&self, symbol: &str) -> bool {
         let [first, middle @ .., last] = &self.0[..] else { return self.0.first().is_some_and(|text| text == symbol) };
@@ -50,6 +45,5 @@ mod tests {
         ] {
             assert_eq!(SymbolPattern::new(pattern).matches(symbol), matches, "{pattern} {symbol}");
         }
-        assert!(SymbolPattern::new("BTCUSDT").is_literal() && !SymbolPattern::new("*").is_literal());
     }
 }

@@ -7,7 +7,8 @@ use rust_decimal::Decimal;
 
 use super::*;
 use crate::exchange::Dialect as _;
-use crate::exchange::binance::{Binance, captures};
+use crate::exchange::binance::Binance;
+use crate::exchange::captures;
 use crate::market::{Interval, Side, Timestamp, parse_decimal};
 
 const TRADE_FRAME: &str = r#"{"stream":"ethusdt@trade","data":{"e":"trade","E":1723161255612,"s":"ETHUSDT","t":1520538925,"p":"2683.80000000","q":"0.00200000","T":1723161255611,"m":true,"M":true}}"#;

@@ -3,8 +3,6 @@
 //! Facts are from EXCHANGES.md, section 1 (`binance-spot-api-docs` @ a5e0bc3); each rule is quoted above the branch that
 //! implements it. Pure: it never sees a socket or a clock.
 
-#[cfg(test)]
-pub(super) mod captures;
 mod frames;
 pub mod peer;
 mod rest;

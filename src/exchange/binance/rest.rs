@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::exchange::fields::{
-    TIME_MAX, is_plausible_id, lenient_integer, millis, open_time, percent_encoded, plausible_id, plausible_time, read,
+    TIME_MAX, millis, open_time, percent_encoded, plausible_id, plausible_time, read, readable_id, readable_open_time,
     storable, trade_count,
 };
 use crate::exchange::json_parts::{array_elements, member};
-use crate::exchange::page::{Page, Refusal, read_page};
+use crate::exchange::page::{Page, Refusal, read_page, readable};
 use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
@@ -58,14 +58,8 @@ struct TradeRow<'a> {
 
 pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
     read_page(TRADES, body, 1, |element| {
-        trade(element, latest).map_err(|why| Refusal {
-            position: member(TRADES, element, "id")
-                .ok()
-                .flatten()
-                .and_then(lenient_integer)
-                .filter(|id| is_plausible_id(*id)),
-            reason: why.to_string(),
-        })
+        trade(element, latest)
+            .map_err(|why| Refusal { position: readable_id(TRADES, element, "id"), reason: why.to_string() })
     })
 }
 
@@ -117,7 +111,7 @@ struct NewestRow {
 
 /// Reads either answer: aggregates, or the raw trades of the fallback. An unreadable element costs itself only.
 pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
-    let rows = readable(body, |element| {
+    let rows = readable(AGGREGATES, body, |element| {
         let (id, ms) = match read::<NewestRow>(AGGREGATES, element) {
             Ok(row) => (row.id, row.time),
             Err(_) => read::<AggregateRow>(AGGREGATES, element).map(|row| (row.l, row.trade_time))?,
@@ -125,21 +119,6 @@ pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, Dec
         Ok((plausible_id(AGGREGATES, "l", id)?, time(AGGREGATES, "T", ms, TIME_MAX)?))
     })?;
     Ok(rows.into_iter().max_by_key(|(id, _)| *id))
-}
-
-/// The readable elements of a list; an error when it has elements and none is readable.
-fn readable<T>(body: &[u8], read: impl Fn(&[u8]) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
-    let (mut rows, mut refused) = (Vec::new(), None);
-    for element in array_elements(AGGREGATES, body)? {
-        match read(element?) {
-            Ok(row) => rows.push(row),
-            Err(error) => refused = refused.or(Some(error)),
-        }
-    }
-    match refused {
-        Some(error) if rows.is_empty() => Err(error),
-        _ => Ok(rows),
-    }
 }
 
 /// "startTime inclusive ... oldest first": with one row, `f` is the first trade's id.
@@ -150,7 +129,9 @@ pub(super) fn trade_at_request(symbol: &str, at: Timestamp) -> RestRequest {
 }
 
 pub(super) fn trade_at_answer(body: &[u8]) -> Result<Option<i64>, DecodeError> {
-    let firsts = readable(body, |element| plausible_id(AGGREGATES, "f", read::<AggregateRow>(AGGREGATES, element)?.f))?;
+    let firsts = readable(AGGREGATES, body, |element| {
+        plausible_id(AGGREGATES, "f", read::<AggregateRow>(AGGREGATES, element)?.f)
+    })?;
     Ok(firsts.into_iter().min())
 }
 
@@ -175,9 +156,7 @@ pub(super) fn klines_answer(
 ) -> Result<Page<Kline>, DecodeError> {
     read_page(KLINES, body, interval.micros(), |element| {
         kline(interval, element, now, latest).map_err(|why| Refusal {
-            position: first_column(element)
-                .and_then(|ms| open_time(KLINES, interval, time(KLINES, "open time", ms, latest).ok()?).ok())
-                .map(Timestamp::micros),
+            position: readable_open_time(KLINES, element, interval, latest),
             reason: why.to_string(),
         })
     })
@@ -207,10 +186,6 @@ fn kline(interval: Interval, element: &[u8], now: Timestamp, latest: Timestamp) 
         // "last may be open (closeTime > now)".
         closed: close_time < now,
     })
-}
-
-fn first_column(element: &[u8]) -> Option<i64> {
-    lenient_integer(array_elements(KLINES, element).ok()?.next()?.ok()?)
 }
 
 fn row_integer(row: &[Value], column: usize) -> Result<i64, DecodeError> {

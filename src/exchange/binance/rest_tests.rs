@@ -1,7 +1,7 @@
 //! Requests as in the exchange's documents, answers as recorded.
 
 use super::*;
-use crate::exchange::binance::captures;
+use crate::exchange::captures;
 use crate::market::plain;
 
 /// No time is later.

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::frames::side;
 use super::minutes;
 use crate::exchange::fields::{
-    TIME_MAX, Text, Written, is_plausible_id, lenient_integer, millis, open_time, percent_encoded, plausible_id,
-    plausible_time, read, storable,
+    TIME_MAX, Text, Written, millis, open_time, percent_encoded, plausible_id, plausible_time, read, readable_id,
+    readable_open_time, storable, text_in,
 };
 use crate::exchange::json_parts::{array_elements, member};
-use crate::exchange::page::{Page, Refusal, read_page};
+use crate::exchange::page::{Page, Refusal, first_page, read_page, readable};
 use crate::exchange::spec::Bucket;
 use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
 use crate::gap::Range;
@@ -68,14 +67,8 @@ struct TradeRow<'a> {
 /// The newest trades; those below the range were not asked for.
 pub(super) fn trades_answer(range: Range, body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
     let mut page = read_page(TRADES, list(TRADES, body)?, -1, |element| {
-        trade(element, latest).map_err(|why| Refusal {
-            position: member(TRADES, element, "execId")
-                .ok()
-                .flatten()
-                .and_then(lenient_integer)
-                .filter(|id| is_plausible_id(*id)),
-            reason: why.to_string(),
-        })
+        trade(element, latest)
+            .map_err(|why| Refusal { position: readable_id(TRADES, element, "execId"), reason: why.to_string() })
     })?;
     page.retain(Range { first: range.first, last: i64::MAX }, |trade| trade.id);
     Ok(page)
@@ -97,24 +90,14 @@ fn time(what: &'static str, name: &str, ms: Written<'_>, latest: Timestamp) -> R
 }
 
 pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
-    let (mut newest, mut refused) = (None, None);
-    for element in array_elements(TRADES, list(TRADES, body)?)? {
-        match trade(element?, TIME_MAX) {
-            Ok(trade) => newest = newest.max(Some((trade.id, trade.ts))),
-            Err(error) => refused = refused.or(Some(error)),
-        }
-    }
-    match refused {
-        Some(error) if newest.is_none() => Err(error),
-        _ => Ok(newest),
-    }
+    let newest = readable(TRADES, list(TRADES, body)?, |element| trade(element, TIME_MAX))?;
+    Ok(newest.into_iter().map(|trade| (trade.id, trade.ts)).max())
 }
 
 /// 4.8: "category (default linear: pass `spot`), start, end, limit 1..1000 def 200; newest first". The page ends with the
 /// range or with the 1000th kline of it.
 pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> RestRequest {
-    let limit = range.len(interval.micros()).clamp(1, KLINES_PAGE);
-    let last = range.last.min(range.first.saturating_add((limit - 1).saturating_mul(interval.micros())));
+    let (limit, last) = first_page(range, interval.micros(), KLINES_PAGE);
     request(format!(
         "/v5/market/kline?category=spot&symbol={}&interval={}&start={}&end={}&limit={limit}",
         percent_encoded(symbol),
@@ -132,10 +115,7 @@ pub(super) fn klines_answer(
 ) -> Result<Page<Kline>, DecodeError> {
     read_page(KLINES, list(KLINES, body)?, -interval.micros(), |element| {
         kline(interval, element, now, latest).map_err(|why| Refusal {
-            position: first_column(element)
-                .and_then(|ms| plausible_time(KLINES, "start", millis(KLINES, "start", ms).ok()?, latest).ok())
-                .and_then(|at| open_time(KLINES, interval, at).ok())
-                .map(Timestamp::micros),
+            position: readable_open_time(KLINES, element, interval, latest),
             reason: why.to_string(),
         })
     })
@@ -164,10 +144,6 @@ fn kline(interval: Interval, element: &[u8], now: Timestamp, latest: Timestamp) 
         last_trade_id: -1,
         closed: close_time < now,
     })
-}
-
-fn first_column(element: &[u8]) -> Option<i64> {
-    lenient_integer(array_elements(KLINES, element).ok()?.next()?.ok()?)
 }
 
 /// 4.9: "Time `/v5/market/time`: `timeSecond`, `timeNano`".
@@ -209,10 +185,7 @@ pub(super) fn listing_answer(symbols: &[String], body: &[u8]) -> Result<Exchange
     let mut info = ExchangeInfo::default();
     for (index, element) in array_elements(LISTING, list(LISTING, body)?)?.enumerate() {
         let element = element?;
-        let part = |name: &str| match serde_json::from_slice(member(LISTING, element, name).ok()??) {
-            Ok(Value::String(text)) => Some(text),
-            _ => None,
-        };
+        let part = |name: &str| text_in(LISTING, element, name);
         let Some(symbol) = part("symbol") else {
             info.unreadable.push(format!("element {index} of list has no symbol"));
             continue;

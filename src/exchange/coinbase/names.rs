@@ -55,8 +55,9 @@ pub(super) fn requests(change: SubscriptionChange, streams: &[Stream], limits: &
     let mut requests = Vec::new();
     for (mut channels, products) in groups {
         let products_max = (limits.streams_per_request / channels.len()).max(1);
-        // 5.2: "`heartbeat`, 1/s/product": a quiet product must not look like a dead connection.
-        if channels.contains(&"matches") {
+        // 5.2: "`heartbeat`, 1/s/product": a quiet product must not look like a dead connection. Another
+        // channel of the product may need it, so its end is never requested.
+        if change == SubscriptionChange::Subscribe {
             channels.push("heartbeat");
         }
         let mut part: Vec<&str> = Vec::new();

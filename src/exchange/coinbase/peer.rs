@@ -1,10 +1,14 @@
 //! Coinbase's own side of its protocol, from its documents. It shares no code with the dialect.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::exchange::peer::{
-    Peer, PeerContent, PeerEvent, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades, split_query,
+    Peer, PeerContent, PeerEvent, PeerLimits, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades,
+    split_query,
 };
+use crate::exchange::spec::Bucket;
 use crate::market::{Book, Channel, Side, Timestamp, Trade, plain};
 
 /// Coinbase Exchange.
@@ -75,6 +79,19 @@ fn channels(message: &Value) -> Option<Vec<(&str, Vec<&str>)>> {
 }
 
 impl Peer for CoinbasePeer {
+    fn limits(&self) -> PeerLimits {
+        PeerLimits {
+            // 5.2: "8 connects/s/IP burst 20; 100 client messages/s/IP".
+            connects: Some((20, Duration::from_secs(1))),
+            messages: Some((100, Duration::from_secs(1))),
+            // 5.3: "subscribe within 5 s of connecting".
+            subscribe_within: Some(Duration::from_secs(5)),
+            // 5.10: "Public REST 10 req/s/IP burst 15; then 429".
+            buckets: &[Bucket::Leaky { per_second: 10, burst: 15 }],
+            ..PeerLimits::NONE
+        }
+    }
+
     /// 5.2: "`{sequence,last_trade_id,product_id,time}`"; "`last_trade_id` is reported as always 0".
     fn heartbeat(&self, at: Timestamp) -> Option<String> {
         let beat = json!({

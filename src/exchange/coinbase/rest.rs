@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use crate::exchange::fields::{
-    TIME_MAX, Text, Written, is_plausible_id, lenient_integer, percent_encoded, plausible_id, plausible_time,
-    read_object, rfc3339, seconds, storable,
+    TIME_MAX, Text, Written, percent_encoded, plausible_id, plausible_time, read_object, readable_id, rfc3339, seconds,
+    storable,
 };
-use crate::exchange::json_parts::{array_elements, member};
+use crate::exchange::json_parts::array_elements;
 use crate::exchange::page::{Page, Refusal, read_page};
 use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
 use crate::gap::Range;
@@ -77,16 +77,12 @@ struct TradeRow<'a> {
 pub(super) fn trades_answer(range: Range, body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
     // The rows descend, so a row that shows no id is one below the row before it.
     let mut page = read_page(TRADES, body, -1, |element| {
-        trade(element, latest).map_err(|why| Refusal { position: readable_id(element), reason: why.to_string() })
+        trade(element, latest)
+            .map_err(|why| Refusal { position: readable_id(TRADES, element, "trade_id"), reason: why.to_string() })
     })?;
     page.rows.retain(|trade| trade.id >= range.first);
     page.refused.retain(|row| row.position.is_none_or(|id| id >= range.first));
     Ok(page)
-}
-
-fn readable_id(element: &[u8]) -> Option<i64> {
-    let id = member(TRADES, element, "trade_id").ok().flatten().and_then(lenient_integer);
-    id.filter(|id| is_plausible_id(*id))
 }
 
 fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {

@@ -1,7 +1,7 @@
 //! Kraken's dialect against messages as documented and as recorded.
 
 use super::*;
-use crate::exchange::binance::captures;
+use crate::exchange::captures;
 use crate::exchange::peer::PeerEvent;
 use crate::exchange::{AnswerErrorKind, Event, ListingEntry, SubscriptionAnswer};
 use crate::gap::Range;

@@ -1,10 +1,14 @@
 //! Kraken's own side of its protocol, from its documents. It shares no code with the dialect.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::exchange::peer::{
-    Peer, PeerContent, PeerEvent, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades, split_query,
+    Peer, PeerContent, PeerEvent, PeerLimits, PeerRefusal, PeerReply, PeerRequest, PeerResponse, PeerTrades,
+    split_query,
 };
+use crate::exchange::spec::Bucket;
 use crate::market::{Book, Channel, Interval, Kline, Side, Timestamp, Trade, plain};
 
 /// Kraken spot.
@@ -150,6 +154,20 @@ fn with_times(mut message: Value, id: Option<&Value>, at: Timestamp) -> String {
 }
 
 impl Peer for KrakenPeer {
+    fn limits(&self) -> PeerLimits {
+        PeerLimits {
+            // 6.2: "An idle connection is closed after about 1 min: ping every 30 s".
+            silence_max: Some(Duration::from_secs(60)),
+            // 6.2: "About 150 connects per rolling 10 min per IP".
+            connects: Some((150, Duration::from_secs(600))),
+            // 6.4: "several trades per message".
+            trades_per_frame: 20,
+            // 6.10: "about 1 req/s is safe". The second one may come early by what the network delays the first.
+            buckets: &[Bucket::Leaky { per_second: 1, burst: 2 }],
+            ..PeerLimits::NONE
+        }
+    }
+
     /// 6.3: "On connect a `status` message".
     fn greeting(&self, _at: Timestamp) -> Vec<String> {
         let status = json!({ "version": "2.0.10", "system": "online", "api_version": "v2", "connection_id": 806193 });

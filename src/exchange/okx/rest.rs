@@ -4,16 +4,15 @@
 //! bucket of its own.
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::bar;
 use super::frames::{kline, side};
 use crate::exchange::fields::{
-    TIME_MAX, Text, Written, is_plausible_id, lenient_integer, millis, open_time, percent_encoded, plausible_id,
-    plausible_time, read, storable,
+    TIME_MAX, Text, Written, millis, percent_encoded, plausible_id, plausible_time, read, readable_id,
+    readable_open_time, storable, text_in,
 };
 use crate::exchange::json_parts::{array_elements, member};
-use crate::exchange::page::{Page, Refusal, read_page};
+use crate::exchange::page::{Page, Refusal, first_page, read_page, readable};
 use crate::exchange::spec::Bucket;
 use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
 use crate::gap::Range;
@@ -90,14 +89,8 @@ struct TradeRow<'a> {
 /// not asked for.
 pub(super) fn trades_answer(range: Range, body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
     let mut page = read_page(TRADES, data(TRADES, body)?, -1, |element| {
-        trade(element, latest).map_err(|why| Refusal {
-            position: member(TRADES, element, "tradeId")
-                .ok()
-                .flatten()
-                .and_then(lenient_integer)
-                .filter(|id| is_plausible_id(*id)),
-            reason: why.to_string(),
-        })
+        trade(element, latest)
+            .map_err(|why| Refusal { position: readable_id(TRADES, element, "tradeId"), reason: why.to_string() })
     })?;
     page.retain(Range { first: range.first, last: i64::MAX }, |trade| trade.id);
     Ok(page)
@@ -139,17 +132,7 @@ struct NewestRow<'a> {
 }
 
 pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
-    let (mut newest, mut refused) = (None, None);
-    for element in array_elements(TRADES, data(TRADES, body)?)? {
-        match newest_row(element?) {
-            Ok(row) => newest = newest.max(Some(row)),
-            Err(error) => refused = refused.or(Some(error)),
-        }
-    }
-    match refused {
-        Some(error) if newest.is_none() => Err(error),
-        _ => Ok(newest),
-    }
+    Ok(readable(TRADES, data(TRADES, body)?, newest_row)?.into_iter().max())
 }
 
 fn newest_row(element: &[u8]) -> Result<(i64, Timestamp), DecodeError> {
@@ -161,8 +144,7 @@ fn newest_row(element: &[u8]) -> Result<(i64, Timestamp), DecodeError> {
 /// 3.8: "`after=X` -> ts < X ...; newest first ... `before` alone = latest page". The page ends with the range or with the
 /// 300th kline of it. Only history-candles reaches any range: candles has the "newest 1,440".
 pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> RestRequest {
-    let limit = range.len(interval.micros()).clamp(1, KLINES_PAGE);
-    let last = range.last.min(range.first.saturating_add((limit - 1).saturating_mul(interval.micros())));
+    let (limit, last) = first_page(range, interval.micros(), KLINES_PAGE);
     let after = last.div_euclid(1_000) + 1;
     let (symbol, bar) = (percent_encoded(symbol), bar(interval));
     let path = format!("/api/v5/market/history-candles?instId={symbol}&bar={bar}&after={after}&limit={limit}");
@@ -174,17 +156,10 @@ pub(super) fn klines_answer(interval: Interval, body: &[u8], latest: Timestamp) 
         let row = kline(KLINES, interval, element, storable)
             .and_then(|kline| plausible_time(KLINES, "ts", kline.open_time, latest).map(|_| kline));
         row.map_err(|why| Refusal {
-            position: first_column(element)
-                .and_then(|ms| plausible_time(KLINES, "ts", millis(KLINES, "ts", ms).ok()?, latest).ok())
-                .and_then(|at| open_time(KLINES, interval, at).ok())
-                .map(Timestamp::micros),
+            position: readable_open_time(KLINES, element, interval, latest),
             reason: why.to_string(),
         })
     })
-}
-
-fn first_column(element: &[u8]) -> Option<i64> {
-    lenient_integer(array_elements(KLINES, element).ok()?.next()?.ok()?)
 }
 
 /// 3.9: "Time `/api/v5/public/time`".
@@ -221,10 +196,7 @@ pub(super) fn listing_answer(symbols: &[String], body: &[u8]) -> Result<Exchange
     let mut info = ExchangeInfo::default();
     for (index, element) in array_elements(LISTING, data(LISTING, body)?)?.enumerate() {
         let element = element?;
-        let part = |name: &str| match serde_json::from_slice(member(LISTING, element, name).ok()??) {
-            Ok(Value::String(text)) => Some(text),
-            _ => None,
-        };
+        let part = |name: &str| text_in(LISTING, element, name);
         let Some(symbol) = part("instId") else {
             info.unreadable.push(format!("element {index} of data has no instId"));
             continue;

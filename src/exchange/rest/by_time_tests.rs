@@ -7,59 +7,13 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::Clock;
+use crate::exchange::changed_dialect::ChangedDialect;
 use crate::exchange::kraken::Kraken;
 use crate::exchange::rest::RestOptions;
-use crate::exchange::spec::{Bucket, RestSpec, Spec};
-use crate::exchange::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
-    SubscriptionChange,
-};
-use crate::market::{Channel, SpellingError, Stream, Symbol};
 
 const SYMBOL: &str = "BTC/USD";
 /// 2023-07-06, in seconds.
 const BEGIN_S: i64 = 1_688_669_597;
-
-/// Kraken without its limit of a request a second.
-struct Unlimited;
-
-static SPEC: std::sync::LazyLock<Spec> = std::sync::LazyLock::new(|| {
-    let spec = *Kraken.spec();
-    Spec { rest: RestSpec { buckets: &[Bucket::Leaky { per_second: 100_000, burst: 100_000 }], ..spec.rest }, ..spec }
-});
-
-impl Dialect for Unlimited {
-    fn spec(&self) -> &'static Spec {
-        &SPEC
-    }
-    fn symbol(&self, text: &str) -> Result<Symbol, SpellingError> {
-        Kraken.symbol(text)
-    }
-    fn subscribe(&self, change: SubscriptionChange, streams: &[Stream], first_id: u64) -> Vec<String> {
-        Kraken.subscribe(change, streams, first_id)
-    }
-    fn stream_name(&self, stream: &Stream) -> String {
-        Kraken.stream_name(stream)
-    }
-    fn channel(&self, stream_name: &str) -> Option<Channel> {
-        Kraken.channel(stream_name)
-    }
-    fn route<'a>(&self, payload: &'a [u8]) -> Route<'a> {
-        Kraken.route(payload)
-    }
-    fn decode<'a>(&self, payload: &'a [u8], sink: &mut dyn FnMut(MarketEvent<'a>)) -> Result<(), DecodeError> {
-        Kraken.decode(payload, sink)
-    }
-    fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
-        Kraken.ask(request)
-    }
-    fn answer(&self, request: &Request<'_>, answer: &RestAnswer<'_>) -> Result<Answer, DecodeError> {
-        Kraken.answer(request, answer)
-    }
-    fn judge(&self, reply: &RestReply<'_>) -> Option<AnswerError> {
-        Kraken.judge(reply)
-    }
-}
 
 /// Ids with their times in nanoseconds, and how many requests there were.
 #[derive(Clone)]
@@ -100,7 +54,12 @@ async fn serve(trades_of: Vec<(i64, i64)>) -> (Server, Rest) {
     let started = std::time::Instant::now();
     let begin = Timestamp((BEGIN_S + 10_000_000) * 1_000_000);
     let clock = Clock::from_fn(move || begin.plus_micros(started.elapsed().as_micros() as i64));
-    let rest = Rest::new(Arc::new(Unlimited), RestOptions { base: Some(base), ..RestOptions::default() }, clock, None);
+    let rest = Rest::new(
+        Arc::new(ChangedDialect::unlimited(Kraken)),
+        RestOptions { base: Some(base), ..RestOptions::default() },
+        clock,
+        None,
+    );
     (server, rest.unwrap())
 }
 

@@ -46,15 +46,6 @@ impl Rest {
                 }
                 Err(error) => return Err(error),
             };
-            let mut read = read;
-            if !part.is_empty() {
-                // An exchange may list everything, whatever was asked. What it does not list, it does not know.
-                read.symbols.retain(|(symbol, _)| part.contains(symbol));
-                if read.unreadable.is_empty() {
-                    let absent = part.iter().filter(|name| !read.symbols.iter().any(|(symbol, _)| symbol == *name));
-                    info.unlisted.extend(absent.cloned());
-                }
-            }
             self.merge(&mut info, read, asked.weight);
         }
         Ok(info)

@@ -142,7 +142,10 @@ impl Rest {
         id: i64,
         stop: &CancellationToken,
     ) -> Result<Option<Trade>, RestError> {
-        let first = self.trades_page(symbol, Range { first: id, last: id }, stop).await?;
+        let mut first = self.trades_page(symbol, Range { first: id, last: id }, stop).await?;
+        if first.is_empty() && self.forgets() {
+            first = self.oldest_page_after(symbol, id, stop).await?;
+        }
         let Some(found) = first.rows.into_iter().find(|trade| trade.id >= id) else { return Ok(None) };
         let hides_one = |at: Option<i64>| at.is_none_or(|at| (id..found.id).contains(&at));
         if first.refused.iter().any(|row| hides_one(row.position)) {
@@ -168,6 +171,11 @@ impl Rest {
             true => self.trades_by_time(symbol, range, stop).await,
             false => self.request_trades(symbol, range, None, stop).await,
         }
+    }
+
+    /// Whether the exchange serves no row beyond an age: a page may then be empty although later ones are not.
+    fn forgets(&self) -> bool {
+        self.dialect.spec().kept_for(Channel::Trade).is_some()
     }
 
     fn pages_by_time(&self) -> bool {

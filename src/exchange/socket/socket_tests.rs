@@ -41,12 +41,22 @@ fn quick() -> SocketOptions {
 }
 
 fn start(base: String, options: SocketOptions, streams: Vec<Stream>, capacity: usize) -> Running {
+    start_as(Arc::new(Binance), base, options, streams, capacity)
+}
+
+fn start_as(
+    dialect: Arc<dyn Dialect>,
+    base: String,
+    options: SocketOptions,
+    streams: Vec<Stream>,
+    capacity: usize,
+) -> Running {
     let (events, received) = mpsc::channel(capacity);
     let (commands, command_receiver) = mpsc::channel(8);
     let (streams, wanted) = watch::channel(streams);
     let (connections, stop) = (Connections::default(), CancellationToken::new());
     let socket = Socket {
-        dialect: Arc::new(Binance),
+        dialect,
         options: SocketOptions { url_base: Some(base), ..options },
         clock: Clock::system(),
         next_connection: Arc::new(AtomicI64::new(7)),
@@ -481,3 +491,6 @@ fn streams_are_split_in_order() {
 
 #[path = "flood_tests.rs"]
 mod flood_tests;
+
+#[path = "heartbeat_tests.rs"]
+mod heartbeat_tests;

@@ -94,9 +94,14 @@ impl Subscriptions {
             let answered = |name: &str| self.handle_named(id, name, error.as_deref());
             return streams.iter().map(|name| name.as_ref()).filter_map(answered).collect();
         }
-        // An error without a number can only mean the oldest request. An acknowledgement without our number
-        // acknowledges nothing: the request counts as accepted once it is overdue.
-        let id = id.or_else(|| self.pending.keys().next().copied().filter(|_oldest| error.is_some()));
+        // An error without a number can only mean the oldest request, of those that subscribe if there are any: an
+        // exchange may never answer the end of a subscription. An acknowledgement without our number acknowledges
+        // nothing: the request counts as accepted once it is overdue.
+        let oldest = || {
+            let subscribes = self.pending.iter().find(|(_, request)| !request.is_unsubscribe);
+            subscribes.or_else(|| self.pending.iter().next()).map(|(id, _)| *id)
+        };
+        let id = id.or_else(|| error.as_ref().and_then(|_| oldest()));
         let Some(request) = id.and_then(|id| self.pending.remove(&id)) else { return Vec::new() };
         let Some(reason) = error else {
             if !request.is_unsubscribe && !request.overdue {
@@ -166,6 +171,8 @@ impl Subscriptions {
     /// that concerns.
     pub(super) fn accept_overdue(&mut self) -> usize {
         let mut overdue = 0;
+        // Nothing waits for the end of a subscription.
+        self.pending.retain(|_, request| !request.is_unsubscribe);
         for request in self.pending.values_mut().filter(|request| !request.is_unsubscribe && !request.overdue) {
             request.overdue = true;
             overdue += request.streams.len();
@@ -196,14 +203,21 @@ impl Subscriptions {
     /// Puts requests for `streams` at the end of the outbox. It splits the streams until each part fits one request,
     /// so that the number of an answer identifies its streams.
     fn queue(&mut self, streams: &[Stream], is_unsubscribe: bool) {
+        let mut streams = streams.to_vec();
+        // An exchange may take one channel per request: halves then have few of them.
+        streams.sort_by(|a, b| (a.channel, &a.symbol).cmp(&(b.channel, &b.symbol)));
+        self.queue_sorted(&streams, is_unsubscribe);
+    }
+
+    fn queue_sorted(&mut self, streams: &[Stream], is_unsubscribe: bool) {
         if streams.is_empty() {
             return;
         }
         let mut texts = self.build(streams, is_unsubscribe);
         if texts.len() > 1 && streams.len() > 1 {
             let (left, right) = streams.split_at(streams.len() / 2);
-            self.queue(left, is_unsubscribe);
-            self.queue(right, is_unsubscribe);
+            self.queue_sorted(left, is_unsubscribe);
+            self.queue_sorted(right, is_unsubscribe);
             return;
         }
         if let Some(text) = texts.pop() {
@@ -229,7 +243,8 @@ impl Subscriptions {
 mod tests {
     use super::*;
     use crate::exchange::binance::Binance;
-    use crate::market::{Channel, Exchange, Symbol};
+    use crate::exchange::kraken::Kraken;
+    use crate::market::{Channel, Exchange, Interval, Symbol};
 
     fn streams(count: usize) -> Vec<Stream> {
         let stream = |n| Stream::new(Exchange::named("binance"), Symbol::new(&format!("SYM{n:04}")), Channel::Trade);
@@ -337,6 +352,35 @@ mod tests {
         assert!(adds.contains(r#""SUBSCRIBE""#) && adds.contains("sym0003") && !adds.contains("sym0001"), "{adds}");
         subscriptions.handle_answer(answer(Some(3), None));
         assert_eq!(subscriptions.take_accepted(), Some(streams(4)[3..].to_vec()));
+    }
+
+    #[test]
+    fn a_refusal_without_a_number_means_a_subscription_not_the_end_of_one() {
+        let mut subscriptions = new(2);
+        drive(&mut subscriptions, |_| None);
+        subscriptions.take_accepted();
+        subscriptions.set(&streams(1));
+        subscriptions.next_request();
+        subscriptions.set(&[streams(1), streams(3)[2..].to_vec()].concat());
+        subscriptions.next_request();
+        let refusals = subscriptions.handle_answer(answer(None, Some("no such symbol".to_owned())));
+        assert_eq!(refusals.len(), 1);
+        assert_eq!(refusals[0].stream, streams(3)[2]);
+        // An end that is never answered is forgotten.
+        subscriptions.accept_overdue();
+        assert_eq!(subscriptions.handle_answer(answer(None, Some("late".to_owned()))), []);
+    }
+
+    #[test]
+    fn channels_share_requests_where_a_request_has_one_channel() {
+        let of = |channel| {
+            let symbol = move |n| Symbol::new(&format!("A{n:03}/USD"));
+            (0..50).map(move |n| Stream::new(Exchange::named("kraken"), symbol(n), channel))
+        };
+        let streams: Vec<Stream> = [Channel::Trade, Channel::Kline(Interval::M1)].into_iter().flat_map(of).collect();
+        let mut subscriptions = Subscriptions::new(Arc::new(Kraken), &streams);
+        let requests = std::iter::from_fn(|| subscriptions.next_request()).count();
+        assert!(requests <= 4, "{requests} requests for two channels");
     }
 
     #[test]

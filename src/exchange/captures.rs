@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// The bytes of a capture, unpacked. Without captures on this machine it prints that it skips, and returns `None`.
-pub(in crate::exchange) fn read(name: &str) -> Option<Vec<u8>> {
+pub(super) fn read(name: &str) -> Option<Vec<u8>> {
     let path = directory()?.join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
     if !name.ends_with(".gz") {
