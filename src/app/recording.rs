@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::backfill::{self, Tail, TailOptions, questions};
+use crate::backfill::{self, Tail, TailOptions, kline_check, questions};
 use crate::cache::{self, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -232,6 +232,16 @@ fn repair(
             answers.await;
             Ok(())
         });
+        if kline_check::is_needed(&service.backfill, runtime.exchange) {
+            let (heartbeat, stop) = (service.heartbeats.watch("kline-check"), groups.backfill.stop.clone());
+            let streams = assigned.clone();
+            let streams = move || streams.borrow().clone();
+            let check = kline_check::run(service.backfill.clone(), runtime.exchange, streams, heartbeat, stop);
+            groups.backfill.spawn("kline-check", async move {
+                check.await;
+                Ok(())
+            });
+        }
         let (heartbeat, stop) = (service.heartbeats.watch("tail"), groups.backfill.stop.clone());
         groups.backfill.spawn("tail", async move {
             tail.run(events, heartbeat, stop).await;

@@ -86,7 +86,7 @@ pub async fn run(deps: Deps, doubts: Doubts, heartbeat: Heartbeat, stop: Cancell
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Undecided {
+pub(super) enum Undecided {
     #[error(transparent)]
     Exchange(#[from] RestError),
     #[error(transparent)]
@@ -240,6 +240,30 @@ async fn compare_around(
         }
     }
     Ok(())
+}
+
+/// Replaces klines by what the exchange's REST serves instead, and keeps the replaced content as a conflict.
+pub(super) async fn replace_klines(
+    deps: &Deps,
+    stream: &Stream,
+    replaced: &[(&KlineRow, Kline)],
+    heartbeat: &Heartbeat,
+    stop: &CancellationToken,
+) -> Result<(), Undecided> {
+    let mut changes = Changes::default();
+    for (row, served) in replaced {
+        changes.winners.push((Served::Kline(*served), true, deps.clock.now()));
+        changes.conflicts.push(ConflictRow {
+            stream: stream.clone(),
+            epoch: 0,
+            position: served.open_time.micros(),
+            stored: kline_content(&row.kline),
+            arrived: kline_content(served),
+            at: deps.clock.now(),
+            verdict: Verdict::Arrived,
+        });
+    }
+    changes.store(deps, stream, 0, heartbeat, stop).await
 }
 
 /// What a decision changes.

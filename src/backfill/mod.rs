@@ -11,6 +11,7 @@ mod attempt;
 pub mod conflicts;
 mod deps;
 mod first_klines;
+pub mod kline_check;
 mod numbering;
 mod pages;
 pub mod questions;

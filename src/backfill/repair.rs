@@ -9,11 +9,13 @@ use tracing::{error, info, warn};
 
 use crate::exchange::spec::Refill;
 use crate::gap::{ABSENT_ATTEMPTS, Gap, GapState, Range, RangeSet, next_page, retry_after};
+use crate::market::Channel;
 use crate::messages;
 use crate::supervisor;
 
 use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 use super::deps::Deps;
+use super::kline_check;
 use super::pages;
 use super::verdict::{self, Verdict};
 
@@ -123,9 +125,8 @@ async fn apply(deps: &Deps, gap: &mut Gap, verdict: Verdict) -> Outcome {
 
 /// How long the exchange must be asked before these ranges close.
 fn confirm_after(deps: &Deps, gap: &Gap, ranges: &[(Range, GapState, String)]) -> Duration {
-    let refill = deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel).map(|channel| channel.refill);
     let only_older = ranges.iter().all(|(_, state, _)| *state == GapState::Unrecoverable);
-    match refill {
+    match verdict::refill(deps, gap) {
         // It serves its newest rows only: what is older never comes back. The pause lets a shard catch up.
         Some(Refill::Recent(_)) if only_older => deps.confirm_after.min(RECENT_CONFIRM),
         _ => deps.confirm_after,
@@ -221,7 +222,12 @@ async fn evaluate(deps: &Deps, gap: &mut Gap, attempt: Attempt, stop: &Cancellat
 
 async fn close(deps: &Deps, gap: &Gap, also: Vec<Gap>) -> Outcome {
     match deps.record(gap, &also).await {
-        Ok(true) => Outcome::Closed(also),
+        Ok(true) => {
+            if gap.stream.channel == Channel::Trade && kline_check::is_needed(deps, gap.stream.exchange) {
+                deps.answers.note_refilled(&gap.stream);
+            }
+            Outcome::Closed(also)
+        }
         Ok(false) => Outcome::Requeue,
         Err(error) => {
             warn!("cannot store the closed gap in {}, trying again: {error}", gap.stream);

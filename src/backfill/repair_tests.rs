@@ -17,7 +17,9 @@ use crate::cache::PendingUpdates;
 use crate::clock::Clock;
 use crate::exchange::Dialect;
 use crate::exchange::binance::Binance;
+use crate::exchange::changed_dialect::ChangedDialect;
 use crate::exchange::rest::{Rest, RestOptions};
+use crate::exchange::spec::{ChannelKind, ChannelSpec, Refill, Spec};
 use crate::gap::{Evidence, Gap, GapState, Range, RangeSet};
 use crate::health::Health;
 use crate::history::GapFilter;
@@ -131,6 +133,10 @@ impl Harness {
     }
 
     async fn with_clock(exchange: FakeExchange, clock: Clock) -> Self {
+        Self::as_venue(Arc::new(Binance), exchange, clock).await
+    }
+
+    pub(super) async fn as_venue(dialect: Arc<dyn Dialect>, exchange: FakeExchange, clock: Clock) -> Self {
         let exchange = Arc::new(Mutex::new(exchange));
         let (theirs, skewed) = (clock.clone(), exchange.clone());
         let time = move || async move {
@@ -149,7 +155,6 @@ impl Harness {
         let directory = TempDir::new().unwrap();
         let history = Arc::new(EmbeddedHistory::open(&directory.path().join("history.db")).unwrap());
         let options = RestOptions { base: Some(base), ..RestOptions::default() };
-        let dialect: Arc<dyn Dialect> = Arc::new(Binance);
         let rest = Rest::new(dialect.clone(), options, clock.clone(), None).unwrap();
         let deps = Deps {
             rest: HashMap::from([(Exchange::named("binance"), Arc::new(rest))]),
@@ -164,13 +169,13 @@ impl Harness {
         Self { exchange, deps, stop: CancellationToken::new(), _directory: directory }
     }
 
-    async fn open(&self, first: i64, last: i64) -> Gap {
+    pub(super) async fn open(&self, first: i64, last: i64) -> Gap {
         let evidence = Evidence { by: "manual".to_owned(), ..Evidence::default() };
         self.deps.open(&stream(), Range { first, last }, &evidence).await.unwrap().remove(0)
     }
 
     /// Repairs every open gap, `attempts` times.
-    async fn attempt(&self, attempts: usize) {
+    pub(super) async fn attempt(&self, attempts: usize) {
         for _ in 0..attempts {
             let gaps: Vec<Gap> = self.deps.ledger.with(|ledger| ledger.rows().cloned().collect());
             for gap in gaps {
@@ -246,6 +251,44 @@ async fn a_range_older_than_all_served_rows_is_unrecoverable_and_says_until_when
     // It is settled and does not open again.
     let evidence = Evidence::default();
     assert!(harness.deps.open(&stream(), Range { first: 1, last: 2 }, &evidence).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn of_a_venue_that_serves_only_its_newest_rows_older_ones_are_lost_once_it_shows_all_of_those() {
+    const MINUTES: i64 = 60_000_000;
+    let recent = || {
+        ChangedDialect::new(Binance, |spec| {
+            let changed = |channel: &ChannelSpec| match channel.kind {
+                ChannelKind::Trade => ChannelSpec { refill: Refill::Recent(60), ..*channel },
+                _ => *channel,
+            };
+            let channels: Vec<ChannelSpec> = spec.channels.iter().map(changed).collect();
+            Spec { channels: channels.leak(), ..spec }
+        })
+    };
+    let began = Instant::now();
+    let clock = Clock::from_fn(move || {
+        Timestamp((BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000 + began.elapsed().as_micros() as i64 * 1_000)
+    });
+    let exchange = FakeExchange { floor: NEWEST - 59, rows_max: 5, ..complete_exchange() };
+    let mut harness = Harness::as_venue(Arc::new(recent()), exchange, clock.clone()).await;
+    harness.deps.confirm_after = Duration::from_secs(6 * 3_600);
+    let opened_at = clock.now();
+    harness.open(100, 120).await;
+    harness.attempt(5).await;
+    let states = harness.states().await;
+    assert_eq!(states, [(100, 120, GapState::Open)], "five rows of sixty do not say that older ones are gone");
+    harness.exchange.lock().unwrap().rows_max = 0;
+    harness.attempt(1).await;
+    assert_eq!(harness.states().await, [(100, 120, GapState::Unconfirmed)], "one answer is a doubt");
+    while harness.states().await == [(100, 120, GapState::Unconfirmed)] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        harness.attempt(1).await;
+        assert!(clock.now().since(opened_at) < 60 * MINUTES, "it does not wait for hours");
+    }
+    let rows = harness.rows().await;
+    let [(100, 120, GapState::Unrecoverable, reason)] = &rows[..] else { panic!("{rows:?}") };
+    assert!(reason.contains("serves only its newest 60 rows: its oldest is 4941 of"), "{reason}");
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ pub(super) async fn judge(
         return Ok(Verdict::NotYet(format!("the exchange served {count} elements without a readable position")));
     }
     let rest = &deps.rest[&gap.stream.exchange];
+    if let Some(Refill::Recent(rows)) = refill(deps, gap) {
+        return judge_recent(deps, gap, absent, rows, stop).await;
+    }
     // The age of a served row depends on the exchange's clock, so measure it (1 of weight). If that fails, use the last
     // measured offset.
     if gap.attempts >= ABSENT_ATTEMPTS
@@ -92,6 +95,41 @@ pub(super) async fn judge(
     Ok(Verdict::Absent(ranges))
 }
 
+/// How the exchange returns lost rows of a gap's channel.
+pub(super) fn refill(deps: &Deps, gap: &Gap) -> Option<Refill> {
+    deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel).map(|channel| channel.refill)
+}
+
+/// Decides where the exchange serves only its newest rows. Only an answer with all of them proves that older ones are gone:
+/// a shorter one may come from a server that has just begun.
+async fn judge_recent(
+    deps: &Deps,
+    gap: &Gap,
+    absent: Vec<Range>,
+    rows: u32,
+    stop: &CancellationToken,
+) -> Result<Verdict, RepairError> {
+    let rest = &deps.rest[&gap.stream.exchange];
+    let Some(first) = absent.first().map(|range| range.first) else {
+        return Ok(Verdict::NotYet("its last rows have just arrived".to_owned()));
+    };
+    let newest = Range { first, last: i64::MAX };
+    let page = rest.trades(gap.stream.symbol.as_str(), newest, stop).await.map_err(|why| RepairError::of(deps, why))?;
+    let served = page.positions(|trade| (trade.id, trade.ts));
+    let oldest = served.first().copied().filter(|_| served.len() >= rows as usize);
+    let Some(oldest) = oldest else {
+        let why = format!("the exchange serves {} of its newest {rows} rows after {first}", served.len());
+        return Ok(Verdict::NotYet(why));
+    };
+    deps.answers.note_oldest(&gap.stream, oldest);
+    let now = rest.exchange_now();
+    let verdicts = absent.into_iter().map(|range| match range.last < oldest.0 {
+        true => (range, GapState::Unrecoverable, gone(deps, gap, range, oldest, now)),
+        false => (range, GapState::NeverExisted, "skipped by the exchange between ids that it serves".to_owned()),
+    });
+    Ok(Verdict::Absent(verdicts.collect()))
+}
+
 async fn look_around(
     deps: &Deps,
     gap: &Gap,
@@ -134,7 +172,7 @@ fn gone(deps: &Deps, gap: &Gap, range: Range, oldest: (i64, Timestamp), now: Tim
         Channel::Kline(_) => ts.rfc3339(),
         _ => format!("{position} of {}", ts.rfc3339()),
     };
-    match deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel).map(|channel| channel.refill) {
+    match refill(deps, gap) {
         Some(Refill::Recent(rows)) => {
             format!("the exchange serves only its newest {rows} rows: its oldest is {oldest}")
         }
