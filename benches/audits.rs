@@ -24,7 +24,7 @@ use tapekeeper::cache::{Cache, RedisOptions};
 use tapekeeper::history::clickhouse::ClickhouseHistory;
 use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::{Batch, History, KlineRow, TradeRow};
-use tapekeeper::market::{Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
+use tapekeeper::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade};
 
 const SYMBOLS: usize = 400;
 const TRADES_EACH: i64 = 10_000;
@@ -59,7 +59,12 @@ async fn bench(name: &str, history: &Arc<dyn History>, cold: &dyn Fn() -> Arc<dy
         .iter()
         .flat_map(|symbol| ["trade", "kline_1m"].map(|channel| format!("binance:{symbol}:{channel}").parse().unwrap()))
         .collect();
-    if history.latest_trades(Exchange::named("binance"), &symbols[SYMBOLS - 1..]).await.unwrap().is_empty() {
+    if history
+        .latest_trades(Exchange::named("binance"), Channel::Trade, &symbols[SYMBOLS - 1..])
+        .await
+        .unwrap()
+        .is_empty()
+    {
         fill(history, &symbols).await;
     }
     let mut times: [Vec<Duration>; 3] = Default::default();
@@ -117,7 +122,7 @@ async fn fill(history: &Arc<dyn History>, symbols: &[Symbol]) {
 
 fn trade(id: i64) -> Trade {
     let (price, quantity) = (Decimal::new(6_123_456 + id % 1_000, 2), Decimal::new(25 + id % 100, 5));
-    Trade { id, ts: Timestamp(BEGIN + id * 8_000_000), price, quantity, side: Side::Buy }
+    Trade { id, ts: Timestamp(BEGIN + id * 8_000_000), price, quantity, side: Side::Buy, trade_ids: None }
 }
 
 fn minute(n: i64) -> Kline {

@@ -329,6 +329,7 @@ async fn keys() -> anyhow::Result<()> {
                 price: key.into(),
                 quantity: key.into(),
                 side: Side::Buy,
+                trade_ids: None,
             };
             let value = |key: i64| (Exchange::named("binance"), Symbol::new(&format!("S{key}USDT")), tick(key));
             let update = Update { ticks: (0..keys).map(value).collect(), ..Update::default() };

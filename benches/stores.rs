@@ -15,7 +15,7 @@ use tapekeeper::history::embedded::EmbeddedHistory;
 use tapekeeper::history::{Batch, History, RowStore, TradeRow};
 use tapekeeper::log::embedded::{EmbeddedLog, Options};
 use tapekeeper::log::{Delivery, Log, Offsets};
-use tapekeeper::market::{Exchange, Frame, Origin, Side, Symbol, Timestamp, Trade};
+use tapekeeper::market::{Channel, Exchange, Frame, Origin, Side, Symbol, Timestamp, Trade};
 
 /// The number of rows of a round.
 const ROWS: usize = 200_000;
@@ -158,7 +158,7 @@ async fn consume_to(consumer: &mut dyn tapekeeper::log::Consumer, end: i64) {
 fn trade(symbol: &Symbol, id: i64) -> TradeRow {
     let ts = Timestamp(1_723_118_400_000_000 + id * 1_000);
     let price = Decimal::new(6_123_456_000_000 + id % 10_000, 8);
-    let trade = Trade { id, ts, price, quantity: Decimal::new(150_000, 8), side: Side::Buy };
+    let trade = Trade { id, ts, price, quantity: Decimal::new(150_000, 8), side: Side::Buy, trade_ids: None };
     TradeRow {
         exchange: Exchange::named("binance"),
         symbol: symbol.clone(),
@@ -208,7 +208,7 @@ async fn bench_history(batch: usize, symbols: usize) {
     history.trades(&stream, Range { first: 0, last: i64::MAX }, ROWS).await.unwrap();
     report("history: read trades", stored.min(ROWS), &[stopwatch.stop()]);
     let stopwatch = Stopwatch::start();
-    assert_eq!(history.latest_trades(Exchange::named("binance"), &names).await.unwrap().len(), symbols);
+    assert_eq!(history.latest_trades(Exchange::named("binance"), Channel::Trade, &names).await.unwrap().len(), symbols);
     report("history: latest trade of every symbol", symbols, &[stopwatch.stop()]);
     let bytes = history.bytes().await.unwrap().unwrap();
     println!("history: {:.0} bytes per row on disk", bytes as f64 / (ROUNDS * ROWS) as f64);

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::backfill::RangeBound;
 use crate::exchange::{Request, catalog};
 use crate::gap::Range;
-use crate::market::{Channel, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
 use super::AppState;
 use super::api::{ApiResult, ROWS_MAX};
@@ -31,6 +31,9 @@ pub struct BackfillRequest {
     exchange: String,
     /// As the exchange spells it.
     symbol: String,
+    /// `trade` or `agg_trade`; without it, the one that is recorded, `trade` if both are.
+    #[serde(default)]
+    channel: Option<String>,
     /// The first trade's id, or a time.
     #[schema(value_type = IdOrTime)]
     from: Value,
@@ -67,14 +70,12 @@ pub async fn backfill(
         .map_err(|error| ApiError::bad_request(format!("the body is invalid: {error}")))?;
     let exchange = catalog::find(&request.exchange)
         .ok_or_else(|| ApiError::bad_request(format!("unknown exchange `{}`", request.exchange)))?;
-    let stream = Stream::new(exchange, Symbol::new(&request.symbol), Channel::Trade);
-    if !state.streams.borrow().contains(&stream) {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_symbol", format!("{stream} is not recorded")));
-    }
+    let stream = recorded_stream(&state, exchange, &request)?;
     let Range { first, last } = requested_range(&state, &stream, &request).await?;
     let opened = state.backfill.open_missing(&stream, Range { first, last }, "manual", ROWS_MAX).await;
     let opened = opened.map_err(|error| ApiError::unavailable(&error))?;
     Ok(Json(BackfillView {
+        channel: stream.channel.as_str(),
         first,
         last,
         missing: opened.missing,
@@ -85,13 +86,32 @@ pub async fn backfill(
     }))
 }
 
+/// The stream of trades that a request means.
+fn recorded_stream(state: &AppState, exchange: Exchange, request: &BackfillRequest) -> Result<Stream, ApiError> {
+    let channels = match &request.channel {
+        None => Channel::TRADES.to_vec(),
+        Some(text) => {
+            let channel = text.parse().ok().filter(|channel: &Channel| channel.has_trades());
+            let refusal = || ApiError::bad_request(format!("channel `{text}` is neither `trade` nor `agg_trade`"));
+            vec![channel.ok_or_else(refusal)?]
+        }
+    };
+    let stream = |channel: Channel| Stream::new(exchange, Symbol::new(&request.symbol), channel);
+    let streams = state.streams.borrow();
+    let recorded = channels.iter().map(|channel| stream(*channel)).find(|stream| streams.contains(stream));
+    recorded.ok_or_else(|| {
+        let text = format!("{} is not recorded", stream(channels[0]));
+        ApiError::new(StatusCode::NOT_FOUND, "unknown_symbol", text)
+    })
+}
+
 /// Seconds that the exchange's request weight needs for this many trades when nothing else is repaired; none without a
 /// REST client for the exchange.
 fn estimate_s(state: &AppState, stream: &Stream, positions: i64) -> Option<i64> {
     let (rest, dialect) = (state.backfill.rest.get(&stream.exchange)?, state.backfill.dialects.get(&stream.exchange)?);
     let status = rest.status();
-    let (symbol, range) = (stream.symbol.as_str(), Range { first: 0, last: 0 });
-    let page = dialect.ask(&Request::Trades { symbol, range, after: None })?.weight;
+    let range = Range { first: 0, last: 0 };
+    let page = dialect.ask(&Request::Trades { series: stream.into(), range, after: None })?.weight;
     let rows = dialect.spec().rest.trades_page;
     let pages = positions.max(0).saturating_add(rows - 1) / rows;
     let per_minute = (i64::from(status.limit) * i64::from(status.share_percent) / 100).max(1);

@@ -423,6 +423,8 @@ pub struct NextRun {
 /// What a backfill will fetch.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct BackfillView {
+    /// `trade` or `agg_trade`.
+    pub channel: &'static str,
     /// First id of the range.
     pub first: i64,
     /// Last id of the range.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::audit::Coverage;
 use crate::exchange::rest::RestStatus;
 use crate::exchange::socket::ConnectionStatus;
-use crate::exchange::{Dialect, Request};
+use crate::exchange::{Dialect, Request, Series};
 use crate::gap::{Gap, Range};
 use crate::history::JobRun;
 use crate::jobs::JobStatus;
@@ -141,7 +141,8 @@ fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Option<RestRecovery> 
     let (spec, range) = (dialect.spec(), Range { first: 0, last: 0 });
     let (by, request) = match channel {
         Channel::Kline(interval) => ("open_time", Request::Klines { symbol: "", interval, range }),
-        _ => ("trade_id", Request::Trades { symbol: "", range, after: None }),
+        Channel::AggTrade => ("agg_id", Request::Trades { series: Series { symbol: "", channel }, range, after: None }),
+        _ => ("trade_id", Request::Trades { series: Series { symbol: "", channel }, range, after: None }),
     };
     let request_weight = dialect.ask(&request)?.weight;
     let kept_s = spec.kept_for(channel).map(|kept| kept.as_secs());

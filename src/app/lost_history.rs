@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::gap::Range;
 use crate::history::HistoryError;
 use crate::log::LogError;
-use crate::market::{Channel, Origin, Stream};
+use crate::market::{Origin, Stream};
 use crate::retry;
 use crate::state::LostHistory;
 
@@ -97,7 +97,7 @@ async fn look(service: &Service, lost: &mut LostHistory) -> anyhow::Result<bool>
 async fn has_row_up_to(service: &Service, stream: &Stream, position: i64) -> Result<bool, HistoryError> {
     let range = Range { first: i64::MIN, last: position };
     Ok(match stream.channel {
-        Channel::Trade => !service.history.trades(stream, range, 1).await?.is_empty(),
+        channel if channel.has_trades() => !service.history.trades(stream, range, 1).await?.is_empty(),
         _ => !service.history.klines(stream, range, 1).await?.is_empty(),
     })
 }
@@ -111,7 +111,7 @@ async fn look_without_positions(service: &Service, lost: &mut LostHistory, strea
             None => return Ok(true),
         },
     };
-    for stream in streams.iter().filter(|stream| stream.channel == Channel::Trade).take(STREAMS_MAX) {
+    for stream in streams.iter().filter(|stream| stream.channel.has_trades()).take(STREAMS_MAX) {
         let first = service.history.trades(stream, Range { first: i64::MIN, last: i64::MAX }, 1).await?;
         if first.iter().any(|row| row.received_at.micros() <= before) {
             return Ok(true);
@@ -122,7 +122,7 @@ async fn look_without_positions(service: &Service, lost: &mut LostHistory, strea
 
 /// When the last consumed frame was received; `None` when the log holds no consumed frame of a symbol with trades.
 async fn last_consumed(service: &Service, streams: &[Stream]) -> Result<Option<i64>, LogError> {
-    let trades = streams.iter().filter(|stream| stream.channel == Channel::Trade);
+    let trades = streams.iter().filter(|stream| stream.channel.has_trades());
     let keys: Vec<String> = trades.map(Stream::log_key).collect();
     let usage = service.log.usage().await?;
     let mut last = None;

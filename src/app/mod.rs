@@ -292,7 +292,7 @@ async fn start(
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = snapshot.as_ref().map_or(0, |snapshot| snapshot.generation);
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
-    let (progress, pending_updates) = (Arc::new(Progress::default()), Arc::new(PendingUpdates::default()));
+    let (progress, pending_updates) = (Arc::<Progress>::default(), Arc::new(PendingUpdates::of(streams_watch.clone())));
     recording::seed_progress(&progress, pending_resume.best_known(), &committed);
     let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone()).with_recorder(&config.instance);
     let backfill = backfill_deps(config, &rest, &runtimes, writer.clone(), clock);

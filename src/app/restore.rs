@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::history::{EpochRow, GapFilter, History, HistoryError, each_gap};
 use crate::ledger::Ledger;
-use crate::market::{Channel, Exchange, Stream, Timestamp};
+use crate::market::{Exchange, Stream, Timestamp};
 use crate::retry;
 use crate::state::{LostHistory, Snapshot, StateFile};
 
@@ -253,8 +253,7 @@ pub async fn resume(
 
 /// The newest numbering of each stream that has another than the first.
 pub fn newest_epochs(epochs: &[EpochRow]) -> impl Iterator<Item = (Stream, i64)> + '_ {
-    let stream = |row: &EpochRow| Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
-    epochs.iter().map(move |row| (stream(row), row.epoch))
+    epochs.iter().map(|row| (row.stream(), row.epoch))
 }
 
 fn lost(clock: &Clock, positions: BTreeMap<String, i64>) -> LostHistory {

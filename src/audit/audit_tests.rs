@@ -115,6 +115,7 @@ fn trade(id: i64) -> Trade {
         price: Decimal::new(6_123_456 + id, 2),
         quantity: Decimal::new(25, 2),
         side: Side::Buy,
+        trade_ids: None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! that history lacks is looked up again after a grace period. To find what the cache lacks, it is compared with
 //! history's newest rows from before the cache was read, because the cache is written after history.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::history::{History, KlineRow, TradeRow};
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, by_exchange};
 
 use super::latest_row::LatestRow;
+use super::preload::tick_channels;
 
 /// Symbols of one query.
 const BATCH_MAX: usize = 500;
@@ -85,10 +86,11 @@ pub async fn check(
 ) -> anyhow::Result<ConsistencyReport> {
     let mut report = ConsistencyReport::default();
     for (exchange, streams) in by_exchange(streams) {
-        let trades: Vec<Symbol> = of(&streams, |channel| channel == Channel::Trade);
-        for symbols in trades.chunks(BATCH_MAX) {
-            report.checked += symbols.len();
-            report.issues.append(&mut check_trades(history, cache, exchange, symbols).await?);
+        for (channel, trades) in tick_channels(&streams, &of(&streams, Channel::has_trades)) {
+            for symbols in trades.chunks(BATCH_MAX) {
+                report.checked += symbols.len();
+                report.issues.append(&mut check_trades(history, cache, (exchange, channel), symbols).await?);
+            }
         }
         let klines: Vec<(Symbol, Interval)> = streams
             .iter()
@@ -107,23 +109,24 @@ pub async fn check(
 
 fn of(streams: &[&Stream], wanted: impl Fn(Channel) -> bool) -> Vec<Symbol> {
     let mine = streams.iter().filter(|stream| wanted(stream.channel));
-    mine.map(|stream| stream.symbol.clone()).collect()
+    let symbols: BTreeSet<Symbol> = mine.map(|stream| stream.symbol.clone()).collect();
+    symbols.into_iter().collect()
 }
 
 async fn check_trades(
     history: &Arc<dyn History>,
     cache: &Arc<dyn Cache>,
-    exchange: Exchange,
+    (exchange, channel): (Exchange, Channel),
     symbols: &[Symbol],
 ) -> anyhow::Result<Vec<Issue>> {
-    let latest = latest_trades(history, exchange, symbols).await?;
+    let latest = latest_trades(history, (exchange, channel), symbols).await?;
     tokio::time::sleep(IN_FLIGHT).await;
     let cached = cache.ticks(exchange, symbols).await.context("read the cache's ticks")?;
     let mut keys: Vec<(Symbol, i64)> =
         symbols.iter().zip(&cached).filter_map(|(symbol, tick)| Some((symbol.clone(), tick.as_ref()?.id))).collect();
     let mut stored: HashMap<Symbol, TradeRow> = HashMap::new();
     for lookup in 0..LOOKUPS_MAX {
-        let rows = history.trades_by_id(exchange, &keys).await.context("read history's trades")?;
+        let rows = history.trades_by_id(exchange, channel, &keys).await.context("read history's trades")?;
         stored.extend(rows.into_iter().map(|row| (row.symbol.clone(), row)));
         keys.retain(|(symbol, _)| !stored.contains_key(symbol));
         if keys.is_empty() || lookup + 1 == LOOKUPS_MAX {
@@ -132,7 +135,10 @@ async fn check_trades(
         tokio::time::sleep(IN_FLIGHT).await;
     }
     let lacking: Vec<Symbol> = keys.into_iter().map(|(symbol, _)| symbol).collect();
-    let newest = if lacking.is_empty() { HashMap::new() } else { latest_trades(history, exchange, &lacking).await? };
+    let newest = match lacking.is_empty() {
+        true => HashMap::new(),
+        false => latest_trades(history, (exchange, channel), &lacking).await?,
+    };
     let mut issues = Vec::new();
     for (symbol, tick) in symbols.iter().zip(cached) {
         let (latest, row) = (latest.get(symbol), stored.get(symbol));
@@ -153,11 +159,11 @@ async fn check_trades(
         issues.push(Issue {
             exchange: exchange.to_string(),
             symbol: symbol.to_string(),
-            channel: Channel::Trade.to_string(),
+            channel: channel.to_string(),
             kind,
             cache: tick.as_ref().map(LatestRow::tick),
             history: shown.map(|row| LatestRow::tick(&row.trade)),
-            stream: Stream::new(exchange, symbol.clone(), Channel::Trade),
+            stream: Stream::new(exchange, symbol.clone(), channel),
             forward: Update {
                 ticks: newer.map(|row| (exchange, symbol.clone(), row.trade)).into_iter().collect(),
                 ..Update::default()
@@ -178,10 +184,10 @@ async fn check_trades(
 
 async fn latest_trades(
     history: &Arc<dyn History>,
-    exchange: Exchange,
+    (exchange, channel): (Exchange, Channel),
     symbols: &[Symbol],
 ) -> anyhow::Result<HashMap<Symbol, TradeRow>> {
-    let rows = history.latest_trades(exchange, symbols).await.context("read history's latest trades")?;
+    let rows = history.latest_trades(exchange, channel, symbols).await.context("read history's latest trades")?;
     Ok(rows.into_iter().map(|row| (row.symbol.clone(), row)).collect())
 }
 

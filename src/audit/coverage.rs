@@ -9,7 +9,7 @@ use super::missing::each_missing;
 use super::proof::is_proven;
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::history::{CoverageDay, GapFilter, History, each_gap};
-use crate::market::{Channel, DAY_US, Stream, Timestamp};
+use crate::market::{DAY_US, Stream, Timestamp};
 
 /// Most missing ranges listed per stream or day; `expected - present` counts all of them.
 const RANGES_MAX: usize = 1_000;
@@ -109,9 +109,9 @@ pub async fn coverage(
 ) -> anyhow::Result<Vec<Coverage>> {
     let epochs = history.epochs().await.context("read the epochs")?;
     let epoch_of = |stream: &Stream| {
-        let of_stream = epochs.iter().filter(|row| (row.exchange, &row.symbol) == (stream.exchange, &stream.symbol));
+        let of_stream = epochs.iter().filter(|row| row.stream() == *stream);
         let newest = of_stream.map(|row| row.epoch).max().unwrap_or(0);
-        if stream.channel == Channel::Trade { history.epoch().unwrap_or(newest) } else { 0 }
+        if stream.channel.has_trades() { history.epoch().unwrap_or(newest) } else { 0 }
     };
     let numbered: Vec<Stream> = streams.iter().filter(|stream| stream.channel.step().is_some()).cloned().collect();
     let mut ledgers: HashMap<Stream, LedgerView> =

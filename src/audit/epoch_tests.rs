@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::history::EpochRow;
+use crate::market::Channel;
 
 /// A history with the ids 1,000 to 1,050, and then, a day later, 1 to 9 of another numbering.
 async fn renumbered() -> Stores {
@@ -16,6 +17,7 @@ async fn renumbered() -> Stores {
     let epoch = EpochRow {
         exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
+        channel: Channel::Trade,
         epoch: 1,
         first_id: 1,
         began_at,

@@ -18,7 +18,7 @@ pub enum LatestRow {
 /// A trade; decimals in plain notation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LatestTick {
-    /// The exchange's trade id.
+    /// The exchange's trade id; of an aggregate trade its own number.
     pub trade_id: i64,
     /// The exchange's time, microseconds since 1970.
     pub ts: i64,

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::cache::{Cache, Update};
 use crate::history::{History, KlineRow};
-use crate::market::{Interval, Kline, Stream, Symbol, Timestamp, by_exchange};
+use crate::market::{Channel, Interval, Kline, Stream, Symbol, Timestamp, by_exchange};
 
 /// The outcome of a preload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -37,8 +37,11 @@ pub async fn preload(
         symbols.sort();
         symbols.dedup();
         let mut update = Update::default();
-        for row in history.latest_trades(exchange, &symbols).await.context("read history's latest trades")? {
-            update.ticks.push((exchange, row.symbol, row.trade));
+        for (channel, symbols) in tick_channels(&streams, &symbols) {
+            let rows = history.latest_trades(exchange, channel, &symbols).await;
+            for row in rows.context("read history's latest trades")? {
+                update.ticks.push((exchange, row.symbol, row.trade));
+            }
         }
         let rows = history.latest_klines(exchange, &symbols, &Interval::ALL).await.context("read history's klines")?;
         let stored: HashMap<(Symbol, Interval), KlineRow> =
@@ -74,6 +77,15 @@ pub async fn preload(
         report.moved += cache.apply(&update).await.context("fill the cache")?;
     }
     Ok(report)
+}
+
+/// The channel that makes each symbol's tick: aggregate trades only where trades are not recorded.
+pub(super) fn tick_channels(streams: &[&Stream], symbols: &[Symbol]) -> [(Channel, Vec<Symbol>); 2] {
+    let has = |symbol: &Symbol, channel| streams.iter().any(|at| at.symbol == *symbol && at.channel == channel);
+    let is_aggregate = |symbol: &&Symbol| has(symbol, Channel::AggTrade) && !has(symbol, Channel::Trade);
+    let (aggregate, other): (Vec<&Symbol>, Vec<&Symbol>) = symbols.iter().partition(is_aggregate);
+    let owned = |symbols: Vec<&Symbol>| symbols.into_iter().cloned().collect();
+    [(Channel::Trade, owned(other)), (Channel::AggTrade, owned(aggregate))]
 }
 
 /// The intervals without a stored kline, each with the open time around the newest closed minute. They are built from

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::backfill::Deps;
+use crate::exchange::Dialect;
 use crate::gap::Range;
 use crate::history::{History, KlineRow};
 use crate::market::{Channel, Interval, Kline, Stream, Timestamp, Trade, plain};
@@ -89,13 +90,17 @@ pub async fn verify_klines(
             report.klines += rows.len();
             against_rest(backfill, stream, interval, &rows, span, cancel, &mut report).await;
             let names_trades = rows.iter().any(|row| row.kline.first_trade_id >= 0);
-            let by_time = match &trades {
+            // Elsewhere a kline's ids and count may include trades that the exchange does not publish.
+            let proves = |dialect: &Arc<dyn Dialect>| dialect.spec().klines_name_trades();
+            let is_proof = !names_trades || backfill.dialects.get(&stream.exchange).is_none_or(proves);
+            let trades = trades.as_ref().filter(|_| is_proof);
+            let by_time = match trades {
                 Some(trades) if !names_trades => verify_by_time::rebuild(history, trades, &rows).await?,
                 _ => BTreeMap::new(),
             };
             for row in &rows {
                 ensure!(!cancel.is_cancelled(), "cancelled within {stream}");
-                against_trades(history, trades.as_ref(), stream, &row.kline, &by_time, &mut report).await?;
+                against_trades(history, trades, stream, &row.kline, &by_time, &mut report).await?;
             }
             rest = Range::new(span.last + step, part.last).filter(|_| rows.len() == KLINES_MAX);
         }

@@ -145,7 +145,7 @@ async fn decide(
     }
     let (decided, is_replaced) = (changes.conflicts.len(), !changes.winners.is_empty());
     changes.store(deps, stream, epoch, heartbeat, stop).await?;
-    if is_replaced && stream.channel == Channel::Trade {
+    if is_replaced && stream.channel.has_trades() {
         compare_around(deps, stream, epoch, first, heartbeat, stop).await?;
     }
     Ok(decided)
@@ -175,7 +175,7 @@ async fn served(
             closed.map(|kline| (kline.open_time.micros(), Served::Kline(kline))).collect()
         }
         _ => {
-            let answer = rest.trades(symbol, page, stop).await?;
+            let answer = rest.trades(stream, page, stop).await?;
             answer.rows.into_iter().map(|trade| (trade.id, Served::Trade(trade))).collect()
         }
     })
@@ -322,7 +322,7 @@ async fn winner(
     received_at: Timestamp,
 ) -> Result<TradeRow, HistoryError> {
     let (exchange, symbol) = (stream.exchange, stream.symbol.clone());
-    let stored = deps.history().trades_by_id(exchange, &[(symbol.clone(), trade.id)]).await?;
+    let stored = deps.history().trades_by_id(exchange, stream.channel, &[(symbol.clone(), trade.id)]).await?;
     let version = above(stored.iter().map(|row| row.version).max(), is_backfilled);
     Ok(TradeRow { exchange, symbol, trade, received_at, is_backfilled, epoch, version })
 }

@@ -11,7 +11,7 @@ use crate::market::{Exchange, Side};
 fn trade(id: i64, price: &str) -> Trade {
     let ts = Timestamp::from_millis(BEGIN_MS + id * 1_000);
     let (price, quantity) = (price.parse().unwrap(), Decimal::TWO);
-    Trade { id, ts, price, quantity, side: Side::Sell }
+    Trade { id, ts, price, quantity, side: Side::Sell, trade_ids: None }
 }
 
 async fn harness() -> Harness {

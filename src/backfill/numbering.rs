@@ -61,12 +61,11 @@ pub(super) struct Judge<'a> {
 impl Judge<'_> {
     /// The exchange's newest trade, which a page of trades must show too: one answer may be wrong.
     pub(super) async fn newest(&self) -> Result<i64, NoAnswer> {
-        let symbol = self.stream.symbol.as_str();
         // An exchange that knows no trade of a stream whose trades arrive has not answered.
-        let Some((newest, _)) = self.rest.newest(symbol, self.stop).await? else {
+        let Some((newest, _)) = self.rest.newest(self.stream, self.stop).await? else {
             return Err(NoAnswer::Exchange("it knows no trade".to_owned()));
         };
-        match self.rest.trade_from(symbol, newest, self.stop).await? {
+        match self.rest.trade_from(self.stream, newest, self.stop).await? {
             Some(trade) if trade.id == newest => Ok(newest),
             _ => Err(NoAnswer::Exchange(format!("it names {newest} as its newest trade but does not serve it"))),
         }
@@ -111,7 +110,7 @@ impl Judge<'_> {
     /// The trade that the exchange serves at an id.
     async fn at(&self, id: i64) -> Result<Option<Trade>, NoAnswer> {
         let range = Range { first: id, last: id };
-        let page = self.rest.trades(self.stream.symbol.as_str(), range, self.stop).await?;
+        let page = self.rest.trades(self.stream, range, self.stop).await?;
         Ok(page.rows.into_iter().find(|served| served.id == id))
     }
 
@@ -121,14 +120,13 @@ impl Judge<'_> {
 
     async fn last_stored(&self) -> Result<Option<TradeRow>, NoAnswer> {
         let symbols = std::slice::from_ref(&self.stream.symbol);
-        Ok(self.history.latest_trades(self.stream.exchange, symbols).await?.pop())
+        Ok(self.history.latest_trades(self.stream.exchange, self.stream.channel, symbols).await?.pop())
     }
 
     /// The ids continue far above the last one: a hole that the time between explains is a gap, another one is a new
     /// numbering.
     async fn judge_jump(&self, last: &Trade, newest: i64) -> Result<Numbering, NoAnswer> {
-        let symbol = self.stream.symbol.as_str();
-        let Some(first) = self.rest.trade_from(symbol, last.id.saturating_add(1), self.stop).await? else {
+        let Some(first) = self.rest.trade_from(self.stream, last.id.saturating_add(1), self.stop).await? else {
             return Err(NoAnswer::Exchange(format!("it serves no trade above {}", last.id)));
         };
         let hole = first.id.saturating_sub(last.id);
@@ -146,7 +144,7 @@ impl Judge<'_> {
         let stored = self.history.trades(self.stream, range, COMPARED_MAX as usize).await?;
         let (Some(first), Some(last)) = (stored.first(), stored.last()) else { return Ok(false) };
         let range = Range { first: first.trade.id, last: last.trade.id };
-        let page = self.rest.trades(self.stream.symbol.as_str(), range, self.stop).await?;
+        let page = self.rest.trades(self.stream, range, self.stop).await?;
         let is_stored = |served: &Trade| {
             let at = stored.binary_search_by_key(&served.id, |row| row.trade.id);
             at.is_ok_and(|at| stored[at].trade == *served)
@@ -157,7 +155,6 @@ impl Judge<'_> {
     /// The first trade of a numbering that began after `ended` and has `trade`. Below it the exchange may serve nothing, or
     /// trades of the old numbering.
     async fn first_since(&self, ended: Timestamp, trade: &Trade) -> Result<Trade, NoAnswer> {
-        let symbol = self.stream.symbol.as_str();
         let is_new = |served: &Trade| served.id <= trade.id && served.ts.since(ended) >= -DISORDER_US;
         // Every id below `low` is old; from `high` on the first one served is `found`.
         let (mut low, mut high, mut found) = (0, trade.id, *trade);
@@ -166,7 +163,7 @@ impl Judge<'_> {
             if low >= high {
                 break;
             }
-            match self.rest.trade_from(symbol, middle, self.stop).await? {
+            match self.rest.trade_from(self.stream, middle, self.stop).await? {
                 Some(served) if is_new(&served) => (high, found) = (middle, served),
                 Some(served) => low = served.id.max(middle) + 1,
                 None => low = middle + 1,

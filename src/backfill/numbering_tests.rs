@@ -23,7 +23,7 @@ const BEGIN_MS: i64 = 1_700_000_000_000;
 /// A trade of a second, with a price that tells numberings apart.
 fn trade(id: i64, second: i64, price: i64) -> Trade {
     let ts = Timestamp::from_millis(BEGIN_MS + second * 1_000);
-    Trade { id, ts, price: Decimal::from(price), quantity: Decimal::ONE, side: Side::Sell }
+    Trade { id, ts, price: Decimal::from(price), quantity: Decimal::ONE, side: Side::Sell, trade_ids: None }
 }
 
 /// Trades with these ids, a second each, from `second` on.

@@ -37,7 +37,7 @@ pub(super) async fn fetch(
     stop: &CancellationToken,
 ) -> Result<Vec<ServedPosition>, RepairError> {
     let rows = match gap.stream.channel {
-        Channel::Trade => trades(deps, gap, page, stop).await,
+        Channel::Trade | Channel::AggTrade => trades(deps, gap, page, stop).await,
         Channel::Kline(interval) => klines(deps, gap, interval, page, stop).await,
         Channel::BookTicker => unreachable!("books are not numbered"),
     };
@@ -102,7 +102,7 @@ async fn trades(
     for (position, at) in [(gap.evidence.previous, gap.from_ts), (gap.evidence.next, gap.to_ts)] {
         position.zip(at).into_iter().for_each(|(position, at)| rest.learn_time(symbol, position, at));
     }
-    let answer = rest.trades(symbol, page, stop).await?;
+    let answer = rest.trades(&gap.stream, page, stop).await?;
     // The exchange serves what we refuse: a refused position is not absent.
     let served = answer.positions(|trade| (trade.id, trade.ts));
     let received_at = deps.clock.now();
@@ -190,7 +190,7 @@ pub(super) async fn lowest_served_from(
 ) -> Result<Option<ServedPosition>, RestError> {
     let (rest, symbol) = (rest(deps, gap), gap.stream.symbol.as_str());
     let Channel::Kline(interval) = gap.stream.channel else {
-        return Ok(rest.trade_from(symbol, position, stop).await?.map(|trade| (trade.id, trade.ts)));
+        return Ok(rest.trade_from(&gap.stream, position, stop).await?.map(|trade| (trade.id, trade.ts)));
     };
     let reach = (page_max(deps, gap) - 1) * interval.micros();
     let newest = rest.exchange_now().micros().div_euclid(interval.micros()) * interval.micros();
@@ -217,7 +217,7 @@ pub(super) async fn serves_below(
     let (rest, symbol) = (rest(deps, gap), gap.stream.symbol.as_str());
     Ok(match gap.stream.channel {
         Channel::Kline(interval) => !rest.klines(symbol, interval, range, stop).await?.is_empty(),
-        _ => !rest.trades(symbol, range, stop).await?.is_empty(),
+        _ => !rest.trades(&gap.stream, range, stop).await?.is_empty(),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::consume::{DoubtfulTrades, Doubts, Probe};
 use crate::exchange::rest::{QUERY_TIME_MAX, Rest};
 use crate::heartbeat::Heartbeat;
 use crate::history::History;
-use crate::market::{Channel, Exchange, Stream};
+use crate::market::{Exchange, Stream};
 
 use super::numbering::{Judge, NoAnswer};
 
@@ -43,7 +43,7 @@ pub async fn run(
         }
         let now = Instant::now();
         asked.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
-        for question in doubts.take(exchange).into_iter().filter(|question| question.stream.channel == Channel::Trade) {
+        for question in doubts.take(exchange).into_iter().filter(|question| question.stream.channel.has_trades()) {
             let due = asked.get(&question.stream).map_or(now, |at| *at + ASK_EVERY);
             let due = open.get(&question.stream).map_or(due, |(_, due)| *due);
             let is_better =

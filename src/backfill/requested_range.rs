@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deps::Deps;
 use crate::gap::{Evidence, Range};
-use crate::market::{Channel, Stream, Timestamp};
+use crate::market::{Stream, Timestamp};
 
 /// A bound of a range: an id or an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,9 @@ impl Deps {
     ) -> anyhow::Result<Option<i64>> {
         match (bound, stream.channel) {
             (RangeBound::Id(id), _) => Ok(Some(id)),
-            (RangeBound::At(at), Channel::Trade) => {
+            (RangeBound::At(at), channel) if channel.has_trades() => {
                 let rest = self.rest.get(&stream.exchange).context("no client speaks to this exchange")?;
-                let found = rest.trade_at(stream.symbol.as_str(), at, stop).await;
+                let found = rest.trade_at(stream, at, stop).await;
                 found.with_context(|| format!("ask {} for its first trade after {at}", stream.exchange))
             }
             (RangeBound::At(Timestamp(at)), _) => {

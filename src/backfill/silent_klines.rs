@@ -43,7 +43,7 @@ impl KlineSilence {
 fn silence_max(stream: &Stream) -> Duration {
     match stream.channel {
         Channel::Kline(interval) => Duration::from_micros(interval.micros().unsigned_abs()) + LATE,
-        Channel::Trade | Channel::BookTicker => Duration::MAX,
+        Channel::Trade | Channel::AggTrade | Channel::BookTicker => Duration::MAX,
     }
 }
 

@@ -146,7 +146,7 @@ fn configured_starts(feeds: &[Feed]) -> Vec<(Stream, Since)> {
         .iter()
         .filter(|feed| feed.since != Since::Now)
         .flat_map(|feed| feed.streams().into_iter().map(|stream| (stream, feed.since)))
-        .filter(|(stream, _)| stream.channel == Channel::Trade)
+        .filter(|(stream, _)| stream.channel.has_trades())
         .collect()
 }
 
@@ -195,7 +195,7 @@ pub(super) async fn open_leading_gap(
         // The tracker follows later trades by id.
         return Check::Finished;
     }
-    match rest.trade_at(stream.symbol.as_str(), at, stop).await {
+    match rest.trade_at(stream, at, stop).await {
         Ok(Some(id)) => open_gap_before(deps, stream, id, before, by).await,
         // The exchange knows no trade since then, and the configuration keeps the `since` of a feed over a restart.
         Ok(None) if first_ts.is_none() && by == "since" => Check::Finished,

@@ -19,7 +19,8 @@ fn time_of(id: i64) -> Timestamp {
 
 /// Stores the stream's first row.
 async fn first_row_is(harness: &Harness, progress: &Progress, id: i64) {
-    let trade = Trade { id, ts: time_of(id), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
+    let trade =
+        Trade { id, ts: time_of(id), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy, trade_ids: None };
     let (exchange, symbol, received_at) = (Exchange::named("binance"), stream().symbol, harness.deps.clock.now());
     let row = TradeRow {
         exchange,

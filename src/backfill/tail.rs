@@ -21,7 +21,7 @@ use crate::exchange::socket::SocketCommand;
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::ingest::{ConnectionEvent, Counters};
-use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+use crate::market::{Exchange, Stream, Symbol, Timestamp};
 use crate::progress::Progress;
 
 use super::recording_starts::RecordingStarts;
@@ -170,7 +170,7 @@ impl Tail {
                 let rest = self.rest.clone();
                 let stop = stop.clone();
                 async move {
-                    let answer = rest.newest(stream.symbol.as_str(), &stop).await;
+                    let answer = rest.newest_traded(&stream, &stop).await;
                     (stream, answer)
                 }
             });
@@ -195,7 +195,7 @@ impl Tail {
                     let is_new = self.progress.stream(&stream).next.is_none();
                     self.recording_starts.mark_subscribed(&stream, now, is_new);
                     let last_seen = self.last_seen(&stream);
-                    if stream.channel != Channel::Trade {
+                    if !stream.channel.has_trades() {
                         states.klines.subscribed(&stream, connection, last_seen, Instant::now());
                         continue;
                     }
@@ -229,7 +229,7 @@ impl Tail {
             return due;
         }
         for stream in streams {
-            if stream.channel != Channel::Trade || stream.exchange != self.exchange {
+            if !stream.channel.has_trades() || stream.exchange != self.exchange {
                 continue;
             }
             let last_seen = self.last_seen(&stream);
@@ -260,7 +260,7 @@ impl Tail {
             *count += 1;
         }
         let mut silent = Vec::new();
-        for stream in streams.iter().filter(mine).filter(|stream| stream.channel != Channel::Trade) {
+        for stream in streams.iter().filter(mine).filter(|stream| !stream.channel.has_trades()) {
             let (traded_at, count) = traded[&stream.symbol];
             let last_seen = self.last_seen(stream);
             if states.klines.observe(stream, last_seen, traded_at, now) {
@@ -287,7 +287,7 @@ impl Tail {
         answer: Result<Option<(i64, Timestamp)>, RestError>,
         states: &mut TailStates,
     ) -> bool {
-        if stream.channel != Channel::Trade {
+        if !stream.channel.has_trades() {
             if let Ok(Some((_, at))) = answer {
                 let ours = at.plus_micros(-self.rest.clock_offset().unwrap_or(0));
                 states.klines.traded(stream, ours.micros(), Instant::now());

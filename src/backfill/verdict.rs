@@ -114,7 +114,7 @@ async fn judge_recent(
         return Ok(Verdict::NotYet("its last rows have just arrived".to_owned()));
     };
     let newest = Range { first, last: i64::MAX };
-    let page = rest.trades(gap.stream.symbol.as_str(), newest, stop).await.map_err(|why| RepairError::of(deps, why))?;
+    let page = rest.trades(&gap.stream, newest, stop).await.map_err(|why| RepairError::of(deps, why))?;
     let served = page.positions(|trade| (trade.id, trade.ts));
     let oldest = served.first().copied().filter(|_| served.len() >= rows as usize);
     let Some(oldest) = oldest else {

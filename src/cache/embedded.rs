@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::pending::tick_is_newer;
 use super::{Cache, CacheError, Update, kline_is_newer};
 use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
 
@@ -40,9 +41,7 @@ impl Cache for EmbeddedCache {
         let mut values = self.lock();
         let mut moved = 0;
         for (exchange, symbol, tick) in &update.ticks {
-            moved += put(&mut values.ticks, (*exchange, symbol.clone()), *tick, |stored| {
-                (tick.ts, tick.id) > (stored.ts, stored.id)
-            });
+            moved += put(&mut values.ticks, (*exchange, symbol.clone()), *tick, |stored| tick_is_newer(tick, stored));
         }
         for (exchange, symbol, kline) in &update.klines {
             moved += put(&mut values.klines, (*exchange, symbol.clone(), kline.interval), *kline, |stored| {

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::history::Batch;
-use crate::market::{Book, Exchange, Interval, Kline, Symbol, Tick};
+use crate::history::{Batch, TradeRow};
+use crate::market::{Book, Channel, Exchange, Interval, Kline, Stream, Symbol, Tick};
 
 use super::Update;
 
@@ -18,6 +18,8 @@ use super::Update;
 pub struct PendingUpdates {
     values: Mutex<Pending>,
     offered: Notify,
+    /// The recorded streams; none in tests.
+    streams: Option<watch::Receiver<Vec<Stream>>>,
 }
 
 #[derive(Debug, Default)]
@@ -27,9 +29,13 @@ struct Pending {
     books: HashMap<(Exchange, Symbol), Book>,
 }
 
-/// Whether a tick replaces another: its time is later, or the same with a higher id.
+/// Whether a tick replaces another: its time is later, or the same with a higher id. Ids of two channels say nothing about
+/// each other.
 pub fn tick_is_newer(new: &Tick, old: &Tick) -> bool {
-    (new.ts, new.id) > (old.ts, old.id)
+    match new.channel() == old.channel() {
+        true => (new.ts, new.id) > (old.ts, old.id),
+        false => new.ts >= old.ts,
+    }
 }
 
 /// Whether a kline replaces another: it opened later; or it opened at the same time and is closed while the other is
@@ -40,10 +46,23 @@ pub fn kline_is_newer(new: &Kline, old: &Kline) -> bool {
 }
 
 impl PendingUpdates {
+    /// Values of these streams. An aggregate trade is a symbol's tick only where its trades are not recorded.
+    pub fn of(streams: watch::Receiver<Vec<Stream>>) -> Self {
+        Self { streams: Some(streams), ..Self::default() }
+    }
+
+    fn is_tick(&self, row: &TradeRow) -> bool {
+        if row.trade.channel() == Channel::Trade {
+            return true;
+        }
+        let trades = Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
+        self.streams.as_ref().is_none_or(|streams| !streams.borrow().contains(&trades))
+    }
+
     /// Adds the newest trade and kline of each stream of a batch.
     pub fn offer_rows(&self, batch: &Batch) {
         let mut ticks: HashMap<(Exchange, &Symbol), &Tick> = HashMap::new();
-        for row in &batch.trades {
+        for row in batch.trades.iter().filter(|row| self.is_tick(row)) {
             ticks
                 .entry((row.exchange, &row.symbol))
                 .and_modify(|old| {
@@ -140,7 +159,7 @@ mod tests {
     use crate::market::{Side, Timestamp};
 
     fn tick(id: i64, ts: i64) -> Tick {
-        Tick { id, ts: Timestamp(ts), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy }
+        Tick { id, ts: Timestamp(ts), price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy, trade_ids: None }
     }
 
     #[test]
@@ -154,5 +173,30 @@ mod tests {
         assert_eq!(pending.len(), 1);
         assert_eq!(pending.take().ticks[0].2, tick(3, 20));
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn an_aggregate_is_a_tick_only_where_trades_are_not_recorded() {
+        let (exchange, symbol) = (Exchange::named("binance"), Symbol::new("BTCUSDT"));
+        let stream = |channel| Stream::new(exchange, symbol.clone(), channel);
+        let aggregate = Tick { trade_ids: Some((1, 2)), ..tick(7, 20) };
+        let row = TradeRow {
+            exchange,
+            symbol: symbol.clone(),
+            trade: aggregate,
+            received_at: Timestamp(0),
+            is_backfilled: false,
+            epoch: 0,
+            version: 3,
+        };
+        let batch = Batch { trades: vec![row], ..Batch::default() };
+        let (recorded, streams) = watch::channel(vec![stream(Channel::AggTrade), stream(Channel::Trade)]);
+        let pending = PendingUpdates::of(streams);
+        pending.offer_rows(&batch);
+        assert!(pending.is_empty());
+        // The feed no longer records trades.
+        recorded.send(vec![stream(Channel::AggTrade)]).unwrap();
+        pending.offer_rows(&batch);
+        assert_eq!(pending.take().ticks[0].2, aggregate);
     }
 }

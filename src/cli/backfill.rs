@@ -25,6 +25,9 @@ pub struct Args {
     /// The symbol, as the exchange spells it
     #[arg(long)]
     symbol: String,
+    /// `trade` or `agg_trade`; without it, the one that is recorded
+    #[arg(long)]
+    channel: Option<String>,
     /// First trade id or time
     #[arg(long)]
     from: String,
@@ -39,7 +42,8 @@ pub struct Args {
 pub(super) async fn run(args: Args, client: &Client, format: Format) -> Result<u8, Failure> {
     let value = |text: &str| text.parse::<i64>().map_or_else(|_| json!(text), |id| json!(id));
     let body = json!({
-        "exchange": args.exchange, "symbol": args.symbol, "from": value(&args.from), "to": value(&args.to),
+        "exchange": args.exchange, "symbol": args.symbol, "channel": args.channel,
+        "from": value(&args.from), "to": value(&args.to),
     });
     let response = client.post("/api/v1/admin/backfill", Some(&body)).await?;
     print_document(&response, format, || {
@@ -75,7 +79,9 @@ async fn wait(args: &Args, response: &Value, client: &Client, format: Format) ->
         let gaps = client.query("/api/v1/gaps", &[("state", Some("all")), ("symbol", Some(&args.symbol))]).await?;
         let inside = |gap: &&Value| {
             let (low, high) = (gap["first_missing"].as_i64(), gap["last_missing"].as_i64());
-            gap["channel"] == "trade" && low.is_some_and(|low| low <= last) && high.is_some_and(|high| high >= first)
+            gap["channel"] == response["channel"]
+                && low.is_some_and(|low| low <= last)
+                && high.is_some_and(|high| high >= first)
         };
         let mut left = 0;
         let mut all_came = true;

@@ -9,7 +9,7 @@ use crate::audit;
 use crate::exit::{Failure, USAGE};
 use crate::gap::Range;
 use crate::history::History;
-use crate::market::{Channel, DAY_US, Stream, Timestamp};
+use crate::market::{DAY_US, Stream, Timestamp};
 
 /// One end of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub async fn resolve(
                 shortfalls.push(format!("history begins at {begins}, later than --from"));
             }
             match stream.channel {
-                Channel::Trade => {
+                channel if channel.has_trades() => {
                     audit::first_position_at(history, stream, extent, at).await.context("find the first trade")?
                 }
                 _ => ceil(at.micros()).max(extent.first),
@@ -82,12 +82,12 @@ pub async fn resolve(
         Some(Bound::Time(before)) => {
             // A kline covers its interval, a trade one instant.
             let begins = time_of(history, stream, extent.last).await?;
-            let until = begins.plus_micros(if stream.channel == Channel::Trade { 1 } else { step });
+            let until = begins.plus_micros(if stream.channel.has_trades() { 1 } else { step });
             if until < before {
                 shortfalls.push(format!("history ends at {begins}, earlier than --to"));
             }
             match stream.channel {
-                Channel::Trade => {
+                channel if channel.has_trades() => {
                     audit::first_position_at(history, stream, extent, before).await.context("find the last trade")? - 1
                 }
                 _ => (ceil(before.micros()) - step).min(extent.last),
@@ -99,7 +99,7 @@ pub async fn resolve(
 
 /// The time of a stored position.
 async fn time_of(history: &Arc<dyn History>, stream: &Stream, position: i64) -> anyhow::Result<Timestamp> {
-    if stream.channel != Channel::Trade {
+    if !stream.channel.has_trades() {
         return Ok(Timestamp(position));
     }
     let range = Range { first: position, last: position };
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::history::embedded::EmbeddedHistory;
     use crate::history::{Batch, RowStore, TradeRow};
-    use crate::market::{Exchange, Side, Symbol, Trade};
+    use crate::market::{Channel, Exchange, Side, Symbol, Trade};
 
     const SECOND: i64 = 1_000_000;
 
@@ -130,6 +130,7 @@ mod tests {
                 price: 1.into(),
                 quantity: 1.into(),
                 side: Side::Buy,
+                trade_ids: None,
             },
             received_at: midnight,
             is_backfilled: false,

@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::exit::{CONFIGURATION, Failure, NO, TEMPORARY};
 use crate::gap::Range;
 use crate::history::{Batch, GapFilter, GapPages, History};
-use crate::market::{Channel, Stream};
+use crate::market::Stream;
 
 use super::epochs::{self, EpochArg};
 use super::output::{Format, print_line};
@@ -164,7 +164,7 @@ async fn copy_range(
     while let Some(rest) = Range::new(from, range.last).filter(|_| !stop.is_cancelled()) {
         let token = format!("copy:{stream}:{}:{from}", source.epoch().unwrap_or(0));
         let mut batch = Batch { token, ..Batch::default() };
-        let last = if stream.channel == Channel::Trade {
+        let last = if stream.channel.has_trades() {
             batch.trades = source.trades(stream, rest, PAGE).await.context("read the source's trades")?;
             batch.trades.last().map(|row| row.trade.id)
         } else {

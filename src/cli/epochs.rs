@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::history::History;
-use crate::market::{Channel, Stream};
+use crate::market::Stream;
 
 /// The numberings that a command reads. Without the argument it is the newest one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +36,12 @@ pub async fn views(
     epoch: Option<EpochArg>,
 ) -> anyhow::Result<Vec<Arc<dyn History>>> {
     Ok(match epoch {
-        _ if stream.channel != Channel::Trade => vec![history.clone()],
+        _ if !stream.channel.has_trades() => vec![history.clone()],
         None => vec![history.clone()],
         Some(EpochArg::One(epoch)) => vec![history.at_epoch(epoch)],
         Some(EpochArg::All) => {
             let epochs = history.epochs().await.context("read the epochs")?;
-            let of_stream =
-                epochs.iter().filter(|row| (row.exchange, &row.symbol) == (stream.exchange, &stream.symbol));
+            let of_stream = epochs.iter().filter(|row| row.stream() == *stream);
             let newest = of_stream.map(|row| row.epoch).max().unwrap_or(0);
             (0..=newest).map(|epoch| history.at_epoch(epoch)).collect()
         }

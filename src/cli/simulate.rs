@@ -152,7 +152,7 @@ fn print_start(simulator: &Simulator, args: &Args, format: Format) {
     print_line!("  REST       {rest_url}");
     print_line!("  truth      {rest_url}/simulator/published");
     print_line!("  break it   curl -d '{{\"faults\":\"cut,drop:40@5s\"}}' {rest_url}/simulator/faults");
-    let channels = [Channel::Trade, Channel::Kline(Interval::M1)].into_iter();
+    let channels = spec.trades_channel().into_iter().chain([Channel::Kline(Interval::M1)]);
     let channels: Vec<String> =
         channels.filter(|channel| spec.channel(*channel).is_some()).map(|channel| channel.to_string()).collect();
     print_line!("\nrecord it with:\n\n[[feed]]\nexchange = \"{}\"\nsymbols = {symbols:?}", spec.exchange);
@@ -203,7 +203,10 @@ mod tests {
         let names: Vec<String> =
             listings(&parsed("").unwrap()).iter().map(|listing| listing.symbol.to_string()).collect();
         assert_eq!(names, ["BTCUSDT", "ETHUSDT", "TUSDUSDT"]);
-        assert_eq!(parsed("--exchange binance").unwrap().exchange.exchange().as_str(), "binance");
+        for exchange in ["binance", "binance_usdm"] {
+            let args = parsed(&format!("--exchange {exchange}")).unwrap();
+            assert_eq!((args.exchange.exchange().as_str(), listings(&args)[0].symbol.as_str()), (exchange, "BTCUSDT"));
+        }
         for wrong in
             ["--exchange nowhere", "--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"]
         {

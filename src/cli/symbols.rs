@@ -83,7 +83,7 @@ fn venues(format: Format) {
             spec.channels.iter().map(|channel| row(spec, channel))
         })
         .collect();
-    let columns = ["exchange", "channel", "numbering", "refill", "reach", "on_subscribe", "closes"];
+    let columns = ["exchange", "channel", "numbering", "refill", "reach", "on_subscribe", "closes", "note"];
     print_rows(&json!(rows), &columns, format);
 }
 
@@ -93,11 +93,11 @@ fn row(spec: &Spec, channel: &ChannelSpec) -> Value {
         ChannelKind::Kline { intervals, .. } => intervals.iter().map(|interval| interval.as_str()).collect(),
         _ => Vec::new(),
     };
-    let ChannelWords { reach, on_subscribe, closes } = channel.words();
+    let ChannelWords { reach, on_subscribe, closes, note } = channel.words();
     json!({
         "exchange": spec.exchange.as_str(), "title": spec.title, "channel": channel.kind.as_str(),
         "intervals": intervals, "numbering": channel.numbering.as_str(), "refill": channel.refill.words(),
-        "reach": reach, "on_subscribe": on_subscribe, "closes": closes, "rows_per_request": match channel.kind {
+        "reach": reach, "on_subscribe": on_subscribe, "closes": closes, "note": note, "rows_per_request": match channel.kind {
             ChannelKind::Kline { .. } => spec.rest.klines_page,
             _ => spec.rest.trades_page,
         },

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::exit::{Failure, IO, USAGE};
 use crate::gap::Range;
 use crate::history::{History, TradeRow};
-use crate::market::{Channel, Exchange, Stream, Symbol, by_exchange, plain};
+use crate::market::{Channel, Stream, Symbol, by_exchange, plain};
 
 use super::export::{columns, jsonl};
 use super::output::Format;
@@ -45,7 +45,7 @@ pub struct Args {
 pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Failure> {
     let mut streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
     streams.retain(|stream| {
-        stream.channel == Channel::Trade && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)
+        stream.channel.has_trades() && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)
     });
     if streams.is_empty() {
         return Err(Failure::new(USAGE, anyhow!("no configured stream of trades matches --symbol")));
@@ -78,16 +78,20 @@ struct Tail {
 impl Tail {
     /// Prints new trades; returns whether there are more.
     async fn poll(&mut self, streams: &[Stream]) -> Result<bool, Failure> {
-        let mut newest: HashMap<(Exchange, Symbol), i64> = HashMap::new();
+        let mut newest: HashMap<Stream, i64> = HashMap::new();
         for (exchange, streams) in by_exchange(streams) {
-            let symbols: Vec<Symbol> = streams.iter().map(|stream| stream.symbol.clone()).collect();
-            let latest = self.history.latest_trades(exchange, &symbols).await.context("read the latest trades")?;
-            newest.extend(latest.into_iter().map(|row| ((exchange, row.symbol), row.trade.id)));
+            for channel in Channel::TRADES {
+                let of_channel = streams.iter().filter(|stream| stream.channel == channel);
+                let symbols: Vec<Symbol> = of_channel.map(|stream| stream.symbol.clone()).collect();
+                let latest = self.history.latest_trades(exchange, channel, &symbols).await;
+                let latest = latest.context("read the latest trades")?;
+                newest.extend(latest.into_iter().map(|row| (row.stream(), row.trade.id)));
+            }
         }
         let mut rows = Vec::new();
         let mut is_behind = false;
         for stream in streams {
-            let Some(&newest) = newest.get(&(stream.exchange, stream.symbol.clone())) else { continue };
+            let Some(&newest) = newest.get(stream) else { continue };
             let first = self.last.get(stream).map_or(0, |last| last + 1);
             let Some(range) = Range::new(first, newest) else { continue };
             let mut fresh = self.history.trades(stream, range, PAGE).await.context("read trades")?;
@@ -116,7 +120,10 @@ impl Tail {
         let mut lines = String::new();
         for row in rows {
             match self.format {
-                Format::Json => jsonl::push_row(&mut lines, columns::TRADE, &columns::trade(row)),
+                Format::Json => match row.trade.trade_ids {
+                    None => jsonl::push_row(&mut lines, columns::TRADE, &columns::trade(row)),
+                    Some(ids) => jsonl::push_row(&mut lines, columns::AGG_TRADE, &columns::agg_trade(row, ids)),
+                },
                 Format::Human => {
                     lines.push_str(&format_trade(row, self.colours));
                     lines.push('\n');
@@ -143,13 +150,14 @@ fn format_trade(row: &TradeRow, colours: bool) -> String {
     let (price, quantity) = (plain(trade.price), plain(trade.quantity));
     let backfilled = if row.is_backfilled { " backfilled" } else { "" };
     let symbol = row.symbol.as_str();
-    format!("{at} {symbol:<12} {side} {quantity:>14} at {price:>12}  id {}{backfilled}", trade.id)
+    let kind = if trade.trade_ids.is_some() { "agg id" } else { "id" };
+    format!("{at} {symbol:<12} {side} {quantity:>14} at {price:>12}  {kind} {}{backfilled}", trade.id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::market::{Side, Timestamp, Trade};
+    use crate::market::{Exchange, Side, Timestamp, Trade};
 
     #[test]
     fn a_trade_is_one_line() {
@@ -162,6 +170,7 @@ mod tests {
                 price: "42000.10".parse().unwrap(),
                 quantity: "0.5".parse().unwrap(),
                 side: Side::Buy,
+                trade_ids: None,
             },
             received_at: Timestamp(0),
             is_backfilled: false,

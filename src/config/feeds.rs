@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::exchange::spec::Spec;
 use crate::exchange::{Dialect, Feed, Since, catalog};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
@@ -24,7 +25,8 @@ pub(super) fn feeds(root: &Table<'_>) -> Vec<Feed> {
         let exchange = exchange(&table);
         let dialect = exchange.and_then(catalog::dialect);
         let symbols = symbols(&table, dialect.as_deref());
-        let channels = channels(&table, dialect.as_deref());
+        let undocumented = table.boolean("undocumented").unwrap_or(false);
+        let channels = channels(&table, dialect.as_deref(), undocumented);
         let since = since(&table);
         let ws_url = url(&table, "ws_url", &["ws", "wss"]);
         let rest_url = url(&table, "rest_url", &["http", "https"]);
@@ -98,7 +100,7 @@ fn symbols(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Symbo
     Some(symbols)
 }
 
-fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Channel>> {
+fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>, undocumented: bool) -> Option<Vec<Channel>> {
     if !table.has("channels") {
         missing(table, "channels", "[\"trade\", \"kline_1m\"]");
     }
@@ -108,7 +110,12 @@ fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Chan
     let mut channels = Vec::new();
     for (text, span) in written {
         match text.parse::<Channel>() {
-            Ok(channel) if sent(&channel) => channels.push(channel),
+            Ok(channel) if sent(&channel) => {
+                if !undocumented && let Some(dialect) = dialect {
+                    refuse_undocumented(table, dialect.spec(), channel, &span);
+                }
+                channels.push(channel);
+            }
             Ok(channel) => {
                 let title = dialect.map_or("the exchange", |dialect| dialect.spec().title);
                 let message = format!("{title} does not send `{channel}`");
@@ -122,6 +129,21 @@ fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Chan
         }
     }
     Some(channels)
+}
+
+/// Reports a channel that the exchange sends and does not document, with the one to record in its place.
+fn refuse_undocumented(table: &Table<'_>, spec: &Spec, channel: Channel, span: &std::ops::Range<usize>) {
+    if !spec.channel(channel).is_some_and(|channel| channel.undocumented) {
+        return;
+    }
+    let message = format!("{} sends `{channel}` without documenting it: it may end without notice", spec.title);
+    let documented = spec.trades_channel().filter(|_| channel.has_trades());
+    let allow = "write `undocumented = true` in this feed to record it anyway";
+    let help = match documented {
+        Some(other) => format!("record `{other}`, or {allow}"),
+        None => allow.to_owned(),
+    };
+    table.diagnostics().error(span.clone(), message, Some(help));
 }
 
 fn since(table: &Table<'_>) -> Since {

@@ -79,7 +79,7 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
 fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Option<RangeBound> {
     let value = table.value(key)?;
     let place = match value.get_ref() {
-        DeValue::Integer(number) if channel == Some(Channel::Trade) => {
+        DeValue::Integer(number) if channel.is_some_and(Channel::has_trades) => {
             i64::from_str_radix(number.as_str(), number.radix()).ok().filter(|id| *id >= 0).map(RangeBound::Id)
         }
         DeValue::String(text) => Timestamp::parse(text).map(RangeBound::At),
@@ -88,7 +88,9 @@ fn place(table: &Table<'_>, key: &'static str, channel: Option<Channel>) -> Opti
     };
     if place.is_none() {
         let help = match channel {
-            Some(Channel::Trade) => format!("write `{key} = \"2026-01-01T00:00:00Z\"`, or a trade's id"),
+            Some(channel) if channel.has_trades() => {
+                format!("write `{key} = \"2026-01-01T00:00:00Z\"`, or a trade's id")
+            }
             _ => format!("write `{key} = \"2026-01-01T00:00:00Z\"`; klines have no ids"),
         };
         table.diagnostics().error(

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::gap::Gap;
 use crate::history::{EpochRow, GapFilter, History, HistoryError, Watermark, each_gap};
 use crate::log::Partition;
-use crate::market::{Channel, Stream};
+use crate::market::Stream;
 use crate::retry;
 
 use super::worker::Worker;
@@ -72,8 +72,7 @@ impl Worker {
             {
                 Ok(Ok(Loaded { epochs, watermarks, gaps })) => {
                     self.deps.health.restored("history");
-                    let trade = |row: &EpochRow| Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
-                    let newest: Vec<_> = epochs.iter().map(|row| (trade(row), row.epoch)).collect();
+                    let newest: Vec<_> = epochs.iter().map(|row| (row.stream(), row.epoch)).collect();
                     self.deps.ledger.with(|ledger| ledger.set_epochs(newest));
                     buffer.seed_epochs(epochs);
                     buffer.raise_watermarks(

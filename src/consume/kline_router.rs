@@ -58,7 +58,7 @@ impl StreamRouter<'_> {
         {
             Some(format!("its open time {} is long past", kline.open_time.rfc3339()))
         } else {
-            self.check_trade_ids(streams.trade.as_mut(), &kline)
+            self.check_trade_ids(streams.trades.get_mut(&Channel::Trade), &kline)
         };
         let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
         if let Some(why) = fault {
@@ -106,6 +106,9 @@ impl StreamRouter<'_> {
     /// kline cannot be believed.
     fn check_trade_ids(&mut self, trades: Option<&mut StreamState<Trade>>, kline: &Kline) -> Option<String> {
         let (first, last) = (kline.first_trade_id, kline.last_trade_id);
+        if !self.klines_name_trades {
+            return None;
+        }
         if last < 0 && first < 0 {
             return None;
         }

@@ -85,12 +85,12 @@ pub async fn settle(
 /// What history has at the repeated positions.
 #[derive(Debug, Default)]
 struct StoredRows {
-    trades: HashMap<(Exchange, Symbol, i64), TradeRow>,
+    trades: HashMap<(Stream, i64), TradeRow>,
     klines: HashMap<(Exchange, Symbol, Interval, Timestamp), KlineRow>,
 }
 
-fn trade_key(row: &TradeRow) -> (Exchange, Symbol, i64) {
-    (row.exchange, row.symbol.clone(), row.trade.id)
+fn trade_key(row: &TradeRow) -> (Stream, i64) {
+    (row.stream(), row.trade.id)
 }
 
 fn kline_key(row: &KlineRow) -> (Exchange, Symbol, Interval, Timestamp) {
@@ -108,10 +108,13 @@ impl StoredRows {
         let exchanges: BTreeSet<Exchange> =
             trades.chain(repeated.klines.iter().map(|(row, ..)| row.exchange)).collect();
         for exchange in exchanges {
-            let of = repeated.trades.iter().filter(|(row, _)| row.exchange == exchange);
-            let keys: Vec<_> = of.map(|(row, _)| (row.symbol.clone(), row.trade.id)).collect();
-            if !keys.is_empty() {
-                stored.trades.extend(by_key(history.trades_by_id(exchange, &keys).await?, trade_key));
+            for channel in Channel::TRADES {
+                let is_of = |row: &TradeRow| row.exchange == exchange && row.trade.channel() == channel;
+                let of = repeated.trades.iter().filter(|(row, _)| is_of(row));
+                let keys: Vec<_> = of.map(|(row, _)| (row.symbol.clone(), row.trade.id)).collect();
+                if !keys.is_empty() {
+                    stored.trades.extend(by_key(history.trades_by_id(exchange, channel, &keys).await?, trade_key));
+                }
             }
             let of = repeated.klines.iter().filter(|(row, ..)| row.exchange == exchange);
             let keys: Vec<_> =
@@ -142,8 +145,7 @@ impl StoredRows {
             };
             if known.trade != row.trade && !is_decoded_anew(row.version, known.version) {
                 let contents = (trade_content(&known.trade), trade_content(&row.trade));
-                let stream = Stream::new(row.exchange, row.symbol.clone(), Channel::Trade);
-                let key = (stream, row.epoch, row.trade.id);
+                let key = (row.stream(), row.epoch, row.trade.id);
                 add_conflict(ready, key, contents, source.received_at, Verdict::Pending);
             } else if row.version > known.version {
                 add_trade(&mut ready.rows, row, source);

@@ -17,7 +17,8 @@ fn source() -> Source {
 }
 
 fn trade(id: i64, price: i64) -> TradeRow {
-    let trade = Trade { id, ts: Timestamp(id), price: price.into(), quantity: 1.into(), side: Side::Buy };
+    let trade =
+        Trade { id, ts: Timestamp(id), price: price.into(), quantity: 1.into(), side: Side::Buy, trade_ids: None };
     TradeRow {
         exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),

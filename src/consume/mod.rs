@@ -6,6 +6,7 @@
 
 mod assignment;
 mod doubts;
+mod exchange_state;
 mod inputs;
 mod kline_router;
 mod known_rows;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::history::EpochRow;
-use crate::market::Trade;
+use crate::market::{Symbol, Trade};
 
 /// A trade with an id of the buffer's tests, at a time in milliseconds.
 fn trade_at(id: i64, ms: i64) -> String {
@@ -87,6 +87,7 @@ fn frames_that_are_consumed_again_after_a_crash_go_to_their_own_numbering() {
     let epoch = EpochRow {
         exchange: Exchange::named("binance"),
         symbol: Symbol::new("BTCUSDT"),
+        channel: Channel::Trade,
         epoch: 1,
         first_id: 1,
         began_at: Timestamp::from_millis(5_000),

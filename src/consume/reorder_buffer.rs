@@ -1,7 +1,7 @@
 //! Turns records of the log into rows, latest values, gaps and dead letters, in each stream's order. Holds items that
 //! arrive early, and computes the offsets that may be committed. No I/O, no clock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::exchange::spec::KlineClose;
 use crate::exchange::{Dialect, Event, MarketEvent};
 use crate::history::EpochRow;
 use crate::log::{Offsets, Partition, Record};
-use crate::market::{Channel, Exchange, Origin, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Origin, Stream, Timestamp};
 use crate::writer::Source;
 
+use super::exchange_state::ExchangeState;
 use super::inputs::{DoubtfulTrades, Expectation, Force, Numbering, Watermark};
 use super::partition_time::{Moment, PartitionTime, time_at};
-use super::plausible::ExchangeTime;
 use super::ready_batch::ReadyBatch;
 use super::router::{Routed, StreamRouter, SymbolStreams, kline_state, stream, trade_state};
 use super::stream_state::{Deadline, DetectedGap, StreamState};
@@ -55,55 +55,10 @@ pub struct ReorderBuffer {
     recorder: Arc<str>,
 }
 
-/// The symbols of one exchange.
-struct ExchangeState {
-    dialect: Arc<dyn Dialect>,
-    /// How its klines close.
-    close: KlineClose,
-    index: HashMap<Symbol, usize>,
-    symbols: Vec<SymbolStreams>,
-    /// The exchange's time, as its event times show it.
-    time: ExchangeTime,
-    /// The exchange's clock minus ours, in microseconds, and our clock; `None` before it was measured.
-    clock: Option<(i64, Timestamp)>,
-    /// Symbols with held items.
-    holding: BTreeSet<usize>,
-}
-
-impl ExchangeState {
-    fn index_of(&mut self, symbol: &str) -> usize {
-        if let Some(&index) = self.index.get(symbol) {
-            return index;
-        }
-        let symbol = Symbol::new(symbol);
-        self.symbols.push(SymbolStreams::new(symbol.clone()));
-        self.index.insert(symbol, self.symbols.len() - 1);
-        self.symbols.len() - 1
-    }
-}
-
 impl ReorderBuffer {
     /// A buffer for frames of these exchanges.
     pub fn new(dialects: impl IntoIterator<Item = Arc<dyn Dialect>>) -> Self {
-        let exchanges = dialects
-            .into_iter()
-            .map(|dialect| {
-                let exchange = dialect.exchange();
-                let (index, symbols, holding) = (HashMap::new(), Vec::new(), BTreeSet::new());
-                (
-                    exchange,
-                    ExchangeState {
-                        close: dialect.spec().kline_close(),
-                        dialect,
-                        index,
-                        symbols,
-                        time: ExchangeTime::default(),
-                        clock: None,
-                        holding,
-                    },
-                )
-            })
-            .collect();
+        let exchanges = dialects.into_iter().map(|dialect| (dialect.exchange(), ExchangeState::new(dialect))).collect();
         Self {
             exchanges,
             watermarks: HashMap::new(),
@@ -146,8 +101,7 @@ impl ReorderBuffer {
     pub fn seed_epochs(&mut self, epochs: Vec<EpochRow>) {
         self.epochs.clear();
         for epoch in epochs {
-            let stream = stream(epoch.exchange, &epoch.symbol, Channel::Trade);
-            self.epochs.entry(stream).or_default().push(epoch);
+            self.epochs.entry(epoch.stream()).or_default().push(epoch);
         }
     }
 
@@ -257,6 +211,7 @@ impl ReorderBuffer {
         let mut router = StreamRouter {
             exchange,
             symbol: &streams.symbol.clone(),
+            klines_name_trades: exchange_state.klines_name_trades,
             watermarks: &self.watermarks,
             epochs: &mut self.epochs,
             routed: &mut self.routed,
@@ -286,7 +241,7 @@ impl ReorderBuffer {
     pub fn is_waiting(&self) -> bool {
         self.exchanges.values().any(|exchange_state| {
             let expecting = |streams: &SymbolStreams| {
-                streams.trade.as_ref().is_some_and(StreamState::is_expecting)
+                streams.trades.values().any(StreamState::is_expecting)
                     || streams.klines.values().any(StreamState::is_expecting)
             };
             !exchange_state.holding.is_empty() || exchange_state.symbols.iter().any(expecting)
@@ -314,6 +269,7 @@ impl ReorderBuffer {
                 let mut router = StreamRouter {
                     exchange,
                     symbol: &streams.symbol.clone(),
+                    klines_name_trades: exchange_state.klines_name_trades,
                     watermarks: &self.watermarks,
                     epochs: &mut self.epochs,
                     routed: &mut self.routed,
@@ -341,6 +297,7 @@ impl ReorderBuffer {
         let mut router = StreamRouter {
             exchange,
             symbol: &streams.symbol.clone(),
+            klines_name_trades: exchange_state.klines_name_trades,
             watermarks: &self.watermarks,
             epochs: &mut self.epochs,
             routed: &mut self.routed,
@@ -374,8 +331,8 @@ impl ReorderBuffer {
         let grace = Duration::from_micros(EXPECT_GRACE_US.unsigned_abs());
         let deadline = Deadline { partition: deadline, monotonic: moment.monotonic + grace };
         match stream.channel {
-            Channel::Trade => {
-                let state = trade_state(streams, stream.exchange, &symbol, &self.watermarks, &self.epochs);
+            Channel::Trade | Channel::AggTrade => {
+                let state = trade_state(streams, stream.exchange, stream.channel, &self.watermarks, &self.epochs);
                 let at = time_at(&self.times, streams_partition, moment);
                 if state.tracker.next().is_some_and(|next| !state.pace.fits(next, expectation.last, at)) {
                     // One answer of REST is no proof either: ask once more.
@@ -401,6 +358,7 @@ impl ReorderBuffer {
         let mut router = StreamRouter {
             exchange: stream.exchange,
             symbol: &streams.symbol.clone(),
+            klines_name_trades: exchange_state.klines_name_trades,
             watermarks: &self.watermarks,
             epochs: &mut self.epochs,
             routed: &mut self.routed,
@@ -408,7 +366,7 @@ impl ReorderBuffer {
             monotonic: moment.monotonic,
             exchange_now: None,
         };
-        if router.answer(streams, numbering) {
+        if router.answer(streams, stream.channel, numbering) {
             exchange_state.holding.insert(index);
         } else {
             exchange_state.holding.remove(&index);
@@ -467,8 +425,8 @@ impl ReorderBuffer {
                 let is_at_end =
                     partition.map_or(!moment.at_end.is_empty(), |partition| moment.at_end.contains(&partition));
                 let now = (now, is_at_end.then_some(moment.monotonic));
-                if let Some(state) = &mut streams.trade {
-                    state.check_expected(now, &mut self.detected, || stream(exchange, symbol, Channel::Trade));
+                for (&channel, state) in &mut streams.trades {
+                    state.check_expected(now, &mut self.detected, || stream(exchange, symbol, channel));
                 }
                 for (&interval, state) in &mut streams.klines {
                     if let Some(next) = state.tracker.next()

@@ -445,6 +445,8 @@ fn a_partition_that_leaves_does_not_end_the_grace_of_the_others() {
     assert_eq!(ids(&buffer.take_ready()), [2, 3]);
 }
 
+#[path = "agg_trade_tests.rs"]
+mod agg_trade_tests;
 #[path = "numbering_tests.rs"]
 mod numbering_tests;
 #[path = "plausible_tests.rs"]

@@ -1,7 +1,7 @@
 //! Routes one symbol's events to its streams: each becomes a row, a latest value or a held item, and may reveal a gap.
 //! No I/O, no clock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::cache::Update;
@@ -33,7 +33,8 @@ pub(super) struct SymbolStreams {
     pub(super) symbol: Symbol,
     /// The log partition of its frames; all frames of a symbol are in one.
     pub(super) partition: Option<Partition>,
-    pub(super) trade: Option<StreamState<Trade>>,
+    /// The trades and the aggregate trades.
+    pub(super) trades: BTreeMap<Channel, StreamState<Trade>>,
     pub(super) klines: HashMap<Interval, StreamState<Kline>>,
     pub(super) book: Option<(Book, StreamProgress, BookNumbering)>,
 }
@@ -57,6 +58,8 @@ pub(super) struct Routed {
 pub(super) struct StreamRouter<'a> {
     pub(super) exchange: Exchange,
     pub(super) symbol: &'a Symbol,
+    /// Whether the exchange's klines prove which trades exist.
+    pub(super) klines_name_trades: bool,
     pub(super) watermarks: &'a HashMap<Stream, Watermark>,
     pub(super) epochs: &'a mut HashMap<Stream, Vec<EpochRow>>,
     pub(super) routed: &'a mut Routed,
@@ -70,11 +73,11 @@ pub(super) struct StreamRouter<'a> {
 impl StreamRouter<'_> {
     /// Returns whether the stream holds items.
     pub(super) fn trade(&mut self, streams: &mut SymbolStreams, trade: Trade, source: Source, connection: i64) -> bool {
-        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks, self.epochs);
+        let state = trade_state(streams, self.exchange, trade.channel(), self.watermarks, self.epochs);
         state.record_frame(source.received_at, connection);
         if is_ahead(trade.ts, self.exchange_now) {
             let why = format!("its time {} is ahead of the exchange's clock", trade.ts.rfc3339());
-            self.set_aside(Channel::Trade, source, &why);
+            self.set_aside(state.channel, source, &why);
         } else {
             self.place(state, trade, source);
         }
@@ -83,7 +86,7 @@ impl StreamRouter<'_> {
 
     /// The numbering in which a trade of an ended one lies.
     fn ended_epoch(&self, trade: &Trade) -> i64 {
-        let epochs = self.epochs.get(&stream(self.exchange, self.symbol, Channel::Trade));
+        let epochs = self.epochs.get(&stream(self.exchange, self.symbol, trade.channel()));
         let began = epochs.into_iter().flatten().rev().find(|epoch| trade.ts >= epoch.began_at);
         began.map_or(0, |epoch| epoch.epoch)
     }
@@ -100,7 +103,7 @@ impl StreamRouter<'_> {
         match state.tracker.observe(trade.id) {
             Observation::InOrder if state.pace.fits(trade.id, trade.id, self.at) => self.accept(state, trade, source),
             Observation::InOrder => {
-                self.set_aside(Channel::Trade, source, &format!("its id {} is no trade id", trade.id));
+                self.set_aside(state.channel, source, &format!("its id {} is no trade id", trade.id));
             }
             Observation::Behind => {
                 state.progress.behind += 1;
@@ -163,7 +166,7 @@ impl StreamRouter<'_> {
         let trades = oldest.into_iter().chain([trade]).collect();
         self.routed
             .questions
-            .push(DoubtfulTrades { stream: stream(self.exchange, self.symbol, Channel::Trade), trades });
+            .push(DoubtfulTrades { stream: stream(self.exchange, self.symbol, state.channel), trades });
         let next = state.tracker.next();
         if state.is_unanswered {
             let is_ahead = next.is_none_or(|next| trade.id > next);
@@ -172,7 +175,7 @@ impl StreamRouter<'_> {
                 state.pace.confirm(trade.id);
                 return self.place(state, trade, source);
             }
-            return self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, None));
+            return self.set_aside(state.channel, source, &does_not_fit(trade.id, next, None));
         }
         state.doubtful_since.get_or_insert((self.at, self.monotonic));
         self.routed.held_bytes += held_bytes(&source);
@@ -180,8 +183,8 @@ impl StreamRouter<'_> {
     }
 
     /// Decides about the trades in doubt after the exchange has said what they are.
-    pub(super) fn answer(&mut self, streams: &mut SymbolStreams, numbering: &Numbering) -> bool {
-        let state = trade_state(streams, self.exchange, self.symbol, self.watermarks, self.epochs);
+    pub(super) fn answer(&mut self, streams: &mut SymbolStreams, channel: Channel, numbering: &Numbering) -> bool {
+        let state = trade_state(streams, self.exchange, channel, self.watermarks, self.epochs);
         let (newest, is_real) = match numbering {
             Numbering::Continues { newest } => (*newest, false),
             Numbering::Confirmed { newest } | Numbering::RolledBack { newest } => (*newest, true),
@@ -218,12 +221,13 @@ impl StreamRouter<'_> {
         let row = EpochRow {
             exchange: self.exchange,
             symbol: self.symbol.clone(),
+            channel: state.channel,
             epoch: state.epoch,
             first_id: first.id,
             began_at: first.ts,
             reason: reason.to_owned(),
         };
-        self.epochs.entry(stream(self.exchange, self.symbol, Channel::Trade)).or_default().push(row.clone());
+        self.epochs.entry(row.stream()).or_default().push(row.clone());
         self.routed.rows.batch.epochs.push(row);
     }
 
@@ -240,12 +244,12 @@ impl StreamRouter<'_> {
                 if is_real || is_other {
                     self.repeat_trade(state, trade, source);
                 } else {
-                    self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, newest));
+                    self.set_aside(state.channel, source, &does_not_fit(trade.id, next, newest));
                 }
             } else if state.pace.fits(next.unwrap_or(trade.id), trade.id, self.at) {
                 self.place(state, trade, source);
             } else {
-                self.set_aside(Channel::Trade, source, &does_not_fit(trade.id, next, newest));
+                self.set_aside(state.channel, source, &does_not_fit(trade.id, next, newest));
             }
         }
     }
@@ -320,7 +324,7 @@ impl StreamRouter<'_> {
         detected: &mut Vec<DetectedGap>,
     ) -> bool {
         let mut holding = false;
-        if let Some(state) = &mut streams.trade {
+        for state in streams.trades.values_mut() {
             let since = state.doubtful_since;
             let is_over = since.is_some_and(|(since, _)| deadline.since(since) > DOUBT_MAX_US);
             self.end_doubt(state, is_over);
@@ -330,7 +334,7 @@ impl StreamRouter<'_> {
                 self.release(state, &mut found);
                 detected.extend(found.take());
                 let Some(missing) = state.tracker.expire(deadline, HELD_MAX) else { break };
-                found = Some(state.found(missing, stream(self.exchange, self.symbol, Channel::Trade)));
+                found = Some(state.found(missing, stream(self.exchange, self.symbol, state.channel)));
                 state.changed = true;
             }
             holding |= state.is_holding();
@@ -374,18 +378,18 @@ impl StreamRouter<'_> {
 
 impl SymbolStreams {
     pub(super) fn new(symbol: Symbol) -> Self {
-        Self { symbol, partition: None, trade: None, klines: HashMap::new(), book: None }
+        Self { symbol, partition: None, trades: BTreeMap::new(), klines: HashMap::new(), book: None }
     }
 
     /// For each stream with held items: the partition and the lowest held offset.
     pub(super) fn held_offsets(&self) -> impl Iterator<Item = (Partition, i64)> + '_ {
-        let trade = self.trade.iter().filter_map(StreamState::held_offset);
-        trade.chain(self.klines.values().filter_map(StreamState::held_offset))
+        let trades = self.trades.values().filter_map(StreamState::held_offset);
+        trades.chain(self.klines.values().filter_map(StreamState::held_offset))
     }
 
     /// The bytes of all held items.
     pub(super) fn held_bytes(&self) -> usize {
-        let trades = self.trade.iter().flat_map(|state| {
+        let trades = self.trades.values().flat_map(|state| {
             let held = state.tracker.held().map(|(_, source)| held_bytes(source));
             held.chain(state.doubtful.iter().map(|(_, source)| held_bytes(source)))
         });
@@ -395,18 +399,18 @@ impl SymbolStreams {
 
     /// How many items are held.
     pub(super) fn held_count(&self) -> usize {
-        let trade = self.trade.iter().map(|state| state.tracker.held_count() + state.doubtful.len());
-        trade.chain(self.klines.values().map(|state| state.tracker.held_count())).sum()
+        let trades = self.trades.values().map(|state| state.tracker.held_count() + state.doubtful.len());
+        trades.chain(self.klines.values().map(|state| state.tracker.held_count())).sum()
     }
 
     pub(super) fn drain_changed(&mut self, exchange: Exchange, changed: &mut Vec<(Stream, StreamProgress)>) {
         let symbol = &self.symbol;
-        if let Some(state) = &mut self.trade
-            && std::mem::take(&mut state.changed)
-        {
-            state.progress.next = state.tracker.next();
-            state.progress.epoch = state.epoch;
-            changed.push((stream(exchange, symbol, Channel::Trade), state.progress));
+        for (&channel, state) in &mut self.trades {
+            if std::mem::take(&mut state.changed) {
+                state.progress.next = state.tracker.next();
+                state.progress.epoch = state.epoch;
+                changed.push((stream(exchange, symbol, channel), state.progress));
+            }
         }
         for (&interval, state) in &mut self.klines {
             if std::mem::take(&mut state.changed) {
@@ -440,13 +444,14 @@ pub(super) fn stream(exchange: Exchange, symbol: &Symbol, channel: Channel) -> S
 pub(super) fn trade_state<'a>(
     streams: &'a mut SymbolStreams,
     exchange: Exchange,
-    symbol: &Symbol,
+    channel: Channel,
     watermarks: &HashMap<Stream, Watermark>,
     epochs: &HashMap<Stream, Vec<EpochRow>>,
 ) -> &'a mut StreamState<Trade> {
-    streams.trade.get_or_insert_with(|| {
-        let mut state = StreamState::new(Channel::Trade, exchange, symbol, watermarks);
-        state.continue_epoch(epochs.get(&stream(exchange, symbol, Channel::Trade)).map_or(&[], Vec::as_slice));
+    let SymbolStreams { symbol, trades, .. } = streams;
+    trades.entry(channel).or_insert_with(|| {
+        let mut state = StreamState::new(channel, exchange, symbol, watermarks);
+        state.continue_epoch(epochs.get(&stream(exchange, symbol, channel)).map_or(&[], Vec::as_slice));
         state
     })
 }

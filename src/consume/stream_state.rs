@@ -70,6 +70,7 @@ pub struct EndedEpoch {
 /// State of one numbered stream.
 #[derive(Debug)]
 pub struct StreamState<T> {
+    pub channel: Channel,
     pub tracker: Tracker<(T, Source)>,
     pub progress: StreamProgress,
     /// The exchange's time of the newest row in order.
@@ -98,6 +99,7 @@ impl<T> StreamState<T> {
         let watermark = watermarks.get(&Stream::new(exchange, symbol.clone(), channel));
         let step = channel.step().expect("only numbered channels have a state");
         Self {
+            channel,
             tracker: Tracker::new(step, watermark.map(|watermark| watermark.position)),
             progress: StreamProgress::default(),
             in_order_ts: watermark.and_then(|watermark| watermark.ts),

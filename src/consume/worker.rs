@@ -11,7 +11,7 @@ use crate::gap::{Evidence, Gap};
 use crate::heartbeat::Heartbeat;
 use crate::history::EpochRow;
 use crate::log::{Consumer, Delivery, LogError, Offsets, Partition};
-use crate::market::{Channel, Stream};
+use crate::market::Stream;
 use crate::messages;
 use crate::retry;
 use crate::writer::WriteError;
@@ -275,7 +275,7 @@ impl Worker {
         let now = self.deps.clock.now();
         let mut ended = Vec::new();
         for epoch in epochs {
-            let stream = Stream::new(epoch.exchange, epoch.symbol.clone(), Channel::Trade);
+            let stream = epoch.stream();
             warn!(
                 MESSAGE_ID = messages::EPOCH_BEGAN,
                 EXCHANGE = %epoch.exchange, SYMBOL = %epoch.symbol, EPOCH = epoch.epoch,
@@ -312,8 +312,5 @@ impl Worker {
 /// Whether a numbering that begins in this batch ends the one of a gap.
 fn is_of_ended(gap: &DetectedGap, ready: &ReadyBatch) -> bool {
     let mut begun = ready.rows.batch.epochs.iter();
-    gap.stream.channel == Channel::Trade
-        && begun.any(|epoch| {
-            (epoch.exchange, &epoch.symbol) == (gap.stream.exchange, &gap.stream.symbol) && gap.epoch < epoch.epoch
-        })
+    begun.any(|epoch| epoch.stream() == gap.stream && gap.epoch < epoch.epoch)
 }

@@ -216,7 +216,7 @@ async fn a_partition_that_is_assigned_again_continues_after_another_recorders_ro
     let row = |id: i64| TradeRow {
         exchange: crate::market::Exchange::named("binance"),
         symbol: Symbol::new("AAA"),
-        trade: Trade { id, ts: Timestamp(id), price: 1.into(), quantity: 1.into(), side: Side::Buy },
+        trade: Trade { id, ts: Timestamp(id), price: 1.into(), quantity: 1.into(), side: Side::Buy, trade_ids: None },
         received_at: Timestamp(id),
         is_backfilled: false,
         epoch: 0,

@@ -9,6 +9,7 @@ use crate::market::Exchange;
 #[rustfmt::skip] // A line each: two branches that add a venue change two lines.
 static DIALECTS: LazyLock<Vec<Arc<dyn Dialect>>> = LazyLock::new(|| vec![
     Arc::new(super::binance::Binance),
+    Arc::new(super::binance_usdm::BinanceUsdm),
     Arc::new(super::okx::Okx),
     Arc::new(super::bybit::Bybit),
     Arc::new(super::coinbase::Coinbase),

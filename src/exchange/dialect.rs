@@ -15,7 +15,7 @@ use crate::market::{Book, Channel, Exchange, Interval, Kline, SpellingError, Str
 /// The content of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// One trade.
+    /// One trade, or one aggregate trade.
     Trade(Trade),
     /// A kline, closed or still open.
     Kline(Kline),
@@ -39,7 +39,7 @@ impl Event {
     /// The channel of the event, and its position in that channel.
     pub fn position(&self) -> (Channel, i64) {
         match self {
-            Self::Trade(trade) => (Channel::Trade, trade.id),
+            Self::Trade(trade) => (trade.channel(), trade.id),
             Self::Kline(kline) => (Channel::Kline(kline.interval), kline.open_time.micros()),
             Self::Book(book) => (Channel::BookTicker, book.update_id),
         }
@@ -107,13 +107,35 @@ pub enum SubscriptionChange {
     Unsubscribe,
 }
 
+/// The trades of one symbol that have one numbering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series<'a> {
+    /// The symbol.
+    pub symbol: &'a str,
+    /// `Trade` or `AggTrade`.
+    pub channel: Channel,
+}
+
+impl<'a> From<&'a Stream> for Series<'a> {
+    fn from(stream: &'a Stream) -> Self {
+        Self { symbol: stream.symbol.as_str(), channel: stream.channel }
+    }
+}
+
+/// Every trade of a symbol.
+impl<'a> From<&'a str> for Series<'a> {
+    fn from(symbol: &'a str) -> Self {
+        Self { symbol, channel: Channel::Trade }
+    }
+}
+
 /// What we ask over REST.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
     /// Trades with ids in `range`, from its first id up, at most one page.
     Trades {
-        /// The symbol.
-        symbol: &'a str,
+        /// Which trades.
+        series: Series<'a>,
         /// The ids.
         range: Range,
         /// The time of a trade before the range, for a venue that pages by time.
@@ -121,18 +143,18 @@ pub enum Request<'a> {
     },
     /// The newest trade, at the lowest weight.
     Newest {
-        /// The symbol.
-        symbol: &'a str,
+        /// Which trades.
+        series: Series<'a>,
     },
     /// The same from another endpoint, for servers that refuse `Newest` or answer it with something else.
     NewestFallback {
-        /// The symbol.
-        symbol: &'a str,
+        /// Which trades.
+        series: Series<'a>,
     },
     /// The first trade at or after a time.
     TradeAt {
-        /// The symbol.
-        symbol: &'a str,
+        /// Which trades.
+        series: Series<'a>,
         /// The time.
         at: Timestamp,
     },
@@ -257,6 +279,8 @@ pub enum AnswerErrorKind {
     BannedFor(Duration),
     /// The exchange does not know the symbol.
     UnknownSymbol,
+    /// The exchange no longer serves rows that old: there may be later ones.
+    TooOld,
     /// The exchange itself has a problem: as HTTP 5xx.
     Unavailable,
     /// Anything else.

@@ -2,6 +2,7 @@
 //! one WebSocket loop and the one REST client that serve them all.
 
 pub mod binance;
+pub mod binance_usdm;
 pub mod bybit;
 #[cfg(test)]
 mod captures;
@@ -28,7 +29,7 @@ mod tls;
 
 pub use dialect::{
     Answer, AnswerError, AnswerErrorKind, DecodeError, Dialect, Event, ExchangeInfo, MarketEvent, Request, RestAnswer,
-    RestReply, RestRequest, Route, SubscriptionAnswer, SubscriptionChange,
+    RestReply, RestRequest, Route, Series, SubscriptionAnswer, SubscriptionChange,
 };
 pub use feed::{Feed, Since};
 pub use listing_state::{ListingEntry, ListingStates, TradingState};

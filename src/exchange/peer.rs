@@ -29,6 +29,8 @@ pub struct PeerReply {
 pub enum PeerEvent<'a> {
     /// Trades of one symbol, ascending: more than one where the venue batches.
     Trades(&'a [Trade]),
+    /// An aggregate trade: it has `trade_ids`.
+    AggTrade(&'a Trade),
     /// A kline, open or closed.
     Kline(&'a Kline),
     /// Best bid and ask.
@@ -42,6 +44,8 @@ pub enum PeerRequest {
     Trades {
         /// As the venue spells it.
         symbol: String,
+        /// `Trade`, or `AggTrade`: then ids and rows are those of the aggregates.
+        channel: Channel,
         /// Which.
         which: PeerTrades,
         /// Most rows.
@@ -86,7 +90,7 @@ pub enum PeerTrades {
 /// What the venue answers with.
 #[derive(Clone, Copy, Debug)]
 pub enum PeerContent<'a> {
-    /// Trades, ascending; the peer sorts them as the venue does.
+    /// Trades, ascending; the peer sorts them as the venue does. Aggregates where the request asks for them.
     Trades(&'a [Trade]),
     /// Klines, ascending; the peer sorts them as the venue does.
     Klines(&'a [Kline]),
@@ -107,6 +111,8 @@ pub enum PeerRefusal {
     UnknownSymbol,
     /// A parameter is missing or not allowed.
     BadParameter,
+    /// The requested page begins before what the venue serves.
+    TooOld,
     /// A server error of this status.
     Failed(u16),
 }
@@ -210,6 +216,8 @@ pub struct PeerLimits {
     pub trades_per_frame: usize,
     /// The request limits of REST; a request names the one that it counts against.
     pub buckets: &'static [Bucket],
+    /// A page of trades that begins at a row of this age or at an older one is refused.
+    pub trades_kept: Option<Duration>,
     /// An address that ignores more than this many refusals in a window is banned for this long.
     pub ban: Option<(u32, Duration)>,
 }
@@ -227,12 +235,13 @@ impl PeerLimits {
         lifetime: None,
         trades_per_frame: 1,
         buckets: &[],
+        trades_kept: None,
         ban: None,
     };
 }
 
 /// What a message does on a [`PeerSession`]. Streams are named as the simulator names them: the symbol in small letters, `@`,
-/// and `trade`, `kline_1m` or `bookTicker`.
+/// and `trade`, `aggTrade`, `kline_1m` or `bookTicker`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionReply {
     /// Messages to send back, in order.

@@ -65,6 +65,8 @@ pub struct ChannelSpec {
     pub reach: Reach,
     /// What the venue sends first.
     pub on_subscribe: OnSubscribe,
+    /// The venue's documents do not have it, so it may end without notice: a feed must ask for it explicitly.
+    pub undocumented: bool,
 }
 
 /// A kind of channel; all intervals of klines are one.
@@ -72,6 +74,8 @@ pub struct ChannelSpec {
 pub enum ChannelKind {
     /// Every trade.
     Trade,
+    /// Aggregate trades.
+    AggTrade,
     /// Klines of these intervals.
     Kline {
         /// Which.
@@ -89,16 +93,19 @@ impl ChannelKind {
     /// Whether this kind includes the channel.
     pub fn includes(self, channel: Channel) -> bool {
         match (self, channel) {
-            (Self::Trade, Channel::Trade) | (Self::BookTicker, Channel::BookTicker) => true,
+            (Self::Trade, Channel::Trade)
+            | (Self::AggTrade, Channel::AggTrade)
+            | (Self::BookTicker, Channel::BookTicker) => true,
             (Self::Kline { intervals, .. }, Channel::Kline(interval)) => intervals.contains(&interval),
             _ => false,
         }
     }
 
-    /// `trade`, `kline` or `book_ticker`.
+    /// `trade`, `agg_trade`, `kline` or `book_ticker`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Trade => "trade",
+            Self::AggTrade => "agg_trade",
             Self::Kline { .. } => "kline",
             Self::BookTicker => "book_ticker",
         }
@@ -245,6 +252,13 @@ impl Spec {
         self.channels.iter().find(|spec| spec.kind.includes(channel))
     }
 
+    /// The channel that records the venue's trades: every trade, or the aggregates where only those are documented; `None`
+    /// when it sends neither.
+    pub fn trades_channel(&self) -> Option<Channel> {
+        let is_documented = |channel: &Channel| self.channel(*channel).is_some_and(|spec| !spec.undocumented);
+        Channel::TRADES.into_iter().find(is_documented)
+    }
+
     /// The age of the oldest rows of a channel that REST serves by the venue's documents; `None` is for ever.
     pub fn kept_for(&self, channel: Channel) -> Option<Duration> {
         match self.channel(channel)?.reach {
@@ -259,6 +273,11 @@ impl Spec {
             Channel::Kline(_) => self.rest.klines_page,
             _ => self.rest.trades_page,
         }
+    }
+
+    /// Whether a closed kline of this venue names all its trades.
+    pub fn klines_name_trades(&self) -> bool {
+        self.channels.iter().any(|spec| matches!(spec.kind, ChannelKind::Kline { names_trades: true, .. }))
     }
 
     /// How a kline of this venue closes.
@@ -280,6 +299,8 @@ pub struct ChannelWords {
     pub on_subscribe: String,
     /// How a kline closes; empty for other channels.
     pub closes: &'static str,
+    /// `undocumented`, or empty.
+    pub note: &'static str,
 }
 
 impl ChannelSpec {
@@ -300,7 +321,8 @@ impl ChannelSpec {
             Reach::Rows(0) => "none".to_owned(),
             Reach::Rows(rows) => format!("{rows} rows"),
         };
-        ChannelWords { reach, on_subscribe, closes }
+        let note = if self.undocumented { "undocumented" } else { "" };
+        ChannelWords { reach, on_subscribe, closes, note }
     }
 }
 

@@ -8,8 +8,8 @@ const BEGIN: &str = "writes this table -->\n";
 const END: &str = "<!-- end of venues -->";
 
 fn table() -> String {
-    let mut text = "| exchange | channel | numbering | refill | reach | on subscribe | closes |\n".to_owned();
-    text.push_str("|---|---|---|---|---|---|---|\n");
+    let mut text = "| exchange | channel | numbering | refill | reach | on subscribe | closes | note |\n".to_owned();
+    text.push_str("|---|---|---|---|---|---|---|---|\n");
     for dialect in catalog::dialects() {
         let spec = dialect.spec();
         for channel in spec.channels {
@@ -22,6 +22,7 @@ fn table() -> String {
                 &words.reach,
                 &words.on_subscribe,
                 words.closes,
+                words.note,
             ];
             text.push_str(&format!("| {} |\n", cells.join(" | ").trim_end()));
         }

@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
+use super::trade_table::TradeTable;
 use super::{
     Batch, ClickhouseOptions, ConflictRow, Count, CoverageDay, DeadLetter, EpochRow, GapFilter, History, HistoryError,
     JobRun, KlineRow, LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
@@ -128,9 +129,13 @@ impl RowStore for ClickhouseHistory {
             let rows = encode::gaps(&batch.gaps)?;
             self.put("gaps", encode::GAPS, token, rows, || proof::gaps(&batch.gaps)).await?;
         }
-        if !batch.trades.is_empty() {
-            let rows = encode::trades(&batch.trades)?;
-            self.put("trades", encode::TRADES, token, rows, || proof::trades(&batch.trades)).await?;
+        for table in TradeTable::ALL {
+            let trades = batch.trades.iter().filter(|row| row.trade.channel() == table.channel);
+            if trades.clone().next().is_some() {
+                let rows = encode::trades(table, trades.clone())?;
+                let columns = encode::trade_columns(table);
+                self.put(table.name, columns, token, rows, || proof::trades(table, trades)).await?;
+            }
         }
         if !batch.klines.is_empty() {
             let rows = encode::klines(&batch.klines)?;
@@ -152,8 +157,13 @@ impl RowStore for ClickhouseHistory {
         lookup::watermarks(self.server().await?, streams).await
     }
 
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
-        lookup::latest_trades(self.server().await?, exchange, symbols).await
+    async fn latest_trades(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        symbols: &[Symbol],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
+        lookup::latest_trades(self.server().await?, exchange, channel, symbols).await
     }
 
     async fn latest_klines(
@@ -165,8 +175,13 @@ impl RowStore for ClickhouseHistory {
         lookup::latest_klines(self.server().await?, exchange, symbols, intervals).await
     }
 
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
-        lookup::trades_by_id(self.server().await?, exchange, keys).await
+    async fn trades_by_id(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        keys: &[(Symbol, i64)],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
+        lookup::trades_by_id(self.server().await?, exchange, channel, keys).await
     }
 
     async fn klines_by_time(
@@ -310,7 +325,9 @@ impl History for ClickhouseHistory {
             removed += retention::remove_runs(server, kept).await?;
         }
         if let Some(before) = retention.rows_before {
-            removed += retention::remove_days(server, &self.options, "trades", "ts", before).await?;
+            for table in TradeTable::ALL {
+                removed += retention::remove_days(server, &self.options, table.name, "ts", before).await?;
+            }
             removed += retention::remove_days(server, &self.options, "klines", "open_time", before).await?;
         }
         Ok(removed)

@@ -112,10 +112,15 @@ impl RowStore for EmbeddedHistory {
         self.read(move |connection| lookup::watermarks(connection, &streams, epoch)).await
     }
 
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+    async fn latest_trades(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        symbols: &[Symbol],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
         let symbols = symbols.to_vec();
         let epoch = self.epoch;
-        self.read(move |connection| lookup::latest_trades(connection, exchange, &symbols, epoch)).await
+        self.read(move |connection| lookup::latest_trades(connection, (exchange, channel), &symbols, epoch)).await
     }
 
     async fn latest_klines(
@@ -128,10 +133,15 @@ impl RowStore for EmbeddedHistory {
         self.read(move |connection| lookup::latest_klines(connection, exchange, &symbols, &intervals)).await
     }
 
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+    async fn trades_by_id(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        keys: &[(Symbol, i64)],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
         let keys = keys.to_vec();
         let epoch = self.epoch;
-        self.read(move |connection| lookup::trades_by_id(connection, exchange, &keys, epoch)).await
+        self.read(move |connection| lookup::trades_by_id(connection, (exchange, channel), &keys, epoch)).await
     }
 
     async fn klines_by_time(

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::faults::{Fault, Faults};
 use crate::gap::{Gap, Range};
-use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
 
 /// Wraps any history. It keeps every promise of the port, but calls fail more often.
 pub struct FaultyHistory {
@@ -118,9 +118,14 @@ impl RowStore for FaultyHistory {
         self.inner.watermarks(streams).await
     }
 
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
+    async fn latest_trades(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        symbols: &[Symbol],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
         self.before_read().await?;
-        self.inner.latest_trades(exchange, symbols).await
+        self.inner.latest_trades(exchange, channel, symbols).await
     }
 
     async fn latest_klines(
@@ -133,9 +138,14 @@ impl RowStore for FaultyHistory {
         self.inner.latest_klines(exchange, symbols, intervals).await
     }
 
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
+    async fn trades_by_id(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        keys: &[(Symbol, i64)],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
         self.before_read().await?;
-        self.inner.trades_by_id(exchange, keys).await
+        self.inner.trades_by_id(exchange, channel, keys).await
     }
 
     async fn klines_by_time(

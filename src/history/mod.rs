@@ -5,8 +5,9 @@
 //! 1. **Insert is durable, and may be repeated.** When [`RowStore::insert`] returns `Ok`, every row of the batch
 //!    survives SIGKILL and a power cut. On an error, none, some or all of the rows may be stored: the caller inserts
 //!    the same batch again.
-//! 2. **One row per key.** The key of a trade is (exchange, symbol, epoch, trade_id), of a kline (exchange, symbol,
-//!    interval, open_time), of a gap `gap_id`, of a run `run_id`, of an epoch (exchange, symbol, epoch), of a conflict
+//! 2. **One row per key.** The key of a trade is (exchange, symbol, epoch, trade_id), of an
+//!    aggregate trade (exchange, symbol, epoch, agg_id), of a kline (exchange, symbol,
+//!    interval, open_time), of a gap `gap_id`, of a run `run_id`, of an epoch (exchange, symbol, channel, epoch), of a conflict
 //!    (exchange, symbol, channel, epoch, position, arrived), of a dead letter its recorder and its offset in the log or
 //!    its content. Reads return the copy with the highest `version`, of equal versions either one. Epochs, conflicts, dead
 //!    letters and runs have no version: of these the last write wins.
@@ -18,7 +19,7 @@
 //! 6. **A newer schema is refused** with [`HistoryError::Schema`], which names both versions. A table or column that
 //!    somebody changes while the recorder runs is an outage: the calls fail with [`HistoryError::Unavailable`], which
 //!    names it, until it is back.
-//! 7. **Numberings never mix.** Reads return the trades of each symbol's newest epoch, unless [`History::at_epoch`] asks
+//! 7. **Numberings never mix.** Reads return the trades of each stream's newest epoch, unless [`History::at_epoch`] asks
 //!    for another one.
 //! 8. **A success is proven.** A call returns `Ok` only when the answer is the store's own and whole. A store whose file
 //!    was removed or replaced refuses writes.
@@ -40,6 +41,7 @@ mod per_minute;
 mod row_store;
 mod rows;
 mod run_store;
+mod trade_table;
 mod window;
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{Batch, Count, CoverageDay, HistoryError, KlineRow, MinuteCount, TradeRow, Watermark, WindowCount};
 use crate::gap::Range;
-use crate::market::{Exchange, Interval, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Interval, Stream, Symbol, Timestamp};
 
 /// Trades and klines.
 #[async_trait]
@@ -12,12 +12,16 @@ pub trait RowStore: Send + Sync {
     /// Stores a batch; it is durable when this returns `Ok` (promise 1).
     async fn insert(&self, batch: &Batch) -> Result<(), HistoryError>;
 
-    /// The highest stored position of each stream that has rows, in any order. Runs one query for trades and one for
-    /// klines.
+    /// The highest stored position of each stream that has rows, in any order. Runs one query for each table.
     async fn watermarks(&self, streams: &[Stream]) -> Result<Vec<Watermark>, HistoryError>;
 
-    /// The trade with the highest id of each symbol that has trades, in any order. Runs one query.
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError>;
+    /// The trade with the highest id of each symbol that has trades of the channel, in any order. Runs one query.
+    async fn latest_trades(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        symbols: &[Symbol],
+    ) -> Result<Vec<TradeRow>, HistoryError>;
 
     /// The latest closed kline of each symbol and interval that has klines, in any order. Runs one query.
     async fn latest_klines(
@@ -27,8 +31,13 @@ pub trait RowStore: Send + Sync {
         intervals: &[Interval],
     ) -> Result<Vec<KlineRow>, HistoryError>;
 
-    /// The stored trades with exactly these ids, in any order; other ids are skipped. Runs one query.
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError>;
+    /// The stored trades of a channel with exactly these ids, in any order; other ids are skipped. Runs one query.
+    async fn trades_by_id(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        keys: &[(Symbol, i64)],
+    ) -> Result<Vec<TradeRow>, HistoryError>;
 
     /// The stored klines with exactly these open times, in any order; other times are skipped. Runs one query.
     async fn klines_by_time(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::gap::Gap;
 use crate::log::Partition;
-use crate::market::{Exchange, Kline, Stream, Symbol, Timestamp, Trade};
+use crate::market::{Channel, Exchange, Kline, Stream, Symbol, Timestamp, Trade};
 
 /// The revision of the decoders. Raise it when a decoder returns another result for the same bytes: the rows of a
 /// replay then win over those of an older decoder.
@@ -36,6 +36,13 @@ pub struct TradeRow {
     pub version: i64,
 }
 
+impl TradeRow {
+    /// The stream that it belongs to.
+    pub fn stream(&self) -> Stream {
+        Stream::new(self.exchange, self.symbol.clone(), self.trade.channel())
+    }
+}
+
 /// The `version` of a late row of a numbering that ended: it never replaces a stored one, because the exchange can no
 /// longer say which of two is right.
 pub const VERSION_LATE: i64 = 1;
@@ -46,13 +53,15 @@ pub const fn row_version(is_backfilled: bool) -> i64 {
     if is_backfilled { VERSION_BACKFILLED } else { VERSION_LIVE }
 }
 
-/// A numbering of one symbol's trades that began after another one ended.
+/// A numbering of one stream of trades that began after another one ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpochRow {
     /// The exchange.
     pub exchange: Exchange,
     /// The symbol.
     pub symbol: Symbol,
+    /// `Trade` or `AggTrade`: each is numbered on its own.
+    pub channel: Channel,
     /// Its number, from 1: the first numbering is epoch 0 and has no row.
     pub epoch: i64,
     /// The lowest id known of it.
@@ -61,6 +70,13 @@ pub struct EpochRow {
     pub began_at: Timestamp,
     /// How the exchange showed it.
     pub reason: String,
+}
+
+impl EpochRow {
+    /// The stream whose numbering it is.
+    pub fn stream(&self) -> Stream {
+        Stream::new(self.exchange, self.symbol.clone(), self.channel)
+    }
 }
 
 /// Which content of a position history keeps as its row.
@@ -95,14 +111,25 @@ impl FromStr for Verdict {
 
 /// The content of a trade as JSON: what a copy of it has too.
 pub fn trade_content(trade: &Trade) -> String {
-    serde_json::json!({
+    let mut content = serde_json::json!({
         "trade_id": trade.id,
         "ts": trade.ts.micros(),
         "price": trade.price.normalize().to_string(),
         "quantity": trade.quantity.normalize().to_string(),
         "side": trade.side.as_str(),
-    })
-    .to_string()
+    });
+    if let Some((first, last)) = trade.trade_ids {
+        content = serde_json::json!({
+            "agg_id": trade.id,
+            "first_trade_id": first,
+            "last_trade_id": last,
+            "ts": content["ts"],
+            "price": content["price"],
+            "quantity": content["quantity"],
+            "side": content["side"],
+        });
+    }
+    content.to_string()
 }
 
 /// The content of a closed kline as JSON.
@@ -326,7 +353,7 @@ pub struct Batch {
     pub epochs: Vec<EpochRow>,
     /// New or changed gaps; they are stored before the rows (promise 3).
     pub gaps: Vec<Gap>,
-    /// Trades.
+    /// Trades and aggregate trades.
     pub trades: Vec<TradeRow>,
     /// Closed klines.
     pub klines: Vec<KlineRow>,

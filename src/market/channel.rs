@@ -71,6 +71,8 @@ impl FromStr for Interval {
 pub enum Channel {
     /// Every trade, numbered by the exchange.
     Trade,
+    /// Aggregate trades: those of one order at one price are one. They have their own numbers.
+    AggTrade,
     /// Open, high, low, close and volume of an interval.
     Kline(Interval),
     /// Best bid and ask: goes to the log and the cache, not to history.
@@ -79,8 +81,9 @@ pub enum Channel {
 
 impl Channel {
     /// All channels.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Trade,
+        Self::AggTrade,
         Self::Kline(Interval::M1),
         Self::Kline(Interval::M5),
         Self::Kline(Interval::M15),
@@ -90,10 +93,19 @@ impl Channel {
         Self::BookTicker,
     ];
 
-    /// The name in configuration, ledger and API: `trade`, `kline_1m`, `book_ticker`.
+    /// The channels whose rows are trades.
+    pub const TRADES: [Self; 2] = [Self::Trade, Self::AggTrade];
+
+    /// Whether the rows are trades, each with a number.
+    pub const fn has_trades(self) -> bool {
+        matches!(self, Self::Trade | Self::AggTrade)
+    }
+
+    /// The name in configuration, ledger and API: `trade`, `agg_trade`, `kline_1m`, `book_ticker`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Trade => "trade",
+            Self::AggTrade => "agg_trade",
             Self::Kline(Interval::M1) => "kline_1m",
             Self::Kline(Interval::M5) => "kline_5m",
             Self::Kline(Interval::M15) => "kline_15m",
@@ -108,7 +120,7 @@ impl Channel {
     /// times, `None` for a channel without positions.
     pub const fn step(self) -> Option<i64> {
         match self {
-            Self::Trade => Some(1),
+            Self::Trade | Self::AggTrade => Some(1),
             Self::Kline(interval) => Some(interval.micros()),
             Self::BookTicker => None,
         }
@@ -122,7 +134,7 @@ impl Channel {
                 let [first, last] = [first, last].map(|at| Timestamp(at).rfc3339().replace(":00.000Z", "Z"));
                 format!("{first}..{last}")
             }
-            Self::Trade | Self::BookTicker => format!("{first}..{last}"),
+            Self::Trade | Self::AggTrade | Self::BookTicker => format!("{first}..{last}"),
         }
     }
 }

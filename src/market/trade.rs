@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use rust_decimal::Decimal;
 
-use super::Timestamp;
+use super::{Channel, Timestamp};
 
 /// The taker's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +57,18 @@ pub struct Trade {
     pub quantity: Decimal,
     /// The taker's side.
     pub side: Side,
+    /// Of an aggregate trade: the ids of its first and last trade. Its `id` is the aggregate's own number then.
+    pub trade_ids: Option<(i64, i64)>,
+}
+
+impl Trade {
+    /// The channel that it belongs to.
+    pub const fn channel(&self) -> Channel {
+        match self.trade_ids {
+            Some(_) => Channel::AggTrade,
+            None => Channel::Trade,
+        }
+    }
 }
 
 /// The latest trade of a symbol, as the cache holds it.

@@ -88,7 +88,7 @@ mod tests {
 
     fn trade(id: i64, price: i64, quantity: i64, side: Side) -> Trade {
         let ts = Timestamp(61_000_000);
-        Trade { id, ts, price: Decimal::new(price, 8), quantity: Decimal::new(quantity, 8), side }
+        Trade { id, ts, price: Decimal::new(price, 8), quantity: Decimal::new(quantity, 8), side, trade_ids: None }
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn trade(data: &Data<'_>) -> Option<Trade> {
         price: parse_decimal(data.p?)?,
         quantity: parse_decimal(data.q?)?,
         side: if data.m? { Side::Sell } else { Side::Buy },
+        trade_ids: None,
     })
 }
 

@@ -24,7 +24,7 @@ use super::lies::socket::SocketLie;
 use super::locked;
 use super::truth::{CorrectedKline, PublishedEpoch, Truth, TruthSummary};
 use crate::exchange::peer::{Peer, PeerEvent};
-use crate::market::{Interval, Kline, Side, Symbol, Timestamp, Trade};
+use crate::market::{Channel, Interval, Kline, Side, Symbol, Timestamp, Trade};
 
 /// Injects faults into the simulated exchange and returns what it published; cheap to clone.
 #[derive(Clone, Debug)]
@@ -167,6 +167,12 @@ impl Control {
         locked(&self.0.truths).get(symbol).map(|truth| truth.trades.clone()).unwrap_or_default()
     }
 
+    /// Every aggregate trade that the exchange still stands for, in the order of their numbers: each sums up neighbours of
+    /// [`Self::published`]. Empty for an unknown symbol.
+    pub fn published_agg_trades(&self, symbol: &str) -> Vec<Trade> {
+        locked(&self.0.truths).get(symbol).map(|truth| truth.aggregates_from(i64::MIN)).unwrap_or_default()
+    }
+
     /// Every epoch of a symbol with all its trades, the present one last: trades that were deleted or replaced are in the
     /// epoch in which they were published. Empty for an unknown symbol.
     pub fn published_epochs(&self, symbol: &str) -> Vec<PublishedEpoch> {
@@ -252,7 +258,7 @@ const FOREIGN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A trade of a symbol that does not exist.
 fn foreign_frame(peer: &dyn Peer, number: u64, at: Timestamp) -> Option<RawFrame> {
-    let trade = Trade { id: 7, ts: at, price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy };
+    let trade = Trade { id: 7, ts: at, price: Decimal::ONE, quantity: Decimal::ONE, side: Side::Buy, trade_ids: None };
     let text = peer.frame(&format!("X{number:06}USDT"), PeerEvent::Trades(&[trade]), at)?;
     Some(RawFrame::new(None, Bytes::from(text)))
 }
@@ -309,8 +315,8 @@ async fn inject_frame(
     }
 }
 
-/// Returns a summary of all symbols; with `symbol` its trades, with `epoch=0` too those of one epoch, and with
-/// `klines=1m` its closed klines, as JSON lines.
+/// Returns a summary of all symbols; with `symbol` its trades, with `epoch=0` too those of one epoch, with
+/// `channel=agg_trade` its aggregate trades, and with `klines=1m` its closed klines, as JSON lines.
 async fn published(
     State(exchange): State<Arc<ExchangeState>>,
     Query(query): Query<HashMap<String, String>>,
@@ -324,6 +330,9 @@ async fn published(
     match query.get("klines").map(|interval| interval.parse::<Interval>()) {
         None => {
             let trades = match query.get("epoch").map(|epoch| epoch.parse::<usize>()) {
+                None if query.get("channel").is_some_and(|name| name == Channel::AggTrade.as_str()) => {
+                    control.published_agg_trades(symbol)
+                }
                 None => control.published(symbol),
                 Some(Ok(epoch)) => control
                     .published_epochs(symbol)
@@ -344,8 +353,12 @@ async fn published(
 }
 
 fn trade_line(trade: &Trade) -> String {
+    let of = match trade.trade_ids {
+        Some((first, last)) => format!(",\"first_trade_id\":{first},\"last_trade_id\":{last}"),
+        None => String::new(),
+    };
     format!(
-        "{{\"trade_id\":{},\"ts\":{},\"price\":\"{}\",\"quantity\":\"{}\",\"side\":\"{}\"}}\n",
+        "{{\"trade_id\":{},\"ts\":{},\"price\":\"{}\",\"quantity\":\"{}\",\"side\":\"{}\"{of}}}\n",
         trade.id,
         trade.ts.micros(),
         trade.price,

@@ -188,9 +188,9 @@ impl ExchangeState {
         };
         if !holes.is_empty() {
             let lies = &mut locked(&self.rest).lies;
-            for (symbol, id, time) in holes {
-                let id = Position::At(id);
-                lies.begin(RestLie::Hide(symbol, Rows::Trades(id, id)), now + time, now);
+            for (symbol, (first, last), time) in holes {
+                let rows = Rows::Trades(Position::At(first), Position::At(last));
+                lies.begin(RestLie::Hide(symbol, rows), now + time, now);
             }
         }
         batched(self.venue.peer(), passed, self.limits.trades_per_frame)

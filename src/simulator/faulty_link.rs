@@ -21,13 +21,16 @@ pub struct OutgoingFrame {
     pub stream: Arc<str>,
     /// The stream's symbol.
     pub symbol: Symbol,
-    /// The trade and its event time; other frames have none.
+    /// The trade, or the aggregate trade, and its event time; other frames have none.
     pub trade: Option<(Trade, Timestamp)>,
     /// The frame.
     pub text: Utf8Bytes,
     /// Whether a fault changed the text, so that it must be sent alone.
     pub is_changed: bool,
 }
+
+/// The first and the last id of a trade or of an aggregate.
+type TradeIds = (i64, i64);
 
 /// A fault of the next `count` trade frames.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ pub struct FaultyLink {
     lost_from: Vec<(Symbol, i64)>,
     holes: Vec<(FrameFault, Duration)>,
     /// Trades lost in holes since the last [`Self::take_holes`], and how long REST hides them.
-    in_holes: Vec<(Symbol, i64, Duration)>,
+    in_holes: Vec<(Symbol, TradeIds, Duration)>,
     muted: Vec<(String, Instant)>,
     poisons: Vec<ActivePoison>,
 }
@@ -135,7 +138,7 @@ impl FaultyLink {
     }
 
     /// The trades that holes lost since the last call, with the time for which REST hides them.
-    pub fn take_holes(&mut self) -> Vec<(Symbol, i64, Duration)> {
+    pub fn take_holes(&mut self) -> Vec<(Symbol, TradeIds, Duration)> {
         std::mem::take(&mut self.in_holes)
     }
 
@@ -172,13 +175,15 @@ impl FaultyLink {
             counters.frames_silenced += 1;
             return;
         }
-        let Some((Trade { id, .. }, _)) = frame.trade else {
+        let Some((trade, _)) = frame.trade else {
             let (frame, copy) = self.poison(frame, counters);
             out.push(frame);
             out.extend(copy);
             return;
         };
-        if self.lost_from.iter().any(|(symbol, from)| *symbol == frame.symbol && id >= *from) {
+        // An aggregate is what its trades are.
+        let (first, last) = trade.trade_ids.unwrap_or((trade.id, trade.id));
+        if self.lost_from.iter().any(|(symbol, from)| *symbol == frame.symbol && last >= *from) {
             counters.frames_lost_tail += 1;
             return;
         }
@@ -190,7 +195,7 @@ impl FaultyLink {
             self.holes.iter_mut().find(|(hole, _)| hole.symbol.as_ref().is_none_or(|symbol| *symbol == frame.symbol))
         {
             hole.count = hole.count.saturating_sub(1);
-            self.in_holes.push((frame.symbol, id, *time));
+            self.in_holes.push((frame.symbol, (first, last), *time));
             self.holes.retain(|(hole, _)| hole.count > 0);
             counters.frames_in_holes += 1;
             return;
@@ -253,7 +258,7 @@ mod tests {
         let stream = if id.is_some() { "x@trade" } else { "x@kline_1m" };
         let text = format!(r#"{{"t":{}}}"#, id.unwrap_or_default());
         let (price, quantity, side) = (Decimal::ONE, Decimal::ONE, Side::Buy);
-        let trade = id.map(|id| Trade { id, ts: Timestamp(0), price, quantity, side });
+        let trade = id.map(|id| Trade { id, ts: Timestamp(0), price, quantity, side, trade_ids: None });
         OutgoingFrame {
             stream: Arc::from(stream),
             symbol: Symbol::new(symbol),
@@ -319,7 +324,7 @@ mod tests {
         link.inject(&"hole:A:2:5s".parse().unwrap(), now);
         let frames = [("A", 1), ("B", 1), ("A", 2), ("A", 3)].map(|(symbol, id)| frame(symbol, Some(id)));
         assert_eq!(ids(&link.pass(frames.to_vec(), now, &mut counters)), [1, 3]);
-        let lost: Vec<i64> = link.take_holes().iter().map(|(_, id, _)| *id).collect();
+        let lost: Vec<i64> = link.take_holes().iter().map(|(_, (first, _), _)| *first).collect();
         assert_eq!((lost, counters.frames_in_holes, link.take_holes().len()), (vec![1, 2], 2, 0));
     }
 

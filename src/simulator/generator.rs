@@ -60,6 +60,8 @@ pub struct Event {
 pub enum EventKind {
     /// A trade.
     Trade(Trade),
+    /// An aggregate trade. The market makes none: the truth joins its trades.
+    AggTrade(Trade),
     /// A kline with its present or final values.
     Kline(Candle),
     /// The best bid and ask changed.
@@ -227,6 +229,7 @@ impl SymbolMarket {
                 price: Decimal::new(self.price, 8),
                 quantity: Decimal::new(quantity, 8),
                 side,
+                trade_ids: None,
             };
             self.next_id += 1;
             for candle in &mut self.klines {

@@ -38,6 +38,8 @@ pub struct Limits {
     pub trades_per_frame: usize,
     /// The request limits of REST.
     pub buckets: Vec<Bucket>,
+    /// A page of trades that begins at a row of this age or at an older one is refused.
+    pub trades_kept: Duration,
     /// How long a ban lasts.
     pub ban: Duration,
     /// How many refusals in a window a client may ignore before the ban.
@@ -70,6 +72,7 @@ impl Limits {
             lifetime,
             trades_per_frame,
             buckets,
+            trades_kept,
             ban,
         } = venue.peer().limits();
         let (ping_every, pong_within) = pings.unwrap_or((EVER, EVER));
@@ -92,6 +95,7 @@ impl Limits {
             streams_max: streams,
             trades_per_frame: trades_per_frame.max(1),
             buckets: buckets.to_vec(),
+            trades_kept: trades_kept.unwrap_or(EVER),
             ban,
             refusals_max,
             lag: Duration::ZERO,

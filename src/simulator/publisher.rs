@@ -1,6 +1,7 @@
 //! The loops that publish a generated market, a played capture, or a flood for measuring. Each adds trades and klines
 //! to the truth before it sends their frames.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
         at = exchange.time.market_now().min(at.plus_micros((CATCH_UP_US as f64 * options.time_scale) as i64));
         let mut events = market.advance(at);
         record_truth(&exchange, &names, &events);
+        events = with_aggregates(&exchange, &names, events);
         events.extend(change_numbering(&exchange, &options.listings, &mut market, at));
         exchange.send(names.frames(&exchange, &events));
         if exchange.trade_count() >= trades_max {
@@ -229,6 +231,38 @@ fn record_truth(exchange: &ExchangeState, names: &StreamNames, events: &[Event])
     }
 }
 
+/// The same events, each new aggregate behind its last trade, for symbols whose aggregates someone reads. The events are of
+/// whole milliseconds, and the truth has them: every aggregate is complete.
+fn with_aggregates(exchange: &ExchangeState, names: &StreamNames, events: Vec<Event>) -> Vec<Event> {
+    let mut by_last_trade: HashMap<(usize, i64), Trade> = HashMap::new();
+    for (listing, symbol) in names.symbols.iter().enumerate() {
+        let first = events.iter().filter(|event| event.listing == listing).find_map(|event| match event.kind {
+            EventKind::Trade(trade) => Some(trade.id),
+            _ => None,
+        });
+        let Some(first) = first else { continue };
+        if exchange.broadcaster.has_subscriber(names.of(listing, Channel::AggTrade))
+            && let Some(truth) = locked(&exchange.truths).get(symbol)
+        {
+            let aggregates = truth.aggregates_from(first).into_iter();
+            by_last_trade.extend(aggregates.filter_map(|trade| Some(((listing, trade.trade_ids?.1), trade))));
+        }
+    }
+    if by_last_trade.is_empty() {
+        return events;
+    }
+    let mut out = Vec::with_capacity(events.len() + by_last_trade.len());
+    for event in events {
+        out.push(event);
+        if let EventKind::Trade(trade) = event.kind
+            && let Some(aggregate) = by_last_trade.remove(&(event.listing, trade.id))
+        {
+            out.push(Event { kind: EventKind::AggTrade(aggregate), ..event });
+        }
+    }
+    out
+}
+
 /// The symbols and the names of their streams, rendered once.
 struct StreamNames {
     symbols: Vec<Symbol>,
@@ -250,10 +284,15 @@ impl StreamNames {
     fn stream(&self, event: &Event) -> &Arc<str> {
         let channel = match event.kind {
             EventKind::Trade(_) => Channel::Trade,
+            EventKind::AggTrade(_) => Channel::AggTrade,
             EventKind::Kline(candle) => Channel::Kline(candle.kline.interval),
             EventKind::Book(_) => Channel::BookTicker,
         };
-        let streams = &self.streams[event.listing];
+        self.of(event.listing, channel)
+    }
+
+    fn of(&self, listing: usize, channel: Channel) -> &Arc<str> {
+        let streams = &self.streams[listing];
         &streams.iter().find(|(known, _)| *known == channel).expect("Channel::ALL holds every channel").1
     }
 
@@ -265,6 +304,7 @@ impl StreamNames {
             EventKind::Trade(trade) => {
                 (peer.frame(name, PeerEvent::Trades(std::slice::from_ref(trade)), at), Some((*trade, at)))
             }
+            EventKind::AggTrade(trade) => (peer.frame(name, PeerEvent::AggTrade(trade), at), Some((*trade, at))),
             EventKind::Kline(candle) => {
                 (peer.kline_frame(name, &candle.kline, (candle.taker_base, candle.taker_quote), at), None)
             }

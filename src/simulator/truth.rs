@@ -73,6 +73,10 @@ pub struct TruthSummary {
     pub epoch: u32,
     /// Number of closed one-minute klines.
     pub klines_1m: u64,
+    /// Number of aggregate trades.
+    pub agg_trades: u64,
+    /// Number of the last aggregate trade, -1 when there was none.
+    pub last_agg_trade: i64,
 }
 
 /// The first aggregate id, far from trade ids, so that the two cannot be confused.
@@ -226,6 +230,28 @@ impl Truth {
         (AGG_BASE + index as i64, &self.trades[start..end])
     }
 
+    /// The aggregate trade at this index, of those among the first `visible` trades that `shows` shows; `None` when it
+    /// shows none of them.
+    pub fn aggregate(&self, index: usize, visible: usize, shows: impl Fn(&Trade) -> bool) -> Option<Trade> {
+        let (id, trades) = self.agg(index, visible);
+        let mut shown = trades.iter().filter(|trade| shows(trade));
+        let first = *shown.next()?;
+        let mut aggregate = Trade { id, trade_ids: Some((first.id, first.id)), ..first };
+        for trade in shown {
+            aggregate.quantity += trade.quantity;
+            aggregate.trade_ids = Some((first.id, trade.id));
+        }
+        Some(aggregate)
+    }
+
+    /// The aggregate trades from the trade `id` on. The trades of one aggregate are pushed together.
+    pub fn aggregates_from(&self, id: i64) -> Vec<Trade> {
+        let count = self.trades.len();
+        let begin = self.trades.partition_point(|trade| trade.id < id);
+        let indices = self.agg_count(begin)..self.agg_count(count);
+        indices.filter_map(|index| self.aggregate(index, count, |_| true)).collect()
+    }
+
     /// The index of the first aggregate whose id is at least `id`.
     pub fn agg_index_of_id(&self, id: i64, visible: usize) -> usize {
         if self.agg_starts.is_empty() {
@@ -245,13 +271,17 @@ impl Truth {
 
     /// First and last id, and the number of trades.
     pub fn summary(&self, symbol: &Symbol) -> TruthSummary {
+        let count = self.trades.len();
+        let aggregates = self.agg_count(count);
         TruthSummary {
             symbol: symbol.to_string(),
             first: self.trades.first().map_or(-1, |trade| trade.id),
             last: self.trades.last().map_or(-1, |trade| trade.id),
-            count: self.trades.len() as u64,
+            count: count as u64,
             epoch: self.ended.len() as u32,
             klines_1m: self.closed.get(&Interval::M1).map_or(0, |closed| closed.len() as u64),
+            agg_trades: aggregates as u64,
+            last_agg_trade: aggregates.checked_sub(1).map_or(-1, |last| self.agg(last, count).0),
         }
     }
 }
@@ -265,7 +295,14 @@ mod tests {
 
     fn trade(id: i64, ms: i64, price: i64) -> Trade {
         let quantity = Decimal::new(100_000_000, 8);
-        Trade { id, ts: Timestamp::from_millis(ms), price: Decimal::new(price, 8), quantity, side: Side::Buy }
+        Trade {
+            id,
+            ts: Timestamp::from_millis(ms),
+            price: Decimal::new(price, 8),
+            quantity,
+            side: Side::Buy,
+            trade_ids: None,
+        }
     }
 
     #[test]
@@ -314,6 +351,9 @@ mod tests {
         assert_eq!(truth.agg(2, 4), (AGG_BASE + 2, &truth.trades[3..]));
         assert_eq!(truth.agg_index_of_id(AGG_BASE + 1, 4), 1);
         assert_eq!(truth.agg_index_of_time(Timestamp::from_millis(2), 4), 2);
+        let ranges = |from| truth.aggregates_from(from).iter().filter_map(|trade| trade.trade_ids).collect::<Vec<_>>();
+        assert_eq!((ranges(0), ranges(3)), (vec![(1, 2), (3, 3), (4, 4)], vec![(3, 3), (4, 4)]));
+        assert_eq!(truth.aggregates_from(0)[0].quantity, Decimal::new(200_000_000, 8));
     }
 
     #[test]

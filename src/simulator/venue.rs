@@ -156,6 +156,7 @@ pub fn stream_name(symbol: &str, channel: Channel) -> String {
     let symbol = symbol.to_lowercase();
     match channel {
         Channel::Trade => format!("{symbol}@trade"),
+        Channel::AggTrade => format!("{symbol}@aggTrade"),
         Channel::Kline(interval) => format!("{symbol}@kline_{interval}"),
         Channel::BookTicker => format!("{symbol}@bookTicker"),
     }

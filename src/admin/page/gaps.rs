@@ -72,7 +72,7 @@ fn row(gap: &Gap, now: Timestamp) -> Markup {
 pub fn position_text(channel: Channel, position: i64) -> String {
     match channel {
         Channel::Kline(_) => Timestamp(position).rfc3339().get(..16).unwrap_or_default().replacen('T', " ", 1),
-        Channel::Trade | Channel::BookTicker => position.to_string(),
+        Channel::Trade | Channel::AggTrade | Channel::BookTicker => position.to_string(),
     }
 }
 

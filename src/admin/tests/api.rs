@@ -287,7 +287,7 @@ async fn a_backfill_opens_gaps_for_missing_trades_that_exist() {
     let estimate = answer.1.as_object_mut().unwrap().remove("estimate_s").unwrap();
     assert!(estimate.is_null() || estimate == 0, "{estimate}");
     let opened = json!({
-        "first": 2, "last": 8, "missing": 3, "gaps_opened": 1, "gaps_asked_again": 0, "more": false
+        "channel": "trade", "first": 2, "last": 8, "missing": 3, "gaps_opened": 1, "gaps_asked_again": 0, "more": false
     });
     assert_eq!(answer, (200, opened));
     assert_eq!(served.state.ledger.with(|ledger| ledger.open_count()), (1, 3));

@@ -179,6 +179,7 @@ pub(super) fn trade(symbol: &Symbol, id: i64) -> TradeRow {
         price: "61234.5".parse().unwrap(),
         quantity: "0.25".parse().unwrap(),
         side: Side::Buy,
+        trade_ids: None,
     };
     TradeRow {
         exchange: Exchange::named("binance"),

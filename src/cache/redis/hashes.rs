@@ -16,6 +16,9 @@ pub(super) struct HashWrite {
 }
 
 const TICK: [&str; 5] = ["ts", "trade_id", "price", "quantity", "side"];
+/// Of an aggregate trade. Its `trade_id` is empty: a symbol whose channel changes keeps the fields of the other one.
+const AGG_TICK: [&str; 8] =
+    ["ts", "agg_id", "price", "quantity", "side", "trade_id", "first_trade_id", "last_trade_id"];
 const KLINE: [&str; 14] = [
     "open_time",
     "closed",
@@ -69,7 +72,14 @@ pub(super) fn tick(exchange: Exchange, symbol: &Symbol, tick: &Tick) -> HashWrit
         plain(tick.quantity),
         tick.side.to_string(),
     ];
-    HashWrite { key: tick_key(exchange, symbol), order: 2, fields: TICK.into_iter().zip(values).collect() }
+    let fields = match tick.trade_ids {
+        None => TICK.into_iter().zip(values).collect(),
+        Some((first, last)) => {
+            let ids = [String::new(), first.to_string(), last.to_string()];
+            AGG_TICK.into_iter().zip(values.into_iter().chain(ids)).collect()
+        }
+    };
+    HashWrite { key: tick_key(exchange, symbol), order: 2, fields }
 }
 
 /// The hash of a kline: a later open time is newer, then closed before open, then more trades, then more volume.
@@ -123,12 +133,18 @@ fn time(stored: &HashFields, name: &str) -> Option<Timestamp> {
 
 /// Reads the hash of a tick; `None` if a field is missing or invalid.
 pub(super) fn read_tick(stored: &HashFields) -> Option<Tick> {
+    let trade_id = field(stored, "trade_id");
+    let trade_ids = match trade_id {
+        Some(_) => None,
+        None => Some((field(stored, "first_trade_id")?, field(stored, "last_trade_id")?)),
+    };
     Some(Tick {
-        id: field(stored, "trade_id")?,
+        id: trade_id.or_else(|| field(stored, "agg_id"))?,
         ts: time(stored, "ts")?,
         price: decimal(stored, "price")?,
         quantity: decimal(stored, "quantity")?,
         side: field(stored, "side")?,
+        trade_ids,
     })
 }
 
@@ -180,12 +196,38 @@ mod tests {
     #[test]
     fn a_tick_is_plain_text() {
         let price = "61234.560000".parse().unwrap();
-        let value = Tick { id: 7, ts: Timestamp(9), price, quantity: "0.00".parse().unwrap(), side: Side::Sell };
+        let value = Tick {
+            id: 7,
+            ts: Timestamp(9),
+            price,
+            quantity: "0.00".parse().unwrap(),
+            side: Side::Sell,
+            trade_ids: None,
+        };
         let hash = tick(Exchange::named("binance"), &Symbol::new("BTCUSDT"), &value);
         let fields = [("ts", "9"), ("trade_id", "7"), ("price", "61234.56"), ("quantity", "0"), ("side", "sell")];
         assert_eq!(hash.fields, fields.map(|(name, text)| (name, text.to_owned())));
         let stored = fields.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         assert_eq!(read_tick(&stored), Some(value));
         assert_eq!(read_tick(&HashFields::new()), None);
+    }
+
+    #[test]
+    fn of_two_channels_the_one_that_was_written_last_is_read() {
+        let raw = Tick {
+            id: 70,
+            ts: Timestamp(9),
+            price: "1.5".parse().unwrap(),
+            quantity: "2".parse().unwrap(),
+            side: Side::Buy,
+            trade_ids: None,
+        };
+        let aggregate = Tick { id: 7, trade_ids: Some((68, 70)), ..raw };
+        let mut stored = HashFields::new();
+        for value in [raw, aggregate, raw, aggregate] {
+            let hash = tick(Exchange::named("binance"), &Symbol::new("BTCUSDT"), &value);
+            stored.extend(hash.fields.into_iter().map(|(name, text)| (name.to_owned(), text)));
+            assert_eq!(read_tick(&stored), Some(value), "{stored:?}");
+        }
     }
 }

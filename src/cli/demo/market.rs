@@ -4,8 +4,8 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::catalog;
-use crate::market::{Channel, Exchange, Interval, SpellingError, Symbol};
-use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source, Venue};
+use crate::market::{Channel, Exchange, Interval, SpellingError, Symbol, Trade};
+use crate::simulator::{self, Fault, Generated, Listing, Options, Simulator, Source, TruthSummary, Venue};
 
 use super::TIME_SCALE;
 
@@ -68,9 +68,14 @@ impl Market {
         self.venue.exchange()
     }
 
-    /// The recorder's feed of it: every channel that the venue sends.
+    /// The channel of its trades: aggregate ones where the venue documents no others.
+    pub fn trades_channel(&self) -> Channel {
+        self.venue.spec().trades_channel().unwrap_or(Channel::Trade)
+    }
+
+    /// The recorder's feed of it: trades, klines and books, as far as the venue sends them.
     pub fn feed(&self) -> String {
-        let channels = [Channel::Trade, Channel::Kline(Interval::M1), Channel::BookTicker].into_iter();
+        let channels = [self.trades_channel(), Channel::Kline(Interval::M1), Channel::BookTicker].into_iter();
         let sent = channels.filter(|channel| self.venue.spec().channel(*channel).is_some());
         let channels: Vec<String> = sent.map(|channel| channel.to_string()).collect();
         let symbols: Vec<&str> = self.simulator.control.symbols().iter().map(Symbol::as_str).collect();
@@ -92,8 +97,41 @@ impl Market {
         });
     }
 
-    /// Trades published so far.
+    /// Trades of [`Self::trades_channel`] published so far.
     pub fn published(&self) -> u64 {
-        self.simulator.control.summary().iter().map(|symbol| symbol.count).sum()
+        let aggregates = self.trades_channel() == Channel::AggTrade;
+        let count = |symbol: &TruthSummary| if aggregates { symbol.agg_trades } else { symbol.count };
+        self.simulator.control.summary().iter().map(count).sum()
+    }
+
+    /// Every published trade of that channel.
+    pub fn published_trades(&self, symbol: &Symbol) -> Vec<Trade> {
+        match self.trades_channel() {
+            Channel::AggTrade => self.simulator.control.published_agg_trades(symbol.as_str()),
+            _ => self.simulator.control.published(symbol.as_str()),
+        }
+    }
+
+    /// The id of the last trade of that channel.
+    pub fn last_published(&self, of: &TruthSummary) -> i64 {
+        if self.trades_channel() == Channel::AggTrade { of.last_agg_trade } else { of.last }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_venue_that_documents_no_trades_is_recorded_by_its_aggregates() {
+        let market = Market::open(venue("binance_usdm").unwrap(), 1, 400.0).await.unwrap();
+        assert_eq!(market.trades_channel(), Channel::AggTrade);
+        let feed = market.feed();
+        assert!(feed.contains(r#"channels = ["agg_trade", "kline_1m", "book_ticker"]"#), "{feed}");
+        assert!(feed.contains(r#"symbols = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "TUSDUSDT"]"#), "{feed}");
+        market.simulator.stop().await;
+        let market = Market::open(venue("binance").unwrap(), 1, 400.0).await.unwrap();
+        assert_eq!(market.trades_channel(), Channel::Trade);
+        market.simulator.stop().await;
     }
 }

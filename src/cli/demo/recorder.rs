@@ -141,9 +141,10 @@ fn is_behind(market: &Market, streams: &[Value]) -> bool {
         let last = streams.iter().find(|stream| {
             stream["exchange"] == market.exchange().as_str()
                 && stream["symbol"] == published.symbol.as_str()
-                && stream["channel"] == "trade"
+                && stream["channel"] == market.trades_channel().as_str()
         });
-        published.count > 0 && last.and_then(|stream| stream["last"].as_i64()) != Some(published.last)
+        published.count > 0
+            && last.and_then(|stream| stream["last"].as_i64()) != Some(market.last_published(&published))
     })
 }
 

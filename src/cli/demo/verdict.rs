@@ -55,7 +55,7 @@ pub async fn compare(markets: &[Market], config: &Path, gaps: &[Value]) -> Resul
     for market in markets {
         let (exchange, simulator) = (market.exchange(), &market.simulator);
         for symbol in simulator.control.symbols() {
-            trades(exchange, simulator, &history, symbol, &mut verdict).await?;
+            trades(market, &history, symbol, &mut verdict).await?;
             klines(exchange, simulator, &history, symbol, &mut verdict).await?;
         }
         verdict.limits_broken += simulator.control.counters().broken.total();
@@ -66,16 +66,15 @@ pub async fn compare(markets: &[Market], config: &Path, gaps: &[Value]) -> Resul
 }
 
 async fn trades(
-    exchange: Exchange,
-    simulator: &Simulator,
+    market: &Market,
     history: &Arc<dyn History>,
     symbol: &Symbol,
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
     let mut expected: HashMap<i64, Trade> =
-        simulator.control.published(symbol.as_str()).into_iter().map(|trade| (trade.id, trade)).collect();
+        market.published_trades(symbol).into_iter().map(|trade| (trade.id, trade)).collect();
     verdict.published += expected.len() as u64;
-    let stream = Stream::new(exchange, symbol.clone(), Channel::Trade);
+    let stream = Stream::new(market.exchange(), symbol.clone(), market.trades_channel());
     let mut from = 0;
     let mut previous = None;
     loop {

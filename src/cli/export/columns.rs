@@ -44,6 +44,24 @@ pub const TRADE: Columns = &[
     ("epoch", Kind::Integer),
 ];
 
+/// Columns of an aggregate trade.
+pub const AGG_TRADE: Columns = &[
+    ("exchange", Kind::Text),
+    ("symbol", Kind::Text),
+    ("agg_id", Kind::Integer),
+    ("first_trade_id", Kind::Integer),
+    ("last_trade_id", Kind::Integer),
+    ("ts", Kind::Timestamp),
+    ("ts_us", Kind::Integer),
+    ("price", Kind::Decimal),
+    ("quantity", Kind::Decimal),
+    ("side", Kind::Text),
+    ("received_at", Kind::Timestamp),
+    ("received_at_us", Kind::Integer),
+    ("is_backfilled", Kind::Boolean),
+    ("epoch", Kind::Integer),
+];
+
 /// Columns of a kline.
 pub const KLINE: Columns = &[
     ("exchange", Kind::Text),
@@ -103,7 +121,11 @@ fn format_timestamp(at: Timestamp) -> String {
 
 /// The columns of a channel of history.
 pub fn of(channel: Channel) -> Columns {
-    if channel == Channel::Trade { TRADE } else { KLINE }
+    match channel {
+        Channel::Trade => TRADE,
+        Channel::AggTrade => AGG_TRADE,
+        Channel::Kline(_) | Channel::BookTicker => KLINE,
+    }
 }
 
 /// A trade, in the order of [`TRADE`].
@@ -122,6 +144,29 @@ pub fn trade(row: &TradeRow) -> [Cell<'_>; TRADE.len()] {
         Cell::Integer(row.received_at.micros()),
         Cell::Boolean(row.is_backfilled),
         Cell::Integer(row.epoch),
+    ]
+}
+
+/// An aggregate trade of trades `first` to `last`, in the order of [`AGG_TRADE`].
+pub fn agg_trade(row: &TradeRow, (first, last): (i64, i64)) -> [Cell<'_>; AGG_TRADE.len()] {
+    let [exchange, symbol, id, ts, ts_us, price, quantity, side, received_at, received_at_us, backfilled, epoch] =
+        trade(row);
+    let (first, last) = (Cell::Integer(first), Cell::Integer(last));
+    [
+        exchange,
+        symbol,
+        id,
+        first,
+        last,
+        ts,
+        ts_us,
+        price,
+        quantity,
+        side,
+        received_at,
+        received_at_us,
+        backfilled,
+        epoch,
     ]
 }
 

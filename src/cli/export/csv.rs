@@ -78,6 +78,7 @@ mod tests {
                 price: "0.00001000".parse().unwrap(),
                 quantity: "100".parse().unwrap(),
                 side: Side::Sell,
+                trade_ids: None,
             },
             received_at: Timestamp(1_795_517_280_100_000),
             is_backfilled: false,

@@ -215,7 +215,7 @@ impl Export {
     /// Writes the next page of rows; returns the position of the last one.
     async fn page(&mut self, rest: Range) -> Result<Option<i64>, Failure> {
         let mut last = None;
-        if self.stream.channel == Channel::Trade {
+        if self.stream.channel.has_trades() {
             for row in self.history.trades(&self.stream, rest, PAGE).await.context("read trades")? {
                 self.sink.trade(&row)?;
                 self.completeness.row(row.trade.id);

@@ -41,7 +41,11 @@ impl Sink {
             RowFormat::Csv => Self::Csv(Box::new(CsvFile::begin(target, columns)?)),
             RowFormat::Jsonl => Self::Jsonl(Lines { columns, target, text: String::new() }),
             RowFormat::Parquet => {
-                let sorted_by = if channel == Channel::Trade { "trade_id" } else { "open_time" };
+                let sorted_by = match channel {
+                    Channel::Trade => "trade_id",
+                    Channel::AggTrade => "agg_id",
+                    Channel::Kline(_) | Channel::BookTicker => "open_time",
+                };
                 Self::Parquet(Box::new(ParquetFile::begin(target, columns, sorted_by)?))
             }
         })
@@ -49,7 +53,10 @@ impl Sink {
 
     /// Writes a trade.
     pub fn trade(&mut self, row: &TradeRow) -> Result<(), Failure> {
-        self.put(&columns::trade(row))
+        match row.trade.trade_ids {
+            None => self.put(&columns::trade(row)),
+            Some(ids) => self.put(&columns::agg_trade(row, ids)),
+        }
     }
 
     /// Writes a kline.

@@ -1,4 +1,4 @@
-//! Routes and decodes frames. The hot path reads the bytes once and allocates nothing for a good frame.
+//! Routes and decodes frames of spot and USD-M. The hot path reads the bytes once and allocates nothing for a good frame.
 //!
 //! We connect to `/stream`, so frames are `{"stream":"<name>","data":{...}}`, with the keys in this order in every
 //! capture. The name selects the parser before any JSON is read. A frame of another shape (another key order, no
@@ -16,6 +16,7 @@ use crate::exchange::{DecodeError, Event, MarketEvent, Route, SubscriptionAnswer
 use crate::market::{Book, Channel, Kline, Trade, small_letters};
 
 const TRADE: &str = "trade frame";
+const AGG_TRADE: &str = "aggTrade frame";
 const KLINE: &str = "kline frame";
 const BOOK: &str = "bookTicker frame";
 const FRAME: &str = "frame";
@@ -23,7 +24,7 @@ const FRAME: &str = "frame";
 const SHUTDOWN: &str = "serverShutdown";
 
 /// Finds what a frame is about in its first bytes.
-pub(super) fn route(payload: &[u8]) -> Route<'_> {
+pub(in crate::exchange) fn route(payload: &[u8]) -> Route<'_> {
     match split_name(payload) {
         Some((name, _)) if name.strip_prefix('!') == Some(SHUTDOWN) => Route::Shutdown,
         Some((name, _)) => Route::Stream(Cow::Borrowed(name)),
@@ -32,7 +33,7 @@ pub(super) fn route(payload: &[u8]) -> Route<'_> {
 }
 
 /// Decodes a frame.
-pub(super) fn decode(payload: &[u8]) -> Result<Option<MarketEvent<'_>>, DecodeError> {
+pub(in crate::exchange) fn decode(payload: &[u8]) -> Result<Option<MarketEvent<'_>>, DecodeError> {
     if let Some((name, rest)) = split_name(payload)
         && let Some(data) = rest.strip_prefix(br#","data":"#)
         && let Some(data) = data.trim_ascii_end().strip_suffix(b"}")
@@ -174,7 +175,10 @@ fn decode_slow(payload: &[u8]) -> Result<Option<MarketEvent<'_>>, DecodeError> {
     }
     match envelope.event() {
         Some("trade") => return trade(None, text),
+        Some("aggTrade") => return agg_trade(None, text),
         Some("kline") => return kline(None, text),
+        // 2.6: "bookTicker is e u s ps b B a A T E st": spot has neither `e` nor a time.
+        Some("bookTicker") => return book(None, text),
         Some(_) => return Ok(None),
         None => {}
     }
@@ -193,6 +197,7 @@ fn decode_data<'a>(name: &str, data: &'a str) -> Result<Option<MarketEvent<'a>>,
     let symbol = name.split('@').next();
     match streams::channel(name) {
         Some(Channel::Trade) => return trade(symbol, data),
+        Some(Channel::AggTrade) => return agg_trade(symbol, data),
         Some(Channel::BookTicker) => return book(symbol, data),
         Some(Channel::Kline(interval)) => return kline(symbol.map(|symbol| (symbol, interval.as_str())), data),
         None => {}
@@ -213,7 +218,8 @@ fn require_equal(what: &'static str, name: &str, in_data: &str) -> Result<(), De
     Err(DecodeError { what, why: format!("its stream says {name:?}, its data {in_data:?}") })
 }
 
-/// "`<s>@trade`: e E s t p q T m M"; "b, a were removed 2024-06-18": never read.
+/// "`<s>@trade`: e E s t p q T m M"; "b, a were removed 2024-06-18": never read. 2.4: "`X` = MARKET, INSURANCE_FUND or ADL:
+/// keep it": each is a trade with an id of its own.
 #[derive(Deserialize)]
 struct TradeFrame<'a> {
     e: &'a str,
@@ -241,8 +247,46 @@ fn trade<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>
         price: decimal(TRADE, "p", frame.p)?,
         quantity: decimal(TRADE, "q", frame.q)?,
         side: super::rest::taker_side(frame.m),
+        trade_ids: None,
     };
     let event_time = frame.event_time.map(|ms| millis(TRADE, "E", ms)).transpose()?;
+    Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Trade(trade) }))
+}
+
+/// 1.4: "`<s>@aggTrade`: e E s a p q f l T m M"; "`a` aggregate id, `f..l` trade-id range". 2.4: "e E s a p q nq f l T m st":
+/// `q` is the whole quantity, `nq` the one without RPI trades.
+#[derive(Deserialize)]
+struct AggTradeFrame<'a> {
+    e: &'a str,
+    #[serde(rename = "E")]
+    event_time: Option<i64>,
+    #[serde(borrow)]
+    s: Name<'a>,
+    a: i64,
+    p: &'a str,
+    q: &'a str,
+    f: i64,
+    l: i64,
+    #[serde(rename = "T")]
+    trade_time: i64,
+    m: bool,
+}
+
+fn agg_trade<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
+    let frame: AggTradeFrame<'a> = read(AGG_TRADE, text)?;
+    require_equal(AGG_TRADE, "aggTrade", frame.e)?;
+    if let Some(name) = name {
+        require_equal(AGG_TRADE, name, &frame.s.0)?;
+    }
+    let trade = Trade {
+        id: trade_id(AGG_TRADE, "a", frame.a)?,
+        ts: millis(AGG_TRADE, "T", frame.trade_time)?,
+        price: decimal(AGG_TRADE, "p", frame.p)?,
+        quantity: decimal(AGG_TRADE, "q", frame.q)?,
+        side: super::rest::taker_side(frame.m),
+        trade_ids: Some(super::rest::trade_ids(AGG_TRADE, frame.f, frame.l)?),
+    };
+    let event_time = frame.event_time.map(|ms| millis(AGG_TRADE, "E", ms)).transpose()?;
     Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Trade(trade) }))
 }
 
@@ -312,9 +356,12 @@ fn kline<'a>(name: Option<(&str, &str)>, text: &'a str) -> Result<Option<MarketE
     Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Kline(kline) }))
 }
 
-/// "`<s>@bookTicker`: u s b B a A".
+/// "`<s>@bookTicker`: u s b B a A"; 2.6: "e u s ps b B a A T E st".
 #[derive(Deserialize)]
 struct BookFrame<'a> {
+    e: Option<&'a str>,
+    #[serde(rename = "E")]
+    event_time: Option<i64>,
     u: i64,
     #[serde(borrow)]
     s: Name<'a>,
@@ -328,6 +375,7 @@ struct BookFrame<'a> {
 
 fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>>, DecodeError> {
     let frame: BookFrame<'a> = read(BOOK, text)?;
+    require_equal(BOOK, "bookTicker", frame.e.unwrap_or("bookTicker"))?;
     if let Some(name) = name {
         require_equal(BOOK, name, &frame.s.0)?;
     }
@@ -338,7 +386,8 @@ fn book<'a>(name: Option<&str>, text: &'a str) -> Result<Option<MarketEvent<'a>>
         ask: decimal(BOOK, "a", frame.a)?,
         ask_quantity: decimal(BOOK, "A", frame.ask_quantity)?,
     };
-    Ok(Some(MarketEvent { symbol: frame.s.0, event_time: None, event: Event::Book(book) }))
+    let event_time = frame.event_time.map(|ms| millis(BOOK, "E", ms)).transpose()?;
+    Ok(Some(MarketEvent { symbol: frame.s.0, event_time, event: Event::Book(book) }))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ fn expected_trade() -> Trade {
         price: parse_decimal("2683.8").unwrap(),
         quantity: parse_decimal("0.002").unwrap(),
         side: Side::Sell,
+        trade_ids: None,
     }
 }
 
@@ -134,7 +135,7 @@ fn frames_without_market_data_of_our_channels_are_ignored() {
         r#"{"stream":"btcusdt@kline_3m","data":{"e":"kline","k":{}}}"#,
         r#"{"stream":"btcusdt@kline_1d@+08:00","data":{"e":"kline","k":{}}}"#,
         r#"{"stream":"!ticker@arr","data":[]}"#,
-        r#"{"e":"aggTrade","s":"BTCUSDT"}"#,
+        r#"{"e":"24hrTicker","s":"BTCUSDT"}"#,
     ] {
         assert_eq!(decode(frame.as_bytes()), Ok(None), "{frame}");
     }
@@ -233,6 +234,7 @@ fn every_frame_of_the_other_captures_is_decoded() {
     let mut klines = 0;
     let mut books = 0;
     let mut any = false;
+    let mut aggregates: BTreeMap<(&str, String), (i64, i64)> = BTreeMap::new();
     for name in ["binance/BINANCE.ws.1.0", "binance/BINANCE_TR.ws.1.0", "binance/BINANCE_US.ws.1.0"] {
         for frame in frames(name) {
             any = true;
@@ -249,13 +251,20 @@ fn every_frame_of_the_other_captures_is_decoded() {
                     }
                 }
                 Some(MarketEvent { event: Event::Book(_), .. }) => books += 1,
-                Some(MarketEvent { .. }) => panic!("these captures have no trades"),
-                None => assert!(stream.contains("@depth") || stream.contains("@aggTrade"), "{frame}"),
+                Some(MarketEvent { event: Event::Trade(trade), .. }) => {
+                    // 1.4: "`f/l` contiguous, `a` contiguous".
+                    let (first, last) = trade.trade_ids.expect("these captures have no raw trades");
+                    if let Some((id, end)) = aggregates.insert((name, stream.into_owned()), (trade.id, last)) {
+                        assert_eq!((trade.id, first), (id + 1, end + 1), "{frame}");
+                    }
+                }
+                None => assert!(stream.contains("@depth"), "{frame}"),
             }
         }
     }
     if any {
         assert!(klines > 0 && books > 0 && closed_without_trades > 0, "{klines} {books} {closed_without_trades}");
+        assert!(aggregates.len() > 1, "{aggregates:?}");
     }
 }
 
@@ -271,7 +280,7 @@ proptest! {
         );
         let side = if maker { Side::Sell } else { Side::Buy };
         let ts = Timestamp::from_millis(ms);
-        let event = Event::Trade(Trade { id, ts, price, quantity, side });
+        let event = Event::Trade(Trade { id, ts, price, quantity, side, trade_ids: None });
         prop_assert_eq!(decode(frame.as_bytes()), Ok(Some(MarketEvent { symbol: "BTCUSDT".into(), event_time: Some(ts), event })));
     }
 

@@ -3,10 +3,11 @@
 //! Facts are from EXCHANGES.md, section 1 (`binance-spot-api-docs` @ a5e0bc3); each rule is quoted above the branch that
 //! implements it. Pure: it never sees a socket or a clock.
 
-mod frames;
+pub(super) mod aggregates;
+pub(super) mod frames;
 pub mod peer;
-mod rest;
-mod streams;
+pub(super) mod rest;
+pub(super) mod streams;
 
 use std::time::Duration;
 
@@ -16,10 +17,11 @@ use super::spec::{
     SocketLimits, SocketSpec, Spec,
 };
 use super::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
+    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route, Series,
     SubscriptionChange,
 };
 use crate::market::{Channel, Exchange, Interval, SpellingError, Stream, Symbol};
+use aggregates::AggTrades;
 
 /// Binance Spot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +47,18 @@ const SPEC: Spec = Spec {
             // 8: "floor per symbol (silent)": a repair learns it.
             reach: Reach::All,
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
+        },
+        ChannelSpec {
+            kind: ChannelKind::AggTrade,
+            socket: 0,
+            // 1.4: "12,477 aggTrades: f/l contiguous, a contiguous".
+            numbering: Numbering::Contiguous,
+            // 1.7: "fromId inclusive, upward".
+            refill: Refill::ById,
+            reach: Reach::All,
+            on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::Kline {
@@ -59,6 +73,7 @@ const SPEC: Spec = Spec {
             refill: Refill::ByTime,
             reach: Reach::All,
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::BookTicker,
@@ -67,6 +82,7 @@ const SPEC: Spec = Spec {
             refill: Refill::Never,
             reach: Reach::Rows(0),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
     ],
     limits: SocketLimits {
@@ -96,6 +112,25 @@ const SPEC: Spec = Spec {
         klines_page: rest::PAGE_MAX,
     },
 };
+
+/// 1.7: "aggTrades | 4 (since 2025-03-10)".
+const AGG_TRADES: AggTrades = AggTrades { path: "/api/v3/aggTrades", weight: 4 };
+
+/// The answer to a request for aggregate trades; `None` for another request.
+pub(super) fn aggregates_answer(request: &Request<'_>, answer: &RestAnswer<'_>) -> Option<Result<Answer, DecodeError>> {
+    let RestAnswer { body, latest, .. } = *answer;
+    let is_aggregate = |series: Series<'_>| series.channel == Channel::AggTrade;
+    match *request {
+        Request::Trades { series, .. } if is_aggregate(series) => {
+            Some(aggregates::trades_answer(body, latest).map(Answer::Trades))
+        }
+        Request::Newest { series } if is_aggregate(series) => Some(aggregates::newest_answer(body).map(Answer::Newest)),
+        Request::TradeAt { series, .. } if is_aggregate(series) => {
+            Some(aggregates::at_answer(body).map(Answer::TradeAt))
+        }
+        _ => None,
+    }
+}
 
 impl Dialect for Binance {
     fn spec(&self) -> &'static Spec {
@@ -139,10 +174,17 @@ impl Dialect for Binance {
 
     fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
         Some(match *request {
-            Request::Trades { symbol, range, .. } => rest::trades_request(symbol, range),
-            Request::Newest { symbol } => rest::newest_request(symbol),
-            Request::NewestFallback { symbol } => rest::newest_fallback_request(symbol),
-            Request::TradeAt { symbol, at } => rest::trade_at_request(symbol, at),
+            Request::Trades { series: Series { symbol, channel: Channel::AggTrade }, range, .. } => {
+                AGG_TRADES.page(symbol, range)
+            }
+            Request::Newest { series: Series { symbol, channel: Channel::AggTrade } } => AGG_TRADES.newest(symbol),
+            // No other endpoint has the numbers of aggregates.
+            Request::NewestFallback { series: Series { channel: Channel::AggTrade, .. } } => return None,
+            Request::TradeAt { series: Series { symbol, channel: Channel::AggTrade }, at } => AGG_TRADES.at(symbol, at),
+            Request::Trades { series: Series { symbol, .. }, range, .. } => rest::trades_request(symbol, range),
+            Request::Newest { series: Series { symbol, .. } } => rest::newest_request(symbol),
+            Request::NewestFallback { series: Series { symbol, .. } } => rest::newest_fallback_request(symbol),
+            Request::TradeAt { series: Series { symbol, .. }, at } => rest::trade_at_request(symbol, at),
             Request::Klines { symbol, interval, range } => rest::klines_request(symbol, interval, range),
             // 1.9: "/api/v3/time, weight 1".
             Request::Time => RestRequest { path: "/api/v3/time".to_owned(), weight: 1, bucket: 0 },
@@ -152,6 +194,9 @@ impl Dialect for Binance {
 
     fn answer(&self, request: &Request<'_>, answer: &RestAnswer<'_>) -> Result<Answer, DecodeError> {
         let RestAnswer { body, now, latest } = *answer;
+        if let Some(read) = aggregates_answer(request, answer) {
+            return read;
+        }
         Ok(match *request {
             Request::Trades { .. } => Answer::Trades(rest::trades_answer(body, latest)?),
             Request::Newest { .. } | Request::NewestFallback { .. } => Answer::Newest(rest::newest_answer(body)?),

@@ -1,6 +1,6 @@
-//! REST requests of Binance, and how to read their answers.
+//! REST requests of Binance, and how to read their answers. USD-M has the same answers under other paths.
 //!
-//! All paths are under `/api/v3`; "All limits are by IP, not key". Each request names its weight.
+//! Paths of spot are under `/api/v3`; "All limits are by IP, not key". Each request names its weight.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
 
 /// "limit def 500 max 1000": of klines, aggTrades and historicalTrades alike.
-pub(super) const PAGE_MAX: i64 = 1_000;
+pub(in crate::exchange) const PAGE_MAX: i64 = 1_000;
 /// Error objects are short.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Most characters of a value in a message.
@@ -31,8 +31,16 @@ const TIME: &str = "time answer";
 const INFO: &str = "exchangeInfo answer";
 
 /// "`m` = buyer is maker (=> taker side is SELL when true)"; WebSocket and REST share the rule.
-pub(super) const fn taker_side(buyer_is_maker: bool) -> Side {
+pub(in crate::exchange) const fn taker_side(buyer_is_maker: bool) -> Side {
     if buyer_is_maker { Side::Sell } else { Side::Buy }
+}
+
+/// The ids of the first and last trade of an aggregate.
+pub(in crate::exchange) fn trade_ids(what: &'static str, first: i64, last: i64) -> Result<(i64, i64), DecodeError> {
+    if first < 0 || last < first {
+        return Err(DecodeError { what, why: format!("its trades {first} to {last} are no range") });
+    }
+    Ok((first, last))
 }
 
 /// "historicalTrades | 25 | symbol, fromId": raw trades by id, the id space of the trade stream.
@@ -56,7 +64,7 @@ struct TradeRow<'a> {
     is_buyer_maker: bool,
 }
 
-pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
+pub(in crate::exchange) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
     read_page(TRADES, body, 1, |element| {
         trade(element, latest)
             .map_err(|why| Refusal { position: readable_id(TRADES, element, "id"), reason: why.to_string() })
@@ -71,11 +79,17 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
         price: storable(TRADES, "price", &row.price)?,
         quantity: storable(TRADES, "qty", &row.qty)?,
         side: taker_side(row.is_buyer_maker),
+        trade_ids: None,
     })
 }
 
 /// A time in milliseconds that is neither before 1970 nor later than `latest`.
-fn time(what: &'static str, name: &str, ms: i64, latest: Timestamp) -> Result<Timestamp, DecodeError> {
+pub(in crate::exchange) fn time(
+    what: &'static str,
+    name: &str,
+    ms: i64,
+    latest: Timestamp,
+) -> Result<Timestamp, DecodeError> {
     plausible_time(what, name, millis(what, name, ms)?, latest)
 }
 
@@ -110,7 +124,7 @@ struct NewestRow {
 }
 
 /// Reads either answer: aggregates, or the raw trades of the fallback. An unreadable element costs itself only.
-pub(super) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
+pub(in crate::exchange) fn newest_answer(body: &[u8]) -> Result<Option<(i64, Timestamp)>, DecodeError> {
     let rows = readable(AGGREGATES, body, |element| {
         let (id, ms) = match read::<NewestRow>(AGGREGATES, element) {
             Ok(row) => (row.id, row.time),
@@ -137,18 +151,28 @@ pub(super) fn trade_at_answer(body: &[u8]) -> Result<Option<i64>, DecodeError> {
 
 /// "klines | 2 | startTime, endTime (ms, compare with open time, inclusive), interval (case-sensitive)".
 pub(super) fn klines_request(symbol: &str, interval: Interval, range: Range) -> RestRequest {
-    let path = format!(
-        "/api/v3/klines?symbol={}&interval={interval}&startTime={}&endTime={}&limit={}",
+    let limit = range.len(interval.micros()).clamp(1, PAGE_MAX);
+    RestRequest { path: klines_path("/api/v3/klines", symbol, interval, range, limit), weight: 2, bucket: 0 }
+}
+
+/// The path of klines with open times in `range`.
+pub(in crate::exchange) fn klines_path(
+    path: &str,
+    symbol: &str,
+    interval: Interval,
+    range: Range,
+    limit: i64,
+) -> String {
+    format!(
+        "{path}?symbol={}&interval={interval}&startTime={}&endTime={}&limit={limit}",
         percent_encoded(symbol),
         millis_up(range.first),
         range.last.div_euclid(1_000),
-        range.len(interval.micros()).clamp(1, PAGE_MAX),
-    );
-    RestRequest { path, weight: 2, bucket: 0 }
+    )
 }
 
 /// "array of 12: openTime, o, h, l, c, vol, closeTime, quoteVol, n, takerBase, takerQuote, ignore".
-pub(super) fn klines_answer(
+pub(in crate::exchange) fn klines_answer(
     interval: Interval,
     body: &[u8],
     now: Timestamp,
@@ -208,7 +232,7 @@ struct TimeAnswer {
     server_time: i64,
 }
 
-pub(super) fn time_answer(body: &[u8]) -> Result<Timestamp, DecodeError> {
+pub(in crate::exchange) fn time_answer(body: &[u8]) -> Result<Timestamp, DecodeError> {
     let answer: TimeAnswer = read(TIME, body)?;
     match time(TIME, "serverTime", answer.server_time, TIME_MAX)? {
         Timestamp(0) => Err(DecodeError { what: TIME, why: "serverTime is 0".to_owned() }),
@@ -226,14 +250,28 @@ pub(super) fn info_request(symbols: &[String]) -> RestRequest {
     RestRequest { path, weight: 20, bucket: 0 }
 }
 
-/// Reads only what we use: every other member may have any content, and so may every element that we cannot read.
+/// 1.9: "symbol `status` TRADING / END_OF_DAY / HALT / BREAK / CANCEL_ONLY": the states in which a symbol does not trade.
+fn is_paused(status: &str) -> bool {
+    let states = ["PRE_TRADING", "POST_TRADING", "END_OF_DAY", "HALT", "AUCTION_MATCH", "BREAK", "CANCEL_ONLY"];
+    states.contains(&status)
+}
+
 pub(super) fn info_answer(body: &[u8]) -> Result<ExchangeInfo, DecodeError> {
+    listing_answer(body, is_paused)
+}
+
+/// Reads only what we use: every other member may have any content, and so may every element that we cannot read.
+/// `is_paused` says whether a symbol in a state other than `TRADING` does not trade.
+pub(in crate::exchange) fn listing_answer(
+    body: &[u8],
+    is_paused: fn(&str) -> bool,
+) -> Result<ExchangeInfo, DecodeError> {
     let mut info = ExchangeInfo::default();
     if let Some(limits) = member(INFO, body, "rateLimits")? {
         read_limits(limits, &mut info);
     }
     match member(INFO, body, "symbols")? {
-        Some(symbols) => read_symbols(symbols, &mut info),
+        Some(symbols) => read_symbols(symbols, is_paused, &mut info),
         None => info.unreadable.push("symbols is missing".to_owned()),
     }
     Ok(info)
@@ -260,8 +298,7 @@ fn read_limits(limits: &[u8], info: &mut ExchangeInfo) {
     }
 }
 
-/// "symbol status TRADING / END_OF_DAY / HALT / BREAK / CANCEL_ONLY".
-fn read_symbols(symbols: &[u8], info: &mut ExchangeInfo) {
+fn read_symbols(symbols: &[u8], is_paused: fn(&str) -> bool, info: &mut ExchangeInfo) {
     let elements = match array_elements(INFO, symbols) {
         Ok(elements) => elements,
         Err(error) => return info.unreadable.push(format!("symbols: {}", error.why)),
@@ -278,10 +315,7 @@ fn read_symbols(symbols: &[u8], info: &mut ExchangeInfo) {
         let status = part(element, "status");
         let entry = match status.as_ref().and_then(Value::as_str) {
             Some("TRADING") => ListingEntry::Trading,
-            Some(
-                paused @ ("PRE_TRADING" | "POST_TRADING" | "END_OF_DAY" | "HALT" | "AUCTION_MATCH" | "BREAK"
-                | "CANCEL_ONLY"),
-            ) => ListingEntry::Paused(paused.to_owned()),
+            Some(status) if is_paused(status) => ListingEntry::Paused(status.to_owned()),
             // A status that we do not know says nothing about trades: its frames will.
             _ => {
                 info.unreadable.push(format!("{symbol} has the status {}", shown(status)));
@@ -312,7 +346,7 @@ struct ErrorBody {
 
 /// "error object {"code":-1121,"msg":"Invalid symbol."}"; no answer of data has a member `code`. A ban may name its end
 /// in any body.
-pub(super) fn judge(reply: &RestReply<'_>) -> Option<AnswerError> {
+pub(in crate::exchange) fn judge(reply: &RestReply<'_>) -> Option<AnswerError> {
     let banned_until = || banned_until(&String::from_utf8_lossy(reply.body));
     let named = answer_error(reply.body);
     match (reply.status, named) {
@@ -344,6 +378,8 @@ fn answer_error(body: &[u8]) -> Option<AnswerError> {
         -1_003 | -1_034 => AnswerErrorKind::Limited,
         // "-1121 = bad symbol".
         -1_121 => AnswerErrorKind::UnknownSymbol,
+        // 2.7: "Only the last 2 days, also by id: 400 code -4166".
+        -4_166 => AnswerErrorKind::TooOld,
         // "-1000 UNKNOWN, -1001 DISCONNECTED, -1006 UNEXPECTED_RESP, -1007 TIMEOUT, -1008 SERVER_BUSY".
         -1_000 | -1_001 | -1_006 | -1_007 | -1_008 => AnswerErrorKind::Unavailable,
         _ => AnswerErrorKind::Other,
@@ -363,7 +399,7 @@ fn banned_until(body: &str) -> Option<Timestamp> {
 }
 
 /// The first whole millisecond at or after `us`.
-const fn millis_up(us: i64) -> i64 {
+pub(super) const fn millis_up(us: i64) -> i64 {
     us.div_euclid(1_000) + (us.rem_euclid(1_000) != 0) as i64
 }
 

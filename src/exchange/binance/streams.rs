@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use crate::market::{Channel, Stream, small_letters};
 
 /// `btcusdt@trade`: "symbol lowercase".
-pub(super) fn name(stream: &Stream) -> String {
+pub(in crate::exchange) fn name(stream: &Stream) -> String {
     let mut name: String = small_letters(stream.symbol.as_str()).collect();
     let written = match stream.channel {
         Channel::Trade => write!(name, "@trade"),
+        Channel::AggTrade => write!(name, "@aggTrade"),
         Channel::Kline(interval) => write!(name, "@kline_{interval}"),
         Channel::BookTicker => write!(name, "@bookTicker"),
     };
@@ -17,10 +18,11 @@ pub(super) fn name(stream: &Stream) -> String {
 }
 
 /// The channel of a name. `kline_1d@+08:00` has other days than ours, and no interval has such a name.
-pub(super) fn channel(name: &str) -> Option<Channel> {
+pub(in crate::exchange) fn channel(name: &str) -> Option<Channel> {
     let (_, channel) = name.split_once('@')?;
     match channel {
         "trade" => Some(Channel::Trade),
+        "aggTrade" => Some(Channel::AggTrade),
         "bookTicker" => Some(Channel::BookTicker),
         _ => channel.strip_prefix("kline_")?.parse().ok().map(Channel::Kline),
     }
@@ -28,7 +30,7 @@ pub(super) fn channel(name: &str) -> Option<Channel> {
 
 /// Requests of at most `bytes_max` bytes each, numbered from `first_id`. Each holds as many streams as fit, because
 /// each request counts against the 5 messages a second.
-pub(super) fn requests(method: &str, streams: &[Stream], first_id: u64, bytes_max: usize) -> Vec<String> {
+pub(in crate::exchange) fn requests(method: &str, streams: &[Stream], first_id: u64, bytes_max: usize) -> Vec<String> {
     let mut requests = Vec::new();
     let mut params = String::new();
     for stream in streams {

@@ -67,7 +67,7 @@ pub(super) fn decode<'a>(payload: &'a [u8], sink: &mut dyn FnMut(MarketEvent<'a>
     };
     let Some((channel, symbol)) = parts_of(&topic) else { return Ok(()) };
     let what = match channel {
-        Channel::Trade => TRADE,
+        Channel::Trade | Channel::AggTrade => TRADE,
         Channel::Kline(_) => KLINE,
         Channel::BookTicker => BOOK,
     };
@@ -125,6 +125,7 @@ fn trade(element: &[u8], symbol: &str) -> Result<Trade, DecodeError> {
         price: row.p.decimal(TRADE, "p")?,
         quantity: row.v.decimal(TRADE, "v")?,
         side: side(TRADE, &row.side.0)?,
+        trade_ids: None,
     })
 }
 

@@ -15,7 +15,7 @@ use super::spec::{
     SocketSpec, Spec,
 };
 use super::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
+    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route, Series,
     SubscriptionChange,
 };
 use crate::market::{Channel, Exchange, Interval, SpellingError, Stream, Symbol};
@@ -44,6 +44,7 @@ const SPEC: Spec = Spec {
             refill: Refill::Recent(60),
             reach: Reach::Rows(60),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::Kline {
@@ -58,6 +59,7 @@ const SPEC: Spec = Spec {
             refill: Refill::ByTime,
             reach: Reach::All,
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::BookTicker,
@@ -66,6 +68,7 @@ const SPEC: Spec = Spec {
             refill: Refill::Never,
             reach: Reach::Rows(0),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
     ],
     limits: SocketLimits {
@@ -152,6 +155,8 @@ impl Dialect for Bybit {
             Channel::Trade => format!("publicTrade.{symbol}"),
             Channel::Kline(interval) => format!("kline.{}.{symbol}", minutes(interval)),
             Channel::BookTicker => format!("orderbook.1.{symbol}"),
+            // The venue has no such channel: the name is only shown.
+            Channel::AggTrade => format!("aggTrade.{symbol}"),
         }
     }
 
@@ -169,8 +174,8 @@ impl Dialect for Bybit {
 
     fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
         Some(match *request {
-            Request::Trades { symbol, .. } => rest::trades_request(symbol, rest::TRADES_PAGE),
-            Request::Newest { symbol } => rest::trades_request(symbol, 1),
+            Request::Trades { series: Series { symbol, .. }, .. } => rest::trades_request(symbol, rest::TRADES_PAGE),
+            Request::Newest { series: Series { symbol, .. } } => rest::trades_request(symbol, 1),
             // 4.7: recent-trade is the only endpoint, and it has no paging.
             Request::NewestFallback { .. } | Request::TradeAt { .. } => return None,
             Request::Klines { symbol, interval, range } => rest::klines_request(symbol, interval, range),

@@ -141,6 +141,8 @@ impl Peer for BybitPeer {
             PeerEvent::Trades(trades) => {
                 (format!("publicTrade.{symbol}"), trades.iter().map(|trade| trade_row(symbol, trade)).collect())
             }
+            // No such channel.
+            PeerEvent::AggTrade(_) => return None,
             PeerEvent::Kline(kline) => {
                 let interval = name_of(kline.interval)?;
                 (format!("kline.{interval}.{symbol}"), kline_data(kline, interval, at))
@@ -166,7 +168,7 @@ impl Peer for BybitPeer {
             }
             "/v5/market/recent-trade" => {
                 let (symbol, limit) = (symbol(&query)?, limit(&query, 60, 60)?);
-                PeerRequest::Trades { symbol, which: PeerTrades::Newest, limit }
+                PeerRequest::Trades { symbol, channel: Channel::Trade, which: PeerTrades::Newest, limit }
             }
             "/v5/market/kline" => {
                 let interval = query.get("interval").and_then(|name| interval_named(name));
@@ -218,7 +220,7 @@ impl Peer for BybitPeer {
                 PeerResponse { status: 403, headers: Vec::new(), body: "access too frequent".to_owned() }
             }
             PeerRefusal::UnknownSymbol => body(200, 10_001, "Not supported symbols", json!({})),
-            PeerRefusal::BadParameter => body(200, 10_001, "Request parameter error", json!({})),
+            PeerRefusal::BadParameter | PeerRefusal::TooOld => body(200, 10_001, "Request parameter error", json!({})),
             PeerRefusal::Failed(status) => body(status, 10_016, "Server error", json!({})),
         }
     }

@@ -82,6 +82,7 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
         price: storable(TRADES, "price", row.price.text())?,
         quantity: storable(TRADES, "size", row.size.text())?,
         side: side(TRADES, &row.side.0)?,
+        trade_ids: None,
     })
 }
 

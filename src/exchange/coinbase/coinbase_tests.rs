@@ -36,7 +36,7 @@ fn answer(request: &Request<'_>, body: &str) -> Answer {
 }
 
 fn page(range: Range, body: &str) -> (Vec<Trade>, Vec<Option<i64>>) {
-    match answer(&Request::Trades { symbol: "BTC-USD", range, after: None }, body) {
+    match answer(&Request::Trades { series: "BTC-USD".into(), range, after: None }, body) {
         Answer::Trades(page) => (page.rows, page.refused.iter().map(|row| row.position).collect()),
         other => panic!("{other:?}"),
     }
@@ -165,7 +165,7 @@ fn a_request_subscribes_to_trades_and_their_heartbeat() {
 #[test]
 fn a_page_begins_where_it_was_asked_to_although_some_ids_never_existed() {
     let range = Range { first: 10, last: 2_000 };
-    let asked = Coinbase.ask(&Request::Trades { symbol: "BTC-USD", range, after: None }).unwrap();
+    let asked = Coinbase.ask(&Request::Trades { series: "BTC-USD".into(), range, after: None }).unwrap();
     assert_eq!(
         asked,
         RestRequest { path: "/products/BTC-USD/trades?limit=1000&after=1010".to_owned(), weight: 1, bucket: 0 }
@@ -185,7 +185,7 @@ fn an_unreadable_row_costs_itself_and_has_the_place_that_its_neighbours_leave() 
 
 #[test]
 fn the_newest_trade_the_clock_and_the_listing_are_read() {
-    let newest = Request::Newest { symbol: "BTC-USD" };
+    let newest = Request::Newest { series: "BTC-USD".into() };
     assert_eq!(answer(&newest, &format!("[{}]", row(7))), Answer::Newest(Some((7, AT))));
     assert_eq!(answer(&newest, "[]"), Answer::Newest(None));
     let time = |body| answer(&Request::Time, body);
@@ -202,7 +202,7 @@ fn the_newest_trade_the_clock_and_the_listing_are_read() {
     let Answer::Listing(info) = answer(&Request::Listing { symbols: &wanted }, body) else { panic!("no listing") };
     let expected = [("BTC-USD".to_owned(), ListingEntry::Trading), ("NO-USD".to_owned(), ListingEntry::Unlisted)];
     assert_eq!(info.symbols, expected);
-    assert_eq!(Coinbase.ask(&Request::TradeAt { symbol: "BTC-USD", at: AT }), None);
+    assert_eq!(Coinbase.ask(&Request::TradeAt { series: "BTC-USD".into(), at: AT }), None);
 }
 
 #[test]

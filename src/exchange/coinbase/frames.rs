@@ -133,6 +133,7 @@ fn trade(payload: &[u8], is_live: bool) -> Result<MarketEvent<'_>, DecodeError> 
         price: frame.price.decimal(MATCH, "price")?,
         quantity: frame.size.decimal(MATCH, "size")?,
         side: taker_side(MATCH, &frame.side.0)?,
+        trade_ids: None,
     };
     let event_time = Some(ts).filter(|ts| is_live && *ts > Timestamp(0));
     Ok(MarketEvent { symbol: frame.product_id.0, event_time, event: Event::Trade(trade) })

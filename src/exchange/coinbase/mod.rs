@@ -16,7 +16,7 @@ use super::spec::{
     SocketSpec, Spec,
 };
 use super::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
+    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route, Series,
     SubscriptionChange,
 };
 use crate::market::{Channel, Exchange, SpellingError, Stream, Symbol};
@@ -47,6 +47,7 @@ const SPEC: Spec = Spec {
             reach: Reach::All,
             // 5.4: "first `last_match`, then `match`".
             on_subscribe: OnSubscribe::Overlap(1),
+            undocumented: false,
         },
         // 5.5: "The Exchange feed has no candle channel": it has no klines.
         ChannelSpec {
@@ -56,6 +57,7 @@ const SPEC: Spec = Spec {
             refill: Refill::Never,
             reach: Reach::Rows(0),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
     ],
     limits: SocketLimits {
@@ -122,8 +124,8 @@ impl Dialect for Coinbase {
 
     fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
         match *request {
-            Request::Trades { symbol, range, .. } => Some(rest::trades_request(symbol, range)),
-            Request::Newest { symbol } => Some(rest::newest_request(symbol)),
+            Request::Trades { series: Series { symbol, .. }, range, .. } => Some(rest::trades_request(symbol, range)),
+            Request::Newest { series: Series { symbol, .. } } => Some(rest::newest_request(symbol)),
             Request::Time => Some(rest::request("/time".to_owned())),
             Request::Listing { .. } => Some(rest::request("/products".to_owned())),
             // 5.7: trades are found by id only. 5.8: candles have neither a count nor a quote volume, and 5.5: no stream.

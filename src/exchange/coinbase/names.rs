@@ -14,7 +14,7 @@ const fn channel_name(channel: Channel) -> Option<&'static str> {
         Channel::Trade => Some("matches"),
         Channel::BookTicker => Some("ticker"),
         // 5.5: "The Exchange feed has no candle channel".
-        Channel::Kline(_) => None,
+        Channel::Kline(_) | Channel::AggTrade => None,
     }
 }
 
@@ -23,7 +23,7 @@ pub(super) fn name(channel: &str, product: &str) -> String {
     format!("{channel}:{product}")
 }
 
-/// The name of a stream. A kline has no channel; its name is only shown.
+/// The name of a stream. Klines have no channel; such a name is only shown.
 pub(super) fn of_stream(stream: &Stream) -> String {
     name(channel_name(stream.channel).unwrap_or(stream.channel.as_str()), stream.symbol.as_str())
 }

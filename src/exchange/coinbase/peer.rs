@@ -153,7 +153,7 @@ impl Peer for CoinbasePeer {
     fn frame(&self, symbol: &str, event: PeerEvent<'_>, at: Timestamp) -> Option<String> {
         match event {
             PeerEvent::Trades([trade]) => Some(match_frame("match", symbol, trade)),
-            PeerEvent::Trades(_) | PeerEvent::Kline(_) => None,
+            PeerEvent::Trades(_) | PeerEvent::AggTrade(_) | PeerEvent::Kline(_) => None,
             PeerEvent::Book(book) => Some(ticker_frame(symbol, book, at)),
         }
     }
@@ -180,7 +180,12 @@ impl Peer for CoinbasePeer {
                     None => PeerTrades::Newest,
                 };
                 let symbol = (*symbol).to_owned();
-                PeerRequest::Trades { symbol, which, limit: limit.ok_or(PeerRefusal::BadParameter)? }
+                PeerRequest::Trades {
+                    symbol,
+                    channel: Channel::Trade,
+                    which,
+                    limit: limit.ok_or(PeerRefusal::BadParameter)?,
+                }
             }
             _ => return Err(PeerRefusal::Failed(404)),
         };
@@ -230,7 +235,7 @@ impl Peer for CoinbasePeer {
         let (status, message) = match refusal {
             PeerRefusal::Limited(_) | PeerRefusal::Banned(_) => (429, "Public rate limit exceeded"),
             PeerRefusal::UnknownSymbol => (404, "NotFound"),
-            PeerRefusal::BadParameter => (400, "Invalid parameter"),
+            PeerRefusal::BadParameter | PeerRefusal::TooOld => (400, "Invalid parameter"),
             PeerRefusal::Failed(404) => (404, "Route not found"),
             PeerRefusal::Failed(status) => (status, "Internal server error"),
         };

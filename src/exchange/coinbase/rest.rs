@@ -93,6 +93,7 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
         price: storable(TRADES, "price", row.price.text())?,
         quantity: storable(TRADES, "size", row.size.text())?,
         side: taker_side(TRADES, &row.side.0)?,
+        trade_ids: None,
     })
 }
 

@@ -146,7 +146,8 @@ fn answer(payload: &[u8]) -> Option<SubscriptionAnswer<'_>> {
         return Some(SubscriptionAnswer { id, streams, error: None });
     }
     let streams = symbol.map_or(Vec::new(), |Text(symbol)| {
-        Channel::ALL.iter().map(|channel| Cow::Owned(names::name(*channel, &symbol))).collect()
+        let sent = Channel::ALL.into_iter().filter(|channel| super::SPEC.channel(*channel).is_some());
+        sent.map(|channel| Cow::Owned(names::name(channel, &symbol))).collect()
     });
     let error = error.map_or("it says no reason".to_owned(), |Text(error)| error.into_owned());
     Some(SubscriptionAnswer { id, streams, error: Some(error) })
@@ -222,6 +223,7 @@ fn trade(element: &[u8], is_snapshot: bool) -> Result<Option<MarketEvent<'_>>, D
         price: row.price.decimal(TRADE, "price")?,
         quantity: row.qty.decimal(TRADE, "qty")?,
         side: taker_side(TRADE, &row.side.0)?,
+        trade_ids: None,
     };
     // The trades of a snapshot are from before: their times are no event times.
     let event_time = (!is_snapshot).then_some(trade.ts);

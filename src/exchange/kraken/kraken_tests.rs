@@ -191,15 +191,15 @@ fn a_symbol_has_the_name_that_the_socket_knows() {
 fn requests_are_as_documented() {
     let range = Range { first: 1_696_436_700_000_000, last: 1_696_436_760_000_000 };
     let symbol = "BTC/USD";
-    let after = |after| path(&Request::Trades { symbol, range, after });
+    let after = |after| path(&Request::Trades { series: symbol.into(), range, after });
     assert_eq!(after(Some(FIRST)), "/0/public/Trades?pair=XBTUSD&since=1696613755440294000&count=1000");
     assert_eq!(after(None), "/0/public/Trades?pair=XBTUSD&since=0&count=1000");
     assert_eq!(after(Some(Timestamp(-5))), "/0/public/Trades?pair=XBTUSD&since=0&count=1000");
     assert_eq!(
-        path(&Request::TradeAt { symbol, at: FIRST }),
+        path(&Request::TradeAt { series: symbol.into(), at: FIRST }),
         "/0/public/Trades?pair=XBTUSD&since=1696613755440294999&count=1000"
     );
-    assert_eq!(path(&Request::Newest { symbol }), "/0/public/Trades?pair=XBTUSD");
+    assert_eq!(path(&Request::Newest { series: symbol.into() }), "/0/public/Trades?pair=XBTUSD");
     let klines = Request::Klines { symbol, interval: Interval::M1, range };
     assert_eq!(path(&klines), "/0/public/OHLC?pair=XBTUSD&interval=1&since=1696436699");
 }
@@ -208,14 +208,14 @@ fn requests_are_as_documented() {
 fn trades_over_rest_are_exact() {
     let body = r#"{"error":[],"result":{"XXBTZUSD":[["30243.40000","0.34507674",1688669597.8277369,"b","m","",61044952],["30243.30000","0.00376960",1688669598.9999999,"s","l","",61044953]],"last":"1688671969993150842"}}"#;
     let range = Range { first: 61_044_952, last: 61_044_953 };
-    let request = Request::Trades { symbol: "BTC/USD", range, after: None };
+    let request = Request::Trades { series: "BTC/USD".into(), range, after: None };
     let Ok(Answer::Trades(page)) = answer(&request, body) else { panic!("no page") };
     let seen: Vec<_> = page.rows.iter().map(|trade| (trade.id, trade.ts.micros(), trade.side)).collect();
     assert_eq!(seen, [(61_044_952, 1_688_669_597_827_736, Side::Buy), (61_044_953, 1_688_669_598_999_999, Side::Sell)]);
     assert_eq!(page.rows[1].quantity.to_string(), "0.00376960");
     let newest = Some((61_044_953, Timestamp(1_688_669_598_999_999)));
-    assert_eq!(answer(&Request::Newest { symbol: "BTC/USD" }, body), Ok(Answer::Newest(newest)));
-    let at = |at| answer(&Request::TradeAt { symbol: "BTC/USD", at: Timestamp(at) }, body);
+    assert_eq!(answer(&Request::Newest { series: "BTC/USD".into() }, body), Ok(Answer::Newest(newest)));
+    let at = |at| answer(&Request::TradeAt { series: "BTC/USD".into(), at: Timestamp(at) }, body);
     assert_eq!(at(1_688_669_597_827_737), Ok(Answer::TradeAt(Some(61_044_953))));
     assert_eq!(at(1_688_669_599_000_000), Ok(Answer::TradeAt(None)));
     let bad = body.replace("0.34507674", "x");
@@ -227,7 +227,7 @@ fn trades_over_rest_are_exact() {
         assert!(answer(&request, no_page).is_err(), "{no_page}");
     }
     let empty = r#"{"error":[],"result":{"XXBTZUSD":[],"last":"0"}}"#;
-    assert_eq!(answer(&Request::Newest { symbol: "BTC/USD" }, empty), Ok(Answer::Newest(None)));
+    assert_eq!(answer(&Request::Newest { series: "BTC/USD".into() }, empty), Ok(Answer::Newest(None)));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::spec::{
     SocketLimits, SocketSpec, Spec,
 };
 use super::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
+    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route, Series,
     SubscriptionChange,
 };
 use crate::market::{Channel, Exchange, Interval, SpellingError, Stream, Symbol};
@@ -49,6 +49,7 @@ const SPEC: Spec = Spec {
             reach: Reach::All,
             // 6.4: "true = the last 50 trades, a free overlap".
             on_subscribe: OnSubscribe::Overlap(50),
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::Kline {
@@ -65,6 +66,7 @@ const SPEC: Spec = Spec {
             // 6.8: "<=720 rows, cannot go deeper".
             reach: Reach::Rows(720),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::BookTicker,
@@ -73,6 +75,7 @@ const SPEC: Spec = Spec {
             refill: Refill::Never,
             reach: Reach::Rows(0),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
     ],
     limits: SocketLimits {
@@ -140,9 +143,9 @@ impl Dialect for Kraken {
 
     fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
         match *request {
-            Request::Trades { symbol, after, .. } => Some(rest::trades_request(symbol, after)),
-            Request::Newest { symbol } => Some(rest::newest_request(symbol)),
-            Request::TradeAt { symbol, at } => Some(rest::trade_at_request(symbol, at)),
+            Request::Trades { series: Series { symbol, .. }, after, .. } => Some(rest::trades_request(symbol, after)),
+            Request::Newest { series: Series { symbol, .. } } => Some(rest::newest_request(symbol)),
+            Request::TradeAt { series: Series { symbol, .. }, at } => Some(rest::trade_at_request(symbol, at)),
             Request::Klines { symbol, interval, range } => Some(rest::klines_request(symbol, interval, range)),
             Request::Time => Some(rest::request("/0/public/Time".to_owned())),
             Request::Listing { .. } => Some(rest::request("/0/public/AssetPairs".to_owned())),

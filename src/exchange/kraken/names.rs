@@ -33,6 +33,8 @@ pub(super) fn name(channel: Channel, symbol: &str) -> String {
         Channel::Trade => format!("trade:{symbol}"),
         Channel::Kline(interval) => format!("ohlc-{}:{symbol}", minutes(interval)),
         Channel::BookTicker => format!("ticker:{symbol}"),
+        // The venue has no such channel: the name is only shown.
+        Channel::AggTrade => format!("agg_trade:{symbol}"),
     }
 }
 
@@ -88,7 +90,7 @@ pub(super) fn requests(
 
 fn request(change: SubscriptionChange, channel: Channel, symbols: &[&str], id: u64) -> String {
     let mut params = match channel {
-        Channel::Trade => json!({ "channel": "trade" }),
+        Channel::Trade | Channel::AggTrade => json!({ "channel": "trade" }),
         Channel::Kline(interval) => json!({ "channel": "ohlc", "interval": minutes(interval) }),
         // The ticker's page: "bbo: on a change in the best-bid-offer price levels. trades: on every trade".
         Channel::BookTicker => json!({ "channel": "ticker", "event_trigger": "bbo" }),

@@ -241,6 +241,8 @@ impl Peer for KrakenPeer {
         Some(match event {
             // 6.4: "several trades per message".
             PeerEvent::Trades(trades) => trades_frame("update", symbol, trades),
+            // No such channel.
+            PeerEvent::AggTrade(_) => return None,
             PeerEvent::Kline(kline) => ohlc_frame(symbol, kline, at),
             PeerEvent::Book(book) => ticker_frame(symbol, book, at),
         })
@@ -267,7 +269,12 @@ impl Peer for KrakenPeer {
                     Some(since) => PeerTrades::After(Timestamp(since.div_euclid(1_000))),
                     None => PeerTrades::Newest,
                 };
-                PeerRequest::Trades { symbol: symbol()?, which, limit: count.ok_or(PeerRefusal::BadParameter)? }
+                PeerRequest::Trades {
+                    symbol: symbol()?,
+                    channel: Channel::Trade,
+                    which,
+                    limit: count.ok_or(PeerRefusal::BadParameter)?,
+                }
             }
             "/0/public/OHLC" => {
                 let minutes = number("interval")?.unwrap_or(1);
@@ -325,7 +332,7 @@ impl Peer for KrakenPeer {
         let (status, error) = match refusal {
             PeerRefusal::Limited(_) | PeerRefusal::Banned(_) => (200, "EAPI:Rate limit exceeded"),
             PeerRefusal::UnknownSymbol => (200, "EQuery:Unknown asset pair"),
-            PeerRefusal::BadParameter => (200, "EGeneral:Invalid arguments"),
+            PeerRefusal::BadParameter | PeerRefusal::TooOld => (200, "EGeneral:Invalid arguments"),
             PeerRefusal::Failed(404) => (404, "EGeneral:Unknown method"),
             PeerRefusal::Failed(status) => (status, "EService:Unavailable"),
         };

@@ -113,6 +113,7 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
         price: storable(TRADES, "price", price.text())?,
         quantity: storable(TRADES, "volume", volume.text())?,
         side: rest_side(side.text())?,
+        trade_ids: None,
     })
 }
 

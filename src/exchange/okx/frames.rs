@@ -113,7 +113,7 @@ pub(super) fn decode<'a>(payload: &'a [u8], sink: &mut dyn FnMut(MarketEvent<'a>
     };
     let (Some(channel), None) = (channel_of(&arg.channel.0), &frame.event) else { return Ok(()) };
     let what = match channel {
-        Channel::Trade => TRADE,
+        Channel::Trade | Channel::AggTrade => TRADE,
         Channel::Kline(_) => KLINE,
         Channel::BookTicker => BOOK,
     };
@@ -124,7 +124,7 @@ pub(super) fn decode<'a>(payload: &'a [u8], sink: &mut dyn FnMut(MarketEvent<'a>
     // 10 rule 7: "Every element of a batched array is processed".
     for element in array_elements(what, data.get().as_bytes())? {
         let decoded = match channel {
-            Channel::Trade => trade(element?, &symbol),
+            Channel::Trade | Channel::AggTrade => trade(element?, &symbol),
             Channel::Kline(interval) => {
                 kline(KLINE, interval, element?, decimal).map(|kline| (None, Some(Event::Kline(kline))))
             }
@@ -172,6 +172,7 @@ fn trade(element: &[u8], symbol: &str) -> Result<Content, DecodeError> {
         price: row.px.decimal(TRADE, "px")?,
         quantity: row.sz.decimal(TRADE, "sz")?,
         side: side(TRADE, &row.side.0)?,
+        trade_ids: None,
     };
     Ok((None, Some(Event::Trade(trade))))
 }

@@ -15,7 +15,7 @@ use super::spec::{
     SocketSpec, Spec,
 };
 use super::{
-    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route,
+    Answer, AnswerError, DecodeError, Dialect, MarketEvent, Request, RestAnswer, RestReply, RestRequest, Route, Series,
     SubscriptionChange,
 };
 use crate::market::{Channel, Exchange, Interval, SpellingError, Stream, Symbol};
@@ -47,6 +47,7 @@ const SPEC: Spec = Spec {
             // 3.7: "last 3 months".
             reach: Reach::For(Duration::from_secs(90 * 86_400)),
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::Kline {
@@ -62,6 +63,7 @@ const SPEC: Spec = Spec {
             refill: Refill::ByTime,
             reach: Reach::All,
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
         ChannelSpec {
             kind: ChannelKind::BookTicker,
@@ -71,6 +73,7 @@ const SPEC: Spec = Spec {
             reach: Reach::Rows(0),
             // 3.6: `bbo-tbt` begins with the book as it is: one row, not new.
             on_subscribe: OnSubscribe::Nothing,
+            undocumented: false,
         },
     ],
     limits: SocketLimits {
@@ -117,6 +120,8 @@ fn channel_name(channel: Channel) -> String {
         Channel::Trade => "trades-all".to_owned(),
         Channel::Kline(interval) => format!("candle{}", bar(interval)),
         Channel::BookTicker => "bbo-tbt".to_owned(),
+        // The venue has no such channel: the name is only shown.
+        Channel::AggTrade => "aggTrade".to_owned(),
     }
 }
 
@@ -195,9 +200,9 @@ impl Dialect for Okx {
 
     fn ask(&self, request: &Request<'_>) -> Option<RestRequest> {
         Some(match *request {
-            Request::Trades { symbol, range, .. } => rest::trades_request(symbol, range),
-            Request::Newest { symbol } => rest::newest_request(symbol),
-            Request::NewestFallback { symbol } => rest::newest_fallback_request(symbol),
+            Request::Trades { series: Series { symbol, .. }, range, .. } => rest::trades_request(symbol, range),
+            Request::Newest { series: Series { symbol, .. } } => rest::newest_request(symbol),
+            Request::NewestFallback { series: Series { symbol, .. } } => rest::newest_fallback_request(symbol),
             // 3.7: "`type=2` by ts; `after` = older than": the page before a time is empty when the venue serves nothing
             // that old, which does not mean that no trade follows. So the client looks for the time by id.
             Request::TradeAt { .. } => return None,

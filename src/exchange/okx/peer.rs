@@ -152,6 +152,8 @@ impl Peer for OkxPeer {
             PeerEvent::Trades(trades) => {
                 ("trades-all".to_owned(), trades.iter().map(|trade| trade_row(symbol, trade)).collect())
             }
+            // No such channel.
+            PeerEvent::AggTrade(_) => return None,
             PeerEvent::Kline(kline) => (format!("candle{}", bar_of(kline.interval)?), vec![kline_row(kline)]),
             PeerEvent::Book(book) => ("bbo-tbt".to_owned(), vec![book_row(book, at)]),
         };
@@ -164,7 +166,7 @@ impl Peer for OkxPeer {
             "/api/v5/market/history-trades" => Ok((history_trades(&query)?, 1, 0)),
             "/api/v5/market/trades" => {
                 let (symbol, limit) = (instrument(&query)?, limit(&query, 500)?);
-                Ok((PeerRequest::Trades { symbol, which: PeerTrades::Newest, limit }, 1, 1))
+                Ok((PeerRequest::Trades { symbol, channel: Channel::Trade, which: PeerTrades::Newest, limit }, 1, 1))
             }
             "/api/v5/market/history-candles" => Ok((candles(&query)?, 1, 2)),
             "/api/v5/public/instruments" => match query.get("instType").map(String::as_str) {
@@ -198,7 +200,7 @@ impl Peer for OkxPeer {
         match refusal {
             PeerRefusal::Limited(_) | PeerRefusal::Banned(_) => body(429, "50011", "Too Many Requests", Vec::new()),
             PeerRefusal::UnknownSymbol => body(200, "51001", "Instrument ID doesn't exist", Vec::new()),
-            PeerRefusal::BadParameter => body(200, "51000", "Parameter error", Vec::new()),
+            PeerRefusal::BadParameter | PeerRefusal::TooOld => body(200, "51000", "Parameter error", Vec::new()),
             PeerRefusal::Failed(status) => body(status, "50001", "Service temporarily unavailable", Vec::new()),
         }
     }
@@ -255,7 +257,7 @@ fn history_trades(query: &Query) -> Result<PeerRequest, PeerRefusal> {
         return Err(PeerRefusal::BadParameter);
     }
     let which = number(query, "after")?.map_or(PeerTrades::Newest, PeerTrades::Before);
-    Ok(PeerRequest::Trades { symbol: instrument(query)?, which, limit: limit(query, 100)? })
+    Ok(PeerRequest::Trades { symbol: instrument(query)?, channel: Channel::Trade, which, limit: limit(query, 100)? })
 }
 
 /// `after=X` -> ts < X, `before=X` -> ts > X; `before` alone brings the newest page.

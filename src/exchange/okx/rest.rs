@@ -104,6 +104,7 @@ fn trade(element: &[u8], latest: Timestamp) -> Result<Trade, DecodeError> {
         price: storable(TRADES, "px", row.px.text())?,
         quantity: storable(TRADES, "sz", row.sz.text())?,
         side: side(TRADES, &row.side.0)?,
+        trade_ids: None,
     })
 }
 

@@ -4,35 +4,59 @@
 use tokio_util::sync::CancellationToken;
 
 use super::Rest;
+use super::budget::Purpose;
 use super::outcome::RestError;
-use crate::exchange::Page;
 use crate::exchange::spec::Refill;
+use crate::exchange::{Answer as DialectAnswer, Page, Request, Series};
 use crate::gap::Range;
-use crate::market::{Channel, Timestamp, Trade};
+use crate::market::{Timestamp, Trade};
 
 /// Most requests: 2^48 pages are more trades than any exchange has.
 const REQUESTS_MAX: usize = 48;
 
 impl Rest {
     /// Id of the first trade at or after `at`; `None` when there is none.
-    pub(super) async fn trade_at_by_id(
+    pub async fn trade_at<'a>(
         &self,
-        symbol: &str,
+        series: impl Into<Series<'a>>,
         at: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
-        let refill = self.dialect.spec().channel(Channel::Trade).map(|channel| channel.refill);
+        let series = series.into();
+        let request = Request::TradeAt { series, at };
+        if self.dialect.ask(&request).is_none() {
+            return self.trade_at_by_id(series, at, stop).await;
+        }
+        match self.ask(&request, Purpose::Query, stop).await {
+            // Where rows are forgotten, nothing at a time is no proof that nothing follows.
+            Ok((DialectAnswer::TradeAt(None), _)) | Err(RestError::NotOffered { .. }) if self.forgets(series) => {
+                self.trade_at_by_id(series, at, stop).await
+            }
+            Ok((DialectAnswer::TradeAt(id), _)) => Ok(id),
+            Ok(_) => Err(self.mismatch()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same by asking for pages.
+    async fn trade_at_by_id(
+        &self,
+        series: Series<'_>,
+        at: Timestamp,
+        stop: &CancellationToken,
+    ) -> Result<Option<i64>, RestError> {
+        let refill = self.dialect.spec().channel(series.channel).map(|channel| channel.refill);
         if !matches!(refill, Some(Refill::Recent(_))) {
-            return self.first_trade(symbol, 0, at, stop).await;
+            return self.first_trade(series, 0, at, stop).await;
         }
         // Only its newest page can be asked for.
-        let Some((newest, newest_at)) = self.newest(symbol, stop).await? else { return Ok(None) };
+        let Some((newest, newest_at)) = self.newest(series, stop).await? else { return Ok(None) };
         if newest_at < at {
             return Ok(None);
         }
         let spec = self.dialect.spec();
         let range = Range { first: newest.saturating_sub(spec.rest.trades_page - 1), last: newest };
-        let page = self.request_trades(symbol, range, None, stop).await?;
+        let page = self.request_trades(series, range, None, stop).await?;
         if page.rows.first().is_none_or(|oldest| oldest.ts >= at) {
             let text = format!("{} serves only its newest trades, and they are later than {at}", spec.title);
             return Err(RestError::NotOffered { text });
@@ -40,15 +64,55 @@ impl Rest {
         Ok(page.rows.iter().find(|trade| trade.ts >= at).map(|trade| trade.id))
     }
 
+    /// A page of trades; `None` when the exchange refuses it because it no longer serves the row where it begins.
+    pub(super) async fn page_unless_too_old(
+        &self,
+        series: Series<'_>,
+        range: Range,
+        after: Option<Timestamp>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Page<Trade>>, RestError> {
+        let request = Request::Trades { series, range, after };
+        match self.ask(&request, Purpose::Repair, stop).await {
+            Ok((DialectAnswer::Trades(page), _)) => Ok(Some(page)),
+            Ok(_) => Err(self.mismatch()),
+            Err(RestError::NotOffered { .. }) if self.dialect.ask(&request).is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the exchange still serves of a page that it refuses because of its first row: another exchange would have
+    /// answered with that part.
+    pub(super) async fn served_part(
+        &self,
+        series: Series<'_>,
+        range: Range,
+        stop: &CancellationToken,
+    ) -> Result<Page<Trade>, RestError> {
+        let rows = self.dialect.spec().rest.trades_page;
+        let last = range.last.min(range.first.saturating_add(rows - 1));
+        let mut part = Page::empty();
+        // The oldest served row is in low..=high, or behind the page. The last one is asked first: most pages are gone.
+        let (mut low, mut high, mut first) = (range.first.saturating_add(1), last, last);
+        while low <= high {
+            match self.page_unless_too_old(series, Range { first, last }, None, stop).await? {
+                None => low = first + 1,
+                Some(page) => (part, high) = (page, first - 1),
+            }
+            first = low + (high - low) / 2;
+        }
+        Ok(part)
+    }
+
     /// The page that begins with the lowest id above `id` that the exchange serves; empty when it serves none.
     pub(super) async fn oldest_page_after(
         &self,
-        symbol: &str,
+        series: Series<'_>,
         id: i64,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
-        match self.first_trade(symbol, id.saturating_add(1), Timestamp(i64::MIN), stop).await? {
-            Some(first) => self.request_trades(symbol, Range { first, last: first }, None, stop).await,
+        match self.first_trade(series, id.saturating_add(1), Timestamp(i64::MIN), stop).await? {
+            Some(first) => self.request_trades(series, Range { first, last: first }, None, stop).await,
             None => Ok(Page::empty()),
         }
     }
@@ -56,24 +120,30 @@ impl Rest {
     /// The lowest id from `low` on whose trade the exchange serves and which happened at `at` or later.
     async fn first_trade(
         &self,
-        symbol: &str,
+        series: Series<'_>,
         mut low: i64,
         at: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<i64>, RestError> {
-        let Some((newest, newest_at)) = self.newest(symbol, stop).await? else { return Ok(None) };
+        let Some((newest, newest_at)) = self.newest(series, stop).await? else { return Ok(None) };
         if newest < low || newest_at < at {
             return Ok(None);
         }
         let rows = self.dialect.spec().rest.trades_page;
         // The trade is `found`, or its id is in low..high.
         let (mut found, mut high) = (newest, newest);
+        // A page that is refused as too old says nothing about the ids behind its first one.
+        let mut is_refused = false;
         for _ in 0..REQUESTS_MAX {
             if low >= high {
                 return Ok(Some(found));
             }
-            let first = if high - low <= rows { low } else { low + (high - low) / 2 };
-            let page = self.request_trades(symbol, Range { first, last: first + rows - 1 }, None, stop).await?;
+            let first = if high - low <= rows && !is_refused { low } else { low + (high - low) / 2 };
+            let range = Range { first, last: first + rows - 1 };
+            let Some(page) = self.page_unless_too_old(series, range, None, stop).await? else {
+                (is_refused, low) = (true, first + 1);
+                continue;
+            };
             let mut trades = page.rows.iter().filter(|trade| trade.id >= first);
             let Some(lowest) = trades.next() else {
                 // The exchange serves nothing here: its oldest trade is later.
@@ -97,3 +167,6 @@ impl Rest {
 #[cfg(test)]
 #[path = "by_id_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "too_old_tests.rs"]
+mod too_old_tests;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Rest;
 use super::outcome::RestError;
-use crate::exchange::Page;
+use crate::exchange::{Page, Series};
 use crate::gap::Range;
 use crate::market::{Timestamp, Trade};
 
@@ -181,11 +181,11 @@ impl Rest {
     /// exchange has none.
     pub(super) async fn trades_by_time(
         &self,
-        symbol: &str,
+        series: Series<'_>,
         range: Range,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
-        let (low, high) = self.known_times().around(symbol, range.first);
+        let (low, high) = self.known_times().around(series.symbol, range.first);
         let mut search = Search {
             id: range.first,
             page_rows: self.dialect.spec().rest.trades_page,
@@ -200,7 +200,7 @@ impl Rest {
         while search.requests < REQUESTS_MAX {
             if search.low.is_none() && search.high.is_none() && !asked_for_newest {
                 asked_for_newest = true;
-                let newest = self.newest(symbol, stop).await?;
+                let newest = self.newest(series, stop).await?;
                 // The newest may be below the range: then nothing of the range exists yet.
                 (search.low, search.high) = match newest {
                     Some(newest) if newest.0 < range.first => (Some(newest), None),
@@ -208,12 +208,12 @@ impl Rest {
                 };
             }
             let from = search.next_from();
-            let page = self.request_trades(symbol, range, Some(from), stop).await?;
+            let page = self.request_trades(series, range, Some(from), stop).await?;
             let is_found = search.is_found(&page, from);
             let mut known = self.known_times();
-            search.forgotten.drain(..).for_each(|id| known.forget(symbol, id));
+            search.forgotten.drain(..).for_each(|id| known.forget(series.symbol, id));
             for trade in page.rows.first().into_iter().chain(page.rows.last()) {
-                known.add(symbol, trade.id, trade.ts);
+                known.add(series.symbol, trade.id, trade.ts);
             }
             if is_found {
                 return Ok(page);

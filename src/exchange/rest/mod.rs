@@ -18,6 +18,7 @@ mod exchange_clock;
 mod listing;
 mod outcome;
 mod refusal;
+mod trades;
 
 pub use deadlines::{Deadline, Deadlines, SavedDeadlines};
 pub use outcome::{RestError, RestStatus};
@@ -35,14 +36,13 @@ use self::answer::{Answer, Head, body_of, number_in};
 use self::budget::{Budget, Permit, Purpose};
 use self::by_time::KnownTimes;
 use self::exchange_clock::ExchangeClock;
-use self::outcome::error_chain;
+use self::outcome::{error_chain, not_offered};
 use self::refusal::Failed;
 use super::retry_after::requested_wait;
-use super::spec::Refill;
 use super::{Answer as DialectAnswer, DecodeError, Dialect, Page, Request, RestAnswer, RestRequest, tls};
 use crate::clock::Clock;
 use crate::gap::Range;
-use crate::market::{Channel, Interval, Kline, Timestamp, Trade};
+use crate::market::{Interval, Kline, Timestamp};
 
 /// Longest wait for budget: the rest of a minute and the margin after it.
 const BUDGET_WAIT_MAX: Duration = Duration::from_secs(61);
@@ -125,77 +125,6 @@ impl Rest {
         })
     }
 
-    /// Trades with ids in `range`, ascending, at most one page from its first id up. A row outside of the range is not an
-    /// answer, because a server may ignore the range; an unreadable one costs itself only.
-    pub async fn trades(&self, symbol: &str, range: Range, stop: &CancellationToken) -> Result<Page<Trade>, RestError> {
-        let mut page = self.trades_page(symbol, range, stop).await?;
-        page.retain(range, |trade| trade.id);
-        Ok(page)
-    }
-
-    /// The first trade with this id or a higher one. `None` when there is none, when an element before it is unreadable,
-    /// or when the server seems to ignore the start of a page: it then answers a request for a page from that trade with
-    /// a page that starts elsewhere.
-    pub async fn trade_from(
-        &self,
-        symbol: &str,
-        id: i64,
-        stop: &CancellationToken,
-    ) -> Result<Option<Trade>, RestError> {
-        let mut first = self.trades_page(symbol, Range { first: id, last: id }, stop).await?;
-        if first.is_empty() && self.forgets() {
-            first = self.oldest_page_after(symbol, id, stop).await?;
-        }
-        let Some(found) = first.rows.into_iter().find(|trade| trade.id >= id) else { return Ok(None) };
-        let hides_one = |at: Option<i64>| at.is_none_or(|at| (id..found.id).contains(&at));
-        if first.refused.iter().any(|row| hides_one(row.position)) {
-            return Ok(None);
-        }
-        if self.pages_by_time() {
-            // Such a page begins before the trade, and proves that nothing is between.
-            return Ok(Some(found));
-        }
-        let range = Range { first: found.id, last: found.id.saturating_add(self.dialect.spec().rest.trades_page - 1) };
-        let page = self.trades_page(symbol, range, stop).await?;
-        Ok(Some(found).filter(|found| page.rows.first().is_some_and(|first| first.id == found.id)))
-    }
-
-    /// Everything that the exchange answers to a request for trades.
-    async fn trades_page(
-        &self,
-        symbol: &str,
-        range: Range,
-        stop: &CancellationToken,
-    ) -> Result<Page<Trade>, RestError> {
-        match self.pages_by_time() {
-            true => self.trades_by_time(symbol, range, stop).await,
-            false => self.request_trades(symbol, range, None, stop).await,
-        }
-    }
-
-    /// Whether the exchange serves no row beyond an age: a page may then be empty although later ones are not.
-    fn forgets(&self) -> bool {
-        self.dialect.spec().kept_for(Channel::Trade).is_some()
-    }
-
-    fn pages_by_time(&self) -> bool {
-        self.dialect.spec().channel(Channel::Trade).is_some_and(|spec| spec.refill == Refill::ByTime)
-    }
-
-    async fn request_trades(
-        &self,
-        symbol: &str,
-        range: Range,
-        after: Option<Timestamp>,
-        stop: &CancellationToken,
-    ) -> Result<Page<Trade>, RestError> {
-        let request = Request::Trades { symbol, range, after };
-        match self.ask(&request, Purpose::Repair, stop).await? {
-            (DialectAnswer::Trades(page), _) => Ok(page),
-            _ => Err(self.mismatch()),
-        }
-    }
-
     /// Sends a request, and reads its answer.
     async fn ask(
         &self,
@@ -204,7 +133,7 @@ impl Rest {
         stop: &CancellationToken,
     ) -> Result<(DialectAnswer, Answer), RestError> {
         let Some(asked) = self.dialect.ask(request) else {
-            return Err(RestError::NotOffered { text: format!("{} does not offer it", self.dialect.spec().title) });
+            return Err(RestError::NotOffered { text: not_offered(self.dialect.spec().title, request) });
         };
         let answer = self.send_within_budget(&asked, purpose, stop).await?;
         let (now, latest) = {
@@ -236,53 +165,6 @@ impl Rest {
         };
         page.retain(range, |kline| kline.open_time.micros());
         Ok(page)
-    }
-
-    /// Id and time of the newest trade; `None` when the symbol has never traded.
-    pub async fn newest(&self, symbol: &str, stop: &CancellationToken) -> Result<Option<(i64, Timestamp)>, RestError> {
-        let fallback = Request::NewestFallback { symbol };
-        let has_fallback = self.dialect.ask(&fallback).is_some();
-        let falls_back = self.clock.read().steady.micros() < self.newest_falls_back_until.load(Ordering::Relaxed);
-        if !falls_back || !has_fallback {
-            let answer = self.query_newest(&Request::Newest { symbol }, stop).await;
-            if !has_fallback || !matches!(answer, Err(RestError::BadAnswer { .. })) {
-                return answer;
-            }
-        }
-        let answer = self.query_newest(&fallback, stop).await;
-        if answer.is_ok() && !falls_back {
-            let until = self.clock.read().steady.plus_micros(FALLBACK_US);
-            self.newest_falls_back_until.store(until.micros(), Ordering::Relaxed);
-        }
-        answer
-    }
-
-    async fn query_newest(
-        &self,
-        request: &Request<'_>,
-        stop: &CancellationToken,
-    ) -> Result<Option<(i64, Timestamp)>, RestError> {
-        match self.ask(request, Purpose::Query, stop).await? {
-            (DialectAnswer::Newest(newest), _) => Ok(newest),
-            _ => Err(self.mismatch()),
-        }
-    }
-
-    /// Id of the first trade at or after `at`; `None` when there is none.
-    pub async fn trade_at(
-        &self,
-        symbol: &str,
-        at: Timestamp,
-        stop: &CancellationToken,
-    ) -> Result<Option<i64>, RestError> {
-        let request = Request::TradeAt { symbol, at };
-        if self.dialect.ask(&request).is_none() {
-            return self.trade_at_by_id(symbol, at, stop).await;
-        }
-        match self.ask(&request, Purpose::Query, stop).await? {
-            (DialectAnswer::TradeAt(id), _) => Ok(id),
-            _ => Err(self.mismatch()),
-        }
     }
 
     /// Measures the exchange's clock minus ours, in microseconds. It sends two requests, because the first one also
@@ -375,6 +257,10 @@ impl Rest {
     }
 
     fn failed(&self, failed: Failed) -> RestError {
+        if matches!(failed.error, RestError::NotOffered { .. }) {
+            // The exchange has answered: it does not serve it.
+            return failed.error;
+        }
         self.failures.fetch_add(1, Ordering::Relaxed);
         let text = match failed.detail.as_str() {
             "" => failed.error.to_string(),

@@ -1,6 +1,7 @@
 //! The errors of a request, and the client's status.
 
 use super::deadlines::Deadline;
+use crate::exchange::Request;
 
 /// Why a request has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +75,14 @@ pub struct RestStatus {
     pub requests: u64,
     /// Requests that got no usable answer.
     pub failures: u64,
+}
+
+/// The words for a request that a venue does not have.
+pub(super) fn not_offered(title: &str, request: &Request<'_>) -> String {
+    match request {
+        Request::Trades { series, .. } => format!("{title} returns no lost {} over its public REST", series.channel),
+        _ => format!("{title} does not offer it"),
+    }
 }
 
 /// An error with its causes: reqwest puts the useful part (`connection refused`) in the last cause.

@@ -74,6 +74,9 @@ impl Rest {
                 let text = named.map(|named| quote(named.msg.as_bytes())).unwrap_or_default();
                 RestError::UnknownSymbol { text }.into()
             }
+            (_, Some(AnswerErrorKind::TooOld)) => {
+                RestError::NotOffered { text: format!("the exchange no longer serves it: {words}") }.into()
+            }
             (_, Some(AnswerErrorKind::Unavailable)) => {
                 RestError::Unavailable { text: format!("the exchange answered {words}") }.into()
             }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::lookup::{epoch_condition, epoch_condition_of_keys};
 use super::server::{Server, quote, time};
 use crate::gap::Range;
+use crate::history::trade_table::TradeTable;
 use crate::history::{Count, CoverageDay, HistoryError};
 use crate::market::{Channel, DAY_US, Stream, Symbol, Timestamp};
 
@@ -14,8 +15,9 @@ struct Series {
     table: &'static str,
     /// The condition on the key without the position.
     key: String,
-    /// The expression of the position, an Int64.
-    position: &'static str,
+    /// The column of the position, and the expression of the position, an Int64.
+    column: &'static str,
+    position: String,
     channel: Channel,
 }
 
@@ -58,30 +60,33 @@ impl Series {
         let key =
             format!("exchange = {} AND symbol = {}", quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
         let channel = stream.channel;
-        match channel {
-            Channel::Trade => Some(Self {
-                table: "trades",
-                key: format!("{key} AND {}", epoch_condition(server, stream.exchange, &quote(stream.symbol.as_str()))),
-                position: "toInt64(trade_id)",
-                channel,
-            }),
-            Channel::Kline(interval) => Some(Self {
+        if let Channel::Kline(interval) = channel {
+            return Some(Self {
                 table: "klines",
                 key: format!("{key} AND interval = '{interval}'"),
-                position: "toUnixTimestamp64Micro(open_time)",
+                column: "open_time",
+                position: "toUnixTimestamp64Micro(open_time)".to_owned(),
                 channel,
-            }),
-            Channel::BookTicker => None,
+            });
         }
+        let table = TradeTable::of(channel)?;
+        let epoch = epoch_condition(server, stream.exchange, &quote(stream.symbol.as_str()), table);
+        Some(Self {
+            table: table.name,
+            key: format!("{key} AND {epoch}"),
+            column: table.id,
+            position: format!("toInt64({})", table.id),
+            channel,
+        })
     }
 
     /// The SQL condition on the key with a position in `range`. It uses the columns themselves, so that the primary
     /// index applies.
     fn within(&self, range: Range) -> String {
-        let Self { key, .. } = self;
+        let Self { key, column, .. } = self;
         match self.channel {
             Channel::Kline(_) => format!("{key} AND {}", open_times(range)),
-            _ => format!("{key} AND trade_id BETWEEN {} AND {}", range.first.max(0), range.last),
+            _ => format!("{key} AND {column} BETWEEN {} AND {}", range.first.max(0), range.last),
         }
     }
 }
@@ -158,23 +163,26 @@ pub(super) async fn days(
     let since = first_day.map(|day| Timestamp(day.saturating_mul(DAY_US).clamp(0, LAST)));
     let not_before = |column: &str| since.map_or_else(String::new, |since| format!(" AND {column} >= {}", time(since)));
     let mut all = Vec::new();
-    let of_kind = |trades: bool| streams.iter().filter(move |stream| (stream.channel == Channel::Trade) == trades);
-    let trades: Vec<String> = of_kind(true).map(key).collect();
-    if !trades.is_empty() {
-        let trades = trades.join(",");
+    for table in TradeTable::ALL {
+        let keys: Vec<String> = streams.iter().filter(|stream| stream.channel == table.channel).map(key).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        let keys = keys.join(",");
+        let TradeTable { channel, name, id } = table;
         let sql = format!(
-            "SELECT exchange, symbol, 'trade' AS channel, intDiv(toUnixTimestamp64Micro(ts), {DAY_US}) AS day,
-               min(toInt64(trade_id)) AS first, max(toInt64(trade_id)) AS last, toInt64(count()) AS present,
+            "SELECT exchange, symbol, '{channel}' AS channel, intDiv(toUnixTimestamp64Micro(ts), {DAY_US}) AS day,
+               min(toInt64({id})) AS first, max(toInt64({id})) AS last, toInt64(count()) AS present,
                toInt64(sum(is_backfilled)) AS backfilled
-             FROM {}.trades FINAL WHERE (exchange, symbol) IN ({trades}) AND {}{}
+             FROM {}.{name} FINAL WHERE (exchange, symbol) IN ({keys}) AND {}{}
              GROUP BY exchange, symbol, day ORDER BY exchange, symbol, day",
             server.database,
-            epoch_condition_of_keys(server, &trades),
+            epoch_condition_of_keys(server, &keys, table),
             not_before("ts")
         );
         all.append(&mut server.rows::<DayRecord>(&sql).await?);
     }
-    let klines: Vec<String> = of_kind(false).filter_map(kline_key).collect();
+    let klines: Vec<String> = streams.iter().filter_map(kline_key).collect();
     if !klines.is_empty() {
         let sql = format!(
             "SELECT exchange, symbol, concat('kline_', interval) AS channel,

@@ -4,6 +4,7 @@
 use rust_decimal::Decimal;
 
 use crate::gap::Gap;
+use crate::history::trade_table::TradeTable;
 use crate::history::{ConflictRow, DeadLetter, EpochRow, HistoryError, JobRun, KlineRow, TradeRow};
 use crate::market::{DAY_US, Side, Timestamp, scaled};
 
@@ -28,6 +29,21 @@ pub(super) const TRADES: Columns = &[
     ("side", "Enum8('buy' = 1, 'sell' = 2)"),
     ("is_backfilled", "UInt8"),
     ("version", "UInt64"),
+];
+pub(super) const AGG_TRADES: Columns = &[
+    ("exchange", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("epoch", "UInt32"),
+    ("agg_id", "UInt64"),
+    ("ts", TIME),
+    ("received_at", TIME),
+    ("price", DECIMAL),
+    ("quantity", DECIMAL),
+    ("side", "Enum8('buy' = 1, 'sell' = 2)"),
+    ("is_backfilled", "UInt8"),
+    ("version", "UInt64"),
+    ("first_trade_id", "Int64"),
+    ("last_trade_id", "Int64"),
 ];
 pub(super) const KLINES: Columns = &[
     ("exchange", LOW_CARDINALITY),
@@ -75,6 +91,7 @@ pub(super) const EPOCHS: Columns = &[
     ("first_id", "UInt64"),
     ("began_at", TIME),
     ("reason", TEXT),
+    ("channel", LOW_CARDINALITY),
 ];
 pub(super) const CONFLICTS: Columns = &[
     ("exchange", LOW_CARDINALITY),
@@ -118,6 +135,7 @@ pub(super) const JOB_RUNS: Columns = &[
 /// The tables that the recorder writes.
 pub(super) const TABLES: &[(&str, Columns)] = &[
     ("trades", TRADES),
+    ("agg_trades", AGG_TRADES),
     ("klines", KLINES),
     ("gaps", GAPS),
     ("epochs", EPOCHS),
@@ -225,9 +243,17 @@ impl Encoded {
     }
 }
 
-/// Encodes trades. Fails on the first one that the columns cannot hold.
-pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
-    let mut to = Encoded::new(TRADES, rows.len());
+/// The columns of a table of trades.
+pub(super) fn trade_columns(table: &TradeTable) -> Columns {
+    if table.has_trade_ids() { AGG_TRADES } else { TRADES }
+}
+
+/// Encodes the trades of a table. Fails on the first one that the columns cannot hold.
+pub(super) fn trades<'a>(
+    table: &TradeTable,
+    rows: impl Iterator<Item = &'a TradeRow>,
+) -> Result<Encoded, HistoryError> {
+    let mut to = Encoded::new(trade_columns(table), rows.size_hint().1.unwrap_or_default());
     for row in rows {
         to.text(row.exchange.as_str());
         to.text(row.symbol.as_str());
@@ -243,6 +269,10 @@ pub(super) fn trades(rows: &[TradeRow]) -> Result<Encoded, HistoryError> {
         });
         to.0.push(u8::from(row.is_backfilled));
         to.int(row.version);
+        if let Some((first, last)) = row.trade.trade_ids {
+            to.int(first);
+            to.int(last);
+        }
     }
     Ok(to)
 }
@@ -308,6 +338,7 @@ pub(super) fn epochs(rows: &[EpochRow]) -> Result<Encoded, HistoryError> {
         to.unsigned(row.first_id, "trade id")?;
         to.time(row.began_at);
         to.text(&row.reason);
+        to.text(row.channel.as_str());
     }
     Ok(to)
 }

@@ -55,11 +55,11 @@ pub(super) async fn gaps(server: &Server, filter: &GapFilter) -> Result<Vec<Gap>
     }
     match (filter.of_read_epoch, server.epoch) {
         (false, _) => {}
-        (true, Some(epoch)) => conditions.push(format!("(channel != 'trade' OR epoch = {epoch})")),
+        (true, Some(epoch)) => conditions.push(format!("(channel NOT IN ('trade', 'agg_trade') OR epoch = {epoch})")),
         (true, None) => conditions.push(format!(
-            "(channel != 'trade' OR epoch = 0 OR (exchange, symbol, epoch) IN
-               (SELECT exchange, symbol, max(epoch) FROM {db}.epochs GROUP BY exchange, symbol))
-             AND NOT (channel = 'trade' AND epoch = 0 AND (exchange, symbol) IN (SELECT exchange, symbol FROM {db}.epochs))",
+            "(channel NOT IN ('trade', 'agg_trade') OR epoch = 0 OR (exchange, symbol, channel, epoch) IN
+               (SELECT exchange, symbol, channel, max(epoch) FROM {db}.epochs GROUP BY exchange, symbol, channel))
+             AND NOT (epoch = 0 AND (exchange, symbol, channel) IN (SELECT exchange, symbol, channel FROM {db}.epochs))",
             db = server.database
         )),
     }
@@ -103,6 +103,7 @@ fn gap(record: GapRecord) -> Result<Gap, HistoryError> {
 struct EpochRecord {
     exchange: String,
     symbol: String,
+    channel: String,
     number: i64,
     first: i64,
     began_at: i64,
@@ -112,16 +113,18 @@ struct EpochRecord {
 /// Every numbering that began after another one. Two recorders may have seen one begin: the earlier sight counts.
 pub(super) async fn epochs(server: &Server) -> Result<Vec<EpochRow>, HistoryError> {
     let sql = format!(
-        "SELECT exchange, symbol, toInt64(epoch) AS number, toInt64(argMin(first_id, e.began_at)) AS first,
+        "SELECT exchange, symbol, channel, toInt64(epoch) AS number, toInt64(argMin(first_id, e.began_at)) AS first,
            min(e.began_at) AS began_at, argMin(reason, e.began_at) AS reason
-         FROM {}.epochs AS e GROUP BY exchange, symbol, epoch ORDER BY exchange, symbol, number",
+         FROM {}.epochs AS e GROUP BY exchange, symbol, channel, epoch ORDER BY exchange, symbol, channel, number",
         server.database
     );
     let row = |record: EpochRecord| {
-        let damaged =
-            |_| HistoryError::Data(format!("epoch {} of {} has an invalid exchange", record.number, record.symbol));
+        let damaged = |column: &str| {
+            HistoryError::Data(format!("epoch {} of {} has an invalid {column}", record.number, record.symbol))
+        };
         Ok(EpochRow {
-            exchange: record.exchange.parse().map_err(damaged)?,
+            exchange: record.exchange.parse().map_err(|_| damaged("exchange"))?,
+            channel: record.channel.parse().map_err(|()| damaged("channel"))?,
             symbol: Symbol::new(&record.symbol),
             epoch: record.number,
             first_id: record.first,

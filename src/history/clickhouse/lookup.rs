@@ -6,12 +6,22 @@ use serde::Deserialize;
 
 use super::server::{Server, quote, quote_all};
 use crate::gap::Range;
+use crate::history::trade_table::TradeTable;
 use crate::history::{HistoryError, KlineRow, TradeRow, Watermark};
 use crate::market::{Channel, Exchange, Interval, Kline, Stream, Symbol, Timestamp, Trade, by_exchange, unscaled};
 
-const TRADE_COLUMNS: &str =
-    "symbol, toInt64(trade_id) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled,
-    toInt64(epoch) AS numbering, toInt64(version) AS revision";
+/// The columns of a trade. The last two are of aggregate trades only.
+fn trade_columns(table: &TradeTable) -> String {
+    let (first, last) =
+        if table.has_trade_ids() { ("first_trade_id", "last_trade_id") } else { ("toInt64(-1)", "toInt64(-1)") };
+    format!(
+        "symbol, toInt64({}) AS id, ts, received_at, price, quantity, toString(side) AS taker, is_backfilled,
+           toInt64(epoch) AS numbering, toInt64(version) AS revision,
+           {first} AS first_trade, {last} AS last_trade",
+        table.id
+    )
+}
+
 const KLINE_COLUMNS: &str = "symbol, interval, open_time, close_time, open, high, low, close, volume, quote_volume,
     toInt64(trade_count) AS trades, first_trade_id, last_trade_id, is_backfilled, toInt64(version) AS revision";
 
@@ -27,6 +37,8 @@ struct TradeRecord {
     is_backfilled: u8,
     numbering: i64,
     revision: i64,
+    first_trade: i64,
+    last_trade: i64,
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -51,7 +63,7 @@ struct KlineRecord {
 #[derive(Debug, Row, Deserialize)]
 struct WatermarkRecord {
     symbol: String,
-    interval: String,
+    channel: String,
     position: i64,
     at: i64,
 }
@@ -73,6 +85,7 @@ fn trade_rows(records: Vec<TradeRecord>, exchange: Exchange) -> Result<Vec<Trade
             price: decimal(record.price)?,
             quantity: decimal(record.quantity)?,
             side: record.taker.parse().map_err(|()| invalid("side"))?,
+            trade_ids: (record.first_trade >= 0).then_some((record.first_trade, record.last_trade)),
         };
         Ok(TradeRow {
             exchange,
@@ -113,14 +126,15 @@ fn kline_rows(records: Vec<KlineRecord>, exchange: Exchange) -> Result<Vec<Kline
 
 /// The SQL condition that selects the epoch to read of symbols: the newest of each, unless the store was opened for one.
 /// `symbols` is a list of literals. It needs the names `symbol` and `epoch`.
-pub(super) fn epoch_condition(server: &Server, exchange: Exchange, symbols: &str) -> String {
-    let (db, name) = (&server.database, quote(exchange.as_str()));
+pub(super) fn epoch_condition(server: &Server, exchange: Exchange, symbols: &str, table: &TradeTable) -> String {
+    let (db, name, channel) = (&server.database, quote(exchange.as_str()), table.channel);
     server.epoch.map_or_else(
         || {
             format!(
                 "(symbol, epoch) IN (SELECT s, max(e) FROM
                    (SELECT arrayJoin([{symbols}]) AS s, toUInt32(0) AS e
-                    UNION ALL SELECT toString(symbol) AS s, epoch AS e FROM {db}.epochs WHERE exchange = {name})
+                    UNION ALL SELECT toString(symbol) AS s, epoch AS e FROM {db}.epochs
+                      WHERE exchange = {name} AND channel = '{channel}')
                  GROUP BY s)"
             )
         },
@@ -129,15 +143,16 @@ pub(super) fn epoch_condition(server: &Server, exchange: Exchange, symbols: &str
 }
 
 /// The same for symbols of any exchange. `keys` is a list of (exchange, symbol).
-pub(super) fn epoch_condition_of_keys(server: &Server, keys: &str) -> String {
+pub(super) fn epoch_condition_of_keys(server: &Server, keys: &str, table: &TradeTable) -> String {
     server.epoch.map_or_else(
         || {
             format!(
                 "(exchange, symbol, epoch) IN (SELECT x, s, max(e) FROM
                    (SELECT k.1 AS x, k.2 AS s, toUInt32(0) AS e FROM (SELECT arrayJoin([{keys}]) AS k)
-                    UNION ALL SELECT toString(exchange) AS x, toString(symbol) AS s, epoch AS e FROM {}.epochs)
+                    UNION ALL SELECT toString(exchange) AS x, toString(symbol) AS s, epoch AS e FROM {}.epochs
+                      WHERE channel = '{}')
                  GROUP BY x, s)",
-                server.database
+                server.database, table.channel
             )
         },
         |epoch| format!("epoch = {epoch}"),
@@ -149,36 +164,40 @@ pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Ve
     let db = &server.database;
     let mut found = Vec::new();
     for (exchange, streams) in by_exchange(streams) {
-        let of = |kline: bool| {
-            let wanted = streams.iter().filter(move |stream| match stream.channel {
-                Channel::Trade => !kline,
-                Channel::Kline(_) => kline,
-                Channel::BookTicker => false,
-            });
+        let of = |is_wanted: &dyn Fn(Channel) -> bool| {
+            let wanted = streams.iter().filter(|stream| is_wanted(stream.channel));
             let mut symbols: Vec<&str> = wanted.map(|stream| stream.symbol.as_str()).collect();
             symbols.sort_unstable();
             symbols.dedup();
             quote_all(symbols)
         };
-        let (name, trades, klines) = (quote(exchange.as_str()), of(false), of(true));
+        let name = quote(exchange.as_str());
         let mut records: Vec<WatermarkRecord> = Vec::new();
-        if !trades.is_empty() {
+        for table in TradeTable::ALL {
+            let symbols = of(&|channel| channel == table.channel);
+            if symbols.is_empty() {
+                continue;
+            }
+            let TradeTable { channel, name: table_name, id } = table;
             let sql = format!(
-                "SELECT symbol, '' AS interval, toInt64(max(trade_id)) AS position, argMax(ts, (trade_id, version)) AS at
-                 FROM {db}.trades WHERE exchange = {name} AND symbol IN ({trades}) AND {} GROUP BY symbol",
-                epoch_condition(server, exchange, &trades)
+                "SELECT symbol, '{channel}' AS channel, toInt64(max({id})) AS position, argMax(ts, ({id}, version)) AS at
+                 FROM {db}.{table_name} WHERE exchange = {name} AND symbol IN ({symbols}) AND {} GROUP BY symbol",
+                epoch_condition(server, exchange, &symbols, table)
             );
             records.extend(server.rows::<WatermarkRecord>(&sql).await?);
         }
+        let klines = of(&|channel| matches!(channel, Channel::Kline(_)));
         if !klines.is_empty() {
             let sql = format!(
-                "SELECT symbol, interval, toUnixTimestamp64Micro(max(open_time)) AS position, max(open_time) AS at
+                "SELECT symbol, concat('kline_', interval) AS channel,
+                   toUnixTimestamp64Micro(max(open_time)) AS position, max(open_time) AS at
                  FROM {db}.klines WHERE exchange = {name} AND symbol IN ({klines}) GROUP BY symbol, interval"
             );
             records.extend(server.rows::<WatermarkRecord>(&sql).await?);
         }
-        for WatermarkRecord { symbol, interval, position, at } in records {
-            let channel = interval.parse().map_or(Channel::Trade, Channel::Kline);
+        for WatermarkRecord { symbol, channel, position, at } in records {
+            // A kline of an interval that this program does not know was not asked for.
+            let Ok(channel) = channel.parse() else { continue };
             let stream = Stream::new(exchange, Symbol::new(&symbol), channel);
             found.push(Watermark { stream, position, ts: Timestamp(at) });
         }
@@ -193,18 +212,19 @@ pub(super) async fn watermarks(server: &Server, streams: &[Stream]) -> Result<Ve
 pub(super) async fn latest_trades(
     server: &Server,
     exchange: Exchange,
+    channel: Channel,
     symbols: &[Symbol],
 ) -> Result<Vec<TradeRow>, HistoryError> {
-    if symbols.is_empty() {
-        return Ok(Vec::new());
-    }
+    let Some(table) = TradeTable::of(channel).filter(|_| !symbols.is_empty()) else { return Ok(Vec::new()) };
+    let TradeTable { name: table_name, id, .. } = table;
     let (db, name) = (&server.database, quote(exchange.as_str()));
     let symbols = quote_all(symbols.iter().map(Symbol::as_str));
-    let epoch = epoch_condition(server, exchange, &symbols);
+    let epoch = epoch_condition(server, exchange, &symbols, table);
     let sql = format!(
-        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {name} AND (symbol, epoch, trade_id) IN
-           (SELECT symbol, epoch, max(trade_id) FROM {db}.trades
-            WHERE exchange = {name} AND symbol IN ({symbols}) AND {epoch} GROUP BY symbol, epoch)"
+        "SELECT {} FROM {db}.{table_name} FINAL WHERE exchange = {name} AND (symbol, epoch, {id}) IN
+           (SELECT symbol, epoch, max({id}) FROM {db}.{table_name}
+            WHERE exchange = {name} AND symbol IN ({symbols}) AND {epoch} GROUP BY symbol, epoch)",
+        trade_columns(table)
     );
     trade_rows(server.rows(&sql).await?, exchange)
 }
@@ -234,8 +254,10 @@ pub(super) async fn latest_klines(
 pub(super) async fn trades_by_id(
     server: &Server,
     exchange: Exchange,
+    channel: Channel,
     wanted: &[(Symbol, i64)],
 ) -> Result<Vec<TradeRow>, HistoryError> {
+    let Some(table) = TradeTable::of(channel) else { return Ok(Vec::new()) };
     // The column is unsigned, and no trade has a negative id.
     let keys: Vec<String> = wanted
         .iter()
@@ -248,11 +270,13 @@ pub(super) async fn trades_by_id(
     let mut symbols: Vec<&str> = wanted.iter().map(|(symbol, _)| symbol.as_str()).collect();
     symbols.sort_unstable();
     symbols.dedup();
-    let epoch = epoch_condition(server, exchange, &quote_all(symbols));
+    let epoch = epoch_condition(server, exchange, &quote_all(symbols), table);
     let (db, name, keys) = (&server.database, quote(exchange.as_str()), keys.join(","));
     let sql = format!(
-        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL
-         WHERE exchange = {name} AND (symbol, trade_id) IN ({keys}) AND {epoch}"
+        "SELECT {} FROM {db}.{} FINAL WHERE exchange = {name} AND (symbol, {}) IN ({keys}) AND {epoch}",
+        trade_columns(table),
+        table.name,
+        table.id
     );
     trade_rows(server.rows(&sql).await?, exchange)
 }
@@ -286,10 +310,13 @@ pub(super) async fn trades(
     limit: usize,
 ) -> Result<Vec<TradeRow>, HistoryError> {
     let (db, exchange, symbol) = (&server.database, quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
+    let Some(table) = TradeTable::of(stream.channel) else { return Ok(Vec::new()) };
+    let TradeTable { name, id, .. } = table;
     let sql = format!(
-        "SELECT {TRADE_COLUMNS} FROM {db}.trades FINAL WHERE exchange = {exchange} AND symbol = {symbol}
-           AND {} AND trade_id BETWEEN {} AND {} ORDER BY trade_id LIMIT {}",
-        epoch_condition(server, stream.exchange, &symbol),
+        "SELECT {} FROM {db}.{name} FINAL WHERE exchange = {exchange} AND symbol = {symbol}
+           AND {} AND {id} BETWEEN {} AND {} ORDER BY {id} LIMIT {}",
+        trade_columns(table),
+        epoch_condition(server, stream.exchange, &symbol, table),
         range.first.max(0),
         range.last,
         super::limit(limit)

@@ -3,8 +3,10 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
+use super::coverage::{key, kline_key};
 use super::lookup::epoch_condition_of_keys;
-use super::server::{Server, quote, time};
+use super::server::{Server, time};
+use crate::history::trade_table::TradeTable;
 use crate::history::{HistoryError, MinuteCount};
 use crate::market::{Channel, Interval, Stream, Symbol, Timestamp};
 
@@ -24,29 +26,25 @@ pub(super) async fn per_minute(
     streams: &[Stream],
     since: Timestamp,
 ) -> Result<Vec<(Stream, MinuteCount)>, HistoryError> {
-    let (mut trades, mut klines) = (Vec::new(), Vec::new());
-    for stream in streams {
-        let (exchange, symbol) = (quote(stream.exchange.as_str()), quote(stream.symbol.as_str()));
-        match stream.channel {
-            Channel::Trade => trades.push(format!("({exchange},{symbol})")),
-            Channel::Kline(interval) => klines.push(format!("({exchange},{symbol},'{interval}')")),
-            Channel::BookTicker => {}
-        }
-    }
+    let keys_of = |of: &dyn Fn(Channel) -> bool| -> Vec<String> {
+        let wanted = streams.iter().filter(|stream| of(stream.channel));
+        wanted.map(|stream| kline_key(stream).unwrap_or_else(|| key(stream))).collect()
+    };
     let mut all = Vec::new();
-    let kinds = [
-        ("trades", "'trade'", "ts", "(exchange, symbol)", trades),
-        ("klines", "concat('kline_', interval)", "open_time", "(exchange, symbol, interval)", klines),
-    ];
-    for (table, channel, at, key, keys) in kinds {
+    let trades = TradeTable::ALL.map(|table| {
+        let channel = format!("'{}'", table.channel);
+        (table.name, channel, "ts", "(exchange, symbol)", keys_of(&|channel| channel == table.channel), Some(table))
+    });
+    let klines = keys_of(&|channel| matches!(channel, Channel::Kline(_)));
+    let channel = "concat('kline_', interval)".to_owned();
+    let klines = ("klines", channel, "open_time", "(exchange, symbol, interval)", klines, None);
+    for (table, channel, at, key, keys, of_trades) in trades.into_iter().chain([klines]) {
         if keys.is_empty() {
             continue;
         }
         let keys = keys.join(",");
-        let epoch = match table {
-            "trades" => format!(" AND {}", epoch_condition_of_keys(server, &keys)),
-            _ => String::new(),
-        };
+        let epoch = of_trades
+            .map_or_else(String::new, |table| format!(" AND {}", epoch_condition_of_keys(server, &keys, table)));
         let sql = format!(
             "SELECT exchange, symbol, {channel} AS channel,
                intDiv(toUnixTimestamp64Micro({at}), {}) AS minute,

@@ -3,8 +3,9 @@
 //! ClickHouse names the query in a header of every answer. A proxy may remove the header; it may also answer in place of
 //! the server and store nothing. The rows themselves distinguish the two.
 
-use super::server::{Server, quote, time};
+use super::server::{Server, quote, quote_all, time};
 use crate::gap::Gap;
+use crate::history::trade_table::TradeTable;
 use crate::history::{ConflictRow, DeadLetter, EpochRow, HistoryError, JobRun, KlineRow, TradeRow};
 
 /// The columns that identify the rows, and their values as SQL.
@@ -43,18 +44,17 @@ impl Written {
 }
 
 /// What `encode::trades` wrote.
-pub(super) fn trades(rows: &[TradeRow]) -> Written {
+pub(super) fn trades<'a>(table: &TradeTable, rows: impl Iterator<Item = &'a TradeRow> + Clone) -> Written {
     let key = |row: &TradeRow| {
         let (exchange, symbol) = (quote(row.exchange.as_str()), quote(row.symbol.as_str()));
         format!("({exchange},{symbol},{},{})", row.epoch, row.trade.id)
     };
-    let version = rows.iter().map(|row| row.version).min();
-    Written {
-        table: "trades",
-        columns: "exchange, symbol, epoch, trade_id",
-        keys: rows.iter().map(key).collect(),
-        version,
-    }
+    let version = rows.clone().map(|row| row.version).min();
+    let columns = match table.has_trade_ids() {
+        true => "exchange, symbol, epoch, agg_id",
+        false => "exchange, symbol, epoch, trade_id",
+    };
+    Written { table: table.name, columns, keys: rows.map(key).collect(), version }
 }
 
 /// What `encode::klines` wrote.
@@ -76,9 +76,16 @@ pub(super) fn gaps(gaps: &[Gap]) -> Written {
 
 /// What `encode::epochs` wrote.
 pub(super) fn epochs(rows: &[EpochRow]) -> Written {
-    let key =
-        |row: &EpochRow| format!("({},{},{})", quote(row.exchange.as_str()), quote(row.symbol.as_str()), row.epoch);
-    Written { table: "epochs", columns: "exchange, symbol, epoch", keys: rows.iter().map(key).collect(), version: None }
+    let key = |row: &EpochRow| {
+        let names = quote_all([row.exchange.as_str(), row.symbol.as_str(), row.channel.as_str()]);
+        format!("({names},{})", row.epoch)
+    };
+    Written {
+        table: "epochs",
+        columns: "exchange, symbol, channel, epoch",
+        keys: rows.iter().map(key).collect(),
+        version: None,
+    }
 }
 
 /// What `encode::conflicts` wrote.

@@ -14,10 +14,10 @@ const WINDOW: &str = "non_replicated_deduplication_window = 1000";
 /// The oldest server that supports these tables and settings.
 const OLDEST_SERVER: (u32, u32) = (24, 8);
 /// The schema version of this program.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 
 /// The statements of each migration; step n creates schema version n. `{db}` is the quoted database.
-const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE, RECORDERS, EPOCHS];
+const STEPS: [&[&str]; VERSION as usize] = [FIRST, EVIDENCE, RECORDERS, EPOCHS, AGG_TRADES];
 
 /// Columns for the fields of `evidence` (also of older rows), and for the source that filled a gap.
 const EVIDENCE: &[&str] = &["ALTER TABLE {db}.gaps
@@ -94,6 +94,41 @@ const EPOCHS: &[&str] = &[
        decided UInt8 DEFAULT verdict != 'pending'
      ) ENGINE = ReplacingMergeTree(decided) ORDER BY (exchange, symbol, channel, epoch, position, arrived)
      {durable}, {window}",
+];
+
+/// Aggregate trades have a numbering of their own, which may begin again too: an epoch names its channel.
+const AGG_TRADES: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS {db}.agg_trades (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       epoch UInt32 CODEC(Delta, ZSTD(1)),
+       agg_id UInt64 CODEC(Delta, ZSTD(1)),
+       ts DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       received_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+       price Decimal(38, 18) CODEC(ZSTD(1)),
+       quantity Decimal(38, 18) CODEC(ZSTD(1)),
+       side Enum8('buy' = 1, 'sell' = 2),
+       is_backfilled UInt8,
+       version UInt64 CODEC(Delta, ZSTD(1)),
+       first_trade_id Int64 CODEC(Delta, ZSTD(1)),
+       last_trade_id Int64 CODEC(Delta, ZSTD(1))
+     ) ENGINE = ReplacingMergeTree(version) PARTITION BY toDate(ts) ORDER BY (exchange, symbol, epoch, agg_id)
+     {durable}, {window}",
+    "CREATE TABLE IF NOT EXISTS {db}.epochs_of_channels (
+       exchange LowCardinality(String),
+       symbol LowCardinality(String),
+       channel LowCardinality(String),
+       epoch UInt32,
+       first_id UInt64,
+       began_at DateTime64(6, 'UTC'),
+       reason String
+     ) ENGINE = ReplacingMergeTree ORDER BY (exchange, symbol, channel, epoch) {durable}, {window}",
+    // After a crash that followed the renaming, `epochs` is the new table, and this copies it onto itself.
+    "INSERT INTO {db}.epochs_of_channels (exchange, symbol, channel, epoch, first_id, began_at, reason)
+     SELECT exchange, symbol, 'trade', epoch, first_id, began_at, reason FROM {db}.epochs",
+    "DROP TABLE IF EXISTS {db}.epochs_without_channels SYNC",
+    "RENAME TABLE {db}.epochs TO {db}.epochs_without_channels, {db}.epochs_of_channels TO {db}.epochs",
+    "DROP TABLE {db}.epochs_without_channels SYNC",
 ];
 
 const FIRST: &[&str] = &[

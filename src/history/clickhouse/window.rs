@@ -10,6 +10,7 @@ use super::coverage::{key, kline_key, open_times};
 use super::lookup::epoch_condition_of_keys;
 use super::server::{Server, quote, time};
 use crate::gap::Range;
+use crate::history::trade_table::TradeTable;
 use crate::history::{HistoryError, WindowCount};
 use crate::market::{Channel, Stream, Symbol, Timestamp};
 
@@ -36,6 +37,13 @@ static TRADES: Kind = Kind {
     position_column: "trade_id",
     time: "ts",
 };
+static AGG_TRADES: Kind = Kind {
+    table: "agg_trades",
+    channel: "'agg_trade'",
+    position: "toInt64(agg_id)",
+    position_column: "agg_id",
+    ..TRADES
+};
 static KLINES: Kind = Kind {
     table: "klines",
     key: "exchange, symbol, interval",
@@ -47,15 +55,19 @@ static KLINES: Kind = Kind {
 
 impl Kind {
     fn of(stream: &Stream) -> &'static Self {
-        if stream.channel == Channel::Trade { &TRADES } else { &KLINES }
+        match stream.channel {
+            Channel::Trade => &TRADES,
+            Channel::AggTrade => &AGG_TRADES,
+            Channel::Kline(_) | Channel::BookTicker => &KLINES,
+        }
     }
 
     /// The condition on the epoch of these streams' rows.
     fn epoch<'a>(&self, server: &Server, streams: impl Iterator<Item = &'a Stream>) -> String {
-        if self.table != TRADES.table {
+        let Some(table) = TradeTable::ALL.into_iter().find(|table| table.name == self.table) else {
             return "1".to_owned();
-        }
-        epoch_condition_of_keys(server, &streams.map(key).collect::<Vec<_>>().join(","))
+        };
+        epoch_condition_of_keys(server, &streams.map(key).collect::<Vec<_>>().join(","), table)
     }
 
     /// The condition on the key of one stream, without its epoch: one for each stream would be a subquery for each.
@@ -70,14 +82,14 @@ impl Kind {
 
     /// The condition that a position lies in `range`. It uses the columns themselves, so that the primary index applies.
     fn within(&self, range: Range) -> String {
-        if self.table == TRADES.table {
-            return format!("trade_id BETWEEN {} AND {}", range.first.max(0), range.last);
+        if self.table == KLINES.table {
+            return open_times(range);
         }
-        open_times(range)
+        format!("{} BETWEEN {} AND {}", self.position_column, range.first.max(0), range.last)
     }
 
     fn key_of(&self, stream: &Stream) -> Option<String> {
-        if self.table == TRADES.table { Some(key(stream)) } else { kline_key(stream) }
+        if self.table == KLINES.table { kline_key(stream) } else { Some(key(stream)) }
     }
 }
 
@@ -114,7 +126,7 @@ fn stream(exchange: &str, symbol: &str, channel: &str) -> Result<Stream, History
 }
 
 /// The rows of each stream with exchange times in `[from, to)`; only streams that have some. At most three queries for
-/// trades and three for klines. The tables are partitioned by day, so the server reads the days of the window.
+/// each table. The tables are partitioned by day, so the server reads the days of the window.
 pub(super) async fn windows(
     server: &Server,
     streams: &[Stream],
@@ -123,7 +135,7 @@ pub(super) async fn windows(
 ) -> Result<Vec<(Stream, WindowCount)>, HistoryError> {
     let [from, to] = [from, to].map(|at| time(Timestamp(at.micros().clamp(0, LAST))));
     let mut all = Vec::new();
-    for kind in [&TRADES, &KLINES] {
+    for kind in [&TRADES, &AGG_TRADES, &KLINES] {
         let of_kind = || streams.iter().filter(|stream| Kind::of(stream).table == kind.table);
         let keys: Vec<String> = of_kind().filter_map(|stream| kind.key_of(stream)).collect();
         if keys.is_empty() {

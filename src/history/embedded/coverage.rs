@@ -8,22 +8,20 @@ use rusqlite::{Connection, ToSql};
 use super::lookup::epoch_sql;
 use super::per_minute::first_since;
 use crate::gap::Range;
+use crate::history::trade_table::TradeTable;
 use crate::history::{Count, CoverageDay, DISORDER_MAX};
 use crate::market::{Channel, DAY_US, Stream, Timestamp};
 
 /// The parts of a query that depend on the channel of the stream.
 struct Series<'a> {
     /// The table, and the condition on the key without the position.
-    rows: &'static str,
+    rows: String,
     /// The column of the position.
     position: &'static str,
     /// The column of the exchange's time.
     time: &'static str,
     key: Vec<&'a dyn ToSql>,
 }
-
-const TRADES: &str = "trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3";
-const KLINES: &str = "klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3";
 
 /// The number of stored positions in `range`.
 pub(super) fn count(
@@ -132,7 +130,7 @@ fn days_of(
     if let Some(since) = since {
         // The position of a kline is its time. Trades have no index on time, so a search by id finds the first one.
         let begin = match stream.channel {
-            Channel::Trade => {
+            Channel::Trade | Channel::AggTrade => {
                 first_since(connection, stream, since.plus_micros(-(DISORDER_MAX.as_micros() as i64)), epoch)?
             }
             _ => Some(since.micros()),
@@ -160,33 +158,39 @@ fn days_of(
     Ok(days.into_values().collect())
 }
 
-/// The key of a stream's rows: exchange, symbol, and the epoch or the interval.
-type Names<'a> = (&'a str, &'a str, Value);
+/// The channel of a stream, and the key of its rows: exchange, symbol, and the epoch or the interval.
+type Names<'a> = (Channel, &'a str, &'a str, Value);
 
 fn names<'a>(connection: &Connection, stream: &'a Stream, epoch: Option<i64>) -> rusqlite::Result<Option<Names<'a>>> {
     let third = match stream.channel {
-        Channel::Trade => Value::Integer(epoch_of(connection, stream, epoch)?),
+        Channel::Trade | Channel::AggTrade => Value::Integer(epoch_of(connection, stream, epoch)?),
         Channel::Kline(interval) => Value::Text(interval.as_str().to_owned()),
         Channel::BookTicker => return Ok(None),
     };
-    Ok(Some((stream.exchange.as_str(), stream.symbol.as_str(), third)))
+    Ok(Some((stream.channel, stream.exchange.as_str(), stream.symbol.as_str(), third)))
 }
 
 /// The epoch to read of a stream.
 pub(super) fn epoch_of(connection: &Connection, stream: &Stream, epoch: Option<i64>) -> rusqlite::Result<i64> {
-    let query = format!("SELECT {}", epoch_sql(epoch, "?1", "?2"));
+    let query = format!("SELECT {}", epoch_sql(epoch, "?1", "?2", "?3"));
     let mut select = connection.prepare_cached(&query)?;
-    bind(&mut select, &[&stream.exchange.as_str(), &stream.symbol.as_str()])?;
+    bind(&mut select, &[&stream.exchange.as_str(), &stream.symbol.as_str(), &stream.channel.as_str()])?;
     let mut rows = select.raw_query();
     rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)
 }
 
 fn series<'a>(names: &'a Option<Names<'a>>) -> Option<Series<'a>> {
-    let (exchange, symbol, third) = names.as_ref()?;
+    let (channel, exchange, symbol, third) = names.as_ref()?;
     let key: Vec<&dyn ToSql> = vec![exchange, symbol, third];
-    Some(match third {
-        Value::Integer(_) => Series { rows: TRADES, position: "trade_id", time: "ts", key },
-        _ => Series { rows: KLINES, position: "open_time", time: "open_time", key },
+    Some(match TradeTable::of(*channel) {
+        Some(table) => {
+            let rows = format!("{} WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3", table.name);
+            Series { rows, position: table.id, time: "ts", key }
+        }
+        None => {
+            let rows = "klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3".to_owned();
+            Series { rows, position: "open_time", time: "open_time", key }
+        }
     })
 }
 

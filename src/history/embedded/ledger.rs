@@ -43,8 +43,8 @@ pub(super) fn gaps(connection: &Connection, filter: &GapFilter, epoch: Option<i6
         only("(detected_at, gap_id) < (?, ?)", vec![at.micros().into(), text(id)]);
     }
     if filter.of_read_epoch {
-        let epoch = epoch_sql(epoch, "gaps.exchange", "gaps.symbol");
-        only(&format!("(channel <> 'trade' OR epoch = {epoch})"), vec![]);
+        let epoch = epoch_sql(epoch, "gaps.exchange", "gaps.symbol", "gaps.channel");
+        only(&format!("(channel NOT IN ('trade', 'agg_trade') OR epoch = {epoch})"), vec![]);
     }
     query.push_str(" ORDER BY detected_at DESC, gap_id DESC LIMIT ?");
     values.push(if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(i64::MAX) }.into());
@@ -80,12 +80,14 @@ fn gap_row(row: &Row<'_>) -> rusqlite::Result<Gap> {
 /// Every numbering that began after another one.
 pub(super) fn epochs(connection: &Connection) -> rusqlite::Result<Vec<EpochRow>> {
     let mut select = connection.prepare_cached(
-        "SELECT exchange, symbol, epoch, first_id, began_at, reason FROM epochs ORDER BY exchange, symbol, epoch",
+        "SELECT exchange, symbol, epoch, first_id, began_at, reason, channel FROM epochs
+         ORDER BY exchange, symbol, channel, epoch",
     )?;
     let rows = select.query_map([], |row| {
         Ok(EpochRow {
             exchange: read(row, 0, |text| text.parse().ok())?,
             symbol: Symbol::new(row.get_ref(1)?.as_str()?),
+            channel: read(row, 6, |text| text.parse().ok())?,
             epoch: row.get(2)?,
             first_id: row.get(3)?,
             began_at: Timestamp(row.get(4)?),

@@ -4,11 +4,19 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::gap::Range;
+use crate::history::trade_table::TradeTable;
 use crate::history::{KlineRow, TradeRow, Watermark};
 use crate::market::{Channel, Exchange, Interval, Kline, Side, Stream, Symbol, Timestamp, Trade, parse_decimal};
 
-const TRADE_COLUMNS: &str = "t.symbol, t.trade_id, t.ts, t.received_at, t.price, t.quantity, t.side, t.is_backfilled,
-    t.epoch, t.version";
+/// The columns of a trade. The last two are of aggregate trades only.
+fn trade_columns(table: &TradeTable) -> String {
+    let ids = if table.has_trade_ids() { "t.first_trade_id, t.last_trade_id" } else { "NULL, NULL" };
+    format!(
+        "t.symbol, t.{}, t.ts, t.received_at, t.price, t.quantity, t.side, t.is_backfilled, t.epoch, t.version, {ids}",
+        table.id
+    )
+}
+
 const KLINE_COLUMNS: &str = "k.symbol, k.interval, k.open_time, k.close_time, k.open, k.high, k.low, k.close, k.volume,
     k.quote_volume, k.trade_count, k.first_trade_id, k.last_trade_id, k.is_backfilled,
     k.version";
@@ -19,21 +27,32 @@ const WATERMARKS_KLINES: &str =
           (SELECT open_time FROM klines WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2
            AND interval = w.value ->> 3 ORDER BY open_time DESC LIMIT 1)";
 
-/// The SQL expression of the epoch to read of a symbol: `epoch` if it is given, else the newest one.
-pub(super) fn epoch_sql(epoch: Option<i64>, exchange: &str, symbol: &str) -> String {
+/// The SQL expression of the epoch to read of a stream: `epoch` if it is given, else the newest one. The parts of the
+/// stream's name are SQL.
+pub(super) fn epoch_sql(epoch: Option<i64>, exchange: &str, symbol: &str, channel: &str) -> String {
     epoch.map_or_else(
-        || format!("(SELECT ifnull(max(epoch), 0) FROM epochs WHERE exchange = {exchange} AND symbol = {symbol})"),
+        || {
+            format!(
+                "(SELECT ifnull(max(epoch), 0) FROM epochs
+                  WHERE exchange = {exchange} AND symbol = {symbol} AND channel = {channel})"
+            )
+        },
         |epoch| epoch.to_string(),
     )
 }
 
-fn watermarks_of_trades(epoch: Option<i64>) -> String {
-    let epoch = epoch_sql(epoch, "w.value ->> 1", "w.value ->> 2");
+fn epoch_of_table(epoch: Option<i64>, exchange: &str, symbol: &str, table: &TradeTable) -> String {
+    epoch_sql(epoch, exchange, symbol, &format!("'{}'", table.channel))
+}
+
+fn watermarks_of_trades(epoch: Option<i64>, table: &TradeTable) -> String {
+    let TradeTable { name, id, .. } = table;
+    let epoch = epoch_of_table(epoch, "w.value ->> 1", "w.value ->> 2", table);
     format!(
-        "SELECT w.value ->> 0, t.trade_id, t.ts FROM json_each(?1) w CROSS JOIN trades t
-         WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.epoch = {epoch} AND t.trade_id =
-           (SELECT trade_id FROM trades WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2 AND epoch = {epoch}
-            ORDER BY trade_id DESC LIMIT 1)"
+        "SELECT w.value ->> 0, t.{id}, t.ts FROM json_each(?1) w CROSS JOIN {name} t
+         WHERE t.exchange = w.value ->> 1 AND t.symbol = w.value ->> 2 AND t.epoch = {epoch} AND t.{id} =
+           (SELECT {id} FROM {name} WHERE exchange = w.value ->> 1 AND symbol = w.value ->> 2 AND epoch = {epoch}
+            ORDER BY {id} DESC LIMIT 1)"
     )
 }
 
@@ -43,20 +62,21 @@ pub(super) fn watermarks(
     streams: &[Stream],
     epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<Watermark>> {
-    let wanted = |kline: bool| {
-        let keys = streams.iter().enumerate().filter_map(|(index, stream)| match stream.channel {
-            Channel::Trade if !kline => {
-                Some(serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str()]))
+    let wanted = |of: &dyn Fn(Channel) -> bool| {
+        let of_kind = streams.iter().enumerate().filter(|(_, stream)| of(stream.channel));
+        let keys = of_kind.map(|(index, stream)| match stream.channel {
+            Channel::Kline(interval) => {
+                serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str(), interval.as_str()])
             }
-            Channel::Kline(interval) if kline => {
-                Some(serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str(), interval.as_str()]))
-            }
-            _ => None,
+            _ => serde_json::json!([index, stream.exchange.as_str(), stream.symbol.as_str()]),
         });
         serde_json::Value::Array(keys.collect()).to_string()
     };
+    let of_klines = (WATERMARKS_KLINES.to_owned(), wanted(&|channel| matches!(channel, Channel::Kline(_))));
+    let of_trades =
+        TradeTable::ALL.map(|table| (watermarks_of_trades(epoch, table), wanted(&|channel| channel == table.channel)));
     let mut found = Vec::new();
-    for (query, keys) in [(watermarks_of_trades(epoch), wanted(false)), (WATERMARKS_KLINES.to_owned(), wanted(true))] {
+    for (query, keys) in of_trades.into_iter().chain([of_klines]) {
         if keys == "[]" {
             continue;
         }
@@ -71,13 +91,15 @@ pub(super) fn watermarks(
     Ok(found)
 }
 
-fn latest_trades_query(epoch: Option<i64>) -> String {
-    let epoch = epoch_sql(epoch, "?1", "w.value");
+fn latest_trades_query(epoch: Option<i64>, table: &TradeTable) -> String {
+    let TradeTable { name, id, .. } = table;
+    let epoch = epoch_of_table(epoch, "?1", "w.value", table);
     format!(
-        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
-         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.epoch = {epoch} AND t.trade_id =
-           (SELECT trade_id FROM trades WHERE exchange = ?1 AND symbol = w.value AND epoch = {epoch}
-            ORDER BY trade_id DESC LIMIT 1)"
+        "SELECT {} FROM json_each(?2) w CROSS JOIN {name} t
+         WHERE t.exchange = ?1 AND t.symbol = w.value AND t.epoch = {epoch} AND t.{id} =
+           (SELECT {id} FROM {name} WHERE exchange = ?1 AND symbol = w.value AND epoch = {epoch}
+            ORDER BY {id} DESC LIMIT 1)",
+        trade_columns(table)
     )
 }
 
@@ -93,12 +115,13 @@ fn latest_klines_query() -> String {
 /// The trade with the highest id of each symbol that has one.
 pub(super) fn latest_trades(
     connection: &Connection,
-    exchange: Exchange,
+    (exchange, channel): (Exchange, Channel),
     symbols: &[Symbol],
     epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
+    let Some(table) = TradeTable::of(channel) else { return Ok(Vec::new()) };
     let keys: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
-    let query = latest_trades_query(epoch);
+    let query = latest_trades_query(epoch, table);
     let mut select = connection.prepare_cached(&query)?;
     let rows = select
         .query_map(params![exchange.as_str(), serde_json::json!(keys).to_string()], |row| trade_row(row, exchange))?;
@@ -125,15 +148,19 @@ pub(super) fn latest_klines(
 /// The stored trades with exactly these ids.
 pub(super) fn trades_by_id(
     connection: &Connection,
-    exchange: Exchange,
+    (exchange, channel): (Exchange, Channel),
     keys: &[(Symbol, i64)],
     epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
+    let Some(table) = TradeTable::of(channel) else { return Ok(Vec::new()) };
     let keys: Vec<(&str, i64)> = keys.iter().map(|(symbol, id)| (symbol.as_str(), *id)).collect();
     let query = format!(
-        "SELECT {TRADE_COLUMNS} FROM json_each(?2) w CROSS JOIN trades t
-         WHERE t.exchange = ?1 AND t.symbol = w.value ->> 0 AND t.epoch = {} AND t.trade_id = w.value ->> 1",
-        epoch_sql(epoch, "?1", "w.value ->> 0")
+        "SELECT {} FROM json_each(?2) w CROSS JOIN {} t
+         WHERE t.exchange = ?1 AND t.symbol = w.value ->> 0 AND t.epoch = {} AND t.{} = w.value ->> 1",
+        trade_columns(table),
+        table.name,
+        epoch_of_table(epoch, "?1", "w.value ->> 0", table),
+        table.id
     );
     let mut select = connection.prepare_cached(&query)?;
     let rows = select
@@ -168,10 +195,14 @@ pub(super) fn trades(
     limit: usize,
     epoch: Option<i64>,
 ) -> rusqlite::Result<Vec<TradeRow>> {
+    let Some(table) = TradeTable::of(stream.channel) else { return Ok(Vec::new()) };
     let query = format!(
-        "SELECT {TRADE_COLUMNS} FROM trades t WHERE t.exchange = ?1 AND t.symbol = ?2 AND t.epoch = {}
-           AND t.trade_id BETWEEN ?3 AND ?4 ORDER BY t.trade_id LIMIT ?5",
-        epoch_sql(epoch, "?1", "?2")
+        "SELECT {} FROM {name} t WHERE t.exchange = ?1 AND t.symbol = ?2 AND t.epoch = {}
+           AND t.{id} BETWEEN ?3 AND ?4 ORDER BY t.{id} LIMIT ?5",
+        trade_columns(table),
+        epoch_of_table(epoch, "?1", "?2", table),
+        name = table.name,
+        id = table.id
     );
     let mut select = connection.prepare_cached(&query)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -228,6 +259,7 @@ fn trade_row(row: &Row<'_>, exchange: Exchange) -> rusqlite::Result<TradeRow> {
         price: read(row, 4, parse_decimal)?,
         quantity: read(row, 5, parse_decimal)?,
         side: read(row, 6, |text| text.parse::<Side>().ok())?,
+        trade_ids: row.get::<_, Option<i64>>(10)?.zip(row.get::<_, Option<i64>>(11)?),
     };
     Ok(TradeRow {
         exchange,
@@ -296,9 +328,12 @@ mod tests {
     fn the_latest_rows_are_found_by_the_primary_key_without_a_scan() {
         let directory = tempfile::tempdir().unwrap();
         let connection = SCHEMA.open(&directory.path().join("history.db")).unwrap();
-        for query in
-            [watermarks_of_trades(None).as_str(), WATERMARKS_KLINES, &latest_trades_query(None), &latest_klines_query()]
+        for query in TradeTable::ALL
+            .into_iter()
+            .flat_map(|table| [watermarks_of_trades(None, table), latest_trades_query(None, table)])
+            .chain([WATERMARKS_KLINES.to_owned(), latest_klines_query()])
         {
+            let query = query.as_str();
             let plan = plan(&connection, query);
             for line in plan.lines().filter(|line| line.contains("SCAN")) {
                 assert!(line.contains("VIRTUAL TABLE"), "{query}\n{plan}");

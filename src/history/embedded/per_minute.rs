@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::coverage::epoch_of;
 use crate::history::MinuteCount;
+use crate::history::trade_table::TradeTable;
 use crate::market::{Channel, Interval, Stream, Timestamp};
 
 /// Rows per stream and UTC minute, for exchange times at `since` or later. Reads the keys once, in order.
@@ -16,7 +17,7 @@ pub(super) fn per_minute(
     let mut all = Vec::new();
     for stream in streams {
         let minutes = match stream.channel {
-            Channel::Trade => trades(connection, stream, since, epoch)?,
+            Channel::Trade | Channel::AggTrade => trades(connection, stream, since, epoch)?,
             Channel::Kline(interval) => klines(connection, stream, interval, since)?,
             Channel::BookTicker => Vec::new(),
         };
@@ -33,9 +34,12 @@ fn trades(
 ) -> rusqlite::Result<Vec<MinuteCount>> {
     let epoch = epoch_of(connection, stream, epoch)?;
     let Some(first) = first_since(connection, stream, since, Some(epoch))? else { return Ok(Vec::new()) };
-    let query = "SELECT ts, is_backfilled FROM trades
-                 WHERE exchange = ?1 AND symbol = ?2 AND trade_id >= ?3 AND ts >= ?4 AND epoch = ?5";
-    let mut select = connection.prepare_cached(query)?;
+    let Some(table) = TradeTable::of(stream.channel) else { return Ok(Vec::new()) };
+    let query = format!(
+        "SELECT ts, is_backfilled FROM {} WHERE exchange = ?1 AND symbol = ?2 AND {} >= ?3 AND ts >= ?4 AND epoch = ?5",
+        table.name, table.id
+    );
+    let mut select = connection.prepare_cached(&query)?;
     let rows = select.query(params![stream.exchange.as_str(), stream.symbol.as_str(), first, since.micros(), epoch])?;
     count_by_minute(rows)
 }
@@ -63,17 +67,19 @@ pub(super) fn first_since(
     since: Timestamp,
     epoch: Option<i64>,
 ) -> rusqlite::Result<Option<i64>> {
+    let Some(TradeTable { name, id, .. }) = TradeTable::of(stream.channel) else { return Ok(None) };
     let epoch = epoch_of(connection, stream, epoch)?;
     let key = params![stream.exchange.as_str(), stream.symbol.as_str(), epoch];
     let end = |function: &str| -> rusqlite::Result<Option<i64>> {
-        let query =
-            format!("SELECT {function}(trade_id) FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3");
+        let query = format!("SELECT {function}({id}) FROM {name} WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3");
         connection.prepare_cached(&query)?.query_row(key, |row| row.get(0))
     };
     let Some((mut low, mut high)) = end("min")?.zip(end("max")?) else { return Ok(None) };
-    let query = "SELECT trade_id, ts FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?4 AND trade_id >= ?3
-                 ORDER BY trade_id LIMIT 1";
-    let mut select = connection.prepare_cached(query)?;
+    let query = format!(
+        "SELECT {id}, ts FROM {name} WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?4 AND {id} >= ?3
+         ORDER BY {id} LIMIT 1"
+    );
+    let mut select = connection.prepare_cached(&query)?;
     while low < high {
         let middle = low + (high - low) / 2;
         let key = params![stream.exchange.as_str(), stream.symbol.as_str(), middle, epoch];

@@ -12,13 +12,21 @@ use crate::market::Timestamp;
 const CHUNK_ROWS: i64 = 10_000;
 
 /// The tables whose rows have an exchange time.
-const TABLES: [Table; 2] = [
+const TABLES: [Table; 3] = [
     Table {
         name: "trades",
         columns: "exchange, symbol, CAST(epoch AS TEXT)",
         key: "(exchange, symbol, epoch)",
         series: "(?1, ?2, CAST(?3 AS INTEGER))",
         position: "trade_id",
+        time: "ts",
+    },
+    Table {
+        name: "agg_trades",
+        columns: "exchange, symbol, CAST(epoch AS TEXT)",
+        key: "(exchange, symbol, epoch)",
+        series: "(?1, ?2, CAST(?3 AS INTEGER))",
+        position: "agg_id",
         time: "ts",
     },
     Table {

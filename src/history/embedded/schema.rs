@@ -180,6 +180,37 @@ pub(super) const SCHEMA: Schema = Schema {
          ) STRICT, WITHOUT ROWID;
          CREATE INDEX conflicts_by_time ON conflicts(at);
          CREATE INDEX conflicts_pending ON conflicts(at) WHERE verdict = 'pending';",
+        // Aggregate trades. They have a numbering of their own, which may begin again too.
+        "CREATE TABLE agg_trades(
+           exchange TEXT NOT NULL,
+           symbol TEXT NOT NULL,
+           epoch INTEGER NOT NULL,
+           agg_id INTEGER NOT NULL,
+           ts INTEGER NOT NULL,
+           received_at INTEGER NOT NULL,
+           price TEXT NOT NULL,
+           quantity TEXT NOT NULL,
+           side TEXT NOT NULL,
+           first_trade_id INTEGER NOT NULL,
+           last_trade_id INTEGER NOT NULL,
+           is_backfilled INTEGER NOT NULL,
+           version INTEGER NOT NULL,
+           PRIMARY KEY (exchange, symbol, epoch, agg_id)
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE epochs_of_channels(
+           exchange TEXT NOT NULL,
+           symbol TEXT NOT NULL,
+           channel TEXT NOT NULL,
+           epoch INTEGER NOT NULL CHECK (epoch > 0),
+           first_id INTEGER NOT NULL,
+           began_at INTEGER NOT NULL,
+           reason TEXT NOT NULL,
+           PRIMARY KEY (exchange, symbol, channel, epoch)
+         ) STRICT, WITHOUT ROWID;
+         INSERT INTO epochs_of_channels
+           SELECT exchange, symbol, 'trade', epoch, first_id, began_at, reason FROM epochs;
+         DROP TABLE epochs;
+         ALTER TABLE epochs_of_channels RENAME TO epochs;",
     ],
     // A batch of many symbols changes a page of each one, so small pages write less (measured: a quarter less time).
     page_bytes: 4_096,

@@ -4,6 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::decimal_text::DecimalText;
 use crate::gap::Gap;
+use crate::history::trade_table::TradeTable;
 use crate::history::{Batch, ConflictRow, DeadLetter, EpochRow, JobRun, KlineRow, TradeRow};
 
 const INSERT_TRADE: &str = "INSERT INTO trades(exchange, symbol, trade_id, ts, received_at, price, quantity, side,
@@ -11,6 +12,15 @@ const INSERT_TRADE: &str = "INSERT INTO trades(exchange, symbol, trade_id, ts, r
   ON CONFLICT DO UPDATE SET ts = excluded.ts, received_at = excluded.received_at, price = excluded.price,
     quantity = excluded.quantity, side = excluded.side, is_backfilled = excluded.is_backfilled,
     version = excluded.version
+  WHERE excluded.version > version";
+
+const INSERT_AGG_TRADE: &str =
+    "INSERT INTO agg_trades(exchange, symbol, agg_id, ts, received_at, price, quantity, side,
+    is_backfilled, version, epoch, first_trade_id, last_trade_id)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+  ON CONFLICT DO UPDATE SET ts = excluded.ts, received_at = excluded.received_at, price = excluded.price,
+    quantity = excluded.quantity, side = excluded.side, is_backfilled = excluded.is_backfilled,
+    first_trade_id = excluded.first_trade_id, last_trade_id = excluded.last_trade_id, version = excluded.version
   WHERE excluded.version > version";
 
 const INSERT_KLINE: &str =
@@ -49,8 +59,8 @@ const INSERT_DEAD_LETTER: &str =
   ON CONFLICT (id) DO UPDATE SET reason = excluded.reason";
 
 // Another recorder may have seen the numbering begin earlier.
-const INSERT_EPOCH: &str = "INSERT INTO epochs(exchange, symbol, epoch, first_id, began_at, reason)
-  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+const INSERT_EPOCH: &str = "INSERT INTO epochs(exchange, symbol, epoch, first_id, began_at, reason, channel)
+  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
   ON CONFLICT DO UPDATE SET first_id = excluded.first_id, began_at = excluded.began_at, reason = excluded.reason
   WHERE excluded.began_at < began_at";
 
@@ -64,7 +74,9 @@ const INSERT_CONFLICT: &str =
 pub(super) fn insert(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
     insert_epochs(connection, &batch.epochs)?;
     insert_gaps(connection, &batch.gaps)?;
-    insert_trades(connection, &batch.trades)?;
+    for table in TradeTable::ALL {
+        insert_trades(connection, &batch.trades, table)?;
+    }
     insert_klines(connection, &batch.klines)?;
     insert_conflicts(connection, &batch.conflicts)?;
     insert_dead_letters(connection, &batch.dead_letters)
@@ -118,6 +130,7 @@ fn insert_epochs(connection: &Connection, epochs: &[EpochRow]) -> rusqlite::Resu
             row.first_id,
             row.began_at.micros(),
             row.reason,
+            row.channel.as_str(),
         ])?;
     }
     Ok(())
@@ -140,13 +153,14 @@ fn insert_conflicts(connection: &Connection, conflicts: &[ConflictRow]) -> rusql
     Ok(())
 }
 
-fn insert_trades(connection: &Connection, trades: &[TradeRow]) -> rusqlite::Result<()> {
-    if trades.is_empty() {
+fn insert_trades(connection: &Connection, trades: &[TradeRow], table: &TradeTable) -> rusqlite::Result<()> {
+    let mut rows = trades.iter().filter(|row| row.trade.channel() == table.channel).peekable();
+    if rows.peek().is_none() {
         return Ok(());
     }
-    let mut insert = connection.prepare_cached(INSERT_TRADE)?;
+    let mut insert = connection.prepare_cached(if table.has_trade_ids() { INSERT_AGG_TRADE } else { INSERT_TRADE })?;
     let mut text = DecimalText::new();
-    for row in trades {
+    for row in rows {
         insert.raw_bind_parameter(1, row.exchange.as_str())?;
         insert.raw_bind_parameter(2, row.symbol.as_str())?;
         insert.raw_bind_parameter(3, row.trade.id)?;
@@ -158,6 +172,10 @@ fn insert_trades(connection: &Connection, trades: &[TradeRow]) -> rusqlite::Resu
         insert.raw_bind_parameter(9, row.is_backfilled)?;
         insert.raw_bind_parameter(10, row.version)?;
         insert.raw_bind_parameter(11, row.epoch)?;
+        if let Some((first, last)) = row.trade.trade_ids {
+            insert.raw_bind_parameter(12, first)?;
+            insert.raw_bind_parameter(13, last)?;
+        }
         insert.raw_execute()?;
     }
     Ok(())

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use super::coverage;
 use crate::gap::Range;
 use crate::history::WindowCount;
+use crate::history::trade_table::TradeTable;
 use crate::market::{Channel, Stream, Timestamp};
 
 /// The rows of each stream with exchange times in `[from, to)`; only streams that have some.
@@ -22,7 +23,7 @@ pub(super) fn windows(
         let epoch = coverage::epoch_of(connection, stream, epoch)?;
         let Some(extent) = coverage::extent(connection, stream, Some(epoch))? else { continue };
         let (first, beyond) = match stream.channel {
-            Channel::Trade => {
+            Channel::Trade | Channel::AggTrade => {
                 let at = |time| first_trade_at(connection, stream, epoch, extent, time);
                 (at(from)?, at(to)?)
             }
@@ -63,10 +64,11 @@ fn first_trade_at(
     extent: Range,
     at: Timestamp,
 ) -> rusqlite::Result<i64> {
-    let mut select = connection.prepare_cached(
-        "SELECT trade_id, ts FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3 AND trade_id >= ?4
-         ORDER BY trade_id LIMIT 1",
-    )?;
+    let Some(TradeTable { name, id, .. }) = TradeTable::of(stream.channel) else { return Ok(extent.first) };
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT {id}, ts FROM {name} WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3 AND {id} >= ?4
+         ORDER BY {id} LIMIT 1"
+    ))?;
     let (mut low, mut high) = (extent.first, extent.last.saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;
@@ -83,15 +85,18 @@ fn first_trade_at(
 /// The last stored position below `position`.
 fn last_before(connection: &Connection, stream: &Stream, epoch: i64, position: i64) -> rusqlite::Result<Option<i64>> {
     let (exchange, symbol) = (stream.exchange.as_str(), stream.symbol.as_str());
-    let (query, third): (_, &dyn ToSql) = match &stream.channel {
-        Channel::Kline(interval) => (
-            "SELECT max(open_time) FROM klines WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3 AND open_time < ?4",
-            &interval.as_str(),
-        ),
-        _ => (
-            "SELECT max(trade_id) FROM trades WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3 AND trade_id < ?4",
+    let (query, third): (_, &dyn ToSql) = match (&stream.channel, TradeTable::of(stream.channel)) {
+        (_, Some(TradeTable { name, id, .. })) => (
+            format!("SELECT max({id}) FROM {name} WHERE exchange = ?1 AND symbol = ?2 AND epoch = ?3 AND {id} < ?4"),
             &epoch,
         ),
+        (Channel::Kline(interval), None) => (
+            "SELECT max(open_time) FROM klines
+             WHERE exchange = ?1 AND symbol = ?2 AND interval = ?3 AND open_time < ?4"
+                .to_owned(),
+            &interval.as_str(),
+        ),
+        (_, None) => return Ok(None),
     };
-    connection.prepare_cached(query)?.query_row(params![exchange, symbol, third, position], |row| row.get(0))
+    connection.prepare_cached(&query)?.query_row(params![exchange, symbol, third, position], |row| row.get(0))
 }

@@ -59,6 +59,8 @@ pub enum Extent {
 pub enum FrameKind {
     /// Trades.
     Trade,
+    /// Aggregate trades.
+    AggTrade,
     /// Klines of every interval.
     Kline,
     /// Books.
@@ -68,8 +70,9 @@ pub enum FrameKind {
 }
 
 /// Every kind of frame, with its name.
-pub const FRAME_KINDS: [(FrameKind, &str, &str); 4] = [
+pub const FRAME_KINDS: [(FrameKind, &str, &str); 5] = [
     (FrameKind::Trade, "trade", "trade frames"),
+    (FrameKind::AggTrade, "agg_trade", "aggTrade frames"),
     (FrameKind::Kline, "kline", "kline frames of every interval"),
     (FrameKind::Book, "book", "bookTicker frames"),
     (FrameKind::Any, "any", "frames of every kind"),
@@ -80,6 +83,7 @@ impl FrameKind {
     pub fn includes(self, stream: &str) -> bool {
         match self {
             Self::Trade => stream.ends_with("@trade"),
+            Self::AggTrade => stream.ends_with("@aggTrade"),
             Self::Kline => stream.contains("@kline_"),
             Self::Book => stream.ends_with("@bookTicker"),
             Self::Any => true,

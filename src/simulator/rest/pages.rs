@@ -174,11 +174,10 @@ fn agg_trades(exchange: &ExchangeState, query: &Parameters) -> Result<Vec<String
             (None, None) => 0,
         };
         let start = start.max(truth.agg_count(truth.unserved_count())).min(end);
+        // Of an aggregate only the trades that REST shows count.
         let row = |index| {
-            let (id, trades) = truth.agg(index, visible);
-            // Of an aggregate only the trades that REST shows count.
-            let shown: Vec<Trade> = trades.iter().filter(|trade| view.shows_trade(trade.id)).copied().collect();
-            render::agg_row(id, &shown)
+            let aggregate = truth.aggregate(index, visible, |trade| view.shows_trade(trade.id));
+            aggregate.as_ref().and_then(render::aggregate_row)
         };
         if from_id.is_some() || from.is_some() {
             return Ok((start..end).filter_map(row).take(limit).collect());

@@ -30,6 +30,34 @@ pub fn trades(truth: &Truth, view: &View, lag: Duration, now: Instant, which: Pe
     }
 }
 
+/// Aggregate trades, ascending. Of an aggregate only the trades that REST shows count.
+pub fn aggregates(
+    truth: &Truth,
+    view: &View,
+    lag: Duration,
+    now: Instant,
+    which: PeerTrades,
+    limit: usize,
+) -> Vec<Trade> {
+    let visible = truth.visible(lag, now).len();
+    let end = truth.agg_count(visible);
+    let served = truth.agg_count(truth.unserved_count()).min(end);
+    let row = |index| truth.aggregate(index, visible, |trade| view.shows_trade(trade.id));
+    let oldest = |start: usize| (start.max(served).min(end)..end).filter_map(row).take(limit).collect();
+    let newest = |end: usize| {
+        let mut rows: Vec<Trade> = (served..end.max(served)).rev().filter_map(row).take(limit).collect();
+        rows.reverse();
+        rows
+    };
+    match which {
+        PeerTrades::Newest => newest(end),
+        PeerTrades::Before(id) => newest(truth.agg_index_of_id(id, visible).min(end)),
+        PeerTrades::From(id) => oldest(truth.agg_index_of_id(id, visible)),
+        PeerTrades::Since(at) => oldest(truth.agg_index_of_time(at, visible)),
+        PeerTrades::After(at) => oldest(truth.agg_index_of_time(at.plus_micros(1), visible)),
+    }
+}
+
 /// Klines with open times in a range, both ends included; of too many the newest or the oldest.
 #[expect(clippy::too_many_arguments, reason = "the view of the database, and the request")]
 pub fn klines(

@@ -12,11 +12,19 @@ use super::super::lies::rest_rows::Endpoint;
 use super::super::locked;
 use super::super::truth::Truth;
 use super::{Verdict, instead, judge, refusal, select};
-use crate::exchange::peer::{Peer, PeerContent, PeerRefusal, PeerRequest, PeerResponse};
-use crate::market::{Kline, Trade};
+use crate::exchange::peer::{Peer, PeerContent, PeerRefusal, PeerRequest, PeerResponse, PeerTrades};
+use crate::market::{Channel, Kline, Trade};
 
-/// Answers a request.
+/// Answers a request, and says how much of the first limit is used where the venue does so.
 pub async fn respond(exchange: &ExchangeState, target: &str) -> Response {
+    let mut response = answered(exchange, target).await;
+    if let Some(name) = exchange.venue.spec().rest.used_header {
+        response.headers_mut().insert(name, locked(&exchange.budgets).used().into());
+    }
+    response
+}
+
+async fn answered(exchange: &ExchangeState, target: &str) -> Response {
     let (peer, now) = (exchange.venue.peer(), Instant::now());
     // A request that the venue does not understand costs no less than another one.
     let read = peer.read(target);
@@ -36,6 +44,7 @@ pub async fn respond(exchange: &ExchangeState, target: &str) -> Response {
         }
     };
     let endpoint = match request {
+        PeerRequest::Trades { channel: Channel::AggTrade, .. } => Endpoint::AggTrades,
         PeerRequest::Trades { .. } => Endpoint::HistoricalTrades,
         PeerRequest::Klines { .. } => Endpoint::Klines,
         PeerRequest::Time => Endpoint::Time,
@@ -60,10 +69,11 @@ fn content(
     now: Instant,
 ) -> Result<PeerResponse, PeerRefusal> {
     match request {
-        PeerRequest::Trades { symbol, which, limit } => {
-            let trades: Vec<Trade> = with_truth(exchange, symbol, now, |truth, view, lag| {
-                select::trades(truth, view, lag, now, *which, *limit)
-            })?;
+        PeerRequest::Trades { symbol, channel, which, limit } => {
+            let select = if *channel == Channel::AggTrade { select::aggregates } else { select::trades };
+            let trades: Vec<Trade> =
+                with_truth(exchange, symbol, now, |truth, view, lag| select(truth, view, lag, now, *which, *limit))?;
+            refuse_too_old(exchange, *which, trades.first())?;
             Ok(peer.answer(request, PeerContent::Trades(&trades)))
         }
         PeerRequest::Klines { symbol, interval, first, last, limit, newest } => {
@@ -85,6 +95,21 @@ fn content(
             let symbols: Vec<(String, bool)> = listed.map(|name| (name, trades)).collect();
             Ok(peer.answer(request, PeerContent::Listing(&symbols)))
         }
+    }
+}
+
+/// Refuses a page that begins before what the venue keeps.
+fn refuse_too_old(exchange: &ExchangeState, which: PeerTrades, first: Option<&Trade>) -> Result<(), PeerRefusal> {
+    let begins = match which {
+        PeerTrades::From(_) => first.map(|first| first.ts),
+        PeerTrades::Since(at) | PeerTrades::After(at) => Some(at),
+        PeerTrades::Newest | PeerTrades::Before(_) => None,
+    };
+    let kept = i64::try_from(exchange.limits.trades_kept.as_micros()).unwrap_or(i64::MAX);
+    let now = exchange.time.market_now();
+    match begins.is_some_and(|begins| now.since(begins) >= kept) {
+        true => Err(PeerRefusal::TooOld),
+        false => Ok(()),
     }
 }
 

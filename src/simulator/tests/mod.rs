@@ -1,5 +1,6 @@
 //! The simulated exchange, tested by a client over a real WebSocket and real HTTP on loopback.
 
+mod aggregates;
 mod faults;
 mod numbering;
 mod rest;

@@ -49,6 +49,7 @@ const fn channel(kind: ChannelKind, socket: usize) -> ChannelSpec {
         refill: Refill::ById,
         reach: Reach::All,
         on_subscribe: OnSubscribe::Overlap(5),
+        undocumented: false,
     }
 }
 
@@ -107,7 +108,7 @@ impl Peer for Shell {
             PeerEvent::Kline(kline) if kline.interval == Interval::M1 => {
                 Some(json!({"candle": symbol, "t": kline.open_time.micros(), "n": kline.trade_count}).to_string())
             }
-            PeerEvent::Kline(_) | PeerEvent::Book(_) => None,
+            PeerEvent::AggTrade(_) | PeerEvent::Kline(_) | PeerEvent::Book(_) => None,
         }
     }
 
@@ -124,7 +125,7 @@ impl Peer for Shell {
                     (_, _, _, Some(id)) => PeerTrades::From(id),
                     _ => PeerTrades::Newest,
                 };
-                Ok((PeerRequest::Trades { symbol: symbol()?, which, limit: 50 }, 1, 0))
+                Ok((PeerRequest::Trades { symbol: symbol()?, channel: Channel::Trade, which, limit: 50 }, 1, 0))
             }
             "/candles" => {
                 let (first, last) = (number("first").map(Timestamp), number("last").map(Timestamp));
@@ -154,7 +155,7 @@ impl Peer for Shell {
             PeerRefusal::Limited(seconds) => error(429, &format!("wait {seconds}")),
             PeerRefusal::Banned(_) => error(403, "banned"),
             PeerRefusal::UnknownSymbol => error(200, "unknown"),
-            PeerRefusal::BadParameter => error(400, "bad"),
+            PeerRefusal::BadParameter | PeerRefusal::TooOld => error(400, "bad"),
             PeerRefusal::Failed(status) => error(status, "failed"),
         }
     }

@@ -37,7 +37,14 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn CacheStore>) {
 }
 
 fn tick(ts: i64, id: i64) -> Tick {
-    Tick { id, ts: NOON.plus_micros(ts), price: Decimal::from(ts), quantity: Decimal::from(id), side: Side::Buy }
+    Tick {
+        id,
+        ts: NOON.plus_micros(ts),
+        price: Decimal::from(ts),
+        quantity: Decimal::from(id),
+        side: Side::Buy,
+        trade_ids: None,
+    }
 }
 
 fn kline(minute: i64, trade_count: i64, closed: bool) -> Kline {

@@ -1,5 +1,6 @@
 //! The contract of history: `src/history/mod.rs`, promises 1 to 8.
 
+mod agg_trades;
 mod clickhouse;
 mod days;
 mod embedded;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tapekeeper::gap::Range;
 use tapekeeper::history::{Batch, Count, CoverageDay, GapFilter, History, TradeRow, Watermark, row_version};
-use tapekeeper::market::{DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
+use tapekeeper::market::{Channel, DAY_US, Exchange, Interval, Stream, Symbol, Timestamp};
 
 use super::{BINANCE, NOON, run, runtime, symbol};
 use rows::{everything, job_run, kline, klines, stream, trade, trades};
@@ -41,6 +42,10 @@ pub fn keeps_every_promise(new_store: &dyn Fn() -> Box<dyn HistoryStore>) {
     run("2: winners", new_store, |s| Box::pin(epochs::the_winner_of_a_conflict_stays(s)));
     run("2: epochs", new_store, |s| Box::pin(epochs::the_earliest_beginning_of_a_numbering_counts(s)));
     run("7: numberings", new_store, |s| Box::pin(epochs::reads_return_the_newest_numbering(s)));
+    run("aggregates apart", new_store, |s| Box::pin(agg_trades::no_read_mixes_them_with_trades(s)));
+    run("aggregates by time", new_store, |s| Box::pin(agg_trades::they_are_counted_by_time(s)));
+    run("7: channels", new_store, |s| Box::pin(agg_trades::a_numbering_that_begins_again_is_of_one_channel(s)));
+    run("2: aggregates", new_store, |s| Box::pin(agg_trades::the_higher_version_is_read_and_old_ones_are_removed(s)));
     run("2: concurrent inserts", new_store, |s| Box::pin(concurrent_inserts_leave_one_row_per_key(s)));
     run("4: reads from any handle", new_store, |s| Box::pin(any_handle_reads_what_was_inserted(s)));
     run("5: identity", new_store, |s| Box::pin(the_identity_never_changes(s)));
@@ -206,7 +211,7 @@ async fn the_latest_rows_of_every_symbol_are_found(store: &dyn HistoryStore) {
     history.insert(&batch).await.unwrap();
     let symbols: Vec<Symbol> = names.iter().map(|name| symbol(name)).chain([symbol("NONE")]).collect();
 
-    let mut latest = history.latest_trades(BINANCE, &symbols).await.unwrap();
+    let mut latest = history.latest_trades(BINANCE, Channel::Trade, &symbols).await.unwrap();
     latest.sort_by_key(|row| row.trade.id);
     let expected: Vec<TradeRow> = (1..).zip(&names).map(|(id, name)| trade(name, id)).collect();
     assert_eq!(latest, expected);
@@ -241,7 +246,7 @@ async fn rows_are_found_by_key(store: &dyn HistoryStore) {
     }
     history.insert(&batch).await.unwrap();
     let keys = [(symbol("BTCUSDT"), 4), (symbol("ETHUSDT"), 9), (symbol("ETHUSDT"), 10), (symbol("NONE"), 1)];
-    let mut found = history.trades_by_id(BINANCE, &keys).await.unwrap();
+    let mut found = history.trades_by_id(BINANCE, Channel::Trade, &keys).await.unwrap();
     found.sort_by_key(|row| row.trade.id);
     assert_eq!(found, [trade("BTCUSDT", 4), trade("ETHUSDT", 9)]);
     let (third, tenth) = (kline("BTCUSDT", 3), kline("BTCUSDT", 10));
@@ -251,7 +256,7 @@ async fn rows_are_found_by_key(store: &dyn HistoryStore) {
         (symbol("BTCUSDT"), Interval::M1, tenth.kline.open_time),
     ];
     assert_eq!(history.klines_by_time(BINANCE, &keys).await.unwrap(), [third]);
-    assert!(history.trades_by_id(BINANCE, &[]).await.unwrap().is_empty());
+    assert!(history.trades_by_id(BINANCE, Channel::Trade, &[]).await.unwrap().is_empty());
 }
 
 async fn rows_are_listed_by_range(store: &dyn HistoryStore) {

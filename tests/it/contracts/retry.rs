@@ -11,7 +11,7 @@ use tapekeeper::history::{
     LedgerStore, MinuteCount, Retention, RowStore, RunStore, TradeRow, Watermark, WindowCount,
 };
 use tapekeeper::log::{Consumer, Delivery, Log, LogError, LogUsage, Offsets, Partition, Record};
-use tapekeeper::market::{Book, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
+use tapekeeper::market::{Book, Channel, Exchange, Frame, Interval, Kline, Stream, Symbol, Tick, Timestamp};
 
 /// More attempts than consecutive faults of any test.
 const ATTEMPTS_MAX: usize = 200;
@@ -143,8 +143,13 @@ impl RowStore for Retrying<dyn History> {
         retry(|| self.0.watermarks(streams)).await
     }
 
-    async fn latest_trades(&self, exchange: Exchange, symbols: &[Symbol]) -> Result<Vec<TradeRow>, HistoryError> {
-        retry(|| self.0.latest_trades(exchange, symbols)).await
+    async fn latest_trades(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        symbols: &[Symbol],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
+        retry(|| self.0.latest_trades(exchange, channel, symbols)).await
     }
 
     async fn latest_klines(
@@ -156,8 +161,13 @@ impl RowStore for Retrying<dyn History> {
         retry(|| self.0.latest_klines(exchange, symbols, intervals)).await
     }
 
-    async fn trades_by_id(&self, exchange: Exchange, keys: &[(Symbol, i64)]) -> Result<Vec<TradeRow>, HistoryError> {
-        retry(|| self.0.trades_by_id(exchange, keys)).await
+    async fn trades_by_id(
+        &self,
+        exchange: Exchange,
+        channel: Channel,
+        keys: &[(Symbol, i64)],
+    ) -> Result<Vec<TradeRow>, HistoryError> {
+        retry(|| self.0.trades_by_id(exchange, channel, keys)).await
     }
 
     async fn klines_by_time(

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use tapekeeper::exchange::peer::Peer;
 use tapekeeper::exchange::spec::{ChannelKind, ChannelSpec, Heartbeat};
 use tapekeeper::exchange::{
-    Dialect, Request, RestAnswer, RestReply, Route, SubscriptionAnswer, SubscriptionChange, catalog,
+    Dialect, Request, RestAnswer, RestReply, Route, Series, SubscriptionAnswer, SubscriptionChange, catalog,
 };
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, Interval, Stream, Symbol, Timestamp};
@@ -47,6 +47,7 @@ fn each_with_peer(check: impl Fn(&Arc<dyn Dialect>, &dyn Peer)) {
 fn channels(spec: &ChannelSpec) -> Vec<Channel> {
     match spec.kind {
         ChannelKind::Trade => vec![Channel::Trade],
+        ChannelKind::AggTrade => vec![Channel::AggTrade],
         ChannelKind::Kline { intervals, .. } => intervals.iter().copied().map(Channel::Kline).collect(),
         ChannelKind::BookTicker => vec![Channel::BookTicker],
     }
@@ -91,20 +92,26 @@ fn what_the_spec_claims_holds() {
     });
 }
 
-/// One request of each kind.
+/// One request of each kind, those of trades for each of their channels.
 fn requests(symbol: &str) -> Vec<Request<'_>> {
     let range = Range { first: 1_000, last: 1_999 };
     let minute = Interval::M1.micros();
     let klines = Range { first: NOON.micros(), last: NOON.micros() + 10 * minute };
-    vec![
-        Request::Trades { symbol, range, after: Some(NOON) },
-        Request::Newest { symbol },
-        Request::NewestFallback { symbol },
-        Request::TradeAt { symbol, at: NOON },
+    let mut requests = vec![
         Request::Klines { symbol, interval: Interval::M1, range: klines },
         Request::Time,
         Request::Listing { symbols: &[] },
-    ]
+    ];
+    for channel in Channel::TRADES {
+        let series = Series { symbol, channel };
+        requests.extend([
+            Request::Trades { series, range, after: Some(NOON) },
+            Request::Newest { series },
+            Request::NewestFallback { series },
+            Request::TradeAt { series, at: NOON },
+        ]);
+    }
+    requests
 }
 
 #[test]

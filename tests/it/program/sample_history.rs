@@ -29,6 +29,7 @@ fn trade(id: i64) -> TradeRow {
         price,
         quantity: Decimal::new(1 + id * 7_919 % 100_000_000, 8),
         side: if id % 3 == 0 { Side::Buy } else { Side::Sell },
+        trade_ids: None,
     };
     let (exchange, symbol) = (Exchange::named("binance"), Symbol::new("BTCUSDT"));
     TradeRow {

@@ -71,7 +71,16 @@ impl HistoryFile {
         select.query_map([symbol], trade_truth).unwrap().map(Result::unwrap).collect()
     }
 
-    /// The same of one epoch.
+    /// Every aggregate trade of a symbol, ordered by its number, with the ids of its first and last trade.
+    pub fn agg_trades(&self, symbol: &str) -> Vec<(TradeTruth, (i64, i64))> {
+        let sql = "SELECT agg_id, ts, price, quantity, side, first_trade_id, last_trade_id FROM agg_trades
+                   WHERE symbol = ?1 ORDER BY agg_id";
+        let mut select = self.0.prepare(sql).unwrap();
+        let rows = select.query_map([symbol], |row| Ok((trade_truth(row)?, (row.get(5)?, row.get(6)?))));
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Every trade of one epoch.
     pub fn trades_of_epoch(&self, symbol: &str, epoch: i64) -> Vec<TradeTruth> {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
                    WHERE symbol = ?1 AND epoch = ?2 ORDER BY trade_id";

@@ -18,8 +18,32 @@ const FAULTS: &str = "drop:SYMBOL:20@2s,duplicate:20@3s,reorder:10@4s,cut@5s,res
                       cut@12s,lag:0s@14s,ratelimit:2s@15s,drop:SYMBOL:7@15s";
 
 fn venues() -> Vec<Exchange> {
-    let venues = catalog::names().filter(|exchange| *exchange != Exchange::named("binance"));
-    venues.filter(|exchange| Venue::named(*exchange).is_some()).collect()
+    catalog::names().filter(|exchange| Venue::named(*exchange).is_some()).collect()
+}
+
+/// The documented channels of trades.
+fn trade_channels(spec: &Spec) -> Vec<Channel> {
+    let is_documented = |channel: &Channel| spec.channel(*channel).is_some_and(|spec| !spec.undocumented);
+    Channel::TRADES.into_iter().filter(is_documented).collect()
+}
+
+/// A trade, and of an aggregate its first and last trade.
+type Row = (TradeTruth, Option<(i64, i64)>);
+
+fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> {
+    let trades = match channel {
+        Channel::AggTrade => simulator.control.published_agg_trades(symbol),
+        _ => simulator.control.published(symbol),
+    };
+    trades.iter().map(|trade| (TradeTruth::from(trade), trade.trade_ids)).collect()
+}
+
+fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64, Row> {
+    let rows: Vec<Row> = match channel {
+        Channel::AggTrade => history.agg_trades(symbol).into_iter().map(|(row, ids)| (row, Some(ids))).collect(),
+        _ => history.trades(symbol).into_iter().map(|row| (row, None)).collect(),
+    };
+    rows.into_iter().map(|row| (row.0.id, row)).collect()
 }
 
 /// Two symbols as the venue spells them.
@@ -29,9 +53,8 @@ fn symbols(spec: &Spec) -> [String; 2] {
 
 fn channels(spec: &Spec) -> Vec<&'static str> {
     let minute = Channel::Kline(Interval::M1);
-    let sent =
-        [Channel::Trade, minute, Channel::BookTicker].into_iter().filter(|channel| spec.channel(*channel).is_some());
-    sent.map(Channel::as_str).collect()
+    let others = [minute, Channel::BookTicker].into_iter().filter(|channel| spec.channel(*channel).is_some());
+    trade_channels(spec).into_iter().chain(others).map(Channel::as_str).collect()
 }
 
 async fn market(exchange: Exchange, spec: &Spec, faults: &str) -> Simulator {
@@ -64,11 +87,10 @@ fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
 /// Waits until no gap is open and history has all that the venue can return, then compares every trade.
 async fn assert_complete(app: &TestApp, spec: &Spec, simulator: &Simulator) {
     let until = Instant::now() + WAIT_MAX * 2;
-    let recent = matches!(spec.channel(Channel::Trade).map(|channel| channel.refill), Some(Refill::Recent(_)));
     loop {
         let history = HistoryFile::open(app);
         let lacking: Vec<String> =
-            symbols(spec).iter().filter_map(|symbol| lacking(&history, simulator, symbol, recent)).collect();
+            symbols(spec).iter().filter_map(|symbol| lacking(&history, simulator, spec, symbol)).collect();
         if lacking.is_empty() && history.open_gaps() == 0 {
             return;
         }
@@ -81,19 +103,25 @@ async fn assert_complete(app: &TestApp, spec: &Spec, simulator: &Simulator) {
 
 /// What is missing or different; `None` when nothing is. A venue that serves only its newest trades may lose others, and
 /// each of those must be in a gap that says so.
-fn lacking(history: &HistoryFile, simulator: &Simulator, symbol: &str, recent: bool) -> Option<String> {
-    let stored: BTreeMap<i64, TradeTruth> = history.trades(symbol).into_iter().map(|trade| (trade.id, trade)).collect();
-    let first = *stored.keys().next()?;
-    for published in simulator.control.published(symbol).iter().map(TradeTruth::from) {
-        // What happened before the first frame is not recorded.
-        if published.id < first {
-            continue;
-        }
-        match stored.get(&published.id) {
-            Some(trade) if *trade == published => {}
-            Some(trade) => panic!("{symbol}: stored {trade:?}, published {published:?}"),
-            None if recent && is_lost(history, symbol, published.id) => {}
-            None => return Some(format!("{symbol} lacks {}", published.id)),
+fn lacking(history: &HistoryFile, simulator: &Simulator, spec: &Spec, symbol: &str) -> Option<String> {
+    for channel in trade_channels(spec) {
+        let recent = matches!(spec.channel(channel).map(|channel| channel.refill), Some(Refill::Recent(_)));
+        let stored = stored(history, symbol, channel);
+        let Some(first) = stored.keys().next().copied() else {
+            return Some(format!("{symbol} has no {channel}"));
+        };
+        for published in published(simulator, symbol, channel) {
+            let id = published.0.id;
+            // What happened before the first frame is not recorded.
+            if id < first {
+                continue;
+            }
+            match stored.get(&id) {
+                Some(row) if *row == published => {}
+                Some(row) => panic!("{symbol} {channel}: stored {row:?}, published {published:?}"),
+                None if recent && is_lost(history, symbol, id) => {}
+                None => return Some(format!("{symbol} lacks {channel} {id}")),
+            }
         }
     }
     None

@@ -1,7 +1,7 @@
 //! Binance Spot's own side of its protocol, from EXCHANGES.md, section 1. It shares no code with the dialect.
 
 pub mod render;
-mod rest;
+pub(in crate::exchange) mod rest;
 mod session;
 
 use std::time::Duration;

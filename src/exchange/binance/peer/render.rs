@@ -1,4 +1,4 @@
-//! Renders Binance's JSON by EXCHANGES.md 1.3 to 1.8. It shares no code with the decoder, so each checks the other.
+//! Renders Binance's JSON by EXCHANGES.md 1.3 to 1.8; USD-M uses what is the same there. It shares no code with the decoder, so each checks the other.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,11 @@ use crate::market::{Channel, Kline, Side, Timestamp, Trade};
 pub type Taker = (Decimal, Decimal);
 
 /// The name of a stream in requests: `btcusdt@trade`.
-pub(super) fn stream_name(symbol: &str, channel: Channel) -> String {
+pub(in crate::exchange) fn stream_name(symbol: &str, channel: Channel) -> String {
     let symbol = symbol.to_lowercase();
     match channel {
         Channel::Trade => format!("{symbol}@trade"),
+        Channel::AggTrade => format!("{symbol}@aggTrade"),
         Channel::Kline(interval) => format!("{symbol}@kline_{interval}"),
         Channel::BookTicker => format!("{symbol}@bookTicker"),
     }
@@ -32,6 +33,7 @@ pub(super) fn channel_of(stream: &str) -> Option<Channel> {
     let (_, name) = stream.split_once('@')?;
     match name {
         "trade" => Some(Channel::Trade),
+        "aggTrade" => Some(Channel::AggTrade),
         "bookTicker" => Some(Channel::BookTicker),
         _ => name.strip_prefix("kline_")?.parse().ok().map(Channel::Kline),
     }
@@ -42,6 +44,7 @@ pub(super) fn combined(symbol: &str, event: PeerEvent<'_>, taker: Taker, at: Tim
     let mut text = String::with_capacity(384);
     let channel = match event {
         PeerEvent::Trades(_) => Channel::Trade,
+        PeerEvent::AggTrade(_) => Channel::AggTrade,
         PeerEvent::Kline(kline) => Channel::Kline(kline.interval),
         PeerEvent::Book(_) => Channel::BookTicker,
     };
@@ -54,6 +57,18 @@ pub(super) fn combined(symbol: &str, event: PeerEvent<'_>, taker: Taker, at: Tim
             let [trade] = trades else { return None };
             put(format_args!(
                 r#"{{"e":"trade","E":{at},"s":"{symbol}","t":{},"p":"{}","q":"{}","T":{},"m":{},"M":true}}}}"#,
+                trade.id,
+                trade.price,
+                trade.quantity,
+                trade.ts.millis(),
+                trade.side == Side::Sell
+            ));
+        }
+        // 1.4: "e E s a p q f l T m M".
+        PeerEvent::AggTrade(trade) => {
+            let (first, last) = trade.trade_ids?;
+            put(format_args!(
+                r#"{{"e":"aggTrade","E":{at},"s":"{symbol}","a":{},"p":"{}","q":"{}","f":{first},"l":{last},"T":{},"m":{},"M":true}}}}"#,
                 trade.id,
                 trade.price,
                 trade.quantity,
@@ -114,17 +129,16 @@ pub fn trade_row(trade: &Trade) -> String {
     )
 }
 
-/// A row of aggTrades that sums up `trades`; `None` without a trade.
-pub fn agg_row(id: i64, trades: &[Trade]) -> Option<String> {
-    let (first, last) = (trades.first()?, trades.last()?);
-    let quantity: rust_decimal::Decimal = trades.iter().map(|trade| trade.quantity).sum();
+/// A row of aggTrades; `None` for a trade that is no aggregate.
+pub fn aggregate_row(trade: &Trade) -> Option<String> {
+    let (first, last) = trade.trade_ids?;
     Some(format!(
-        r#"{{"a":{id},"p":"{}","q":"{quantity}","f":{},"l":{},"T":{},"m":{},"M":true}}"#,
-        first.price,
-        first.id,
-        last.id,
-        first.ts.millis(),
-        first.side == Side::Sell
+        r#"{{"a":{},"p":"{}","q":"{}","f":{first},"l":{last},"T":{},"m":{},"M":true}}"#,
+        trade.id,
+        trade.price,
+        trade.quantity,
+        trade.ts.millis(),
+        trade.side == Side::Sell
     ))
 }
 
@@ -170,6 +184,7 @@ mod tests {
             price: Decimal::new(268_380_000_000, 8),
             quantity: Decimal::new(1_000, 8),
             side: Side::Sell,
+            trade_ids: None,
         };
         let at = Timestamp::from_millis(1_700_000_000_001);
         let text = combined("ETHUSDT", PeerEvent::Trades(&[trade]), Taker::default(), at).unwrap();

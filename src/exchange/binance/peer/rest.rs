@@ -1,4 +1,4 @@
-//! Binance's REST as a venue: what a request asks, and how an answer looks.
+//! Binance's REST as a venue: what a request asks, and how an answer looks. USD-M reads its parameters in the same way.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::render;
 use crate::exchange::peer::{PeerContent, PeerRefusal, PeerRequest, PeerResponse, PeerTrades, split_query};
-use crate::market::{Interval, Timestamp};
+use crate::market::{Channel, Interval, Timestamp};
 
-type Query = BTreeMap<String, String>;
+/// The parameters of a request.
+pub(in crate::exchange) type Query = BTreeMap<String, String>;
 
 /// 1.7: "limit def 500 max 1000"; a greater value counts as 1000.
 const LIMIT_DEFAULT: i64 = 500;
@@ -24,13 +25,10 @@ pub(super) fn read(path_and_query: &str) -> Result<(PeerRequest, u32, usize), Pe
         }
         // 1.7: "trades | 25 | newest".
         "/api/v3/trades" => (trades(&query, PeerTrades::Newest)?, 25),
-        // 1.7: "aggTrades | 4 | startTime/endTime inclusive, oldest first; none: newest".
-        "/api/v3/aggTrades" => {
-            let which = time(&query, "startTime")?.map_or(PeerTrades::Newest, PeerTrades::Since);
-            (trades(&query, which)?, 4)
-        }
+        // 1.7: "aggTrades | 4".
+        "/api/v3/aggTrades" => (aggregates(&query)?, 4),
         // 1.8: "klines, weight 2: symbol, interval, startTime, endTime (compared with the open time, inclusive)".
-        "/api/v3/klines" => (klines(&query)?, 2),
+        "/api/v3/klines" => (klines(&query, limit(&query, LIMIT_MAX)?)?, 2),
         // 1.9: "/api/v3/time, weight 1".
         "/api/v3/time" => (PeerRequest::Time, 1),
         // 1.9: "exchangeInfo, weight 20: symbol(s)".
@@ -48,14 +46,30 @@ pub(super) fn read(path_and_query: &str) -> Result<(PeerRequest, u32, usize), Pe
     Ok((request, weight, 0))
 }
 
-fn trades(query: &Query, which: PeerTrades) -> Result<PeerRequest, PeerRefusal> {
-    Ok(PeerRequest::Trades { symbol: symbol(query)?, which, limit: limit(query)? })
+pub(in crate::exchange) fn trades(query: &Query, which: PeerTrades) -> Result<PeerRequest, PeerRefusal> {
+    Ok(PeerRequest::Trades { symbol: symbol(query)?, channel: Channel::Trade, which, limit: limit(query, LIMIT_MAX)? })
 }
 
-fn klines(query: &Query) -> Result<PeerRequest, PeerRefusal> {
+/// 1.7: "aggTrades: fromId inclusive, upward; startTime/endTime inclusive, oldest first; none: newest".
+pub(in crate::exchange) fn aggregates(query: &Query) -> Result<PeerRequest, PeerRefusal> {
+    let which = match (number(query, "fromId")?, time(query, "startTime")?) {
+        (Some(_), Some(_)) => return Err(PeerRefusal::BadParameter),
+        (Some(id), None) => PeerTrades::From(id),
+        (None, Some(at)) => PeerTrades::Since(at),
+        (None, None) => PeerTrades::Newest,
+    };
+    Ok(PeerRequest::Trades {
+        symbol: symbol(query)?,
+        channel: Channel::AggTrade,
+        which,
+        limit: limit(query, LIMIT_MAX)?,
+    })
+}
+
+pub(in crate::exchange) fn klines(query: &Query, limit: usize) -> Result<PeerRequest, PeerRefusal> {
     let interval = query.get("interval").and_then(|text| text.parse::<Interval>().ok());
     let (first, last) = (time(query, "startTime")?, time(query, "endTime")?);
-    let (symbol, limit) = (symbol(query)?, limit(query)?);
+    let symbol = symbol(query)?;
     let interval = interval.ok_or(PeerRefusal::BadParameter)?;
     // Without a start the newest rows come, with one the oldest.
     Ok(PeerRequest::Klines { symbol, interval, first, last, limit, newest: first.is_none() })
@@ -75,20 +89,17 @@ fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, PeerRefusal> {
     Ok(micros.map(Timestamp))
 }
 
-fn limit(query: &Query) -> Result<usize, PeerRefusal> {
+pub(in crate::exchange) fn limit(query: &Query, most: i64) -> Result<usize, PeerRefusal> {
     match number(query, "limit")?.unwrap_or(LIMIT_DEFAULT) {
         0 => Err(PeerRefusal::BadParameter),
-        limit => usize::try_from(limit.min(LIMIT_MAX)).map_err(|_| PeerRefusal::BadParameter),
+        limit => usize::try_from(limit.min(most)).map_err(|_| PeerRefusal::BadParameter),
     }
 }
 
 pub(super) fn answer(request: &PeerRequest, content: PeerContent<'_>) -> PeerResponse {
     let body = match content {
-        // A request by time is one for aggregates: here each trade is its own.
-        PeerContent::Trades(trades)
-            if matches!(request, PeerRequest::Trades { which: PeerTrades::Since(_) | PeerTrades::After(_), .. }) =>
-        {
-            list(trades.iter().filter_map(|trade| render::agg_row(trade.id, std::slice::from_ref(trade))))
+        PeerContent::Trades(trades) if matches!(request, PeerRequest::Trades { channel: Channel::AggTrade, .. }) => {
+            list(trades.iter().filter_map(render::aggregate_row))
         }
         PeerContent::Trades(trades) => list(trades.iter().map(render::trade_row)),
         PeerContent::Klines(klines) => {
@@ -109,7 +120,7 @@ pub(super) fn answer(request: &PeerRequest, content: PeerContent<'_>) -> PeerRes
     PeerResponse { status: 200, headers: Vec::new(), body }
 }
 
-fn list(rows: impl Iterator<Item = String>) -> String {
+pub(in crate::exchange) fn list(rows: impl Iterator<Item = String>) -> String {
     format!("[{}]", rows.collect::<Vec<String>>().join(","))
 }
 
@@ -133,6 +144,8 @@ pub(super) fn refuse(refusal: PeerRefusal) -> PeerResponse {
         PeerRefusal::BadParameter => {
             response(400, -1_102, "A mandatory parameter was not sent or malformed.".to_owned())
         }
+        // 2.7: "Only the last 2 days, also by id: 400 code -4166".
+        PeerRefusal::TooOld => response(400, -4_166, "Only data of the last 2 days is served.".to_owned()),
         PeerRefusal::Failed(status) => response(status, -1_000, "An unknown error occurred.".to_owned()),
     }
 }
@@ -144,15 +157,20 @@ mod tests {
     #[test]
     fn a_request_says_which_rows_it_wants() {
         let trades = |path: &str| match read(path) {
-            Ok((PeerRequest::Trades { which, limit, .. }, weight, 0)) => (which, limit, weight),
+            Ok((PeerRequest::Trades { channel, which, limit, .. }, weight, 0)) => {
+                assert_eq!(channel == Channel::AggTrade, path.contains("agg"), "{path}");
+                (which, limit, weight)
+            }
             other => panic!("{path}: {other:?}"),
         };
         assert_eq!(trades("/api/v3/historicalTrades?symbol=A&fromId=7&limit=9999"), (PeerTrades::From(7), 1_000, 25));
         assert_eq!(trades("/api/v3/trades?symbol=A"), (PeerTrades::Newest, 500, 25));
         let since = PeerTrades::Since(Timestamp(5_000));
         assert_eq!(trades("/api/v3/aggTrades?symbol=A&startTime=5&limit=1"), (since, 1, 4));
+        assert_eq!(trades("/api/v3/aggTrades?symbol=A&fromId=5"), (PeerTrades::From(5), 500, 4));
         for (path, refusal) in [
             ("/api/v3/trades", PeerRefusal::BadParameter),
+            ("/api/v3/aggTrades?symbol=A&fromId=5&startTime=5", PeerRefusal::BadParameter),
             ("/api/v3/trades?symbol=A&limit=0", PeerRefusal::BadParameter),
             ("/api/v3/klines?symbol=A&interval=2m", PeerRefusal::BadParameter),
             ("/api/v3/depth?symbol=A", PeerRefusal::Failed(404)),

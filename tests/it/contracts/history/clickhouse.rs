@@ -182,7 +182,10 @@ async fn a_symbol_is_quoted_in_sql() {
     history.insert(&trades(vec![trade(name, 1)])).await.unwrap();
     assert_eq!(all_trades(&history, name).await, [trade(name, 1)]);
     let symbols = [crate::contracts::symbol(name)];
-    assert_eq!(history.latest_trades(super::BINANCE, &symbols).await.unwrap(), [trade(name, 1)]);
+    assert_eq!(
+        history.latest_trades(super::BINANCE, tapekeeper::market::Channel::Trade, &symbols).await.unwrap(),
+        [trade(name, 1)]
+    );
 }
 
 /// Starts a server that sends the same bytes to every request and closes the connection, until the test ends.

@@ -64,7 +64,7 @@ fn a_newer_schema_is_refused_naming_both_versions() {
     rusqlite::Connection::open(store.path()).unwrap().pragma_update(None, "user_version", 41).unwrap();
     let refusal = EmbeddedHistory::open(&store.path()).unwrap_err();
     assert!(
-        matches!(&refusal, HistoryError::Schema(text) if text.contains("41") && text.contains("up to 4")),
+        matches!(&refusal, HistoryError::Schema(text) if text.contains("41") && text.contains("up to 5")),
         "{refusal}"
     );
 }

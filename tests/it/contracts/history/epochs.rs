@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use tapekeeper::gap::Range;
 use tapekeeper::history::{Batch, Count, TradeRow, Verdict, WindowCount};
-use tapekeeper::market::{Stream, Timestamp};
+use tapekeeper::market::{Channel, Stream, Timestamp};
 
 use super::rows::{conflict, epoch, stream, trade, trades};
 use super::{HistoryStore, all_trades};
@@ -39,11 +39,12 @@ pub async fn reads_return_the_newest_numbering(store: &dyn HistoryStore) {
     let missing = history.missing(&btc, Range { first: 10, last: 40 }, 9).await.unwrap();
     assert_eq!(missing, [Range { first: 30, last: 34 }]);
     assert_eq!(history.extent(&eth).await.unwrap(), Some(Range { first: 1, last: 7 }));
-    let mut latest = history.latest_trades(BINANCE, &[symbol("BTCUSDT"), symbol("ETHUSDT")]).await.unwrap();
+    let mut latest =
+        history.latest_trades(BINANCE, Channel::Trade, &[symbol("BTCUSDT"), symbol("ETHUSDT")]).await.unwrap();
     latest.sort_by_key(|row| row.trade.id);
     assert_eq!(latest, [trade("ETHUSDT", 7), new[25].clone()]);
     let keys = [(symbol("BTCUSDT"), 10), (symbol("BTCUSDT"), 50), (symbol("ETHUSDT"), 7)];
-    let mut by_id = history.trades_by_id(BINANCE, &keys).await.unwrap();
+    let mut by_id = history.trades_by_id(BINANCE, Channel::Trade, &keys).await.unwrap();
     by_id.sort_by_key(|row| row.trade.id);
     assert_eq!(by_id, [trade("ETHUSDT", 7), new[0].clone()]);
     let mut watermarks = history.watermarks(&[btc.clone(), eth.clone()]).await.unwrap();

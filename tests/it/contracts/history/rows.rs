@@ -5,7 +5,7 @@ use tapekeeper::gap::{Evidence, Gap, Range};
 use tapekeeper::history::{
     Batch, ConflictRow, DeadLetter, EpochRow, JobRun, KlineRow, LetterSource, TradeRow, Verdict,
 };
-use tapekeeper::market::{Interval, Kline, Side, Stream, Trade};
+use tapekeeper::market::{Channel, Interval, Kline, Side, Stream, Trade};
 
 use crate::contracts::{BINANCE, NOON, symbol};
 
@@ -19,7 +19,14 @@ pub fn stream(name: &str, channel: &str) -> Stream {
 pub fn trade(name: &str, id: i64) -> TradeRow {
     let side = if id % 2 == 0 { Side::Buy } else { Side::Sell };
     let ts = NOON.plus_micros((id % 100_000) * MINUTE_US);
-    let trade = Trade { id, ts, price: Decimal::new(6_123_456 + id % 1_000, 2), quantity: Decimal::new(15, 4), side };
+    let trade = Trade {
+        id,
+        ts,
+        price: Decimal::new(6_123_456 + id % 1_000, 2),
+        quantity: Decimal::new(15, 4),
+        side,
+        trade_ids: None,
+    };
     let received_at = ts.plus_micros(80_000);
     TradeRow {
         exchange: BINANCE,
@@ -104,6 +111,7 @@ pub fn epoch(name: &str, number: i64) -> EpochRow {
     EpochRow {
         exchange: BINANCE,
         symbol: symbol(name),
+        channel: Channel::Trade,
         epoch: number,
         first_id: 500 * number,
         began_at: NOON.plus_micros(number),

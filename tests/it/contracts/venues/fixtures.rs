@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tapekeeper::exchange::{Dialect, Request, RestAnswer, RestReply};
+use tapekeeper::exchange::{Dialect, Request, RestAnswer, RestReply, Series};
 use tapekeeper::gap::Range;
-use tapekeeper::market::{SpellingError, Timestamp};
+use tapekeeper::market::{Channel, SpellingError, Timestamp};
 
 use super::{each, text};
 
@@ -38,6 +38,8 @@ fn ok() -> u16 {
 #[serde(default, deny_unknown_fields)]
 struct Asked {
     ask: String,
+    /// Of trades; `trade` without one.
+    channel: Option<String>,
     symbol: String,
     interval: String,
     first: i64,
@@ -51,12 +53,14 @@ struct Asked {
 impl Asked {
     fn request(&self) -> Request<'_> {
         let symbol = self.symbol.as_str();
+        let channel = self.channel.as_ref().map_or(Channel::Trade, |name| name.parse().unwrap());
+        let series = Series { symbol, channel };
         let range = Range { first: self.first, last: self.last };
         match self.ask.as_str() {
-            "trades" => Request::Trades { symbol, range, after: Some(Timestamp(self.at)) },
-            "newest" => Request::Newest { symbol },
-            "newest_fallback" => Request::NewestFallback { symbol },
-            "trade_at" => Request::TradeAt { symbol, at: Timestamp(self.at) },
+            "trades" => Request::Trades { series, range, after: Some(Timestamp(self.at)) },
+            "newest" => Request::Newest { series },
+            "newest_fallback" => Request::NewestFallback { series },
+            "trade_at" => Request::TradeAt { series, at: Timestamp(self.at) },
             "klines" => Request::Klines { symbol, interval: self.interval.parse().unwrap(), range },
             "time" => Request::Time,
             "listing" => Request::Listing { symbols: &self.symbols },

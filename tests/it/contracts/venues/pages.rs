@@ -6,34 +6,49 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tapekeeper::exchange::peer::Peer;
 use tapekeeper::exchange::spec::{Reach, Refill};
-use tapekeeper::exchange::{Answer, Dialect, ListingEntry, Request};
+use tapekeeper::exchange::{Answer, Dialect, ListingEntry, Request, Series};
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, Interval, Kline, Side, Timestamp, Trade};
 
 use super::venue::Venue;
 use super::{NOON, each_with_peer};
 
-/// A venue whose trades have the ids from `first` on, a second apart.
+/// A venue whose trades have the ids from `first` on, a second apart. Its aggregates have the numbers from `first + 7` on:
+/// one trade each, so that they are at the same times.
 fn venue(dialect: &Arc<dyn Dialect>, first: i64, trades: i64) -> Venue {
     let trade = |id: i64| {
         let (price, quantity) = (Decimal::new(6_123_400 + id % 100, 2), Decimal::new(1 + id % 1_000, 5));
         let side = if id % 3 == 0 { Side::Buy } else { Side::Sell };
-        Trade { id, ts: NOON.plus_micros((id - first) * 1_000_000), price, quantity, side }
+        Trade { id, ts: NOON.plus_micros((id - first) * 1_000_000), price, quantity, side, trade_ids: None }
     };
     Venue {
         symbol: dialect.spec().example.to_owned(),
         now: NOON.plus_micros(trades * 1_000_000 + 500_000),
         trades: (first..first + trades).map(|id| (id, trade(id))).collect(),
+        aggregates: (first..first + trades).map(|id| (id + OFFSET, aggregate(trade(id)))).collect(),
         klines: Vec::new(),
     }
 }
 
+/// What an aggregate's number is above its trade's id.
+const OFFSET: i64 = 7;
+
+fn aggregate(trade: Trade) -> Trade {
+    Trade { id: trade.id + OFFSET, trade_ids: Some((trade.id, trade.id)), ..trade }
+}
+
 /// One page of trades from the beginning of a range, at most as long as the spec says.
-fn trades_page(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, venue: &Venue, range: Range) -> Vec<Trade> {
-    let symbol = venue.symbol.as_str();
+fn trades_page(
+    dialect: &Arc<dyn Dialect>,
+    peer: &dyn Peer,
+    venue: &Venue,
+    channel: Channel,
+    range: Range,
+) -> Vec<Trade> {
+    let series = Series { symbol: venue.symbol.as_str(), channel };
     // As the client does for a venue that pages by time: from just before the trade before the range.
-    let after = venue.trades.range(..range.first).next_back().map(|(_, trade)| trade.ts.plus_micros(-1));
-    let request = Request::Trades { symbol, range, after: after.or(Some(Timestamp(0))) };
+    let after = venue.rows(channel).range(..range.first).next_back().map(|(_, trade)| trade.ts.plus_micros(-1));
+    let request = Request::Trades { series, range, after: after.or(Some(Timestamp(0))) };
     let Some(Answer::Trades(page)) = venue.ask(dialect, peer, &request) else { panic!("no page of trades") };
     assert!(page.refused.is_empty(), "{:?}", page.refused);
     assert!(page.rows.len() as i64 <= dialect.spec().rest.trades_page);
@@ -41,11 +56,11 @@ fn trades_page(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, venue: &Venue, range
 }
 
 /// Fills a hole, page after page, and checks that it is exact.
-fn fill(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, venue: &Venue, hole: Range) {
+fn fill(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, venue: &Venue, channel: Channel, hole: Range) {
     let (mut filled, mut next) = (Vec::new(), Some(hole));
     while let Some(range) = next {
-        let page = trades_page(dialect, peer, venue, range);
-        if dialect.spec().channel(Channel::Trade).is_some_and(|spec| spec.refill == Refill::ById) {
+        let page = trades_page(dialect, peer, venue, channel, range);
+        if dialect.spec().channel(channel).is_some_and(|spec| spec.refill == Refill::ById) {
             assert_eq!(page.first().map(|trade| trade.id), Some(range.first), "a page begins where it was asked to");
         }
         let rows: Vec<Trade> = page.into_iter().filter(|trade| range.contains(trade.id)).collect();
@@ -53,7 +68,7 @@ fn fill(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, venue: &Venue, hole: Range)
         next = Range::new(rows[rows.len() - 1].id + 1, hole.last);
         filled.extend(rows);
     }
-    let expected: Vec<Trade> = venue.trades.range(hole.first..=hole.last).map(|(_, trade)| *trade).collect();
+    let expected: Vec<Trade> = venue.rows(channel).range(hole.first..=hole.last).map(|(_, trade)| *trade).collect();
     assert_eq!(filled, expected);
 }
 
@@ -64,17 +79,26 @@ proptest! {
         each_with_peer(|dialect, peer| {
             let venue = venue(dialect, first, count);
             let start = first + from % count;
-            let hole = Range { first: start, last: (start + length).min(first + count - 1) };
-            match dialect.spec().channel(Channel::Trade).map(|spec| spec.refill) {
-                Some(Refill::ById | Refill::ByTime) => fill(dialect, peer, &venue, hole),
-                // Only what is still among the newest comes back.
-                Some(Refill::Recent(rows)) => {
-                    let served = first + (count - i64::from(rows)).max(0);
-                    let page = trades_page(dialect, peer, &venue, hole);
-                    let expected = venue.trades.range(hole.first.max(served)..).map(|(_, trade)| *trade);
-                    assert_eq!(page, expected.collect::<Vec<_>>());
+            for channel in Channel::TRADES {
+                let offset = if channel == Channel::AggTrade { OFFSET } else { 0 };
+                let start = start + offset;
+                let hole = Range { first: start, last: (start + length).min(first + offset + count - 1) };
+                match dialect.spec().channel(channel).map(|spec| spec.refill) {
+                    Some(Refill::ById | Refill::ByTime) => fill(dialect, peer, &venue, channel, hole),
+                    // Only what is still among the newest comes back.
+                    Some(Refill::Recent(rows)) => {
+                        let served = first + offset + (count - i64::from(rows)).max(0);
+                        let page = trades_page(dialect, peer, &venue, channel, hole);
+                        let expected = venue.rows(channel).range(hole.first.max(served)..).map(|(_, trade)| *trade);
+                        assert_eq!(page, expected.collect::<Vec<_>>());
+                    }
+                    Some(Refill::Never) => {
+                        let series = Series { symbol: &venue.symbol, channel };
+                        let request = Request::Trades { series, range: hole, after: None };
+                        assert_eq!(dialect.ask(&request), None, "it claims to return nothing");
+                    }
+                    None => {}
                 }
-                Some(Refill::Never) | None => {}
             }
         });
     }
@@ -147,15 +171,19 @@ fn the_newest_trade_the_clock_and_the_listing_are_read() {
     each_with_peer(|dialect, peer| {
         let venue = venue(dialect, 1_000, 700);
         let symbol = venue.symbol.as_str();
-        let newest = venue.trades.values().next_back().map(|trade| (trade.id, trade.ts));
-        for request in [Request::Newest { symbol }, Request::NewestFallback { symbol }] {
-            if let Some(answer) = venue.ask(dialect, peer, &request) {
-                assert_eq!(answer, Answer::Newest(newest));
+        let sent = Channel::TRADES.into_iter().filter(|channel| dialect.spec().channel(*channel).is_some());
+        for channel in sent {
+            let (series, offset) = (Series { symbol, channel }, if channel == Channel::AggTrade { OFFSET } else { 0 });
+            let newest = venue.rows(channel).values().next_back().map(|trade| (trade.id, trade.ts));
+            for request in [Request::Newest { series }, Request::NewestFallback { series }] {
+                if let Some(answer) = venue.ask(dialect, peer, &request) {
+                    assert_eq!(answer, Answer::Newest(newest), "{channel}");
+                }
             }
-        }
-        let at = NOON.plus_micros(300_400_000);
-        if let Some(answer) = venue.ask(dialect, peer, &Request::TradeAt { symbol, at }) {
-            assert_eq!(answer, Answer::TradeAt(Some(1_301)));
+            let at = NOON.plus_micros(300_400_000);
+            if let Some(answer) = venue.ask(dialect, peer, &Request::TradeAt { series, at }) {
+                assert_eq!(answer, Answer::TradeAt(Some(1_301 + offset)), "{channel}");
+            }
         }
         let Some(Answer::Time(time)) = venue.ask(dialect, peer, &Request::Time) else { panic!("no clock") };
         assert!(time.since(venue.now).abs() <= 1_000_000, "{time}");

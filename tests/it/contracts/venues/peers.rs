@@ -37,6 +37,14 @@ fn check_trades(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, trades: &[Trade]) {
     }
 }
 
+/// An aggregate has the trade's id as its own number.
+fn check_aggregate(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, trade: &Trade, more: i64) {
+    let aggregate = Trade { trade_ids: Some((trade.id / 2, trade.id / 2 + more)), ..*trade };
+    if let Some(events) = sent(dialect, peer, Channel::AggTrade, PeerEvent::AggTrade(&aggregate)) {
+        assert_eq!(events, [Event::Trade(aggregate)]);
+    }
+}
+
 /// What a frame need not have is left out of the comparison: trade ids and their number, the quote volume, whether it is
 /// closed, the exact end.
 fn check_kline(dialect: &Arc<dyn Dialect>, peer: &dyn Peer, kline: &Kline) {
@@ -83,6 +91,7 @@ proptest! {
     ) {
         each_with_peer(|dialect, peer| {
             check_trades(dialect, peer, &many[..1]);
+            check_aggregate(dialect, peer, &many[0], update_id % 5);
             if peer.limits().trades_per_frame > 1 {
                 check_trades(dialect, peer, &many);
             }

@@ -48,8 +48,13 @@ fn event(market: &MarketEvent<'_>) -> String {
 }
 
 fn trade(trade: &Trade) -> String {
-    let Trade { id, ts, price, quantity, side } = trade;
-    format!("trade id={id} at={} {side} {quantity} x {price}", ts.micros())
+    let Trade { id, ts, price, quantity, side, trade_ids } = trade;
+    match trade_ids {
+        None => format!("trade id={id} at={} {side} {quantity} x {price}", ts.micros()),
+        Some((first, last)) => {
+            format!("agg_trade id={id} of={first}..{last} at={} {side} {quantity} x {price}", ts.micros())
+        }
+    }
 }
 
 fn kline(kline: &Kline) -> String {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tapekeeper::exchange::peer::{Peer, PeerContent, PeerRefusal, PeerRequest, PeerResponse, PeerTrades};
 use tapekeeper::exchange::{Answer, Dialect, Request, RestAnswer, RestReply};
-use tapekeeper::market::{Interval, Kline, Side, Timestamp, Trade};
+use tapekeeper::market::{Channel, Interval, Kline, Side, Timestamp, Trade};
 
 /// The rows of one symbol.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Venue {
     pub symbol: String,
     pub now: Timestamp,
     pub trades: BTreeMap<i64, Trade>,
+    /// By their own numbers.
+    pub aggregates: BTreeMap<i64, Trade>,
     pub klines: Vec<Kline>,
 }
 
@@ -35,9 +37,9 @@ impl Venue {
     fn answer(&self, peer: &dyn Peer, request: &PeerRequest) -> Result<PeerResponse, PeerRefusal> {
         let known = |symbol: &str| if symbol == self.symbol { Ok(()) } else { Err(PeerRefusal::UnknownSymbol) };
         Ok(match request {
-            PeerRequest::Trades { symbol, which, limit } => {
+            PeerRequest::Trades { symbol, channel, which, limit } => {
                 known(symbol)?;
-                peer.answer(request, PeerContent::Trades(&self.trades_of(*which, *limit)))
+                peer.answer(request, PeerContent::Trades(&trades_of(self.rows(*channel), *which, *limit)))
             }
             PeerRequest::Klines { symbol, interval, first, last, limit, newest } => {
                 known(symbol)?;
@@ -59,16 +61,21 @@ impl Venue {
         })
     }
 
-    fn trades_of(&self, which: PeerTrades, limit: usize) -> Vec<Trade> {
-        let newest = |trades: Vec<Trade>| trades[trades.len().saturating_sub(limit)..].to_vec();
-        let all = self.trades.values();
-        match which {
-            PeerTrades::Newest => newest(all.copied().collect()),
-            PeerTrades::Before(id) => newest(self.trades.range(..id).map(|(_, trade)| *trade).collect()),
-            PeerTrades::From(id) => self.trades.range(id..).map(|(_, trade)| *trade).take(limit).collect(),
-            PeerTrades::Since(at) => all.filter(|trade| trade.ts >= at).take(limit).copied().collect(),
-            PeerTrades::After(at) => all.filter(|trade| trade.ts > at).take(limit).copied().collect(),
-        }
+    /// The rows of a channel of trades.
+    pub fn rows(&self, channel: Channel) -> &BTreeMap<i64, Trade> {
+        if channel == Channel::AggTrade { &self.aggregates } else { &self.trades }
+    }
+}
+
+fn trades_of(rows: &BTreeMap<i64, Trade>, which: PeerTrades, limit: usize) -> Vec<Trade> {
+    let newest = |trades: Vec<Trade>| trades[trades.len().saturating_sub(limit)..].to_vec();
+    let all = rows.values();
+    match which {
+        PeerTrades::Newest => newest(all.copied().collect()),
+        PeerTrades::Before(id) => newest(rows.range(..id).map(|(_, trade)| *trade).collect()),
+        PeerTrades::From(id) => rows.range(id..).map(|(_, trade)| *trade).take(limit).collect(),
+        PeerTrades::Since(at) => all.filter(|trade| trade.ts >= at).take(limit).copied().collect(),
+        PeerTrades::After(at) => all.filter(|trade| trade.ts > at).take(limit).copied().collect(),
     }
 }
 
@@ -83,7 +90,7 @@ pub fn trades() -> impl Strategy<Value = Trade> {
     (id, 1_500_000_000_000_i64..4_000_000_000_000, decimals(), decimals(), any::<bool>()).prop_map(
         |(id, ms, price, quantity, buys)| {
             let side = if buys { Side::Buy } else { Side::Sell };
-            Trade { id, ts: Timestamp::from_millis(ms), price, quantity, side }
+            Trade { id, ts: Timestamp::from_millis(ms), price, quantity, side, trade_ids: None }
         },
     )
 }
