@@ -100,9 +100,12 @@ async fn check_when_due(
     if now < due {
         return;
     }
+    let is_first_sight = state.differing.is_empty();
     let pause = match check(deps, stream, state, (heartbeat, stop)).await {
         Ok(()) if state.differing.is_empty() => CHECK_EVERY_US,
-        Ok(()) => ASK_AGAIN_US,
+        Ok(()) if is_first_sight => ASK_AGAIN_US,
+        // Each answer says something else: to ask on and on would use up the budget that repairs need.
+        Ok(()) => CHECK_EVERY_US,
         Err(why) => {
             debug!("the klines of {stream} are not compared: {why}");
             RETRY_US

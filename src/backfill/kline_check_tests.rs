@@ -141,3 +141,20 @@ async fn the_klines_of_a_symbol_whose_trades_had_a_gap_are_compared_soon() {
     assert!(state.due.is_some_and(|due| due.since(now) < 2 * SETTLED_US), "{state:?}");
     assert!(harness.deps.answers.take_refilled(stream().exchange).is_empty(), "once");
 }
+
+#[tokio::test]
+async fn an_exchange_that_says_something_else_each_time_is_not_asked_on_and_on() {
+    let harness = harness().await;
+    store(&harness, 8, 2, 0).await;
+    let now = harness.deps.rest[&stream().exchange].exchange_now();
+    let heartbeat = Heartbeats::default().watch("test");
+    let mut state = Checked { due: Some(now), ..Checked::default() };
+    let on = (&heartbeat, &harness.stop);
+    check_when_due(&harness.deps, &stream(), &mut state, &HashSet::new(), on).await;
+    assert!(state.due.is_some_and(|due| due.since(now) < 2 * ASK_AGAIN_US), "the first time it is asked again soon");
+    state.differing.values_mut().for_each(|kline| kline.close = Decimal::from(9));
+    state.due = Some(now);
+    check_when_due(&harness.deps, &stream(), &mut state, &HashSet::new(), on).await;
+    assert!(state.due.is_some_and(|due| due.since(now) >= CHECK_EVERY_US), "{state:?}");
+    assert_eq!(closing_price(&harness, 8).await, (2, false), "nothing is confirmed");
+}

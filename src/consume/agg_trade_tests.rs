@@ -76,3 +76,12 @@ fn a_kline_of_an_exchange_whose_klines_prove_no_trades_is_believed_whatever_it_c
     assert_eq!(of(Arc::new(without_proof)), (1, 0));
     assert_eq!(of(Arc::new(Binance)), (0, 1), "on spot it is a proof");
 }
+
+#[test]
+fn an_aggregate_of_other_trades_is_another_content() {
+    let other = agg_trade(900).replace("\"l\":9009", "\"l\":9008");
+    let (mut buffer, ready) = sort(&[agg_trade(900), agg_trade(901), other]);
+    assert_eq!(rows(&ready, Channel::AggTrade), [900, 901]);
+    let asked: Vec<Stream> = buffer.take_doubtful().into_iter().map(|question| question.stream).collect();
+    assert_eq!(asked.first().map(|stream| stream.channel), Some(Channel::AggTrade), "the exchange decides");
+}

@@ -275,7 +275,7 @@ fn content_of_kline(kline: &Kline) -> u64 {
 
 fn content(trade: &Trade) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (trade.ts, trade.price, trade.quantity, trade.side).hash(&mut hasher);
+    (trade.ts, trade.price, trade.quantity, trade.side, trade.trade_ids).hash(&mut hasher);
     hasher.finish()
 }
 
