@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tapekeeper::gap::Range;
-use tapekeeper::history::{Batch, Count, EpochRow, History, Retention, TradeRow, Watermark, row_version};
+use tapekeeper::gap::{Evidence, Gap, Range};
+use tapekeeper::history::{Batch, Count, EpochRow, GapFilter, History, Retention, TradeRow, Watermark, row_version};
 use tapekeeper::market::{Channel, Stream, Trade};
 
 use super::HistoryStore;
@@ -100,9 +100,19 @@ pub async fn a_numbering_that_begins_again_is_of_one_channel(store: &dyn History
     let (trades, aggregates) = fill(&*history).await;
     let again = TradeRow { epoch: 1, ..agg_trade(3) };
     let began = EpochRow { channel: Channel::AggTrade, ..epoch(NAME, 1) };
-    let batch = Batch { epochs: vec![began.clone()], trades: vec![again.clone()], ..Batch::default() };
+    let gap = |channel: &str, epoch: i64| Gap {
+        gap_id: format!("{channel}-{epoch}"),
+        epoch,
+        ..Gap::open(stream(NAME, channel), Range { first: 50, last: 59 }, Evidence::default(), NOON)
+    };
+    let gaps = vec![gap("trade", 0), gap("agg_trade", 0), gap("agg_trade", 1)];
+    let batch = Batch { epochs: vec![began.clone()], trades: vec![again.clone()], gaps, ..Batch::default() };
     history.insert(&batch).await.unwrap();
     assert_eq!(history.epochs().await.unwrap(), [began]);
+    let filter = GapFilter { of_read_epoch: true, ..GapFilter::default() };
+    let mut read: Vec<String> = history.gaps(&filter).await.unwrap().into_iter().map(|gap| gap.gap_id).collect();
+    read.sort_unstable();
+    assert_eq!(read, ["agg_trade-1", "trade-0"]);
     assert_eq!(stored(&*history, "agg_trade").await, [again]);
     assert_eq!(stored(&*history, "trade").await, trades);
     assert_eq!(stored(&*history.at_epoch(0), "agg_trade").await, aggregates);
