@@ -189,14 +189,17 @@ def with_the_socket_unit_a_restart_refuses_no_request(test):
         thread.start()
     try:
         for _ in range(3):
+            # Each restart meets four requests; a busy machine answers few in a second.
+            asked = len(answers)
             service.restart()
+            machine.wait_for("answers after the restart", lambda: len(answers) >= asked + len(asking))
     finally:
         over.set()
         for thread in asking:
             thread.join()
     refused = [why for status, why in answers if status == 0]
     test.measured(f"{len(answers)} requests during three restarts, {len(refused)} without an answer")
-    expect(len(answers) >= 12 and not refused, f"{len(answers)} answers; {refused}")
+    expect(not refused, f"{len(answers)} answers; {refused}")
     machine.sh(f"systemctl stop tapekeeper.socket {UNIT}")
     service.start()
 
