@@ -134,7 +134,16 @@ pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     let recoverable = dialect
         .zip(channel)
         .and_then(|(dialect, channel)| Some(RestRecovery { oldest_served, ..recoverable(dialect.as_ref(), channel)? }));
-    CoverageView { counted, recoverable }
+    let succeeds = exchange.and_then(|exchange| succeeds(state, exchange, &counted.symbol));
+    CoverageView { counted, recoverable, succeeds }
+}
+
+/// The former name of a symbol, as its feed says.
+fn succeeds(state: &AppState, exchange: Exchange, symbol: &str) -> Option<String> {
+    let feeds = state.feeds.borrow();
+    let mut own =
+        feeds.iter().filter(|feed| feed.exchange == exchange && feed.symbols.iter().any(|s| s.as_str() == symbol));
+    own.find_map(|feed| feed.succeeds.as_ref()).map(ToString::to_string)
 }
 
 fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Option<RestRecovery> {

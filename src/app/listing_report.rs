@@ -3,12 +3,56 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::exchange::{ListingEntry, TradingState};
+use crate::exchange::{Listing, ListingEntry, TradingState};
 use crate::market::{Exchange, Stream, Symbol, Timestamp};
 
 use super::Service;
+
+/// A symbol that does not trade and has been silent for this long has ended, microseconds: Binance keeps a delisted symbol
+/// in its listing, paused for ever, and no maintenance lasts so long.
+const PAUSE_MAX_US: i64 = 86_400_000_000;
+
+/// Takes a listing of everything: records what patterns select now, then stores the states of the recorded symbols.
+/// Returns when to ask again, if this answer alone proves nothing.
+pub(super) fn follow(
+    exchange: Exchange,
+    service: &Service,
+    entries: &BTreeMap<String, ListingEntry>,
+    is_whole: bool,
+) -> Option<Duration> {
+    let dialect = service.backfill.dialects.get(&exchange)?;
+    let (now, streams) = (Instant::now(), service.streams.borrow().clone());
+    let is_over = |symbol: &Symbol| is_over(service, &streams, exchange, symbol);
+    let change = service.recorded.take(&**dialect, Listing { entries, is_whole }, is_over, now);
+    let recorded = service.streams.borrow().clone();
+    let mine = recorded.iter().filter(|stream| stream.exchange == exchange).map(|stream| &stream.symbol);
+    let said = mine.filter_map(|symbol| {
+        let entry = match entries.get(symbol.as_str()) {
+            None | Some(ListingEntry::Unlisted) => {
+                service.recorded.is_absent(exchange, symbol, &change, now).then_some(ListingEntry::Unlisted)?
+            }
+            Some(entry) => entry.clone(),
+        };
+        Some((symbol.to_string(), entry))
+    });
+    apply(exchange, service, said.collect());
+    change.ask_again
+}
+
+/// Whether a recorded symbol is paused, and its end is not sure.
+pub(super) fn has_pauses(exchange: Exchange, service: &Service, entries: &BTreeMap<String, ListingEntry>) -> bool {
+    let streams = service.streams.borrow().clone();
+    let mut mine = streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| &stream.symbol);
+    mine.any(|symbol| {
+        let is_paused = matches!(entries.get(symbol.as_str()), Some(ListingEntry::Paused(_)));
+        is_paused && !is_over(service, &streams, exchange, symbol)
+    })
+}
 
 /// Stores the entries; logs each symbol whose state changed.
 pub(super) fn apply(exchange: Exchange, service: &Service, entries: BTreeMap<String, ListingEntry>) {
@@ -25,7 +69,14 @@ pub(super) fn apply(exchange: Exchange, service: &Service, entries: BTreeMap<Str
         let was_seen =
             newest.is_some() || mine.into_iter().any(|stream| service.progress.stream(stream).next.is_some());
         let before = service.listings.state(exchange, &symbol, newest);
-        service.listings.listed(exchange, symbol.clone(), entry, was_seen, now);
+        match &entry {
+            ListingEntry::Paused(word) if is_over(service, &streams, exchange, &symbol) => {
+                let why =
+                    format!("{exchange} has stopped the trade of {symbol} ({word}), and it is silent for over a day");
+                service.listings.ended(exchange, symbol.clone(), entry, why, now);
+            }
+            _ => service.listings.listed(exchange, symbol.clone(), entry, was_seen, now),
+        }
         let state = service.listings.state(exchange, &symbol, newest);
         match &state {
             _ if state == before => {}
@@ -37,6 +88,21 @@ pub(super) fn apply(exchange: Exchange, service: &Service, entries: BTreeMap<Str
             }
         }
     }
+}
+
+/// Whether nothing of a symbol that does not trade has come for so long that this is its end.
+fn is_over(service: &Service, streams: &[Stream], exchange: Exchange, symbol: &Symbol) -> bool {
+    let mine = streams.iter().filter(|stream| stream.exchange == exchange && stream.symbol == *symbol);
+    let newest = mine
+        .filter_map(|stream| {
+            let progress = service.progress.stream(stream);
+            progress
+                .last_ts
+                .max(progress.last_received)
+                .max(service.counters.last_seen.get(stream).map(Timestamp::micros))
+        })
+        .max();
+    newest.is_some_and(|newest| service.clock.now().micros() - newest > PAUSE_MAX_US)
 }
 
 /// When the newest frame of a symbol arrived, of any of its streams.
