@@ -26,12 +26,11 @@ pub(super) fn follow(
     is_whole: bool,
 ) -> Option<Duration> {
     let dialect = service.backfill.dialects.get(&exchange)?;
-    let (now, streams) = (Instant::now(), service.streams.borrow().clone());
-    let is_over = |symbol: &Symbol| is_over(service, &streams, exchange, symbol);
+    let (now, streams) = (Instant::now(), OwnStreams::of(exchange, service));
+    let is_over = |symbol: &Symbol| streams.is_over(service, symbol);
     let change = service.recorded.take(&**dialect, Listing { entries, is_whole }, is_over, now);
-    let recorded = service.streams.borrow().clone();
-    let mine = recorded.iter().filter(|stream| stream.exchange == exchange).map(|stream| &stream.symbol);
-    let said = mine.filter_map(|symbol| {
+    let recorded = OwnStreams::of(exchange, service);
+    let said = recorded.0.keys().filter_map(|symbol| {
         let entry = match entries.get(symbol.as_str()) {
             None | Some(ListingEntry::Unlisted) => {
                 service.recorded.is_absent(exchange, symbol, &change, now).then_some(ListingEntry::Unlisted)?
@@ -46,31 +45,24 @@ pub(super) fn follow(
 
 /// Whether a recorded symbol is paused, and its end is not sure.
 pub(super) fn has_pauses(exchange: Exchange, service: &Service, entries: &BTreeMap<String, ListingEntry>) -> bool {
-    let streams = service.streams.borrow().clone();
-    let mut mine = streams.iter().filter(|stream| stream.exchange == exchange).map(|stream| &stream.symbol);
-    mine.any(|symbol| {
-        let is_paused = matches!(entries.get(symbol.as_str()), Some(ListingEntry::Paused(_)));
-        is_paused && !is_over(service, &streams, exchange, symbol)
-    })
+    let streams = OwnStreams::of(exchange, service);
+    let is_paused = |symbol: &Symbol| matches!(entries.get(symbol.as_str()), Some(ListingEntry::Paused(_)));
+    streams.0.keys().any(|symbol| is_paused(symbol) && !streams.is_over(service, symbol))
 }
 
 /// Stores the entries; logs each symbol whose state changed.
 pub(super) fn apply(exchange: Exchange, service: &Service, entries: BTreeMap<String, ListingEntry>) {
-    let streams = service.streams.borrow().clone();
-    let is_recorded = |exchange: Exchange, symbol: &Symbol| {
-        streams.iter().any(|stream| stream.exchange == exchange && stream.symbol == *symbol)
-    };
-    service.listings.retain(is_recorded);
+    let streams = OwnStreams::of(exchange, service);
+    service.listings.retain(|of, symbol| of != exchange || streams.0.contains_key(symbol));
     let now = service.clock.now();
     for (symbol, entry) in entries {
         let symbol = Symbol::new(&symbol);
-        let newest = newest_frame(service, &streams, exchange, &symbol);
-        let mine = streams.iter().filter(|stream| stream.exchange == exchange && stream.symbol == symbol);
-        let was_seen =
-            newest.is_some() || mine.into_iter().any(|stream| service.progress.stream(stream).next.is_some());
+        let newest = streams.newest_frame(service, &symbol);
+        let has_rows = |stream: &Stream| service.progress.stream(stream).next.is_some();
+        let was_seen = newest.is_some() || streams.of_symbol(&symbol).iter().any(has_rows);
         let before = service.listings.state(exchange, &symbol, newest);
         match &entry {
-            ListingEntry::Paused(word) if is_over(service, &streams, exchange, &symbol) => {
+            ListingEntry::Paused(word) if streams.is_over(service, &symbol) => {
                 let why =
                     format!("{exchange} has stopped the trade of {symbol} ({word}), and it is silent for over a day");
                 service.listings.ended(exchange, symbol.clone(), entry, why, now);
@@ -90,19 +82,36 @@ pub(super) fn apply(exchange: Exchange, service: &Service, entries: BTreeMap<Str
     }
 }
 
-/// Whether nothing of a symbol that does not trade has come for so long that this is its end.
-fn is_over(service: &Service, streams: &[Stream], exchange: Exchange, symbol: &Symbol) -> bool {
-    let mine = streams.iter().filter(|stream| stream.exchange == exchange && stream.symbol == *symbol);
-    let newest = mine
-        .filter_map(|stream| {
+/// The recorded streams of one exchange, by symbol: patterns may select thousands.
+struct OwnStreams(BTreeMap<Symbol, Vec<Stream>>);
+
+impl OwnStreams {
+    fn of(exchange: Exchange, service: &Service) -> Self {
+        let mut own: BTreeMap<Symbol, Vec<Stream>> = BTreeMap::new();
+        for stream in service.streams.borrow().iter().filter(|stream| stream.exchange == exchange) {
+            own.entry(stream.symbol.clone()).or_default().push(stream.clone());
+        }
+        Self(own)
+    }
+
+    fn of_symbol(&self, symbol: &Symbol) -> &[Stream] {
+        self.0.get(symbol).map_or(&[], Vec::as_slice)
+    }
+
+    fn newest_frame(&self, service: &Service, symbol: &Symbol) -> Option<Timestamp> {
+        self.of_symbol(symbol).iter().filter_map(|stream| service.counters.last_seen.get(stream)).max()
+    }
+
+    /// Whether nothing of a symbol that does not trade has come for so long that this is its end.
+    fn is_over(&self, service: &Service, symbol: &Symbol) -> bool {
+        let newest = |stream: &Stream| {
             let progress = service.progress.stream(stream);
-            progress
-                .last_ts
-                .max(progress.last_received)
-                .max(service.counters.last_seen.get(stream).map(Timestamp::micros))
-        })
-        .max();
-    newest.is_some_and(|newest| service.clock.now().micros() - newest > PAUSE_MAX_US)
+            progress.last_ts.max(progress.last_received)
+        };
+        let stored = self.of_symbol(symbol).iter().filter_map(newest).max();
+        let newest = stored.max(self.newest_frame(service, symbol).map(Timestamp::micros));
+        newest.is_some_and(|newest| service.clock.now().micros() - newest > PAUSE_MAX_US)
+    }
 }
 
 /// When the newest frame of a symbol arrived, of any of its streams.

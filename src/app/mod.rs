@@ -277,10 +277,8 @@ async fn start(
     let config = &run_options.config;
     let (file, cache) = (StateFile::new(&config.data_dir), stores::cache(config)?);
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
-    let recorded = Arc::new(Recorded::new(config.feeds.clone(), snapshot.as_ref()));
-    let listings = recorded::restore_ended(snapshot.as_ref(), clock.now());
-    let streams_watch = recorded.streams();
-    let streams = streams_watch.borrow().clone();
+    let (recorded, listings) = recorded::restore(&config.feeds, snapshot.as_ref(), clock.now());
+    let streams = recorded.streams().borrow().clone();
     let log = stores::log(config).await?;
     let (recording_starts, snapshot) = restore::recording_starts(&file, snapshot, &streams, clock);
     let shared = shared(log.clone(), &recorded, clock, health, heartbeats);
@@ -304,7 +302,7 @@ async fn start(
         cache: cache.clone(),
         instance: config.instance.clone(),
         progress: progress.clone(),
-        streams: streams_watch.clone(),
+        streams: recorded.streams(),
         listings: listings.clone(),
         log: stores::log_name(config),
         rest,
@@ -318,7 +316,7 @@ async fn start(
     });
     let service = Service {
         config: Arc::new(config.clone()),
-        streams: streams_watch,
+        streams: recorded.streams(),
         recorded,
         token: Arc::new(watch::Sender::new(config.admin.token.clone())),
         log,

@@ -220,8 +220,12 @@ pub fn known_streams(config: &Config) -> Vec<Stream> {
     Recorded::new(config.feeds.clone(), snapshot.as_ref()).streams.borrow().clone()
 }
 
-/// The symbols that had ended, as the snapshot says: they cause no alarm before the exchange has answered.
-pub fn restore_ended(snapshot: Option<&Snapshot>, now: Timestamp) -> Arc<ListingStates> {
+/// What these feeds record, and the symbols that had ended: they cause no alarm before the exchange has answered.
+pub fn restore(feeds: &[Feed], snapshot: Option<&Snapshot>, now: Timestamp) -> (Arc<Recorded>, Arc<ListingStates>) {
+    (Arc::new(Recorded::new(feeds.to_vec(), snapshot)), restore_ended(snapshot, now))
+}
+
+fn restore_ended(snapshot: Option<&Snapshot>, now: Timestamp) -> Arc<ListingStates> {
     let listings = ListingStates::default();
     for (exchange, symbol) in snapshot.iter().flat_map(|snapshot| &snapshot.ended).filter_map(|name| parse(name)) {
         listings.listed(exchange, symbol, crate::exchange::ListingEntry::Unlisted, true, now);
