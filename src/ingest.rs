@@ -8,7 +8,7 @@
 mod subscriptions;
 mod unrequested;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -258,7 +258,8 @@ impl Keys {
         }
         self.dropper.set_former(former.into_keys());
         let mine = self.dialect.exchange();
-        counters.subscriptions.retain(|stream| stream.exchange != mine || streams.contains(stream));
+        let recorded: HashSet<&Stream> = streams.iter().collect();
+        counters.subscriptions.retain(|stream| stream.exchange != mine || recorded.contains(stream));
     }
 
     /// Adds the event's frames and markers; returns their bytes.

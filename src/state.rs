@@ -4,7 +4,7 @@
 //! least one of the two whole, and the checksum shows which: it covers the bytes of the document, also those that this
 //! version of the program does not read. Must not know what the numbers mean to the recording path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,10 @@ pub struct Snapshot {
     pub last_processed_timestamps: BTreeMap<String, i64>,
     /// Streams that are recorded.
     pub active_subscriptions: Vec<String>,
+    /// Symbols that are recorded and have ended, written `binance:OLDUSDT`: no alarm, also before the exchange has said so
+    /// once more.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub ended: BTreeSet<String>,
     /// The next offset to consume of each log partition.
     pub consumer_offsets: BTreeMap<String, i64>,
     /// The log to which the offsets belong: they are meaningless for another log.

@@ -302,6 +302,9 @@ pub struct CoverageView {
     pub counted: Coverage,
     /// What REST returns according to the exchange's documentation; null without a client for the exchange.
     pub recoverable: Option<RestRecovery>,
+    /// The former name of the symbol, under which its older rows are stored; absent when the configuration names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<String>,
 }
 
 /// How backfill requests the missing rows of a stream.

@@ -47,8 +47,8 @@ pub use socket::AdminSocket;
 use crate::backfill;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::exchange::ListingStates;
 use crate::exchange::socket::Connections;
+use crate::exchange::{Feed, ListingStates};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
 use crate::history::History;
@@ -114,6 +114,8 @@ pub struct AppState {
     pub instance: String,
     /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// The feeds as configured.
+    pub feeds: watch::Receiver<Vec<Feed>>,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The history.

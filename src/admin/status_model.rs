@@ -2,7 +2,7 @@
 //!
 //! It must not know the page's markup or HTTP.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 
 use serde_json::{Value, json};
@@ -90,16 +90,44 @@ fn usual_interval(startup: Timestamp, newest: Option<Timestamp>, frames: u64) ->
 /// Undecided conflicts that the status counts.
 const CONFLICTS_MAX: usize = 1_000;
 
+/// Ended symbols of one exchange that get a notice each: a pattern may collect hundreds over the years.
+const ENDED_NOTICES_MAX: usize = 5;
+/// Ended symbols that their common notice names.
+const ENDED_NAMED_MAX: usize = 10;
+
+/// The ended symbols of each exchange that has too many for a notice each.
+fn many_ended(streams: &[StreamView]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut ended: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for stream in streams.iter().filter(|stream| stream.state == StreamState::Ended.as_str()) {
+        ended.entry(&stream.exchange).or_default().insert(&stream.symbol);
+    }
+    ended.retain(|_, symbols| symbols.len() > ENDED_NOTICES_MAX);
+    ended
+}
+
 /// No faults, but somebody may want to know: symbols that do not trade, one notice for each; numberings that began again;
 /// and positions of which the exchange has not said yet which content is right.
 fn notices(streams: &[StreamView], conflicts_pending: Option<usize>) -> Vec<Notice> {
     let mut notices: Vec<Notice> = Vec::new();
     let idle = [StreamState::NotTrading, StreamState::Ended].map(StreamState::as_str);
-    for stream in streams.iter().filter(|stream| idle.contains(&stream.state)) {
+    let ended = many_ended(streams);
+    let is_named = |stream: &&StreamView| {
+        let is_one_of_many =
+            stream.state == StreamState::Ended.as_str() && ended.contains_key(stream.exchange.as_str());
+        idle.contains(&stream.state) && !is_one_of_many
+    };
+    for stream in streams.iter().filter(is_named) {
         let part = format!("{}:{}", stream.exchange, stream.symbol);
         if notices.last().is_none_or(|last| last.part != part) {
             notices.push(Notice { part, why: stream.state_reason.clone().unwrap_or_default() });
         }
+    }
+    for (exchange, symbols) in ended {
+        let named: Vec<&str> = symbols.iter().take(ENDED_NAMED_MAX).copied().collect();
+        let more = symbols.len().saturating_sub(ENDED_NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let why = format!("{} symbols have ended: {}{more}", symbols.len(), named.join(", "));
+        notices.push(Notice { part: exchange.to_owned(), why });
     }
     for stream in streams.iter().filter(|stream| stream.epoch > 0) {
         let part = format!("{}:{}:{}", stream.exchange, stream.symbol, stream.channel);
@@ -134,7 +162,16 @@ pub fn coverage(state: &AppState, counted: Coverage) -> CoverageView {
     let recoverable = dialect
         .zip(channel)
         .and_then(|(dialect, channel)| Some(RestRecovery { oldest_served, ..recoverable(dialect.as_ref(), channel)? }));
-    CoverageView { counted, recoverable }
+    let succeeds = exchange.and_then(|exchange| succeeds(state, exchange, &counted.symbol));
+    CoverageView { counted, recoverable, succeeds }
+}
+
+/// The former name of a symbol, as its feed says.
+fn succeeds(state: &AppState, exchange: Exchange, symbol: &str) -> Option<String> {
+    let feeds = state.feeds.borrow();
+    let mut own =
+        feeds.iter().filter(|feed| feed.exchange == exchange && feed.symbols.iter().any(|s| s.as_str() == symbol));
+    own.find_map(|feed| feed.succeeds.as_ref()).map(ToString::to_string)
 }
 
 fn recoverable(dialect: &dyn Dialect, channel: Channel) -> Option<RestRecovery> {

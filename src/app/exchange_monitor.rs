@@ -11,11 +11,12 @@ use tracing::{debug, warn};
 
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
-use crate::exchange::{ExchangeInfo, ListingEntry};
+use crate::exchange::{ExchangeInfo, Feed, ListingEntry};
 use crate::health::Health;
-use crate::market::{Exchange, Stream};
+use crate::market::Exchange;
 use crate::retry::{self, Backoff};
 
+use super::recorded::exact_of;
 use super::{Service, SnapshotSaver, listing_report};
 
 /// Time between two measurements of the clock while the exchange answers.
@@ -35,14 +36,31 @@ const COMPLAINTS_MAX: usize = 5;
 /// The same while a recorded symbol does not trade: its state should end soon after the exchange lists it.
 const LISTING_INTERVAL_PAUSED: Duration = Duration::from_secs(300);
 
-/// Measures the clock's offset every few minutes, reads limits and listing every hour and when the recorded symbols
-/// change, and saves the deadline of a pause or ban as soon as the exchange imposes it. No result rejects data.
+/// What to ask the exchange for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Question {
+    /// These symbols: feeds name them.
+    Symbols(Vec<String>),
+    /// Everything that it lists: a feed has a pattern.
+    Everything,
+}
+
+/// What a listing says.
+struct Said {
+    entries: BTreeMap<String, ListingEntry>,
+    /// Whether every element was readable.
+    is_whole: bool,
+    question: Question,
+}
+
+/// Measures the clock's offset every few minutes, reads limits and listing every hour and at every reload, follows the
+/// listing with what patterns select, and saves the deadline of a pause or ban as soon as the exchange imposes it. No result rejects data.
 pub(super) async fn watch(exchange: Exchange, rest: Arc<Rest>, service: Service, stop: CancellationToken) {
     let backoff = || Backoff::new(RETRY_MIN, RETRY_MAX);
-    let report = |entries| listing_report::apply(exchange, &service, entries);
+    let report = |said| report(exchange, &service, said);
     tokio::join!(
         watch_clock(exchange, &rest, &service.health, backoff(), &stop),
-        watch_listing((exchange, &rest), service.streams.clone(), &service.health, report, backoff(), &stop),
+        watch_listing((exchange, &rest), service.recorded.configured(), &service.health, report, backoff(), &stop),
         save_deadlines(exchange, (&rest, &service.connections), &service.saver, backoff(), &stop),
     );
 }
@@ -65,11 +83,28 @@ async fn watch_clock(exchange: Exchange, rest: &Rest, health: &Health, mut backo
     }
 }
 
+/// Takes what a listing says; returns when to read it again.
+fn report(exchange: Exchange, service: &Service, said: Said) -> Duration {
+    match said.question {
+        Question::Everything => {
+            let again = listing_report::follow(exchange, service, &said.entries, said.is_whole);
+            // All symbols are megabytes: only a pause of a recorded one, which may end soon, is worth them more often.
+            let is_paused = listing_report::has_pauses(exchange, service, &said.entries);
+            again.unwrap_or(if is_paused { LISTING_INTERVAL_PAUSED } else { LISTING_INTERVAL })
+        }
+        Question::Symbols(_) => {
+            let interval = if all_trade(&said.entries) { LISTING_INTERVAL } else { LISTING_INTERVAL_PAUSED };
+            listing_report::apply(exchange, service, said.entries);
+            interval
+        }
+    }
+}
+
 async fn watch_listing(
     (exchange, rest): (Exchange, &Rest),
-    mut streams: watch::Receiver<Vec<Stream>>,
+    mut feeds: watch::Receiver<Vec<Feed>>,
     health: &Health,
-    report: impl Fn(BTreeMap<String, ListingEntry>),
+    report: impl Fn(Said) -> Duration,
     mut backoff: Backoff,
     stop: &CancellationToken,
 ) {
@@ -77,17 +112,14 @@ async fn watch_listing(
     let mut complaints = BTreeSet::new();
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let recorded = recorded_symbols(exchange, &streams.borrow_and_update());
-        let wait = match listing(rest, &recorded, stop).await {
+        let question = question(exchange, &feeds.borrow_and_update());
+        let wait = match listing(rest, &question, stop).await {
             Ok(info) => {
                 failures = 0;
                 backoff.reset();
                 health.restored(&part);
                 complain(exchange, &info.unreadable, &mut complaints);
-                let entries = entries(info);
-                let interval = if all_trade(&entries) { LISTING_INTERVAL } else { LISTING_INTERVAL_PAUSED };
-                report(entries);
-                interval
+                report(Said { is_whole: info.unreadable.is_empty(), entries: entries(info), question })
             }
             Err(error) => {
                 failures += 1;
@@ -100,17 +132,22 @@ async fn watch_listing(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            Ok(()) = streams.changed() => {}
+            Ok(()) = feeds.changed() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-/// Limits and listing of the recorded symbols; asks nothing when there are none, because all symbols are megabytes.
-async fn listing(rest: &Rest, recorded: &[String], stop: &CancellationToken) -> anyhow::Result<ExchangeInfo> {
-    match recorded {
-        [] => Ok(ExchangeInfo::default()),
-        recorded => Ok(rest.info(recorded, stop).await?),
+/// Limits and listing; asks nothing when no symbol is recorded, because all symbols are megabytes.
+async fn listing(rest: &Rest, question: &Question, stop: &CancellationToken) -> anyhow::Result<ExchangeInfo> {
+    match question {
+        Question::Symbols(symbols) if symbols.is_empty() => Ok(ExchangeInfo::default()),
+        Question::Symbols(symbols) => Ok(rest.info(symbols, stop).await?),
+        Question::Everything => {
+            let info = rest.info(&[], stop).await?;
+            anyhow::ensure!(!info.symbols.is_empty(), "its listing is empty");
+            Ok(info)
+        }
     }
 }
 
@@ -138,9 +175,11 @@ async fn save_deadlines(
     }
 }
 
-fn recorded_symbols(exchange: Exchange, streams: &[Stream]) -> Vec<String> {
-    let mine = streams.iter().filter(|stream| stream.exchange == exchange);
-    mine.map(|stream| stream.symbol.to_string()).collect::<BTreeSet<String>>().into_iter().collect()
+fn question(exchange: Exchange, feeds: &[Feed]) -> Question {
+    if feeds.iter().any(|feed| feed.exchange == exchange && !feed.patterns.is_empty()) {
+        return Question::Everything;
+    }
+    Question::Symbols(exact_of(feeds, exchange).iter().map(ToString::to_string).collect())
 }
 
 /// Warns once about what could not be read, and again only about something new.

@@ -10,6 +10,8 @@ use super::*;
 use crate::clock::Clock;
 use crate::exchange::binance::Binance;
 use crate::exchange::rest::RestOptions;
+use crate::exchange::{Since, SymbolPattern};
+use crate::market::{Channel, Symbol};
 
 /// Longest wait for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -30,6 +32,22 @@ async fn client(answer: impl Fn(u64) -> Option<String> + Send + Sync + 'static) 
     tokio::spawn(async move { axum::serve(listener, router).await });
     let options = RestOptions { base: Some(base), ..RestOptions::default() };
     Arc::new(Rest::new(Arc::new(Binance), options, Clock::system(), None).unwrap())
+}
+
+/// A feed of trades.
+fn feed(symbols: &[&str]) -> Feed {
+    let (patterns, exact): (Vec<&str>, Vec<&str>) = symbols.iter().partition(|text| SymbolPattern::is_pattern(text));
+    Feed {
+        exchange: Exchange::named("binance"),
+        symbols: exact.into_iter().map(Symbol::new).collect(),
+        patterns: patterns.into_iter().map(SymbolPattern::new).collect(),
+        exclude: Vec::new(),
+        channels: vec![Channel::Trade],
+        since: Since::Now,
+        succeeds: None,
+        ws_url: None,
+        rest_url: None,
+    }
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -61,7 +79,7 @@ async fn a_listing_that_stays_unreadable_is_shown_and_then_learnt() {
         "symbols":[{"symbol":"BTCUSDT","status":null}]}"#;
     let rest = client(move |request| (request >= 3).then(|| good.to_owned())).await;
     let (health, stop) = (Health::default(), CancellationToken::new());
-    let (_sender, streams) = watch::channel(vec!["binance:BTCUSDT:trade".parse().unwrap()]);
+    let (_sender, feeds) = watch::channel(vec![feed(&["BTCUSDT"])]);
     let learnt = async {
         until(|| !health.degraded_parts().is_empty()).await;
         assert!(format!("{:?}", health.degraded_parts()).contains("does not say what it lists"));
@@ -69,9 +87,42 @@ async fn a_listing_that_stays_unreadable_is_shown_and_then_learnt() {
         stop.cancel();
     };
     tokio::join!(
-        watch_listing((Exchange::named("binance"), &rest), streams, &health, |_| {}, backoff(), &stop),
+        watch_listing((Exchange::named("binance"), &rest), feeds, &health, |_| LISTING_INTERVAL, backoff(), &stop),
         learnt
     );
+}
+
+#[tokio::test]
+async fn an_empty_listing_says_nothing_and_a_reload_asks_again() {
+    let listing = |symbols: &str| format!(r#"{{"rateLimits":[],"symbols":[{symbols}]}}"#);
+    let entry = r#"{"symbol":"BTCUSDT","status":"TRADING"}"#;
+    let rest = client(move |request| Some(listing(if request < 3 { "" } else { entry }))).await;
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let (sender, feeds) = watch::channel(vec![feed(&["*USDT"])]);
+    let answers = AtomicU64::new(0);
+    let report = |said: Said| {
+        assert_eq!((said.entries.len(), &said.question), (1, &Question::Everything));
+        answers.fetch_add(1, Ordering::Relaxed);
+        LISTING_INTERVAL
+    };
+    let learnt = async {
+        until(|| !health.degraded_parts().is_empty()).await;
+        assert!(format!("{:?}", health.degraded_parts()).contains("its listing is empty"));
+        assert_eq!(answers.load(Ordering::Relaxed), 0);
+        until(|| health.degraded_parts().is_empty()).await;
+        sender.send_replace(vec![feed(&["*USDT"])]);
+        until(|| answers.load(Ordering::Relaxed) == 2).await;
+        stop.cancel();
+    };
+    tokio::join!(watch_listing((Exchange::named("binance"), &rest), feeds, &health, report, backoff(), &stop), learnt);
+}
+
+#[test]
+fn only_patterns_need_everything() {
+    let exchange = Exchange::named("binance");
+    assert_eq!(question(exchange, &[feed(&["B", "A"])]), Question::Symbols(vec!["A".to_owned(), "B".to_owned()]));
+    assert_eq!(question(exchange, &[feed(&["B"]), feed(&["A*"])]), Question::Everything);
+    assert_eq!(question(Exchange::named("okx"), &[feed(&["A*"])]), Question::Symbols(Vec::new()));
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub struct Shared {
     pub clock: Clock,
     /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// The feeds of the current configuration.
+    /// The feeds of the current configuration, with what their patterns select.
     pub feeds: watch::Receiver<Vec<Feed>>,
 }
 

@@ -150,6 +150,7 @@ async fn admin(service: &Service, jobs: JobsHandle, groups: &mut Groups) -> Resu
     let app_state = AppState {
         instance: service.config.instance.clone(),
         streams: service.streams.clone(),
+        feeds: service.recorded.configured(),
         log: service.log.clone(),
         history: service.history.clone(),
         cache: service.cache.clone(),

@@ -16,6 +16,7 @@ mod faults;
 mod listing_report;
 mod lost_history;
 mod main_loop;
+pub mod recorded;
 mod recording;
 mod reload;
 mod reload_queue;
@@ -42,9 +43,9 @@ use crate::backfill;
 use crate::cache::{Cache, PendingUpdates};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::exchange::ListingStates;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
-use crate::exchange::{Feed, ListingStates};
 use crate::exit::{DATA, Failure, INTERNAL, USAGE};
 use crate::health::Health;
 use crate::heartbeat::Heartbeats;
@@ -62,6 +63,7 @@ use crate::supervisor::{self, Group, TaskFailure};
 use crate::systemd;
 use crate::writer::Writer;
 
+use recorded::Recorded;
 pub use reload::ConfigPaths;
 use reload::Reloader;
 pub use snapshot_saver::SnapshotSaver;
@@ -153,8 +155,8 @@ pub struct Service {
     pub config: Arc<Config>,
     /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
-    /// The feeds of the current configuration.
-    pub feeds: Arc<watch::Sender<Vec<Feed>>>,
+    /// What decides about them: feeds and listings.
+    pub recorded: Arc<Recorded>,
     /// The admin token; a reload replaces it.
     pub token: Arc<watch::Sender<Option<String>>>,
     /// The log.
@@ -273,14 +275,13 @@ async fn start(
     reloads: mpsc::Sender<ReloadRequest>,
 ) -> Result<(Service, Reloader), Failure> {
     let config = &run_options.config;
-    let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
-    let (streams_sender, streams_watch) = watch::channel(streams.clone());
     let (file, cache) = (StateFile::new(&config.data_dir), stores::cache(config)?);
     let snapshot = restore::snapshot(&file, Some(&cache), &config.instance).await;
+    let (recorded, listings) = recorded::restore(&config.feeds, snapshot.as_ref(), clock.now());
+    let streams = recorded.streams().borrow().clone();
     let log = stores::log(config).await?;
     let (recording_starts, snapshot) = restore::recording_starts(&file, snapshot, &streams, clock);
-    let feeds = Arc::new(watch::Sender::new(config.feeds.clone()));
-    let shared = shared(log.clone(), &streams_watch, &feeds, clock, health, heartbeats);
+    let shared = shared(log.clone(), &recorded, clock, health, heartbeats);
     let exchanges: BTreeSet<Exchange> = config.feeds.iter().map(|feed| feed.exchange).collect();
     let rest = rest_clients(config, &exchanges, clock, snapshot.as_ref())?;
     let mut runtimes = Vec::new();
@@ -292,7 +293,7 @@ async fn start(
     let committed = committed(&log, config, snapshot.as_ref(), health).await?;
     let generation = snapshot.as_ref().map_or(0, |snapshot| snapshot.generation);
     let (history, pending_resume) = recording::open(config, snapshot, streams, clock, health).await?;
-    let (progress, pending_updates) = (Arc::<Progress>::default(), Arc::new(PendingUpdates::of(streams_watch.clone())));
+    let (progress, pending_updates) = (Arc::<Progress>::default(), Arc::new(PendingUpdates::of(recorded.streams())));
     recording::seed_progress(&progress, pending_resume.best_known(), &committed);
     let writer = Writer::new(history.clone(), pending_updates.clone(), health.clone()).with_recorder(&config.instance);
     let backfill = backfill_deps(config, &rest, &runtimes, writer.clone(), clock);
@@ -301,7 +302,8 @@ async fn start(
         cache: cache.clone(),
         instance: config.instance.clone(),
         progress: progress.clone(),
-        streams: streams_watch.clone(),
+        streams: recorded.streams(),
+        listings: listings.clone(),
         log: stores::log_name(config),
         rest,
         connections: shared.connections.clone(),
@@ -314,8 +316,8 @@ async fn start(
     });
     let service = Service {
         config: Arc::new(config.clone()),
-        streams: streams_watch,
-        feeds,
+        streams: recorded.streams(),
+        recorded,
         token: Arc::new(watch::Sender::new(config.admin.token.clone())),
         log,
         history,
@@ -325,7 +327,7 @@ async fn start(
         backfill,
         connections: shared.connections.clone(),
         counters: shared.counters.clone(),
-        listings: Arc::default(),
+        listings,
         health: health.clone(),
         heartbeats: heartbeats.clone(),
         clock: clock.clone(),
@@ -338,7 +340,7 @@ async fn start(
     let resumed = pending_resume.resumed();
     recording::start(&service, &mut runtimes, writer, pending_updates, pending_resume, groups);
     let jobs = main_loop::start(&service, &run_options.schedule, resumed, groups).await?;
-    let reloader = reloader(run_options, service.clone(), jobs, streams_sender, &runtimes);
+    let reloader = reloader(run_options, service.clone(), jobs, &runtimes);
     Ok((service, reloader))
 }
 
@@ -346,11 +348,10 @@ fn reloader(
     run_options: &RunOptions,
     service: Service,
     jobs: crate::jobs::JobsHandle,
-    streams: watch::Sender<Vec<Stream>>,
     runtimes: &[exchange_runtime::ExchangeRuntime],
 ) -> Reloader {
     let exchanges = runtimes.iter().map(|runtime| runtime.exchange).collect();
-    Reloader { service, jobs, streams, exchanges, paths: run_options.config_paths.clone() }
+    Reloader { service, jobs, exchanges, paths: run_options.config_paths.clone() }
 }
 
 fn backfill_deps(
@@ -394,8 +395,7 @@ async fn committed(
 
 fn shared(
     log: Arc<dyn Log>,
-    streams: &watch::Receiver<Vec<Stream>>,
-    feeds: &watch::Sender<Vec<Feed>>,
+    recorded: &Recorded,
     clock: &Clock,
     health: &Health,
     heartbeats: &Heartbeats,
@@ -410,8 +410,8 @@ fn shared(
         health: health.clone(),
         heartbeats: heartbeats.clone(),
         clock: clock.clone(),
-        streams: streams.clone(),
-        feeds: feeds.subscribe(),
+        streams: recorded.streams(),
+        feeds: recorded.feeds(),
     }
 }
 

@@ -190,7 +190,7 @@ fn repair(
     let since = backfill::since::run(
         service.backfill.clone(),
         service.progress.clone(),
-        service.feeds.subscribe(),
+        service.recorded.feeds(),
         service.saver.recording_starts.clone(),
         service.heartbeats.watch("since"),
         groups.backfill.stop.clone(),

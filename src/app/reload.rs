@@ -7,19 +7,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::admin::ReloadReport;
 use crate::config::{self, Config};
-use crate::exchange::Feed;
 use crate::jobs::JobsHandle;
 use crate::jobs::spec::Schedule;
-use crate::market::{Exchange, Stream};
+use crate::market::Exchange;
 use crate::messages;
 use crate::systemd;
 
 use super::Service;
+use super::recorded::Plan;
 use super::status::status_line;
 
 /// Longest time to read both files: a network file system may hang, and the next reload must not wait for it.
@@ -50,8 +49,6 @@ pub struct Reloader {
     pub service: Service,
     /// The schedule.
     pub jobs: JobsHandle,
-    /// Publishes the recorded streams.
-    pub streams: watch::Sender<Vec<Stream>>,
     /// The exchanges that run.
     pub exchanges: BTreeSet<Exchange>,
     /// The files to read.
@@ -60,9 +57,7 @@ pub struct Reloader {
 
 /// What a reload changes.
 struct Decision {
-    feeds: Vec<Feed>,
-    streams: Vec<Stream>,
-    removed: Vec<Stream>,
+    recorded: Plan,
     token: Option<String>,
     schedule: Schedule,
     report: ReloadReport,
@@ -111,17 +106,17 @@ impl Reloader {
         if let Some(exchange) = exchanges.find(|exchange| !self.exchanges.contains(exchange)) {
             bail!("a first feed of {exchange} needs a restart");
         }
-        let before: Vec<Stream> = self.service.feeds.borrow().iter().flat_map(|feed| feed.streams()).collect();
-        let streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
-        let added = streams.iter().filter(|stream| !before.contains(stream)).count();
-        let removed: Vec<Stream> = before.iter().filter(|stream| !streams.contains(stream)).cloned().collect();
+        let recorded = self.service.recorded.plan(&config.feeds);
         let jobs = self.jobs.replace(schedule.clone(), true).await.context("compare the schedule")?;
-        let mut summary = format!("{added} streams added, {} removed; {jobs}", removed.len());
+        let mut summary = format!("{} streams added, {} removed; {jobs}", recorded.added, recorded.removed.len());
+        if config.feeds.iter().any(|feed| !feed.patterns.is_empty()) {
+            summary.push_str("; the exchanges are asked what the patterns match");
+        }
         if *self.service.token.borrow() != config.admin.token {
             summary.push_str("; the admin token changes");
         }
         let report = ReloadReport { summary, jobs };
-        Ok(Decision { feeds: config.feeds, streams, removed, token: config.admin.token, schedule, report })
+        Ok(Decision { recorded, token: config.admin.token, schedule, report })
     }
 
     /// Reads both files on a thread of their own: a file may be on a file system that hangs.
@@ -137,19 +132,15 @@ impl Reloader {
     /// Applies a decision. The scheduler comes first, because it is the one step that may not answer; the rest neither
     /// fails nor waits.
     async fn apply(&self, decision: Decision) -> anyhow::Result<ReloadReport> {
-        let Decision { feeds, streams, removed, token, schedule, report } = decision;
+        let Decision { recorded, token, schedule, report } = decision;
         self.jobs.replace(schedule, false).await.context("replace the schedule")?;
         let service = &self.service;
-        for stream in &removed {
+        for stream in &recorded.removed {
             service.progress.forget(stream);
             service.saver.recording_starts.settle(stream);
         }
         service.token.send_replace(token);
-        // Before the subscriptions: ingest drops the frames of streams that are not in this list. The consumer, the tail
-        // and the gaps' end follow it too.
-        self.streams.send_replace(streams);
-        // The connections follow the feeds.
-        service.feeds.send_replace(feeds);
+        service.recorded.configure(recorded);
         Ok(report)
     }
 }

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::backfill::RecordingStarts;
 use crate::cache::Cache;
 use crate::clock::Clock;
+use crate::exchange::ListingStates;
 use crate::exchange::rest::Rest;
 use crate::exchange::socket::Connections;
 use crate::market::{Exchange, Stream, Timestamp};
@@ -29,6 +30,8 @@ pub struct SnapshotSaver {
     pub progress: Arc<Progress>,
     /// The recorded streams.
     pub streams: watch::Receiver<Vec<Stream>>,
+    /// Which of their symbols have ended.
+    pub listings: Arc<ListingStates>,
     /// The name of the log to which the saved offsets belong.
     pub log: String,
     /// The REST clients, for the deadlines of pauses and bans.
@@ -86,6 +89,7 @@ impl SnapshotSaver {
         let now = self.clock.now();
         let mut snapshot = Snapshot {
             active_subscriptions: self.streams.borrow().iter().map(Stream::to_string).collect(),
+            ended: self.listings.all_ended().iter().map(|(exchange, symbol)| format!("{exchange}:{symbol}")).collect(),
             startup_time: self.startup.rfc3339(),
             shutdown_time: shutdown.then(|| now.rfc3339()),
             log: Some(self.log.clone()),

@@ -58,7 +58,10 @@ impl Harness {
         vec![Feed {
             exchange: Exchange::named("binance"),
             symbols: symbols.iter().map(|symbol| Symbol::new(symbol)).collect(),
+            patterns: Vec::new(),
+            exclude: Vec::new(),
             channels: vec![Channel::Trade],
+            succeeds: None,
             since: crate::exchange::Since::Now,
             ws_url,
             rest_url: None,

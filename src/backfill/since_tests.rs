@@ -138,7 +138,10 @@ async fn the_since_of_a_feed_that_a_reload_adds_is_a_gap() {
     let feed = |id| Feed {
         exchange: Exchange::named("binance"),
         symbols: vec![stream().symbol],
+        patterns: Vec::new(),
+        exclude: Vec::new(),
         channels: vec![Channel::Trade],
+        succeeds: None,
         since: Since::TradeId(id),
         ws_url: None,
         rest_url: None,

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::app::stores;
+use crate::app::{recorded, stores};
 use crate::audit;
 use crate::config::Config;
 use crate::exchange::catalog;
@@ -127,7 +127,7 @@ fn streams(args: &Args, config: &Config) -> Result<Vec<Stream>, Failure> {
     {
         return Err(Failure::new(USAGE, anyhow::anyhow!("unknown exchange `{exchange}`")));
     }
-    let mut streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let mut streams: Vec<Stream> = recorded::known_streams(config);
     streams.retain(|stream| {
         stream.channel.step().is_some()
             && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)

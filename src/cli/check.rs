@@ -1,22 +1,31 @@
 //! `check`: validates both files and, with `--connect`, the servers that they name.
 
+use tokio_util::sync::CancellationToken;
+
 use crate::app::ConfigPaths;
 use crate::app::stores::{self, StorePing};
 use crate::config;
 use crate::exit::{self, Failure};
 
+use super::check_feeds::{self, Matched};
 use super::output::{Format, print_line};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also asks every server for its version and lists what it lacks; exit 69 when one cannot be used
+    /// Also asks every server for its version and lists what it lacks, and the exchanges what patterns match; exit 69 when one
+    /// cannot be used
     #[arg(long)]
     connect: bool,
 }
 
 /// Checks; returns the exit code.
-pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Result<u8, Failure> {
+pub async fn run(
+    args: Args,
+    config_paths: &ConfigPaths,
+    format: Format,
+    stop: CancellationToken,
+) -> Result<u8, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     match config::check(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
         Ok(text) if format == Format::Human => print_line!("{text}"),
@@ -30,7 +39,8 @@ pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Resu
     if !args.connect {
         return Ok(0);
     }
-    let pings = stores::ping(&super::load(config_paths)?).await;
+    let config = super::load(config_paths)?;
+    let pings = stores::ping(&config).await;
     for ping in &pings {
         match format {
             Format::Human => print_line!("{}", describe(ping)),
@@ -38,7 +48,12 @@ pub async fn run(args: Args, config_paths: &ConfigPaths, format: Format) -> Resu
         }
     }
     let all_well = pings.iter().all(|ping| ping.error.is_none());
-    Ok(if all_well { 0 } else { exit::UNAVAILABLE })
+    let matched = check_feeds::run(&config, format, &stop).await?;
+    Ok(match matched {
+        Matched::Nothing => exit::CONFIGURATION,
+        Matched::All if all_well => 0,
+        Matched::All | Matched::Unknown => exit::UNAVAILABLE,
+    })
 }
 
 fn describe(ping: &StorePing) -> String {

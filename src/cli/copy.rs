@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::stores;
+use crate::app::{recorded, stores};
 use crate::config::{self, Config};
 use crate::exit::{CONFIGURATION, Failure, NO, TEMPORARY};
 use crate::gap::Range;
@@ -46,7 +46,7 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> Result<
     let source = stores::history_to_read(&source_config).await?;
     std::fs::create_dir_all(&target_config.data_dir).context("create the target's state directory")?;
     let target = stores::history(&target_config).await?;
-    let mut streams: Vec<Stream> = source_config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let mut streams: Vec<Stream> = recorded::known_streams(&source_config);
     streams.retain(|stream| stream.channel.step().is_some());
     let mut equal = true;
     // Before the trades: no row may be stored without its numbering.

@@ -28,7 +28,7 @@ pub fn show(coverage: Value, days: bool, format: Format) {
         let columns = ["symbol", "channel", "date", "first", "last", "present", "backfilled", "missing", "state"];
         print_rows(&json!(day_rows(rows)), &columns, format);
     }
-    for line in totals(rows).into_iter().chain(recoverable(rows)) {
+    for line in totals(rows).into_iter().chain(succeeding(rows)).chain(recoverable(rows)) {
         print_line!("{line}");
     }
 }
@@ -76,6 +76,20 @@ fn totals(rows: &[Value]) -> Option<String> {
             sum("open_gaps"),
         )
     })
+}
+
+/// One line per renamed symbol: where its older rows are.
+fn succeeding(rows: &[Value]) -> BTreeSet<String> {
+    let line = |row: &Value| {
+        let [exchange, symbol, former] = ["exchange", "symbol", "succeeds"].map(|name| row[name].as_str());
+        Some(format!(
+            "{exchange}:{symbol} succeeds {former}: its older rows have that name",
+            exchange = exchange?,
+            symbol = symbol?,
+            former = former?
+        ))
+    };
+    rows.iter().filter_map(line).collect()
 }
 
 /// One line per exchange and kind of channel: how it returns missing rows, and how old they may be.
@@ -128,6 +142,14 @@ mod tests {
         );
         let unknown = json!({ "exchange": "binance", "channel": "trade", "recoverable": null });
         assert!(recoverable(&[unknown]).is_empty());
+    }
+
+    #[test]
+    fn a_renamed_symbol_names_its_former_name() {
+        let mut renamed = row("trade", 1, 1, Value::Null);
+        renamed["succeeds"] = json!("OMUSDT");
+        let lines = succeeding(&[renamed, row("trade", 1, 1, Value::Null)]);
+        assert_eq!(Vec::from_iter(lines), ["binance:BTCUSDT succeeds OMUSDT: its older rows have that name"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod audit;
 mod backfill;
 mod bounds;
 mod check;
+mod check_feeds;
 mod client;
 mod copy;
 mod coverage;
@@ -123,7 +124,7 @@ impl Cli {
         let format = self.format.printed();
         match self.command {
             None | Some(Command::Run) => run(config_paths, self.log_format).await,
-            Some(Command::Check(args)) => check::run(args, &config_paths, format).await,
+            Some(Command::Check(args)) => check::run(args, &config_paths, format, until_stopped()?).await,
             Some(Command::Simulate(args)) => {
                 let _telemetry = telemetry::install(self.log_format)?;
                 let code = simulate::run(args, format, until_stopped()?).await?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args as ClapArgs;
 
-use crate::app::stores;
+use crate::app::{recorded, stores};
 use crate::config::Config;
 use crate::exit::{Failure, IO, USAGE};
 use crate::gap::Range;
@@ -43,7 +43,7 @@ pub struct Args {
 
 /// Prints until it is interrupted.
 pub async fn run(args: Args, config: &Config, format: Format) -> Result<u8, Failure> {
-    let mut streams: Vec<Stream> = config.feeds.iter().flat_map(|feed| feed.streams()).collect();
+    let mut streams: Vec<Stream> = recorded::known_streams(config);
     streams.retain(|stream| {
         stream.channel.has_trades() && args.symbol.as_ref().is_none_or(|symbol| stream.symbol.as_str() == symbol)
     });

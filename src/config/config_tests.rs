@@ -162,7 +162,7 @@ fn the_commented_values_of_the_shipped_configuration_are_the_defaults() {
     for line in DEFAULT_CONFIG.lines() {
         let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
         // Not defaults: the state directory and the socket depend on the machine, the others are examples.
-        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes"];
+        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes", "succeeds"];
         let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
         shown.push_str(bare.unwrap_or(line));
         shown.push('\n');

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use crate::exchange::spec::Spec;
 use crate::exchange::{Dialect, Feed, Since, catalog};
-use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
+use crate::market::{Channel, Exchange, Stream, Timestamp};
 
+use super::feed_symbols::FeedSymbols;
 use super::problem::did_you_mean;
 use super::reader::{Table, type_name};
 use super::service::missing;
-use super::spelling::spelling_help;
 
 /// Reads every `[[feed]]`.
 pub(super) fn feeds(root: &Table<'_>) -> Vec<Feed> {
@@ -24,7 +24,7 @@ pub(super) fn feeds(root: &Table<'_>) -> Vec<Feed> {
     for table in tables {
         let exchange = exchange(&table);
         let dialect = exchange.and_then(catalog::dialect);
-        let symbols = symbols(&table, dialect.as_deref());
+        let symbols = FeedSymbols::read(&table, dialect.as_deref());
         let undocumented = table.boolean("undocumented").unwrap_or(false);
         let channels = channels(&table, dialect.as_deref(), undocumented);
         let since = since(&table);
@@ -32,7 +32,9 @@ pub(super) fn feeds(root: &Table<'_>) -> Vec<Feed> {
         let rest_url = url(&table, "rest_url", &["http", "https"]);
         let span = table.span();
         if let (Some(exchange), Some(symbols), Some(channels)) = (exchange, symbols, channels) {
-            let feed = Feed { exchange, symbols, channels, since, ws_url, rest_url };
+            let FeedSymbols { exact, patterns, exclude, succeeds } = symbols;
+            let symbols = exact;
+            let feed = Feed { exchange, symbols, patterns, exclude, channels, since, succeeds, ws_url, rest_url };
             check_streams(&table, &feed, &mut seen);
             if let Some(other) = feeds.iter().find(|other| other.exchange == exchange)
                 && other.rest_url != feed.rest_url
@@ -75,29 +77,6 @@ fn exchange(table: &Table<'_>) -> Option<Exchange> {
     let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
     table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
     None
-}
-
-fn symbols(table: &Table<'_>, dialect: Option<&dyn Dialect>) -> Option<Vec<Symbol>> {
-    let example = dialect.map_or("BTCUSDT", |dialect| dialect.spec().example);
-    if !table.has("symbols") {
-        missing(table, "symbols", &format!("[{example:?}]"));
-    }
-    let written = table.texts("symbols")?;
-    let mut symbols = Vec::new();
-    for (text, span) in written {
-        // Without a known exchange its spelling is unknown; a text that no exchange spells so is wrong at each of them.
-        let no_exchange = || catalog::dialects().iter().all(|dialect| dialect.symbol(&text).is_err());
-        let first = catalog::dialects().first().filter(|_| dialect.is_none() && no_exchange());
-        let Some(dialect) = dialect.or(first.map(|first| &**first)) else { continue };
-        match dialect.symbol(&text) {
-            Ok(symbol) => symbols.push(symbol),
-            Err(error) => {
-                let message = format!("`{text}` is not a symbol as the exchange spells it");
-                table.diagnostics().error(span, message, Some(spelling_help(dialect.spec(), error)));
-            }
-        }
-    }
-    Some(symbols)
 }
 
 fn channels(table: &Table<'_>, dialect: Option<&dyn Dialect>, undocumented: bool) -> Option<Vec<Channel>> {

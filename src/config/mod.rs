@@ -6,6 +6,7 @@
 mod changes;
 mod cron_mistakes;
 pub mod environment;
+mod feed_symbols;
 mod feeds;
 mod lookup;
 mod passwords;
@@ -176,7 +177,13 @@ pub fn check(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environm
                 text.push_str(&format!("{warning}\n"));
             }
             let jobs = loaded.schedule.jobs.len();
-            text.push_str(&format!("ok: {}: {streams} streams, {jobs} jobs", loaded.files.join(", ")));
+            let patterns: usize = loaded.config.feeds.iter().map(|feed| feed.patterns.len()).sum();
+            let matched = match patterns {
+                0 => String::new(),
+                1 => " and those of 1 pattern".to_owned(),
+                _ => format!(" and those of {patterns} patterns"),
+            };
+            text.push_str(&format!("ok: {}: {streams} streams{matched}, {jobs} jobs", loaded.files.join(", ")));
             Ok(text)
         }
         Err(problems) => Err(problems.to_string()),

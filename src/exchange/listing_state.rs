@@ -3,7 +3,7 @@
 //! A symbol that is not listed yet, paused, delisted or renamed is a state of its streams, not a fault. The listing is
 //! read only now and then, so a frame that arrives after the listing was read ends such a state too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use crate::market::{Exchange, Symbol, Timestamp};
@@ -55,6 +55,14 @@ struct SymbolListing {
     read_at: Timestamp,
     /// An earlier listing named the symbol, or frames of it arrived before.
     was_listed: bool,
+    /// Why the symbol has ended although the exchange still lists it.
+    over: Option<String>,
+}
+
+impl SymbolListing {
+    fn has_ended(&self) -> bool {
+        self.over.is_some() || (self.entry == ListingEntry::Unlisted && self.was_listed)
+    }
 }
 
 impl ListingStates {
@@ -64,7 +72,20 @@ impl ListingStates {
         let key = (exchange, symbol);
         let was_listed =
             was_seen || entry != ListingEntry::Unlisted || symbols.get(&key).is_some_and(|before| before.was_listed);
-        symbols.insert(key, SymbolListing { entry, read_at: now, was_listed });
+        symbols.insert(key, SymbolListing { entry, read_at: now, was_listed, over: None });
+    }
+
+    /// Takes that a symbol has ended, with the reason, although a listing that was read at `now` still has it in this state.
+    pub fn ended(&self, exchange: Exchange, symbol: Symbol, entry: ListingEntry, why: String, now: Timestamp) {
+        let mut symbols = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listing = SymbolListing { entry, read_at: now, was_listed: true, over: Some(why) };
+        symbols.insert((exchange, symbol), listing);
+    }
+
+    /// Every symbol that has ended, as the newest listing says.
+    pub fn all_ended(&self) -> BTreeSet<(Exchange, Symbol)> {
+        let symbols = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        symbols.iter().filter(|(_, listing)| listing.has_ended()).map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether a symbol trades, when its newest frame arrived at `newest`. Without a listing it does: no symbol is called
@@ -74,6 +95,9 @@ impl ListingStates {
         let Some(listing) = symbols.get(&(exchange, symbol.clone())) else { return TradingState::Trading };
         if newest.is_some_and(|newest| newest.since(listing.read_at) > LATE_FRAME_US) {
             return TradingState::Trading;
+        }
+        if let Some(why) = &listing.over {
+            return TradingState::Ended(why.clone());
         }
         match &listing.entry {
             ListingEntry::Trading => TradingState::Trading,
@@ -168,6 +192,24 @@ mod tests {
         assert!(!listings.0.is_listed_as_trading(Exchange::named("binance"), &Symbol::new("NEWUSDT")));
         listings.says(ListingEntry::Trading, 20);
         assert!(listings.0.is_listed_as_trading(Exchange::named("binance"), &Symbol::new("NEWUSDT")));
+    }
+
+    #[test]
+    fn a_pause_that_is_over_is_an_end_until_the_exchange_or_a_frame_says_otherwise() {
+        let listings = Listings::default();
+        let (exchange, symbol) = (Exchange::named("binance"), Symbol::new("NEWUSDT"));
+        let over = |at: i64| {
+            let entry = ListingEntry::Paused("BREAK".to_owned());
+            let at = Timestamp(at * SECOND);
+            listings.0.ended(exchange, symbol.clone(), entry, "its last trade is 25 h old".to_owned(), at);
+        };
+        over(10);
+        assert!(matches!(listings.state(Some(9)), TradingState::Ended(_)));
+        listings.check(Some(9), "25 h old");
+        assert_eq!(listings.0.all_ended(), BTreeSet::from([(exchange, symbol.clone())]));
+        assert_eq!(listings.state(Some(30)), TradingState::Trading);
+        listings.says(ListingEntry::Trading, 40);
+        assert_eq!((listings.state(None), listings.0.all_ended()), (TradingState::Trading, BTreeSet::new()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod fields;
 mod json_parts;
 pub mod kraken;
 mod listing_state;
+mod members;
 pub mod okx;
 mod page;
 mod pattern;
@@ -23,6 +24,7 @@ pub mod peer;
 mod proxy;
 pub mod rest;
 mod retry_after;
+mod selection;
 pub mod socket;
 pub mod spec;
 mod tls;
@@ -33,9 +35,11 @@ pub use dialect::{
 };
 pub use feed::{Feed, Since};
 pub use listing_state::{ListingEntry, ListingStates, TradingState};
+pub use members::{Change, Listing, Members};
 pub use page::{Page, RefusedRow};
 pub use pattern::SymbolPattern;
 pub use proxy::Proxy;
+pub use selection::{STREAMS_MAX, Selection};
 pub use spec::SocketLimits;
 
 /// The one TLS configuration of this process; every other client uses it too.

@@ -1,5 +1,7 @@
 //! Symbols by pattern: `*USDT`.
 
+use std::fmt;
+
 /// A pattern of symbols. `*` stands for any number of characters, every other character for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SymbolPattern(Vec<String>);
@@ -8,6 +10,11 @@ impl SymbolPattern {
     /// The pattern that this text is.
     pub fn new(text: &str) -> Self {
         Self(text.split('*').map(str::to_owned).collect())
+    }
+
+    /// Whether a text is a pattern, and no symbol.
+    pub fn is_pattern(text: &str) -> bool {
+        text.contains('*')
     }
 
     /// Whether a symbol is one of these.
@@ -19,6 +26,12 @@ impl SymbolPattern {
             rest = &rest[at + part.len()..];
         }
         rest.ends_with(last.as_str())
+    }
+}
+
+impl fmt::Display for SymbolPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("*"))
     }
 }
 
@@ -44,6 +57,7 @@ mod tests {
             ("*币*", "币安人生USDT", true),
         ] {
             assert_eq!(SymbolPattern::new(pattern).matches(symbol), matches, "{pattern} {symbol}");
+            assert_eq!(SymbolPattern::new(pattern).to_string(), pattern);
         }
     }
 }

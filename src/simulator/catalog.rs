@@ -9,7 +9,7 @@ use super::lies::socket::{ACK_LIES, FRAME_KINDS};
 pub type Group = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// Every fault.
-pub const GROUPS: [Group; 5] = [
+pub const GROUPS: [Group; 6] = [
     (
         "The network and the server",
         &[
@@ -78,6 +78,13 @@ pub const GROUPS: [Group; 5] = [
             ("rollback:BTCUSDT:5", "the last 5 ids come once more for other trades, and REST serves those"),
             ("wipe:BTCUSDT", "everything is deleted and ids begin at 1; `wipe` for every symbol"),
             ("correct:BTCUSDT:1m", "the last closed kline is sent again with a later event time and a higher close"),
+        ],
+    ),
+    (
+        "The listing",
+        &[
+            ("delist:BTCUSDT", "the symbol is not listed any more: it does not trade, and REST does not know it"),
+            ("list:BTCUSDT", "the symbol is listed again, and its ids continue"),
         ],
     ),
 ];

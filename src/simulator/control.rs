@@ -71,6 +71,8 @@ impl Control {
             }
             Fault::Socket(lie) => self.begin_socket_lie(lie, now),
             Fault::Numbering(change) if exchange.is_generated => locked(&exchange.changes).push(change.clone()),
+            Fault::Delist(symbol) => drop(locked(&exchange.delisted).insert(symbol.clone())),
+            Fault::List(symbol) => drop(locked(&exchange.delisted).remove(symbol)),
             Fault::Numbering(_) => tracing::warn!("only a generated market can change its numbering"),
             // The link has taken the faults of frames above.
             _ => {}

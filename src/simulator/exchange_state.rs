@@ -1,6 +1,6 @@
 //! The state that the parts of the simulated exchange share: symbols, truth, connections, clock and faults.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -116,6 +116,8 @@ pub struct ExchangeState {
     pub socket_lies: Mutex<SocketLies>,
     /// Changes of the numbering that the market has not made yet.
     pub changes: Mutex<Vec<Numbering>>,
+    /// The symbols that the exchange has ceased to list.
+    pub delisted: Mutex<BTreeSet<Symbol>>,
     /// Whether the market is generated, so that its numbering can change.
     pub is_generated: bool,
     /// The request weight in use.
@@ -153,6 +155,7 @@ impl ExchangeState {
             rest: Mutex::new(RestFaults { lag: limits.lag, ..RestFaults::default() }),
             socket_lies: Mutex::default(),
             changes: Mutex::default(),
+            delisted: Mutex::default(),
             is_generated: false,
             budgets: Mutex::new(Budgets::new(&limits)),
             limits,
@@ -170,7 +173,13 @@ impl ExchangeState {
 
     /// Whether this symbol is listed.
     pub fn lists(&self, symbol: &str) -> bool {
-        self.symbols.iter().any(|listed| listed.as_str() == symbol)
+        self.symbols.iter().any(|listed| listed.as_str() == symbol) && !locked(&self.delisted).contains(symbol)
+    }
+
+    /// The listed symbols.
+    pub fn listed(&self) -> Vec<Symbol> {
+        let delisted = locked(&self.delisted);
+        self.symbols.iter().filter(|symbol| !delisted.contains(*symbol)).cloned().collect()
     }
 
     /// The number of published trades of all symbols.

@@ -55,6 +55,10 @@ pub enum Fault {
     Socket(SocketLie),
     /// The ids begin again, or a kline is corrected.
     Numbering(Numbering),
+    /// `delist:BTCUSDT`: the exchange does not list the symbol any more: it does not trade, and REST does not know it.
+    Delist(Symbol),
+    /// `list:BTCUSDT`: the exchange lists the symbol again; its ids continue.
+    List(Symbol),
 }
 
 /// Most frames to reorder at once.
@@ -101,6 +105,8 @@ impl FromStr for Fault {
                 lag if lag > LAG_MAX => Err(format!("{}: the longest lag is {} s", wrong(), LAG_MAX.as_secs())),
                 lag => Ok(Self::Lag(lag)),
             },
+            ["delist", symbol] => Ok(Self::Delist(Symbol::new(symbol))),
+            ["list", symbol] => Ok(Self::List(Symbol::new(symbol))),
             ["shutdown", time] => Ok(Self::Shutdown(duration(time)?)),
             ["stall", time] => Ok(Self::Stall(duration(time)?)),
             ["clock", jump, time] => Ok(Self::Clock(jump_us(jump).ok_or_else(wrong)?, duration(time)?)),
@@ -214,6 +220,8 @@ mod tests {
         check("ratelimit:5s", Fault::RateLimit(five));
         check("ban:5s", Fault::Ban(five));
         check("lag:1m30s", Fault::Lag(Duration::from_secs(90)));
+        check("delist:BTCUSDT", Fault::Delist(Symbol::new("BTCUSDT")));
+        check("list:BTCUSDT", Fault::List(Symbol::new("BTCUSDT")));
         check("shutdown:5s", Fault::Shutdown(five));
         check("stall:250ms", Fault::Stall(Duration::from_millis(250)));
     }

@@ -1,7 +1,7 @@
 //! The loops that publish a generated market, a played capture, or a flood for measuring. Each adds trades and klines
 //! to the truth before it sends their frames.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
         record_truth(&exchange, &names, &market.advance(at));
     }
     exchange.opened.cancel();
+    let mut delisted = BTreeSet::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -49,8 +50,10 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
             () = exchange.halt.cancelled() => return flush(&exchange),
             _ = ticks.tick() => {}
         }
+        follow_listing(&exchange, &mut delisted, &names, &mut market, at);
         at = exchange.time.market_now().min(at.plus_micros((CATCH_UP_US as f64 * options.time_scale) as i64));
         let mut events = market.advance(at);
+        events.retain(|event| !delisted.contains(&event.listing));
         record_truth(&exchange, &names, &events);
         events = with_aggregates(&exchange, &names, events);
         events.extend(change_numbering(&exchange, &options.listings, &mut market, at));
@@ -170,6 +173,27 @@ fn flush(exchange: &Arc<ExchangeState>) {
         };
         exchange.stop.run_until_cancelled(ticks).await;
     });
+}
+
+/// Takes which symbols are delisted now; the ids of one that is listed again continue where they ended.
+fn follow_listing(
+    exchange: &ExchangeState,
+    delisted: &mut BTreeSet<usize>,
+    names: &StreamNames,
+    market: &mut Market,
+    at: Timestamp,
+) {
+    let now: BTreeSet<usize> = {
+        let symbols = locked(&exchange.delisted);
+        (0..names.symbols.len()).filter(|listing| symbols.contains(&names.symbols[*listing])).collect()
+    };
+    for &listing in delisted.difference(&now) {
+        let truths = locked(&exchange.truths);
+        if let Some(last) = truths.get(&names.symbols[listing]).and_then(|truth| truth.trades.last()) {
+            market.restart(listing, last.id + 1, at, &truths[&names.symbols[listing]].trades);
+        }
+    }
+    *delisted = now;
 }
 
 /// Makes the requested changes of the numbering, and returns the klines to send once more.

@@ -126,6 +126,25 @@ async fn a_symbol_that_is_not_listed_yet_is_a_state_and_a_notice_until_its_first
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_ended_symbols_share_a_notice() {
+    let names: Vec<String> = (0..12).map(|n| format!("binance:OLD{n:02}:trade")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let served = Served::with(AdminOptions::default(), &names).await;
+    let streams = served.state.streams.borrow().clone();
+    for (ended, stream) in streams.iter().enumerate() {
+        let symbol = stream.symbol.clone();
+        served.state.listings.listed(stream.exchange, symbol, ListingEntry::Unlisted, true, NOW.plus_micros(-1));
+        let notices = served.get("/api/v1/status").await.1["notices"].as_array().map(Vec::len);
+        assert_eq!(notices, Some(if ended < 5 { ended + 1 } else { 1 }));
+    }
+    let (_, document) = served.get("/api/v1/status").await;
+    let why = document["notices"][0]["why"].as_str().unwrap();
+    assert!(why.starts_with("12 symbols have ended: OLD00, ") && why.ends_with("OLD09 and 2 more"), "{why}");
+    assert_eq!(document["streams"]["states"], json!({ "ended": 12 }));
+    assert_eq!(document["degraded"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_whose_frames_cannot_be_decoded_says_so() {
     let served = Served::start().await;
     let stream: Stream = "binance:BTCUSDT:trade".parse().unwrap();

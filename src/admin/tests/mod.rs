@@ -108,6 +108,7 @@ impl Served {
         let state = AppState {
             instance: "lab".to_owned(),
             streams,
+            feeds: watch::channel(Vec::new()).1,
             log,
             history: breakable,
             cache,

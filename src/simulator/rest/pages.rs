@@ -64,8 +64,8 @@ fn exchange_info(exchange: &ExchangeState, query: &Parameters) -> Result<String,
         (None, None) => None,
     };
     let is_requested = requested.is_some();
-    let symbols = requested.unwrap_or_else(|| exchange.symbols.clone());
-    if symbols.iter().any(|symbol| !exchange.symbols.contains(symbol)) {
+    let symbols = requested.unwrap_or_else(|| exchange.listed());
+    if symbols.iter().any(|symbol| !exchange.lists(symbol.as_str())) {
         return Err(ApiError::new(-1121, "Invalid symbol."));
     }
     let now = Instant::now();
@@ -202,7 +202,7 @@ fn with_truth(
     };
     let truths = locked(&exchange.truths);
     match truths.get(symbol.as_str()) {
-        Some(truth) if !view.is_unknown => read(truth, &view, lag, now),
+        Some(truth) if !view.is_unknown && exchange.lists(symbol) => read(truth, &view, lag, now),
         _ => Err(ApiError::new(-1121, "Invalid symbol.")),
     }
 }

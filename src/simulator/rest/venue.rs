@@ -90,7 +90,7 @@ fn content(
                 return Err(PeerRefusal::UnknownSymbol);
             }
             let trades = !exchange.finished.is_cancelled();
-            let names = exchange.symbols.iter().map(|symbol| symbol.to_string());
+            let names = exchange.listed().into_iter().map(|symbol| symbol.to_string());
             let listed = names.filter(|name| (wanted.is_empty() || wanted.contains(name)) && !is_unknown(name));
             let symbols: Vec<(String, bool)> = listed.map(|name| (name, trades)).collect();
             Ok(peer.answer(request, PeerContent::Listing(&symbols)))
@@ -124,7 +124,7 @@ fn with_truth<T>(
         (faults.lag, faults.lies.view(symbol, now))
     };
     match locked(&exchange.truths).get(symbol) {
-        Some(truth) if !view.is_unknown => Ok(read(truth, &view, lag)),
+        Some(truth) if !view.is_unknown && exchange.lists(symbol) => Ok(read(truth, &view, lag)),
         _ => Err(PeerRefusal::UnknownSymbol),
     }
 }

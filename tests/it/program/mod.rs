@@ -18,6 +18,7 @@ mod disk;
 mod doubt;
 mod export;
 mod jobs;
+mod listings;
 mod no_history;
 mod reload;
 mod repairs;
