@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::demo::{spelled, venue};
 use super::output::{Format, print_line};
-use crate::market::{Channel, Interval};
+use crate::market::{Channel, Interval, SpellingError};
 use crate::simulator::catalog;
 use crate::simulator::fault::duration;
 use crate::simulator::{self, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
@@ -70,10 +70,17 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow:
             return Ok(EXIT_USAGE);
         }
     };
+    let listings = match listings(&args) {
+        Ok(listings) => listings,
+        Err(message) => {
+            eprintln!("--symbols: {message}");
+            return Ok(EXIT_USAGE);
+        }
+    };
     let source = match args.capture.is_empty() {
         false => Source::Capture { paths: args.capture.clone(), speed: args.speed },
         true => Source::Generated(Generated {
-            listings: listings(&args),
+            listings,
             seed: args.seed,
             rate: args.rate,
             time_scale: args.time_scale,
@@ -102,15 +109,24 @@ pub async fn run(args: Args, format: Format, stop: CancellationToken) -> anyhow:
 /// The symbols of a market, and which of them are quiet.
 const MARKET: [(&str, bool); 3] = [("BTC-USDT", false), ("ETH-USDT", false), ("TUSD-USDT", true)];
 
-/// The requested symbols; without any those of [`MARKET`].
-fn listings(args: &Args) -> Vec<Listing> {
-    if !args.symbols.is_empty() {
-        return args.symbols.clone();
+/// The requested symbols, as the exchange spells them; without any those of [`MARKET`].
+fn listings(args: &Args) -> Result<Vec<Listing>, String> {
+    let exchange = args.exchange.exchange();
+    let dialect = crate::exchange::catalog::dialect(exchange);
+    for Listing { symbol, .. } in &args.symbols {
+        match dialect.as_ref().map(|dialect| dialect.symbol(symbol.as_str())) {
+            Some(Err(SpellingError::Respell(meant))) => return Err(format!("{exchange} spells `{symbol}` as {meant}")),
+            Some(Err(_)) => {
+                let example = args.exchange.spec().example;
+                return Err(format!("`{symbol}` is not a symbol as {exchange} spells it, such as {example}"));
+            }
+            Some(Ok(_)) | None => {}
+        }
     }
-    MARKET
-        .iter()
-        .map(|(name, quiet)| Listing { symbol: spelled(args.exchange.exchange(), name), quiet: *quiet })
-        .collect()
+    if !args.symbols.is_empty() {
+        return Ok(args.symbols.clone());
+    }
+    Ok(MARKET.iter().map(|(name, quiet)| Listing { symbol: spelled(exchange, name), quiet: *quiet }).collect())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -201,17 +217,30 @@ mod tests {
         let args = parsed("--capture a.gz b.gz --speed 20 --faults cut@10s").unwrap();
         assert_eq!((args.capture.len(), args.speed), (2, 20.0));
         let names: Vec<String> =
-            listings(&parsed("").unwrap()).iter().map(|listing| listing.symbol.to_string()).collect();
+            listings(&parsed("").unwrap()).unwrap().iter().map(|listing| listing.symbol.to_string()).collect();
         assert_eq!(names, ["BTCUSDT", "ETHUSDT", "TUSDUSDT"]);
         for exchange in ["binance", "binance_usdm"] {
             let args = parsed(&format!("--exchange {exchange}")).unwrap();
             assert_eq!((args.exchange.exchange().as_str(), listings(&args)[0].symbol.as_str()), (exchange, "BTCUSDT"));
         }
         for wrong in
-            ["--exchange nowhere", "--rate 0", "--symbols btc", "--speed 2", "--capture a --seed 3", "--for 60"]
+            ["--exchange nowhere", "--rate 0", "--symbols b@c", "--speed 2", "--capture a --seed 3", "--for 60"]
         {
             assert!(parsed(wrong).is_err(), "{wrong} was accepted");
         }
+    }
+
+    #[test]
+    fn symbols_are_spelled_as_the_exchange_does() {
+        let check = |arguments: &str| listings(&parsed(arguments).unwrap());
+        assert!(
+            check("--symbols BTCUSDT,币安人生USDT:quiet").is_ok()
+                && check("--exchange kraken --symbols BTC/USD").is_ok()
+        );
+        assert_eq!(check("--symbols btcusdt"), Err("binance spells `btcusdt` as BTCUSDT".to_owned()));
+        let word = check("--exchange kraken --symbols BTCUSD").unwrap_err();
+        assert_eq!(word, "`BTCUSD` is not a symbol as kraken spells it, such as BTC/USD");
+        assert_eq!(check("--exchange kraken --symbols btc_usd"), Err("kraken spells `btc_usd` as BTC/USD".to_owned()));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ pub struct Listing {
 impl std::str::FromStr for Listing {
     type Err = String;
 
-    /// `BTCUSDT`, or `TUSDUSDT:quiet`.
+    /// `BTCUSDT`, or `TUSDUSDT:quiet`, in any exchange's spelling.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, quiet) = match text.split_once(':') {
             None => (text, false),
@@ -33,12 +33,10 @@ impl std::str::FromStr for Listing {
                 return Err(format!("unknown kind of symbol `{word}` in `{text}`, only `quiet` is known"));
             }
         };
-        // Binance lists names in other scripts too, such as `币安人生USDT`; other venues write `BTC-USDT` or `BTC/USDT`.
-        let is_part = |part: &str| {
-            !part.is_empty() && part.chars().all(|letter| letter.is_alphanumeric() && !letter.is_lowercase())
-        };
+        // Binance lists names in other scripts too, such as `币安人生USDT`; other venues write `BTC-USDT` or `btc_usdt`.
+        let is_part = |part: &str| !part.is_empty() && part.chars().all(char::is_alphanumeric);
         if !name.split(['-', '/', '_']).all(is_part) {
-            return Err(format!("`{name}` is not a symbol: letters without lower case and digits, as BTCUSDT"));
+            return Err(format!("`{name}` is not a symbol: letters and digits, as BTCUSDT, BTC-USDT or btc_usdt"));
         }
         Ok(Self { symbol: Symbol::new(name), quiet })
     }
@@ -279,6 +277,16 @@ mod tests {
     fn trades(events: &[Event], listing: usize) -> Vec<Trade> {
         let own = events.iter().filter(|event| event.listing == listing);
         own.filter_map(|event| if let EventKind::Trade(trade) = event.kind { Some(trade) } else { None }).collect()
+    }
+
+    #[test]
+    fn a_listing_has_the_spelling_of_any_exchange() {
+        for name in ["BTCUSDT", "BTC-USDT", "BTC/USD", "btc_usd", "币安人生USDT"] {
+            assert_eq!(name.parse(), Ok(Listing { symbol: Symbol::new(name), quiet: false }));
+        }
+        for wrong in ["", "BTC-", "btcusdt@trade", "BTCUSDT:loud", "BTC USDT"] {
+            assert!(wrong.parse::<Listing>().is_err(), "{wrong} was accepted");
+        }
     }
 
     #[test]

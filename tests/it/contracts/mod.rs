@@ -8,7 +8,7 @@ mod cache;
 mod history;
 mod log;
 mod retry;
-mod venues;
+pub mod venues;
 
 use std::future::Future;
 use std::pin::Pin;

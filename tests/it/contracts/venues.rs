@@ -18,7 +18,7 @@ use tapekeeper::exchange::{
     Dialect, Request, RestAnswer, RestReply, Route, Series, SubscriptionAnswer, SubscriptionChange, catalog,
 };
 use tapekeeper::gap::Range;
-use tapekeeper::market::{Channel, Interval, Stream, Symbol, Timestamp};
+use tapekeeper::market::{Channel, Interval, SpellingError, Stream, Symbol, Timestamp};
 
 use super::NOON;
 
@@ -59,10 +59,29 @@ fn streams(dialect: &dyn Dialect, socket: usize, count: usize) -> Vec<Stream> {
     let of_socket: Vec<Channel> =
         spec.channels.iter().filter(|channel| channel.socket == socket).flat_map(channels).collect();
     let stream = |n: usize| {
-        let symbol = dialect.symbol(&format!("A{n}{}", spec.example)).unwrap();
+        let symbol = spelled(|text| dialect.symbol(text), &format!("A{n}{}", spec.example));
         Stream::new(dialect.exchange(), symbol, of_socket[n % of_socket.len()])
     };
     (0..count).map(stream).collect()
+}
+
+/// The symbol of a text, which may need the venue's spelling: a venue may write small letters.
+pub fn spelled(read: impl Fn(&str) -> Result<Symbol, SpellingError>, text: &str) -> Symbol {
+    let symbol = match read(text) {
+        Err(SpellingError::Respell(meant)) => read(&meant),
+        other => other,
+    };
+    symbol.unwrap_or_else(|why| panic!("{text} is no symbol of the venue: {why:?}"))
+}
+
+#[test]
+fn a_venue_may_write_symbols_in_small_letters() {
+    let read = |text: &str| match text.to_lowercase() {
+        small if small == text => Ok(Symbol::new(text)),
+        small => Err(SpellingError::Respell(small)),
+    };
+    assert_eq!(spelled(read, "A7btc_usd").as_str(), "a7btc_usd");
+    assert_eq!(spelled(Symbol::from_spelling, "A7BTCUSDT").as_str(), "A7BTCUSDT");
 }
 
 fn named(streams: &[Stream]) -> BTreeSet<(String, Channel)> {

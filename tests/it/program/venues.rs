@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::app::{TestApp, WAIT_MAX, seed, wait_for};
 use super::simulated_exchange::start;
 use super::truth::{HistoryFile, TradeTruth};
+use crate::contracts::venues::spelled;
 
 /// What happens to the first symbol, and to all connections. The clock of the exchange is four times as fast.
 const FAULTS: &str = "drop:SYMBOL:20@2s,duplicate:20@3s,reorder:10@4s,cut@5s,rest:503:2s@5s,silent:SYMBOL:2s@8s,lag:2s@10s,\
@@ -48,7 +49,10 @@ fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64
 
 /// Two symbols as the venue spells them.
 fn symbols(spec: &Spec) -> [String; 2] {
-    [spec.example.to_owned(), spec.example.replacen("BTC", "ETH", 1)]
+    let dialect = catalog::dialect(spec.exchange).unwrap();
+    let second = spelled(|text| dialect.symbol(text), "ETH-USD").to_string();
+    assert_ne!(second, spec.example, "the example of {} is also the second symbol of this test", spec.exchange);
+    [spec.example.to_owned(), second]
 }
 
 fn channels(spec: &Spec) -> Vec<&'static str> {
