@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::reader::Diagnostics;
 use super::{Problem, Problems, schedule, service};
+use crate::exchange::catalog;
+use crate::market::Exchange;
 
 const SEPARATOR: &str = "--->\n";
 
@@ -30,12 +32,16 @@ fn report_of_schedule(text: &str) -> String {
     render(diagnostics.into_iter().flat_map(|(diagnostics, _)| diagnostics.into_problems()).collect())
 }
 
+/// What stands for the names of all exchanges in a report, so that a new exchange changes none.
+const ALL_EXCHANGES: &str = "<all exchanges>";
+
 /// The report; checks that every problem has a position and help.
 fn render(problems: Vec<Problem>) -> String {
     for problem in &problems {
         assert!(problem.help.is_some() && problem.location.is_some(), "{problem}");
     }
-    Problems(problems).sorted().to_string()
+    let names = catalog::names().map(Exchange::as_str).collect::<Vec<_>>().join(", ");
+    Problems(problems).sorted().to_string().replace(&names, ALL_EXCHANGES)
 }
 
 /// Compares every case of a file; returns their number.
