@@ -41,7 +41,7 @@ pub struct SocketSpec {
 pub enum Heartbeat {
     /// The server sends ping frames or messages; the client only answers with a pong.
     Server,
-    /// The client sends this text message when it has sent nothing for this long.
+    /// The client sends this text message this often, whatever else it sends.
     Client {
         /// How often.
         every: Duration,

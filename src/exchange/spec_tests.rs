@@ -39,7 +39,11 @@ fn the_documents_table_is_the_specs() {
         std::fs::write(PATH, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
         return;
     }
-    assert_eq!(written, table(), "TAPEKEEPER_BLESS=1 writes it");
+    assert_eq!(
+        written,
+        table(),
+        "docs/exchanges.md: TAPEKEEPER_BLESS=1 cargo test --lib exchange::spec writes the table"
+    );
 }
 
 #[test]
