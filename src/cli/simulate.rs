@@ -221,7 +221,10 @@ mod tests {
         assert_eq!(names, ["BTCUSDT", "ETHUSDT", "TUSDUSDT"]);
         for exchange in ["binance", "binance_usdm"] {
             let args = parsed(&format!("--exchange {exchange}")).unwrap();
-            assert_eq!((args.exchange.exchange().as_str(), listings(&args)[0].symbol.as_str()), (exchange, "BTCUSDT"));
+            assert_eq!(
+                (args.exchange.exchange().as_str(), listings(&args).unwrap()[0].symbol.as_str()),
+                (exchange, "BTCUSDT")
+            );
         }
         for wrong in
             ["--exchange nowhere", "--rate 0", "--symbols b@c", "--speed 2", "--capture a --seed 3", "--for 60"]
