@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tracing::debug;
 
+use super::slots::{Slot, Slots};
 use super::socket::AdminSocket;
-use super::turn::{Slots, Turn};
 
 /// Most open TCP connections: ten open pages and a scraper need a tenth of them.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -44,7 +44,7 @@ pub struct LimitedListener {
     permits: Arc<Semaphore>,
     /// The accepted connection that has no permit yet.
     pending: Option<Pending>,
-    turns: Slots,
+    slots: Slots,
 }
 
 struct Pending {
@@ -71,7 +71,7 @@ impl LimitedListener {
     }
 
     fn new(listener: Socket, connections: usize) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(connections)), pending: None, turns: Slots::default() }
+        Self { listener, permits: Arc::new(Semaphore::new(connections)), pending: None, slots: Slots::default() }
     }
 
     /// Accepts the next connection, and waits until there is room for it. Dropping the future loses no connection.
@@ -84,13 +84,13 @@ impl LimitedListener {
             Ok(permit) => permit,
             Err(_full) => {
                 if let Some(pending) = self.pending.as_mut().filter(|pending| !pending.has_replaced) {
-                    pending.has_replaced = self.turns.close_longest_waiting();
+                    pending.has_replaced = self.slots.close_longest_waiting();
                 }
                 self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
             }
         };
         let Pending { stream, caller, .. } = self.pending.take().expect("set above and taken only here");
-        (Connection { stream, write_deadline: None, turn: self.turns.add(), _permit: permit }, caller)
+        (Connection { stream, write_deadline: None, slot: self.slots.add(), _permit: permit }, caller)
     }
 
     /// Axum's accept waits and tries again when descriptors run out.
@@ -119,14 +119,14 @@ pub struct Connection {
     stream: Stream,
     /// Runs while the buffers of both sides are full.
     write_deadline: Option<Pin<Box<Sleep>>>,
-    turn: Arc<Turn>,
+    slot: Arc<Slot>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Whose turn it is on this connection.
-    pub fn turn(&self) -> Arc<Turn> {
-        self.turn.clone()
+    /// Its place among the connections of the listener.
+    pub fn slot(&self) -> Arc<Slot> {
+        self.slot.clone()
     }
 
     /// The result of a write, or an error when it has stalled for [`WRITE_STALL_MAX`].
@@ -185,8 +185,8 @@ mod tests {
     async fn a_client_that_reads_nothing_times_out() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let turn = Slots::default().add();
-        let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, turn, _permit: permit };
+        let slot = Slots::default().add();
+        let mut connection = Connection { stream: Stream::Unix(ours), write_deadline: None, slot, _permit: permit };
         let began = tokio::time::Instant::now();
         let error = connection.write_all(&vec![0; 8 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

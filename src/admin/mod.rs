@@ -17,13 +17,13 @@ mod options;
 mod page;
 mod response;
 mod server;
+mod slots;
 mod socket;
 mod status_model;
 mod stream_state;
 #[cfg(test)]
 mod tests;
 pub mod time_series;
-mod turn;
 
 use std::path::PathBuf;
 use std::sync::Arc;

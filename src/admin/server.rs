@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::listener::{Caller, Connection, LimitedListener};
-use super::turn::{RequestBody, ResponseBody};
+use super::slots::{RequestBody, ResponseBody};
 
 /// How long an accepted connection may take to send its request when the service stops; a local client sends at once.
 pub const DRAIN_TIME: Duration = Duration::from_millis(250);
@@ -74,13 +74,13 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 /// Serves the requests of one connection until either side closes it.
 async fn serve_connection(connection: Connection, caller: Caller, router: Router, closing: CancellationToken) {
     let router = TowerToHyperService::new(router);
-    let turn = connection.turn();
-    let serving = turn.clone();
+    let slot = connection.slot();
+    let serving = slot.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller);
-        let turn = serving.clone();
-        let answer = router.call(request.map(|body| RequestBody::new(body, turn.clone())));
-        async move { Ok::<_, Infallible>(answer.await?.map(|body| ResponseBody::new(body, turn))) }
+        let slot = serving.clone();
+        let answer = router.call(request.map(|body| RequestBody::new(body, slot.clone())));
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| ResponseBody::new(body, slot))) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -88,7 +88,7 @@ async fn serve_connection(connection: Connection, caller: Caller, router: Router
     let mut http_connection = pin!(http.serve_connection(TokioIo::new(connection), service));
     let ended = tokio::select! {
         ended = http_connection.as_mut() => ended,
-        () = turn.close.cancelled() => {
+        () = slot.close.cancelled() => {
             debug!("closed a connection of the API that owed its request for longest: another one needs its place");
             return;
         }

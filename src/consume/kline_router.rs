@@ -62,7 +62,7 @@ impl StreamRouter<'_> {
         };
         let state = kline_state(streams, self.exchange, self.symbol, kline.interval, self.watermarks);
         if let Some(why) = fault {
-            self.set_aside(channel, source, &why);
+            self.reject(channel, source, &why);
             return state.is_holding();
         }
         state.record_time(kline.open_time);

@@ -210,7 +210,7 @@ fn add_conflict(
         stream.channel.span(position, position), verdict.as_str()
     );
     ready
-        .set_aside
+        .rejected
         .push((stream.clone(), format!("another content of {} arrived", stream.channel.span(position, position))));
     ready.rows.batch.conflicts.push(ConflictRow { stream, epoch, position, stored, arrived, at, verdict });
 }

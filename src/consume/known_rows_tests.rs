@@ -88,7 +88,7 @@ async fn another_content_is_a_conflict_and_the_stored_row_stays() {
     assert_eq!(conflicts, [(1, Verdict::Pending), (2, Verdict::Pending)]);
     let first = &ready.rows.batch.conflicts[0];
     assert!(first.stored.contains("\"price\":\"1\"") && first.arrived.contains("\"price\":\"5\""), "{first:?}");
-    assert_eq!(ready.set_aside.len(), 2, "health shows the stream");
+    assert_eq!(ready.rejected.len(), 2, "health shows the stream");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ fn an_id_far_ahead_moves_nothing_and_waits_for_the_exchange() {
         let ready = buffer.take_ready();
         let [(1, reason)] = &letters(&ready)[..] else { panic!("{absurd}: {ready:?}") };
         assert!(reason.contains("the exchange's newest is 7"), "{reason}");
-        assert_eq!((ready.positions[&0], ready.set_aside.len(), buffer.is_waiting()), (4, 1, false), "{absurd}");
+        assert_eq!((ready.positions[&0], ready.rejected.len(), buffer.is_waiting()), (4, 1, false), "{absurd}");
         // A loss after it is found as ever.
         buffer.push(record(4, trade(10)));
         declare(&mut buffer, 10_000_000);
@@ -86,7 +86,7 @@ fn a_position_that_only_one_answer_of_rest_names_opens_no_gap() {
 }
 
 #[test]
-fn a_time_ahead_of_the_exchanges_clock_is_set_aside_and_an_event_time_counts_a_minute_at_most() {
+fn a_time_ahead_of_the_exchanges_clock_is_rejected_and_an_event_time_counts_a_minute_at_most() {
     let mut buffer = new_buffer();
     buffer.set_clock(Exchange::named("binance"), Some(0), Timestamp(0));
     buffer.push(record(0, kline(1, true, -1).replace("\"L\":-1", "\"L\":1").replace("\"n\":-1", "\"n\":1")));

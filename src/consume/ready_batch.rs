@@ -22,8 +22,8 @@ pub struct ReadyBatch {
     pub positions: Offsets,
     /// Progress of the streams that changed.
     pub progress: Vec<(Stream, StreamProgress)>,
-    /// Streams of which a frame was set aside because it cannot be believed, and why.
-    pub set_aside: Vec<(Stream, String)>,
+    /// Streams of which a frame became a dead letter because it cannot be believed, and why.
+    pub rejected: Vec<(Stream, String)>,
     /// Rows of positions that are stored already, perhaps with another content.
     pub repeated: RepeatedRows,
 }

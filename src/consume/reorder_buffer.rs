@@ -407,7 +407,7 @@ impl ReorderBuffer {
             detected: std::mem::take(&mut self.detected),
             positions,
             progress,
-            set_aside: std::mem::take(&mut self.routed.set_aside),
+            rejected: std::mem::take(&mut self.routed.rejected),
             repeated: std::mem::take(&mut self.routed.repeated),
         }
     }

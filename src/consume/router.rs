@@ -44,8 +44,8 @@ pub(super) struct SymbolStreams {
 pub(super) struct Routed {
     pub(super) rows: Rows,
     pub(super) update: Update,
-    /// Streams of which a frame was set aside, and why.
-    pub(super) set_aside: Vec<(Stream, String)>,
+    /// Streams of which a frame became a dead letter, and why.
+    pub(super) rejected: Vec<(Stream, String)>,
     /// What the exchange must say.
     pub(super) questions: Vec<DoubtfulTrades>,
     /// Rows of positions that are stored already, perhaps with another content.
@@ -77,7 +77,7 @@ impl StreamRouter<'_> {
         state.record_frame(source.received_at, connection);
         if is_ahead(trade.ts, self.exchange_now) {
             let why = format!("its time {} is ahead of the exchange's clock", trade.ts.rfc3339());
-            self.set_aside(state.channel, source, &why);
+            self.reject(state.channel, source, &why);
         } else {
             self.place(state, trade, source);
         }
@@ -103,7 +103,7 @@ impl StreamRouter<'_> {
         match state.tracker.observe(trade.id) {
             Observation::InOrder if state.pace.fits(trade.id, trade.id, self.at) => self.accept(state, trade, source),
             Observation::InOrder => {
-                self.set_aside(state.channel, source, &format!("its id {} is no trade id", trade.id));
+                self.reject(state.channel, source, &format!("its id {} is no trade id", trade.id));
             }
             Observation::Behind => {
                 state.progress.behind += 1;
@@ -175,7 +175,7 @@ impl StreamRouter<'_> {
                 state.pace.confirm(trade.id);
                 return self.place(state, trade, source);
             }
-            return self.set_aside(state.channel, source, &does_not_fit(trade.id, next, None));
+            return self.reject(state.channel, source, &does_not_fit(trade.id, next, None));
         }
         state.doubtful_since.get_or_insert((self.at, self.monotonic));
         self.routed.held_bytes += held_bytes(&source);
@@ -244,12 +244,12 @@ impl StreamRouter<'_> {
                 if is_real || is_other {
                     self.repeat_trade(state, trade, source);
                 } else {
-                    self.set_aside(state.channel, source, &does_not_fit(trade.id, next, newest));
+                    self.reject(state.channel, source, &does_not_fit(trade.id, next, newest));
                 }
             } else if state.pace.fits(next.unwrap_or(trade.id), trade.id, self.at) {
                 self.place(state, trade, source);
             } else {
-                self.set_aside(state.channel, source, &does_not_fit(trade.id, next, newest));
+                self.reject(state.channel, source, &does_not_fit(trade.id, next, newest));
             }
         }
     }
@@ -275,11 +275,11 @@ impl StreamRouter<'_> {
     }
 
     /// Stores a frame as a dead letter because it cannot be believed.
-    pub(super) fn set_aside(&mut self, channel: Channel, source: Source, why: &str) {
+    pub(super) fn reject(&mut self, channel: Channel, source: Source, why: &str) {
         let stream = stream(self.exchange, self.symbol, channel);
         let reason = format!("not believed: {why}");
         self.routed.rows.batch.dead_letters.push(source.dead_letter(&stream.to_string(), reason.clone()));
-        self.routed.set_aside.push((stream, reason));
+        self.routed.rejected.push((stream, reason));
     }
 
     pub(super) fn book(&mut self, streams: &mut SymbolStreams, book: Book, source: Source, connection: i64) -> bool {
@@ -300,7 +300,7 @@ impl StreamRouter<'_> {
                     // The next frame is the first one.
                     streams.book = None;
                 }
-                self.set_aside(Channel::BookTicker, source, &why);
+                self.reject(Channel::BookTicker, source, &why);
                 return false;
             }
             None => return false,

@@ -28,7 +28,7 @@ const USAGE_MAX: Duration = Duration::from_secs(60);
 /// Time between two questions for the log's end: a broker needs a round trip for each.
 const LOOK_FOR_END_EVERY: Duration = Duration::from_millis(50);
 /// How long health shows that a frame of a stream was set aside.
-const SET_ASIDE_SHOWN: Duration = Duration::from_secs(60);
+const REJECTED_SHOWN: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     pub(super) deps: Deps,
@@ -43,8 +43,8 @@ pub(super) struct Worker {
     /// A batch that is not durable yet: a rebalance that could not wait for history leaves it here. It contains rows of
     /// partitions that stay assigned; their offsets must not be committed before it is durable.
     unwritten: Option<ReadyBatch>,
-    /// Streams of which a frame was set aside, and until when health shows it, by the monotonic clock.
-    set_aside: HashMap<Stream, Duration>,
+    /// Streams of which a frame became a dead letter, and until when health shows it, by the monotonic clock.
+    rejected: HashMap<Stream, Duration>,
     /// When the log was last asked for its end, by the monotonic clock.
     end_looked_at: Duration,
     pub(super) letters: LetterReport,
@@ -62,7 +62,7 @@ impl Worker {
             published_at: batch_started_at,
             partitions,
             unwritten: None,
-            set_aside: HashMap::new(),
+            rejected: HashMap::new(),
             end_looked_at: Duration::ZERO,
             letters: LetterReport::default(),
         }
@@ -121,14 +121,14 @@ impl Worker {
         retry::wait(Duration::from_millis(500), &self.stop).await;
     }
 
-    /// Asks the exchange about frames that do not fit their streams, and shows streams of which a frame was set aside.
+    /// Asks the exchange about frames that do not fit their streams, and shows streams of which a frame became a dead letter.
     pub(super) fn follow_doubts(&mut self, buffer: &mut ReorderBuffer) {
         for question in buffer.take_doubtful() {
             self.deps.doubts.ask(question);
         }
         let now = self.deps.clock.monotonic();
         let health = &self.deps.health;
-        self.set_aside.retain(|stream, shown_until| {
+        self.rejected.retain(|stream, shown_until| {
             let is_shown = now < *shown_until;
             if !is_shown {
                 health.restored(&stream.to_string());
@@ -137,11 +137,11 @@ impl Worker {
         });
     }
 
-    fn show_set_aside(&mut self, set_aside: Vec<(Stream, String)>) {
-        let until = self.deps.clock.monotonic() + SET_ASIDE_SHOWN;
-        for (stream, why) in set_aside {
-            self.deps.health.degraded(&stream.to_string(), &format!("a frame was set aside: {why}"));
-            self.set_aside.insert(stream, until);
+    fn show_rejected(&mut self, rejected: Vec<(Stream, String)>) {
+        let until = self.deps.clock.monotonic() + REJECTED_SHOWN;
+        for (stream, why) in rejected {
+            self.deps.health.degraded(&stream.to_string(), &format!("a frame became a dead letter: {why}"));
+            self.rejected.insert(stream, until);
         }
     }
 
@@ -253,7 +253,7 @@ impl Worker {
         self.report_outages(buffer);
         let Some(ready) = self.unwritten.take() else { return Ok(None) };
         self.deps.writer.pending_updates().offer(ready.update);
-        self.show_set_aside(ready.set_aside);
+        self.show_rejected(ready.rejected);
         self.deps.progress.publish(ready.progress, &Offsets::new());
         self.deps.ledger.batch_stored(&ready.rows.batch.gaps);
         if !ready.rows.batch.conflicts.is_empty() {

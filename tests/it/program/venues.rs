@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tapekeeper::exchange::catalog;
-use tapekeeper::exchange::spec::{ChannelKind, Refill, Spec};
+use tapekeeper::exchange::spec::{ChannelKind, ChannelSpec, Refill, Spec};
 use tapekeeper::market::{Channel, Exchange, Interval};
 use tapekeeper::simulator::{BrokenLimits, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
 use tokio::time::Instant;
 
-use super::app::{TestApp, WAIT_MAX, seed, wait_for};
+use super::app::{TestApp, WAIT_MAX, seed, soak, wait_for};
 use super::simulated_exchange::start;
 use super::truth::{HistoryFile, TradeTruth};
 use crate::contracts::venues::spelled;
@@ -47,12 +49,17 @@ fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64
     rows.into_iter().map(|row| (row.0.id, row)).collect()
 }
 
-/// Two symbols as the venue spells them.
-fn symbols(spec: &Spec) -> [String; 2] {
-    let dialect = catalog::dialect(spec.exchange).unwrap();
-    let second = spelled(|text| dialect.symbol(text), "ETH-USD").to_string();
+/// Its example and another symbol, as the venue spells them.
+fn two_symbols(spec: &Spec) -> Vec<String> {
+    let second = symbol(spec, "ETH");
     assert_ne!(second, spec.example, "the example of {} is also the second symbol of this test", spec.exchange);
-    [spec.example.to_owned(), second]
+    vec![spec.example.to_owned(), second]
+}
+
+/// The market of this asset against the dollar, as the venue spells it.
+fn symbol(spec: &Spec, asset: &str) -> String {
+    let dialect = catalog::dialect(spec.exchange).unwrap();
+    spelled(|text| dialect.symbol(text), &format!("{asset}-USD")).to_string()
 }
 
 fn channels(spec: &Spec) -> Vec<&'static str> {
@@ -61,47 +68,116 @@ fn channels(spec: &Spec) -> Vec<&'static str> {
     trade_channels(spec).into_iter().chain(others).map(Channel::as_str).collect()
 }
 
-async fn market(exchange: Exchange, spec: &Spec, faults: &str) -> Simulator {
-    let symbols = symbols(spec);
-    let mut options = Options::at(
-        Venue::named(exchange).unwrap(),
-        Source::Generated(Generated {
-            listings: symbols.iter().map(|symbol| symbol.parse::<Listing>().unwrap()).collect(),
-            seed: seed(),
-            rate: 40.0,
-            time_scale: 4.0,
-            opens_at_first_subscription: true,
-            ..Generated::default()
-        }),
-    );
-    options.faults = parse_schedule(&faults.replace("SYMBOL", &symbols[0])).unwrap();
-    start(options).await
+/// A simulated venue and what is recorded of it.
+struct Market {
+    spec: &'static Spec,
+    symbols: Vec<String>,
+    simulator: Simulator,
 }
 
-fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
-    format!(
-        "[[feed]]\nexchange = \"{exchange}\"\nsymbols = {:?}\nchannels = {:?}\nws_url = \"{}\"\nrest_url = \"{}\"\n\n",
-        symbols(spec),
-        channels(spec),
-        simulator.ws_url(),
-        simulator.rest_url()
-    )
-}
+impl Market {
+    /// Starts the venue; `rate` is its trades per second.
+    async fn start(spec: &'static Spec, symbols: Vec<String>, rate: f64, time_scale: f64, faults: &str) -> Self {
+        let mut options = Options::at(
+            Venue::named(spec.exchange).unwrap(),
+            Source::Generated(Generated {
+                listings: symbols.iter().map(|symbol| symbol.parse::<Listing>().unwrap()).collect(),
+                seed: seed(),
+                rate,
+                time_scale,
+                opens_at_first_subscription: true,
+                ..Generated::default()
+            }),
+        );
+        options.faults = parse_schedule(faults).unwrap();
+        let simulator = start(options).await;
+        Self { spec, symbols, simulator }
+    }
 
-/// Waits until no gap is open and history has all that the venue can return, then compares every trade.
-async fn assert_complete(app: &TestApp, spec: &Spec, simulator: &Simulator) {
-    let until = Instant::now() + WAIT_MAX * 2;
-    loop {
-        let history = HistoryFile::open(app);
-        let lacking: Vec<String> =
-            symbols(spec).iter().filter_map(|symbol| lacking(&history, simulator, spec, symbol)).collect();
-        if lacking.is_empty() && history.open_gaps() == 0 {
-            return;
+    fn feed(&self) -> String {
+        format!(
+            "[[feed]]\nexchange = \"{}\"\nsymbols = {:?}\nchannels = {:?}\nws_url = \"{}\"\nrest_url = \"{}\"\n\n",
+            self.spec.exchange,
+            self.symbols,
+            channels(self.spec),
+            self.simulator.ws_url(),
+            self.simulator.rest_url()
+        )
+    }
+
+    fn trades(&self) -> u64 {
+        self.simulator.control.summary().iter().map(|truth| truth.count).sum()
+    }
+
+    /// Waits until no gap is open and history has all that the venue can return, then compares every trade.
+    async fn assert_complete(&self, app: &TestApp) {
+        let until = Instant::now() + WAIT_MAX * 2;
+        loop {
+            let history = HistoryFile::open(app);
+            let lacking: Vec<String> = self
+                .symbols
+                .iter()
+                .filter_map(|symbol| lacking(&history, &self.simulator, self.spec, symbol))
+                .collect();
+            if lacking.is_empty() && history.open_gaps() == 0 {
+                return;
+            }
+            if Instant::now() > until {
+                panic!("{}: {lacking:?}; gaps:\n{}\n{}", self.spec.title, history.gaps().join("\n"), app.log());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        if Instant::now() > until {
-            panic!("{}: {lacking:?}; gaps:\n{}\n{}", spec.title, history.gaps().join("\n"), app.log());
+    }
+
+    /// Waits until every stored kline has the published values: one whose last frames were lost is corrected over REST.
+    async fn assert_klines(&self, app: &TestApp) {
+        let until = Instant::now() + WAIT_MAX * 2;
+        while let Err(difference) = self.compare_klines(app) {
+            assert!(Instant::now() < until, "{}: {difference}\n{}", self.spec.title, app.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    fn compare_klines(&self, app: &TestApp) -> Result<(), String> {
+        let is_kline = |channel: &ChannelSpec| matches!(channel.kind, ChannelKind::Kline { .. });
+        if !self.spec.channels.iter().any(is_kline) {
+            return Ok(());
+        }
+        for symbol in &self.symbols {
+            let published: BTreeMap<i64, String> = self
+                .simulator
+                .control
+                .published_klines(symbol, Interval::M1)
+                .iter()
+                .map(|kline| {
+                    let numbers = [kline.open, kline.high, kline.low, kline.close, kline.volume];
+                    let text: Vec<String> = numbers.iter().map(|number| number.normalize().to_string()).collect();
+                    (kline.open_time.micros(), text.join(" "))
+                })
+                .collect();
+            let stored = HistoryFile::open(app).klines(symbol);
+            if stored.len() < 2 {
+                return Err(format!("{symbol}: {} klines are stored, {} published", stored.len(), published.len()));
+            }
+            for (open_time, text) in stored {
+                let values: Vec<&str> = text.split(' ').skip(1).take(5).collect();
+                let (stored, published) = (values.join(" "), published.get(&open_time));
+                if published != Some(&stored) {
+                    return Err(format!("{symbol} {open_time} is stored as {stored}, published as {published:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the venue can return is stored, nothing else, and the venue's limits are kept.
+    async fn assert_recorded(&self, app: &TestApp) {
+        self.assert_complete(app).await;
+        self.assert_klines(app).await;
+        let letters = HistoryFile::open(app).dead_letters();
+        assert!(letters.is_empty(), "{}: {letters:?}", self.spec.title);
+        let broken = self.simulator.control.counters().broken;
+        assert_eq!(broken, BrokenLimits::default(), "{}: no limit is broken", self.spec.title);
     }
 }
 
@@ -139,72 +215,108 @@ fn is_lost(history: &HistoryFile, symbol: &str, id: i64) -> bool {
     history.number(&sql) > 0
 }
 
-/// Waits until every stored kline has the published values: one whose last frames were lost is corrected over REST.
-async fn assert_klines(app: &TestApp, spec: &Spec, simulator: &Simulator) {
-    let until = Instant::now() + WAIT_MAX * 2;
-    while let Err(difference) = compare_klines(app, spec, simulator) {
-        assert!(Instant::now() < until, "{}: {difference}\n{}", spec.title, app.log());
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-fn compare_klines(app: &TestApp, spec: &Spec, simulator: &Simulator) -> Result<(), String> {
-    let sends = spec.channels.iter().any(|channel| matches!(channel.kind, ChannelKind::Kline { .. }));
-    if !sends {
-        return Ok(());
-    }
-    for symbol in symbols(spec) {
-        let published: BTreeMap<i64, String> = simulator
-            .control
-            .published_klines(&symbol, Interval::M1)
-            .iter()
-            .map(|kline| {
-                let numbers = [kline.open, kline.high, kline.low, kline.close, kline.volume];
-                let text: Vec<String> = numbers.iter().map(|number| number.normalize().to_string()).collect();
-                (kline.open_time.micros(), text.join(" "))
-            })
-            .collect();
-        let stored = HistoryFile::open(app).klines(&symbol);
-        if stored.len() < 2 {
-            return Err(format!("{symbol}: {} klines are stored, {} published", stored.len(), published.len()));
-        }
-        for (open_time, text) in stored {
-            let values: Vec<&str> = text.split(' ').skip(1).take(5).collect();
-            let (stored, published) = (values.join(" "), published.get(&open_time));
-            if published != Some(&stored) {
-                return Err(format!("{symbol} {open_time} is stored as {stored}, published as {published:?}"));
-            }
-        }
-    }
-    Ok(())
-}
-
 async fn record_through_faults(exchange: Exchange) {
     let spec = catalog::dialect(exchange).unwrap().spec();
-    let simulator = market(exchange, spec, FAULTS).await;
-    let mut app = TestApp::new(&feed(exchange, spec, &simulator));
+    let symbols = two_symbols(spec);
+    let faults = FAULTS.replace("SYMBOL", &symbols[0]);
+    let market = Market::start(spec, symbols, 40.0, 4.0, &faults).await;
+    let mut app = TestApp::new(&market.feed());
     app.start().await;
-    wait_for("the faults are over", WAIT_MAX * 2, async || {
-        (simulator.control.summary().iter().map(|truth| truth.count).sum::<u64>() > 3_000).then_some(())
-    })
-    .await;
+    wait_for("the faults are over", WAIT_MAX * 2, async || (market.trades() > 3_000).then_some(())).await;
     // The recorder is killed as well.
     app.kill().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     app.start().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    simulator.stop_publishing().await;
-    assert_complete(&app, spec, &simulator).await;
-    assert_klines(&app, spec, &simulator).await;
-    let letters = HistoryFile::open(&app).dead_letters();
-    assert!(letters.is_empty(), "{}: {letters:?}", spec.title);
-    assert_eq!(simulator.control.counters().broken, BrokenLimits::default(), "{}: no limit is broken", spec.title);
+    market.simulator.stop_publishing().await;
+    market.assert_recorded(&app).await;
     app.stop_cleanly().await;
-    simulator.stop().await;
+    market.simulator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_venue_is_recorded_through_faults_as_far_as_it_gives_back() {
     // Together, because most of the time is spent waiting.
     futures_util::future::join_all(venues().into_iter().map(record_through_faults)).await;
+}
+
+/// The assets of the soak.
+const ASSETS: [&str; 20] = [
+    "BTC", "ETH", "SOL", "XRP", "ADA", "DOGE", "LTC", "LINK", "AVAX", "DOT", "UNI", "BCH", "ATOM", "NEAR", "FIL",
+    "APT", "ARB", "OP", "SUI", "ALGO",
+];
+/// What happens at random to a venue in the soak.
+const RANDOM_FAULTS: [&str; 12] = [
+    "cut",
+    "close",
+    "drop:SYMBOL:40",
+    "drop:5",
+    "silent:SYMBOL:8s",
+    "duplicate:50",
+    "reorder:20",
+    "outage:3s",
+    "rest:503:5s",
+    "ratelimit:3s",
+    "lag:2s",
+    "stall:5s",
+];
+const SOAK: Duration = Duration::from_secs(600);
+
+/// Twenty symbols of every venue in one process, 500 trades a second from each, with a random fault somewhere every three
+/// seconds. Prints what the recorder needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_symbols_of_every_venue_are_recorded_for_ten_minutes() {
+    if !soak() {
+        return;
+    }
+    let mut markets = Vec::new();
+    for exchange in venues() {
+        let spec = catalog::dialect(exchange).unwrap().spec();
+        let symbols = ASSETS.iter().map(|asset| symbol(spec, asset)).collect();
+        markets.push(Market::start(spec, symbols, 500.0, 1.0, "").await);
+    }
+    let mut app = TestApp::new(&markets.iter().map(Market::feed).collect::<String>());
+    app.start().await;
+    let started = Instant::now();
+    let mut random = StdRng::seed_from_u64(seed());
+    while started.elapsed() < SOAK {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let market = &markets[random.random_range(0..markets.len())];
+        let symbol = &market.symbols[random.random_range(0..market.symbols.len())];
+        let fault = RANDOM_FAULTS[random.random_range(0..RANDOM_FAULTS.len())].replace("SYMBOL", symbol);
+        market.simulator.control.inject(&fault.parse().unwrap());
+    }
+    for market in &markets {
+        market.simulator.control.inject(&"lag:0s".parse().unwrap());
+        market.simulator.stop_publishing().await;
+    }
+    let (seconds, trades) = (started.elapsed().as_secs_f64(), markets.iter().map(Market::trades).sum::<u64>());
+    eprintln!(
+        "{trades} trades, their klines and quotes, in {seconds:.0} s: {:.1} s of CPU, {} KiB resident at most",
+        cpu_seconds(app.pid()),
+        resident_max_kib(app.pid())
+    );
+    for market in &markets {
+        market.assert_recorded(&app).await;
+    }
+    app.stop_cleanly().await;
+    for market in markets {
+        market.simulator.stop().await;
+    }
+}
+
+/// The CPU time of a process.
+fn cpu_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may hold spaces; utime and stime are the 12th and 13th fields after it.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// The largest resident memory of a process.
+fn resident_max_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

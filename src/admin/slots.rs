@@ -1,5 +1,5 @@
-//! Whose turn it is on each connection: the client's while it owes a request or the rest of one, else the service's. A
-//! crowded listener closes the connection whose client has had the turn for the longest time.
+//! Which connections wait for their client: for a request, or for the rest of one. A crowded listener closes the connection
+//! that has waited for the longest time.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,70 +18,70 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The connections of one listener.
 #[derive(Default)]
 pub struct Slots {
-    connections: BTreeMap<u64, Weak<Turn>>,
+    connections: BTreeMap<u64, Weak<Slot>>,
     next: u64,
 }
 
-/// The turn on one connection.
+/// One connection: whether it waits for its client.
 #[derive(Debug)]
-pub struct Turn {
-    /// Since when the client has owed something; `None` while the service works for it.
-    owed_since: Mutex<Option<Instant>>,
+pub struct Slot {
+    /// Since when the client has sent nothing that is due; `None` while the service works on its request.
+    waiting_since: Mutex<Option<Instant>>,
     /// Cancelled when the connection must end for another one.
     pub close: CancellationToken,
 }
 
 impl Slots {
-    /// Adds a connection; its client owes a request.
-    pub fn add(&mut self) -> Arc<Turn> {
-        let turn = Arc::new(Turn { owed_since: Mutex::new(Some(Instant::now())), close: CancellationToken::new() });
-        self.connections.retain(|_, turn| turn.strong_count() > 0);
-        self.connections.insert(self.next, Arc::downgrade(&turn));
+    /// Adds a connection; it waits for its first request.
+    pub fn add(&mut self) -> Arc<Slot> {
+        let slot = Arc::new(Slot { waiting_since: Mutex::new(Some(Instant::now())), close: CancellationToken::new() });
+        self.connections.retain(|_, slot| slot.strong_count() > 0);
+        self.connections.insert(self.next, Arc::downgrade(&slot));
         self.next += 1;
-        turn
+        slot
     }
 
-    /// Closes the connection whose client has owed something for the longest time; `false` when none owes anything.
+    /// Closes the connection that has waited for its client for the longest time; `false` when none waits.
     pub fn close_longest_waiting(&self) -> bool {
-        let open = self.connections.values().filter_map(Weak::upgrade).filter(|turn| !turn.close.is_cancelled());
-        let longest = open.filter_map(|turn| Some((turn.owed_since()?, turn))).min_by_key(|(since, _)| *since);
-        if let Some((_, turn)) = &longest {
-            turn.close.cancel();
+        let open = self.connections.values().filter_map(Weak::upgrade).filter(|slot| !slot.close.is_cancelled());
+        let longest = open.filter_map(|slot| Some((slot.waiting_since()?, slot))).min_by_key(|(since, _)| *since);
+        if let Some((_, slot)) = &longest {
+            slot.close.cancel();
         }
         longest.is_some()
     }
 }
 
-impl Turn {
-    fn owed_since(&self) -> Option<Instant> {
-        *self.owed_since.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slot {
+    fn waiting_since(&self) -> Option<Instant> {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client owes the next request, or the rest of one.
-    fn is_clients(&self) {
-        self.owed_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    /// The next request is due, or the rest of one.
+    fn wait_for_client(&self) {
+        self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
     }
 
-    /// The client has sent a whole request.
-    fn is_ours(&self) {
-        *self.owed_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The client has sent a whole request: the service works.
+    fn stop_waiting(&self) {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// The body of a request: when it has ended it is the service's turn. It fails after [`BODY_TIMEOUT`].
+/// The body of a request: once it has ended, nothing waits for the client. It fails after [`BODY_TIMEOUT`].
 pub struct RequestBody<B> {
     body: B,
-    turn: Arc<Turn>,
+    slot: Arc<Slot>,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl<B: Body> RequestBody<B> {
     /// The body of a request whose head has arrived.
-    pub fn new(body: B, turn: Arc<Turn>) -> Self {
+    pub fn new(body: B, slot: Arc<Slot>) -> Self {
         if body.is_end_stream() {
-            turn.is_ours();
+            slot.stop_waiting();
         }
-        Self { body, turn, deadline: Box::pin(tokio::time::sleep(BODY_TIMEOUT)) }
+        Self { body, slot, deadline: Box::pin(tokio::time::sleep(BODY_TIMEOUT)) }
     }
 }
 
@@ -96,7 +96,7 @@ where
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 if frame.is_none() || self.body.is_end_stream() {
-                    self.turn.is_ours();
+                    self.slot.stop_waiting();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
@@ -116,22 +116,22 @@ where
     }
 }
 
-/// The body of a response: once it is written, or dropped, the client owes its next request.
+/// The body of a response: once it is written, or dropped, the connection waits for the next request.
 pub struct ResponseBody<B> {
     body: B,
-    turn: Arc<Turn>,
+    slot: Arc<Slot>,
 }
 
 impl<B> ResponseBody<B> {
     /// The body of a response on this connection.
-    pub fn new(body: B, turn: Arc<Turn>) -> Self {
-        Self { body, turn }
+    pub fn new(body: B, slot: Arc<Slot>) -> Self {
+        Self { body, slot }
     }
 }
 
 impl<B> Drop for ResponseBody<B> {
     fn drop(&mut self) {
-        self.turn.is_clients();
+        self.slot.wait_for_client();
     }
 }
 
@@ -158,16 +158,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_client_that_owes_its_request_for_longest_makes_room() {
-        let mut turns = Slots::default();
-        let (busy, first) = (turns.add(), turns.add());
+        let mut slots = Slots::default();
+        let (busy, first) = (slots.add(), slots.add());
         tokio::time::advance(Duration::from_secs(1)).await;
-        let second = turns.add();
-        busy.is_ours();
-        assert!(turns.close_longest_waiting() && first.close.is_cancelled());
+        let second = slots.add();
+        busy.stop_waiting();
+        assert!(slots.close_longest_waiting() && first.close.is_cancelled());
         assert!(!second.close.is_cancelled() && !busy.close.is_cancelled());
-        assert!(turns.close_longest_waiting() && second.close.is_cancelled());
-        assert!(!turns.close_longest_waiting(), "the last one has a request in progress");
+        assert!(slots.close_longest_waiting() && second.close.is_cancelled());
+        assert!(!slots.close_longest_waiting(), "the last one has a request in progress");
         drop(ResponseBody::new((), busy.clone()));
-        assert!(turns.close_longest_waiting() && busy.close.is_cancelled(), "its response is written");
+        assert!(slots.close_longest_waiting() && busy.close.is_cancelled(), "its response is written");
     }
 }
