@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use rust_decimal::Decimal;
-use tapekeeper::market::{Interval, Kline, Trade};
+use tapekeeper::market::{Exchange, Interval, Kline, Trade};
 use tapekeeper::simulator::Simulator;
 use tokio::time::Instant;
 
@@ -29,7 +29,11 @@ impl From<&Trade> for TradeTruth {
 }
 
 /// `history.db`, read only, as any other program would open it.
-pub struct HistoryFile(Connection);
+pub struct HistoryFile {
+    connection: Connection,
+    /// The exchange whose rows it reads; `None` for a history of one exchange.
+    exchange: Option<Exchange>,
+}
 
 impl HistoryFile {
     pub fn open(app: &TestApp) -> Self {
@@ -40,42 +44,55 @@ impl HistoryFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(data_dir.join("history.db"), flags).unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
-        Self(connection)
+        Self { connection, exchange: None }
+    }
+
+    /// The rows of one exchange only: two may spell a symbol alike.
+    pub fn of(self, exchange: Exchange) -> Self {
+        Self { exchange: Some(exchange), ..self }
     }
 
     /// One number.
     pub fn number(&self, sql: &str) -> i64 {
-        self.0.query_row(sql, [], |row| row.get(0)).unwrap()
+        self.connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
     /// One text of every row.
     pub fn strings(&self, sql: &str) -> Vec<String> {
-        let mut select = self.0.prepare(sql).unwrap();
+        let mut select = self.connection.prepare(sql).unwrap();
         let rows = select.query_map([], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
     }
 
     /// Payload and reason of every dead letter.
     pub fn dead_letters(&self) -> Vec<(Vec<u8>, String)> {
-        let mut select =
-            self.0.prepare("SELECT payload, reason FROM dead_letters ORDER BY log_partition, log_offset").unwrap();
+        let mut select = self
+            .connection
+            .prepare("SELECT payload, reason FROM dead_letters ORDER BY log_partition, log_offset")
+            .unwrap();
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
     }
 
     /// Every trade of a symbol, ordered by id; decimals must be plain, without exponent or trailing zeros.
     pub fn trades(&self, symbol: &str) -> Vec<TradeTruth> {
-        let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
-                   WHERE symbol = ?1 ORDER BY trade_id";
-        let mut select = self.0.prepare(sql).unwrap();
+        let exchange = self.of_exchange();
+        let sql = format!(
+            "SELECT trade_id, ts, price, quantity, side FROM trades
+                   WHERE symbol = ?1{exchange} ORDER BY trade_id"
+        );
+        let mut select = self.connection.prepare(&sql).unwrap();
         select.query_map([symbol], trade_truth).unwrap().map(Result::unwrap).collect()
     }
 
     /// Every aggregate trade of a symbol, ordered by its number, with the ids of its first and last trade.
     pub fn agg_trades(&self, symbol: &str) -> Vec<(TradeTruth, (i64, i64))> {
-        let sql = "SELECT agg_id, ts, price, quantity, side, first_trade_id, last_trade_id FROM agg_trades
-                   WHERE symbol = ?1 ORDER BY agg_id";
-        let mut select = self.0.prepare(sql).unwrap();
+        let exchange = self.of_exchange();
+        let sql = format!(
+            "SELECT agg_id, ts, price, quantity, side, first_trade_id, last_trade_id FROM agg_trades
+                   WHERE symbol = ?1{exchange} ORDER BY agg_id"
+        );
+        let mut select = self.connection.prepare(&sql).unwrap();
         let rows = select.query_map([symbol], |row| Ok((trade_truth(row)?, (row.get(5)?, row.get(6)?))));
         rows.unwrap().map(Result::unwrap).collect()
     }
@@ -84,16 +101,19 @@ impl HistoryFile {
     pub fn trades_of_epoch(&self, symbol: &str, epoch: i64) -> Vec<TradeTruth> {
         let sql = "SELECT trade_id, ts, price, quantity, side FROM trades
                    WHERE symbol = ?1 AND epoch = ?2 ORDER BY trade_id";
-        let mut select = self.0.prepare(sql).unwrap();
+        let mut select = self.connection.prepare(sql).unwrap();
         select.query_map(rusqlite::params![symbol, epoch], trade_truth).unwrap().map(Result::unwrap).collect()
     }
 
     /// Every one-minute kline of a symbol, ordered by time, with its values as text.
     pub fn klines(&self, symbol: &str) -> Vec<(i64, String)> {
-        let sql = "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,
+        let exchange = self.of_exchange();
+        let sql = format!(
+            "SELECT open_time, close_time, open, high, low, close, volume, quote_volume, trade_count,
                    first_trade_id, last_trade_id FROM klines
-                   WHERE symbol = ?1 AND interval = '1m' ORDER BY open_time";
-        let mut select = self.0.prepare(sql).unwrap();
+                   WHERE symbol = ?1{exchange} AND interval = '1m' ORDER BY open_time"
+        );
+        let mut select = self.connection.prepare(&sql).unwrap();
         let rows = select.query_map([symbol], |row| {
             let mut text = format!("{}", row.get::<_, i64>(1)?);
             for column in 2..8 {
@@ -107,6 +127,11 @@ impl HistoryFile {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
+    /// The condition on the exchange; empty without one.
+    fn of_exchange(&self) -> String {
+        self.exchange.map_or_else(String::new, |exchange| format!(" AND exchange = '{exchange}'"))
+    }
+
     /// The number of open gaps, of all channels.
     pub fn open_gaps(&self) -> i64 {
         self.number("SELECT count(*) FROM gaps WHERE closed_at IS NULL")
@@ -115,7 +140,7 @@ impl HistoryFile {
     /// Every gap row as text, for messages.
     pub fn gaps(&self) -> Vec<String> {
         self.strings(
-            "SELECT symbol || ' ' || channel || ' ' || first_missing || '..' || last_missing || ' ' || state || ' '
+            "SELECT exchange || ':' || symbol || ' ' || channel || ' ' || first_missing || '..' || last_missing || ' ' || state || ' '
              || reason || ' ' || evidence FROM gaps ORDER BY gap_id",
         )
     }

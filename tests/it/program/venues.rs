@@ -113,7 +113,7 @@ impl Market {
     async fn assert_complete(&self, app: &TestApp) {
         let until = Instant::now() + WAIT_MAX * 2;
         loop {
-            let history = HistoryFile::open(app);
+            let history = HistoryFile::open(app).of(self.spec.exchange);
             let lacking: Vec<String> = self
                 .symbols
                 .iter()
@@ -155,7 +155,7 @@ impl Market {
                     (kline.open_time.micros(), text.join(" "))
                 })
                 .collect();
-            let stored = HistoryFile::open(app).klines(symbol);
+            let stored = HistoryFile::open(app).of(self.spec.exchange).klines(symbol);
             if stored.len() < 2 {
                 return Err(format!("{symbol}: {} klines are stored, {} published", stored.len(), published.len()));
             }
@@ -199,7 +199,7 @@ fn lacking(history: &HistoryFile, simulator: &Simulator, spec: &Spec, symbol: &s
             match stored.get(&id) {
                 Some(row) if *row == published => {}
                 Some(row) => panic!("{symbol} {channel}: stored {row:?}, published {published:?}"),
-                None if recent && is_lost(history, symbol, id) => {}
+                None if recent && is_lost(history, spec.exchange, symbol, id) => {}
                 None => return Some(format!("{symbol} lacks {channel} {id}")),
             }
         }
@@ -207,10 +207,10 @@ fn lacking(history: &HistoryFile, simulator: &Simulator, spec: &Spec, symbol: &s
     None
 }
 
-fn is_lost(history: &HistoryFile, symbol: &str, id: i64) -> bool {
+fn is_lost(history: &HistoryFile, exchange: Exchange, symbol: &str, id: i64) -> bool {
     let sql = format!(
-        "SELECT count(*) FROM gaps WHERE symbol = '{symbol}' AND state = 'unrecoverable' AND first_missing <= {id} \
-         AND last_missing >= {id} AND reason LIKE '%newest%'"
+        "SELECT count(*) FROM gaps WHERE exchange = '{exchange}' AND symbol = '{symbol}' AND state = 'unrecoverable' \
+         AND first_missing <= {id} AND last_missing >= {id} AND reason LIKE '%newest%'"
     );
     history.number(&sql) > 0
 }
