@@ -8,6 +8,7 @@ mod access;
 mod api;
 pub mod app;
 mod audits;
+mod backlog;
 mod bans;
 mod broken_stores;
 mod campaign;

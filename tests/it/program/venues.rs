@@ -11,7 +11,7 @@ use tapekeeper::market::{Channel, Exchange, Interval};
 use tapekeeper::simulator::{BrokenLimits, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
 use tokio::time::Instant;
 
-use super::app::{TestApp, WAIT_MAX, seed, soak, wait_for};
+use super::app::{TestApp, WAIT_MAX, cpu_seconds, resident_kib, seed, soak, wait_for};
 use super::simulated_exchange::start;
 use super::truth::{HistoryFile, TradeTruth};
 use crate::contracts::venues::spelled;
@@ -294,7 +294,7 @@ async fn twenty_symbols_of_every_venue_are_recorded_for_ten_minutes() {
     eprintln!(
         "{trades} trades, their klines and quotes, in {seconds:.0} s: {:.1} s of CPU, {} KiB resident at most",
         cpu_seconds(app.pid()),
-        resident_max_kib(app.pid())
+        resident_kib(app.pid(), "VmHWM")
     );
     for market in &markets {
         market.assert_recorded(&app).await;
@@ -303,20 +303,4 @@ async fn twenty_symbols_of_every_venue_are_recorded_for_ten_minutes() {
     for market in markets {
         market.simulator.stop().await;
     }
-}
-
-/// The CPU time of a process.
-fn cpu_seconds(pid: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses may hold spaces; utime and stime are the 12th and 13th fields after it.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-}
-
-/// The largest resident memory of a process.
-fn resident_max_kib(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
