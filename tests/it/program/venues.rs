@@ -29,9 +29,9 @@ fn trade_channels(spec: &Spec) -> Vec<Channel> {
 }
 
 /// A trade, and of an aggregate its first and last trade.
-type Row = (TradeTruth, Option<(i64, i64)>);
+pub(super) type Row = (TradeTruth, Option<(i64, i64)>);
 
-fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> {
+pub(super) fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> {
     let trades = match channel {
         Channel::AggTrade => simulator.control.published_agg_trades(symbol),
         _ => simulator.control.published(symbol),
@@ -39,7 +39,7 @@ fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> 
     trades.iter().map(|trade| (TradeTruth::from(trade), trade.trade_ids)).collect()
 }
 
-fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64, Row> {
+pub(super) fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64, Row> {
     let rows: Vec<Row> = match channel {
         Channel::AggTrade => history.agg_trades(symbol).into_iter().map(|(row, ids)| (row, Some(ids))).collect(),
         _ => history.trades(symbol).into_iter().map(|row| (row, None)).collect(),
@@ -48,7 +48,7 @@ fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64
 }
 
 /// Two symbols as the venue spells them.
-fn symbols(spec: &Spec) -> [String; 2] {
+pub(super) fn symbols(spec: &Spec) -> [String; 2] {
     let dialect = catalog::dialect(spec.exchange).unwrap();
     let second = spelled(|text| dialect.symbol(text), "ETH-USD").to_string();
     assert_ne!(second, spec.example, "the example of {} is also the second symbol of this test", spec.exchange);
@@ -61,14 +61,14 @@ fn channels(spec: &Spec) -> Vec<&'static str> {
     trade_channels(spec).into_iter().chain(others).map(Channel::as_str).collect()
 }
 
-async fn market(exchange: Exchange, spec: &Spec, faults: &str) -> Simulator {
+pub(super) async fn market(exchange: Exchange, spec: &Spec, rate: f64, faults: &str) -> Simulator {
     let symbols = symbols(spec);
     let mut options = Options::at(
         Venue::named(exchange).unwrap(),
         Source::Generated(Generated {
             listings: symbols.iter().map(|symbol| symbol.parse::<Listing>().unwrap()).collect(),
             seed: seed(),
-            rate: 40.0,
+            rate,
             time_scale: 4.0,
             opens_at_first_subscription: true,
             ..Generated::default()
@@ -78,7 +78,7 @@ async fn market(exchange: Exchange, spec: &Spec, faults: &str) -> Simulator {
     start(options).await
 }
 
-fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
+pub(super) fn feed(exchange: Exchange, spec: &Spec, simulator: &Simulator) -> String {
     format!(
         "[[feed]]\nexchange = \"{exchange}\"\nsymbols = {:?}\nchannels = {:?}\nws_url = \"{}\"\nrest_url = \"{}\"\n\n",
         symbols(spec),
@@ -181,7 +181,7 @@ fn compare_klines(app: &TestApp, spec: &Spec, simulator: &Simulator) -> Result<(
 
 async fn record_through_faults(exchange: Exchange) {
     let spec = catalog::dialect(exchange).unwrap().spec();
-    let simulator = market(exchange, spec, FAULTS).await;
+    let simulator = market(exchange, spec, 40.0, FAULTS).await;
     let mut app = TestApp::new(&feed(exchange, spec, &simulator));
     app.start().await;
     wait_for("the faults are over", WAIT_MAX * 2, async || {
