@@ -1,10 +1,10 @@
 //! Every venue of the catalog, recorded from a simulated exchange that speaks as the venue does and breaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tapekeeper::exchange::catalog;
-use tapekeeper::exchange::spec::{ChannelKind, Refill, Spec};
+use tapekeeper::exchange::spec::{ChannelKind, Numbering, Refill, Spec};
 use tapekeeper::market::{Channel, Exchange, Interval};
 use tapekeeper::simulator::{BrokenLimits, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
 use tokio::time::Instant;
@@ -179,10 +179,35 @@ fn compare_klines(app: &TestApp, spec: &Spec, simulator: &Simulator) -> Result<(
     Ok(())
 }
 
+/// Ids that never existed are in gaps that say so, and no other ids are.
+fn assert_holes(history: &HistoryFile, spec: &Spec, simulator: &Simulator) {
+    let mut count = 0;
+    for symbol in symbols(spec) {
+        let rows = stored(history, &symbol, Channel::Trade);
+        let ends = rows.first_key_value().zip(rows.last_key_value());
+        let (first, last) = ends.map(|((first, _), (last, _))| (*first, *last)).expect("there are trades");
+        let existing: BTreeSet<i64> =
+            published(simulator, &symbol, Channel::Trade).into_iter().map(|(trade, _)| trade.id).collect();
+        let holes: Vec<i64> = (first..=last).filter(|id| !existing.contains(id)).collect();
+        let sql = format!(
+            "WITH RECURSIVE ids(id, last) AS (SELECT first_missing, last_missing FROM gaps WHERE symbol = '{symbol}' AND \
+             state = 'never_existed' UNION ALL SELECT id + 1, last FROM ids WHERE id < last) \
+             SELECT CAST(id AS TEXT) FROM ids WHERE id > {first} ORDER BY id"
+        );
+        let settled: Vec<i64> = history.strings(&sql).iter().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(settled, holes, "{symbol}: {:?}", history.gaps());
+        count += holes.len();
+    }
+    assert!(count > 0, "{}: no id was skipped", spec.title);
+}
+
 async fn record_through_faults(exchange: Exchange) {
     let spec = catalog::dialect(exchange).unwrap().spec();
     let simulator = market(exchange, spec, 40.0, FAULTS).await;
-    let mut app = TestApp::new(&feed(exchange, spec, &simulator));
+    let has_holes = spec.channel(Channel::Trade).is_some_and(|channel| channel.numbering == Numbering::WithHoles);
+    // An id that never existed is asked for as long as that; the faults hide nothing for longer.
+    let backfill = if has_holes { "[backfill]\nconfirm_after = \"5s\"\n" } else { "" };
+    let mut app = TestApp::new(&format!("{}{backfill}", feed(exchange, spec, &simulator)));
     app.start().await;
     wait_for("the faults are over", WAIT_MAX * 2, async || {
         (simulator.control.summary().iter().map(|truth| truth.count).sum::<u64>() > 3_000).then_some(())
@@ -196,6 +221,9 @@ async fn record_through_faults(exchange: Exchange) {
     simulator.stop_publishing().await;
     assert_complete(&app, spec, &simulator).await;
     assert_klines(&app, spec, &simulator).await;
+    if has_holes {
+        assert_holes(&HistoryFile::open(&app), spec, &simulator);
+    }
     let letters = HistoryFile::open(&app).dead_letters();
     assert!(letters.is_empty(), "{}: {letters:?}", spec.title);
     assert_eq!(simulator.control.counters().broken, BrokenLimits::default(), "{}: no limit is broken", spec.title);
