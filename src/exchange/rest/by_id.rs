@@ -7,7 +7,7 @@ use super::Rest;
 use super::budget::Purpose;
 use super::outcome::RestError;
 use crate::exchange::spec::Refill;
-use crate::exchange::{Answer as DialectAnswer, Page, Request, Series};
+use crate::exchange::{Answer as DialectAnswer, Page, PageStart, Request, Series};
 use crate::gap::Range;
 use crate::market::{Timestamp, Trade};
 
@@ -74,7 +74,7 @@ impl Rest {
         &self,
         series: Series<'_>,
         range: Range,
-        after: Option<Timestamp>,
+        after: Option<PageStart<'_>>,
         stop: &CancellationToken,
     ) -> Result<Option<Page<Trade>>, RestError> {
         let request = Request::Trades { series, range, after };
