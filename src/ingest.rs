@@ -296,9 +296,9 @@ impl Keys {
                 let reason = format!("replaced by connection {by}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
             }
-            SocketEvent::Refused { stream, reason } => {
+            SocketEvent::Refused { connection, stream, reason } => {
                 // The socket requests it again and again.
-                if deps.counters.subscriptions.refuse(stream.clone(), reason.clone()) {
+                if deps.counters.subscriptions.refuse(connection, stream.clone(), reason.clone()) {
                     let (exchange, symbol) = (&stream.exchange, &stream.symbol);
                     warn!(EXCHANGE = %exchange, SYMBOL = %symbol, "the exchange refuses {stream}: {reason}");
                 }

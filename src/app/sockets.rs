@@ -39,12 +39,15 @@ pub struct SocketDeps {
     pub group: Spawner,
 }
 
-/// Where a connection leads: one of the exchange's addresses, and the base that replaces its own.
+/// Where a connection leads: one of the exchange's addresses, and the base that replaces its own. A stream that REST does
+/// not return has connections of several copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
     /// Index into [`Spec::sockets`](crate::exchange::spec::Spec::sockets).
     socket: usize,
     ws_url: Option<String>,
+    /// Below [`ChannelSpec::copies`](crate::exchange::spec::ChannelSpec::copies) of each of its streams.
+    copy: usize,
 }
 
 /// The connections of one exchange.
@@ -104,17 +107,18 @@ impl Sockets {
     }
 
     /// Makes the connections subscribe to exactly the streams of `feeds`. Streams that stay are not touched; new
-    /// streams go to a connection with free capacity, else to a new one.
+    /// streams go to a connection with free capacity, else to a new one. A channel with several copies has its streams on
+    /// as many connections, so that the cut of one of them loses nothing.
     pub fn assign(&mut self, feeds: &[Feed]) {
         let spec = self.deps.dialect.spec();
         let mut wanted: Vec<(Address, Stream)> = Vec::new();
         for feed in feeds.iter().filter(|feed| feed.exchange == spec.exchange) {
             // The configuration names only channels that the exchange sends.
-            let addressed = |stream: Stream| {
-                let socket = spec.channel(stream.channel)?.socket;
-                Some((Address { socket, ws_url: feed.ws_url.clone() }, stream))
-            };
-            wanted.extend(feed.streams().into_iter().filter_map(addressed));
+            for stream in feed.streams() {
+                let Some(channel) = spec.channel(stream.channel) else { continue };
+                let address = |copy| Address { socket: channel.socket, ws_url: feed.ws_url.clone(), copy };
+                wanted.extend((0..channel.copies()).map(|copy| (address(copy), stream.clone())));
+            }
         }
         for open in &self.open {
             let stays: BTreeSet<&Stream> =
@@ -173,6 +177,7 @@ impl Sockets {
     fn publish(&self) {
         let handle = |open: &OpenConnection| ConnectionHandle {
             streams: open.streams.borrow().clone(),
+            copy: open.address.copy,
             commands: open.commands.clone(),
         };
         self.handles.send_replace(self.open.iter().map(handle).collect());
@@ -187,6 +192,7 @@ impl Sockets {
             dialect,
             options: SocketOptions {
                 address: address.socket,
+                copy: address.copy,
                 url_base: address.ws_url.clone(),
                 ..SocketOptions::default()
             },

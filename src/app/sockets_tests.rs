@@ -10,6 +10,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::*;
 use crate::exchange::binance::Binance;
+use crate::exchange::bybit::Bybit;
 use crate::market::{Channel, Exchange, Symbol, Timestamp};
 use crate::supervisor::{Group, first_failure};
 
@@ -33,6 +34,10 @@ fn stream(symbol: &str) -> Stream {
 
 impl Harness {
     async fn new() -> Self {
+        Self::of(Arc::new(Binance)).await
+    }
+
+    async fn of(dialect: Arc<dyn Dialect>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (events, received) = mpsc::channel(64);
         let group = Group::new("sockets", DEADLINE);
@@ -43,7 +48,7 @@ impl Harness {
             Timestamp(7)
         });
         let sockets = Sockets::new(SocketDeps {
-            dialect: Arc::new(Binance),
+            dialect,
             events,
             next_connection: Arc::default(),
             connections: Connections::default(),
@@ -56,7 +61,7 @@ impl Harness {
     fn feed(&self, symbols: &[&str]) -> Vec<Feed> {
         let ws_url = Some(format!("ws://{}", self.listener.local_addr().unwrap()));
         vec![Feed {
-            exchange: Exchange::named("binance"),
+            exchange: self.sockets.deps.dialect.exchange(),
             symbols: symbols.iter().map(|symbol| Symbol::new(symbol)).collect(),
             patterns: Vec::new(),
             exclude: Vec::new(),
@@ -137,5 +142,35 @@ async fn isolated_streams_beyond_the_limit_of_connections_share_them() {
     }
     let carried: Vec<usize> = harness.sockets.open.iter().map(OpenConnection::len).collect();
     assert_eq!(carried, [vec![1], vec![2; ISOLATED_MAX - 1], vec![1]].concat());
+    assert!(harness.group.stop().await);
+}
+
+#[tokio::test]
+async fn streams_that_rest_does_not_return_are_on_two_connections() {
+    let mut harness = Harness::of(Arc::new(Bybit)).await;
+    let mut feeds = harness.feed(&["AAA", "BBB"]);
+    feeds[0].channels.push(Channel::BookTicker);
+    harness.sockets.assign(&feeds);
+    let carried = |harness: &Harness| -> Vec<(usize, Vec<String>)> {
+        let handles = harness.sockets.connection_handles().borrow().clone();
+        let name = |stream: &Stream| format!("{}:{}", stream.symbol, stream.channel);
+        handles.iter().map(|handle| (handle.copy, handle.streams.iter().map(name).collect())).collect()
+    };
+    let all = ["AAA:trade", "AAA:book_ticker", "BBB:trade", "BBB:book_ticker"].map(str::to_owned).to_vec();
+    let trades = ["AAA:trade", "BBB:trade"].map(str::to_owned).to_vec();
+    let mut first = carried(&harness);
+    first[0].1.sort_by_key(|name| all.iter().position(|known| known == name));
+    assert_eq!(first, [(0, all), (1, trades)], "a book is not returned either, and only its newest state counts");
+    // A stream that needs a connection of its own leaves one of them, and stays on the other.
+    harness.sockets.isolate(&Stream::new(Exchange::named("bybit"), Symbol::new("BBB"), Channel::Trade));
+    let on =
+        |copy: usize| carried(&harness).into_iter().filter(move |(of, _)| *of == copy).map(|(_, names)| names.len());
+    assert_eq!((on(0).collect::<Vec<_>>(), on(1).collect::<Vec<_>>()), (vec![3, 1], vec![2]));
+    // A feed that ends leaves neither of them.
+    let feeds = harness.feed(&["AAA"]);
+    harness.sockets.assign(&feeds);
+    let left: Vec<(usize, Vec<String>)> =
+        carried(&harness).into_iter().filter(|(_, names)| !names.is_empty()).collect();
+    assert_eq!(left, [(0, vec!["AAA:trade".to_owned()]), (1, vec!["AAA:trade".to_owned()])]);
     assert!(harness.group.stop().await);
 }

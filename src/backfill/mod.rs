@@ -139,6 +139,8 @@ fn claim_next(deps: &Deps, due: &HashMap<String, Duration>, slots: usize) -> Vec
 mod tests;
 
 #[cfg(test)]
+mod hidden_tests;
+#[cfg(test)]
 mod panic_tests;
 #[cfg(test)]
 mod requested_range_tests;

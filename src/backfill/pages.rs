@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exchange::RefusedRow;
 use crate::exchange::rest::{Rest, RestError};
-use crate::exchange::spec::ChannelKind;
+use crate::exchange::spec::{ChannelKind, Refill};
 use crate::gap::{Gap, GapState, Range, RangeSet};
 use crate::heartbeat::Heartbeats;
 use crate::history::{Batch, DeadLetter, KlineRow, TradeRow};
@@ -202,6 +202,22 @@ pub(super) async fn lowest_served_from(
         }
     }
     Ok(None)
+}
+
+/// Why the exchange has these positions and no page shows them; `None` when no answer says so.
+pub(super) async fn hidden(
+    deps: &Deps,
+    gap: &Gap,
+    range: Range,
+    stop: &CancellationToken,
+) -> Result<Option<String>, RestError> {
+    let spec = deps.dialects[&gap.stream.exchange].spec().channel(gap.stream.channel);
+    if !gap.stream.channel.has_trades() || spec.is_none_or(|spec| spec.refill != Refill::ByTime) {
+        return Ok(None);
+    }
+    let page = rest(deps, gap).trades(&gap.stream, range, stop).await?;
+    let covers = |hidden: Range| hidden.first <= range.first && range.last <= hidden.last;
+    Ok(page.unreachable.filter(|(hidden, _)| covers(*hidden)).map(|(_, why)| why))
 }
 
 /// Whether the exchange serves a position in the page below `position`.

@@ -26,9 +26,12 @@ const PAGES_PER_ATTEMPT: usize = 50;
 pub async fn repair(deps: &Deps, mut gap: Gap, stop: &CancellationToken) -> Duration {
     gap.attempts += 1;
     gap.version += 1;
-    let outcome = match fill(deps, &mut gap, stop).await {
-        Ok(attempt) => evaluate(deps, &mut gap, attempt, stop).await,
-        Err(error) => handle_error(deps, &mut gap, error).await,
+    let outcome = match verdict::refill(deps, &gap) {
+        Some(Refill::Never) => close_unreturned(deps, &mut gap).await,
+        _ => match fill(deps, &mut gap, stop).await {
+            Ok(attempt) => evaluate(deps, &mut gap, attempt, stop).await,
+            Err(error) => handle_error(deps, &mut gap, error).await,
+        },
     };
     match outcome {
         Outcome::Closed(also) => {
@@ -96,6 +99,34 @@ async fn handle_error(deps: &Deps, gap: &mut Gap, error: RepairError) -> Outcome
             gap.reason = why;
             keep_open(deps, gap, pause).await
         }
+    }
+}
+
+/// Closes a gap of a channel of which REST returns no lost row. There is no request that could bring one later, so nothing is
+/// waited for; what history has of the gap came over a socket.
+async fn close_unreturned(deps: &Deps, gap: &mut Gap) -> Outcome {
+    let now = deps.clock.now();
+    let counted = match deps.history().count(&gap.stream, gap.range).await {
+        Ok(counted) => counted,
+        Err(error) => return handle_error(deps, gap, RepairError::soon(error)).await,
+    };
+    gap.count_filled(counted.present, "socket", now);
+    if gap.filled == gap.len() {
+        gap.advance(GapState::Filled, "", now);
+        return close(deps, gap, Vec::new()).await;
+    }
+    let title = deps.dialects[&gap.stream.exchange].spec().title;
+    let why = format!("{title} returns no lost {} over its public REST", gap.stream.channel);
+    match verdict::not_served(deps, gap, &why).await {
+        Ok(Verdict::Absent(ranges)) => {
+            let rows = verdict::split(gap, ranges, now);
+            close(deps, gap, rows).await
+        }
+        Ok(Verdict::NotYet(why)) => {
+            gap.reason = why;
+            keep_open(deps, gap, Duration::ZERO).await
+        }
+        Err(error) => handle_error(deps, gap, error).await,
     }
 }
 

@@ -253,25 +253,41 @@ async fn a_range_older_than_all_served_rows_is_unrecoverable_and_says_until_when
     assert!(harness.deps.open(&stream(), Range { first: 1, last: 2 }, &evidence).await.unwrap().is_empty());
 }
 
+/// Binance, with another refill of its trades.
+fn refilled_by(refill: Refill) -> ChangedDialect {
+    ChangedDialect::new(Binance, |spec| {
+        let changed = |channel: &ChannelSpec| match channel.kind {
+            ChannelKind::Trade => ChannelSpec { refill, ..*channel },
+            _ => *channel,
+        };
+        let channels: Vec<ChannelSpec> = spec.channels.iter().map(changed).collect();
+        Spec { channels: channels.leak(), ..spec }
+    })
+}
+
+#[tokio::test]
+async fn of_a_channel_that_rest_never_returns_a_gap_is_unrecoverable_at_once() {
+    let dialect = Arc::new(refilled_by(Refill::Never));
+    let clock = Clock::from_fn(|| Timestamp((BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000));
+    let mut harness = Harness::as_venue(dialect, complete_exchange(), clock).await;
+    harness.deps.confirm_after = Duration::from_secs(6 * 3_600);
+    harness.open(100, 120).await;
+    harness.attempt(1).await;
+    let rows = harness.rows().await;
+    let [(100, 120, GapState::Unrecoverable, reason)] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!(reason, "Binance Spot returns no lost trade over its public REST");
+    assert_eq!(harness.deps.rest[&Exchange::named("binance")].status().requests, 0, "nothing was asked");
+}
+
 #[tokio::test]
 async fn of_a_venue_that_serves_only_its_newest_rows_older_ones_are_lost_once_it_shows_all_of_those() {
     const MINUTES: i64 = 60_000_000;
-    let recent = || {
-        ChangedDialect::new(Binance, |spec| {
-            let changed = |channel: &ChannelSpec| match channel.kind {
-                ChannelKind::Trade => ChannelSpec { refill: Refill::Recent(60), ..*channel },
-                _ => *channel,
-            };
-            let channels: Vec<ChannelSpec> = spec.channels.iter().map(changed).collect();
-            Spec { channels: channels.leak(), ..spec }
-        })
-    };
     let began = Instant::now();
     let clock = Clock::from_fn(move || {
         Timestamp((BEGIN_MS + NEWEST * 1_000 + 1_000) * 1_000 + began.elapsed().as_micros() as i64 * 1_000)
     });
     let exchange = FakeExchange { floor: NEWEST - 59, rows_max: 5, ..complete_exchange() };
-    let mut harness = Harness::as_venue(Arc::new(recent()), exchange, clock.clone()).await;
+    let mut harness = Harness::as_venue(Arc::new(refilled_by(Refill::Recent(60))), exchange, clock.clone()).await;
     harness.deps.confirm_after = Duration::from_secs(6 * 3_600);
     let opened_at = clock.now();
     harness.open(100, 120).await;

@@ -67,6 +67,8 @@ impl Default for TailOptions {
 pub struct ConnectionHandle {
     /// The streams on it.
     pub streams: Vec<Stream>,
+    /// Which of several connections with the same streams it is.
+    pub copy: usize,
     /// Sends commands to it.
     pub commands: mpsc::Sender<SocketCommand>,
 }
@@ -147,7 +149,8 @@ impl TailState {
 struct TailStates {
     streams: HashMap<Stream, TailState>,
     klines: SilentKlines,
-    recovery: Recovery,
+    /// The steps taken on each copy of the connections.
+    recovery: BTreeMap<usize, Recovery>,
 }
 
 impl Tail {
@@ -206,7 +209,11 @@ impl Tail {
             ConnectionEvent::Down(connection, streams) => {
                 let until = Instant::now() + DOWN_MAX;
                 for stream in streams {
-                    states.streams.entry(stream).and_modify(|state| state.disconnected(connection, until));
+                    let Some(state) = states.streams.get_mut(&stream) else { continue };
+                    match self.counters.subscriptions.carrier(&stream) {
+                        Some(other) => state.connection = Some(other),
+                        None => state.disconnected(connection, until),
+                    }
                 }
             }
         }
@@ -277,7 +284,7 @@ impl Tail {
         let recorded: BTreeSet<&Stream> = recorded.iter().collect();
         states.streams.retain(|stream, _| recorded.contains(stream));
         states.klines.retain(|stream| recorded.contains(stream));
-        states.recovery.retain(|stream| recorded.contains(stream));
+        states.recovery.values_mut().for_each(|recovery| recovery.retain(|stream| recorded.contains(stream)));
     }
 
     /// Handles the exchange's answer. Returns whether the stream is silent although it trades.
@@ -373,22 +380,29 @@ impl Tail {
         }
     }
 
-    /// Brings streams back that are silent although they trade.
+    /// Brings streams back that are silent although they trade. Connections with the same streams take turns: what is done
+    /// about one of them must not cost what another may be about to deliver.
     fn recover(&self, silent: &[Stream], states: &mut TailStates) {
         let connections = self.connections.borrow().clone();
         // Their socket requests them again.
         let refused = self.counters.subscriptions.refused();
-        for connection in connections {
+        // A kline stream is reported only when it is silent for certain.
+        let unanswered =
+            |stream: &Stream| states.streams.get(stream).map_or(RESUBSCRIBE_AFTER, |state| state.unanswered);
+        let steps: Vec<(&Stream, usize, u32)> = silent
+            .iter()
+            .filter(|stream| !refused.contains_key(*stream))
+            .filter_map(|stream| {
+                Some((stream, whose_turn(&connections, stream, unanswered(stream))?, unanswered(stream)))
+            })
+            .collect();
+        for (index, connection) in connections.iter().enumerate() {
             let mut resubscribe = Vec::new();
-            for stream in silent.iter().filter(|stream| connection.streams.contains(stream)) {
-                // A kline stream is reported only when it is silent for certain.
-                let unanswered = states.streams.get(stream).map_or(RESUBSCRIBE_AFTER, |state| state.unanswered);
-                if refused.contains_key(stream) {
-                    continue;
-                }
-                let neighbours = self.neighbours(stream, &connection, &refused);
+            for &(stream, _, unanswered) in steps.iter().filter(|(_, turn, _)| *turn == index) {
+                let neighbours = self.neighbours(stream, connection, &refused);
                 let first = &connection.streams[0];
-                match states.recovery.next_step(stream, first, unanswered, neighbours, Instant::now()) {
+                let recovery = states.recovery.entry(connection.copy).or_default();
+                match recovery.next_step(stream, first, unanswered, neighbours, Instant::now()) {
                     None => {}
                     Some(Step::Resubscribe) => {
                         info!("{stream} is silent although it trades, subscribing again");
@@ -403,12 +417,12 @@ impl Tail {
                     Some(Step::Reconnect) => {
                         warn!("{stream} stays silent although it trades, replacing its connection");
                         let reason = format!("{stream} is silent although it trades");
-                        send(&connection, SocketCommand::Reconnect(reason));
+                        send(connection, SocketCommand::Reconnect(reason));
                     }
                 }
             }
             if !resubscribe.is_empty() {
-                send(&connection, SocketCommand::Resubscribe(resubscribe));
+                send(connection, SocketCommand::Resubscribe(resubscribe));
             }
         }
     }
@@ -434,6 +448,13 @@ impl Tail {
         let lately = |at: Timestamp| now.since(at) < 2 * self.options.silence.as_micros() as i64;
         if others.flatten().any(lately) { Neighbours::Delivering } else { Neighbours::Silent }
     }
+}
+
+/// The index of the connection whose turn it is after so many unanswered requests; `None` when none has the stream.
+fn whose_turn(connections: &[ConnectionHandle], stream: &Stream, unanswered: u32) -> Option<usize> {
+    let carriers = connections.iter().enumerate().filter(|(_, connection)| connection.streams.contains(stream));
+    let carriers: Vec<usize> = carriers.map(|(index, _)| index).collect();
+    carriers.get(unanswered as usize % carriers.len().max(1)).copied()
 }
 
 fn send(connection: &ConnectionHandle, command: SocketCommand) {

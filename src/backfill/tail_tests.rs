@@ -70,7 +70,7 @@ impl Harness {
         let (orders, commands) = mpsc::channel(64);
         let (isolations, isolated) = mpsc::channel(4);
         let (kept_connections, connections) =
-            watch::channel(vec![ConnectionHandle { streams: on_connection.clone(), commands: orders }]);
+            watch::channel(vec![ConnectionHandle { streams: on_connection.clone(), copy: 0, commands: orders }]);
         let (kept_streams, streams) = watch::channel(on_connection);
         let progress = Arc::new(Progress::default());
         let stream_progress =
@@ -150,9 +150,46 @@ async fn a_deaf_stream_never_replaces_the_connection_of_streams_that_deliver() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connections_with_the_same_streams_take_turns() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
+    let (orders, mut others_commands) = mpsc::channel(64);
+    let other = ConnectionHandle { streams: vec![stream()], copy: 1, commands: orders };
+    harness._kept.0.send_modify(|handles| handles.push(other));
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for answer in 1..=12 {
+        harness.states.streams.get_mut(&stream()).unwrap().unanswered = answer;
+        harness.tail.recover(&[stream()], &mut harness.states);
+        while let Ok(command) = harness.commands.try_recv() {
+            first.push((answer, matches!(command, SocketCommand::Reconnect(_))));
+        }
+        while let Ok(command) = others_commands.try_recv() {
+            second.push((answer, matches!(command, SocketCommand::Reconnect(_))));
+        }
+        tokio::time::advance(USUAL).await;
+    }
+    assert_eq!((first[..2].to_vec(), second[..2].to_vec()), (vec![(2, false), (4, true)], vec![(3, false), (5, true)]));
+    assert!(first.iter().all(|(at, _)| second.iter().all(|(other, _)| at != other)), "{first:?} {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_one_of_two_connections_leaves_a_stream_connected() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
+    let carried = [stream()];
+    for connection in [1, 2] {
+        harness.tail.counters.subscriptions.accepted(connection, &carried, Timestamp(0));
+        harness.tail.handle_event(ConnectionEvent::Up(connection, carried.to_vec()), &mut harness.states);
+    }
+    for (connection, is_down) in [(2, false), (1, true)] {
+        harness.tail.counters.subscriptions.ended(connection);
+        harness.tail.handle_event(ConnectionEvent::Down(connection, carried.to_vec()), &mut harness.states);
+        assert_eq!(harness.states.streams[&stream()].down_until.is_some(), is_down, "{connection}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_stream_is_left_to_its_socket() {
     let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream(), other()]);
-    harness.tail.counters.subscriptions.refuse(stream(), "-1121: Invalid symbol.".to_owned());
+    harness.tail.counters.subscriptions.refuse(1, stream(), "-1121: Invalid symbol.".to_owned());
     assert_eq!(harness.answer(60).await, (0, 0, 0));
     assert!(harness.probed.try_recv().is_ok(), "REST still shows what it misses");
 }

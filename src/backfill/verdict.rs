@@ -15,10 +15,12 @@ use crate::market::{Channel, Timestamp};
 
 use super::attempt::{Attempt, RANGES_PER_ATTEMPT, RepairError};
 use super::deps::Deps;
-use super::pages::{lowest_served_from, serves_below};
+use super::pages::{hidden, lowest_served_from, serves_below};
 
 /// Absent ranges per attempt whose neighbours are requested; each costs up to three pages.
 const LOOKUPS_MAX: usize = 8;
+
+const SKIPPED: &str = "skipped by the exchange between ids that it serves";
 
 /// What the answers say about the absent part of a gap.
 pub(super) enum Verdict {
@@ -75,8 +77,11 @@ pub(super) async fn judge(
         }
         match (classify_absence(neighbours, gap.attempts, now), neighbours.above) {
             (Absence::Skipped, _) => {
-                let reason = "skipped by the exchange between ids that it serves".to_owned();
-                ranges.push((range, GapState::NeverExisted, reason));
+                let hidden = hidden(deps, gap, range, stop).await.map_err(|error| RepairError::of(deps, error))?;
+                ranges.push(match hidden {
+                    Some(why) => (range, GapState::Unrecoverable, why),
+                    None => (range, GapState::NeverExisted, SKIPPED.to_owned()),
+                });
             }
             (Absence::OnlyNewer, Some(oldest)) => {
                 deps.answers.note_oldest(&gap.stream, oldest);
@@ -125,7 +130,7 @@ async fn judge_recent(
     let now = rest.exchange_now();
     let verdicts = absent.into_iter().map(|range| match range.last < oldest.0 {
         true => (range, GapState::Unrecoverable, gone(deps, gap, range, oldest, now)),
-        false => (range, GapState::NeverExisted, "skipped by the exchange between ids that it serves".to_owned()),
+        false => (range, GapState::NeverExisted, SKIPPED.to_owned()),
     });
     Ok(Verdict::Absent(verdicts.collect()))
 }

@@ -129,6 +129,17 @@ impl<'a> From<&'a str> for Series<'a> {
     }
 }
 
+/// Where a page of trades begins, at a venue that pages by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageStart<'a> {
+    /// Just before this time, so that a trade of this time is in the page.
+    At(Timestamp),
+    /// With the whole last instant of a page that has this [`Page::end`]: some trades of it may be behind that page.
+    With(&'a str),
+    /// Behind that instant.
+    Behind(&'a str),
+}
+
 /// What we ask over REST.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
@@ -138,8 +149,8 @@ pub enum Request<'a> {
         series: Series<'a>,
         /// The ids.
         range: Range,
-        /// The time of a trade before the range, for a venue that pages by time.
-        after: Option<Timestamp>,
+        /// Where the page begins, for a venue that pages by time.
+        after: Option<PageStart<'a>>,
     },
     /// The newest trade, at the lowest weight.
     Newest {

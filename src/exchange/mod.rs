@@ -30,8 +30,8 @@ pub mod spec;
 mod tls;
 
 pub use dialect::{
-    Answer, AnswerError, AnswerErrorKind, DecodeError, Dialect, Event, ExchangeInfo, MarketEvent, Request, RestAnswer,
-    RestReply, RestRequest, Route, Series, SubscriptionAnswer, SubscriptionChange,
+    Answer, AnswerError, AnswerErrorKind, DecodeError, Dialect, Event, ExchangeInfo, MarketEvent, PageStart, Request,
+    RestAnswer, RestReply, RestRequest, Route, Series, SubscriptionAnswer, SubscriptionChange,
 };
 pub use feed::{Feed, Since};
 pub use listing_state::{ListingEntry, ListingStates, TradingState};

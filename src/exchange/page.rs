@@ -20,6 +20,10 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// In the order of the answer, at most 1,000. The elements are no proof of absence: the exchange does serve them.
     pub refused: Vec<RefusedRow>,
+    /// The last instant of the page in the exchange's own words, where it pages by time and its instants are finer than ours.
+    pub end: Option<String>,
+    /// Positions that the exchange has and that none of its pages shows, and why.
+    pub unreachable: Option<(Range, String)>,
 }
 
 /// An element of an answer that is not a row that we can store.
@@ -82,7 +86,7 @@ impl<T> Page<T> {
 
     /// A page without an element.
     pub(super) const fn empty() -> Self {
-        Self { rows: Vec::new(), refused: Vec::new() }
+        Self { rows: Vec::new(), refused: Vec::new(), end: None, unreachable: None }
     }
 
     /// Whether the exchange serves nothing in the requested range, not even an element that we refuse.
@@ -147,7 +151,7 @@ pub(super) fn read_page<T: Positioned>(
     for row in &mut refused {
         row.is_conflict |= row.position.is_some_and(|position| rows.contains_key(&position));
     }
-    Ok(Page { rows: rows.into_values().collect(), refused })
+    Ok(Page { rows: rows.into_values().collect(), refused, end: None, unreachable: None })
 }
 
 /// The readable elements of a list; an error when it has elements and none is readable.

@@ -247,6 +247,11 @@ pub enum Bucket {
 }
 
 impl Spec {
+    /// How many sockets carry the streams that REST does not return.
+    pub fn copies(&self) -> usize {
+        self.channels.iter().map(ChannelSpec::copies).max().unwrap_or(1)
+    }
+
     /// What the venue does with a channel; `None` when it does not send it.
     pub fn channel(&self, channel: Channel) -> Option<&ChannelSpec> {
         self.channels.iter().find(|spec| spec.kind.includes(channel))
@@ -299,11 +304,20 @@ pub struct ChannelWords {
     pub on_subscribe: String,
     /// How a kline closes; empty for other channels.
     pub closes: &'static str,
-    /// `undocumented`, or empty.
+    /// `undocumented` and `two sockets`, or empty.
     pub note: &'static str,
 }
 
 impl ChannelSpec {
+    /// How many sockets carry each stream at the same time. A numbered row that REST does not return, or returns only while
+    /// it is among the newest, is lost with the only socket; the cut of one of two loses nothing.
+    pub const fn copies(&self) -> usize {
+        match (self.numbering, self.refill) {
+            (Numbering::Unnumbered, _) | (_, Refill::ById | Refill::ByTime) => 1,
+            (_, Refill::Recent(_) | Refill::Never) => 2,
+        }
+    }
+
     /// The facts in words, for people.
     pub fn words(&self) -> ChannelWords {
         let closes = match self.kind {
@@ -321,7 +335,12 @@ impl ChannelSpec {
             Reach::Rows(0) => "none".to_owned(),
             Reach::Rows(rows) => format!("{rows} rows"),
         };
-        let note = if self.undocumented { "undocumented" } else { "" };
+        let note = match (self.undocumented, self.copies() > 1) {
+            (false, false) => "",
+            (true, false) => "undocumented",
+            (false, true) => "two sockets",
+            (true, true) => "undocumented, two sockets",
+        };
         ChannelWords { reach, on_subscribe, closes, note }
     }
 }

@@ -1,6 +1,6 @@
 //! The connected clients, their subscriptions, and a bounded queue of frames for each.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,7 +96,8 @@ impl Subscriber {
 #[derive(Debug, Default)]
 struct Registry {
     next: u64,
-    subscribers: HashMap<u64, Arc<Subscriber>>,
+    /// By their numbers, so in the order in which they came.
+    subscribers: BTreeMap<u64, Arc<Subscriber>>,
     /// How many connections subscribed to each stream.
     streams: HashMap<String, usize>,
     /// When the connections of the last window came.
@@ -175,7 +176,7 @@ impl Broadcaster {
         locked(&self.registry).streams.contains_key(stream)
     }
 
-    /// Every present connection.
+    /// Every present connection, the one that is open for longest first.
     pub fn subscribers(&self) -> Vec<Arc<Subscriber>> {
         locked(&self.registry).subscribers.values().cloned().collect()
     }

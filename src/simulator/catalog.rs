@@ -14,6 +14,7 @@ pub const GROUPS: [Group; 6] = [
         "The network and the server",
         &[
             ("cut", "every WebSocket connection ends with a TCP reset"),
+            ("cut:1", "one connection ends with a TCP reset, the one that is open for longest; `cut:2` is two of them"),
             ("close", "every WebSocket connection ends with a close frame"),
             ("outage:5s", "every connection is cut, and new ones are reset, those of REST too"),
             ("shutdown:3s", "the server announces its shutdown and ends the connections 3 s later"),

@@ -45,6 +45,10 @@ impl Control {
         }
         match fault {
             Fault::Cut => self.end_connections(exchange.broadcaster.subscribers(), EndMode::Reset),
+            Fault::CutOldest(count) => {
+                let oldest = exchange.broadcaster.subscribers().into_iter().take(*count).collect();
+                self.end_connections(oldest, EndMode::Reset);
+            }
             Fault::Close => self.end_connections(exchange.broadcaster.subscribers(), EndMode::Close),
             Fault::Outage(time) => {
                 exchange.outage.begin(now + *time);

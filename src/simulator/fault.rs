@@ -14,6 +14,8 @@ use crate::market::Symbol;
 pub enum Fault {
     /// `cut`: every WebSocket connection ends with a TCP reset.
     Cut,
+    /// `cut:1`: this many WebSocket connections end with a TCP reset, those that are open for longest.
+    CutOldest(usize),
     /// `close`: every WebSocket connection ends with a close frame.
     Close,
     /// `outage:5s`: every connection is cut, and for this time new ones are reset, those of REST too.
@@ -93,6 +95,7 @@ impl FromStr for Fault {
         }
         match parts.as_slice() {
             ["cut"] => Ok(Self::Cut),
+            ["cut", count] => Ok(Self::CutOldest(count.parse().map_err(|_| wrong())?)),
             ["close"] => Ok(Self::Close),
             ["outage", time] => Ok(Self::Outage(duration(time)?)),
             ["rest", status, time] => {
@@ -207,6 +210,7 @@ mod tests {
         let symbol = Some(Symbol::new("BTCUSDT"));
         let five = Duration::from_secs(5);
         check("cut", Fault::Cut);
+        check("cut:1", Fault::CutOldest(1));
         check("close", Fault::Close);
         check("outage:5s", Fault::Outage(five));
         check("drop:40", Fault::Drop(None, 40));

@@ -147,6 +147,12 @@ impl Market {
 }
 
 impl Market {
+    /// The same market, whose exchange sometimes takes an id for no trade: such ids never exist.
+    pub fn with_holes(mut self) -> Self {
+        self.symbols.iter_mut().for_each(|symbol| symbol.has_holes = true);
+        self
+    }
+
     /// The listing's ids continue from `next_id`, a tenth above the price, so that the trades differ from earlier ones
     /// with the same ids. Its open klines begin again with `kept`, the trades that remain.
     pub fn restart(&mut self, listing: usize, next_id: i64, at: Timestamp, kept: &[Trade]) {
@@ -172,6 +178,8 @@ struct SymbolMarket {
     random: Random,
     pause_us: f64,
     next_id: i64,
+    /// Whether some ids are skipped.
+    has_holes: bool,
     update_id: i64,
     price: i64,
     tick: i64,
@@ -195,7 +203,7 @@ impl SymbolMarket {
         let next_id = 1_000_000_000 + random.between(0, 3_000_000_000);
         let update_id = 30_000_000_000 + random.between(0, 5_000_000_000);
         let klines = Interval::ALL.map(|interval| Candle::open(interval, start, Decimal::new(price, 8)));
-        Self { random, pause_us, next_id, update_id, price, tick, step, klines }
+        Self { random, pause_us, next_id, has_holes: false, update_id, price, tick, step, klines }
     }
 
     /// Most bursts are one trade, a few sweep the book: a capture has 219 trades in one millisecond.
@@ -213,6 +221,10 @@ impl SymbolMarket {
         let direction = if side == Side::Buy { self.tick } else { -self.tick };
         self.price = (self.price + self.random.between(-2, 2) * self.tick).max(10 * self.tick);
         let mut quantity = self.step;
+        // One burst in a hundred. A market without holes draws nothing here, so its seeds stay the same.
+        if self.has_holes && self.random.chance(1) {
+            self.next_id += self.random.between(1, 3);
+        }
         for _ in 0..self.burst_size() {
             if self.random.chance(25) {
                 self.price = (self.price + direction).max(10 * self.tick);
@@ -297,6 +309,20 @@ mod tests {
             assert!(!trades.is_empty(), "listing {listing} never traded");
             assert!(trades.windows(2).all(|pair| pair[1].id == pair[0].id + 1 && pair[1].ts >= pair[0].ts));
         }
+    }
+
+    #[test]
+    fn a_market_with_holes_skips_some_ids_and_repeats_for_a_seed() {
+        let market = || Market::new(3, &listings(), 200.0, START).with_holes().advance(after(600));
+        let events = market();
+        for listing in 0..2 {
+            let trades = trades(&events, listing);
+            let steps: Vec<i64> = trades.windows(2).map(|pair| pair[1].id - pair[0].id).collect();
+            let skips = steps.iter().filter(|step| **step > 1).count();
+            assert!(steps.iter().all(|step| (1..=4).contains(step)), "listing {listing}");
+            assert!((1..=trades.len() / 20).contains(&skips), "{skips} of {}", trades.len());
+        }
+        assert_eq!(events, market());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::lies::numbering::Numbering;
 use super::venue::stream_name;
 use super::{Flood, Generated, locked};
 use crate::exchange::peer::{Peer, PeerEvent};
+use crate::exchange::spec::Numbering as Numbered;
 use crate::market::{Channel, Symbol, Timestamp, Trade};
 
 /// How often the loops publish new events and let faults end that end by time.
@@ -35,6 +36,10 @@ pub async fn generated(exchange: Arc<ExchangeState>, options: Generated, trades_
     let now = exchange.time.market_now();
     let mut at = now.plus_micros(-(options.history.as_micros() as i64));
     let mut market = Market::new(options.seed, &options.listings, options.rate / options.time_scale, at);
+    // "Some ids never existed" (EXCHANGES.md 5.4).
+    if exchange.venue.spec().channels.iter().any(|channel| channel.numbering == Numbered::WithHoles) {
+        market = market.with_holes();
+    }
     let names = StreamNames::new(&options.listings);
     // Only the truth holds events before the opening: no client was connected.
     while at < now {

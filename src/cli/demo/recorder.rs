@@ -19,6 +19,9 @@ use super::reporter::Reporter;
 /// Longest time until the recorder is ready, and for its stop.
 const READY_MAX: Duration = Duration::from_secs(30);
 
+/// How long a simulated exchange is asked for ids that it does not serve: it hides nothing, and some ids never existed.
+const CONFIRM_AFTER: &str = "5s";
+
 /// The recorder's process, with a client of its API.
 pub struct Recorder {
     directory: PathBuf,
@@ -32,7 +35,7 @@ impl Recorder {
         let listen = free_address()?;
         let feeds: Vec<String> = markets.iter().map(Market::feed).collect();
         let config = format!(
-            "data_dir = {:?}\n\n{}\n[admin]\nlisten = \"{listen}\"\n",
+            "data_dir = {:?}\n\n{}\n[backfill]\nconfirm_after = \"{CONFIRM_AFTER}\"\n\n[admin]\nlisten = \"{listen}\"\n",
             directory.join("data").display().to_string(),
             feeds.join("\n"),
         );

@@ -67,15 +67,16 @@ fn the_last_match_is_a_trade_from_before() {
 }
 
 #[test]
-fn a_time_in_the_year_1_rejects_no_trade_and_moves_no_clock() {
-    let unset = "0001-01-01T00:00:00.000000Z";
-    let (event_time, live) = trade(&MATCH.replace("2021-04-17T16:43:37.089723Z", unset));
-    assert_eq!((event_time, live.ts, live.id), (None, Timestamp(0), 280_232));
-    let (rows, refused) = page(
-        Range { first: 1, last: 280_232 },
-        &format!("[{}]", row(280_232).replace("2021-04-17T16:43:37.089723Z", unset)),
-    );
-    assert_eq!((rows, refused), (vec![live], vec![]), "REST says the same, so the two copies are no conflict");
+fn a_trade_with_a_time_in_the_year_1_gets_no_invented_time() {
+    for unset in ["0001-01-01T00:00:00.000000Z", "1970-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z"] {
+        let error = decode(&MATCH.replace("2021-04-17T16:43:37.089723Z", unset)).unwrap_err();
+        assert_eq!(error.why, format!("time {unset:?} is no time of a trade"));
+        let (rows, refused) = page(
+            Range { first: 1, last: 280_232 },
+            &format!("[{}]", row(280_232).replace("2021-04-17T16:43:37.089723Z", unset)),
+        );
+        assert_eq!((rows, refused), (vec![], vec![Some(280_232)]), "REST serves it: it is refused, not absent");
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn trade(payload: &[u8], is_live: bool) -> Result<MarketEvent<'_>, DecodeError> 
         side: taker_side(MATCH, &frame.side.0)?,
         trade_ids: None,
     };
-    let event_time = Some(ts).filter(|ts| is_live && *ts > Timestamp(0));
+    let event_time = Some(ts).filter(|_| is_live);
     Ok(MarketEvent { symbol: frame.product_id.0, event_time, event: Event::Trade(trade) })
 }
 

@@ -35,10 +35,13 @@ pub(super) fn taker_side(what: &'static str, maker_side: &str) -> Result<Side, D
 /// The time of a trade, on the socket and over REST alike.
 ///
 /// 5.11: "A timestamp can be in the year 0001 (real message): do not reject, do not compute with it". It means that no time
-/// is set. The trade keeps its place by its id, and has the time 0 (1970-01-01), which every history holds and which
-/// moves no clock: it is later than no other time.
+/// is set, and none is invented: the message is kept as a dead letter, its id is a jump, and REST is asked for the trade with
+/// its time. A row of REST without one keeps the position, so that it is refused, and not absent.
 pub(super) fn trade_time(what: &'static str, text: &str) -> Result<Timestamp, DecodeError> {
-    rfc3339(what, "time", text).map(|at| at.max(Timestamp(0)))
+    match rfc3339(what, "time", text)? {
+        at if at > Timestamp(0) => Ok(at),
+        _ => Err(DecodeError { what, why: format!("time {text:?} is no time of a trade") }),
+    }
 }
 
 /// A request of this path.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::exchange::captures;
 use crate::exchange::peer::PeerEvent;
-use crate::exchange::{AnswerErrorKind, Event, ListingEntry, SubscriptionAnswer};
+use crate::exchange::{AnswerErrorKind, Event, ListingEntry, PageStart, SubscriptionAnswer};
 use crate::gap::Range;
 use crate::market::{Side, Timestamp, Trade};
 
@@ -192,9 +192,13 @@ fn requests_are_as_documented() {
     let range = Range { first: 1_696_436_700_000_000, last: 1_696_436_760_000_000 };
     let symbol = "BTC/USD";
     let after = |after| path(&Request::Trades { series: symbol.into(), range, after });
-    assert_eq!(after(Some(FIRST)), "/0/public/Trades?pair=XBTUSD&since=1696613755440294000&count=1000");
+    assert_eq!(after(Some(PageStart::At(FIRST))), "/0/public/Trades?pair=XBTUSD&since=1696613755440294000&count=1000");
     assert_eq!(after(None), "/0/public/Trades?pair=XBTUSD&since=0&count=1000");
-    assert_eq!(after(Some(Timestamp(-5))), "/0/public/Trades?pair=XBTUSD&since=0&count=1000");
+    assert_eq!(after(Some(PageStart::At(Timestamp(-5)))), "/0/public/Trades?pair=XBTUSD&since=0&count=1000");
+    let end = "1762820035982277754";
+    let with_all_of_it = after(Some(PageStart::With(end)));
+    assert_eq!(with_all_of_it, "/0/public/Trades?pair=XBTUSD&since=1762820035982277753&count=1000");
+    assert_eq!(after(Some(PageStart::Behind(end))), format!("/0/public/Trades?pair=XBTUSD&since={end}&count=1000"));
     assert_eq!(
         path(&Request::TradeAt { series: symbol.into(), at: FIRST }),
         "/0/public/Trades?pair=XBTUSD&since=1696613755440294999&count=1000"

@@ -13,7 +13,9 @@ use crate::exchange::fields::{
 };
 use crate::exchange::json_parts::{array_elements, member, members};
 use crate::exchange::page::{Page, Refusal, read_page};
-use crate::exchange::{AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, RestReply, RestRequest};
+use crate::exchange::{
+    AnswerError, AnswerErrorKind, DecodeError, ExchangeInfo, ListingEntry, PageStart, RestReply, RestRequest,
+};
 use crate::gap::Range;
 use crate::market::{Interval, Kline, Side, Timestamp, Trade};
 
@@ -38,9 +40,17 @@ fn pair(symbol: &str) -> String {
     percent_encoded(&names::to_rest(symbol))
 }
 
-/// 6.7: `Trades?pair=XBTUSD&since=<ns id>&count<=1000`: "oldest first, whole history"; "`since` is exclusive of that ns".
-pub(super) fn trades_request(symbol: &str, after: Option<Timestamp>) -> RestRequest {
-    let since = after.map_or(0, |after| (i128::from(after.micros()) * 1_000 - MARGIN_NS).max(0));
+/// 6.7: `Trades?pair=XBTUSD&since=<ns id>&count<=1000`: "oldest first, whole history"; "`since` is exclusive of that ns:
+/// trades that share one ns across a page edge can be skipped ... on a jump ask again from since-1".
+pub(super) fn trades_request(symbol: &str, after: Option<PageStart<'_>>) -> RestRequest {
+    let cursor = |end: &str| end.parse().unwrap_or(0_i128);
+    let since = match after {
+        None => 0,
+        Some(PageStart::At(at)) => i128::from(at.micros()) * 1_000 - MARGIN_NS,
+        Some(PageStart::With(end)) => cursor(end) - 1,
+        Some(PageStart::Behind(end)) => cursor(end),
+    };
+    let since = since.max(0);
     request(format!("/0/public/Trades?pair={}&since={since}&count={TRADES_MAX}", pair(symbol)))
 }
 
@@ -92,12 +102,16 @@ fn column(what: &'static str, element: &[u8], index: usize) -> Option<i64> {
 }
 
 pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade>, DecodeError> {
-    read_page(TRADES, rows(TRADES, body)?.0, 1, |element| {
+    let (rows, last) = rows(TRADES, body)?;
+    let page = read_page(TRADES, rows, 1, |element| {
         trade(element, latest).map_err(|why| Refusal {
             position: column(TRADES, element, 6).filter(|id| is_plausible_id(*id)),
             reason: why.to_string(),
         })
-    })
+    })?;
+    // 6.7: "`last` = ns cursor, next `since` (string, keep 64 bits)". Without a readable one the page still counts.
+    let end = last.and_then(|last| lenient_integer(last)).filter(|end| *end > 0);
+    Ok(Page { end: end.map(|end| end.to_string()), ..page })
 }
 
 /// 6.7: "rows `[price,volume,time,b|s,m|l,misc,trade_id]`": price and volume are texts, the time is a number with a

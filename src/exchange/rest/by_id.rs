@@ -7,10 +7,15 @@ use super::Rest;
 use super::budget::Purpose;
 use super::outcome::RestError;
 use crate::exchange::spec::Refill;
-use crate::exchange::{Answer as DialectAnswer, Page, Request, Series};
+use crate::exchange::{Answer as DialectAnswer, Page, PageStart, Request, Series};
 use crate::gap::Range;
 use crate::market::{Timestamp, Trade};
 
+/// How far behind its documented limit the oldest row is looked for, in microseconds. What an exchange forgets within this
+/// time is gone before a search has found it.
+const FORGOTTEN_SOON_US: i64 = 1_000_000;
+/// A row this far before the documented limit shows that an exchange serves older ones than it says, in microseconds.
+const BEYOND_US: i64 = 60_000_000;
 /// Most requests: 2^48 pages are more trades than any exchange has.
 const REQUESTS_MAX: usize = 48;
 
@@ -69,7 +74,7 @@ impl Rest {
         &self,
         series: Series<'_>,
         range: Range,
-        after: Option<Timestamp>,
+        after: Option<PageStart<'_>>,
         stop: &CancellationToken,
     ) -> Result<Option<Page<Trade>>, RestError> {
         let request = Request::Trades { series, range, after };
@@ -91,17 +96,63 @@ impl Rest {
     ) -> Result<Page<Trade>, RestError> {
         let rows = self.dialect.spec().rest.trades_page;
         let last = range.last.min(range.first.saturating_add(rows - 1));
-        let mut part = Page::empty();
-        // The oldest served row is in low..=high, or behind the page. The last one is asked first: most pages are gone.
-        let (mut low, mut high, mut first) = (range.first.saturating_add(1), last, last);
+        if last <= range.first {
+            // The refused row was the only one.
+            return Ok(Page::empty());
+        }
+        // Most pages are gone to their last row.
+        let from_last = Range { first: last, last };
+        let Some(mut part) = self.page_unless_too_old(series, from_last, None, stop).await? else {
+            return Ok(Page::empty());
+        };
+        // The oldest served row is in low..=high, or the last one.
+        let (mut low, mut high) = (range.first.saturating_add(1), last - 1);
+        if low <= high
+            && let Some(first) = self.oldest_by_documents(series, stop).await?.filter(|id| (low..=last).contains(id))
+            && let Some(page) = self.page_unless_too_old(series, Range { first, last }, None, stop).await?
+        {
+            return Ok(page);
+        }
         while low <= high {
+            let first = low + (high - low) / 2;
             match self.page_unless_too_old(series, Range { first, last }, None, stop).await? {
                 None => low = first + 1,
                 Some(page) => (part, high) = (page, first - 1),
             }
-            first = low + (high - low) / 2;
         }
         Ok(part)
+    }
+
+    /// The oldest trade that the exchange serves, found by the age that its documents name; `None` when it does not find
+    /// trades by time, or serves other ages than it says.
+    async fn oldest_by_documents(
+        &self,
+        series: Series<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Option<i64>, RestError> {
+        let Some(kept) = self.dialect.spec().kept_for(series.channel) else { return Ok(None) };
+        let kept_us = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        let limit = Timestamp(self.exchange_now().micros().saturating_sub(kept_us));
+        let Some(oldest) = self.trade_at_time(series, limit.plus_micros(FORGOTTEN_SOON_US), stop).await? else {
+            return Ok(None);
+        };
+        let beyond = self.trade_at_time(series, limit.plus_micros(-BEYOND_US), stop).await?;
+        Ok(Some(oldest).filter(|oldest| beyond.is_none_or(|beyond| beyond >= *oldest)))
+    }
+
+    /// The exchange's own answer to a question by time; `None` when it does not answer it, or refuses the time as too old.
+    async fn trade_at_time(
+        &self,
+        series: Series<'_>,
+        at: Timestamp,
+        stop: &CancellationToken,
+    ) -> Result<Option<i64>, RestError> {
+        match self.ask(&Request::TradeAt { series, at }, Purpose::Repair, stop).await {
+            Ok((DialectAnswer::TradeAt(id), _)) => Ok(id),
+            Ok(_) => Err(self.mismatch()),
+            Err(RestError::NotOffered { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The page that begins with the lowest id above `id` that the exchange serves; empty when it serves none.
@@ -111,6 +162,12 @@ impl Rest {
         id: i64,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
+        if let Some(first) = self.oldest_by_documents(series, stop).await?.filter(|oldest| *oldest > id) {
+            let page = self.page_unless_too_old(series, Range { first, last: first }, None, stop).await?;
+            if let Some(page) = page.filter(|page| !page.is_empty()) {
+                return Ok(page);
+            }
+        }
         match self.first_trade(series, id.saturating_add(1), Timestamp(i64::MIN), stop).await? {
             Some(first) => self.request_trades(series, Range { first, last: first }, None, stop).await,
             None => Ok(Page::empty()),

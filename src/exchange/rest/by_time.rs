@@ -2,7 +2,8 @@
 //!
 //! A page proves that a trade is absent only if it has one before it, or begins at the beginning of time: a time that we
 //! believe may be wrong, and trades of one instant may be divided between two pages. So a page is used only with such a
-//! proof, and a time that a page contradicts is forgotten.
+//! proof, and a time that a page contradicts is forgotten. Our times are microseconds: where more trades share one than a
+//! page has, the search walks from page to page by the exchange's own finer cursor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Rest;
 use super::outcome::RestError;
-use crate::exchange::{Page, Series};
+use crate::exchange::{Page, PageStart, Series};
 use crate::gap::Range;
 use crate::market::{Timestamp, Trade};
 
@@ -60,6 +61,26 @@ impl KnownTimes {
     }
 }
 
+/// Where the next page of a search begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Start {
+    ByTime(Timestamp),
+    /// See [`PageStart::With`].
+    With(String),
+    /// See [`PageStart::Behind`].
+    Behind(String),
+}
+
+impl Start {
+    fn as_page_start(&self) -> PageStart<'_> {
+        match self {
+            Self::ByTime(at) => PageStart::At(*at),
+            Self::With(end) => PageStart::With(end),
+            Self::Behind(end) => PageStart::Behind(end),
+        }
+    }
+}
+
 /// The search for the page with one id. Pure.
 struct Search {
     id: i64,
@@ -70,27 +91,36 @@ struct Search {
     high: Option<Known>,
     /// How far before `high` the next page begins, when there is no `low`.
     step_us: i64,
-    /// How far behind `low` the next page begins, when more trades share an instant than a page has.
-    skip_us: i64,
+    /// Where the next page begins when more trades share a microsecond than a page has.
+    walk: Option<Start>,
+    /// They do, and the exchange does not say how its pages continue.
+    is_stuck: bool,
+    /// The first id that more trades of one instant than a page has may hide.
+    hidden_from: Option<i64>,
+    unreachable: Option<(Range, String)>,
     requests: usize,
     /// Trades whose times a page has contradicted.
     forgotten: Vec<i64>,
 }
 
 impl Search {
-    /// The time at which the next page begins.
-    fn next_from(&mut self) -> Timestamp {
+    fn next_start(&mut self) -> Start {
         self.requests += 1;
+        self.walk.take().unwrap_or_else(|| Start::ByTime(self.next_time()))
+    }
+
+    /// The time at which the next page begins.
+    fn next_time(&mut self) -> Timestamp {
         match (self.low, self.high) {
             (Some((low_id, low_at)), Some((high_id, high_at)))
-                if self.id - low_id > self.page_rows && high_id > low_id && high_at > low_at && self.skip_us == 0 =>
+                if self.id - low_id > self.page_rows && high_id > low_id && high_at > low_at =>
             {
                 // Far away: the trades between are probably spread evenly. When that does not help, halving does.
                 let share = (self.id - low_id) as f64 / (high_id - low_id) as f64;
                 let share = if self.requests.is_multiple_of(3) { 0.5 } else { share.min(1.0) * 0.98 };
                 low_at.plus_micros((high_at.since(low_at) as f64 * share) as i64)
             }
-            (Some((_, low_at)), _) => Timestamp(low_at.micros().saturating_sub(MARGIN_US).saturating_add(self.skip_us)),
+            (Some((_, low_at)), _) => Timestamp(low_at.micros().saturating_sub(MARGIN_US)),
             (None, Some((_, high_at))) => {
                 self.step_us = self.step_us.saturating_mul(4);
                 Timestamp(high_at.micros().saturating_sub(self.step_us).max(0))
@@ -99,15 +129,19 @@ impl Search {
         }
     }
 
-    /// Whether the page that begins at `from` is the one. If it is not, the search continues from what it shows.
-    fn is_found(&mut self, page: &Page<Trade>, from: Timestamp) -> bool {
+    /// Whether the page that begins at `start` is the one. If it is not, the search continues from what it shows.
+    fn is_found(&mut self, page: &Page<Trade>, start: &Start) -> bool {
+        let is_full = (page.rows.len() + page.refused.len()) as i64 >= self.page_rows;
         let ends = page.rows.first().zip(page.rows.last());
-        let Some((first, last)) = ends.map(|(first, last)| ((first.id, first.ts), (last.id, last.ts))) else {
-            return self.is_nothing_left(from);
+        let ends = ends.map(|(first, last)| ((first.id, first.ts), (last.id, last.ts)));
+        let from = match (start, ends) {
+            (Start::ByTime(from), _) => *from,
+            (_, None) => return true,
+            (walked, Some((first, last))) => return self.is_end_of_walk(page, walked, (first.0, last), is_full),
         };
+        let Some((first, last)) = ends else { return self.is_nothing_left(from) };
         if last.0 < self.id {
-            let is_full = (page.rows.len() + page.refused.len()) as i64 >= self.page_rows;
-            return self.is_last(last, is_full);
+            return self.is_last(page, last, is_full);
         }
         if first.0 <= self.id {
             return true;
@@ -115,8 +149,6 @@ impl Search {
         // The page begins above the id.
         match self.low {
             _ if from <= Timestamp(0) => return true,
-            // What shares an instant with more trades than a page has cannot be had.
-            Some(_) if self.skip_us > 0 => return true,
             // The page begins before a trade that it does not have: that trade has another time.
             Some((low_id, low_at)) if from < low_at => {
                 self.forgotten.push(low_id);
@@ -129,30 +161,69 @@ impl Search {
     }
 
     /// After a page that ends below the id.
-    fn is_last(&mut self, last: Known, is_full: bool) -> bool {
+    fn is_last(&mut self, page: &Page<Trade>, last: Known, is_full: bool) -> bool {
         match self.low {
-            Some(low) if low == last || last.0 < low.0 => {
+            Some(low) if last.0 <= low.0 => {
                 if !is_full {
                     // The exchange has no later trade.
                     return true;
                 }
-                if low == last {
-                    self.skip_us = (self.skip_us * 2).max(1);
+                if low.1 == last.1 {
+                    // Our times are too coarse to come further.
+                    self.walk_on(page.end.clone().map(Start::With));
                 } else {
                     // It has later ones, and none of them is this one at its time.
                     self.forgotten.push(low.0);
-                    (self.low, self.skip_us) = (Some(last), 0);
+                    self.low = Some(last);
                 }
             }
-            _ => (self.low, self.skip_us) = (Some(last), 0),
+            _ => self.low = Some(last),
         }
+        false
+    }
+
+    fn walk_on(&mut self, start: Option<Start>) {
+        self.is_stuck = start.is_none();
+        self.walk = start;
+    }
+
+    /// After a page with rows that begins where another one ended.
+    fn is_end_of_walk(
+        &mut self,
+        page: &Page<Trade>,
+        start: &Start,
+        (first_id, last): (i64, Known),
+        is_full: bool,
+    ) -> bool {
+        let hidden_from = self.hidden_from.take();
+        if last.0 >= self.id || !is_full {
+            if let Some(hidden_from) = hidden_from.filter(|_| first_id > self.id) {
+                let why = format!(
+                    "the exchange's pages show at most {} trades of one instant, and these are beyond them",
+                    self.page_rows
+                );
+                self.unreachable = Range::new(hidden_from, first_id - 1).map(|range| (range, why));
+            }
+            return true;
+        }
+        self.low = Some(last);
+        let next = match (&page.end, start) {
+            // All of the page is one instant, and it may have more.
+            (Some(end), Start::With(before)) if end == before => {
+                self.hidden_from = Some(last.0 + 1);
+                Some(Start::Behind(end.clone()))
+            }
+            (Some(end), _) => Some(Start::With(end.clone())),
+            (None, _) => None,
+        };
+        self.walk_on(next);
         false
     }
 
     /// After a page without a row: the exchange has no trade from then on.
     fn is_nothing_left(&mut self, from: Timestamp) -> bool {
         match (self.low, self.high) {
-            _ if from <= Timestamp(0) || self.skip_us > 0 => return true,
+            _ if from <= Timestamp(0) => return true,
             (Some((low_id, low_at)), _) if from < low_at => {
                 self.forgotten.push(low_id);
                 self.low = None;
@@ -192,12 +263,15 @@ impl Rest {
             low,
             high,
             step_us: FIRST_STEP_US,
-            skip_us: 0,
+            walk: None,
+            is_stuck: false,
+            hidden_from: None,
+            unreachable: None,
             requests: 0,
             forgotten: Vec::new(),
         };
         let mut asked_for_newest = false;
-        while search.requests < REQUESTS_MAX {
+        while search.requests < REQUESTS_MAX && !search.is_stuck {
             if search.low.is_none() && search.high.is_none() && !asked_for_newest {
                 asked_for_newest = true;
                 let newest = self.newest(series, stop).await?;
@@ -207,19 +281,19 @@ impl Rest {
                     newest => (None, newest),
                 };
             }
-            let from = search.next_from();
-            let page = self.request_trades(series, range, Some(from), stop).await?;
-            let is_found = search.is_found(&page, from);
+            let start = search.next_start();
+            let page = self.request_trades(series, range, Some(start.as_page_start()), stop).await?;
+            let is_found = search.is_found(&page, &start);
             let mut known = self.known_times();
             search.forgotten.drain(..).for_each(|id| known.forget(series.symbol, id));
             for trade in page.rows.first().into_iter().chain(page.rows.last()) {
                 known.add(series.symbol, trade.id, trade.ts);
             }
             if is_found {
-                return Ok(page);
+                return Ok(Page { unreachable: search.unreachable, ..page });
             }
         }
-        let text = format!("no page with trade {} was found in {REQUESTS_MAX} requests", range.first);
+        let text = format!("no page with trade {} was found in {} requests", range.first, search.requests);
         Err(RestError::Unavailable { text })
     }
 }

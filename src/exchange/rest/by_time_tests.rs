@@ -104,21 +104,13 @@ fn ids(range: Range) -> Vec<i64> {
 
 #[tokio::test]
 async fn no_trade_of_a_shared_instant_is_lost_at_the_seam_of_two_pages() {
-    // Nearly every page ends amid a burst.
-    for step_ns in [1_000_000_000, 700, 300] {
+    // Nearly every page ends amid a burst. Bursts that share a microsecond are more than a page has.
+    for step_ns in [1_000_000_000, 700, 300, 100, 1] {
         let trades = bursts(&[3, 700, 650, 1, 999, 320, 333, 347, 1, 1, 800, 400], step_ns);
         let range = Range { first: 1_002, last: trades[trades.len() - 1].0 };
         let (_, rest) = serve(trades.clone()).await;
         rest.learn_time(SYMBOL, 1_001, micros(&trades, 1_001));
-        if step_ns > 1_000 {
-            assert_eq!(fill(&rest, range).await, ids(range), "{step_ns}");
-        } else {
-            // Bursts that share a microsecond may be more than a page has: what comes is in order, nothing is invented, and
-            // what is not found is not called absent.
-            let (filled, error) = try_fill(&rest, range).await;
-            assert!(filled.is_sorted() && filled.iter().all(|id| range.contains(*id)));
-            assert!(error.is_none_or(|error| matches!(error, RestError::Unavailable { .. })));
-        }
+        assert_eq!(fill(&rest, range).await, ids(range), "{step_ns}");
     }
 }
 
@@ -187,8 +179,12 @@ async fn more_trades_at_one_instant_than_a_page_has_end_the_search() {
     let (_, rest) = serve(trades.clone()).await;
     rest.learn_time(SYMBOL, 1_004, micros(&trades, 1_004));
     let range = Range { first: 1_005, last: 3_514 };
-    let filled = fill(&rest, range).await;
+    let (filled, error) = try_fill(&rest, range).await;
     // The exchange gives the first thousand after a nanosecond, and nothing but the next instant after them.
-    assert_eq!(filled.first(), Some(&1_005));
-    assert_eq!(filled[filled.len() - 10..], ids(Range { first: 3_505, last: 3_514 }));
+    assert_eq!(error, None);
+    assert_eq!(filled, [ids(Range { first: 1_005, last: 2_004 }), ids(Range { first: 3_505, last: 3_514 })].concat());
+    let page = rest.trades(SYMBOL, Range { first: 2_500, last: 2_600 }, &CancellationToken::new()).await.unwrap();
+    let (unreachable, why) = page.unreachable.unwrap();
+    assert_eq!((unreachable, page.rows.len()), (Range { first: 2_005, last: 3_504 }, 0));
+    assert!(why.contains("at most 1000 trades of one instant"), "{why}");
 }

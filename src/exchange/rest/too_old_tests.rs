@@ -81,10 +81,40 @@ async fn of_a_page_that_is_too_old_the_served_part_comes() {
     for first in [3_001, 3_002, 3_500, 3_998, 3_999] {
         let (found, rows, requests) = ask(first, 4_100).await;
         assert_eq!((found, rows), (Some(4_000), (4_100.min(first + 999) - 3_999) as usize), "{first}");
-        assert!(requests <= 12, "{requests} requests");
+        assert!(requests <= 13, "{requests} requests");
     }
     assert_eq!(ask(1, i64::MAX).await, (None, 0, 2));
     assert_eq!(rest.status().failures, 0, "the exchange has answered");
+}
+
+/// Two days of aggregates.
+const KEPT: i64 = 2 * 86_400;
+
+#[tokio::test]
+async fn the_documented_age_finds_the_served_part_with_few_requests() {
+    let stop = CancellationToken::new();
+    for (floor, newest, is_documented) in
+        [(9_000, 9_000 + KEPT, true), (8_500, 9_000 + KEPT, false), (9_300, 9_000 + KEPT, false)]
+    {
+        let (server, rest) = serve(floor, newest, false).await;
+        let range = Range { first: floor - 400, last: floor + 200 };
+        let page = rest.trades(SERIES, range, &stop).await.unwrap();
+        let first = page.rows[0].id;
+        let requests = server.0.lock().unwrap().3;
+        if is_documented {
+            // The exchange forgets that one within the second.
+            assert!((floor..=floor + 1).contains(&first), "{first}");
+            assert!(requests <= 5, "{requests} requests");
+        } else {
+            assert_eq!(first, floor, "an exchange that serves other ages than it says is searched");
+            assert!(requests <= 15, "{requests} requests");
+        }
+        server.0.lock().unwrap().3 = 0;
+        let found = rest.trade_from(SERIES, 5, &stop).await.unwrap().map(|trade| trade.id);
+        let requests = server.0.lock().unwrap().3;
+        assert!(found.is_some_and(|found| (floor..=first).contains(&found)), "{found:?}");
+        assert!(!is_documented || requests <= 6, "{requests} requests");
+    }
 }
 
 #[tokio::test]

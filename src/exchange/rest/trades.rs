@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Purpose;
 use super::{DialectAnswer, FALLBACK_US, Rest, RestError};
 use crate::exchange::spec::Refill;
-use crate::exchange::{Page, Request, Series};
+use crate::exchange::{Page, PageStart, Request, Series};
 use crate::gap::Range;
 use crate::market::{Channel, Stream, Timestamp, Trade};
 
@@ -80,7 +80,7 @@ impl Rest {
         &self,
         series: Series<'_>,
         range: Range,
-        after: Option<Timestamp>,
+        after: Option<PageStart<'_>>,
         stop: &CancellationToken,
     ) -> Result<Page<Trade>, RestError> {
         match self.page_unless_too_old(series, range, after, stop).await? {

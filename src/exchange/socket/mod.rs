@@ -49,6 +49,8 @@ const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
 pub struct SocketOptions {
     /// Which of the exchange's addresses: an index into [`Spec::sockets`](super::spec::Spec::sockets).
     pub address: usize,
+    /// Which of several sockets with the same streams this is: 0, or up to [`Spec::copies`](super::spec::Spec::copies).
+    pub copy: usize,
     /// Replaces the exchange's own base (`wss://host:port`, no path).
     pub url_base: Option<String>,
     /// Replaces the dialect's [`lifetime`](super::SocketLimits::lifetime).
@@ -78,6 +80,7 @@ impl Default for SocketOptions {
     fn default() -> Self {
         Self {
             address: 0,
+            copy: 0,
             url_base: None,
             lifetime: None,
             overlap_max: Duration::from_secs(30),
@@ -132,6 +135,8 @@ pub enum SocketEvent {
     /// The exchange refuses a stream; the others continue. The socket requests it again, after growing pauses;
     /// [`SocketEvent::Connected`] names it when the exchange accepts it.
     Refused {
+        /// The connection's number.
+        connection: i64,
         /// The refused stream.
         stream: Stream,
         /// The exchange's own words.

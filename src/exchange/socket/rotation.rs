@@ -256,13 +256,12 @@ impl Socket {
         }
     }
 
-    /// A random age between 90 % and 97 % of the lifetime, so that connections which were opened together are not
-    /// replaced together.
     fn rotate_after(&self) -> Duration {
-        let Some(lifetime) = self.options.lifetime.or(self.dialect.spec().limits.lifetime) else {
+        let spec = self.dialect.spec();
+        let Some(lifetime) = self.options.lifetime.or(spec.limits.lifetime) else {
             return super::WAIT_MAX;
         };
-        lifetime.mul_f64(0.9 + 0.07 * rand::random::<f64>())
+        rotation_age(lifetime, self.options.copy, spec.copies(), rand::random())
     }
 
     /// Starts a session on an open connection.
@@ -365,6 +364,13 @@ impl Socket {
     }
 }
 
+/// A random age between 90 % and 97 % of the lifetime, so that connections which were opened together are not replaced
+/// together; sockets with the same streams have separate parts of that time. `chance` is in 0..1.
+fn rotation_age(lifetime: Duration, copy: usize, copies: usize, chance: f64) -> Duration {
+    let part = (copy as f64 + 0.9 * chance) / copies.max(1) as f64;
+    lifetime.mul_f64(0.9 + 0.07 * part.min(1.0))
+}
+
 /// How long to wait after the exchange refused the connection that should take over: never shorter than `delay`.
 fn rotation_wait(retry: Retry, refused_wait: Duration, delay: Duration) -> Duration {
     match retry {
@@ -406,6 +412,15 @@ fn forward(current: &RunningSession, successor: &Successor, command: &SessionCom
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_with_the_same_streams_are_replaced_at_different_ages() {
+        let day = Duration::from_secs(86_400);
+        let ages = |copy| [0.0, 0.5, 1.0].map(|chance| rotation_age(day, copy, 2, chance).as_secs());
+        let (first, second) = (ages(0), ages(1));
+        assert!(first[0] >= 77_760 && second[2] <= 83_808, "{first:?} {second:?}");
+        assert!(first[2] + 300 < second[0], "five minutes or more are between them: {first:?} {second:?}");
+    }
 
     #[test]
     fn a_refused_successor_is_retried_after_growing_pauses_and_never_before_the_exchange_allows_it() {

@@ -342,7 +342,7 @@ impl Session {
             self.deps.refusals.refused(&stream, self.deps.options.refusal_wait, Instant::now());
             self.has_refused = true;
             // The receiver of the event logs it.
-            self.emit(SocketEvent::Refused { stream, reason }).await?;
+            self.emit(SocketEvent::Refused { connection: self.connection, stream, reason }).await?;
         }
         self.report_connected().await
     }

@@ -312,7 +312,7 @@ async fn a_refused_stream_is_reported_and_the_others_stay_subscribed() {
     let (mut refused, mut kept) = (Vec::new(), BTreeSet::new());
     while refused.is_empty() || kept.len() < 2 {
         match running.next_but_frames().await.1 {
-            SocketEvent::Refused { stream, reason } => refused.push((stream, reason)),
+            SocketEvent::Refused { stream, reason, .. } => refused.push((stream, reason)),
             SocketEvent::Connected { streams, .. } => kept.extend(streams),
             other => panic!("{other:?}"),
         }

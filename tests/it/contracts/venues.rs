@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use tapekeeper::exchange::peer::Peer;
 use tapekeeper::exchange::spec::{ChannelKind, ChannelSpec, Heartbeat};
 use tapekeeper::exchange::{
-    Dialect, Request, RestAnswer, RestReply, Route, Series, SubscriptionAnswer, SubscriptionChange, catalog,
+    Dialect, PageStart, Request, RestAnswer, RestReply, Route, Series, SubscriptionAnswer, SubscriptionChange, catalog,
 };
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, Interval, SpellingError, Stream, Symbol, Timestamp};
@@ -124,7 +124,7 @@ fn requests(symbol: &str) -> Vec<Request<'_>> {
     for channel in Channel::TRADES {
         let series = Series { symbol, channel };
         requests.extend([
-            Request::Trades { series, range, after: Some(NOON) },
+            Request::Trades { series, range, after: Some(PageStart::At(NOON)) },
             Request::Newest { series },
             Request::NewestFallback { series },
             Request::TradeAt { series, at: NOON },

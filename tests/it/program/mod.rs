@@ -29,6 +29,7 @@ mod sample_history;
 mod simulated_exchange;
 mod systemd_notify;
 mod truth;
+mod two_sockets;
 mod usage;
 mod venues;
 mod watch;

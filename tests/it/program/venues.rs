@@ -1,12 +1,12 @@
 //! Every venue of the catalog, recorded from a simulated exchange that speaks as the venue does and breaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tapekeeper::exchange::catalog;
-use tapekeeper::exchange::spec::{ChannelKind, ChannelSpec, Refill, Spec};
+use tapekeeper::exchange::spec::{ChannelKind, ChannelSpec, Numbering, Refill, Spec};
 use tapekeeper::market::{Channel, Exchange, Interval};
 use tapekeeper::simulator::{BrokenLimits, Generated, Listing, Options, Simulator, Source, Venue, parse_schedule};
 use tokio::time::Instant;
@@ -31,9 +31,9 @@ fn trade_channels(spec: &Spec) -> Vec<Channel> {
 }
 
 /// A trade, and of an aggregate its first and last trade.
-type Row = (TradeTruth, Option<(i64, i64)>);
+pub(super) type Row = (TradeTruth, Option<(i64, i64)>);
 
-fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> {
+pub(super) fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> {
     let trades = match channel {
         Channel::AggTrade => simulator.control.published_agg_trades(symbol),
         _ => simulator.control.published(symbol),
@@ -41,7 +41,7 @@ fn published(simulator: &Simulator, symbol: &str, channel: Channel) -> Vec<Row> 
     trades.iter().map(|trade| (TradeTruth::from(trade), trade.trade_ids)).collect()
 }
 
-fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64, Row> {
+pub(super) fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64, Row> {
     let rows: Vec<Row> = match channel {
         Channel::AggTrade => history.agg_trades(symbol).into_iter().map(|(row, ids)| (row, Some(ids))).collect(),
         _ => history.trades(symbol).into_iter().map(|row| (row, None)).collect(),
@@ -50,7 +50,7 @@ fn stored(history: &HistoryFile, symbol: &str, channel: Channel) -> BTreeMap<i64
 }
 
 /// Its example and another symbol, as the venue spells them.
-fn two_symbols(spec: &Spec) -> Vec<String> {
+pub(super) fn two_symbols(spec: &Spec) -> Vec<String> {
     let second = symbol(spec, "ETH");
     assert_ne!(second, spec.example, "the example of {} is also the second symbol of this test", spec.exchange);
     vec![spec.example.to_owned(), second]
@@ -69,15 +69,21 @@ fn channels(spec: &Spec) -> Vec<&'static str> {
 }
 
 /// A simulated venue and what is recorded of it.
-struct Market {
-    spec: &'static Spec,
-    symbols: Vec<String>,
-    simulator: Simulator,
+pub(super) struct Market {
+    pub(super) spec: &'static Spec,
+    pub(super) symbols: Vec<String>,
+    pub(super) simulator: Simulator,
 }
 
 impl Market {
     /// Starts the venue; `rate` is its trades per second.
-    async fn start(spec: &'static Spec, symbols: Vec<String>, rate: f64, time_scale: f64, faults: &str) -> Self {
+    pub(super) async fn start(
+        spec: &'static Spec,
+        symbols: Vec<String>,
+        rate: f64,
+        time_scale: f64,
+        faults: &str,
+    ) -> Self {
         let mut options = Options::at(
             Venue::named(spec.exchange).unwrap(),
             Source::Generated(Generated {
@@ -94,7 +100,7 @@ impl Market {
         Self { spec, symbols, simulator }
     }
 
-    fn feed(&self) -> String {
+    pub(super) fn feed(&self) -> String {
         format!(
             "[[feed]]\nexchange = \"{}\"\nsymbols = {:?}\nchannels = {:?}\nws_url = \"{}\"\nrest_url = \"{}\"\n\n",
             self.spec.exchange,
@@ -105,7 +111,12 @@ impl Market {
         )
     }
 
-    fn trades(&self) -> u64 {
+    /// Whether some ids never existed.
+    fn has_holes(&self) -> bool {
+        self.spec.channel(Channel::Trade).is_some_and(|channel| channel.numbering == Numbering::WithHoles)
+    }
+
+    pub(super) fn trades(&self) -> u64 {
         self.simulator.control.summary().iter().map(|truth| truth.count).sum()
     }
 
@@ -215,12 +226,37 @@ fn is_lost(history: &HistoryFile, exchange: Exchange, symbol: &str, id: i64) -> 
     history.number(&sql) > 0
 }
 
+/// Ids that never existed are in gaps that say so, and no other ids are.
+fn assert_holes(history: &HistoryFile, market: &Market) {
+    let Market { spec, symbols, simulator } = market;
+    let mut count = 0;
+    for symbol in symbols {
+        let rows = stored(history, symbol, Channel::Trade);
+        let ends = rows.first_key_value().zip(rows.last_key_value());
+        let (first, last) = ends.map(|((first, _), (last, _))| (*first, *last)).expect("there are trades");
+        let existing: BTreeSet<i64> =
+            published(simulator, symbol, Channel::Trade).into_iter().map(|(trade, _)| trade.id).collect();
+        let holes: Vec<i64> = (first..=last).filter(|id| !existing.contains(id)).collect();
+        let sql = format!(
+            "WITH RECURSIVE ids(id, last) AS (SELECT first_missing, last_missing FROM gaps WHERE symbol = '{symbol}' AND \
+             state = 'never_existed' UNION ALL SELECT id + 1, last FROM ids WHERE id < last) \
+             SELECT CAST(id AS TEXT) FROM ids WHERE id > {first} ORDER BY id"
+        );
+        let settled: Vec<i64> = history.strings(&sql).iter().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(settled, holes, "{symbol}: {:?}", history.gaps());
+        count += holes.len();
+    }
+    assert!(count > 0, "{}: no id was skipped", spec.title);
+}
+
 async fn record_through_faults(exchange: Exchange) {
     let spec = catalog::dialect(exchange).unwrap().spec();
     let symbols = two_symbols(spec);
     let faults = FAULTS.replace("SYMBOL", &symbols[0]);
     let market = Market::start(spec, symbols, 40.0, 4.0, &faults).await;
-    let mut app = TestApp::new(&market.feed());
+    // An id that never existed is asked for as long as that; the faults hide nothing for longer.
+    let backfill = if market.has_holes() { "[backfill]\nconfirm_after = \"5s\"\n" } else { "" };
+    let mut app = TestApp::new(&format!("{}{backfill}", market.feed()));
     app.start().await;
     wait_for("the faults are over", WAIT_MAX * 2, async || (market.trades() > 3_000).then_some(())).await;
     // The recorder is killed as well.
@@ -230,6 +266,9 @@ async fn record_through_faults(exchange: Exchange) {
     tokio::time::sleep(Duration::from_secs(5)).await;
     market.simulator.stop_publishing().await;
     market.assert_recorded(&app).await;
+    if market.has_holes() {
+        assert_holes(&HistoryFile::open(&app), &market);
+    }
     app.stop_cleanly().await;
     market.simulator.stop().await;
 }
@@ -275,7 +314,9 @@ async fn twenty_symbols_of_every_venue_are_recorded_for_ten_minutes() {
         let symbols = ASSETS.iter().map(|asset| symbol(spec, asset)).collect();
         markets.push(Market::start(spec, symbols, 500.0, 1.0, "").await);
     }
-    let mut app = TestApp::new(&markets.iter().map(Market::feed).collect::<String>());
+    let feeds: String = markets.iter().map(Market::feed).collect();
+    // No fault hides a row for longer.
+    let mut app = TestApp::new(&format!("{feeds}[backfill]\nconfirm_after = \"30s\"\n"));
     app.start().await;
     let started = Instant::now();
     let mut random = StdRng::seed_from_u64(seed());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tapekeeper::exchange::{Dialect, Request, RestAnswer, RestReply, Series};
+use tapekeeper::exchange::{Dialect, PageStart, Request, RestAnswer, RestReply, Series};
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, SpellingError, Timestamp};
 
@@ -57,7 +57,7 @@ impl Asked {
         let series = Series { symbol, channel };
         let range = Range { first: self.first, last: self.last };
         match self.ask.as_str() {
-            "trades" => Request::Trades { series, range, after: Some(Timestamp(self.at)) },
+            "trades" => Request::Trades { series, range, after: Some(PageStart::At(Timestamp(self.at))) },
             "newest" => Request::Newest { series },
             "newest_fallback" => Request::NewestFallback { series },
             "trade_at" => Request::TradeAt { series, at: Timestamp(self.at) },

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tapekeeper::exchange::peer::Peer;
 use tapekeeper::exchange::spec::{Reach, Refill};
-use tapekeeper::exchange::{Answer, Dialect, ListingEntry, Request, Series};
+use tapekeeper::exchange::{Answer, Dialect, ListingEntry, PageStart, Request, Series};
 use tapekeeper::gap::Range;
 use tapekeeper::market::{Channel, Interval, Kline, Side, Timestamp, Trade};
 
@@ -48,7 +48,7 @@ fn trades_page(
     let series = Series { symbol: venue.symbol.as_str(), channel };
     // As the client does for a venue that pages by time: from just before the trade before the range.
     let after = venue.rows(channel).range(..range.first).next_back().map(|(_, trade)| trade.ts.plus_micros(-1));
-    let request = Request::Trades { series, range, after: after.or(Some(Timestamp(0))) };
+    let request = Request::Trades { series, range, after: Some(PageStart::At(after.unwrap_or(Timestamp(0)))) };
     let Some(Answer::Trades(page)) = venue.ask(dialect, peer, &request) else { panic!("no page of trades") };
     assert!(page.refused.is_empty(), "{:?}", page.refused);
     assert!(page.rows.len() as i64 <= dialect.spec().rest.trades_page);
