@@ -30,7 +30,7 @@ async fn half_a_day_of_frames_with_a_cut_is_consumed_and_every_hole_is_found() {
     let simulator = start(Options::new(Source::Generated(Generated {
         listings: names.iter().map(|name| name.parse::<Listing>().unwrap()).collect(),
         seed: seed(),
-        rate: 50.0,
+        rate: 20.0,
         history: SPAN,
         ..Generated::default()
     })))
