@@ -5,6 +5,7 @@
 //! disk, a broker that is down) this loop keeps its one batch and reads no more: the sockets fill up, the exchange
 //! disconnects, and the tracker later finds the missing ids as a gap.
 
+mod deliveries;
 mod subscriptions;
 mod unrequested;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -29,6 +31,7 @@ use crate::messages;
 use crate::progress::LastSeen;
 use crate::retry::Backoff;
 
+use deliveries::Deliveries;
 pub use subscriptions::Subscriptions;
 pub use unrequested::Unrequested;
 use unrequested::{Dropper, with_small_symbol};
@@ -113,6 +116,8 @@ pub enum ConnectionEvent {
     Up(i64, Vec<Stream>),
     /// This connection ended; these streams are no longer on it.
     Down(i64, Vec<Stream>),
+    /// This connection does not deliver these streams, and another one with the same streams does.
+    Silent(i64, Vec<Stream>),
 }
 
 /// Ingest's dependencies.
@@ -146,6 +151,7 @@ pub async fn run(
     loop {
         heartbeat.beat();
         let ended = collect(&mut events, &mut frames, &mut keys, &deps).await;
+        keys.compare_deliveries(&deps);
         let oldest = frames.first().map_or(0, |frame| frame.received_at.micros());
         keys.counters.oldest_pending.store(oldest, Ordering::Relaxed);
         if !frames.is_empty() && !append(&deps, &keys.counters, std::mem::take(&mut frames), &heartbeat, &stop).await? {
@@ -226,10 +232,21 @@ async fn append(
     }
 }
 
+/// What ingest knows of a stream.
+struct KnownStream {
+    /// Its log key.
+    key: Arc<str>,
+    last_seen: Arc<AtomicI64>,
+    /// The stream itself and its connections, where it must be on several.
+    deliveries: Option<(Stream, Deliveries)>,
+}
+
 /// Finds the log key of a frame: exchange and symbol, so that all channels of a symbol keep their order.
 struct Keys {
     dialect: Arc<dyn Dialect>,
-    by_stream: HashMap<Box<str>, (Arc<str>, Arc<AtomicI64>)>,
+    by_stream: HashMap<Box<str>, KnownStream>,
+    /// When the deliveries of several connections are compared next.
+    compared_at: Instant,
     dropper: Dropper,
     /// The key of markers and of frames without a stream.
     exchange: Arc<str>,
@@ -242,7 +259,8 @@ impl Keys {
         let (dialect, streams) = (deps.dialect.clone(), deps.streams.clone());
         let exchange = Arc::from(dialect.exchange().as_str());
         let (dropper, counters) = (Dropper::new(dialect.exchange()), deps.counters.of(dialect.exchange()));
-        let mut keys = Self { dialect, by_stream: HashMap::new(), dropper, exchange, streams, counters };
+        let compared_at = Instant::now() + deliveries::PERIOD;
+        let mut keys = Self { dialect, by_stream: HashMap::new(), compared_at, dropper, exchange, streams, counters };
         keys.refresh(&deps.counters);
         keys
     }
@@ -253,13 +271,52 @@ impl Keys {
         let mut former = std::mem::take(&mut self.by_stream);
         for stream in streams.iter().filter(|stream| stream.exchange == self.dialect.exchange()) {
             let name: Box<str> = self.dialect.stream_name(stream).into();
-            former.remove(&name);
-            self.by_stream.insert(name, (Arc::from(stream.log_key()), counters.last_seen.stamp(stream)));
+            let known = former.remove(&name).and_then(|known| known.deliveries);
+            let is_copied = self.dialect.spec().channel(stream.channel).is_some_and(|channel| channel.copies() > 1);
+            let deliveries = known.or_else(|| is_copied.then(|| (stream.clone(), Deliveries::default())));
+            let (key, last_seen) = (Arc::from(stream.log_key()), counters.last_seen.stamp(stream));
+            self.by_stream.insert(name, KnownStream { key, last_seen, deliveries });
         }
         self.dropper.set_former(former.into_keys());
         let mine = self.dialect.exchange();
         let recorded: HashSet<&Stream> = streams.iter().collect();
         counters.subscriptions.retain(|stream| stream.exchange != mine || recorded.contains(stream));
+    }
+
+    /// The connections of a stream that must be on several.
+    fn deliveries(&mut self, stream: &Stream) -> Option<&mut Deliveries> {
+        let known = self.by_stream.get_mut(self.dialect.stream_name(stream).as_str())?;
+        known.deliveries.as_mut().map(|(_, deliveries)| deliveries)
+    }
+
+    /// Reports the connections that do not deliver what others with the same streams do, once per period.
+    fn compare_deliveries(&mut self, deps: &Deps) {
+        if Instant::now() < self.compared_at {
+            return;
+        }
+        self.compared_at = Instant::now() + deliveries::PERIOD;
+        let mut undelivered: BTreeMap<i64, Vec<Stream>> = BTreeMap::new();
+        let mut silent = 0;
+        for (stream, deliveries) in self.by_stream.values_mut().filter_map(|known| known.deliveries.as_mut()) {
+            if let Some(connection) = deliveries.end_period() {
+                undelivered.entry(connection).or_default().push(stream.clone());
+            }
+            silent += usize::from(deliveries.silent() > 0);
+        }
+        let part = format!("{} connections", self.exchange);
+        if silent > 0 {
+            deps.health.degraded(&part, &format!("{silent} streams come on only one of their connections"));
+        } else {
+            deps.health.restored(&part);
+        }
+        for (connection, streams) in undelivered {
+            warn!(
+                "connection {connection} does not deliver {} streams that another one delivers, the first is {}",
+                streams.len(),
+                streams[0]
+            );
+            send_event(deps, ConnectionEvent::Silent(connection, streams));
+        }
     }
 
     /// Adds the event's frames and markers; returns their bytes.
@@ -272,7 +329,7 @@ impl Keys {
                 }
                 frames.reserve(arrived.len());
                 for (received_at, payload) in arrived {
-                    if let Some(key) = self.key(&payload, received_at, &deps.counters) {
+                    if let Some(key) = self.key(connection, &payload, received_at, &deps.counters) {
                         frames.push(Frame { key, received_at, connection, origin: Origin::Socket, payload });
                     }
                 }
@@ -281,18 +338,21 @@ impl Keys {
                 self.counters.connects.fetch_add(1, Ordering::Relaxed);
                 info!("connection {connection} carries {} streams", streams.len());
                 deps.counters.subscriptions.accepted(connection, &streams, deps.clock.now());
+                for stream in &streams {
+                    self.deliveries(stream).into_iter().for_each(|deliveries| deliveries.accepted(connection));
+                }
                 frames.push(self.marker(connection, Origin::Connected, &streams, "", deps.clock.now()));
                 send_event(deps, ConnectionEvent::Up(connection, streams));
             }
             SocketEvent::Disconnected { connection, streams, reason } => {
                 self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
-                deps.counters.subscriptions.ended(connection);
+                self.end(connection, deps);
                 info!("connection {connection} ended: {reason}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
                 send_event(deps, ConnectionEvent::Down(connection, streams));
             }
             SocketEvent::Replaced { connection, by, streams } => {
-                deps.counters.subscriptions.ended(connection);
+                self.end(connection, deps);
                 let reason = format!("replaced by connection {by}");
                 frames.push(self.marker(connection, Origin::Disconnected, &streams, &reason, deps.clock.now()));
             }
@@ -307,22 +367,41 @@ impl Keys {
         frames[before..].iter().map(|frame| frame.payload.len()).sum()
     }
 
+    /// Forgets a connection that ended.
+    fn end(&mut self, connection: i64, deps: &Deps) {
+        deps.counters.subscriptions.ended(connection);
+        for (_, deliveries) in self.by_stream.values_mut().filter_map(|known| known.deliveries.as_mut()) {
+            deliveries.ended(connection);
+        }
+    }
+
     /// The log key of a frame; `None` for a frame of a stream that is not recorded.
-    fn key(&mut self, payload: &[u8], received_at: Timestamp, counters: &Counters) -> Option<Arc<str>> {
+    fn key(
+        &mut self,
+        connection: i64,
+        payload: &[u8],
+        received_at: Timestamp,
+        counters: &Counters,
+    ) -> Option<Arc<str>> {
         let name = match self.dialect.route(payload) {
             Route::Stream(name) => name,
             Route::Heartbeat => return None,
             Route::Answer(_) | Route::Shutdown | Route::Other => return Some(self.exchange.clone()),
         };
-        let known = self.by_stream.get(&*name);
-        // An exchange may write a symbol in another case than we do: that is no reason to drop its frames.
-        let known = known.or_else(|| self.by_stream.get(with_small_symbol(&name)?.as_str()));
-        let Some((key, last_seen)) = known else {
+        let known = match self.by_stream.contains_key(&*name) {
+            true => self.by_stream.get_mut(&*name),
+            // An exchange may write a symbol in another case than we do: that is no reason to drop its frames.
+            false => with_small_symbol(&name).and_then(|small| self.by_stream.get_mut(small.as_str())),
+        };
+        let Some(known) = known else {
             self.dropper.count(&name, payload.len(), &counters.unrequested);
             return None;
         };
-        last_seen.fetch_max(received_at.micros(), Ordering::Relaxed);
-        Some(key.clone())
+        known.last_seen.fetch_max(received_at.micros(), Ordering::Relaxed);
+        if let Some((_, deliveries)) = &mut known.deliveries {
+            deliveries.count(connection);
+        }
+        Some(known.key.clone())
     }
 
     fn marker(&self, connection: i64, origin: Origin, streams: &[Stream], reason: &str, now: Timestamp) -> Frame {

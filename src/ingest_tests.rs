@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::exchange::binance::Binance;
+use crate::exchange::bybit::Bybit;
 use crate::faults::Faults;
 use crate::heartbeat::Heartbeats;
 use crate::log::embedded::{EmbeddedLog, Options};
@@ -108,4 +109,47 @@ async fn frames_of_streams_that_nobody_subscribed_to_are_counted_and_never_reach
     assert_eq!(keys, [btc, btc, other, other, btc, "binance", "binance"]);
     assert_eq!((counters.unrequested.frames(), counters.total(|of| &of.frames)), (5, 7));
     assert_eq!(counters.unrequested.newest().as_deref(), Some(r"e\nusdt@bookTicker"), "cannot forge a line");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_connections_the_one_that_does_not_deliver_a_stream_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Arc::new(EmbeddedLog::open(&directory.path().join("log.db"), Options::default()).unwrap());
+    let stream: Stream = "bybit:BTCUSDT:trade".parse().unwrap();
+    let (connection_events, mut received) = mpsc::channel(16);
+    let (_streams, streams) = watch::channel(vec![stream.clone()]);
+    let health = Health::default();
+    let deps = Deps {
+        log,
+        dialect: Arc::new(Bybit),
+        health: health.clone(),
+        clock: Clock::system(),
+        counters: Arc::default(),
+        streams,
+        connection_events,
+    };
+    let mut keys = Keys::new(&deps);
+    let mut frames = Vec::new();
+    for connection in [1, 2] {
+        keys.take(SocketEvent::Connected { connection, streams: vec![stream.clone()] }, &mut frames, &deps);
+        assert!(matches!(received.try_recv(), Ok(ConnectionEvent::Up(..))));
+    }
+    let mut period = async |connections: &[i64]| {
+        for connection in connections {
+            let payload = Bytes::from_static(br#"{"topic":"publicTrade.BTCUSDT","data":[]}"#);
+            let arrived = vec![(Timestamp(SECOND), payload); 3];
+            keys.take(SocketEvent::Frames { connection: *connection, frames: arrived }, &mut frames, &deps);
+        }
+        tokio::time::advance(deliveries::PERIOD).await;
+        keys.compare_deliveries(&deps);
+    };
+    period(&[1, 2]).await;
+    period(&[1]).await;
+    assert!(received.try_recv().is_err() && health.degraded_parts().is_empty());
+    period(&[1]).await;
+    let Ok(ConnectionEvent::Silent(2, undelivered)) = received.try_recv() else { panic!("connection 2 is silent") };
+    assert_eq!(undelivered, [stream]);
+    assert!(health.degraded_parts().contains_key("bybit connections"));
+    period(&[1, 2]).await;
+    assert!(health.degraded_parts().is_empty());
 }

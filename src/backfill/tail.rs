@@ -206,6 +206,15 @@ impl Tail {
                     states.streams.insert(stream, TailState { connection: Some(connection), ..state });
                 }
             }
+            ConnectionEvent::Silent(connection, streams) => {
+                // Whichever has this number; the others stay.
+                let handles = self.connections.borrow().clone();
+                for handle in
+                    handles.iter().filter(|handle| streams.iter().any(|stream| handle.streams.contains(stream)))
+                {
+                    send(handle, SocketCommand::Rotate(connection));
+                }
+            }
             ConnectionEvent::Down(connection, streams) => {
                 let until = Instant::now() + DOWN_MAX;
                 for stream in streams {
@@ -450,7 +459,7 @@ impl Tail {
     }
 }
 
-/// The index of the connection whose turn it is after so many unanswered requests; `None` when none has the stream.
+/// The index of the connection whose turn it is after this many unanswered requests; `None` when none has the stream.
 fn whose_turn(connections: &[ConnectionHandle], stream: &Stream, unanswered: u32) -> Option<usize> {
     let carriers = connections.iter().enumerate().filter(|(_, connection)| connection.streams.contains(stream));
     let carriers: Vec<usize> = carriers.map(|(index, _)| index).collect();

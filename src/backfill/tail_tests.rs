@@ -113,6 +113,7 @@ impl Harness {
                     resubscribed += 1;
                 }
                 SocketCommand::Reconnect(_) => replaced += 1,
+                SocketCommand::Rotate(_) => panic!("nothing is silent"),
             }
         }
         while let Ok(moved) = self.isolated.try_recv() {
@@ -169,6 +170,15 @@ async fn connections_with_the_same_streams_take_turns() {
     }
     assert_eq!((first[..2].to_vec(), second[..2].to_vec()), (vec![(2, false), (4, true)], vec![(3, false), (5, true)]));
     assert!(first.iter().all(|(at, _)| second.iter().all(|(other, _)| at != other)), "{first:?} {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_does_not_deliver_a_stream_gets_the_order_to_rotate() {
+    let mut harness = Harness::new(Timestamp(20 * SECOND), vec![stream()]);
+    harness.tail.handle_event(ConnectionEvent::Silent(7, vec![other()]), &mut harness.states);
+    assert!(harness.commands.try_recv().is_err(), "its socket does not have that stream");
+    harness.tail.handle_event(ConnectionEvent::Silent(7, vec![other(), stream()]), &mut harness.states);
+    assert!(matches!(harness.commands.try_recv(), Ok(SocketCommand::Rotate(7))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -110,7 +110,7 @@ pub(super) fn trades_answer(body: &[u8], latest: Timestamp) -> Result<Page<Trade
         })
     })?;
     // 6.7: "`last` = ns cursor, next `since` (string, keep 64 bits)". Without a readable one the page still counts.
-    let end = last.and_then(|last| lenient_integer(last)).filter(|end| *end > 0);
+    let end = last.and_then(lenient_integer).filter(|end| *end > 0);
     Ok(Page { end: end.map(|end| end.to_string()), ..page })
 }
 

@@ -162,6 +162,8 @@ pub enum SocketCommand {
     Resubscribe(Vec<Stream>),
     /// Close this connection for this reason and open another one.
     Reconnect(String),
+    /// Open another connection, and close the present one when that has taken over, if the present one has this number.
+    Rotate(i64),
 }
 
 /// One socket: everything it needs to run.

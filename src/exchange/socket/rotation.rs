@@ -167,7 +167,7 @@ impl Socket {
                     current.link.end_overlap();
                     due = Instant::now() + backoff.next_delay();
                 }
-                RotationEvent::Command(command) => forward(&current, &successor, &command.into()),
+                RotationEvent::Command(command) => due = due_after(command, &current, &successor, due),
                 RotationEvent::StreamsChanged => {
                     streams.clone_from(&self.streams.borrow_and_update());
                     forward(&current, &successor, &SessionCommand::SetStreams(streams.clone()));
@@ -392,6 +392,18 @@ fn end_overdue_overlap(current: &RunningSession, successor: &mut Successor, wait
             running.link.replaced.cancel();
         }
     }
+}
+
+/// Handles a command; returns when the next rotation is due.
+fn due_after(command: SocketCommand, current: &RunningSession, successor: &Successor, due: Instant) -> Instant {
+    let command = match command {
+        SocketCommand::Rotate(number) if number == current.connection.number => return Instant::now(),
+        SocketCommand::Rotate(_) => return due,
+        SocketCommand::Resubscribe(streams) => SessionCommand::Resubscribe(streams),
+        SocketCommand::Reconnect(reason) => SessionCommand::Reconnect(reason),
+    };
+    forward(current, successor, &command);
+    due
 }
 
 /// Forwards a command; the channels have capacity for it. A session that has ended no longer needs it.

@@ -104,3 +104,23 @@ async fn a_connection_that_is_cut_before_its_successor_takes_over_is_reported_as
     assert!(matches!(running.next().await, SocketEvent::Frames { connection: 8, .. }));
     running.stopped().await;
 }
+
+#[tokio::test]
+async fn a_connection_is_replaced_on_demand_and_only_the_one_with_the_number() {
+    let (listener, base) = listen().await;
+    let options = SocketOptions { overlap_max: Duration::from_millis(100), ..quick() };
+    let mut running = start(base, options, vec![stream("AAA")], 64);
+    let mut old = accept(&listener).await;
+    acknowledge(&mut old).await;
+    assert_eq!(running.connected().await.0, 7);
+    running.commands.send(SocketCommand::Rotate(6)).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(200), listener.accept()).await.is_err(), "6 is another one");
+    running.commands.send(SocketCommand::Rotate(7)).await.unwrap();
+    let mut new = accept(&listener).await;
+    acknowledge(&mut new).await;
+    assert_eq!(running.connected().await.0, 8);
+    // The old one is silent, so the new one takes over after a while.
+    let (_, end) = running.next_but_frames().await;
+    assert!(matches!(end, SocketEvent::Replaced { connection: 7, by: 8, .. }), "{end:?}");
+    running.stopped().await;
+}

@@ -19,7 +19,7 @@ use super::pace::Pacer;
 use super::refusals::Refusals;
 use super::rotation::RotationLink;
 use super::subscriptions::Subscriptions;
-use super::{SocketCommand, SocketEvent, SocketOptions};
+use super::{SocketEvent, SocketOptions};
 use crate::clock::Clock;
 use crate::exchange::spec::Heartbeat;
 use crate::exchange::{Dialect, Route, SubscriptionAnswer};
@@ -65,19 +65,10 @@ enum Exit {
 pub(super) enum SessionCommand {
     /// Subscribe to the new ones of these streams and unsubscribe from all others.
     SetStreams(Vec<Stream>),
-    /// See [`SocketCommand::Resubscribe`].
+    /// See [`super::SocketCommand::Resubscribe`].
     Resubscribe(Vec<Stream>),
-    /// See [`SocketCommand::Reconnect`].
+    /// See [`super::SocketCommand::Reconnect`].
     Reconnect(String),
-}
-
-impl From<SocketCommand> for SessionCommand {
-    fn from(command: SocketCommand) -> Self {
-        match command {
-            SocketCommand::Resubscribe(streams) => Self::Resubscribe(streams),
-            SocketCommand::Reconnect(reason) => Self::Reconnect(reason),
-        }
-    }
 }
 
 /// The dependencies of a session.

@@ -30,7 +30,7 @@ fn venues() -> Vec<Exchange> {
     venues
 }
 
-/// The status, once two sockets are connected after so many reconnects in all.
+/// The status, once two sockets are connected after this many reconnects in all.
 async fn connected(app: &TestApp, reconnects: u64) -> Value {
     wait_for("both sockets are connected", WAIT_MAX, async || {
         let status = app.get("/api/v1/status").await;
