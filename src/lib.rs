@@ -63,6 +63,7 @@
 //! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
 //! | [ledger] | the one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and their writes |
 //! | [cache] | a trait with several backends: the latest value of every stream |
+//! | [parquet_file] | writes rows as Parquet, for `export` and sealed days |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
 //! | [writer] | the only path of rows to history and cache |
 //! | [ingest] | appends the sockets' frames and connection markers to the log |
@@ -159,6 +160,7 @@ pub mod ledger;
 pub mod log;
 pub mod market;
 pub mod messages;
+pub mod parquet_file;
 pub mod progress;
 pub mod replay;
 pub mod retry;

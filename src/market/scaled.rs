@@ -9,16 +9,21 @@ const MAX: u128 = 10_u128.pow(38) - 1;
 
 /// Exactly 10^18 times `value`; `None` when that is not an integer of at most 38 digits.
 pub fn scaled(value: Decimal) -> Option<i128> {
+    scaled_to(value, SCALE)
+}
+
+/// Exactly 10^`digits` times `value`; `None` when that is not an integer of at most 38 digits.
+pub fn scaled_to(value: Decimal, digits: u32) -> Option<i128> {
     let mut mantissa = value.mantissa();
     let mut scale = value.scale();
-    while scale > SCALE {
+    while scale > digits {
         if mantissa % 10 != 0 {
             return None;
         }
         mantissa /= 10;
         scale -= 1;
     }
-    let scaled = mantissa.checked_mul(10_i128.pow(SCALE - scale))?;
+    let scaled = mantissa.checked_mul(10_i128.checked_pow(digits - scale)?)?;
     (scaled.unsigned_abs() <= MAX).then_some(scaled)
 }
 

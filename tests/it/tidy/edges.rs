@@ -37,6 +37,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["faults", "health", "history", "market", "messages", "heartbeat", "retry"],
         "an update is made from a batch of history's rows",
     ),
+    ("parquet_file", &["exit", "market"], "columns and rows of any kind; a value that does not fit ends a command"),
     ("state", &["atomic_file"], "does not know what the numbers mean"),
     (
         "writer",
@@ -194,6 +195,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "history",
             "jobs",
             "market",
+            "parquet_file",
             "replay",
             "signals",
             "simulator",
