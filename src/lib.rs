@@ -71,6 +71,7 @@
 //! | [backfill] | repairs gaps over REST and probes silent streams |
 //! | [replay] | reads the log again through the present decoder |
 //! | [audit] | compares cache, history and exchange, counts and repairs |
+//! | [seal] | finished days as Parquet files with manifests, and their verification from the files alone |
 //! | [jobs] | the planner (pure), the runner, the tasks |
 //! | [admin] | HTTP API, status page, metrics |
 //! | [config] | reads both files into every module's options; only app and cli know it |
@@ -164,6 +165,7 @@ pub mod parquet_file;
 pub mod progress;
 pub mod replay;
 pub mod retry;
+pub mod seal;
 pub mod signals;
 pub mod simulator;
 pub mod sqlite;

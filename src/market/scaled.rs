@@ -29,8 +29,12 @@ pub fn scaled_to(value: Decimal, digits: u32) -> Option<i128> {
 
 /// The inverse of [`scaled`], without trailing zeros; `None` when the number needs more digits than a decimal holds,
 /// which never happens to a result of [`scaled`].
-pub fn unscaled(mut scaled: i128) -> Option<Decimal> {
-    let mut scale = SCALE;
+pub fn unscaled(scaled: i128) -> Option<Decimal> {
+    unscaled_from(scaled, SCALE)
+}
+
+/// The inverse of [`scaled_to`], without trailing zeros; `None` when the number needs more digits than a decimal holds.
+pub fn unscaled_from(mut scaled: i128, mut scale: u32) -> Option<Decimal> {
     // Most values have ten trailing zeros: removing eight at a time saves most of the 128-bit divisions.
     while scale >= 8 && scaled % 100_000_000 == 0 {
         scaled /= 100_000_000;

@@ -15,7 +15,7 @@ pub enum Kind {
     Integer,
     /// A time, in microseconds since 1970 UTC.
     Timestamp,
-    /// An exact decimal of 38 digits, so many of them behind the point.
+    /// An exact decimal of 38 digits, with this number of them behind the point.
     Decimal(u8),
     /// True or false.
     Boolean,

@@ -101,6 +101,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         "what jobs, API and command line all compare with",
     ),
     (
+        "seal",
+        &["atomic_file", "audit", "clock", "exchange", "exit", "gap", "history", "market", "parquet_file"],
+        "audit finds a day's first trade and says what a numbering proves; the catalog, whether klines name their trades",
+    ),
+    (
         "jobs",
         &[
             "atomic_file",
