@@ -162,6 +162,11 @@ async fn wrong_usage_says_what_to_do() {
     }
     let output = app.command(&["check"]).await;
     assert!(output.code == Some(0) && output.out.starts_with("note: job `seal` is off"), "{output:?}");
+    let output = app.command(&["check", "--format", "json"]).await;
+    assert!(
+        output.out.contains("\"notes\":[\"job `seal` is off") && output.out.contains("\"valid\":true"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
