@@ -93,6 +93,7 @@ async fn lateness() {
         },
         streams: tokio::sync::watch::channel(Vec::new()).1,
         save: Arc::new(|| Box::pin(async { Ok("nothing".to_owned()) })),
+        sealed_days: None,
         clock: clock.clone(),
     };
     let deps = RunnerDeps {

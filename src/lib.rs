@@ -63,6 +63,7 @@
 //! | [history] | a trait with several backends: all trades, klines, gaps, dead letters and runs |
 //! | [ledger] | the one door to gap rows: the open gaps in memory, the rules for opening, merging, claiming and closing them, and their writes |
 //! | [cache] | a trait with several backends: the latest value of every stream |
+//! | [parquet_file] | writes rows as Parquet, for `export` and sealed days |
 //! | [state] | the snapshot: saved atomically to a file and to the cache, restored at start |
 //! | [writer] | the only path of rows to history and cache |
 //! | [ingest] | appends the sockets' frames and connection markers to the log |
@@ -70,6 +71,7 @@
 //! | [backfill] | repairs gaps over REST and probes silent streams |
 //! | [replay] | reads the log again through the present decoder |
 //! | [audit] | compares cache, history and exchange, counts and repairs |
+//! | [seal] | finished days as Parquet files with manifests, and their verification from the files alone |
 //! | [jobs] | the planner (pure), the runner, the tasks |
 //! | [admin] | HTTP API, status page, metrics |
 //! | [config] | reads both files into every module's options; only app and cli know it |
@@ -159,9 +161,11 @@ pub mod ledger;
 pub mod log;
 pub mod market;
 pub mod messages;
+pub mod parquet_file;
 pub mod progress;
 pub mod replay;
 pub mod retry;
+pub mod seal;
 pub mod signals;
 pub mod simulator;
 pub mod sqlite;

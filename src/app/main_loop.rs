@@ -25,7 +25,7 @@ use super::reload::Reloader;
 use super::reload_queue::ReloadQueue;
 use super::status::{self, status_line};
 use super::{Groups, Requests, Service};
-use super::{backends, conditions, events, exchange_monitor, lost_history, store_watch};
+use super::{backends, conditions, events, exchange_monitor, lost_history, store_watch, stores};
 
 /// First delay between two attempts to store that the gaps of removed feeds ended; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -55,6 +55,10 @@ pub async fn start(
             let saver = saver.clone();
             Box::pin(async move { saver.save(false).await })
         }),
+        sealed_days: match &service.config.seal.to {
+            Some(to) => Some(stores::sealed_days(&service.config, Some(to))?),
+            None => None,
+        },
         clock: service.clock.clone(),
     };
     let deps = RunnerDeps {

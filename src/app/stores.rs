@@ -15,7 +15,7 @@ use crate::cache::redis::RedisCache;
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::consume;
-use crate::exit::{CANNOT_CREATE, CONFIGURATION, DATA, Failure, IO, TEMPORARY, UNAVAILABLE};
+use crate::exit::{CANNOT_CREATE, CONFIGURATION, DATA, Failure, IO, TEMPORARY, UNAVAILABLE, USAGE};
 use crate::history::clickhouse::ClickhouseHistory;
 use crate::history::embedded::EmbeddedHistory;
 use crate::history::{self, History, HistoryError};
@@ -23,6 +23,7 @@ use crate::log::embedded::{self, EmbeddedLog};
 use crate::log::kafka::KafkaLog;
 use crate::log::{self, Log, LogError};
 use crate::retry::Backoff;
+use crate::seal::{self, Place};
 
 /// Longest wait for the lock: a predecessor that was just killed may still hold it.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -206,6 +207,19 @@ pub async fn history_even_if_down(config: &Config) -> Result<(Arc<dyn History>, 
             Ok((Arc::new(history), answer))
         }
     }
+}
+
+/// The place of sealed days: `output` if it is given, else `[seal] to`.
+pub fn sealed_days(config: &Config, output: Option<&Path>) -> Result<Arc<dyn Place>, Failure> {
+    let to = output.or(config.seal.to.as_deref()).ok_or_else(|| {
+        let why = "nothing says where sealed days go: name a directory with --output, or set `to` under [seal]";
+        Failure::new(CONFIGURATION, anyhow!(why))
+    })?;
+    if to.to_string_lossy().contains("://") {
+        let why = anyhow!("{}: sealed days go to a directory: copy it to an object store", to.display());
+        return Err(Failure::new(USAGE, why));
+    }
+    Ok(Arc::new(seal::Directory::new(to)))
 }
 
 /// One store's answer to a ping.

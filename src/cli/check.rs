@@ -30,7 +30,11 @@ pub async fn run(
     match config::check(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment) {
         Ok(text) if format == Format::Human => print_line!("{text}"),
         Ok(_text) if args.connect => {}
-        Ok(_text) => print_line!("{}", serde_json::json!({ "valid": true })),
+        Ok(_text) => {
+            let loaded = config::load_all(config_paths.config.as_deref(), config_paths.jobs.as_deref(), &environment);
+            let notes = loaded.map(|loaded| loaded.notes).unwrap_or_default();
+            print_line!("{}", serde_json::json!({ "valid": true, "notes": notes }));
+        }
         Err(text) => {
             eprintln!("{text}");
             return Ok(exit::CONFIGURATION);

@@ -40,7 +40,8 @@ const SECTIONS: [(&str, &str); 5] = [
         "/etc/tapekeeper/tapekeeper.toml: the configuration, with every key and a comment.\n\n\
          /etc/tapekeeper/jobs.toml and /etc/tapekeeper/jobs.d/*.toml: the schedule, see tapekeeper-jobs.toml(5).\n\n\
          /etc/credstore/: the credentials admin-token, clickhouse-password, redis-password and kafka-password, each optional.\n\n\
-         /var/lib/tapekeeper/: log.db, history.db and service_state.json.\n\n\
+         /var/lib/tapekeeper/: log.db, history.db and service_state.json. [seal] to in the configuration names the directory of \
+         sealed days.\n\n\
          /run/tapekeeper/admin.sock: the unix socket for the commands. Members of the group tapekeeper may open it and need no \
          token. [admin] socket in the configuration sets another path.\n\n\
          /usr/share/doc/tapekeeper/docs/: the reference. /usr/share/doc/tapekeeper/examples/: drop-ins for the unit.\n\n\

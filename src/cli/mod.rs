@@ -18,12 +18,14 @@ mod output;
 mod progress_bar;
 mod replay;
 mod schedule;
+mod seal;
 mod service;
 pub mod simulate;
 mod status;
 mod symbols;
 mod table;
 mod tail;
+mod verify;
 mod watch;
 
 use std::io::ErrorKind;
@@ -74,6 +76,10 @@ enum Command {
     Audit(audit::Args),
     /// Writes the rows of a stream, with or without the service; exit 1 when the range is not complete
     Export(export::Args),
+    /// Writes finished days as Parquet files with manifests, with or without the service; exit 1 when one is not complete
+    Seal(seal::Args),
+    /// Recomputes what sealed days state, from the files alone; exit 1 names every difference
+    Verify(verify::Args),
     /// Lists the symbols of an exchange with their states, or what each venue can do
     Symbols(symbols::Args),
     /// Prints trades as history receives them, with or without the service, until interrupted
@@ -134,6 +140,11 @@ impl Cli {
             Some(Command::Audit(args)) => audit::run(args, &load(&config_paths)?, format).await,
             Some(Command::Export(args)) => {
                 output::allow_closed_stdout(export::run(args, &load(&config_paths)?, until_stopped()?).await)
+            }
+            Some(Command::Seal(args)) => seal::run(args, &load(&config_paths)?, format, until_stopped()?).await,
+            Some(Command::Verify(args)) => {
+                let config = if args.against_history { Some(load(&config_paths)?) } else { None };
+                verify::run(args, config.as_ref(), format, until_stopped()?).await
             }
             Some(Command::Tail(args)) => {
                 output::allow_closed_stdout(tail::run(args, &load(&config_paths)?, format).await)

@@ -18,6 +18,16 @@ pub fn bar(format: Format, total: u64, unit: &str) -> ProgressBar {
     bar
 }
 
+/// A count of `unit` whose end nobody knows; hidden with `--format json`.
+pub fn counter(format: Format, unit: &str) -> ProgressBar {
+    if format == Format::Json {
+        return ProgressBar::hidden();
+    }
+    let template = format!("{{human_pos}} {unit}, {{per_sec}}: {{msg}}");
+    let style = ProgressStyle::with_template(&template).expect("the template is a valid constant");
+    ProgressBar::no_length().with_style(style)
+}
+
 fn style(unit: &str) -> ProgressStyle {
     let template = format!("{{msg:24}} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}, {{rate}}, {{left}}");
     let style = ProgressStyle::with_template(&template).expect("the template is a valid constant");

@@ -42,6 +42,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
     differ("admin.socket", old.admin.socket != new.admin.socket);
     differ("backfill.weight_share", old.backfill.weight_share != new.backfill.weight_share);
     differ("backfill.confirm_after", old.backfill.confirm_after != new.backfill.confirm_after);
+    differ("seal.to", old.seal.to != new.seal.to);
     // A key that the list above lacks must not pass as "nothing changed".
     let others = Config { feeds: old.feeds.clone(), ..new.clone() };
     if keys.is_empty() && *old != others {

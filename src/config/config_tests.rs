@@ -162,7 +162,7 @@ fn the_commented_values_of_the_shipped_configuration_are_the_defaults() {
     for line in DEFAULT_CONFIG.lines() {
         let bare = line.strip_prefix("# ").filter(|bare| bare.starts_with('[') || bare.contains(" = "));
         // Not defaults: the state directory and the socket depend on the machine, the others are examples.
-        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes", "succeeds"];
+        let example = ["data_dir", "socket", "\"security.protocol\"", "ws_url", "rest_url", "nodes", "succeeds", "to"];
         let bare = bare.filter(|bare| !example.iter().any(|key| bare.starts_with(key)));
         shown.push_str(bare.unwrap_or(line));
         shown.push('\n');
@@ -251,7 +251,7 @@ fn the_schedule_and_its_drop_ins_are_found_beside_the_configuration() {
 fn a_configuration_without_a_schedule_gets_the_built_in_one() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
-    assert_eq!(loaded.schedule.jobs.len(), 8);
+    assert_eq!(loaded.schedule.jobs.len(), 9);
 }
 
 #[test]
@@ -273,7 +273,27 @@ fn check_reports_the_errors_of_both_files() {
     let files = directory(&[("tapekeeper.toml", FEED)]);
     let path = files.path().join("tapekeeper.toml");
     let report = check(Some(&path), None, &nothing).unwrap();
-    assert_eq!(report, format!("ok: {}, the built-in schedule: 1 streams, 8 jobs", path.display()));
+    let ok = format!("ok: {}, the built-in schedule: 1 streams, 9 jobs", path.display());
+    let note = "note: job `seal` is off: `[seal] to` names no place for sealed days";
+    assert_eq!(report, format!("{note}\n{ok}"));
+}
+
+#[test]
+fn the_shipped_seal_job_is_off_without_a_place_for_sealed_days() {
+    let is_on = |text: &str| {
+        let files = directory(&[("tapekeeper.toml", &format!("{FEED}{text}"))]);
+        let loaded = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap();
+        let job = loaded.schedule.jobs.iter().find(|job| job.name == "seal").unwrap();
+        assert!(job.window && loaded.warnings.0.is_empty());
+        (job.enabled, loaded.notes.len(), loaded.config.seal.to)
+    };
+    assert_eq!(is_on(""), (false, 1, None));
+    assert_eq!(is_on("[seal]\nto = \"/srv/tape\"\n"), (true, 0, Some("/srv/tape".into())));
+    for wrong in ["", "s3://tape/days"] {
+        let files = directory(&[("tapekeeper.toml", &format!("{FEED}[seal]\nto = \"{wrong}\"\n"))]);
+        let problems = load_all(Some(&files.path().join("tapekeeper.toml")), None, &nothing).unwrap_err();
+        assert!(problems.errors() == 1 && problems.to_string().contains("directory"), "{problems}");
+    }
 }
 
 #[test]

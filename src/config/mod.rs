@@ -26,7 +26,7 @@ pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 use crate::admin::AdminOptions;
 use crate::exchange::Feed;
-use crate::jobs::spec::Schedule;
+use crate::jobs::spec::{Schedule, TaskKind};
 use crate::{cache, history, log};
 use reader::Diagnostics;
 
@@ -53,6 +53,13 @@ impl Default for BackfillOptions {
     }
 }
 
+/// `[seal]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SealOptions {
+    /// The directory of sealed days; without one the jobs that seal are off.
+    pub to: Option<PathBuf>,
+}
+
 /// Everything that the user can configure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -72,6 +79,8 @@ pub struct Config {
     pub admin: AdminOptions,
     /// `[backfill]`.
     pub backfill: BackfillOptions,
+    /// `[seal]`.
+    pub seal: SealOptions,
 }
 
 impl Config {
@@ -91,6 +100,8 @@ pub struct Loaded {
     pub schedule: Schedule,
     /// Problems that do not prevent the use of the files.
     pub warnings: Problems,
+    /// What `check` says about files that have no fault.
+    pub notes: Vec<String>,
     /// The names of the files that were read.
     pub files: Vec<String>,
 }
@@ -114,12 +125,25 @@ pub fn load_all(
     let beside = found.as_ref().and_then(|file| file.path.as_deref()).or(explicit);
     let files = lookup::find_jobs(jobs, beside, environment, &mut problems);
     names.extend(files.iter().map(|file| file.name.clone()));
-    let schedule = read_schedule(&files, &mut problems);
+    let mut schedule = read_schedule(&files, &mut problems);
     let problems = Problems(problems).sorted();
     if problems.errors() > 0 {
         return Err(problems);
     }
-    Ok(Loaded { config, schedule, warnings: problems, files: names })
+    let notes = switch_off_seal(&config, &mut schedule);
+    Ok(Loaded { config, schedule, warnings: problems, notes, files: names })
+}
+
+/// Without a place for sealed days the jobs that seal are off; returns what to say about it.
+fn switch_off_seal(config: &Config, schedule: &mut Schedule) -> Vec<String> {
+    let mut notes = Vec::new();
+    for job in &mut schedule.jobs {
+        if job.task == TaskKind::Seal && job.enabled && config.seal.to.is_none() {
+            job.enabled = false;
+            notes.push(format!("job `{}` is off: `[seal] to` names no place for sealed days", job.name));
+        }
+    }
+    notes
 }
 
 /// Finds and reads the configuration alone: commands to the running service must work while an operator edits the
@@ -175,6 +199,9 @@ pub fn check(explicit: Option<&Path>, jobs: Option<&Path>, environment: Environm
             let mut text = String::new();
             for warning in loaded.warnings.warnings() {
                 text.push_str(&format!("{warning}\n"));
+            }
+            for note in &loaded.notes {
+                text.push_str(&format!("note: {note}\n"));
             }
             let jobs = loaded.schedule.jobs.len();
             let patterns: usize = loaded.config.feeds.iter().map(|feed| feed.patterns.len()).sum();

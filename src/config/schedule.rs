@@ -420,6 +420,7 @@ fn args(table: &Table<'_>, task: Option<TaskKind>, has_window: bool, mut args: T
         }
         Some(TaskKind::GapSweep) => (args.share, args.appeal) = task_args::gap_sweep(&table, has_window),
         Some(TaskKind::Backfill) => args.backfill = task_args::backfill(&table, has_window),
+        Some(TaskKind::Seal) => args.seal = task_args::seal(&table),
         Some(TaskKind::Command) => args.command = task_args::command(&table),
         // The task has an error: its arguments are unknown.
         None => return args,

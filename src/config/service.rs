@@ -67,8 +67,25 @@ pub fn read(text: &str, diagnostics: &Diagnostics, default_data_dir: PathBuf) ->
         }
         table.finish();
     }
+    if let Some(table) = root.table("seal") {
+        config.seal.to = place_of_sealed_days(&table);
+        table.finish();
+    }
     root.finish();
     config
+}
+
+fn place_of_sealed_days(table: &Table<'_>) -> Option<PathBuf> {
+    let (to, span) = table.text("to")?;
+    let help = "write the path of a directory: `to = \"/var/lib/tapekeeper/sealed\"`".to_owned();
+    if to.is_empty() {
+        table.diagnostics().error(span, "`seal.to` must not be empty", Some(help));
+    } else if to.contains("://") {
+        table.diagnostics().error(span, format!("`{to}` is not a directory"), Some(help));
+    } else {
+        return Some(PathBuf::from(to));
+    }
+    None
 }
 
 fn log_options(table: Table<'_>) -> log::Options {

@@ -1,13 +1,14 @@
-//! Reads the `args` of the tasks gap-sweep, backfill and command.
+//! Reads the `args` of the tasks gap-sweep, backfill, seal and command.
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::exchange::catalog;
-use crate::jobs::spec::{BackfillArgs, CommandArgs, RangeBound};
+use crate::jobs::spec::{BackfillArgs, CommandArgs, RangeBound, SealArgs};
 use crate::market::{Channel, Exchange, Stream, Symbol, Timestamp};
 
 use super::problem::did_you_mean;
@@ -34,30 +35,8 @@ pub fn gap_sweep(table: &Table<'_>, has_window: bool) -> (Option<i64>, bool) {
 /// The arguments of the backfill task: a range, or with `window` the window of each run.
 pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
     let diagnostics = table.diagnostics();
-    let exchange = match table.text("exchange") {
-        None => Some(Exchange::named("binance")),
-        Some((text, span)) => catalog::find(&text).or_else(|| {
-            let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
-            let help =
-                did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-            diagnostics.error(span, format!("unknown exchange `{text}`"), Some(help));
-            None
-        }),
-    };
-    let channel = match table.text("channel") {
-        None => Some(Channel::Trade),
-        Some((text, span)) => text.parse().ok().filter(|channel: &Channel| channel.step().is_some()).or_else(|| {
-            let known: Vec<&str> = Channel::ALL
-                .iter()
-                .filter(|channel| channel.step().is_some())
-                .map(|channel| channel.as_str())
-                .collect();
-            let help =
-                did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
-            diagnostics.error(span, format!("channel `{text}` cannot be backfilled"), Some(help));
-            None
-        }),
-    };
+    let exchange = if table.has("exchange") { exchange(table) } else { Some(Exchange::named("binance")) };
+    let channel = if table.has("channel") { channel(table, "backfilled") } else { Some(Channel::Trade) };
     let symbol = table.text("symbol").map(|(text, _)| Symbol::new(&text));
     if !table.has("symbol") {
         let help = "add `symbol = \"BTCUSDT\"`, a symbol that a feed records".to_owned();
@@ -73,6 +52,43 @@ pub fn backfill(table: &Table<'_>, has_window: bool) -> Option<BackfillArgs> {
         diagnostics.error(table.span(), format!("`{}` is missing", table.name("from")), Some(help));
     }
     Some(BackfillArgs { stream: Stream::new(exchange?, symbol?, channel?), from, to })
+}
+
+/// The longest grace of a day: after a week nothing arrives by itself.
+const GRACE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// The arguments of the seal task; each may be left out.
+pub fn seal(table: &Table<'_>) -> SealArgs {
+    let grace = table.duration("grace", Duration::ZERO, GRACE_MAX);
+    SealArgs {
+        exchange: exchange(table),
+        symbol: table.text("symbol").map(|(text, _)| Symbol::new(&text)),
+        channel: channel(table, "sealed"),
+        grace: grace.unwrap_or(SealArgs::default().grace),
+    }
+}
+
+/// A known exchange.
+fn exchange(table: &Table<'_>) -> Option<Exchange> {
+    let (text, span) = table.text("exchange")?;
+    catalog::find(&text).or_else(|| {
+        let known: Vec<&str> = catalog::names().map(Exchange::as_str).collect();
+        let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+        table.diagnostics().error(span, format!("unknown exchange `{text}`"), Some(help));
+        None
+    })
+}
+
+/// A channel that history holds.
+fn channel(table: &Table<'_>, done: &str) -> Option<Channel> {
+    let (text, span) = table.text("channel")?;
+    text.parse().ok().filter(|channel: &Channel| channel.step().is_some()).or_else(|| {
+        let held = Channel::ALL.iter().filter(|channel| channel.step().is_some());
+        let known: Vec<&str> = held.map(|channel| channel.as_str()).collect();
+        let help = did_you_mean(&text, known.iter().copied()).unwrap_or_else(|| format!("known: {}", known.join(", ")));
+        table.diagnostics().error(span, format!("channel `{text}` cannot be {done}"), Some(help));
+        None
+    })
 }
 
 /// A trade id, or a time as text or as a TOML date.

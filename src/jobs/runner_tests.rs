@@ -91,6 +91,7 @@ impl Fixture {
             backfill,
             streams: watch::channel(self.recorded.clone()).1,
             save,
+            sealed_days: None,
             clock: clock.clone(),
         }
     }

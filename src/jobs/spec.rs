@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::market::Stream;
+use crate::market::{Channel, Exchange, Stream, Symbol};
 
 pub use crate::backfill::RangeBound;
 
@@ -335,13 +335,15 @@ pub enum TaskKind {
     Retention,
     /// Opens gaps for a range of a stream, which backfill then fetches over REST.
     Backfill,
+    /// Writes finished days as files with manifests.
+    Seal,
     /// Runs a program.
     Command,
 }
 
 impl TaskKind {
     /// Every task, with its name in the file.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("state-snapshot", Self::StateSnapshot),
         ("consistency-audit", Self::ConsistencyAudit),
         ("gap-sweep", Self::GapSweep),
@@ -349,6 +351,7 @@ impl TaskKind {
         ("cache-preload", Self::CachePreload),
         ("retention", Self::Retention),
         ("backfill", Self::Backfill),
+        ("seal", Self::Seal),
         ("command", Self::Command),
     ];
 
@@ -377,8 +380,29 @@ pub struct TaskArgs {
     pub appeal: bool,
     /// backfill: the range to fetch.
     pub backfill: Option<BackfillArgs>,
+    /// seal: which streams, and when.
+    pub seal: SealArgs,
     /// command: the program to run.
     pub command: Option<CommandArgs>,
+}
+
+/// What the seal task seals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealArgs {
+    /// Only this exchange.
+    pub exchange: Option<Exchange>,
+    /// Only this symbol.
+    pub symbol: Option<Symbol>,
+    /// Only this channel.
+    pub channel: Option<Channel>,
+    /// How long after its end a day may stay unsettled; then it is sealed as it is.
+    pub grace: Duration,
+}
+
+impl Default for SealArgs {
+    fn default() -> Self {
+        Self { exchange: None, symbol: None, channel: None, grace: Duration::from_secs(30 * 60) }
+    }
 }
 
 /// The range that the backfill task fetches.
@@ -415,6 +439,7 @@ impl Default for TaskArgs {
             share: None,
             appeal: false,
             backfill: None,
+            seal: SealArgs::default(),
             command: None,
         }
     }

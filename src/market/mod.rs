@@ -18,7 +18,7 @@ pub use channel::{Channel, Interval};
 pub use decimal::{parse_decimal, plain};
 pub use frame::{Frame, Origin};
 pub use kline::Kline;
-pub use scaled::{scaled, unscaled};
+pub use scaled::{scaled, scaled_to, unscaled, unscaled_from};
 pub use spelling::{SpellingError, small_letters};
 pub use stream::{Exchange, Stream, Symbol, by_exchange};
 pub use timestamp::{DAY_US, Timestamp};

@@ -9,23 +9,32 @@ const MAX: u128 = 10_u128.pow(38) - 1;
 
 /// Exactly 10^18 times `value`; `None` when that is not an integer of at most 38 digits.
 pub fn scaled(value: Decimal) -> Option<i128> {
+    scaled_to(value, SCALE)
+}
+
+/// Exactly 10^`digits` times `value`; `None` when that is not an integer of at most 38 digits.
+pub fn scaled_to(value: Decimal, digits: u32) -> Option<i128> {
     let mut mantissa = value.mantissa();
     let mut scale = value.scale();
-    while scale > SCALE {
+    while scale > digits {
         if mantissa % 10 != 0 {
             return None;
         }
         mantissa /= 10;
         scale -= 1;
     }
-    let scaled = mantissa.checked_mul(10_i128.pow(SCALE - scale))?;
+    let scaled = mantissa.checked_mul(10_i128.checked_pow(digits - scale)?)?;
     (scaled.unsigned_abs() <= MAX).then_some(scaled)
 }
 
 /// The inverse of [`scaled`], without trailing zeros; `None` when the number needs more digits than a decimal holds,
 /// which never happens to a result of [`scaled`].
-pub fn unscaled(mut scaled: i128) -> Option<Decimal> {
-    let mut scale = SCALE;
+pub fn unscaled(scaled: i128) -> Option<Decimal> {
+    unscaled_from(scaled, SCALE)
+}
+
+/// The inverse of [`scaled_to`], without trailing zeros; `None` when the number needs more digits than a decimal holds.
+pub fn unscaled_from(mut scaled: i128, mut scale: u32) -> Option<Decimal> {
     // Most values have ten trailing zeros: removing eight at a time saves most of the 128-bit divisions.
     while scale >= 8 && scaled % 100_000_000 == 0 {
         scaled /= 100_000_000;

@@ -38,6 +38,9 @@ fn check(directory: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Ou
 #[track_caller]
 fn assert_reads(output: &Output, files: &str, streams: usize, jobs: usize) {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // The built-in schedule has the job.
+    let note = "note: job `seal` is off: `[seal] to` names no place for sealed days\n";
+    let text = text.strip_prefix(note).unwrap_or(&text);
     assert_eq!(text, format!("ok: {files}: {streams} streams, {jobs} jobs\n"));
     assert_eq!(output.status.code(), Some(0));
 }
@@ -67,7 +70,7 @@ fn without_any_file_the_built_in_ones_are_used() {
         return;
     }
     let empty = tempfile::tempdir().unwrap();
-    assert_reads(&check(empty.path(), &[], &[]), "the built-in configuration, the built-in schedule", 4, 8);
+    assert_reads(&check(empty.path(), &[], &[]), "the built-in configuration, the built-in schedule", 4, 9);
 }
 
 #[test]

@@ -91,8 +91,7 @@ impl Served {
             confirm_after: std::time::Duration::ZERO,
             answers: Arc::default(),
         };
-        let stop = CancellationToken::new();
-        let (reload, reloads) = mpsc::channel(1);
+        let (stop, (reload, reloads)) = (CancellationToken::new(), mpsc::channel(1));
         let (cache, heartbeats) = (Arc::new(EmbeddedCache::new()), Heartbeats::default());
         let services = Services {
             log: log.clone(),
@@ -102,6 +101,7 @@ impl Served {
             backfill: deps.clone(),
             streams: streams.clone(),
             save: Arc::new(|| Box::pin(async { Ok("generation 7".to_owned()) })),
+            sealed_days: None,
             clock: clock.clone(),
         };
         let jobs = run_jobs(services, &heartbeats, stop.clone());

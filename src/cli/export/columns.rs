@@ -3,30 +3,12 @@
 //! A time has two columns: RFC 3339, and `_us`, microseconds since 1970. Text has no time type that programs agree on,
 //! and one query should work for every format.
 
-use std::fmt::Write as _;
-
-use rust_decimal::Decimal;
-
 use crate::history::{KlineRow, TradeRow};
-use crate::market::{Channel, Timestamp, plain};
+use crate::market::Channel;
+use crate::parquet_file::{Cell, Columns, Kind};
 
-/// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Text with few distinct values.
-    Text,
-    /// An id, a count, or microseconds.
-    Integer,
-    /// A time, in microseconds since 1970 UTC.
-    Timestamp,
-    /// An exact decimal.
-    Decimal,
-    /// True or false.
-    Boolean,
-}
-
-/// Names and types, in order.
-pub type Columns = &'static [(&'static str, Kind)];
+/// Prices and quantities of every range fit the same type, so that files of several ranges can be read together.
+const DECIMAL: Kind = Kind::Decimal(18);
 
 /// Columns of a trade.
 pub const TRADE: Columns = &[
@@ -35,8 +17,8 @@ pub const TRADE: Columns = &[
     ("trade_id", Kind::Integer),
     ("ts", Kind::Timestamp),
     ("ts_us", Kind::Integer),
-    ("price", Kind::Decimal),
-    ("quantity", Kind::Decimal),
+    ("price", DECIMAL),
+    ("quantity", DECIMAL),
     ("side", Kind::Text),
     ("received_at", Kind::Timestamp),
     ("received_at_us", Kind::Integer),
@@ -53,8 +35,8 @@ pub const AGG_TRADE: Columns = &[
     ("last_trade_id", Kind::Integer),
     ("ts", Kind::Timestamp),
     ("ts_us", Kind::Integer),
-    ("price", Kind::Decimal),
-    ("quantity", Kind::Decimal),
+    ("price", DECIMAL),
+    ("quantity", DECIMAL),
     ("side", Kind::Text),
     ("received_at", Kind::Timestamp),
     ("received_at_us", Kind::Integer),
@@ -71,53 +53,17 @@ pub const KLINE: Columns = &[
     ("open_time_us", Kind::Integer),
     ("close_time", Kind::Timestamp),
     ("close_time_us", Kind::Integer),
-    ("open", Kind::Decimal),
-    ("high", Kind::Decimal),
-    ("low", Kind::Decimal),
-    ("close", Kind::Decimal),
-    ("volume", Kind::Decimal),
-    ("quote_volume", Kind::Decimal),
+    ("open", DECIMAL),
+    ("high", DECIMAL),
+    ("low", DECIMAL),
+    ("close", DECIMAL),
+    ("volume", DECIMAL),
+    ("quote_volume", DECIMAL),
     ("trade_count", Kind::Integer),
     ("first_trade_id", Kind::Integer),
     ("last_trade_id", Kind::Integer),
     ("is_backfilled", Kind::Boolean),
 ];
-
-/// One value of a row.
-#[derive(Clone, Copy, Debug)]
-pub enum Cell<'a> {
-    /// Of [`Kind::Text`].
-    Text(&'a str),
-    /// Of [`Kind::Integer`].
-    Integer(i64),
-    /// Of [`Kind::Timestamp`].
-    Timestamp(Timestamp),
-    /// Of [`Kind::Decimal`].
-    Decimal(Decimal),
-    /// Of [`Kind::Boolean`].
-    Boolean(bool),
-}
-
-impl Cell<'_> {
-    /// Appends the value as text, decimals and integers exactly as stored.
-    pub fn push_to(&self, text: &mut String) {
-        match *self {
-            Self::Text(word) => text.push_str(word),
-            Self::Timestamp(at) => text.push_str(&format_timestamp(at)),
-            Self::Decimal(value) => text.push_str(&plain(value)),
-            Self::Integer(value) => write!(text, "{value}").expect("a String accepts every write"),
-            Self::Boolean(value) => text.push_str(if value { "true" } else { "false" }),
-        }
-    }
-}
-
-/// RFC 3339 with microseconds, or the bare number when the year is out of range.
-fn format_timestamp(at: Timestamp) -> String {
-    match at.to_chrono() {
-        Some(at) => at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
-        None => at.micros().to_string(),
-    }
-}
 
 /// The columns of a channel of history.
 pub fn of(channel: Channel) -> Columns {

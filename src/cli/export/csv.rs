@@ -5,8 +5,7 @@
 use std::io::{self, Write};
 
 use crate::exit::{Failure, IO};
-
-use super::columns::{Cell, Columns};
+use crate::parquet_file::{Cell, Columns};
 
 /// Bytes of text in memory before they are written.
 const BUFFER_BYTES: usize = 1 << 20;

@@ -1,6 +1,6 @@
 //! Rows as JSON lines: one object per line, decimals as text so that they stay exact.
 
-use super::columns::{Cell, Columns};
+use crate::parquet_file::{Cell, Columns};
 
 /// Appends the line of a row.
 pub fn push_row(text: &mut String, columns: Columns, cells: &[Cell<'_>]) {

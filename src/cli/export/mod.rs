@@ -7,7 +7,6 @@ pub(super) mod columns;
 mod completeness;
 mod csv;
 pub(super) mod jsonl;
-mod parquet;
 mod sink;
 mod target;
 
@@ -254,3 +253,6 @@ fn metadata(
     }
     metadata
 }
+
+#[cfg(test)]
+mod parquet_tests;

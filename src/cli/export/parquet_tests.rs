@@ -1,17 +1,19 @@
 //! Reads files back with the crate's own reader. tests/parquet reads them with pandas, polars and ClickHouse.
 
+use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row, RowAccessor};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
-use super::super::columns::{self, KLINE, TRADE};
-use super::super::sink::Sink;
-use super::super::target::Target;
-use super::*;
+use super::columns::{self, KLINE, TRADE};
+use super::sink::{GROUP_ROWS, REMEDY, Sink};
+use super::target::Target;
 use crate::cli::format::RowFormat;
+use crate::exit::DATA;
 use crate::history::{KlineRow, TradeRow};
-use crate::market::{Channel, Exchange, Interval, Kline, Side, Symbol, Timestamp, Trade, unscaled};
+use crate::market::{Channel, Exchange, Interval, Kline, Side, Symbol, Timestamp, Trade, scaled, unscaled};
+use crate::parquet_file::{DECIMAL_BYTES, Options, ParquetFile};
 
 fn decimal(text: &str) -> Decimal {
     text.parse().unwrap()
@@ -36,8 +38,13 @@ fn trade(id: i64, price: Decimal, quantity: Decimal) -> TradeRow {
     }
 }
 
+fn options(sorted_by: &'static str, group_rows: usize) -> Options<'static> {
+    let sorted_by: &'static [&'static str] = if sorted_by == "trade_id" { &["trade_id"] } else { &["open_time"] };
+    Options { sorted_by, group_rows, remedy: REMEDY }
+}
+
 fn file(rows: &[TradeRow], group_rows: usize, metadata: &[(&str, String)]) -> SerializedFileReader<Bytes> {
-    let mut file = ParquetFile::with_groups(Vec::new(), TRADE, "trade_id", group_rows).unwrap();
+    let mut file = ParquetFile::begin(Vec::new(), TRADE, options("trade_id", group_rows)).unwrap();
     for row in rows {
         file.put(&columns::trade(row)).unwrap();
     }
@@ -130,7 +137,7 @@ fn a_kline_reads_back() {
         is_backfilled: true,
         version: crate::history::row_version(true),
     };
-    let mut file = ParquetFile::begin(Vec::new(), KLINE, "open_time").unwrap();
+    let mut file = ParquetFile::begin(Vec::new(), KLINE, options("open_time", GROUP_ROWS)).unwrap();
     file.put(&columns::kline(&written)).unwrap();
     let reader = SerializedFileReader::new(Bytes::from(file.finish(&[]).unwrap())).unwrap();
     let read = rows(&reader);
@@ -144,7 +151,7 @@ fn a_kline_reads_back() {
 
 #[test]
 fn a_value_that_does_not_fit_is_an_error_with_the_row_and_the_remedy() {
-    let mut file = ParquetFile::begin(Vec::new(), TRADE, "trade_id").unwrap();
+    let mut file = ParquetFile::begin(Vec::new(), TRADE, options("trade_id", GROUP_ROWS)).unwrap();
     for price in ["100000000000000000000", "0.0000000000000000001"] {
         let failure = file.put(&columns::trade(&trade(7, decimal(price), Decimal::ONE))).unwrap_err();
         let words = failure.error.to_string();

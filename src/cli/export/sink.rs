@@ -5,16 +5,20 @@ use anyhow::Context;
 use crate::exit::{Failure, IO};
 use crate::history::{KlineRow, TradeRow};
 use crate::market::Channel;
+use crate::parquet_file::{Cell, Columns, Options, ParquetFile};
 
-use super::columns::{self, Cell, Columns};
+use super::columns;
 use super::csv::CsvFile;
 use super::jsonl;
-use super::parquet::ParquetFile;
 use super::target::Target;
 use crate::cli::format::RowFormat;
 
 /// Bytes of JSON lines in memory before they are written.
 const TEXT_BYTES: usize = 1 << 20;
+/// Rows per row group of a Parquet file.
+pub const GROUP_ROWS: usize = 131_072;
+/// What helps when Parquet cannot hold a value.
+pub const REMEDY: &str = "export this range as csv or jsonl";
 
 /// Writes rows; dropped before [`Sink::finish`] it leaves no file behind.
 pub enum Sink {
@@ -46,7 +50,8 @@ impl Sink {
                     Channel::AggTrade => "agg_id",
                     Channel::Kline(_) | Channel::BookTicker => "open_time",
                 };
-                Self::Parquet(Box::new(ParquetFile::begin(target, columns, sorted_by)?))
+                let options = Options { sorted_by: &[sorted_by], group_rows: GROUP_ROWS, remedy: REMEDY };
+                Self::Parquet(Box::new(ParquetFile::begin(target, columns, options)?))
             }
         })
     }

@@ -9,6 +9,7 @@ mod gap_sweep;
 mod kline_verify;
 mod process_tree;
 mod retention;
+mod seal;
 mod state_snapshot;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::history::History;
 use crate::log::Log;
 use crate::market::{Stream, Timestamp};
+use crate::seal::Place;
 
 use super::spec::{TaskArgs, TaskKind};
 
@@ -55,6 +57,8 @@ pub struct Services {
     pub streams: watch::Receiver<Vec<Stream>>,
     /// Saves the service's state.
     pub save: Save,
+    /// Where sealed days go; `None` without a place for them.
+    pub sealed_days: Option<Arc<dyn Place>>,
     /// The wall clock.
     pub clock: Clock,
 }
@@ -110,6 +114,7 @@ pub async fn run(task: TaskKind, context: &Context) -> anyhow::Result<Report> {
         TaskKind::CachePreload => cache_preload::run(services).await,
         TaskKind::Retention => retention::run(services, args).await,
         TaskKind::Backfill => backfill::run(context).await,
+        TaskKind::Seal => seal::run(context).await,
         TaskKind::Command => command::run(args, &context.run, cancel).await,
     }
 }

@@ -26,6 +26,7 @@ mod repairs;
 mod restart;
 mod rotation;
 mod sample_history;
+mod seal;
 mod simulated_exchange;
 mod systemd_notify;
 mod truth;

@@ -37,6 +37,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         &["faults", "health", "history", "market", "messages", "heartbeat", "retry"],
         "an update is made from a batch of history's rows",
     ),
+    ("parquet_file", &["exit", "market"], "columns and rows of any kind; a value that does not fit ends a command"),
     ("state", &["atomic_file"], "does not know what the numbers mean"),
     (
         "writer",
@@ -100,6 +101,11 @@ const MODULES: &[(&str, &[&str], &str)] = &[
         "what jobs, API and command line all compare with",
     ),
     (
+        "seal",
+        &["atomic_file", "audit", "clock", "exchange", "exit", "gap", "history", "market", "parquet_file"],
+        "audit finds a day's first trade and says what a numbering proves; the catalog, whether klines name their trades",
+    ),
+    (
         "jobs",
         &[
             "atomic_file",
@@ -115,6 +121,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "messages",
             "heartbeat",
             "retry",
+            "seal",
             "supervisor",
         ],
         "supervisor reads what a panic said; a critical job that is silent is a degraded part of health; a backfill job's range is a gap::Range",
@@ -166,6 +173,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "messages",
             "heartbeat",
             "progress",
+            "seal",
             "signals",
             "state",
             "supervisor",
@@ -194,7 +202,9 @@ const MODULES: &[(&str, &[&str], &str)] = &[
             "history",
             "jobs",
             "market",
+            "parquet_file",
             "replay",
+            "seal",
             "signals",
             "simulator",
             "telemetry",

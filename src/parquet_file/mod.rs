@@ -1,7 +1,10 @@
-//! Rows as a Parquet file, in row groups of bounded size.
+//! Rows as a Parquet file, in row groups of bounded size. It knows no channel: `export` and [`crate::seal`] say what the
+//! columns are.
 //!
 //! pandas, polars and ClickHouse recognise the types by themselves: exact decimals, times in UTC. The key-value
 //! metadata (`tapekeeper.*`) states the range of the file and whether it is complete.
+
+mod cell;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,25 +20,35 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
 use crate::exit::{DATA, Failure, IO};
-use crate::market::{plain, scaled};
+use crate::market::{plain, scaled_to};
 
-use super::columns::{Cell, Columns, Kind};
+pub use cell::{Cell, Columns, Kind};
 
-/// Rows per row group. The writer holds one group in memory, about 100 bytes per row, and a reader reads whole groups.
-const GROUP_ROWS: usize = 131_072;
 /// Values that the encoder receives at a time.
 const CHUNK: usize = 8_192;
 /// Bytes of a decimal of 38 digits.
-const DECIMAL_BYTES: usize = 16;
+pub const DECIMAL_BYTES: usize = 16;
+
+/// How a file is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The ascending columns, the most significant first.
+    pub sorted_by: &'a [&'a str],
+    /// Rows per row group. The writer holds one group in memory, about 100 bytes per row, and a reader reads whole groups.
+    pub group_rows: usize,
+    /// What the user can do when a value does not fit its column.
+    pub remedy: &'static str,
+}
 
 /// A file that is being written.
 pub struct ParquetFile<W: Write + Send> {
     writer: SerializedFileWriter<W>,
-    columns: Columns,
+    columns: Vec<(&'static str, Kind)>,
     /// The rows of the current group, column by column.
     buffers: Vec<ColumnBuffer>,
     rows: usize,
     group_rows: usize,
+    remedy: &'static str,
 }
 
 /// Values of one column in the current group.
@@ -43,29 +56,27 @@ enum ColumnBuffer {
     /// The distinct values, and the index of the value of each row.
     Dictionary(Vec<ByteArray>, Vec<u32>),
     Integers(Vec<i64>),
-    Decimals(Vec<i128>),
+    /// With the digits behind the point.
+    Decimals(u8, Vec<i128>),
     Booleans(Vec<bool>),
 }
 
 impl<W: Write + Send> ParquetFile<W> {
-    /// Begins a file; `sorted_by` names the ascending column.
-    pub fn begin(target: W, columns: Columns, sorted_by: &str) -> Result<Self, Failure> {
-        Self::with_groups(target, columns, sorted_by, GROUP_ROWS)
-    }
-
-    fn with_groups(target: W, columns: Columns, sorted_by: &str, group_rows: usize) -> Result<Self, Failure> {
+    /// Begins a file with these columns.
+    pub fn begin(target: W, columns: &[(&'static str, Kind)], options: Options<'_>) -> Result<Self, Failure> {
         let schema = parse_message_type(&schema(columns)).context("make the schema")?;
-        let properties = Arc::new(properties(columns, sorted_by)?);
+        let properties = Arc::new(properties(columns, options.sorted_by)?);
         let writer = SerializedFileWriter::new(target, Arc::new(schema), properties).context("begin the file");
         let writer = writer.map_err(|error| Failure::new(IO, error))?;
         let buffers = columns.iter().map(|(_, kind)| ColumnBuffer::new(*kind)).collect();
-        Ok(Self { writer, columns, buffers, rows: 0, group_rows })
+        let Options { group_rows, remedy, .. } = options;
+        Ok(Self { writer, columns: columns.to_vec(), buffers, rows: 0, group_rows, remedy })
     }
 
     /// Adds a row.
     pub fn put(&mut self, cells: &[Cell<'_>]) -> Result<(), Failure> {
-        for ((buffer, cell), (name, _)) in self.buffers.iter_mut().zip(cells).zip(self.columns) {
-            buffer.push(*cell).map_err(|value| does_not_fit(cells, name, &value))?;
+        for ((buffer, cell), (name, _)) in self.buffers.iter_mut().zip(cells).zip(&self.columns) {
+            buffer.push(*cell).map_err(|value| does_not_fit(cells, (name, buffer.scale()), &value, self.remedy))?;
         }
         self.rows += 1;
         if self.rows == self.group_rows {
@@ -111,9 +122,14 @@ impl ColumnBuffer {
         match kind {
             Kind::Text => Self::Dictionary(Vec::new(), Vec::new()),
             Kind::Integer | Kind::Timestamp => Self::Integers(Vec::new()),
-            Kind::Decimal => Self::Decimals(Vec::new()),
+            Kind::Decimal(scale) => Self::Decimals(scale, Vec::new()),
             Kind::Boolean => Self::Booleans(Vec::new()),
         }
+    }
+
+    /// The digits behind the point of a column of decimals.
+    fn scale(&self) -> u8 {
+        if let Self::Decimals(scale, _) = self { *scale } else { 0 }
     }
 
     /// Adds a value; returns its text when the column cannot hold it.
@@ -129,8 +145,8 @@ impl ColumnBuffer {
             }
             (Self::Integers(numbers), Cell::Integer(number)) => numbers.push(number),
             (Self::Integers(numbers), Cell::Timestamp(at)) => numbers.push(at.micros()),
-            (Self::Decimals(decimals), Cell::Decimal(value)) => {
-                decimals.push(scaled(value).ok_or_else(|| plain(value))?);
+            (Self::Decimals(scale, decimals), Cell::Decimal(value)) => {
+                decimals.push(scaled_to(value, u32::from(*scale)).ok_or_else(|| plain(value))?);
             }
             (Self::Booleans(flags), Cell::Boolean(flag)) => flags.push(flag),
             (_, cell) => return Err(format!("{cell:?}")),
@@ -153,7 +169,7 @@ impl ColumnBuffer {
                 column.typed::<Int64Type>().write_batch(numbers, None, None)?;
                 numbers.clear();
             }
-            Self::Decimals(decimals) => {
+            Self::Decimals(_, decimals) => {
                 let column = column.typed::<FixedLenByteArrayType>();
                 // The writer keeps minimum and maximum of every row group until the end of the file. A slice of a chunk
                 // would keep the whole chunk in memory.
@@ -181,38 +197,44 @@ fn fixed(bytes: Bytes) -> FixedLenByteArray {
 }
 
 /// The error of a value that a column cannot hold. Rounding it would change the data.
-fn does_not_fit(cells: &[Cell<'_>], name: &str, value: &str) -> Failure {
+fn does_not_fit(cells: &[Cell<'_>], (name, scale): (&str, u8), value: &str, remedy: &str) -> Failure {
     let position = cells.iter().find_map(|cell| if let Cell::Integer(number) = cell { Some(*number) } else { None });
     let position = position.unwrap_or_default();
+    let whole = 38 - scale;
     let why = anyhow!(
-        "row {position}: {name} {value} does not fit Parquet's DECIMAL(38,18), which has 20 digits before the point and \
-         18 behind it: export this range as csv or jsonl"
+        "row {position}: {name} {value} does not fit Parquet's DECIMAL(38,{scale}), which has {whole} digits before the \
+         point and {scale} behind it: {remedy}"
     );
     Failure::new(DATA, why)
 }
 
 /// The schema in Parquet's notation.
-fn schema(columns: Columns) -> String {
+fn schema(columns: &[(&str, Kind)]) -> String {
     let column = |(name, kind): &(&str, Kind)| match kind {
         // Not ENUM: pyarrow reads that as bytes.
         Kind::Text => format!("REQUIRED BYTE_ARRAY {name} (STRING);"),
         Kind::Integer => format!("REQUIRED INT64 {name};"),
         Kind::Timestamp => format!("REQUIRED INT64 {name} (TIMESTAMP(MICROS,true));"),
-        Kind::Decimal => format!("REQUIRED FIXED_LEN_BYTE_ARRAY ({DECIMAL_BYTES}) {name} (DECIMAL(38,18));"),
+        Kind::Decimal(scale) => {
+            format!("REQUIRED FIXED_LEN_BYTE_ARRAY ({DECIMAL_BYTES}) {name} (DECIMAL(38,{scale}));")
+        }
         Kind::Boolean => format!("REQUIRED BOOLEAN {name};"),
     };
     format!("message rows {{ {} }}", columns.iter().map(column).collect::<Vec<_>>().join(" "))
 }
 
-fn properties(columns: Columns, sorted_by: &str) -> anyhow::Result<WriterProperties> {
-    let sorted_by = columns.iter().position(|(name, _)| *name == sorted_by).context("no such column")?;
-    let sorted_by = SortingColumn { column_idx: i32::try_from(sorted_by)?, descending: false, nulls_first: false };
+fn properties(columns: &[(&str, Kind)], sorted_by: &[&str]) -> anyhow::Result<WriterProperties> {
+    let mut sorting = Vec::new();
+    for ascending in sorted_by {
+        let at = columns.iter().position(|(name, _)| name == ascending).context("no such column")?;
+        sorting.push(SortingColumn { column_idx: i32::try_from(at)?, descending: false, nulls_first: false });
+    }
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         // Enough for a reader to skip a row group. Statistics per page would stay in memory until the end of the file.
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        .set_sorting_columns(Some(vec![sorted_by]));
+        .set_sorting_columns(Some(sorting));
     for (name, kind) in columns {
         if matches!(kind, Kind::Integer | Kind::Timestamp) {
             // Ids and times ascend, so their differences take one or two bytes.
@@ -223,7 +245,3 @@ fn properties(columns: Columns, sorted_by: &str) -> anyhow::Result<WriterPropert
     }
     Ok(properties.build())
 }
-
-#[cfg(test)]
-#[path = "parquet_tests.rs"]
-mod tests;
