@@ -71,6 +71,8 @@ const UPDATE_EVERY_US: i64 = 2_000_000;
 const MINUTE_US: i64 = Interval::M1.micros();
 /// The average of [`SymbolMarket::burst_size`].
 const BURST_MEAN: f64 = 0.70 + 0.25 * 5.0 + 0.045 * 34.5 + 0.005 * 140.5;
+/// The fewest and the most bursts between two holes: REST settles each with some requests.
+const HOLE_EVERY: (i64, i64) = (150, 450);
 /// The average time between two bursts of a quiet symbol.
 const QUIET_MEAN_US: f64 = 150_000_000.0;
 
@@ -149,7 +151,9 @@ impl Market {
 impl Market {
     /// The same market, whose exchange sometimes takes an id for no trade: such ids never exist.
     pub fn with_holes(mut self) -> Self {
-        self.symbols.iter_mut().for_each(|symbol| symbol.has_holes = true);
+        for symbol in &mut self.symbols {
+            symbol.bursts_to_hole = Some(symbol.random.between(HOLE_EVERY.0, HOLE_EVERY.1));
+        }
         self
     }
 
@@ -178,8 +182,8 @@ struct SymbolMarket {
     random: Random,
     pause_us: f64,
     next_id: i64,
-    /// Whether some ids are skipped.
-    has_holes: bool,
+    /// Bursts until the next skipped ids; `None` when none are skipped.
+    bursts_to_hole: Option<i64>,
     update_id: i64,
     price: i64,
     tick: i64,
@@ -203,7 +207,7 @@ impl SymbolMarket {
         let next_id = 1_000_000_000 + random.between(0, 3_000_000_000);
         let update_id = 30_000_000_000 + random.between(0, 5_000_000_000);
         let klines = Interval::ALL.map(|interval| Candle::open(interval, start, Decimal::new(price, 8)));
-        Self { random, pause_us, next_id, has_holes: false, update_id, price, tick, step, klines }
+        Self { random, pause_us, next_id, bursts_to_hole: None, update_id, price, tick, step, klines }
     }
 
     /// Most bursts are one trade, a few sweep the book: a capture has 219 trades in one millisecond.
@@ -221,9 +225,13 @@ impl SymbolMarket {
         let direction = if side == Side::Buy { self.tick } else { -self.tick };
         self.price = (self.price + self.random.between(-2, 2) * self.tick).max(10 * self.tick);
         let mut quantity = self.step;
-        // One burst in a hundred. A market without holes draws nothing here, so its seeds stay the same.
-        if self.has_holes && self.random.chance(1) {
-            self.next_id += self.random.between(1, 3);
+        // A market without holes draws nothing here, so its seeds stay the same.
+        if let Some(bursts) = &mut self.bursts_to_hole {
+            *bursts -= 1;
+            if *bursts <= 0 {
+                *bursts = self.random.between(HOLE_EVERY.0, HOLE_EVERY.1);
+                self.next_id += self.random.between(1, 3);
+            }
         }
         for _ in 0..self.burst_size() {
             if self.random.chance(25) {
@@ -320,7 +328,7 @@ mod tests {
             let steps: Vec<i64> = trades.windows(2).map(|pair| pair[1].id - pair[0].id).collect();
             let skips = steps.iter().filter(|step| **step > 1).count();
             assert!(steps.iter().all(|step| (1..=4).contains(step)), "listing {listing}");
-            assert!((1..=trades.len() / 20).contains(&skips), "{skips} of {}", trades.len());
+            assert!((1..=trades.len() / 100).contains(&skips), "{skips} of {}", trades.len());
         }
         assert_eq!(events, market());
     }
