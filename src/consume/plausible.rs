@@ -174,6 +174,16 @@ impl ExchangeTime {
         }
     }
 
+    /// The latest time that the exchange's clock may show at a receipt. Where its event times have outrun the clock that we
+    /// measured, the two run apart: what they did in a silence is unknown, until the next event time arrives.
+    pub fn at_most(&self, measured: Timestamp, received_at: Timestamp) -> Timestamp {
+        let Some(known) = self.known.filter(|known| known.since(measured) > CLOCK_ERROR_US) else {
+            return self.known.map_or(measured, |known| known.max(measured));
+        };
+        let silent_us = self.advanced_at.map_or(0, |last| received_at.since(last).clamp(0, SILENCE_MAX_US));
+        known.plus_micros(silent_us * DRIFT_FACTOR)
+    }
+
     /// The newest event time that fits.
     pub fn known(&self) -> Option<Timestamp> {
         self.known
@@ -379,6 +389,20 @@ mod tests {
         (0..100).for_each(|n| time.observe(at(1_000 + n * 10), Some(at(1_000)), at(n)));
         (0..100).for_each(|n| time.observe(at(500 + n), Some(at(2_100)), at(n)));
         assert_eq!(time.known(), Some(at(1_990)));
+    }
+
+    #[test]
+    fn a_silence_widens_the_clock_of_an_exchange_only_while_it_runs_apart_from_the_measured_one() {
+        let at = |seconds: i64| Timestamp(seconds * S);
+        let mut time = ExchangeTime::default();
+        assert_eq!(time.at_most(at(7), at(0)), at(7), "only the measured clock is known");
+        time.observe(at(1_000), Some(at(998)), at(0));
+        assert_eq!(time.at_most(at(998), at(0)), at(1_000));
+        assert_eq!(time.at_most(at(1_002), at(4)), at(1_002), "four silent seconds of clocks that agree");
+        time.observe(at(1_030), Some(at(1_003)), at(5));
+        assert_eq!(time.at_most(at(1_003), at(5)), at(1_030));
+        assert_eq!(time.at_most(at(1_006), at(8)), at(1_090), "three silent seconds of a clock that runs fast");
+        assert_eq!(time.at_most(at(1_006), at(3)), at(1_030), "our clock went back");
     }
 
     #[test]

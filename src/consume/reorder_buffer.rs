@@ -204,7 +204,7 @@ impl ReorderBuffer {
             exchange_state.time.observe(time, measured, received_at);
         }
         // Without a measured clock nothing says which times are wrong.
-        let exchange_now = measured.map(|measured| measured.max(exchange_state.time.known().unwrap_or(measured)));
+        let exchange_now = measured.map(|measured| exchange_state.time.at_most(measured, received_at));
         let index = exchange_state.index_of(&symbol);
         let streams = &mut exchange_state.symbols[index];
         streams.partition = Some(source.partition);
